@@ -1,0 +1,1 @@
+"""What runs, and how people start it; the only importers of Prefect."""

@@ -1,0 +1,100 @@
+"""`nightrecs run`: through Prefect where it answers, else in this process; one line for both."""
+
+import json
+import os
+import urllib.request
+from typing import Any
+
+from flows import nightly as line
+from flows.start import prepare
+from pipeline import contracts, journal, layers, warehouse
+from pipeline.run import Run
+
+STARTUP_SECONDS = 60
+OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, journal.Locked)
+
+
+def run_night(options: Any) -> int:
+    """Run a night and print what to do with it."""
+    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
+    journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
+    arguments = {
+        "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
+        "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
+    }  # fmt: skip
+    outcome = (
+        line.conduct(run, line.plainly, options.until) if options.no_prefect else with_prefect(run, arguments)
+    )
+    close(run, outcome, options.json)
+    return 0
+
+
+def with_prefect(run: Run, arguments: dict[str, Any]) -> str:
+    """Run as a Prefect flow; where Prefect can't be had, say so and run the same line without it."""
+    configure(run)
+    try:
+        api = os.environ.get("PREFECT_API_URL")
+        if api and not answers(api):
+            raise ConnectionError(f"PREFECT_API_URL {api} does not answer")
+        from flows.tasks import nightly
+
+        return nightly(**arguments)
+    except OURS:
+        raise
+    except Exception as error:
+        begun = run.run_id in journal.run_ids(run.home, run.dataset)
+        if not begun:
+            journal.say(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
+            return line.conduct(run, line.plainly, arguments["until"])
+        outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
+        if outcome not in ("published", "stopped"):
+            raise
+        journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
+        return outcome
+
+
+def configure(run: Run) -> None:
+    """Prefect's settings that the user has not set; before it is imported."""
+    for name, value in {
+        "PREFECT_HOME": str(run.home.prefect),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def answers(api: str) -> bool:
+    """Whether a Prefect API is there."""
+    try:
+        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=5) as response:
+            return response.status == 200
+    except (OSError, ValueError):
+        return False
+
+
+def close(run: Run, outcome: str, as_json: bool) -> None:
+    """The closing lines: where the tables are and the SQL to try."""
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    live = run.home.live(run.dataset)
+    if as_json:
+        keys = ("run_id", "dataset", "recipe", "outcome", "champion", "logical_hash", "mlflow_run_id")
+        print(json.dumps({**{key: record.get(key) for key in keys}, "tables": str(live)}))
+        return
+    if outcome != "published":
+        journal.say(f"{outcome}: {record.get('reason')}")
+        return
+    with warehouse.connect(live, read_only=True) as con:
+        user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[
+            0
+        ][0]
+    where = "" if str(run.home.root) == os.getcwd() else f" --home {run.home.root}"
+    journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
+    quoted = str(user).replace("'", "''")
+    journal.say(
+        f'  nightrecs{where} sql {run.dataset} "select rank, title, score from recommendations_titled '
+        f"where user_id = '{quoted}' order by rank\"\n"
+        f"  nightrecs{where} leaderboard {run.dataset}\n"
+        f"  nightrecs{where} recommend {run.dataset} '{user}'"
+    )

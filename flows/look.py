@@ -1,0 +1,150 @@
+"""The commands that only look: what there is, and what was published."""
+
+import json
+import sys
+from typing import Any
+
+import polars as pl
+
+from pipeline import journal, layers, paths, tables, warehouse
+from pipeline.contracts import UnreadableInput
+from pipeline.paths import Home
+
+
+def datasets(options: Any) -> None:
+    """The shipped data sets."""
+    files = sorted(paths.DATASETS.glob("*.toml"))
+    show(
+        [{"name": f.stem, "description": layers.read_toml(f).get("description", "")} for f in files], options
+    )
+
+
+def recipes(options: Any) -> None:
+    """The shipped recipes."""
+    files = sorted(paths.RECIPES.glob("*.toml"))
+    show(
+        [{"name": f.stem, "models": ", ".join(layers.read_toml(f)["models"]), "file": str(f)} for f in files],
+        options,
+    )
+
+
+def models(options: Any) -> None:
+    """The families and their hyperparameters."""
+    from pipeline.models import MODELS
+
+    records = [
+        {"family": name, "hyperparameter": key, "default": field.default, "meaning": field.description}
+        for name, family in MODELS.items()
+        for key, field in family.Config.model_fields.items()
+    ]
+    show(records, options)
+
+
+def recommend(options: Any) -> None:
+    """A user's list, with titles."""
+    found = query(
+        options,
+        "select rank, item_id, title, score, source, model from recommendations_titled "
+        "where user_id = $user and rank <= $n order by rank",
+        {"user": options.user, "n": options.n},
+    )
+    if found.is_empty():
+        raise UnreadableInput(f"user {options.user!r} is not in the published tables of {options.dataset}")
+    show(found, options)
+
+
+def similar(options: Any) -> None:
+    """An item's nearest items, with titles."""
+    found = query(
+        options,
+        "select rank, similar_item_id, similar_title, score, model from similar_items_titled "
+        "where item_id = $item and rank <= $n order by rank",
+        {"item": options.item, "n": options.n},
+    )
+    if found.is_empty():
+        raise UnreadableInput(
+            f"item {options.item!r} has no similar items in the published tables of {options.dataset}"
+        )
+    show(found, options)
+
+
+def leaderboard(options: Any) -> None:
+    """Models side by side, the best first; metrics as columns."""
+    long = query(options, "select * from leaderboard where split = $split", {"split": options.split})
+    if options.all:
+        show(long, options)
+        return
+    names = pl.concat_str(
+        "metric",
+        pl.when(pl.col("cutoff") > 0).then(pl.concat_str(pl.lit("@"), "cutoff")).otherwise(pl.lit("")),
+    )
+    wide = (
+        long.filter(pl.col("cutoff").is_in([0, 10]))
+        .with_columns(names.alias("name"), pl.col("value").round(4))
+        .pivot("name", index=["model", "champion", "split", "protocol", "n"], values="value")
+    )
+    by = next((name for name in ("ndcg@10", "rmse") if name in wide.columns), "model")
+    show(wide.sort("protocol", by, descending=[False, by == "ndcg@10"]), options)
+
+
+def runs(options: Any) -> None:
+    """All nights, from the journal: refused and crashed ones too."""
+    frame = journal.read(Home.resolve(options.home), dataset_name(options.dataset), tables.RUNS)
+    columns = ("run_id", "recipe", "outcome", "champion", "started_at", "finished_at", "reason")
+    show(frame.sort("run_id", descending=True).select(columns), options)
+
+
+def sql(options: Any) -> None:
+    """Whatever one asks; the connection can't write, read files or change its settings."""
+    show(query(options, options.query, {}), options)
+
+
+def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
+    """Run a query on the live tables."""
+    live = Home.resolve(options.home).live(dataset_name(options.dataset))
+    if not live.exists():
+        raise UnreadableInput(
+            f"nothing is published for {options.dataset} in {live.parent}; try `nightrecs run {options.dataset}`"
+        )
+    with warehouse.connect(live, read_only=True) as con:
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
+        try:
+            relation = con.sql(text, params=params or None)
+            return relation.pl() if relation is not None else pl.DataFrame()
+        except warehouse.DatabaseError as error:
+            raise UnreadableInput(f"the query failed: {error}") from None
+
+
+def dataset_name(dataset: str) -> str:
+    """The name under which a data set, given by name or TOML, is published."""
+    if not dataset.endswith(".toml"):
+        return dataset
+    return layers.read_toml(layers.find_toml(dataset, paths.DATASETS, "data set"))["name"]
+
+
+def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
+    """To stdout: JSON, or a table as wide as it needs to be."""
+    records = data.to_dicts() if isinstance(data, pl.DataFrame) else data
+    if options.json:
+        json.dump(records, sys.stdout, default=str, ensure_ascii=False, indent=1)
+        print()
+        return
+    if not records:
+        print("(no rows)", file=sys.stderr)
+        return
+    cells = [list(map(str, records[0])), *([_cell(v) for v in record.values()] for record in records)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    numeric = [all(isinstance(r[key], int | float) or r[key] is None for r in records) for key in records[0]]
+    for row in cells:
+        line = (
+            cell.rjust(w) if right else cell.ljust(w)
+            for cell, w, right in zip(row, widths, numeric, strict=True)
+        )
+        print("  ".join(line).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())

@@ -1,0 +1,64 @@
+"""From what a person asked for to a Run: settings, data folder, home, run id."""
+
+import os
+from pathlib import Path
+
+from pipeline import journal, layers
+from pipeline.contracts import UnreadableInput
+from pipeline.datasets.loader import resolve_data
+from pipeline.paths import Home
+from pipeline.run import Run, new_run_id, utcnow
+
+SAMPLE = "sample"
+
+
+def prepare(
+    dataset: str = SAMPLE,
+    recipe: str = "nightly",
+    data: str | None = None,
+    home: str | None = None,
+    overrides: list[str] | None = None,
+    run_id: str | None = None,
+) -> Run:
+    """Check everything that can be checked before a night starts; errors are for people."""
+    settings, toml = layers.load_settings(dataset, recipe, overrides)
+    from pipeline.stages.train import family_of  # imports torch
+
+    for label in settings.models:
+        family_of(settings, label)
+    place = Home.resolve(home)
+    check_writable(place)
+    now = utcnow()
+    return Run(
+        run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
+        home_root=place.root,
+        data=sample_data(place, settings.seed)
+        if toml.stem == SAMPLE and not data
+        else resolve_data(settings.dataset, toml, data),
+        settings=settings,
+        started_at=now,
+    )
+
+
+def sample_data(home: Home, seed: int) -> Path:
+    """The built-in synthetic sample, made on the spot."""
+    from pipeline.datasets.sample import write_sample
+
+    folder = home.lake(SAMPLE) / "0_source"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sample(folder)
+    return folder
+
+
+def check_writable(home: Home) -> None:
+    """Create the home's folders, group-readable; UnreadableInput where that can't be done."""
+    os.umask(0o027)  # files 0640, folders 0750: SQL users of the group can read
+    try:
+        home.warehouse.mkdir(parents=True, exist_ok=True)
+        probe = home.warehouse / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UnreadableInput(
+            f"can't write to the home {home.root}: {error.strerror}; choose another with --home"
+        ) from None

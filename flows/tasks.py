@@ -1,0 +1,93 @@
+"""Prefect's view of the line: each stage as a task, the night as a flow, artifacts for people."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows import nightly as line
+from flows.start import prepare
+from pipeline import journal, tables
+from pipeline.run import Run
+
+TIMEOUTS = {"train": 6 * 3600, "ingest": 2 * 3600}  # seconds
+TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)
+TAGS = {"train": ["gpu"], "ingest": ["data"], "clean": ["data"], "encode": ["data"], "split": ["data"]}
+
+
+def is_transient(task: Any, run: Any, state: Any) -> bool:
+    """Only faults that can pass by themselves are worth another try."""
+    return isinstance(state.result(raise_on_failure=False), TRANSIENT)
+
+
+def as_task(stage: Callable, *args: Any) -> Any:
+    """The step of a night under Prefect. Arguments are paths and one small object, and are never hashed."""
+    name = line.name_of(stage)
+    wrapped = task(
+        stage,
+        name=name,
+        task_run_name=line.title_of(stage, args),
+        tags=TAGS.get(name, [name]),
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=2,
+        retry_delay_seconds=5,
+        retry_condition_fn=is_transient,
+        timeout_seconds=TIMEOUTS.get(name, 3600),
+    )
+    return wrapped(*args)
+
+
+@flow(name="nightly", flow_run_name="nightly {dataset}", persist_result=False, log_prints=False)
+def nightly(
+    dataset: str = "sample",
+    recipe: str = "nightly",
+    data: str | None = None,
+    home: str | None = None,
+    overrides: list[str] | None = None,
+    until: str | None = None,
+    run_id: str | None = None,
+) -> str:
+    """A file of interactions becomes audited top-N tables; see the artifacts for what came of it."""
+    run = prepare(dataset, recipe, data, home, overrides, run_id)
+    try:
+        return line.conduct(run, as_task, until)
+    finally:
+        show(run)
+
+
+def show(run: Run) -> None:
+    """Leaderboard, row ledger, and where the tables are, or why there are none."""
+    if run.run_id not in journal.run_ids(run.home, run.dataset):
+        return
+    key = run.dataset.lower().replace("_", "-")
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
+    create_table_artifact(
+        figures.filter(segment="all")
+        .select("model", "split", "protocol", "metric", "cutoff", "value", "n")
+        .to_dicts(),
+        key=f"{key}-leaderboard",
+        description="Chosen on valid, reported once on test",
+    )
+    ledger = journal.read(run.home, run.dataset, tables.ROW_LEDGER, run.run_id)
+    create_table_artifact(
+        ledger.drop("run_id").to_dicts(), key=f"{key}-ledger", description="Where every row went"
+    )
+    create_markdown_artifact(verdict(run, record), key=f"{key}-night", description="What came of this night")
+
+
+def verdict(run: Run, record: dict[str, Any]) -> str:
+    """A paragraph of Markdown about a night."""
+    live: Path = run.home.live(run.dataset)
+    lines = [f"# {run.dataset}: {record['outcome']}", ""]
+    if record["outcome"] == "published":
+        lines += [f"`{record.get('champion')}` made tonight's lists.", "", f"Tables: `{live}`", "", "```sql"]
+        lines += ["select * from recommendations_titled where user_id = '…' order by rank;", "```"]
+    else:
+        lines += [f"{record.get('reason')}", "", "The published tables are as they were."]
+    lines += ["", *(f"- {note}" for note in journal.notes(run.home, run.dataset, run.run_id))]
+    return "\n".join(lines)

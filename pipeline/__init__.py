@@ -1,0 +1,1 @@
+"""The library: data stages, models, ranking, evaluation, publishing."""

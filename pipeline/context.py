@@ -1,0 +1,38 @@
+"""What a fit is given and what it may raise; below the families and below the training loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+
+class ModelConfig(BaseModel):
+    """Hyperparameters of a family; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class NotServable(ValueError):
+    """A family can't be used here (no timestamps, catalog too large, …), for the reason in the message.
+
+    The night goes on without it.
+    """
+
+
+@dataclass
+class FitContext:
+    """What a fit may use beside its data."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "auto"
+    seed: int = 42
+    log: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
+    """Called once an epoch (1-based) with its figures."""
+    validate: Callable[[Any], float] | None = None
+    """The model's figure that selects, on valid, higher is better; None: there is no valid, as in a refit."""
+    epochs: int | None = None
+    """Fixed number of epochs, as found earlier; None: the family decides, by `validate` where it is given."""
+    deadline: float | None = None
+    """On time.monotonic(); a gradient fit stops after the epoch that passes it."""

@@ -1,0 +1,1 @@
+"""The data sets: one TOML each, and the built-in sample."""

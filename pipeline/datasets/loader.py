@@ -1,0 +1,43 @@
+"""Where a data set's files are."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import sources
+from pipeline.contracts import UnreadableInput
+from pipeline.settings import Dataset
+
+
+def resolve_data(
+    dataset: Dataset, toml: Path, data: str | Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """The folder of the files: `--data`, else `$NIGHTRECS_DATA/<name>`, else the TOML's; the first that has one.
+
+    `<name>` is `source.folder` where that is set. Raises UnreadableInput that names all the places looked at.
+    """
+    places = [Path(data).expanduser()] if data else []
+    if not places:
+        if root := environ.get("NIGHTRECS_DATA"):
+            places.append(Path(root).expanduser() / (dataset.source.folder or dataset.name))
+        places.append(toml.parent)
+    patterns = dataset.source.files or ([dataset.published.train] if dataset.published else [])
+    for place in places:
+        if any(_has(place, pattern) for pattern in patterns):
+            return place.resolve()
+    if dataset.source.mode == "incremental" and places[0].is_dir():
+        return places[0].resolve()  # earlier nights have read the files; there may be none tonight
+    looked = ", ".join(str(place) for place in places)
+    missing = (
+        "" if data or environ.get("NIGHTRECS_DATA") else ", or set NIGHTRECS_DATA to the folder that has it"
+    )
+    raise UnreadableInput(
+        f"data set {dataset.name}: found no {' or '.join(patterns) or 'files'} in {looked}; name the folder with --data{missing}"
+    )
+
+
+def _has(folder: Path, pattern: str) -> bool:
+    try:
+        return bool(sources.find_files(folder, [pattern]))
+    except UnreadableInput:
+        return False

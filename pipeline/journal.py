@@ -1,0 +1,197 @@
+"""What each night did: the truth about it. Plain JSON lines, appended and synced; published files embed it."""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline import contracts, tables
+from pipeline.paths import Home
+from pipeline.run import Run, utcnow
+
+
+class Locked(RuntimeError):
+    """Another night of the same data set runs in this home."""
+
+
+def folder(run: Run) -> Path:
+    """This night's journal."""
+    return run.home.journal(run.dataset) / run.run_id
+
+
+def run_ids(home: Home, dataset: str) -> list[str]:
+    """All nights of a data set, oldest first."""
+    root = home.journal(dataset)
+    return (
+        sorted(path.name for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
+    )
+
+
+def open_run(run: Run) -> None:
+    """Begin a night's journal."""
+    at = folder(run)
+    at.mkdir(parents=True)
+    (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
+    (at / "run.json").write_text("{}")
+    update_run(
+        run, run_id=run.run_id, dataset=run.dataset, recipe=run.settings.recipe, outcome="running",
+        started_at=run.started_at.isoformat(), code_version=code_version(), pid=os.getpid(), data=str(run.data),
+    )  # fmt: skip
+
+
+@contextmanager
+def lock(home: Home, dataset: str, run_id: str) -> Iterator[None]:
+    """Hold the data set's kernel lock; it vanishes with the process. Raises Locked, naming who holds it."""
+    path = home.lock(dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Locked(f"another night of {dataset} is running: {file.read().strip() or path}") from None
+        file.truncate(0)
+        file.write(f"run {run_id}, process {os.getpid()}, since {utcnow():%Y-%m-%d %H:%M:%S} UTC")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+@contextmanager
+def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Time a stage; the block may set rows_in, rows_out and skipped in the dict it gets."""
+    record: dict[str, Any] = {"rows_in": None, "rows_out": None, "skipped": False}
+    started = time.perf_counter()
+    yield record
+    seconds = round(time.perf_counter() - started, 3)
+    append(run, tables.STAGES, [{"stage": name, "seconds": seconds, **record}])
+    rows = f"{record['rows_out']:>12,} rows" if record["rows_out"] is not None else " " * 17
+    say(f"  {name:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
+
+
+def note(run: Run, text: str) -> None:
+    """Something a person should know of this night: in the journal, and said."""
+    at = folder(run) / "notes.txt"
+    with at.open("a") as file:
+        file.write(text + "\n")
+    say(text)
+
+
+def notes(home: Home, dataset: str, run_id: str) -> list[str]:
+    """The notes of a night."""
+    at = home.journal(dataset) / run_id / "notes.txt"
+    return at.read_text().splitlines() if at.exists() else []
+
+
+def say(text: str) -> None:
+    """Talk goes to stderr; stdout is for data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def update_run(run: Run, **fields: Any) -> None:
+    """Set fields of run.json, atomically."""
+    _update(folder(run), fields)
+
+
+def close_run(run: Run, outcome: str, reason: str | None = None) -> None:
+    """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish."""
+    if read_run(run.home, run.dataset, run.run_id)["outcome"] != "running":
+        return
+    update_run(run, outcome=outcome, reason=reason, finished_at=utcnow().isoformat())
+
+
+def close_stale(home: Home, dataset: str) -> list[str]:
+    """Nights that never ended, as the holder of the lock finds them, become crashed; returns their ids."""
+    stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
+    for run_id in stale:
+        _update(
+            home.journal(dataset) / run_id,
+            {
+                "outcome": "crashed",
+                "reason": "the process ended before the night did",
+                "finished_at": utcnow().isoformat(),
+            },
+        )
+    return stale
+
+
+def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
+    """run.json of a night."""
+    return json.loads((home.journal(dataset) / run_id / "run.json").read_text())
+
+
+def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
+    """Add rows to one of the journal's tables; `run_id` is filled in."""
+    with (folder(run) / f"{table.name}.jsonl").open("a") as file:
+        for record in records:
+            file.write(json.dumps({"run_id": run.run_id, **record}, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = None) -> pl.DataFrame:
+    """Rows of one journal table, of one night or of all; of rows with the same key the last one counts."""
+    if table is tables.RUNS:
+        records = [read_run(home, dataset, i) for i in run_ids(home, dataset)]
+        return _frame(table, [r for r in records if run_id in (None, r.get("run_id"))])
+    ids = [run_id] if run_id else run_ids(home, dataset)
+    files = [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids]
+    records = [
+        json.loads(line)
+        for f in files
+        if f.is_file()
+        for line in f.read_text().splitlines()
+        if line.endswith("}")
+    ]
+    return _frame(table, records)
+
+
+def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
+    times = [name for name, column in table.columns.items() if column.dtype == tables.TIME]
+    schema = {name: (pl.String if name in times else column.dtype) for name, column in table.columns.items()}
+    frame = pl.DataFrame(
+        [{name: r.get(name) for name in schema} for r in records], schema=schema, orient="row"
+    )
+    frame = frame.with_columns(pl.col(times).str.to_datetime(time_unit="us"))
+    return table.check(frame.unique(table.key, keep="last", maintain_order=True))
+
+
+def _update(at: Path, fields: dict[str, Any]) -> None:
+    path = at / "run.json"
+    write_atomically(path, json.dumps({**json.loads(path.read_text()), **fields}, indent=2, default=str))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file whole: a reader sees the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def code_version() -> str:
+    """Version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("nightrecs")
+    except PackageNotFoundError:
+        return "unknown"

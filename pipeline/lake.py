@@ -1,0 +1,128 @@
+"""Keyed folders between the stages: built once, completed by a manifest written last, skipped when it holds."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import journal, tables
+from pipeline.run import Run
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Report:
+    """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
+
+    rows_in: int | None = None
+    rows_out: int | None = None
+    ledger: dict[str, int] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Identity of a result. Equal spec, equal content: a stage whose folder is complete is skipped."""
+
+    stage: str
+    """As people see it, e.g. `clean` or `train ease`."""
+    layer: str
+    """Folder of the lake, e.g. `2_clean`."""
+    version: int
+    """Of the stage's code; raise it when the result changes."""
+    settings: Mapping[str, Any]
+    """Those that matter for the result, and no others."""
+    parents: tuple[Path, ...] = ()
+    head: str = ""
+    """Readable start of the folder's name."""
+
+    @property
+    def key(self) -> str:
+        """64-bit hash of all that determines the content."""
+        identity = [
+            self.stage,
+            self.version,
+            dict(self.settings),
+            [p.name.rsplit("-", 1)[-1] for p in self.parents],
+        ]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
+    """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes."""
+    target = (
+        run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.stage.replace(' ', '-')}-{spec.key}"
+    )
+    with journal.stage(run, spec.stage) as record:
+        skipped = is_complete(target)
+        if not skipped:
+            _write(target, spec, write)
+        manifest = read_manifest(target)
+        record.update(rows_in=manifest["rows_in"], rows_out=manifest["rows_out"], skipped=skipped)
+    if ledger := manifest["ledger"]:
+        records = [{"stage": spec.stage, "reason": reason, "rows": rows} for reason, rows in ledger.items()]
+        journal.append(run, tables.ROW_LEDGER, records)
+    return target
+
+
+def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
+    """Build in a folder of our own, complete it, rename it."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    for leftover in (target, temporary):
+        _remove(leftover)
+    temporary.mkdir(parents=True)
+    try:
+        _complete(temporary, spec, write(temporary))
+        temporary.rename(target)
+    finally:
+        _remove(temporary)
+    journal.sync(target.parent)
+
+
+def info(folder: Path) -> dict[str, Any]:
+    """What the stage that built `folder` noted for others."""
+    return read_manifest(folder)["info"]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a complete folder."""
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def is_complete(folder: Path) -> bool:
+    """Its manifest exists and every file has the hash written there (a flipped byte in Parquet reads without error)."""
+    try:
+        files = read_manifest(folder)["files"]
+        return all(sha256(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _complete(folder: Path, spec: Spec, report: Report) -> None:
+    """Sync all files, then write the manifest: its existence means the folder is whole."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        journal.sync(path)
+        files[str(path.relative_to(folder))] = sha256(path)
+    manifest = {
+        "stage": spec.stage, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),
+        "parents": [str(p) for p in spec.parents], "rows_in": report.rows_in, "rows_out": report.rows_out,
+        "ledger": report.ledger, "info": report.info, "files": files,
+    }  # fmt: skip
+    journal.write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, default=str))
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,152 @@
+"""Merges data set, recipe, environment and --set into the settings tree; errors name where a key came from."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline import paths
+from pipeline.settings import Settings
+
+NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
+
+
+class SettingsError(ValueError):
+    """A setting that a person can mend; the message says file, key and what to do."""
+
+
+def load_settings(
+    dataset: str,
+    recipe: str = "nightly",
+    overrides: list[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Settings, Path]:
+    """The tree for a data set and a recipe (names or paths of TOML files), and the data set's file."""
+    dataset_file = find_toml(dataset, paths.DATASETS, "data set")
+    recipe_file = find_toml(recipe, paths.RECIPES, "recipe")
+    tree: dict[str, Any] = {}
+    origin: dict[tuple[str, ...], str] = {}
+    _merge(tree, {"dataset": read_toml(dataset_file)}, str(dataset_file), origin)
+    _merge(tree, read_toml(recipe_file), str(recipe_file), origin)
+    for name, text in sorted(environ.items()):
+        if name.startswith("NIGHTRECS_") and name not in NOT_KEYS:
+            keys = name.removeprefix("NIGHTRECS_").lower().split("__")
+            _merge(tree, _nest(keys, _value(text)), f"environment variable {name}", origin)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--set {override!r}: write it as key.path=value, e.g. --set split.test=0.2")
+        _merge(tree, _nest(key.strip().split("."), _value(text)), f"--set {override}", origin)
+    tree.setdefault("recipe", recipe_file.stem)
+    try:
+        return Settings.model_validate(tree), dataset_file
+    except ValidationError as error:
+        raise SettingsError(explain(error, Settings, origin)) from None
+
+
+def find_toml(name: str, folder: Path, what: str) -> Path:
+    """A shipped TOML by its name, or anybody's by its path."""
+    if name.endswith(".toml") or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"{what} file {path} does not exist")
+        return path.resolve()
+    shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    if name not in shipped:
+        raise SettingsError(
+            f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}"
+        )
+    return shipped[name]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; the error names file, line and column."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8: {error}") from None
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], origin: Mapping[tuple[str, ...], str] | str
+) -> str:
+    """One line a problem: where it was set, the key, what is wrong, the nearest known key."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        keys = tuple(str(part) for part in problem["loc"])
+        where = origin if isinstance(origin, str) else _origin_of(keys, origin)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, keys[:-1])
+            text = f"unknown key{nearest(keys[-1], known)}; known here: {', '.join(known)}"
+        elif problem["type"] == "missing":
+            text = "is missing"
+        else:
+            text = f"{problem['msg']}, got {problem['input']!r}"
+        lines.append(f"{where}: {'.'.join(keys)}: {text}")
+    return "\n".join(lines)
+
+
+def _merge(tree: dict, layer: Mapping, where: str, origin: dict, prefix: tuple[str, ...] = ()) -> None:
+    """Put `layer` into `tree`, later wins; tables merge key by key, and `models` tables too."""
+    for key, value in layer.items():
+        at = (*prefix, key)
+        if isinstance(value, Mapping):
+            if not isinstance(tree.get(key), dict):
+                tree[key] = {}
+            origin.setdefault(at, where)
+            _merge(tree[key], value, where, origin, at)
+        else:
+            tree[key] = value
+            origin[at] = where
+
+
+def _nest(keys: list[str], value: Any) -> dict:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one, else the text itself, so that --set dataset.name=x needs no quotes."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _origin_of(keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> str:
+    for end in range(len(keys), 0, -1):
+        if keys[:end] in origin:
+            return origin[keys[:end]]
+    return "settings"
+
+
+def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
+    """Field names of the section that `keys` lead to."""
+    for key in keys:
+        field = model.model_fields.get(key)
+        section = next((t for t in _types(field.annotation) if _is_section(t)), None) if field else None
+        if section is None:
+            return []
+        model = section
+    return list(model.model_fields)
+
+
+def _types(annotation: Any) -> list[Any]:
+    return [annotation, *getattr(annotation, "__args__", ())]
+
+
+def _is_section(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+def nearest(word: str, known: Any) -> str:
+    """` (did you mean …?)`, or nothing where no known word is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,205 @@
+"""Measures a fitted model on one part of a split: what it may read, what is masked, what it must find."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline import lake, metrics
+from pipeline.candidates import N_NEGATIVES, sampled_99
+from pipeline.errors import baselines
+from pipeline.interactions import History, Interactions
+from pipeline.models import NotServable, Recommender
+from pipeline.ranking import candidate_ranks, holdout_ranks
+from pipeline.rng import generator
+from pipeline.settings import Settings
+
+EARLIER = {"valid": ("train",), "test": ("train", "valid")}
+FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
+VALIDATION_USERS = 20_000  # a seeded sample of them is enough to tell epochs apart
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A split on one device."""
+
+    frames: dict[str, pl.DataFrame]
+    n_users: int
+    n_items: int
+    device: torch.device
+
+    def of(self, *names: str) -> Interactions:
+        """The rows of some parts together, ordered by user, then time."""
+        frame = pl.concat([self.frames[name] for name in names])
+        if len(names) > 1:
+            frame = frame.sort("user_idx", "timestamp", maintain_order=True)
+        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device)
+
+    def known(self, *names: str) -> History:
+        """Every interaction of some parts, positive or not, by user."""
+        rows = self.of(*names)
+        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def fitted_on(self, fit: str) -> Interactions:
+        """What a fit on `train` or `train+valid` learns from."""
+        return self.of(*FITTED_ON[fit])
+
+
+def load_parts(folder: Path, device: torch.device) -> Parts:
+    """Read the split's folder; `candidates` is there where candidates were published."""
+    info = lake.info(folder)
+    frames = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
+    return Parts(frames, info["n_users"], info["n_items"], device)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a part asks of a model that was fitted on other parts, for every user with holdout."""
+
+    users: Tensor  # (N,)
+    history: History  # (N rows) positives of the rows fitted on: what the model may read
+    mask: History  # (N rows) every earlier interaction, positive or not
+    holdout: History  # (N rows) positives of the part
+    popular: Tensor  # (I,) positives an item in the rows fitted on
+
+    def of(self, rows: Tensor) -> "Question":
+        """The same for some users."""
+        return Question(
+            self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows], self.popular
+        )
+
+
+def ask(parts: Parts, split: str, fit: str) -> Question:
+    """The question that `split` puts to a model fitted on `fit`."""
+    fitted, held = parts.fitted_on(fit), parts.of(split).history()
+    users = torch.nonzero(held.lengths).flatten()  # (N,)
+    mask = parts.known(*EARLIER[split])[users]
+    return Question(users, fitted.history()[users], mask, held[users], fitted.item_counts())
+
+
+def validator(parts: Parts, settings: Settings) -> Callable[[Recommender], float] | None:
+    """The figure that selects, on valid, as a function of the model; higher is better. None without a valid."""
+    select = settings.select
+    if parts.frames["valid"].is_empty():
+        return None
+    if select.protocol == "error":
+        return lambda model: -_rmse(model, parts.of("valid").rated())
+    question = ask(parts, "valid", "train")
+    rows = torch.nonzero(question.history.lengths > 0).flatten()
+    if len(rows) > VALIDATION_USERS:
+        chosen = generator(settings.seed, "validation users").choice(
+            len(rows), VALIDATION_USERS, replace=False
+        )
+        rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
+    if not len(rows):
+        return None
+    sign = 1 if metrics.higher_is_better(select.metric) else -1
+    asked = question.of(rows)
+
+    def figure(model: Recommender) -> float:
+        ranks = holdout_ranks(
+            model,
+            asked.users,
+            asked.history,
+            asked.mask,
+            asked.holdout,
+            select.cutoff,
+            fallback=asked.popular,
+        )
+        return sign * metrics.mean_of(select.metric, ranks, select.cutoff)
+
+    return figure
+
+
+def measure(
+    model: Recommender, label: str, parts: Parts, split: str, fit: str, settings: Settings
+) -> Records:
+    """Records of tables.METRICS (without run_id) of a model fitted on `fit`, by every protocol asked for."""
+    if not parts.frames[split]["positive"].any():
+        return []
+    protocols = {"full": _full, "sampled_99": _sampled}
+    question = ask(parts, split, fit)
+    about = {"model": label, "split": split, "seed": settings.seed, "popular": question.popular}
+    records: Records = []
+    for protocol in settings.evaluation.protocols:
+        records += protocols[protocol](model, question, parts, settings, about)
+    if parts.of(split).ratings is not None and settings.dataset.feedback.kind == "explicit":
+        records += _errors(model, label, parts, split, fit, settings)
+    return records
+
+
+def _full(
+    model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
+) -> Records:
+    """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
+    cutoffs = settings.evaluation.cutoffs
+    ranks = holdout_ranks(
+        model,
+        question.users,
+        question.history,
+        question.mask,
+        question.holdout,
+        max(cutoffs),
+        fallback=question.popular,
+    )
+    return metrics.summarise(ranks, cutoffs, protocol="full", **about)
+
+
+def _sampled(
+    model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
+) -> Records:
+    """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
+    split, cutoffs = about["split"], settings.evaluation.cutoffs
+    published = parts.frames.get("candidates") if split == "test" else None
+    if published is not None:
+        negatives = _listed(published, parts)[question.users]
+    else:
+        everything = parts.known("train", "valid", "test")[question.users]
+        negatives = sampled_99(everything, settings.seed, split)
+    rows = question.holdout.rows  # (E,): one row an event
+    ranks = candidate_ranks(
+        model,
+        question.users[rows],
+        question.history[rows],
+        question.holdout.items,
+        negatives[rows],
+        fallback=question.popular,
+    )
+    return metrics.summarise(ranks, [k for k in cutoffs if k <= ranks.depth], protocol="sampled_99", **about)
+
+
+def _listed(candidates: pl.DataFrame, parts: Parts) -> Tensor:
+    """Published candidates by user, (U, C), padded with -1."""
+    width = max(candidates["item_idx"].list.len().max(), N_NEGATIVES)  # type: ignore[type-var]
+    listed = np.full((parts.n_users, int(width)), -1, dtype=np.int64)
+    for user, items in candidates.select("user_idx", "item_idx").iter_rows():
+        listed[user, : len(items)] = items
+    return torch.from_numpy(listed).to(parts.device)
+
+
+def _errors(
+    model: Recommender, label: str, parts: Parts, split: str, fit: str, settings: Settings
+) -> Records:
+    """Errors of predicted ratings on the rated rows of the part, beside the simple predictors'."""
+    train, rows = parts.fitted_on(fit), parts.of(split).rated()
+    predicted = model.predict(rows.users, rows.items)
+    if predicted is None or not len(rows):
+        return []
+    assert rows.ratings is not None
+    simple = baselines(train, rows.users, rows.items)
+    return metrics.rating_errors(
+        predicted, rows.ratings, rows.users, simple, model=label, split=split, seed=settings.seed
+    )
+
+
+def _rmse(model: Recommender, rows: Interactions) -> float:
+    predicted = model.predict(rows.users, rows.items)
+    if predicted is None or rows.ratings is None:
+        raise NotServable('select.protocol = "error" needs a family that predicts ratings')
+    return float((predicted - rows.ratings).square().mean().sqrt())

@@ -1,0 +1,105 @@
+"""EASE: a linear item-to-item model in closed form (Steck, "Embarrassingly Shallow Autoencoders", WWW 2019)."""
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+
+
+class EaseConfig(ModelConfig):
+    """Hyperparameters of `Ease`."""
+
+    l2: PositiveFloat = 250.0
+    """λ of the paper: added to the diagonal of the gram matrix."""
+    max_side: PositiveInt = 30_000
+    """Largest min(users, items) that is solved; its square is held in memory a few times, as float32."""
+
+
+class Ease(Recommender):
+    """B = I - P / diag(P), P = (XᵀX + λI)⁻¹ (eq. 8); the score is a user's binary history times B.
+
+    With fewer users than items P is never formed: by Woodbury's identity λP = I - XᵀKX with
+    K = (XXᵀ + λI)⁻¹, which is users x users. Both ways give the same scores.
+    """
+
+    Config = EaseConfig
+    reads_history = True
+
+    def __init__(self, config: EaseConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: EaseConfig = config
+        self.dual = n_users < n_items
+        side = (n_users, n_items) if self.dual else (n_items, n_items)
+        self.weights: Tensor
+        self.diagonal: Tensor
+        self.train_offsets: Tensor
+        self.train_items: Tensor
+        self.register_buffer("weights", torch.zeros(0, side[1]))  # KX (U, I) in dual form, else B (I, I)
+        self.register_buffer("diagonal", torch.ones(n_items))  # diag(P), dual form
+        self.register_buffer(
+            "train_offsets", torch.zeros(1, dtype=torch.long)
+        )  # X as compressed rows, dual form
+        self.register_buffer("train_items", torch.zeros(0, dtype=torch.long))
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Solve."""
+        if min(self.n_users, self.n_items) > self.config.max_side:
+            raise NotServable(
+                f"ease solves min(users, items) = {min(self.n_users, self.n_items):,} unknowns at once; "
+                f"max_side = {self.config.max_side:,} (float32 matrices of that side must fit in memory)"
+            )
+        self.to(context.device)
+        history = train.history()
+        if self.dual:
+            self._fit_dual(history)
+        else:
+            self._fit_primal(history)
+
+    def _fit_primal(self, history: History) -> None:
+        gram = _gram(history)  # (I, I)
+        gram.diagonal().add_(self.config.l2)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (I, I)
+        weights = inverse.div_(-inverse.diagonal().clone())  # (I, I), column j divided by P[j, j]
+        weights.fill_diagonal_(0)
+        self.weights = weights
+
+    def _fit_dual(self, history: History) -> None:
+        x = _sparse(history)  # (U, I)
+        dense = history.dense()  # (U, I)
+        gram = x @ dense.T  # (U, U)
+        gram.diagonal().add_(self.config.l2)
+        self.weights = torch.cholesky_solve(dense, torch.linalg.cholesky(gram))  # (U, I) = KX
+        self.diagonal = (1 - (dense * self.weights).sum(0)) / self.config.l2  # (I,)
+        self.train_offsets, self.train_items = history.offsets, history.items
+
+    def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
+        """x B, (B, I) or (B, C)."""
+        x = history.dense()  # (B, I)
+        if not self.dual:
+            return pick(x @ self.weights, items)
+        train = _sparse(History(self.train_offsets, self.train_items, self.n_items))  # (U, I)
+        overlap = (train @ x.T).T  # (B, U)
+        x_p = (x - overlap @ self.weights) / self.config.l2  # (B, I) = x P
+        return pick(x - x_p / self.diagonal, items)
+
+    def similar(self, items: Tensor) -> Tensor:
+        """Rows of B: what one item in the history adds to every score, (B, I)."""
+        one_each = torch.arange(len(items) + 1, device=items.device)
+        return self.score(torch.full_like(items, -1), History(one_each, items, self.n_items))
+
+
+def _sparse(history: History) -> Tensor:
+    values = torch.ones(len(history.items), device=history.items.device)
+    return torch.sparse_csr_tensor(history.offsets, history.items, values, (len(history), history.n_items))
+
+
+def _gram(history: History, tile: int = 8192) -> Tensor:
+    """XᵀX by tiles of users, (I, I)."""
+    gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
+    for start in range(0, len(history), tile):
+        rows = torch.arange(start, min(start + tile, len(history)), device=history.items.device)
+        x = history[rows].dense()  # (tile, I)
+        gram.addmm_(x.T, x)
+    return gram

@@ -1,0 +1,199 @@
+"""iALS: weighted matrix factorisation of implicit feedback by alternating least squares.
+
+Hu, Koren, Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008, with the
+frequency-scaled penalty of Rendle et al., "Revisiting the Performance of iALS on Item Recommendation
+Benchmarks", RecSys 2022.
+"""
+
+import logging
+import math
+import time
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
+from pipeline.models.least_squares import (
+    Rows,
+    eigenbasis,
+    products,
+    solve_by_gradients,
+    solve_exactly,
+)
+from pipeline.rng import seed_of
+
+log = logging.getLogger(__name__)
+
+FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
+
+
+class IalsConfig(ModelConfig):
+    """Hyperparameters of `Ials`."""
+
+    embedding_dim: PositiveInt = 64
+    """Factors of a user, and of an item."""
+    l2: PositiveFloat = 0.007
+    """λ of the papers, before frequency scaling."""
+    unobserved_weight: PositiveFloat = 0.3
+    """α₀ of Rendle et al.: weight of every cell of the matrix; an interaction adds 1 to that of its cell."""
+    frequency_exponent: NonNegativeFloat = 1.0
+    """ν of Rendle et al.: a user pays l2 · (interactions + unobserved_weight · items)^ν; likewise an item."""
+    epochs: PositiveInt = 12
+    """Most epochs; fewer when `patience` ends the fit on valid."""
+    patience: PositiveInt = 3
+    """Epochs without a better figure on valid after which the fit ends."""
+    init_stddev: PositiveFloat = 0.1
+    """Of the first user factors, times 1/sqrt(embedding_dim)."""
+    solver: Literal["cg", "exact"] = "cg"
+    """cg: conjugate gradients from the last epoch's factors; exact: a Cholesky factorisation a row, slow."""
+    cg_steps: PositiveInt = 2
+    """Of conjugate gradients in a half-step."""
+    use_weights: bool = False
+    """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating)."""
+    weight_scale: PositiveFloat = 1.0
+    """α of Hu et al.; only with use_weights."""
+
+
+class Ials(Recommender):
+    """score(u, i) = <p_u, q_i>, p_u solved from the history given, with the items as they were fitted.
+
+    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once.
+    With `use_weights` users of the fit keep their fitted factors instead, for a `History` holds no weights;
+    the interactions of others all weigh as the mean of the fit.
+    """
+
+    Config = IalsConfig
+    reads_history = True
+
+    def __init__(self, config: IalsConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: IalsConfig = config
+        self.users: Tensor
+        self.items: Tensor
+        self.mean_weight: Tensor
+        self.register_buffer("users", torch.zeros(n_users, config.embedding_dim))
+        self.register_buffer("items", torch.zeros(n_items, config.embedding_dim))  # with a diagonal gramian
+        self.register_buffer("mean_weight", torch.ones(()))
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
+
+        With `context.epochs` exactly so many epochs; else, with `context.validate`, until `patience` epochs
+        have brought nothing better, and the best are put back; else `epochs` of the config.
+        """
+        self.to(context.device)
+        by_user, by_item = self._sides(train)
+        self.mean_weight = by_user.weights.mean()
+        random = torch.Generator().manual_seed(seed_of(context.seed, "ials", "init"))
+        stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
+        self.users = (torch.randn(self.users.shape, generator=random) * stddev).to(context.device)  # (U, D)
+        self.items = torch.zeros_like(self.items)  # (I, D)
+
+        validate = context.validate if context.epochs is None else None
+        best, kept = -math.inf, None
+        last_epoch = context.epochs or self.config.epochs
+        for epoch in range(1, last_epoch + 1):
+            # Users last: then they fit the items, and the gramian of the items is left diagonal.
+            self.items, self.users, _ = self._half_step(by_item, self.items, self.users)
+            self.users, self.items, loss = self._half_step(by_user, self.users, self.items)
+            loss += float((by_item.l2 @ self.items.square()).sum())
+            values = {"loss": loss / len(by_user.weights)}
+            if validate is not None:
+                values["valid"] = validate(self)
+            if kept is None or validate is None or values["valid"] > best:
+                best, kept, self.best_epoch = values.get("valid", best), (self.users, self.items), epoch
+            context.log(epoch, values)
+            if context.deadline is not None and time.monotonic() > context.deadline and epoch < last_epoch:
+                log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
+                break
+            if epoch - (self.best_epoch or epoch) >= self.config.patience:
+                break
+        if kept is not None:
+            self.users, self.items = kept
+        self.users = self._solve(by_user, self.users)
+        if not (torch.isfinite(self.users).all() and torch.isfinite(self.items).all()):
+            raise NotServable("ials: the factors are not finite; raise l2 or lower weight_scale")
+
+    def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
+        """Dot products, (B, I) or (B, C)."""
+        user = self._fold_in(users, history)  # (B, D)
+        if items is None:
+            return user @ self.items.T
+        offsets = torch.arange(len(items) + 1, device=items.device) * items.shape[1]  # (B + 1,)
+        return products(user, self.items, History(offsets, items.reshape(-1), self.n_items)).view_as(items)
+
+    def _fold_in(self, users: Tensor, history: History) -> Tensor:
+        """Factors by the history, (B, D)."""
+        known = (users >= 0)[:, None]  # (B, 1)
+        fitted = self.users[users.clamp(min=0)] * known  # (B, D)
+        if self.config.use_weights and known.all():
+            return fitted
+        history = history.distinct()
+        rows = self._rows(history, self.mean_weight.expand(len(history.items)))
+        solved = self._solve(rows, fitted * (history.lengths > 0)[:, None])  # (B, D)
+        return torch.where(known, fitted, solved) if self.config.use_weights else solved
+
+    def _solve(self, rows: Rows, start: Tensor) -> Tensor:
+        """Users by the items as they are, to convergence, (B, D)."""
+        a = self.config.unobserved_weight
+        if self.config.solver == "exact":
+            return solve_exactly(rows, self.items, a)[0]
+        return solve_by_gradients(rows, start, self.items, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
+
+    def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float]:
+        """New x, q in its eigenbasis, and the loss but for what the other side pays."""
+        a, turn = self.config.unobserved_weight, eigenbasis(q)  # (D, D)
+        x, q = x @ turn, q @ turn
+        if self.config.solver == "exact":
+            x, loss = solve_exactly(rows, q, a)
+        else:
+            x, loss = solve_by_gradients(rows, x, q, a, self.config.cg_steps)
+        return x, q, loss
+
+    def _sides(self, train: Interactions) -> tuple[Rows, Rows]:
+        """The positive rows by user and by item."""
+        rows = train.positives()
+        if not len(rows):
+            raise NotServable("ials: there is no interaction to learn from")
+        if self.config.use_weights:
+            users, items, weights = rows.users, rows.items, self._weights(rows)
+        else:
+            history = train.history().distinct()
+            users, items = history.rows, history.items
+            weights = self.mean_weight.new_ones(len(items))
+        by_user = History.of(users, items, self.n_users, self.n_items)
+        by_item = History.of(items, users, self.n_items, self.n_users)
+        return (
+            self._rows(by_user, weights[torch.argsort(users, stable=True)]),
+            self._rows(by_item, weights[torch.argsort(items, stable=True)]),
+        )
+
+    def _weights(self, rows: Interactions) -> Tensor:
+        """(N,)"""
+        if rows.ratings is None:
+            raise NotServable("ials with use_weights needs a rating column, and this data set has none")
+        weights = torch.where(rows.ratings.isnan(), 1.0, self.config.weight_scale * rows.ratings)
+        if weights.min() < 0 or weights.max() == 0:
+            raise NotServable(
+                "ials with use_weights needs ratings from 0 up; set normalize = 'none' or 'log1p'"
+            )
+        return weights
+
+    def _rows(self, history: History, weights: Tensor) -> Rows:
+        frequency = history.lengths + self.config.unobserved_weight * history.n_items  # (B,)
+        return Rows(history, weights, self.config.l2 * frequency**self.config.frequency_exponent)
+
+    def item_vectors(self) -> Tensor:
+        """(I, D)."""
+        return self.items
+
+    def user_vectors(self) -> Tensor:
+        """(U, D), by the history of the fit."""
+        return self.users
+
+    def factors(self) -> tuple[Tensor, Tensor, None]:
+        """(U, D) by the history of the fit, (I, D), no bias."""
+        return self.users, self.items, None

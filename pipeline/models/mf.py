@@ -1,0 +1,136 @@
+"""Matrix factorization from implicit feedback: embeddings, a bias an item, and sampled negatives."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import FitContext, Recommender
+from pipeline.models.dots import pair_scores
+from pipeline.rng import seed_of
+from pipeline.sampling import NegativeSampler
+from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+
+SPARSE_FROM = (
+    4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
+)
+
+
+class MatrixFactorizationConfig(TrainingConfig):
+    """Hyperparameters of `MatrixFactorization`."""
+
+    embedding_dim: PositiveInt = 64
+    """Length of the vectors of users and items."""
+    epochs: PositiveInt = 20
+    """Most epochs, or their number where there is no valid."""
+    loss: Literal["bpr", "logistic", "softmax", "mse"] = "softmax"
+    """bpr: positive above negative; logistic: positive and negatives one by one; softmax: positive among the
+    negatives; mse: 1 for the positive, 0 for the negatives."""
+    n_negatives: PositiveInt = 16
+    """Drawn anew for every positive in every epoch."""
+    negative_weight: PositiveFloat = 1.0
+    """logistic and mse: weight of one positive's negatives together, against 1 of the positive."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Negatives are drawn by popularity ** alpha; 0 is uniform."""
+    l2: NonNegativeFloat = 0.03
+    """On the embeddings of each batch, so rare users and items are held less."""
+    item_bias: bool = True
+    """b_i: part of the score that is the same for every user; under `l2` too."""
+    init_std: PositiveFloat = 0.1
+    """Of the normal distribution that embeddings start from."""
+    sparse: bool | None = None
+    """Sparse gradients; None: for tables of more than 4 million parameters."""
+
+
+class MatrixFactorization(Recommender):
+    """score(u, i) = <p_u, q_i> + b_i (bpr: Rendle et al., UAI 2009; softmax: Jean et al., ACL 2015)."""
+
+    Config = MatrixFactorizationConfig
+
+    def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: MatrixFactorizationConfig = config
+        sparse = config.sparse
+        if sparse is None:
+            sparse = max(n_users, n_items) * config.embedding_dim > SPARSE_FROM
+        self.user = nn.Embedding(n_users, config.embedding_dim, sparse=sparse)
+        # the last column is the item's bias: one table, one look-up, one product
+        self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias, sparse=sparse)
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Learn from the positive rows; negatives are items without any row of the user."""
+        self.to(context.device)
+        with seeded(seed_of(context.seed, "init"), context.device):
+            nn.init.normal_(self.user.weight, std=self.config.init_std)
+            nn.init.normal_(self.item.weight, std=self.config.init_std)
+            if self.config.item_bias:
+                nn.init.zeros_(self.item.weight[:, -1])
+        rows = train.positives()
+        sampler = NegativeSampler(train, self.config.alpha)
+
+        def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+            users = rows.users[batch]  # (B,)
+            negatives, real = sampler.draw(users, self.config.n_negatives, generator)  # (B, n), (B,)
+            return self._loss(users, torch.cat([rows.items[batch].unsqueeze(1), negatives], 1), real)
+
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context)
+
+    def _loss(self, users: Tensor, items: Tensor, real: Tensor) -> Tensor:
+        """Mean loss; column 0 of `items` (B, 1 + n) is the positive, `real` (B,) whether the others count."""
+        user = self.user(users)  # (B, D)
+        scores = pair_scores(self._with_one(user), self.item, items)  # (B, 1 + n)
+        positive, negative = scores[:, 0], scores[:, 1:]  # (B,), (B, n)
+        match self.config.loss:
+            case "bpr":
+                losses = F.softplus(negative - positive.unsqueeze(1)).mean(1) * real
+            case "softmax":
+                mask = torch.where(real, 0.0, -torch.inf).unsqueeze(1)  # (B, 1)
+                losses = torch.logsumexp(torch.cat([scores[:, :1], negative + mask], 1), 1) - positive
+            case "logistic":
+                losses = (
+                    F.softplus(-positive) + self.config.negative_weight * F.softplus(negative).mean(1) * real
+                )
+            case _:
+                losses = (positive - 1) ** 2 + self.config.negative_weight * (negative**2).mean(1) * real
+        loss = losses.mean()
+        if self.config.l2:
+            loss = loss + self.config.l2 * (user.square().sum() + self._size(items, real)) / len(users)
+        return loss
+
+    def _size(self, items: Tensor, real: Tensor) -> Tensor:
+        """Squared norms of the rows of a batch; the negatives of one positive count as one row together."""
+        share = torch.ones_like(items, dtype=torch.float32)  # (B, 1 + n)
+        share[:, 1:] = real.unsqueeze(1) / (items.shape[1] - 1)
+        shares = share.new_zeros(self.n_items).index_add(0, items.reshape(-1), share.reshape(-1))  # (I,)
+        if not self.item.sparse:
+            return self.item.weight.square().sum(1) @ shares
+        touched = torch.unique(items)  # (T,)
+        return self.item(touched).square().sum(1) @ shares[touched]
+
+    def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
+        """Dot product plus bias; (B, I) or (B, C)."""
+        user = self._with_one(self.user.weight[users])  # (B, D or D + 1)
+        return user @ self.item.weight.T if items is None else pair_scores(user, self.item, items)
+
+    def _with_one(self, user: Tensor) -> Tensor:
+        """(B, D) with a column of ones, which meets the biases."""
+        return F.pad(user, (0, 1), value=1.0) if self.config.item_bias else user
+
+    def user_vectors(self) -> Tensor:
+        """(U, D)."""
+        return self.user.weight.detach()
+
+    def item_vectors(self) -> Tensor:
+        """(I, D)."""
+        return self.item.weight.detach()[:, : self.config.embedding_dim]
+
+    def item_biases(self) -> Tensor | None:
+        """(I,)."""
+        return self.item.weight.detach()[:, -1] if self.config.item_bias else None
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(U, D), (I, D), (I,)."""
+        return self.user_vectors(), self.item_vectors(), self.item_biases()

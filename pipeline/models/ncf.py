@@ -1,0 +1,153 @@
+"""Neural collaborative filtering: GMF, MLP and NeuMF (He et al., WWW 2017)."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import FitContext, Recommender
+from pipeline.rng import seed_of
+from pipeline.sampling import NegativeSampler
+from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+
+BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
+
+
+class NcfConfig(TrainingConfig):
+    """Hyperparameters of `Ncf`."""
+
+    variant: Literal["gmf", "mlp", "neumf"] = "mlp"
+    """Product of the embeddings, MLP over both, or the two side by side."""
+    embedding_dim: PositiveInt = 8
+    """Of each of the two towers of neumf, too."""
+    layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64, 32)
+    """Widths of the hidden layers of the MLP, which reads the two embeddings side by side."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """After every hidden layer."""
+    n_negatives: PositiveInt = 4
+    """A positive."""
+    negatives: Literal["fresh", "static"] = "fresh"
+    """fresh: drawn anew in every epoch; static: once."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Negatives are drawn by popularity ** alpha; 0 is uniform."""
+    epochs: PositiveInt = 5
+    """Most epochs, or their number where there is no valid."""
+    batch_size: NonNegativeInt = 512
+    """Positives and negatives of a step together; 0: all at once."""
+    learning_rate: PositiveFloat = 0.001
+    """Of adam, unless `optimizer` says otherwise."""
+
+
+class Ncf(Recommender):
+    """score(u, i) = h · [p_u ∘ q_i ; MLP(p'_u, q'_i)] + c, a logit fitted by cross-entropy (eq. 7 to 12).
+
+    The variants gmf and mlp have one of the two halves. As the first layer of the MLP is linear before its
+    ReLU, W [p ; q] = W_u p + W_i q: its two parts are computed once a user and once an item, not once a pair.
+    """
+
+    Config = NcfConfig
+
+    def __init__(self, config: NcfConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: NcfConfig = config
+        dim, width = config.embedding_dim, 0
+        if config.variant != "mlp":
+            self.gmf_user, self.gmf_item = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
+            width += dim
+        if config.variant != "gmf":
+            self.mlp_user, self.mlp_item = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
+            self.first = nn.Linear(2 * dim, config.layers[0])
+            self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(config.layers))
+            width += config.layers[-1]
+        self.out = nn.Linear(width, 1)
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Learn from the positive rows; negatives are items without any row of the user."""
+        self.to(context.device)
+        with seeded(seed_of(context.seed, "init"), context.device):
+            self.apply(_start)
+        rows = train.positives()
+        n = self.config.n_negatives
+        sampler = NegativeSampler(train, self.config.alpha)
+        fixed: tuple[Tensor, Tensor] | None = None
+        if self.config.negatives == "static":
+            once = torch.Generator(context.device).manual_seed(seed_of(context.seed, "negatives"))
+            fixed = sampler.draw(rows.users, n, once)  # (N, n), (N,)
+
+        def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+            users = rows.users[batch]  # (B,)
+            drawn = sampler.draw(users, n, generator) if fixed is None else (fixed[0][batch], fixed[1][batch])
+            negatives, real = drawn  # (B, n), (B,)
+            items = torch.cat([rows.items[batch].unsqueeze(1), negatives], 1)  # (B, 1 + n)
+            logits = self._pairs(users, items).float()  # (B, 1 + n)
+            losses = torch.cat([F.softplus(-logits[:, :1]), F.softplus(logits[:, 1:]) * real.unsqueeze(1)], 1)
+            return losses.sum() / (len(batch) + n * real.sum())
+
+        # rows of the loop are positives, each of which brings its negatives
+        size = self.config.batch_size and max(self.config.batch_size // (1 + n), 1)
+        positives = self.config.model_copy(update={"batch_size": size})
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, positives, context)
+
+    def _pairs(self, users: Tensor, items: Tensor) -> Tensor:
+        """Logits, (B,), (B, C) -> (B, C)."""
+        parts = []
+        if self.config.variant != "mlp":
+            parts.append(self.gmf_user(users).unsqueeze(1) * self.gmf_item(items))  # (B, C, D)
+        if self.config.variant != "gmf":
+            parts.append(self._tower(*self._halves(self.mlp_user(users), self.mlp_item(items))))  # (B, C, H')
+        return self.out(torch.cat(parts, 2)).squeeze(2)
+
+    def _halves(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """What user and item each add to the first layer; (…, D) -> (…, H)."""
+        dim = self.config.embedding_dim
+        return F.linear(user, self.first.weight[:, :dim], self.first.bias), F.linear(
+            item, self.first.weight[:, dim:]
+        )
+
+    def _tower(self, user: Tensor, item: Tensor) -> Tensor:
+        """Hidden layers over the two halves of the first one, (B, H), (B or 1, C, H) -> (B, C, H')."""
+        x = F.relu(user.unsqueeze(1) + item)  # (B, C, H)
+        for layer in self.hidden:
+            x = F.relu(layer(F.dropout(x, self.config.dropout, self.training)))
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
+        """Logits, (B, I) or (B, C)."""
+        if items is not None:
+            return self._pairs(users, items)
+        scores = torch.zeros(len(users), self.n_items, device=users.device) + self.out.bias  # (B, I)
+        dim, variant = self.config.embedding_dim, self.config.variant
+        if variant != "mlp":
+            gmf = self.out.weight[0, :dim]  # (D,)
+            scores += (self.gmf_user(users) * gmf) @ self.gmf_item.weight.T
+        if variant != "gmf":
+            mlp = self.out.weight[0, -self.config.layers[-1] :]  # (H',)
+            user, item = self._halves(self.mlp_user(users), self.mlp_item.weight)  # (B, H), (I, H)
+            block = max(BLOCK // (max(self.config.layers) * max(len(users), 1)), 1)
+            for start in range(0, self.n_items, block):
+                part = self._tower(user, item[None, start : start + block])  # (B, block, H')
+                scores[:, start : start + block] += part @ mlp
+        return scores
+
+    def user_vectors(self) -> Tensor:
+        """(U, D), or (U, 2 D) of neumf."""
+        return torch.cat([getattr(self, f"{tower}_user").weight.detach() for tower in self._towers()], 1)
+
+    def item_vectors(self) -> Tensor:
+        """(I, D), or (I, 2 D) of neumf."""
+        return torch.cat([getattr(self, f"{tower}_item").weight.detach() for tower in self._towers()], 1)
+
+    def _towers(self) -> list[str]:
+        return {"gmf": ["gmf"], "mlp": ["mlp"], "neumf": ["gmf", "mlp"]}[self.config.variant]
+
+
+def _start(module: nn.Module) -> None:
+    """Embeddings from N(0, 0.1²), wide enough for a small tower to move at once; layers as torch has it."""
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.1)
+    elif isinstance(module, nn.Linear):
+        module.reset_parameters()

@@ -1,0 +1,53 @@
+"""RP3beta: random walks of three steps between users and items (Paudel et al., ACM TiiS 7(1), 2017)."""
+
+from collections.abc import Iterator
+
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from pipeline.interactions import Interactions
+from pipeline.models.base import FitContext
+from pipeline.models.item_graph import ItemGraph, ItemGraphConfig, heaviest, products, reversed_edges
+
+
+class Rp3BetaConfig(ItemGraphConfig):
+    """Hyperparameters of `Rp3Beta`."""
+
+    alpha: NonNegativeFloat = 1.0
+    """Exponent of the probabilities of the steps, item to user and user to item."""
+    beta: NonNegativeFloat = 0.4
+    """Exponent of the popularity by which the score of an item is divided."""
+    normalize: bool = True
+    """Edges from an item sum to 1, so that all items of a history say as much."""
+
+
+class Rp3Beta(ItemGraph):
+    """score(u, j) = sum over i of the history, v of the users of i, of (1/n_i)^α (1/n_v)^α / n_j^β.
+
+    n counts interactions. The first step, from the user, is the same for all items and left out. Of every
+    item i the heaviest edges are kept, then of those that lead to one item j the heaviest again.
+    """
+
+    Config = Rp3BetaConfig
+
+    def __init__(self, config: Rp3BetaConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: Rp3BetaConfig = config
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Walk, by tiles of items."""
+        self.to(context.device)
+        history = train.history().distinct()
+        by_item = history.transposed()
+        to_user = by_item.lengths.float()[by_item.rows] ** -self.config.alpha  # (E,)
+        to_item = history.lengths.float()[by_item.items] ** -self.config.alpha  # (E,)
+        damping = by_item.lengths.float().clamp_min(1) ** -self.config.beta  # (I,)
+
+        def walks() -> Iterator[tuple[Tensor, Tensor]]:
+            for items, rows in products(by_item, to_user, to_item):
+                yield items, rows * damping  # (T, I)
+
+        to, weights = heaviest(walks(), self.n_items, self.config.neighbors)  # (I, K) each, by source
+        if self.config.normalize:
+            weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-30)
+        self.neighbors, self.weights = reversed_edges(to, weights)

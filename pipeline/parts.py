@@ -1,0 +1,71 @@
+"""The result of reading one file: kept rows and rejected lines as Parquet, and their ledger."""
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.contracts import Reason
+from pipeline.values import Row
+
+INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"
+_ROWS = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))])  # fmt: skip
+_REJECTED = pa.schema([("run_id", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("column", pa.string()), ("reason", pa.string()), ("raw", pa.string())])  # fmt: skip
+_BATCH = 122_880  # rows, DuckDB's row group
+
+
+class PartWriter:
+    """Writes the two files of a part in batches, in order; `ledger` counts rows by reason.
+
+    Without `rows`, only rejected lines are written (the kept rows are written by somebody else).
+    """
+
+    def __init__(self, folder: Path, name: str, rows: bool = True) -> None:
+        self.name = name
+        self.ledger: Counter[str] = Counter()
+        self._rejects: list[tuple] = []
+        self._rows: list[Row] = []
+        self._to_rejects = pq.ParquetWriter(folder / REJECTED, _REJECTED)
+        self._to_rows = pq.ParquetWriter(folder / INTERACTIONS, _ROWS) if rows else None
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                self._flush()
+        finally:
+            self._to_rejects.close()
+            if self._to_rows:
+                self._to_rows.close()
+
+    def keep(self, row: Row) -> None:
+        """A row that goes on."""
+        self._rows.append(row)
+        if len(self._rows) == _BATCH:
+            self._flush()
+
+    def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:
+        """A line that doesn't; the night's run_id is filled in when it is published."""
+        self.ledger[reason] += 1
+        self._rejects.append(("", self.name, line, column, str(reason), raw))
+        if len(self._rejects) == _BATCH // 8:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows and self._to_rows:
+            self.ledger[Reason.KEPT] += len(self._rows)
+            self._to_rows.write_table(_table(self._rows, _ROWS))
+        if self._rejects:
+            self._to_rejects.write_table(_table(self._rejects, _REJECTED))
+        self._rows, self._rejects = [], []
+
+
+def _table(rows: list, schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )

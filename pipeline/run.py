@@ -1,0 +1,49 @@
+"""One night, as its stages see it: small, immutable, and JSON, so that tasks can pass it on."""
+
+import datetime as dt
+import secrets
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.paths import Home
+from pipeline.settings import Settings
+
+
+class Run(BaseModel):
+    """Who runs, on what, where. Stages get it first, then the folders of the stages before."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    run_id: str
+    home_root: Path
+    data: Path
+    """Folder in which `dataset.source.files` are looked for."""
+    settings: Settings
+    started_at: dt.datetime
+    """UTC, naive."""
+
+    @property
+    def home(self) -> Home:
+        """Where this run writes."""
+        return Home(self.home_root)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.settings.dataset.name
+
+
+def utcnow() -> dt.datetime:
+    """Now in UTC, naive, as every table keeps it."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
+
+
+def new_run_id(now: dt.datetime, earlier: list[str]) -> str:
+    """`20261122T030000.123Z-4f2a`: ordered by time, and after every earlier one even if the clock went back."""
+    stamp = now.strftime("%Y%m%dT%H%M%S.") + f"{now.microsecond // 1000:03d}Z"
+    last = max(earlier, default="")
+    if stamp <= last[:20]:
+        after = dt.datetime.strptime(last[:19], "%Y%m%dT%H%M%S.%f") + dt.timedelta(milliseconds=1)
+        return new_run_id(after, [])
+    return f"{stamp}-{secrets.token_hex(2)}"

@@ -1,0 +1,118 @@
+"""Which rows take part: the latest of each user and item, kept by condition, sampled, and dense enough."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline import lake, tables
+from pipeline.conditions import condition
+from pipeline.contracts import Reason, Refused
+from pipeline.run import Run
+from pipeline.settings import Feedback, Filter
+from pipeline.stages.ids import LAKE_PARQUET, codes_of, id_hashes
+
+VERSION = 1
+
+
+def clean_interactions(run: Run, raw: Path) -> Path:
+    """Apply `feedback` and `filter` to raw/interactions.parquet.
+
+    Writes interactions.parquet (contract `clean`, in source order) and a ledger of every raw row.
+    Raises Refused where nothing is left, SettingsError for a condition that can't be read.
+    """
+    feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
+    settings = {"keep_if": feedback.keep_if, "positive_if": feedback.positive_if, **filters.model_dump()}
+    if filters.user_fraction < 1:
+        settings["seed"] = run.settings.seed
+
+    def write(folder: Path) -> lake.Report:
+        source = pl.read_parquet(raw / "interactions.parquet")
+        rows, ledger = clean(source, feedback, filters, run.settings.seed)
+        # unique by construction, and proved by its hashes: the general test would cost more than the stage
+        rows = tables.CLEAN.check(rows, unique=False)
+        rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
+        info = {"data_hash": lake.info(raw).get("data_hash")}
+        return lake.Report(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
+
+    spec = lake.Spec("clean", "2_clean", VERSION, settings, parents=(raw,))
+    return lake.build(run, spec, write)
+
+
+def clean(
+    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Rows that take part, in source order, with `positive`; and the rows by reason, summing to `raw`."""
+    steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
+        Reason.DUPLICATE: keep_latest,
+        Reason.KEEP_IF: lambda rows: mark(rows, feedback).filter("kept").drop("kept"),
+        Reason.USER_NOT_SAMPLED: lambda rows: sample_users(rows, filters.user_fraction, seed),
+        Reason.BELOW_MIN_INTERACTIONS: lambda rows: k_core(
+            rows, filters.min_user_interactions, filters.min_item_interactions
+        ),
+    }
+    rows, ledger = raw, {}
+    for reason, step in steps.items():
+        before = rows.height
+        rows = step(rows)
+        ledger[str(reason)] = before - rows.height
+    if rows.is_empty():
+        removed = ", ".join(f"{reason} removed {n:,}" for reason, n in ledger.items() if n)
+        raise Refused(f"nothing is left of {raw.height:,} valid source rows: {removed or 'there were none'}")
+    if not rows["positive"].any():
+        raise Refused(
+            f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})"
+        )
+    return rows, {str(Reason.KEPT): rows.height, **ledger}
+
+
+def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
+    """Add the booleans `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
+
+    def passes(text: str | None, key: str) -> pl.Expr:
+        return pl.lit(True) if text is None else condition(text, f"dataset.feedback.{key}")
+
+    return rows.with_columns(
+        kept=passes(feedback.keep_if, "keep_if"), positive=passes(feedback.positive_if, "positive_if")
+    )
+
+
+def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row a user and item: the latest; at equal times, or without times, the last in the source."""
+    # Distinct hashes prove distinct pairs. Equal ones only make a pair suspect; those are compared in full.
+    pairs = rows.select(pl.col("user_id").hash(1) ^ pl.col("item_id").hash(2)).to_series()
+    if pairs.n_unique() == rows.height:
+        return rows
+    numbered = rows.select("user_id", "item_id", "timestamp").with_row_index("row")
+    suspects = numbered.filter(pairs.is_duplicated())
+    latest = suspects.sort("timestamp", "row", nulls_last=False).unique(
+        ["user_id", "item_id"], keep="last", maintain_order=True
+    )
+    stays = np.ones(rows.height, dtype=bool)  # (R,)
+    stays[suspects["row"].to_numpy()] = False
+    stays[latest["row"].to_numpy()] = True
+    return rows.filter(stays)
+
+
+def sample_users(rows: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame:
+    """All rows of about `fraction` of the users; who is drawn depends on id and seed, on nothing else."""
+    if fraction >= 1:
+        return rows
+    users = rows["user_id"].unique()
+    drawn = id_hashes(users, seed, "user sample") < np.uint64(fraction * 2**64)  # (U,)
+    return rows.filter(pl.col("user_id").is_in(users.filter(drawn).implode()))
+
+
+def k_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
+    """The largest set of rows in which every user has `min_user` rows and every item `min_item`."""
+    if max(min_user, min_item) <= 1:
+        return rows
+    user = codes_of(rows["user_id"])[0].to_numpy()  # (R,)
+    item = codes_of(rows["item_id"])[0].to_numpy()  # (R,)
+    stays = np.arange(rows.height)
+    while True:
+        dense = (np.bincount(user)[user] >= min_user) & (np.bincount(item)[item] >= min_item)
+        if dense.all():
+            return rows[stays]
+        stays, user, item = stays[dense], user[dense], item[dense]

@@ -1,0 +1,153 @@
+"""Turns the champion into tables in the source's ids: top-N for every user, similar and popular items, vectors."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from pipeline import catalog, lake, neighbours, tables
+from pipeline.contracts import Table
+from pipeline.device import resolve_device, set_threads
+from pipeline.interactions import History, Interactions
+from pipeline.models import Recommender
+from pipeline.models.saving import load
+from pipeline.ranking import top_k
+from pipeline.run import Run
+from pipeline.stages.clean import mark
+
+VERSION = 1
+USERS_PER_PART = 50_000
+OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal nights share this folder
+
+
+def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path]) -> Path:
+    """Write every published data table as Parquet. `champion` is the refit on all rows, `fitted` the night's models."""
+    spec = lake.Spec(
+        stage="export",
+        layer="7_recommendations",
+        version=VERSION,
+        settings=run.settings.export.model_dump(),
+        parents=(raw, encoded, champion, *fitted),
+        head=lake.info(champion)["label"],
+    )
+
+    def write(folder: Path) -> lake.Report:
+        set_threads(run.settings.threads)
+        export, device = run.settings.export, resolve_device(run.settings.device)
+        model, label = load(champion, device), lake.info(champion)["label"]
+        rows = pl.read_parquet(raw / "interactions.parquet")
+        shape = lake.info(encoded)
+        frame = pl.read_parquet(encoded / "interactions.parquet")
+        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
+        ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
+
+        lists = 0
+        for number, part in enumerate(_recommendations(run, model, rows, encoded, known)):
+            lists += part.height
+            part = part.with_columns(model=pl.lit(label))
+            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part)
+        tables_of_items = {
+            tables.SIMILAR_ITEMS: neighbours.similar_items(
+                model, label, known.history(), ids, export.similar_items
+            ),
+            tables.POPULAR_ITEMS: catalog.popular_items(rows, export.popular_windows, export.popular_items),
+            tables.USERS: catalog.users(rows),
+            tables.ITEMS: catalog.items(rows, catalog.read_catalog(raw)),
+            tables.INTERACTIONS_SUMMARY: catalog.summary(rows),
+            tables.USER_VECTORS: catalog.vectors(encoded, label, "user", model.user_vectors()),
+            tables.ITEM_VECTORS: catalog.vectors(encoded, label, "item", model.item_vectors()),
+            tables.BIASES: _biases(encoded, champion, fitted, device),
+        }
+        for table, content in tables_of_items.items():
+            _write(folder / f"{table.name}.parquet", table, content)
+        return lake.Report(rows_in=rows.height, rows_out=lists, info={"champion": label})
+
+    return lake.build(run, spec, write)
+
+
+def _recommendations(
+    run: Run, model: Recommender, rows: pl.DataFrame, encoded: Path, known: Interactions
+) -> Iterator[pl.DataFrame]:
+    """Lists of every user with a valid row, ordered by user id, in parts of bounded size.
+
+    A user of the fit is served with the history that the fit saw; one whom the filters left out by fold-in of their
+    positive rows, where the family can; the rest by popular items. Nobody gets an item of their source rows.
+    """
+    device = known.users.device
+    k = min(run.settings.export.top_n, known.n_items)
+    items = pl.read_parquet(encoded / "items.parquet")
+    everyone = (
+        rows.select("user_id").unique().sort("user_id").with_row_index("user_row")
+        .join(pl.read_parquet(encoded / "users.parquet"), on="user_id", how="left", maintain_order="left")
+    )  # fmt: skip
+    pairs = (
+        rows.join(everyone, on="user_id").join(items, on="item_id").sort("user_row", "timestamp", "item_idx")
+    )
+    strangers = mark(pairs.filter(pl.col("user_idx").is_null()), run.settings.dataset.feedback).filter(
+        "kept", "positive"
+    )
+    stranger_history = _history(
+        strangers.unique(["user_row", "item_idx"], maintain_order=True), everyone.height, items.height
+    )
+    seen = _history(
+        pairs.select("user_row", "item_idx").unique(maintain_order=True), everyone.height, items.height
+    )
+    own_history, popular = known.history(), known.item_counts()
+    for start in range(0, everyone.height, USERS_PER_PART):
+        users = everyone[start : start + USERS_PER_PART]
+        index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(
+            device
+        )
+        at = torch.arange(start, start + users.height)
+        history = _first_known(own_history, stranger_history[at].to(device), index)
+        lists = top_k(model, index, history, seen[at].to(device), k, fallback=popular)
+        flat = pl.DataFrame(
+            {
+                "row": torch.arange(users.height).repeat_interleave(k).numpy(),
+                "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(users.height).numpy(),
+                "item": lists.items.flatten().cpu().numpy(),
+                "score": lists.scores.flatten().double().cpu().numpy(),
+                "fallback": lists.from_fallback.repeat_interleave(k).cpu().numpy(),
+            }
+        ).filter(pl.col("item") >= 0)
+        yield flat.select(
+            users["user_id"].gather(flat["row"]).alias("user_id"),
+            "rank",
+            items["item_id"].gather(flat["item"]).alias("item_id"),
+            "score",
+            pl.when("fallback").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
+        )
+
+
+def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:
+    users = torch.from_numpy(pairs["user_row"].cast(pl.Int64).to_numpy(writable=True))
+    items = torch.from_numpy(pairs["item_idx"].cast(pl.Int64).to_numpy(writable=True))
+    return History.of(users, items, n_users, n_items)
+
+
+def _first_known(own: History, strangers: History, index: torch.Tensor) -> History:
+    """Row b: the history of user index[b] that the fit saw, or, for an index of -1, row b of `strangers`."""
+    known = index >= 0
+    both = History(
+        torch.cat([own.offsets, own.offsets[-1] + strangers.offsets[1:]]),
+        torch.cat([own.items, strangers.items]),
+        own.n_items,
+    )
+    rows = torch.where(known, index, len(own) + torch.arange(len(index), device=index.device))
+    return both[rows]
+
+
+def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.device) -> pl.DataFrame:
+    """Of the champion's refit, and of the fit on train of the other families."""
+    label = lake.info(champion)["label"]
+    parts = [tables.BIASES.empty()]
+    for folder in [champion, *(f for f in fitted if lake.info(f)["label"] != label)]:
+        model, name = load(folder, device), lake.info(folder)["label"]
+        parts.append(catalog.biases(encoded, name, "user", model.user_biases()))
+        parts.append(catalog.biases(encoded, name, "item", model.item_biases()))
+    return pl.concat(parts)
+
+
+def _write(path: Path, table: Table, frame: pl.DataFrame) -> None:
+    table.without(*OF_THE_NIGHT).check(frame).write_parquet(path)

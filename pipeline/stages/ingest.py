@@ -1,0 +1,226 @@
+"""Source files to `1_raw`: valid rows in source order, rejected lines with their reasons, the item catalog."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline import journal, lake, sources, tables, warehouse
+from pipeline.contracts import Reason, Refused, UnreadableInput
+from pipeline.parts import INTERACTIONS, REJECTED
+from pipeline.run import Run
+from pipeline.settings import Dataset
+from pipeline.stages import ingest_seen
+from pipeline.stages.ingest_file import FileResult, read_file
+from pipeline.stages.ingest_items import read_items
+
+VERSION = 1
+LAYER = "1_raw"
+
+
+def read_source(run: Run) -> Path:
+    """Folder with interactions.parquet (`raw`), rejected_rows.parquet (run_id "", set when published), catalog.parquet.
+
+    The catalog only where `dataset.items` is set. Raises UnreadableInput where a file is missing, broken as a
+    whole or lacks a column, and Refused where too many lines are rejected or no row is left; the journal keeps
+    the rejected lines in any case. A data line that is blank, has no user, item, number or time where one is
+    configured is a reject, never a guess.
+    """
+    dataset, layer = run.settings.dataset, run.home.lake(run.dataset) / LAYER
+    incremental = dataset.source.mode == "incremental"
+    seen = ingest_seen.read_seen(layer) if incremental else {}
+    present = _fingerprints(run.data, _patterns(dataset), optional=bool(seen))
+    catalog = _fingerprints(run.data, dataset.items.files if dataset.items else [])
+    if incremental:
+        files = ingest_seen.merge(seen, {digest: name for name, digest in present.items()})
+        order = [(name, digest) for digest, name in files.items()]
+    else:
+        order = sorted(present.items())
+    data_hash = _hash([digest for _, digest in [*order, *sorted(catalog.items())]])
+    settings = {**_that_matter(dataset), "files": order, "catalog": catalog, "data_hash": data_hash}
+
+    def write(folder: Path) -> lake.Report:
+        scratch = _scratch(layer)
+        try:
+            reading = _Reading(run, folder, scratch, {digest: name for name, digest in present.items()})
+            parts = [reading.part(digest, number) for number, (_, digest) in enumerate(order)]
+            reading.concatenate(parts, [name for name, _ in order])
+            results = [result for _, result in parts]
+            report = _report(results, dict(order), data_hash)
+            new = [result for (_, digest), result in zip(order, results, strict=True) if digest not in seen]
+            _gate(run, folder, report, new)
+            if dataset.items:
+                frame, report.info["catalog"] = read_items(run.data, sorted(catalog), dataset.items, scratch)
+                frame.write_parquet(folder / "catalog.parquet")
+            reading.check_unchanged()
+            if incremental:
+                ingest_seen.write_seen(layer, {digest: name for name, digest in order})
+            return report
+        finally:
+            sources.remove(scratch)
+
+    target = lake.build(run, lake.Spec("ingest", LAYER, VERSION, settings), write)
+    _journal_rejects(run, target)
+    return target
+
+
+class _Reading:
+    """Reads the files of one night into parts: in the lake where they are to be kept, else in `scratch`."""
+
+    def __init__(self, run: Run, folder: Path, scratch: Path, paths: dict[str, str]) -> None:
+        self.run, self.folder, self.scratch, self.paths = run, folder, scratch, paths
+        self.dataset = run.settings.dataset
+        self.keep = self.dataset.source.mode == "incremental"
+        self.stamps = {name: _stamp(run.data / name) for name in paths.values()}
+        limits: dict[str, Any] = {"threads": run.settings.threads, "memory_limit": run.settings.memory_limit}
+        self.con = warehouse.connect(temporary=scratch / "spill", **limits)
+
+    def part(self, digest: str, number: int) -> tuple[Path, FileResult]:
+        """The folder with the rows and rejects of one file."""
+        name = self.paths.get(digest)
+        if not self.keep:
+            assert name is not None
+            return self._read(name, self.scratch / f"part-{number}")
+        kept = (
+            ingest_seen.folder(self.folder.parent)
+            / f"{digest[:16]}-{_hash(_layout_settings(self.dataset))[:8]}"
+        )
+        if lake.is_complete(kept):
+            return kept, ingest_seen.result_of(kept)
+        if name is None:
+            raise ingest_seen.gone(digest[:16])
+        part, result = self._read(name, self.scratch / f"part-{number}")
+        ingest_seen.complete(part, result)
+        sources.remove(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part.rename(kept)
+        return kept, result
+
+    def _read(self, name: str, into: Path) -> tuple[Path, FileResult]:
+        into.mkdir()
+        return into, read_file(self.con, self.run.data / name, name, self.dataset, into)
+
+    def concatenate(self, parts: list[tuple[Path, FileResult]], names: list[str]) -> None:
+        """All parts' rows and rejects, in order."""
+        rows = [str(part / INTERACTIONS) for part, _ in parts]
+        if len(rows) == 1:
+            os.link(rows[0], self.folder / INTERACTIONS)
+        else:
+            all_rows = self.con.sql("FROM read_parquet($files)", params={"files": rows})
+            all_rows.write_parquet(str(self.folder / INTERACTIONS))
+        self.con.close()
+        rejects = [
+            pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
+            for (part, _), name in zip(parts, names, strict=True)
+        ]
+        pl.concat(rejects).sink_parquet(self.folder / REJECTED, maintain_order=True)
+        schema = pl.read_parquet_schema(self.folder / INTERACTIONS)
+        assert schema == dict(tables.RAW.schema), schema
+
+    def check_unchanged(self) -> None:
+        """A file that is still being written is no source."""
+        for name, stamp in self.stamps.items():
+            if _stamp(self.run.data / name) != stamp:
+                raise UnreadableInput(
+                    f"{self.run.data / name} changed while it was read: run again when it is complete"
+                )
+
+
+def _patterns(dataset: Dataset) -> list[str]:
+    if dataset.source.files:
+        return dataset.source.files
+    if dataset.published:
+        return [dataset.published.train, dataset.published.test]
+    raise UnreadableInput(f"data set {dataset.name}: source.files is empty; name its files there")
+
+
+def _fingerprints(folder: Path, patterns: list[str], optional: bool = False) -> dict[str, str]:
+    """Name to SHA-256; `optional`: no file at all is fine too."""
+    try:
+        names = sources.find_files(folder, patterns)
+    except UnreadableInput:
+        if not optional:
+            raise
+        names = []
+    return {name: sources.fingerprint(folder / name) for name in names}
+
+
+def _layout_settings(dataset: Dataset) -> dict[str, Any]:
+    layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
+    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
+    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
+
+
+def _that_matter(dataset: Dataset) -> dict[str, Any]:
+    items = dataset.items.model_dump(exclude={"files"}) if dataset.items else None
+    return {**_layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate}
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _scratch(layer: Path) -> Path:
+    """An empty folder for what is gone after the stage; those of killed nights are removed (the lock is held)."""
+    for old in layer.glob(".scratch-*"):
+        sources.remove(old)
+    scratch = layer / f".scratch-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+def _report(results: list[FileResult], files: dict[str, str], data_hash: str) -> lake.Report:
+    ledger: Counter[str] = Counter()
+    for result in results:
+        ledger.update(result.ledger)
+    rows, kept = sum(ledger.values()), ledger[Reason.KEPT]
+    rescanned = {name: r.rescanned for name, r in zip(files, results, strict=True) if r.rescanned}
+    info = {
+        "data_hash": data_hash, "files": files, "reject_rate": _reject_rate(results), "rescanned": rescanned,
+        "rejects": {reason: n for reason, n in ledger.most_common() if reason != Reason.KEPT},
+    }  # fmt: skip
+    return lake.Report(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
+
+
+def _reject_rate(results: list[FileResult]) -> float:
+    rows = sum(sum(result.ledger.values()) for result in results)
+    kept = sum(result.ledger.get(Reason.KEPT, 0) for result in results)
+    return (rows - kept) / rows if rows else 0.0
+
+
+def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) -> None:
+    """Refuse a source without rows, or with too many rejects: in all, or in tonight's new files."""
+    limit = run.settings.dataset.source.max_reject_rate
+    rate = max(report.info["reject_rate"], _reject_rate(new))
+    if report.rows_out and rate <= limit:
+        return
+    records = [{"stage": "ingest", "reason": reason, "rows": n} for reason, n in report.ledger.items()]
+    journal.append(run, tables.ROW_LEDGER, records)
+    _journal_rejects(run, folder)
+    if not report.rows_in:
+        raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
+    examples = pl.scan_parquet(folder / REJECTED).head(3).collect().iter_rows(named=True)
+    lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']}): {e['raw'][:80]!r}" for e in examples)
+    limit_text = (
+        f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
+    )
+    raise Refused(
+        f"{rate:.1%} of the lines were rejected{limit_text}: {reasons}; for "
+        f"example {lines}. All of them are in {journal.folder(run) / REJECTED}"
+    )
+
+
+def _journal_rejects(run: Run, folder: Path) -> None:
+    """The night's journal keeps its rejected lines."""
+    rejects = pl.scan_parquet(folder / REJECTED).with_columns(run_id=pl.lit(run.run_id))
+    rejects.sink_parquet(journal.folder(run) / REJECTED, maintain_order=True)

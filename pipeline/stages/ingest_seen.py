@@ -1,0 +1,61 @@
+"""Incremental sources: every file ever read is kept as Parquet, by its content, and listed in the order of first sight."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from pipeline import journal, lake
+from pipeline.contracts import UnreadableInput
+from pipeline.stages.ingest_file import FileResult
+
+Seen = dict[str, str]
+"""SHA-256 of a file's content to its name, in the order of first sight."""
+
+
+def folder(layer: Path) -> Path:
+    """Where the parts are kept, below the lake's `1_raw`."""
+    return layer / "files"
+
+
+def read_seen(layer: Path) -> Seen:
+    """The files of earlier nights."""
+    path = folder(layer) / "seen.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_seen(layer: Path, seen: Seen) -> None:
+    """Remember the files for the nights to come; atomic."""
+    folder(layer).mkdir(parents=True, exist_ok=True)
+    journal.write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
+
+
+def merge(seen: Seen, present: Seen) -> Seen:
+    """Earlier files first, then those that are new by content; a name used before gets a mark of the content."""
+    merged = dict(seen)
+    names = Counter(merged.values())
+    for digest, name in present.items():
+        if digest not in merged:
+            merged[digest] = f"{name}@{digest[:8]}" if names[name] else name
+            names[name] += 1
+    return merged
+
+
+def complete(part: Path, result: FileResult) -> None:
+    """Mark a part as whole."""
+    files = {p.name: lake.sha256(p) for p in sorted(part.iterdir())}
+    manifest = {"files": files, "ledger": result.ledger, "rescanned": result.rescanned}
+    journal.write_atomically(part / lake.MANIFEST, json.dumps(manifest, indent=2))
+
+
+def result_of(part: Path) -> FileResult:
+    """What was noted of a whole part."""
+    manifest = lake.read_manifest(part)
+    return FileResult(manifest["ledger"], manifest["rescanned"])
+
+
+def gone(name: str) -> UnreadableInput:
+    """A file of an earlier night that has to be read again, and is no longer there."""
+    return UnreadableInput(
+        f"{name} was read on an earlier night; it has to be read again (other settings, or its copy in the lake is "
+        "damaged) and isn't there: put it back"
+    )

@@ -1,0 +1,85 @@
+"""Proof that no part of a split knows another, and the figures that say how good a split is."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline import tables
+from pipeline.contracts import ContractError
+from pipeline.stages.splitting import TEST, TRAIN, VALID, pair_keys
+
+
+def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str) -> None:
+    """Raise ContractError if a pair is in two parts or, for kinds that go by time, a part knows a later one.
+
+    global_time: every row of a part is before every row of the next. leave_one_out: so it is for each user
+    (equal times allowed: the seeded hash decides them), with at most one row a user in valid and in test.
+    """
+    held = pl.concat([valid, test])
+    if pair_keys(held).n_unique() < held.height or pair_keys(train).is_in(pair_keys(held).implode()).any():
+        raise ContractError("split: a user and item is in two parts")
+    if kind not in ("global_time", "leave_one_out"):
+        return
+    before = {"valid": train, "test": pl.concat([train, valid])}
+    for name, part in {"valid": valid, "test": test}.items():
+        if kind == "global_time":
+            newest = pl.lit(before[name]["timestamp"].max(), tables.TIME)
+            late = part.filter(pl.col("timestamp") <= newest)
+        else:
+            newest = before[name].group_by("user_idx").agg(newest=pl.col("timestamp").max())
+            late = part.join(newest, on="user_idx").filter(pl.col("timestamp") < pl.col("newest"))
+            if part["user_idx"].n_unique() < part.height:
+                raise ContractError(f"split: a user has two rows in {name}")
+        if late.height:
+            raise ContractError(f"split: {late.height} rows of {name} are not after what is before it")
+
+
+def describe(
+    rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str
+) -> dict[str, Any]:
+    """Figures of a split, for later stages and people."""
+    held = {name: parts[name] for name in ("valid", "test")}
+    by_cut = held if kind == "global_time" else {}
+    by_ties = kind == "leave_one_out"
+    return {
+        "cuts": {name: str(part["timestamp"].min()) for name, part in by_cut.items() if part.height},
+        "tie_share": round(tie_share(rows, labels, TEST), 4) if by_ties else 0.0,
+        "tie_share_valid": round(tie_share(rows, labels, VALID), 4) if by_ties else 0.0,
+        "rows": {name: part.height for name, part in parts.items()},
+        "users": {name: part["user_idx"].n_unique() for name, part in parts.items()},
+        "n_cold": {name: cold(parts["train"], part) for name, part in held.items()},
+    }
+
+
+def warm_users(rows: pl.DataFrame, labels: np.ndarray) -> int:
+    """Users with a row in test and one in train."""
+    user = rows["user_idx"].to_numpy()  # (R,)
+    in_test, in_train = (
+        np.bincount(user[labels == part], minlength=user.max() + 1) for part in (TEST, TRAIN)
+    )
+    return int(((in_test > 0) & (in_train > 0)).sum())
+
+
+def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
+    """Share of the rows of `part` that a tie put there: an earlier part has a row of equal user and time.
+
+    Neighbours decide, since rows are in encoded order. 0 for rows without a time.
+    """
+    held = labels == part
+    if not held.any():
+        return 0.0
+    same = (rows["user_idx"] == rows["user_idx"].shift()) & (rows["timestamp"] == rows["timestamp"].shift())
+    tied = same.fill_null(False).to_numpy()[1:] & (labels[1:] == part) & (labels[:-1] < part)
+    return float(tied.sum() / held.sum())
+
+
+def cold(train: pl.DataFrame, held: pl.DataFrame) -> dict[str, int]:
+    """Users, items and rows of `held` that train does not know."""
+    user = ~held["user_idx"].is_in(train["user_idx"].unique().implode())
+    item = ~held["item_idx"].is_in(train["item_idx"].unique().implode())
+    return {
+        "users": held["user_idx"].filter(user).n_unique(),
+        "items": held["item_idx"].filter(item).n_unique(),
+        "rows": int((user | item).sum()),
+    }

@@ -1,0 +1,110 @@
+"""Fits one model family on one part of the data, and keeps its state."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from pipeline import lake, layers, measure
+from pipeline.device import on_device, resolve_device, set_threads
+from pipeline.interactions import Interactions
+from pipeline.models import MODELS, FitContext, ModelConfig, NotServable, Recommender
+from pipeline.models.saving import save
+from pipeline.rng import seed_of
+from pipeline.run import Run
+from pipeline.settings import Settings
+from pipeline.training import seeded
+
+VERSION = 1
+
+
+class Skipped(Exception):
+    """A family can't be used on this data; the message says why."""
+
+
+def fit_model(run: Run, data: Path, label: str, fit: str = "train", chosen: Path | None = None) -> Path:
+    """Fit `label` on `train`, `train+valid` (`data`: the split) or `all` (`data`: the encoded rows).
+
+    A fit on `train` is guided by valid; the others take their number of epochs from `chosen`, that first fit.
+    The folder's info has `skipped`, with the reason, where the family can't be used on this data.
+    """
+    family, config = family_of(run.settings, label)
+    set_threads(run.settings.threads)
+    device = resolve_device(run.settings.device)
+    spec = lake.Spec(
+        stage=f"train {label}" if fit == "train" else f"train {label} on {fit}",
+        layer="5_models",
+        version=VERSION,
+        settings={
+            "family": family.__name__, "config": config.model_dump(), "fit": fit, "seed": run.settings.seed,
+            "select": run.settings.select.model_dump(), "device": on_device(device),
+            "precision": run.settings.precision, "label": label,
+        },
+        parents=(data,) if chosen is None else (data, chosen),
+        head=f"{label}-{fit.replace('+', '-')}",
+    )  # fmt: skip
+
+    def write(folder: Path) -> lake.Report:
+        if fit == "all":
+            shape = lake.info(data)
+            frame = pl.read_parquet(data / "interactions.parquet")
+            train = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
+            parts = None
+        else:
+            parts = measure.load_parts(data, device)
+            train = parts.fitted_on(fit)
+        history: list[dict[str, float]] = []
+        context = FitContext(
+            device=device,
+            precision=run.settings.precision,
+            seed=seed_of(run.settings.seed, "fit", label),
+            log=lambda epoch, values: history.append({"epoch": epoch, **values}),
+            validate=measure.validator(parts, run.settings) if parts and chosen is None else None,
+            epochs=lake.info(chosen)["best_epoch"] if chosen else None,
+        )
+        started = time.perf_counter()
+        info: dict[str, Any] = {"label": label, "family": config_family(run.settings, label), "fit": fit}
+        try:
+            model = build(family, config, train.n_users, train.n_items, context.seed)
+            model.fit(train, context)
+        except NotServable as reason:
+            return lake.Report(rows_in=len(train), info={**info, "skipped": str(reason), "history": history})
+        save(model, folder)
+        info |= {
+            "seconds": round(time.perf_counter() - started, 3), "best_epoch": model.best_epoch, "history": history,
+            "config": config.model_dump(),
+        }  # fmt: skip
+        return lake.Report(rows_in=len(train), rows_out=len(train), info=info)
+
+    return lake.build(run, spec, write)
+
+
+def build(
+    family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int
+) -> Recommender:
+    """A new model; its initial values depend on `seed` alone, and torch's global generator is left as it was."""
+    with seeded(seed):
+        return family(config, n_users, n_items)
+
+
+def config_family(settings: Settings, label: str) -> str:
+    """Name of the family behind a label."""
+    return settings.models[label].family or label
+
+
+def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelConfig]:
+    """The class and the checked hyperparameters of a label; SettingsError names the key at fault."""
+    name = config_family(settings, label)
+    if name not in MODELS:
+        raise layers.SettingsError(
+            f"models.{label}: no family is called {name!r}{layers.nearest(name, MODELS)}; there are: {', '.join(MODELS)}"
+        )
+    family = MODELS[name]
+    try:
+        return family, family.Config.model_validate(settings.models[label].model_extra or {})
+    except ValidationError as error:
+        raise layers.SettingsError(
+            layers.explain(error, family.Config, f"recipe {settings.recipe}: models.{label}")
+        ) from None

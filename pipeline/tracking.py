@@ -1,0 +1,204 @@
+"""The only importer of mlflow: writes nights into its SQLite store. A view of the journal, never the truth."""
+
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+import polars as pl
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from pipeline import journal, lake, plots
+from pipeline.paths import Home
+from pipeline.run import Run
+
+PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
+NIGHT = "nightrecs.run_id"
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "user_id")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "user_id"),
+            ColSpec(DataType.long, "rank"),
+            ColSpec(DataType.string, "item_id"),
+            ColSpec(DataType.double, "score"),
+            ColSpec(DataType.string, "source"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("top_n", DataType.integer, 0)]),
+)
+
+
+def log_night(run: Run, parts: Path, fitted: list[Path], measured: list[Path], champion: str) -> str:
+    """Log the night: a parent run with a child for every family. Returns the parent's MLflow id."""
+    client, experiment = _client(run.home), _experiment(run.home, run.dataset)
+    data = lake.info(parts)
+    parent = _start(
+        client, experiment, run, run.run_id, {"nightrecs.kind": "night", "nightrecs.champion": champion}
+    )
+    settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
+    _log(
+        client,
+        parent,
+        params={**_flat(settings), "split.chosen": data["kind"], "data_hash": data.get("data_hash")},
+    )
+    client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
+    figures = {lake.info(folder)["label"]: pl.read_parquet(folder / "metrics.parquet") for folder in measured}
+    for folder in fitted:
+        _log_family(client, experiment, run, parent, folder, figures.get(lake.info(folder)["label"]))
+    _log(client, parent, metrics=_named(figures[champion]))
+    client.set_terminated(parent)
+    journal.update_run(run, mlflow_run_id=parent)
+    return parent
+
+
+def register_champion(run: Run, encoded: Path, champion: Path, mlflow_run_id: str) -> str:
+    """Register the refitted champion as the newest version of `<dataset>`, alias `champion`; returns the version."""
+    client = _client(run.home)
+    _experiment(run.home, run.dataset)
+    with mlflow.start_run(run_id=mlflow_run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="champion",
+            python_model=str(PYFUNC),
+            artifacts={
+                "model": str(champion),
+                "encoded": str(encoded),
+                "settings": str(journal.folder(run) / "settings.json"),
+            },
+            signature=SIGNATURE,
+            pip_requirements=[f"nightrecs=={journal.code_version()}"],
+            registered_model_name=run.dataset,
+            metadata={"run_id": run.run_id, "label": lake.info(champion)["label"]},
+        )
+    version = str(logged.registered_model_version)
+    client.set_model_version_tag(run.dataset, version, NIGHT, run.run_id)
+    try:
+        before = client.get_model_version_by_alias(run.dataset, "champion").version
+        client.set_registered_model_alias(run.dataset, "previous", before)
+    except MlflowException:
+        pass  # the first champion of this data set
+    client.set_registered_model_alias(run.dataset, "champion", version)
+    return version
+
+
+def _log_family(
+    client: MlflowClient, experiment: str, run: Run, parent: str, folder: Path, figures: pl.DataFrame | None
+) -> None:
+    info = lake.info(folder)
+    tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.family": info["family"]}
+    if "skipped" in info:
+        tags["nightrecs.skipped"] = info["skipped"]
+    child = _start(client, experiment, run, info["label"], tags)
+    now = int(time.time() * 1000)
+    curve = [
+        Metric(name, value, now, int(epoch["epoch"]))
+        for epoch in info["history"]
+        for name, value in epoch.items()
+        if name != "epoch"
+    ]
+    for start in range(0, len(curve), 1000):
+        client.log_batch(child, metrics=curve[start : start + 1000])
+    numbers = _named(figures) if figures is not None else {}
+    _log(
+        client,
+        child,
+        params=_flat(info.get("config", {})),
+        metrics={**numbers, "fit_seconds": info.get("seconds")},
+    )
+    if info["history"]:
+        with tempfile.TemporaryDirectory() as temporary:
+            client.log_artifact(child, str(plots.training_curve(info, Path(temporary) / "training.png")))
+    client.set_terminated(child, "FAILED" if "skipped" in info else "FINISHED")
+
+
+def _named(figures: pl.DataFrame) -> dict[str, float]:
+    """`test_full_ndcg_at_10`: MLflow allows no @ in names."""
+    rows = figures.filter(pl.col("segment") == "all").iter_rows(named=True)
+    return {
+        f"{r['split']}_{r['protocol']}_{r['metric']}" + (f"_at_{r['cutoff']}" if r["cutoff"] else ""): r[
+            "value"
+        ]
+        for r in rows
+    }
+
+
+def _start(client: MlflowClient, experiment: str, run: Run, name: str, tags: dict[str, str]) -> str:
+    return client.create_run(experiment, run_name=name, tags={NIGHT: run.run_id, **tags}).info.run_id
+
+
+def _log(
+    client: MlflowClient,
+    run_id: str,
+    params: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> None:
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[
+            Metric(name, float(value), now, 0) for name, value in (metrics or {}).items() if value is not None
+        ],
+        params=[Param(name, str(value)[:6000]) for name, value in (params or {}).items()],
+        tags=[RunTag("nightrecs.version", journal.code_version())],
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _client(home: Home) -> MlflowClient:
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    uri = tracking_uri(home)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    with _initialised_alone(home):
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)  # creates or migrates the database
+    return client
+
+
+def tracking_uri(home: Home) -> str:
+    """Where this home's MLflow keeps its runs; MLFLOW_TRACKING_URI, where the user has set one."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
+
+
+def _experiment(home: Home, dataset: str) -> str:
+    found = mlflow.get_experiment_by_name(dataset)
+    if found is None:
+        location = home.mlflow_artifacts / dataset  # without it artifacts go to a stray ./mlruns
+        location.mkdir(parents=True, exist_ok=True)
+        identity = mlflow.create_experiment(dataset, artifact_location=location.as_uri())
+    else:
+        identity = found.experiment_id
+    mlflow.set_experiment(experiment_id=identity)
+    return identity
+
+
+@contextmanager
+def _initialised_alone(home: Home) -> Iterator[None]:
+    """Only one process of a home may create the database at a time; parallel first initialisations fail."""
+    home.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
+    with (home.mlflow_db.parent / "init.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

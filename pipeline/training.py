@@ -1,0 +1,153 @@
+"""The one training loop of all gradient families: shuffling, steps, early stopping, best state."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.context import FitContext, NotServable
+from pipeline.device import autocast
+from pipeline.optimizers import TrainingConfig, learning_rate, optimizers
+from pipeline.rng import seed_of
+
+__all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "seeded"]
+
+log = logging.getLogger(__name__)
+
+Loss = Callable[[Tensor, torch.Generator], Tensor]
+"""Mean loss of the rows (B,) of a batch; whatever it draws comes from the generator."""
+
+
+class Diverged(NotServable):
+    """The loss or the parameters are no longer finite."""
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Torch's global generators, of the CPU and of `device`, start from `seed` and are put back after."""
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def fit_by_gradient(
+    model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext
+) -> int:
+    """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
+
+    With `context.epochs` exactly so many epochs; else, with `context.validate`, until `config.patience`
+    validations have brought nothing better, and the best state is put back; else `config.epochs`. The schedule
+    runs over `config.epochs` in every case, so that a refit of k epochs repeats the first k of the search.
+
+    Raises Diverged when a loss or, at the end, a parameter is not finite.
+    """
+    stepper = Stepper(model, n_rows, loss, config, context)
+    validate = context.validate if context.epochs is None else None
+    best, best_epoch, best_state, waited = -math.inf, None, {}, 0
+    epoch, last_epoch = 0, context.epochs or config.epochs
+    with seeded(seed_of(context.seed, "training"), context.device):
+        for epoch in range(1, last_epoch + 1):
+            values = {"loss": stepper.run_epoch(epoch)}
+            late = context.deadline is not None and time.monotonic() > context.deadline
+            if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
+                values["valid"] = _validated(model, validate)
+                waited += 1
+                if values["valid"] > best:
+                    best, best_epoch, best_state, waited = values["valid"], epoch, _copy(model), 0
+            context.log(epoch, values)
+            if late and epoch < last_epoch:
+                log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
+            if late or waited >= config.patience:
+                break
+    if best_epoch is not None:
+        model.load_state_dict(best_state)
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower it")
+    return best_epoch or epoch
+
+
+class Stepper:
+    """Optimizer, schedule and batches: what one step and one epoch are, apart from how many there will be."""
+
+    def __init__(
+        self, model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext
+    ):
+        if not n_rows:
+            raise NotServable("there is no row to learn from")
+        self.model, self.n_rows, self.loss, self.config, self.context = model, n_rows, loss, config, context
+        self.batch_size = min(config.batch_size or n_rows, n_rows)
+        self.optimizers = optimizers(model, config)
+        self.halved = False
+
+    def run_epoch(self, epoch: int) -> float:
+        """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
+        device = self.context.device
+        generator = torch.Generator(device).manual_seed(seed_of(self.context.seed, "epoch", epoch))
+        order = torch.randperm(self.n_rows, device=device, generator=generator)  # (N,)
+        total = torch.zeros(
+            (), dtype=torch.float64, device=device
+        )  # stays there: the only sync is at the end
+        self.model.train()
+        start = 0
+        while start < self.n_rows:
+            rows = order[start : start + self.batch_size]  # (B,)
+            try:
+                self.set_rate(epoch - 1 + start / self.n_rows)
+                total += self.step(rows, generator).double() * len(rows)
+            except torch.OutOfMemoryError:
+                if self.halved or self.batch_size == 1:
+                    raise
+                self._halve()
+                continue
+            start += len(rows)
+        mean = total.item() / self.n_rows
+        if not math.isfinite(mean):
+            rate = learning_rate(self.config, epoch - 1)
+            raise Diverged(f"the loss of epoch {epoch} is {mean} at learning rate {rate:g}; lower it")
+        return mean
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """One update by the rows (B,); their mean loss, still on the device."""
+        with autocast(self.context.device, self.context.precision):
+            loss = self.loss(rows, generator)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.detach()
+
+    def set_rate(self, at: float) -> None:
+        """Learning rate for the moment `at`, in epochs since the start."""
+        rate = learning_rate(self.config, at)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def _halve(self) -> None:
+        self.halved = True
+        self.batch_size = (self.batch_size + 1) // 2
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("out of device memory: going on with batch_size = %d", self.batch_size)
+
+
+def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:
+    model.eval()
+    with torch.no_grad():
+        return float(validate(model))
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

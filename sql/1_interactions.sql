@@ -1,0 +1,58 @@
+-- 1_interactions: the source's texts as typed rows. Strict: the first value outside a plain grammar ends the
+-- statement, and the file is then read line by line, where odd but good values are kept and bad ones named.
+-- reads:  source_text (user_text, item_text, rating_text, timestamp_text), in source order
+-- writes: nothing; returns the columns of `raw`
+-- params: has_rating, missing_ratings, clock (none, count, iso or format), scale (microseconds a count),
+--         format (of strptime), is_plain (no blank and no underscore in the file: a cast is strict enough)
+with source as (
+    select * from source_text
+),
+
+typed as (
+    select
+        case when strlen(user_text) between 1 and 1024 then user_text else error('user') end as user_id,
+        case when strlen(item_text) between 1 and 1024 then item_text else error('item') end as item_id,
+        case
+            when not $has_rating then null
+            when rating_text is not null and (
+                $is_plain or regexp_full_match(rating_text, '[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
+            )
+                then cast(rating_text as double)
+            else error('rating')
+        end as rating,
+        case
+            when $clock = 'none' then null
+            when $clock = 'count' and ($is_plain or regexp_full_match(timestamp_text, '[0-9]+(\.0*)?'))
+                and cast(timestamp_text as double) between 0 and 1e15
+                and cast(timestamp_text as double) = floor(cast(timestamp_text as double))
+                then make_timestamp(cast(cast(timestamp_text as double) as bigint) * $scale)
+            when $clock = 'iso' and regexp_full_match(
+                timestamp_text,
+                '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z?)?'
+            )
+                then cast(timestamp_text as timestamp)
+            when $clock = 'format' and strftime(strptime(timestamp_text, $format), $format) = timestamp_text
+                then strptime(timestamp_text, $format)
+            else error('timestamp')
+        end as "timestamp"
+    from source
+),
+
+final as (
+    select
+        user_id,
+        item_id,
+        case
+            when rating is null or list_contains(cast($missing_ratings as double[]), rating) then null
+            when isfinite(rating) then rating
+            else error('rating')
+        end as rating,
+        case
+            when "timestamp" is null then null
+            when "timestamp" >= timestamp '1970-01-01' and "timestamp" < timestamp '2100-01-01' then "timestamp"
+            else error('timestamp')
+        end as "timestamp"
+    from typed
+)
+
+select * from final

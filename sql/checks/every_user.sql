@@ -1,0 +1,27 @@
+-- severity: error
+-- reads: users, recommendations, source_rows, ranked_items, wanted
+-- Every user with a valid row has min(top_n, items that take part and are not yet seen) recommendations.
+with seen as (
+    select user_id, count(distinct item_id) as n
+    from source_rows
+    semi join ranked_items using (item_id)
+    group by user_id
+),
+
+listed as (
+    select user_id, count(*) as n from recommendations group by user_id
+),
+
+final as (
+    select
+        users.user_id,
+        coalesce(listed.n, 0) as n,
+        least(
+            (select top_n from wanted), (select count(*) from ranked_items) - coalesce(seen.n, 0)
+        ) as expected
+    from users
+    left join seen using (user_id)
+    left join listed using (user_id)
+)
+
+select * from final where n <> expected

@@ -1,0 +1,11 @@
+-- severity: error
+-- reads: recommendations, similar_items, source_rows
+-- Every recommended or similar item occurs in a valid source row.
+with listed as (
+    select item_id from recommendations
+    union
+    select similar_item_id from similar_items
+    union
+    select item_id from similar_items
+)
+select listed.item_id from listed anti join source_rows using (item_id)

@@ -1,0 +1,17 @@
+-- severity: error
+-- reads: row_ledger, rejected_rows, tonight
+-- Every rejected source line is listed, once.
+with counted as (
+    select coalesce(sum(rows), 0) as n
+    from row_ledger
+    semi join tonight using (run_id)
+    where stage = 'ingest' and reason <> 'kept'
+),
+
+listed as (
+    select count(*) as n from rejected_rows
+)
+
+select counted.n as counted, listed.n as listed
+from counted, listed
+where counted.n <> listed.n

@@ -1,0 +1,16 @@
+-- severity: error
+-- reads: similar_items
+-- Ranks of an item are dense, scores finite and non-increasing, and no item is similar to itself.
+with final as (
+    select
+        item_id,
+        similar_item_id,
+        rank,
+        score,
+        row_number() over (partition by item_id order by rank) as expected,
+        lag(score) over (partition by item_id order by rank) as score_before
+    from similar_items
+)
+
+select * from final
+where rank <> expected or not isfinite(score) or score > score_before or item_id = similar_item_id

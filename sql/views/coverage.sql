@@ -1,0 +1,26 @@
+-- reads: recommendations, items
+-- How much of the catalog the lists show, and how the showing is spread.
+create view coverage as
+with shown as (
+    select item_id, count(*) as n from recommendations group by item_id
+),
+
+lists as (
+    select count(*) as items_shown, max(n) as lists_with_the_most_shown_item from shown
+),
+
+known as (
+    select count(*) as items_known from items where n_interactions > 0
+),
+
+served as (
+    select count(distinct user_id) as users from recommendations
+)
+
+select
+    lists.items_shown,
+    known.items_known,
+    lists.items_shown / known.items_known as coverage,
+    lists.lists_with_the_most_shown_item,
+    served.users
+from lists, known, served

@@ -1,0 +1,23 @@
+-- reads: metrics, runs
+-- Quality of the models of the newest night, all users; models are chosen on valid and reported once on test.
+create view leaderboard as
+with newest as (
+    select run_id, champion from runs where outcome = 'published' order by run_id desc limit 1
+)
+
+select
+    metrics.model,
+    metrics.model = newest.champion as champion,
+    metrics.split,
+    metrics.protocol,
+    metrics.metric,
+    metrics.cutoff,
+    metrics.value,
+    metrics.ci_low,
+    metrics.ci_high,
+    metrics.n
+from metrics
+join newest using (run_id)
+where metrics.segment = 'all'
+order by
+    metrics.split, metrics.protocol, metrics.metric, metrics.cutoff, metrics.value desc, metrics.model

@@ -1,0 +1,42 @@
+"""Fixtures: a home of its own for every test, and the real data sets where they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import journal
+from pipeline.run import Run, utcnow
+from pipeline.settings import Settings
+
+CHECKOUT = Path(__file__).parent.parent
+DATA = (CHECKOUT / os.environ.get("NIGHTRECS_DATA", "../shared/data")).resolve()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("NIGHTRECS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A night that has just begun, on a data set called `tiny`."""
+    settings = Settings.model_validate({"dataset": {"name": "tiny"}, "models": {"popularity": {}}})
+    night = Run(
+        run_id="20260101T000000.000Z-aaaa",
+        home_root=tmp_path / "home",
+        data=tmp_path,
+        settings=settings,
+        started_at=utcnow(),
+    )
+    journal.open_run(night)
+    return night
+
+
+def data_set(name: str) -> Path:
+    """Folder of a real data set; skips the test where it is absent."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not at hand; set NIGHTRECS_DATA")
+    return folder

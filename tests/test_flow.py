@@ -1,0 +1,83 @@
+"""The night under Prefect: the same line, tasks with names, artifacts; and without a Prefect that answers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+QUICK = ["--set", "models.mf.epochs=2"]
+
+
+def nightrecs(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("NIGHTRECS_", "PREFECT_", "MLFLOW_"))}
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(
+        command, cwd=CHECKOUT, env={**clean, **environ}, capture_output=True, text=True, timeout=400
+    )
+
+
+@pytest.mark.server
+def test_a_night_under_prefect(tmp_path, monkeypatch):
+    """One temporary server for all: task names, tags, states and artifacts, as the UI shows them."""
+    for name, value in {
+        "PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    from prefect.client.orchestration import get_client
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        from flows.tasks import nightly
+
+        assert nightly(home=str(tmp_path / "home"), overrides=["models.mf.epochs=2"]) == "published"
+        with get_client(sync_client=True) as client:
+            runs = {run.name: run for run in client.read_task_runs()}
+            artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+            flow = client.read_flow_runs()[0]
+    assert flow.name == "nightly sample" and flow.state_name == "Completed"
+    assert {
+        "ingest",
+        "clean",
+        "encode",
+        "split",
+        "train ease",
+        "evaluate ease",
+        "export",
+        "audit",
+        "publish",
+    } <= set(runs)
+    assert all(run.state_name == "Completed" for run in runs.values())
+    assert "gpu" in runs["train mf"].tags
+    assert set(artifacts) == {"sample-leaderboard", "sample-ledger", "sample-night"}
+    assert "sample.duckdb" in artifacts["sample-night"].data
+
+
+def test_an_api_that_does_not_answer_does_not_stop_the_night(tmp_path):
+    done = nightrecs(
+        "--home", str(tmp_path), "run", "--until", "split", PREFECT_API_URL="http://127.0.0.1:9/api"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not answer); running without it" in done.stderr
+    assert "stopped: --until split" in done.stderr
+
+
+def test_run_without_prefect_prints_the_sql_to_try(tmp_path):
+    done = nightrecs("--home", str(tmp_path), "run", "--no-prefect", *QUICK)
+    assert done.returncode == 0, done.stderr
+    query = next(line for line in done.stderr.splitlines() if " sql sample " in line).split('"')[1]
+    answer = nightrecs("--home", str(tmp_path), "sql", "sample", query)
+    assert answer.returncode == 0 and len(answer.stdout.splitlines()) == 21, answer
+
+
+def test_an_unwritable_home_is_exit_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = nightrecs("--home", str(tmp_path / "file"), "run", "--no-prefect")
+    assert done.returncode == 2 and "--home" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = nightrecs("--debug", "--home", str(tmp_path), "recommend", "sample", "x")
+    assert done.returncode == 2 and "Traceback" in done.stderr

@@ -1,0 +1,93 @@
+"""The settings tree: order of the layers, and errors that name file, key and the nearest known key."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.layers import SettingsError, load_settings
+
+
+@pytest.fixture
+def toml(tmp_path: Path):
+    def write(text: str, name: str = "mine.toml") -> str:
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+DATASET = 'name = "mine"\n[source]\nfiles = ["a.csv"]\n'
+RECIPE = "[models.popularity]\n[split]\ntest = 0.2\n"
+
+
+def test_later_layers_win(toml):
+    dataset, recipe = toml(DATASET), toml(RECIPE + "[dataset.filter]\nmin_item_interactions = 5\n", "r.toml")
+    plain, file = load_settings(dataset, recipe, [], {})
+    assert (plain.split.test, plain.dataset.filter.min_item_interactions, str(file)) == (0.2, 5, dataset)
+    environ = {"NIGHTRECS_SPLIT__TEST": "0.3", "NIGHTRECS_HOME": "/nowhere", "OTHER": "x"}
+    assert load_settings(dataset, recipe, [], environ)[0].split.test == 0.3
+    assert load_settings(dataset, recipe, ["split.test=0.4"], environ)[0].split.test == 0.4
+
+
+def test_set_takes_bare_text_lists_and_numbers(toml):
+    overrides = [
+        "device=cpu",
+        "evaluation.cutoffs=[1, 3]",
+        "models.mf.embedding_dim=8",
+        "dataset.columns.rating=stars",
+    ]
+    settings, _ = load_settings(toml(DATASET), toml(RECIPE, "r.toml"), overrides, {})
+    assert (settings.device, settings.evaluation.cutoffs, settings.dataset.columns.rating) == (
+        "cpu",
+        [1, 3],
+        "stars",
+    )
+    assert settings.models["mf"].model_extra == {"embedding_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "overrides", "environ", "says"),
+    [
+        (
+            DATASET + "delimitr = ','\n",
+            [],
+            {},
+            ["mine.toml", "dataset.source.delimitr", "did you mean 'delimiter'?"],
+        ),
+        (DATASET, ["split.tets=0.1"], {}, ["--set split.tets=0.1", "did you mean 'test'?"]),
+        (
+            DATASET,
+            [],
+            {"NIGHTRECS_SPLIT__KINDS": "random"},
+            ["NIGHTRECS_SPLIT__KINDS", "did you mean 'kind'?"],
+        ),
+        (DATASET, ["split.test=2"], {}, ["split.test", "less than 1"]),
+        (DATASET, ["split.kind=temporal"], {}, ["split.kind", "global_time"]),
+        (DATASET, ["sed=1"], {}, ["sed", "did you mean 'seed'?"]),
+        (DATASET, ["nonsense"], {}, ["key.path=value"]),
+        ('name = "no/slashes"\n', [], {}, ["mine.toml", "dataset.name"]),
+        ("name = \n", [], {}, ["mine.toml", "line 1"]),
+    ],
+)
+def test_errors_name_file_key_and_nearest_known_key(toml, dataset, overrides, environ, says):
+    with pytest.raises(SettingsError) as error:
+        load_settings(toml(dataset), toml(RECIPE, "r.toml"), overrides, environ)
+    for words in says:
+        assert words in str(error.value)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(SettingsError, match="did you mean 'ml-100k'"):
+        load_settings("ml-100", "nightly", [], {})
+    with pytest.raises(SettingsError, match=r"does not exist"):
+        load_settings("./missing.toml", "nightly", [], {})
+
+
+@pytest.mark.parametrize("recipe", sorted(p.stem for p in paths.RECIPES.glob("*.toml")))
+@pytest.mark.parametrize("dataset", sorted(p.stem for p in paths.DATASETS.glob("*.toml")))
+def test_every_shipped_toml_is_valid(dataset, recipe):
+    settings, _ = load_settings(dataset, recipe, [], {})
+    assert settings.dataset.name == dataset
+    assert settings.recipe == recipe
