@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USAGE)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """All commands and options."""
     common = Parser(add_help=False)
     common.add_argument(
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    def command(name: str, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(name: str, help: str, *parents: Parser) -> Parser:
         return commands.add_parser(name, help=help, description=help, parents=[common, *parents])
 
     run = command("run", "run the nightly flow now", as_json)

@@ -38,7 +38,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> str:
             raise ConnectionError(f"PREFECT_API_URL {api} does not answer")
         from flows.tasks import nightly
 
-        return nightly(**arguments)
+        return str(nightly(**arguments))
     except OURS:
         raise
     except Exception as error:

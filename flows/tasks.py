@@ -26,8 +26,7 @@ def is_transient(task: Any, run: Any, state: Any) -> bool:
 def as_task(stage: Callable, *args: Any) -> Any:
     """The step of a night under Prefect. Arguments are paths and one small object, and are never hashed."""
     name = line.name_of(stage)
-    wrapped = task(
-        stage,
+    as_prefect_task = task(
         name=name,
         task_run_name=line.title_of(stage, args),
         tags=TAGS.get(name, [name]),
@@ -38,7 +37,7 @@ def as_task(stage: Callable, *args: Any) -> Any:
         retry_condition_fn=is_transient,
         timeout_seconds=TIMEOUTS.get(name, 3600),
     )
-    return wrapped(*args)
+    return as_prefect_task(stage)(*args)
 
 
 @flow(name="nightly", flow_run_name="nightly {dataset}", persist_result=False, log_prints=False)

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 import polars as pl
 import torch
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pipeline.interactions import History, Interactions
 from pipeline.models.saving import load
@@ -53,20 +52,22 @@ class Champion(PythonModel):
             k,
             fallback=self.popular,
         )
-        flat = pd.DataFrame(
+        flat = pl.DataFrame(
             {
-                "user_id": asked["user_id"].to_numpy().repeat(k),
-                "rank": list(range(1, k + 1)) * asked.height,
+                "user": torch.arange(len(users)).repeat_interleave(k).numpy(),
+                "rank": torch.arange(1, k + 1).repeat(len(users)).numpy(),
                 "item": lists.items.flatten().numpy(),
                 "score": lists.scores.flatten().double().numpy(),
-                "source": [
-                    "fallback" if fallback else "model" for fallback in lists.from_fallback for _ in range(k)
-                ],
+                "source": pl.Series(lists.from_fallback.repeat_interleave(k).numpy()),
             }
-        )
-        flat = flat[flat["item"] >= 0].reset_index(drop=True)
-        flat.insert(2, "item_id", self.items.gather(flat["item"].to_numpy()).to_numpy())
-        return flat.drop(columns="item")
+        ).filter(pl.col("item") >= 0)
+        return flat.select(
+            asked["user_id"].gather(flat["user"]).alias("user_id"),
+            "rank",
+            self.items.gather(flat["item"]).alias("item_id"),
+            "score",
+            pl.when("source").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
+        ).to_pandas()
 
 
 def _with_empty_row(history: History, nobody: torch.Tensor) -> History:
@@ -77,4 +78,3 @@ def _with_empty_row(history: History, nobody: torch.Tensor) -> History:
 
 
 set_model(Champion())
-_ = mlflow  # the file is run by MLflow

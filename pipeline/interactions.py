@@ -1,10 +1,13 @@
 """Interactions as tensors on one device, and the history of users as compressed rows."""
 
+import warnings
 from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
 from torch import Tensor
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class History:
     def to(self, device: torch.device | str) -> "History":
         """The same rows on another device."""
         return History(self.offsets.to(device), self.items.to(device), self.n_items)
+
+    def sparse(self, values: Tensor | None = None) -> Tensor:
+        """`values` (E,), or ones, as a sparse (B, I) matrix. Items must be distinct within a row."""
+        values = torch.ones(len(self.items), device=self.items.device) if values is None else values
+        size = (len(self), self.n_items)
+        return torch.sparse_csr_tensor(self.offsets, self.items, values, size, check_invariants=False)
 
     @classmethod
     def of(cls, users: Tensor, items: Tensor, n_users: int, n_items: int) -> "History":

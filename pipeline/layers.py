@@ -74,9 +74,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def explain(
-    error: ValidationError, model: type[BaseModel], origin: Mapping[tuple[str, ...], str] | str
+    error: ValidationError, model: type[BaseModel], origin: Mapping[tuple[str, ...], str] | str, prefix: str = ""
 ) -> str:
-    """One line a problem: where it was set, the key, what is wrong, the nearest known key."""
+    """One line a problem: where it was set, the key (after `prefix`), what is wrong, the nearest known key."""
     lines = []
     for problem in error.errors(include_url=False):
         keys = tuple(str(part) for part in problem["loc"])
@@ -88,7 +88,7 @@ def explain(
             text = "is missing"
         else:
             text = f"{problem['msg']}, got {problem['input']!r}"
-        lines.append(f"{where}: {'.'.join(keys)}: {text}")
+        lines.append(f"{where}: {prefix}{'.'.join(keys)}: {text}")
     return "\n".join(lines)
 
 

@@ -134,13 +134,14 @@ def quoted(text: str, start: int, quote: str) -> tuple[str, int]:
 
 
 def sniff_delimiter(lines: list[str], quote: str, names: list[str], name: str) -> str:
-    """The delimiter that finds most wanted names in the first line, else splits most lines alike, else into most fields."""
+    """The one that finds most of the names in the first line; else splits most lines alike; else into most fields."""
 
     def fit(delimiter: str) -> tuple[int, float, int, int]:
         split = [fields(line, delimiter, quote) for line in lines if line]
-        width, alike = Counter(map(len, split)).most_common(1)[0] if split else (0, 0)
-        if width < 2:
+        widths = Counter(len(line) for line in split if len(line) > 1)
+        if not widths:
             return 0, 0.0, 0, 0
+        width, alike = widths.most_common(1)[0]
         found = len(set(names) & {field.strip() for field in split[0]})
         return found, alike / len(split), width, -DELIMITERS.index(delimiter)
 
@@ -161,6 +162,6 @@ def find_column(column: str, key: str, names: list[str], name: str, header: bool
     shown = ", ".join(repr(n[:40]) for n in names[:30])
     where = "the header" if header else "column_names"
     raise UnreadableInput(
-        f"{name}: no column {column!r} ({key}) in {where}, which has: {shown}{nearest}. Mend {key} in the data "
-        "set's TOML; for a file without a header set header = false and column_names."
+        f"{name}: no column {column!r} ({key}) in {where}, which has: {shown}{nearest}. Mend {key} in the "
+        "data set's TOML; for a file without a header set header = false and column_names."
     )

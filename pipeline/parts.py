@@ -11,8 +11,20 @@ from pipeline.contracts import Reason
 from pipeline.values import Row
 
 INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"
-_ROWS = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))])  # fmt: skip
-_REJECTED = pa.schema([("run_id", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("column", pa.string()), ("reason", pa.string()), ("raw", pa.string())])  # fmt: skip
+_TEXT, _LINE = pa.string(), pa.int64()
+_ROWS = pa.schema(
+    [("user_id", _TEXT), ("item_id", _TEXT), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))]
+)
+_REJECTED = pa.schema(
+    [
+        ("run_id", _TEXT),
+        ("file", _TEXT),
+        ("line", _LINE),
+        ("column", _TEXT),
+        ("reason", _TEXT),
+        ("raw", _TEXT),
+    ]
+)
 _BATCH = 122_880  # rows, DuckDB's row group
 
 

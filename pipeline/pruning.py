@@ -8,14 +8,15 @@ from pipeline.topk import ordered, unordered
 
 HEAD = 1024  # items that are scored for everybody: those with the highest bounds
 BLOCK = 512  # step in which more items are
-CELLS = {"cpu": 1 << 22, "cuda": 1 << 26}  # scores at once: on a CPU what stays in its cache
+CELLS = 1 << 26  # scores at once
+CPU_CELLS = 1 << 22  # what stays in a cache
 
 
 class DotProducts:
     """score = <user factors, item factors> + item bias, for the items that are `allowed`.
 
-    A score is at most |user| |item| + bias (Cauchy-Schwarz). So with the items ordered by that bound, whoever has k
-    scores above the bound of the next item is done (Teflioudi et al., "LEMP", SIGMOD 2015, sec. 3).
+    A score is at most |user| |item| + bias (Cauchy-Schwarz). So with the items ordered by that bound, whoever
+    has k scores above the bound of the next item is done (Teflioudi et al., "LEMP", SIGMOD 2015, sec. 3).
     """
 
     def __init__(self, items: Tensor, bias: Tensor | None, users: Tensor, allowed: Tensor | None = None):
@@ -39,9 +40,9 @@ class DotProducts:
         self.buffer = items.new_empty(0)
 
     def top(self, users: Tensor, mask: History | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """User factors (B, D) to values (B, k), items (B, k) and `tied` (B,), as `topk.largest` has them; k < HEAD.
+        """User factors (B, D) to values (B, k), items (B, k) and `tied` (B,), for k < HEAD.
 
-        But which of the items of equal score are listed in `tied` rows is left open.
+        As `topk.largest` has them, but for which of the items of equal score are listed in `tied` rows.
         """
         x = torch.cat([users, users.new_ones(len(users), 1)], 1)  # (B, D + 1)
         values, places = self._best(x, mask, 0, HEAD, k + 1)  # (B, k + 1): one more shows a tie at the end
@@ -53,9 +54,9 @@ class DotProducts:
         )  # (B,), bounds fall
         rows = rows[: int((blocks > 0).sum())]
         ends = (HEAD + BLOCK * blocks).clamp(max=len(self.order)).tolist()
-        start = 0
+        start, cells = 0, CPU_CELLS if x.device.type == "cpu" else CELLS
         while start < len(rows):  # the furthest first, so that neighbours go about as far
-            part = rows[start : start + max(1, CELLS[x.device.type] // (ends[start] - HEAD))]  # (B',)
+            part = rows[start : start + max(1, cells // (ends[start] - HEAD))]  # (B',)
             known = None if mask is None else mask[part]
             more = self._best(x[part], known, HEAD, ends[start], k + 1)
             start += len(part)

@@ -1,4 +1,4 @@
-"""The only maker of lists and ranks: masks, applies rules, breaks ties, in tiles of bounded memory."""
+"""Top-k lists, and the ranks of holdout events: exact, and the same for every tile size."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,14 @@ import torch
 from torch import Tensor
 
 from pipeline.interactions import History
+from pipeline.lists import Lists, ScoreError, in_tiles, make_lists, refuse_non_finite, served, tile_size
 from pipeline.models.base import Recommender
-from pipeline.pruning import HEAD, DotProducts
-from pipeline.topk import largest
 
-TILE_BYTES = 256 * 2**20
-DOT_TILE = 8192  # users at once where dot products are pruned
-LOWEST = torch.finfo(torch.float32).min  # -inf is kept for masked items
-
-
-class ScoreError(ValueError):
-    """A model's scores are not numbers."""
+__all__ = ["LeakError", "Lists", "Ranks", "ScoreError", "candidate_ranks", "holdout_ranks", "served", "top_k"]
 
 
 class LeakError(ValueError):
     """A holdout item is masked: what is to be predicted is known already."""
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Top-k lists of N users, best first; shorter ones end in item -1 with score -inf."""
-
-    items: Tensor  # (N, k) int64
-    scores: Tensor  # (N, k) float32
-    from_fallback: Tensor  # (N,) bool
 
 
 @dataclass(frozen=True)
@@ -62,17 +46,17 @@ def top_k(
 ) -> Lists:
     """The k best items for users (N,), none of them in `mask`; shorter only where fewer items are left.
 
-    Rows of `history` and `mask` belong to `users`. `allowed` (I,) bool limits the items for everybody. Users whom
-    the model can't serve (see `served`) get `fallback` (I,) scores. Equal scores go by item index. `tile` is the
-    number of users scored at once, by default what fits 256 MB. Raises ScoreError on NaN or +inf, and ValueError
-    where a fallback is needed and there is none.
+    Rows of `history` and `mask` belong to `users`. `allowed` (I,) bool limits the items for everybody. Users
+    the model can't serve (see `served`) get `fallback` (I,) scores. Equal scores go by item index. `tile` is
+    the number of users scored at once, by default what fits TILE_BYTES. Raises ScoreError on NaN or +inf, and
+    ValueError where a fallback is needed and there is none.
     """
     _check_rows(users, history=history, mask=mask)
     if fallback is None and (n := int((~served(model, users, history)).sum())):
         raise ValueError(
             f"{type(model).__name__} can't serve {n:,} of {len(users):,} users, and there is no fallback"
         )
-    return _rank(model, users, history, mask, k, allowed, fallback, tile)[0]
+    return make_lists(model, users, history, mask, k, allowed, fallback, tile)[0]
 
 
 @torch.no_grad()
@@ -89,14 +73,14 @@ def holdout_ranks(
 ) -> Ranks:
     """Rank of every holdout event among all unmasked items, as far as it is <= k_max, and the lists.
 
-    Ties count against the model: rank = other unmasked items with score >= the event's + place among the user's
-    own holdout items, by score. So a constant scorer hits nothing. Users whom nobody serves rank nothing.
-    Raises LeakError where an item is both masked and held out, ScoreError on NaN or +inf.
+    Ties count against the model: rank = other unmasked items with score >= the event's + place among the
+    user's own holdout items, by score. So a constant scorer hits nothing. Users whom nobody serves rank
+    nothing. Raises LeakError where an item is both masked and held out, ScoreError on NaN or +inf.
     """
     _check_rows(users, history=history, mask=mask, holdout=holdout)
     if mask is not None:
         _refuse_leak(users, mask, holdout)
-    lists, equals = _rank(model, users, history, mask, k_max, None, fallback, tile, holdout)
+    lists, equals = make_lists(model, users, history, mask, k_max, None, fallback, tile, holdout)
     events = _keys(holdout)  # (E,)
     listed, at = _row_keys(lists.items, holdout.n_items).flatten().sort()  # (N * k,)
     place = torch.searchsorted(listed, events).clamp(max=len(listed) - 1)  # (E,)
@@ -128,91 +112,15 @@ def candidate_ranks(
     real = (items >= 0) & (items != items[:, :1])  # (N, 1 + C); the holdout itself does not count
     scores = torch.zeros(items.shape, device=items.device)  # all equal: last
     by_model = served(model, users, history)
-    for rows in by_model.nonzero().squeeze(1).split(tile or _tile(history.n_items)):
+    for rows in in_tiles(by_model, tile or tile_size(history.n_items, users.device)):
         scores[rows] = model.score(users[rows], history[rows], items[rows].clamp(min=0)).float()
     if fallback is not None:
         scores = torch.where(by_model.unsqueeze(1), scores, fallback.float()[items.clamp(min=0)])
-    _refuse_non_finite(scores.masked_fill(items < 0, 0).amax(1), users)
+    refuse_non_finite(scores.masked_fill(items < 0, 0).amax(1), users)
     ranks = 1 + (real & (scores >= scores[:, :1])).sum(1)  # (N,)
     return Ranks(
         torch.arange(len(users) + 1, device=users.device), ranks, items.shape[1], history.lengths > 0
     )
-
-
-def served(model: Recommender, users: Tensor, history: History) -> Tensor:
-    """Whom the model serves, (N,): all; or users with history, if it reads that; or those whom the fit saw."""
-    if model.serves_everyone:
-        return torch.ones_like(users, dtype=torch.bool)
-    return history.lengths > 0 if model.reads_history else users >= 0
-
-
-def _rank(
-    model: Recommender,
-    users: Tensor,
-    history: History,
-    mask: History | None,
-    k: int,
-    allowed: Tensor | None,
-    fallback: Tensor | None,
-    tile: int | None,
-    holdout: History | None = None,
-) -> tuple[Lists, Tensor]:
-    """Lists; and for those that end within a tie, how many items but holdout have the last score, (N,)."""
-    n, n_items, device = len(users), history.n_items, users.device
-    depth, size = min(k, n_items), tile or _tile(n_items)
-    items = torch.full((n, k), -1, device=device)
-    scores = torch.full((n, k), -torch.inf, device=device)
-    equals = torch.zeros(n, dtype=torch.long, device=device)
-    buffer = torch.empty(min(size, n), n_items, device=device)  # one for all tiles: fresh memory is slow
-
-    def by_score(rows: Tensor, given: Tensor) -> None:
-        known = torch.clamp(given.float(), min=LOWEST, out=buffer[: len(rows)])  # (B, I)
-        if allowed is not None:
-            known.masked_fill_(~allowed, -torch.inf)
-        if mask is not None:
-            masked = mask[rows]
-            at = masked.rows, masked.items
-            known[at] = known[at] - torch.inf  # NaN stays NaN, so it is noticed
-        scores[rows, :depth], items[rows, :depth], tied = largest(known, depth)
-        tied = tied.nonzero().squeeze(1)  # (R,)
-        if holdout is not None and len(tied):
-            held = holdout[rows[tied]]
-            rivals = known[tied]  # (R, I)
-            rivals[held.rows, held.items] = -torch.inf
-            equals[rows[tied]] = (rivals == scores[rows[tied], depth - 1 : depth]).sum(1)
-
-    by_model = served(model, users, history)
-    left = by_model.nonzero().squeeze(1)
-    if depth and (dots := _dot_products(model, users, history, allowed, depth)):
-        undecided = []
-        for rows in left.split(tile or DOT_TILE):
-            vectors = model.user_factors(users[rows], history[rows])
-            assert vectors is not None
-            known = None if mask is None else mask[rows]
-            scores[rows, :depth], items[rows, :depth], tied = dots.top(vectors.float(), known, depth)
-            undecided.append(rows[tied])
-        left = torch.cat(undecided)
-    if depth:
-        for rows in left.split(size):
-            by_score(rows, model.score(users[rows], history[rows]))
-    if depth and fallback is not None:
-        for rows in (~by_model).nonzero().squeeze(1).split(size):
-            by_score(rows, fallback.expand(len(rows), -1))
-    if depth:
-        _refuse_non_finite(scores[:, 0], users)
-    return Lists(torch.where(scores > -torch.inf, items, -1), scores, ~by_model), equals
-
-
-def _dot_products(
-    model: Recommender, users: Tensor, history: History, allowed: Tensor | None, k: int
-) -> DotProducts | None:
-    """For models whose scores are dot products, where there are items enough to save some."""
-    n_items = history.n_items if allowed is None else int(allowed.sum())
-    factors = model.factors() if n_items > 2 * HEAD > 4 * k and len(users) else None
-    if factors is None or model.user_factors(users[:0], history[users[:0]]) is None:
-        return None
-    of_users, of_items, bias = factors
-    return DotProducts(of_items.float(), bias, of_users.float(), allowed)
 
 
 def _pessimistic(scores: Tensor, hit: Tensor, equals: Tensor) -> Tensor:
@@ -222,10 +130,6 @@ def _pessimistic(scores: Tensor, hit: Tensor, equals: Tensor) -> Tensor:
     last = scores == scores[:, -1:]  # (N, k)
     unlisted = (equals - (last & ~hit).sum(1)).clamp(min=0).unsqueeze(1)  # (N, 1)
     return others.gather(1, end) + hit.cumsum(1) + last * unlisted
-
-
-def _tile(n_items: int) -> int:
-    return max(1, TILE_BYTES // (4 * max(n_items, 1)))
 
 
 def _row_keys(items: Tensor, n_items: int) -> Tensor:
@@ -245,15 +149,6 @@ def _refuse_leak(users: Tensor, mask: History, holdout: History) -> None:
         event = leaks[0, 0]
         user, item = int(users[holdout.rows[event]]), int(holdout.items[event])
         raise LeakError(f"{len(leaks):,} holdout events are masked as well, first: user {user}, item {item}")
-
-
-def _refuse_non_finite(best: Tensor, users: Tensor) -> None:
-    """`best` (N,) are the largest scores of users, in whose place NaN and +inf show."""
-    bad = (best.isnan() | (best == torch.inf)).nonzero().squeeze(1)
-    if len(bad):
-        raise ScoreError(
-            f"{len(bad):,} users have scores that are NaN or infinite, first: user {int(users[bad[0]])}"
-        )
 
 
 def _check_rows(users: Tensor, **histories: History | None) -> None:

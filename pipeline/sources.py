@@ -1,4 +1,4 @@
-"""Source files as bytes: finding, hashing and unpacking them, and what a look at every byte tells of a text."""
+"""Source files as bytes: finding, hashing, unpacking; and what a look at every byte of a text tells."""
 
 import glob
 import gzip
@@ -21,7 +21,7 @@ _LF, _CR = 10, 13
 
 
 def find_files(folder: Path, patterns: list[str]) -> list[str]:
-    """Names, relative to `folder` and sorted, of the files that match; a pattern without a match is an error."""
+    """Sorted names, relative to `folder`, of the files that match; a pattern without a match is an error."""
     names: set[str] = set()
     for pattern in patterns:
         matches = {m for m in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / m).is_file()}
@@ -89,7 +89,7 @@ class Survey:
     """How many of them end in CR LF."""
     is_ascii: bool = True
     is_plain: bool = True
-    """No blank and no underscore anywhere: what casts to a number is written as one."""
+    """No blank, underscore or plus anywhere: what casts to a number is written as one (`1_0`, `+-1` cast too)."""
     doubts: set[str] = field(default_factory=set)
     """What readers take differently or in silence; any of them means reading line by line."""
 
@@ -102,7 +102,7 @@ def survey(path: Path, layout: Layout) -> Survey:
     """Look at every byte once, in blocks of whole lines."""
     found = Survey()
     delimiter, quote = (text.encode(layout.encoding) for text in (layout.delimiter, layout.quote))
-    blank = [byte for byte in b" \t\v\f_" if bytes([byte]) not in delimiter]
+    blank = [byte for byte in b" \t\v\f_+" if bytes([byte]) not in delimiter]
     with path.open("rb") as file:
         for block in _blocks(file, found.doubts):
             text = np.frombuffer(b"\n\n" + block, np.uint8)
@@ -141,7 +141,7 @@ def copy_as_utf8(path: Path, layout: Layout, into: Path) -> Path:
 
 
 def _blocks(file: BinaryIO, doubts: set[str]):
-    """Blocks that end where a line ends, without the byte order mark; a line beyond the limit is cut, and doubted."""
+    """Blocks that end where a line ends, without byte order mark; a line beyond the limit is cut and doubted."""
     first = True
     while block := file.read(_BLOCK):
         tail = file.readline(_BLOCK)

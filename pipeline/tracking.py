@@ -7,13 +7,14 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
+import pandas as pd
 import polars as pl
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -69,6 +70,7 @@ def register_champion(run: Run, encoded: Path, champion: Path, mlflow_run_id: st
     """Register the refitted champion as the newest version of `<dataset>`, alias `champion`; returns the version."""
     client = _client(run.home)
     _experiment(run.home, run.dataset)
+    users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
     with mlflow.start_run(run_id=mlflow_run_id):
         logged = mlflow.pyfunc.log_model(
             name="champion",
@@ -79,17 +81,19 @@ def register_champion(run: Run, encoded: Path, champion: Path, mlflow_run_id: st
                 "settings": str(journal.folder(run) / "settings.json"),
             },
             signature=SIGNATURE,
+            input_example=(pd.DataFrame({"user_id": users}), {"top_n": 5}),
             pip_requirements=[f"nightrecs=={journal.code_version()}"],
-            registered_model_name=run.dataset,
             metadata={"run_id": run.run_id, "label": lake.info(champion)["label"]},
         )
-    version = str(logged.registered_model_version)
+    with suppress(MlflowException):  # there already
+        client.create_registered_model(run.dataset, description=f"Champion of data set {run.dataset}")
+    description = f"{lake.info(champion)['label']} of night {run.run_id}: user_id in, top-N out"
+    created = client.create_model_version(run.dataset, logged.model_uri, mlflow_run_id, description=description)
+    version = str(created.version)
     client.set_model_version_tag(run.dataset, version, NIGHT, run.run_id)
-    try:
+    with suppress(MlflowException):  # the first champion of this data set
         before = client.get_model_version_by_alias(run.dataset, "champion").version
         client.set_registered_model_alias(run.dataset, "previous", before)
-    except MlflowException:
-        pass  # the first champion of this data set
     client.set_registered_model_alias(run.dataset, "champion", version)
     return version
 

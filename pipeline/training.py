@@ -41,8 +41,8 @@ def fit_by_gradient(
     """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
 
     With `context.epochs` exactly so many epochs; else, with `context.validate`, until `config.patience`
-    validations have brought nothing better, and the best state is put back; else `config.epochs`. The schedule
-    runs over `config.epochs` in every case, so that a refit of k epochs repeats the first k of the search.
+    validations have brought nothing better, and the best state is put back; else `config.epochs`. The
+    schedule runs over `config.epochs` in every case, so a refit of k epochs repeats the first k of the search.
 
     Raises Diverged when a loss or, at the end, a parameter is not finite.
     """

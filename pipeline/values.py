@@ -8,6 +8,7 @@ from pipeline.contracts import Reason, UnreadableInput
 from pipeline.settings import Columns
 
 MAX_ID_BYTES = 1024
+_SHORT = MAX_ID_BYTES // 4  # characters: never too long
 END_OF_TIME = 4_102_444_800 * 10**6
 """2100-01-01, in microseconds; times from 1970 up to it are taken."""
 SCALES = {"s": 10**6, "ms": 1000}
@@ -35,7 +36,7 @@ class Rejected(ValueError):
 def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str, str, str, str], Row]:
     """A function from the texts of user, item, rating and timestamp to their values; it raises Rejected.
 
-    An empty rating or timestamp of a configured column is rejected; a column that isn't configured gives None.
+    An empty rating or timestamp of a configured column is rejected; one that isn't configured gives None.
     Times come as microseconds since 1970, UTC.
     """
     missing = frozenset(missing_ratings)
@@ -43,8 +44,10 @@ def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str,
     known: dict[str, float | None] = {}  # ratings are few; play counts are cut off at the size below
 
     def read(user: str, item: str, rating: str, timestamp: str) -> Row:
-        check_id(user, Reason.EMPTY_USER, columns.user)
-        check_id(item, Reason.EMPTY_ITEM, columns.item)
+        if not user or len(user) > _SHORT:
+            check_id(user, Reason.EMPTY_USER, columns.user)
+        if not item or len(item) > _SHORT:
+            check_id(item, Reason.EMPTY_ITEM, columns.item)
         value = None
         if columns.rating:
             if rating in known:
@@ -71,7 +74,7 @@ def check_id(text: str, empty: Reason, column: str) -> None:
     """An id has 1 to 1024 bytes."""
     if not text:
         raise Rejected(empty, column)
-    if len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
+    if len(text) > _SHORT and len(text.encode()) > MAX_ID_BYTES:
         raise Rejected(Reason.ID_TOO_LONG, column)
 
 
@@ -85,7 +88,7 @@ def _rating(text: str, column: str) -> float:
 
 
 def clock(unit: str) -> Callable[[str], int]:
-    """A function from a text to microseconds since 1970, UTC; ValueError or OverflowError where it is no time."""
+    """A function from text to microseconds since 1970, UTC; ValueError or OverflowError where it is no time."""
     if unit in SCALES:
         scale = SCALES[unit]
 

@@ -3,7 +3,7 @@
 -- reads:  source_text (user_text, item_text, rating_text, timestamp_text), in source order
 -- writes: nothing; returns the columns of `raw`
 -- params: has_rating, missing_ratings, clock (none, count, iso or format), scale (microseconds a count),
---         format (of strptime), is_plain (no blank and no underscore in the file: a cast is strict enough)
+--         format (of strptime), is_plain (no blank, underscore or plus in the file: a cast is strict enough)
 with source as (
     select * from source_text
 ),

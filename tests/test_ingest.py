@@ -18,7 +18,7 @@ from pipeline.contracts import Refused, UnreadableInput
 from pipeline.layout import LINE_LIMIT
 from pipeline.run import Run, utcnow
 from pipeline.settings import Dataset, Settings
-from pipeline.stages import ingest, ingest_file
+from pipeline.stages import ingest, ingest_file, ingest_parts
 from pipeline.values import clock
 
 COLUMNS = {"user": "user", "item": "item", "rating": "rating", "timestamp": "timestamp"}
@@ -66,6 +66,7 @@ BROKEN = [
     (b"1,2,good,964982703\n", "rating_not_a_number", "rating"),
     (b"1,2,,964982703\n", "rating_not_a_number", "rating"),
     (b"1,2,1_000,964982703\n", "rating_not_a_number", "rating"),
+    (b"1,2,+-3,964982703\n", "rating_not_a_number", "rating"),
     (b"1,2,0x10,964982703\n", "rating_not_a_number", "rating"),
     ("1,2,４,964982703\n".encode(), "rating_not_a_number", "rating"),
     (b"1,2,NaN,964982703\n", "rating_not_finite", "rating"),
@@ -293,7 +294,7 @@ def test_too_many_rejects_are_refused_and_kept_for_looking(tmp_path):
 def test_the_second_night_reads_nothing_again_and_journals_the_same(tmp_path, monkeypatch):
     data = write(tmp_path / "data", HEADER + GOOD * 30 + b"1,2,oops,1\n")
     first = ingest.read_source(make_run(tmp_path, data))
-    monkeypatch.setattr(ingest, "read_file", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(ingest_parts, "read_file", lambda *_: pytest.fail("read again"))
     run = make_run(tmp_path, data)
     assert ingest.read_source(run) == first
     assert pl.read_parquet(journal.folder(run) / "rejected_rows.parquet").height == 1
@@ -301,8 +302,8 @@ def test_the_second_night_reads_nothing_again_and_journals_the_same(tmp_path, mo
 
 def test_incremental_adds_up_and_knows_files_by_content(tmp_path, monkeypatch):
     data, read_names = write(tmp_path / "data", HEADER + b"1,a,1,964982703\n", "z.csv"), []
-    original = ingest.read_file
-    monkeypatch.setattr(ingest, "read_file", lambda *a: (read_names.append(a[2]), original(*a))[1])
+    original = ingest_parts.read_file
+    monkeypatch.setattr(ingest_parts, "read_file", lambda *a: (read_names.append(a[2]), original(*a))[1])
     source = {"mode": "incremental"}
     assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["a"]
     write(data, HEADER + b"1,b,1,964982703\n,,,\n", "a.csv")
@@ -391,10 +392,10 @@ def number_texts():
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(number_texts(), min_size=100, max_size=200))
 def test_numbers_mean_the_same_to_both_ways(tmp_path_factory, texts):
-    """What the cast takes of a file without blanks and underscores, and is finite, is a number line by line too."""
+    """What a cast takes of a file without blanks, underscores and pluses is a number line by line too, or not finite."""
     from pipeline.values import _NUMBER
 
-    plain = [text for text in texts if not set(text) & set(" \t_")]
+    plain = [text for text in texts if not set(text) & set(" \t_+")]
     with warehouse.connect(threads=1) as con:
         cast = con.sql("SELECT try_cast(unnest($t) AS DOUBLE)", params={"t": plain or ["1"]}).fetchall()
     for text, (value,) in zip(plain, cast, strict=False):

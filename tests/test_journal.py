@@ -48,7 +48,7 @@ def test_one_night_at_a_time(run):
 
 def test_the_lock_goes_with_its_process(run):
     code = (
-        "import sys, os; from pathlib import Path; from pipeline import journal; from pipeline.paths import Home;"
+        "import sys, os; from pathlib import Path; from pipeline import journal; from pipeline.paths import Home\n"
         "journal.lock(Home(Path(sys.argv[1])), 'tiny', 'killed').__enter__(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(run.home_root)]).returncode == -9

@@ -7,6 +7,7 @@ from real_data import hit_rate, leave_last_out
 from torch import nn
 
 from pipeline.context import FitContext
+from pipeline.interactions import History
 from pipeline.models import ncf
 from pipeline.models.ncf import Ncf, NcfConfig
 from pipeline.testing import checkerboard, scores
@@ -71,6 +72,19 @@ def test_blocks_do_not_show(variant: str, monkeypatch: pytest.MonkeyPatch):
     torch.testing.assert_close(scores(model, train, users), whole)
     monkeypatch.setattr(ncf, "BLOCK", 1)
     torch.testing.assert_close(scores(model, train, users), whole)
+
+
+def test_negatives_of_a_user_who_knows_all_do_not_count():
+    model = Ncf(NcfConfig(n_negatives=2), 2, 5).eval()
+    users, real = torch.tensor([0, 1]), torch.tensor([True, False])
+    items = torch.tensor([[3, 0, 1], [2, 4, 4]])
+    logits = torch.stack(
+        [model.score(users[:1], History.of_lists([[]], 5), items[:1, c : c + 1])[0, 0] for c in range(3)]
+    )
+    lonely = model.score(users[1:], History.of_lists([[]], 5), items[1:, :1])[0, 0]
+    labels = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    expected = nn.functional.binary_cross_entropy_with_logits(torch.cat([logits, lonely[None]]), labels)
+    torch.testing.assert_close(model._loss(users, items, real), expected)
 
 
 def test_dropout_is_off_when_scoring():

@@ -10,6 +10,15 @@ from pipeline.models.popularity import Popularity, PopularityConfig
 from pipeline.ranking import LeakError, ScoreError
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors gain nothing from threads, and on a busy machine wait for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Fixed(Recommender):
     """Scores given as a table."""
 
@@ -233,3 +242,111 @@ def test_ranks_among_candidates():
         Fixed(scores), unknown, empty(2, 5), holdout, candidates, fallback=popular
     )
     assert result.ranks.tolist() == [3, 2]
+
+
+# ── dot products: the pruned way must give what scoring everything gives ──
+
+
+class Dots(Recommender):
+    """Factors given; `plain` hides them, so that everything is scored."""
+
+    Config = ModelConfig
+
+    def __init__(self, users: Tensor, items: Tensor, bias: Tensor | None = None, plain: bool = False):
+        super().__init__(ModelConfig(), len(users), len(items))
+        self.users, self.items, self.bias, self.plain = users, items, bias, plain
+        self.scored = 0
+
+    def fit(self, train, context):
+        raise NotImplementedError
+
+    def score(self, users, history, items=None):
+        self.scored += len(users)
+        scores = self.users[users] @ self.items.T
+        return pick(scores if self.bias is None else scores + self.bias, items)
+
+    def factors(self):
+        return None if self.plain else (self.users, self.items, self.bias)
+
+
+def some_factors(
+    seed: int, n: int, n_items: int, whole: bool, spread: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    users, items = torch.randn(n, 8, generator=draw), torch.randn(n_items, 8, generator=draw)
+    items *= torch.rand(n_items, 1, generator=draw) ** spread
+    bias = torch.randn(n_items, generator=draw)
+    return (users.round(), (2 * items).round(), bias.round()) if whole else (users, items, bias)
+
+
+@pytest.mark.parametrize("whole", [True, False])  # whole numbers: exact sums and many ties
+@pytest.mark.parametrize("spread", [0, 1, 6])  # from nothing to prune to nearly all
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_pruned_lists_and_ranks_equal_plain_ones(whole, spread, with_bias):
+    n, n_items, k = 40, 4000, 10
+    users, items, bias = some_factors(spread, n, n_items, whole, spread)
+    rng = np.random.default_rng(spread)
+    best = (users @ items.T).argsort(1, descending=True)[:, :3000].tolist()  # mask what would be listed
+    drawn = [
+        rng.permutation(best[u])[: rng.integers(0, 2500)].tolist() if u % 3 else best[u] for u in range(n)
+    ]
+    mask = History.of_lists([d[len(d) // 9 :] for d in drawn], n_items)
+    holdout = History.of_lists([d[: len(d) // 9] for d in drawn], n_items)
+    allowed = torch.from_numpy(rng.random(n_items) < 0.9)
+    bias = bias if with_bias else None
+    fast, plain, who = Dots(users, items, bias), Dots(users, items, bias, plain=True), torch.arange(n)
+    for tile in (None, 7):
+        for choice in (None, allowed):
+            a = ranking.top_k(fast, who, mask, mask, k, allowed=choice, tile=tile)
+            b = ranking.top_k(plain, who, mask, mask, k, allowed=choice, tile=tile)
+            assert torch.equal(a.items, b.items)
+            torch.testing.assert_close(a.scores, b.scores)
+    if not whole:
+        assert fast.scored == 0  # no tie, nothing scored in full
+    a = ranking.holdout_ranks(fast, who, mask, mask, holdout, 20)
+    b = ranking.holdout_ranks(plain, who, mask, mask, holdout, 20)
+    assert torch.equal(a.ranks, b.ranks) and torch.equal(a.lists.items, b.lists.items)
+    assert (b.ranks > 0).any()
+
+
+def test_pruning_survives_what_has_no_size():
+    n_items = 3000
+    users, items, _ = some_factors(1, 3, n_items, False, 1)
+    users[0] = 0  # all scores tie
+    model = Dots(users, items)
+    result = ranking.top_k(model, torch.arange(3), empty(3, n_items), None, 5)
+    assert result.items[0].tolist() == [0, 1, 2, 3, 4] and model.scored == 1
+    everything = History.of_lists([list(range(n_items)), [1], list(range(2998))], n_items)
+    result = ranking.top_k(model, torch.arange(3), everything, everything, 5)
+    assert (result.items >= 0).sum(1).tolist() == [0, 5, 2]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_factors_that_are_no_numbers_raise(bad):
+    users, items, _ = some_factors(2, 4, 3000, False, 1)
+    users[2, 3] = bad
+    with pytest.raises(ScoreError, match=r"1 users .* user 2"):
+        ranking.top_k(Dots(users, items), torch.arange(4), empty(4, 3000), None, 5)
+    users[2, 3] = 1
+    items[2999, 3] = torch.nan
+    with pytest.raises(ScoreError, match="4 users"):
+        ranking.top_k(Dots(users, items), torch.arange(4), empty(4, 3000), None, 5)
+
+
+def test_history_readers_are_asked_for_their_factors_or_scored():
+    users, items, _ = some_factors(3, 4, 3000, False, 1)
+
+    class Reader(Dots):
+        reads_history = True
+
+    class Folding(Reader):
+        def user_factors(self, users, history):
+            return self.users[users] * history.lengths.unsqueeze(1)
+
+    history = History.of_lists([[0], [1, 2], [], [3]], 3000)
+    reader, folding = Reader(users, items), Folding(users, items)
+    popular = torch.arange(3000.0)
+    a = ranking.top_k(reader, torch.arange(4), history, history, 5, fallback=popular)
+    b = ranking.top_k(folding, torch.arange(4), history, history, 5, fallback=popular)
+    assert (reader.scored, folding.scored) == (3, 0) and torch.equal(a.items, b.items)
+    torch.testing.assert_close(b.scores[1], 2 * a.scores[1])

@@ -97,7 +97,7 @@ def test_early_stopping_puts_the_best_state_back():
     logged = []
     context = FitContext(validate=validate, log=lambda epoch, values: logged.append((epoch, values)))
     model, best_epoch = fitted(context, patience=3)
-    assert best_epoch == 2 and model.slope.item() == seen[1]
+    assert best_epoch == 2 and model.slope.item() == seen[1] and not model.training
     assert [epoch for epoch, _ in logged] == [1, 2, 3, 4, 5]
     assert [values["valid"] for _, values in logged] == [0.1, 0.5, 0.4, 0.3, 0.2]
     assert logged[0][1]["loss"] > logged[4][1]["loss"] > 0
@@ -129,6 +129,7 @@ def test_a_fixed_number_of_epochs_repeats_the_first_of_the_search():
     fit_by_gradient(model, len(X), model.loss, config(schedule="cosine", epochs=9), FitContext(log=log))
     refit, best_epoch = fitted(FitContext(epochs=4, validate=validate), schedule="cosine", epochs=9)
     assert best_epoch == 4 and refit.slope.item() == states[4] and len(states) == 9
+    assert not refit.training
 
 
 def test_the_deadline_ends_the_fit_after_the_epoch(caplog: pytest.LogCaptureFixture):

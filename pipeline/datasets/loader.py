@@ -12,7 +12,7 @@ from pipeline.settings import Dataset
 def resolve_data(
     dataset: Dataset, toml: Path, data: str | Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> Path:
-    """The folder of the files: `--data`, else `$NIGHTRECS_DATA/<name>`, else the TOML's; the first that has one.
+    """The folder of the files: `--data`, else `$NIGHTRECS_DATA/<name>`, else the TOML's; the first with a file.
 
     `<name>` is `source.folder` where that is set. Raises UnreadableInput that names all the places looked at.
     """
@@ -31,8 +31,9 @@ def resolve_data(
     missing = (
         "" if data or environ.get("NIGHTRECS_DATA") else ", or set NIGHTRECS_DATA to the folder that has it"
     )
+    sought = " or ".join(patterns) or "files"
     raise UnreadableInput(
-        f"data set {dataset.name}: found no {' or '.join(patterns) or 'files'} in {looked}; name the folder with --data{missing}"
+        f"data set {dataset.name}: found no {sought} in {looked}; name the folder with --data{missing}"
     )
 
 

@@ -20,7 +20,7 @@ class Recommender(nn.Module, ABC):
     reads_history: ClassVar[bool] = False
     """`score` uses `history`, so users that the fit never saw can be served."""
     serves_everyone: ClassVar[bool] = False
-    """Needs to know nothing about a user, so users without history are served too, not given the fallback."""
+    """Needs to know nothing about a user; so nobody is given the fallback."""
 
     personal: ClassVar[bool] = True
     """Different users get different scores."""
@@ -73,9 +73,9 @@ class Recommender(nn.Module, ABC):
         return None
 
     def user_factors(self, users: Tensor, history: History) -> Tensor | None:
-        """(B, D), whose dot products with the item factors (plus bias) are `score(users, history)`; None: no factors.
+        """(B, D) whose dot products with the item factors, plus bias, are `score(users, history)`; or None.
 
-        Default: the rows of `factors`. A family that reads histories has to fold them in here, else it has none.
+        Default: rows of `factors`; None for a family that reads histories, unless it folds them in here.
         """
         factors = None if self.reads_history else self.factors()
         return None if factors is None else factors[0][users]

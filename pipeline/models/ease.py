@@ -66,7 +66,7 @@ class Ease(Recommender):
         self.weights = weights
 
     def _fit_dual(self, history: History) -> None:
-        x = _sparse(history)  # (U, I)
+        x = history.sparse()  # (U, I)
         dense = history.dense()  # (U, I)
         gram = x @ dense.T  # (U, U)
         gram.diagonal().add_(self.config.l2)
@@ -79,7 +79,7 @@ class Ease(Recommender):
         x = history.dense()  # (B, I)
         if not self.dual:
             return pick(x @ self.weights, items)
-        train = _sparse(History(self.train_offsets, self.train_items, self.n_items))  # (U, I)
+        train = History(self.train_offsets, self.train_items, self.n_items).sparse()  # (U, I)
         overlap = (train @ x.T).T  # (B, U)
         x_p = (x - overlap @ self.weights) / self.config.l2  # (B, I) = x P
         return pick(x - x_p / self.diagonal, items)
@@ -88,11 +88,6 @@ class Ease(Recommender):
         """Rows of B: what one item in the history adds to every score, (B, I)."""
         one_each = torch.arange(len(items) + 1, device=items.device)
         return self.score(torch.full_like(items, -1), History(one_each, items, self.n_items))
-
-
-def _sparse(history: History) -> Tensor:
-    values = torch.ones(len(history.items), device=history.items.device)
-    return torch.sparse_csr_tensor(history.offsets, history.items, values, (len(history), history.n_items))
 
 
 def _gram(history: History, tile: int = 8192) -> Tensor:

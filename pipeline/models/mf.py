@@ -24,7 +24,7 @@ class MatrixFactorizationConfig(TrainingConfig):
 
     embedding_dim: PositiveInt = 64
     """Length of the vectors of users and items."""
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 15
     """Most epochs, or their number where there is no valid."""
     loss: Literal["bpr", "logistic", "softmax", "mse"] = "softmax"
     """bpr: positive above negative; logistic: positive and negatives one by one; softmax: positive among the
@@ -35,7 +35,7 @@ class MatrixFactorizationConfig(TrainingConfig):
     """logistic and mse: weight of one positive's negatives together, against 1 of the positive."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Negatives are drawn by popularity ** alpha; 0 is uniform."""
-    l2: NonNegativeFloat = 0.03
+    l2: NonNegativeFloat = 0.02
     """On the embeddings of each batch, so rare users and items are held less."""
     item_bias: bool = True
     """b_i: part of the score that is the same for every user; under `l2` too."""

@@ -83,14 +83,19 @@ class Ncf(Recommender):
             drawn = sampler.draw(users, n, generator) if fixed is None else (fixed[0][batch], fixed[1][batch])
             negatives, real = drawn  # (B, n), (B,)
             items = torch.cat([rows.items[batch].unsqueeze(1), negatives], 1)  # (B, 1 + n)
-            logits = self._pairs(users, items).float()  # (B, 1 + n)
-            losses = torch.cat([F.softplus(-logits[:, :1]), F.softplus(logits[:, 1:]) * real.unsqueeze(1)], 1)
-            return losses.sum() / (len(batch) + n * real.sum())
+            return self._loss(users, items, real)
 
         # rows of the loop are positives, each of which brings its negatives
         size = self.config.batch_size and max(self.config.batch_size // (1 + n), 1)
         positives = self.config.model_copy(update={"batch_size": size})
         self.best_epoch = fit_by_gradient(self, len(rows), loss, positives, context)
+
+    def _loss(self, users: Tensor, items: Tensor, real: Tensor) -> Tensor:
+        """Mean over the pairs of column 0 of `items` (B, 1 + n), the positives, and the rest where `real` (B,)."""
+        logits = self._pairs(users, items).float()  # (B, 1 + n)
+        negatives = F.softplus(logits[:, 1:]).sum(1) * real  # (B,)
+        n_pairs = len(users) + real.sum() * (items.shape[1] - 1)
+        return (F.softplus(-logits[:, 0]) + negatives).sum() / n_pairs
 
     def _pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Logits, (B,), (B, C) -> (B, C)."""
@@ -103,10 +108,8 @@ class Ncf(Recommender):
 
     def _halves(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         """What user and item each add to the first layer; (…, D) -> (…, H)."""
-        dim = self.config.embedding_dim
-        return F.linear(user, self.first.weight[:, :dim], self.first.bias), F.linear(
-            item, self.first.weight[:, dim:]
-        )
+        for_user, for_item = self.first.weight.split(self.config.embedding_dim, 1)  # (H, D) each
+        return F.linear(user, for_user, self.first.bias), F.linear(item, for_item)
 
     def _tower(self, user: Tensor, item: Tensor) -> Tensor:
         """Hidden layers over the two halves of the first one, (B, H), (B or 1, C, H) -> (B, C, H')."""

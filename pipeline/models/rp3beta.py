@@ -15,7 +15,7 @@ class Rp3BetaConfig(ItemGraphConfig):
 
     alpha: NonNegativeFloat = 1.0
     """Exponent of the probabilities of the steps, item to user and user to item."""
-    beta: NonNegativeFloat = 0.4
+    beta: NonNegativeFloat = 0.6
     """Exponent of the popularity by which the score of an item is divided."""
     normalize: bool = True
     """Edges from an item sum to 1, so that all items of a history say as much."""

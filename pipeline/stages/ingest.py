@@ -1,7 +1,5 @@
-"""Source files to `1_raw`: valid rows in source order, rejected lines with their reasons, the item catalog."""
+"""Source files to `1_raw`: valid rows in source order, rejected lines with reasons, the item catalog."""
 
-import hashlib
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,26 +7,26 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, lake, sources, tables, warehouse
+from pipeline import journal, lake, sources, tables
 from pipeline.contracts import Reason, Refused, UnreadableInput
-from pipeline.parts import INTERACTIONS, REJECTED
+from pipeline.parts import REJECTED
 from pipeline.run import Run
 from pipeline.settings import Dataset
 from pipeline.stages import ingest_seen
-from pipeline.stages.ingest_file import FileResult, read_file
+from pipeline.stages.ingest_file import FileResult
 from pipeline.stages.ingest_items import read_items
+from pipeline.stages.ingest_parts import VERSION, Parts, hash_of, layout_settings
 
-VERSION = 1
 LAYER = "1_raw"
 
 
 def read_source(run: Run) -> Path:
-    """Folder with interactions.parquet (`raw`), rejected_rows.parquet (run_id "", set when published), catalog.parquet.
+    """Folder with interactions.parquet (`raw`), rejected_rows.parquet (run_id "": it is set when published)
+    and, where `dataset.items` is set, catalog.parquet.
 
-    The catalog only where `dataset.items` is set. Raises UnreadableInput where a file is missing, broken as a
-    whole or lacks a column, and Refused where too many lines are rejected or no row is left; the journal keeps
-    the rejected lines in any case. A data line that is blank, has no user, item, number or time where one is
-    configured is a reject, never a guess.
+    Raises UnreadableInput where a file is missing, broken as a whole or lacks a column, and Refused where too
+    many lines are rejected or no row is left; the journal keeps the rejected lines in any case. A line that is
+    blank, or has no user, item, number or time where one is configured, is a reject, never a guess.
     """
     dataset, layer = run.settings.dataset, run.home.lake(run.dataset) / LAYER
     incremental = dataset.source.mode == "incremental"
@@ -40,15 +38,15 @@ def read_source(run: Run) -> Path:
         order = [(name, digest) for digest, name in files.items()]
     else:
         order = sorted(present.items())
-    data_hash = _hash([digest for _, digest in [*order, *sorted(catalog.items())]])
+    data_hash = hash_of([digest for _, digest in [*order, *sorted(catalog.items())]])
     settings = {**_that_matter(dataset), "files": order, "catalog": catalog, "data_hash": data_hash}
 
     def write(folder: Path) -> lake.Report:
         scratch = _scratch(layer)
         try:
-            reading = _Reading(run, folder, scratch, {digest: name for name, digest in present.items()})
-            parts = [reading.part(digest, number) for number, (_, digest) in enumerate(order)]
-            reading.concatenate(parts, [name for name, _ in order])
+            reader = Parts(run, folder, scratch, {digest: name for name, digest in present.items()})
+            parts = [reader.part(digest, number) for number, (_, digest) in enumerate(order)]
+            reader.concatenate(parts, [name for name, _ in order])
             results = [result for _, result in parts]
             report = _report(results, dict(order), data_hash)
             new = [result for (_, digest), result in zip(order, results, strict=True) if digest not in seen]
@@ -56,7 +54,7 @@ def read_source(run: Run) -> Path:
             if dataset.items:
                 frame, report.info["catalog"] = read_items(run.data, sorted(catalog), dataset.items, scratch)
                 frame.write_parquet(folder / "catalog.parquet")
-            reading.check_unchanged()
+            reader.check_unchanged()
             if incremental:
                 ingest_seen.write_seen(layer, {digest: name for name, digest in order})
             return report
@@ -66,68 +64,6 @@ def read_source(run: Run) -> Path:
     target = lake.build(run, lake.Spec("ingest", LAYER, VERSION, settings), write)
     _journal_rejects(run, target)
     return target
-
-
-class _Reading:
-    """Reads the files of one night into parts: in the lake where they are to be kept, else in `scratch`."""
-
-    def __init__(self, run: Run, folder: Path, scratch: Path, paths: dict[str, str]) -> None:
-        self.run, self.folder, self.scratch, self.paths = run, folder, scratch, paths
-        self.dataset = run.settings.dataset
-        self.keep = self.dataset.source.mode == "incremental"
-        self.stamps = {name: _stamp(run.data / name) for name in paths.values()}
-        limits: dict[str, Any] = {"threads": run.settings.threads, "memory_limit": run.settings.memory_limit}
-        self.con = warehouse.connect(temporary=scratch / "spill", **limits)
-
-    def part(self, digest: str, number: int) -> tuple[Path, FileResult]:
-        """The folder with the rows and rejects of one file."""
-        name = self.paths.get(digest)
-        if not self.keep:
-            assert name is not None
-            return self._read(name, self.scratch / f"part-{number}")
-        kept = (
-            ingest_seen.folder(self.folder.parent)
-            / f"{digest[:16]}-{_hash(_layout_settings(self.dataset))[:8]}"
-        )
-        if lake.is_complete(kept):
-            return kept, ingest_seen.result_of(kept)
-        if name is None:
-            raise ingest_seen.gone(digest[:16])
-        part, result = self._read(name, self.scratch / f"part-{number}")
-        ingest_seen.complete(part, result)
-        sources.remove(kept)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(kept)
-        return kept, result
-
-    def _read(self, name: str, into: Path) -> tuple[Path, FileResult]:
-        into.mkdir()
-        return into, read_file(self.con, self.run.data / name, name, self.dataset, into)
-
-    def concatenate(self, parts: list[tuple[Path, FileResult]], names: list[str]) -> None:
-        """All parts' rows and rejects, in order."""
-        rows = [str(part / INTERACTIONS) for part, _ in parts]
-        if len(rows) == 1:
-            os.link(rows[0], self.folder / INTERACTIONS)
-        else:
-            all_rows = self.con.sql("FROM read_parquet($files)", params={"files": rows})
-            all_rows.write_parquet(str(self.folder / INTERACTIONS))
-        self.con.close()
-        rejects = [
-            pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
-            for (part, _), name in zip(parts, names, strict=True)
-        ]
-        pl.concat(rejects).sink_parquet(self.folder / REJECTED, maintain_order=True)
-        schema = pl.read_parquet_schema(self.folder / INTERACTIONS)
-        assert schema == dict(tables.RAW.schema), schema
-
-    def check_unchanged(self) -> None:
-        """A file that is still being written is no source."""
-        for name, stamp in self.stamps.items():
-            if _stamp(self.run.data / name) != stamp:
-                raise UnreadableInput(
-                    f"{self.run.data / name} changed while it was read: run again when it is complete"
-                )
 
 
 def _patterns(dataset: Dataset) -> list[str]:
@@ -149,28 +85,13 @@ def _fingerprints(folder: Path, patterns: list[str], optional: bool = False) -> 
     return {name: sources.fingerprint(folder / name) for name in names}
 
 
-def _layout_settings(dataset: Dataset) -> dict[str, Any]:
-    layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
-    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
-    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
-
-
 def _that_matter(dataset: Dataset) -> dict[str, Any]:
     items = dataset.items.model_dump(exclude={"files"}) if dataset.items else None
-    return {**_layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate}
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return {**layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate}
 
 
 def _scratch(layer: Path) -> Path:
-    """An empty folder for what is gone after the stage; those of killed nights are removed (the lock is held)."""
+    """An empty folder for what is gone after the stage; those of killed nights go (the lock is held)."""
     for old in layer.glob(".scratch-*"):
         sources.remove(old)
     scratch = layer / f".scratch-{os.getpid()}"

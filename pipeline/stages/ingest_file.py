@@ -1,4 +1,4 @@
-"""Reads one source file: by a strict DuckDB statement, and only where that stumbles line by line in Python."""
+"""Reads one source file by a strict DuckDB statement, and line by line in Python only where that stumbles."""
 
 import re
 from dataclasses import dataclass
@@ -120,7 +120,8 @@ def _text_view(path: Path, layout: Layout) -> str:
     delimiter, quote, file = (warehouse.literal(text) for text in (layout.delimiter, layout.quote, path))
     return (
         f"SELECT {', '.join(texts)} FROM read_csv({file}, auto_detect = false, header = false, "
-        f"skip = {int(layout.header)}, delim = {delimiter}, quote = {quote}, escape = {quote}, columns = {{{names}}})"
+        f"skip = {int(layout.header)}, delim = {delimiter}, quote = {quote}, escape = {quote}, "
+        f"columns = {{{names}}})"
     )
 
 
@@ -141,7 +142,10 @@ def _read_parquet(
     view = f"SELECT {texts} FROM read_parquet({file})"
     is_time = types.get(wanted.get("timestamp", ""), "").startswith(("TIMESTAMP", "DATE"))
     unit = "iso" if is_time else dataset.columns.timestamp_unit
-    failure = "as asked" if exact else _read_fast(con, view, dataset, unit, into)
+    try:
+        failure = "as asked" if exact else _read_fast(con, view, dataset, unit, into)
+    except warehouse.DatabaseError as error:
+        raise UnreadableInput(f"{path} can't be read ({error}): copy it again") from None
     if failure is None:
         rows = pq.read_metadata(into / INTERACTIONS).num_rows
         with PartWriter(into, name, rows=False):

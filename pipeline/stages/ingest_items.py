@@ -1,4 +1,4 @@
-"""Reads the item catalog: small files, so always line by line; a broken line costs an item its title, never a night."""
+"""Reads the item catalog, always line by line; a broken line costs an item its title, never a night."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Incremental sources: every file ever read is kept as Parquet, by its content, and listed in the order of first sight."""
+"""Incremental sources: each file ever read is kept as Parquet, by content, in the order of first sight."""
 
 import json
 from collections import Counter
@@ -30,7 +30,7 @@ def write_seen(layer: Path, seen: Seen) -> None:
 
 
 def merge(seen: Seen, present: Seen) -> Seen:
-    """Earlier files first, then those that are new by content; a name used before gets a mark of the content."""
+    """Earlier files first, then those new by content; a name used before gets a mark of the content."""
     merged = dict(seen)
     names = Counter(merged.values())
     for digest, name in present.items():
@@ -56,6 +56,6 @@ def result_of(part: Path) -> FileResult:
 def gone(name: str) -> UnreadableInput:
     """A file of an earlier night that has to be read again, and is no longer there."""
     return UnreadableInput(
-        f"{name} was read on an earlier night; it has to be read again (other settings, or its copy in the lake is "
-        "damaged) and isn't there: put it back"
+        f"{name} was read on an earlier night; it has to be read again (other settings, or its copy in the lake "
+        "is damaged) and isn't there: put it back"
     )

@@ -105,6 +105,5 @@ def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelC
     try:
         return family, family.Config.model_validate(settings.models[label].model_extra or {})
     except ValidationError as error:
-        raise layers.SettingsError(
-            layers.explain(error, family.Config, f"recipe {settings.recipe}: models.{label}")
-        ) from None
+        where = f"recipe {settings.recipe}"
+        raise layers.SettingsError(layers.explain(error, family.Config, where, f"models.{label}.")) from None

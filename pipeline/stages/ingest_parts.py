@@ -1,0 +1,99 @@
+"""Reads all files of a night, each into a part, and puts the parts together in order."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline import lake, sources, tables, warehouse
+from pipeline.contracts import UnreadableInput
+from pipeline.parts import INTERACTIONS, REJECTED
+from pipeline.run import Run
+from pipeline.settings import Dataset
+from pipeline.stages import ingest_seen
+from pipeline.stages.ingest_file import FileResult, read_file
+
+VERSION = 1
+"""Of the stage; raise it when its result changes."""
+
+
+class Parts:
+    """Reads the files of one night into parts: in the lake where they are to be kept, else in `scratch`."""
+
+    def __init__(self, run: Run, folder: Path, scratch: Path, paths: dict[str, str]) -> None:
+        self.run, self.folder, self.scratch, self.paths = run, folder, scratch, paths
+        self.dataset = run.settings.dataset
+        self.keep = self.dataset.source.mode == "incremental"
+        self.stamps = {name: _stamp(run.data / name) for name in paths.values()}
+        limits: dict[str, Any] = {"threads": run.settings.threads, "memory_limit": run.settings.memory_limit}
+        self.con = warehouse.connect(temporary=scratch / "spill", **limits)
+
+    def part(self, digest: str, number: int) -> tuple[Path, FileResult]:
+        """The folder with the rows and rejects of one file."""
+        name = self.paths.get(digest)
+        if not self.keep:
+            assert name is not None
+            return self._read(name, self.scratch / f"part-{number}")
+        kept = (
+            ingest_seen.folder(self.folder.parent)
+            / f"{digest[:16]}-{hash_of(layout_settings(self.dataset))[:8]}"
+        )
+        if lake.is_complete(kept):
+            return kept, ingest_seen.result_of(kept)
+        if name is None:
+            raise ingest_seen.gone(digest[:16])
+        part, result = self._read(name, self.scratch / f"part-{number}")
+        ingest_seen.complete(part, result)
+        sources.remove(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part.rename(kept)
+        return kept, result
+
+    def _read(self, name: str, into: Path) -> tuple[Path, FileResult]:
+        into.mkdir()
+        return into, read_file(self.con, self.run.data / name, name, self.dataset, into)
+
+    def concatenate(self, parts: list[tuple[Path, FileResult]], names: list[str]) -> None:
+        """All parts' rows and rejects, in order."""
+        rows = [str(part / INTERACTIONS) for part, _ in parts]
+        if len(rows) == 1:
+            os.link(rows[0], self.folder / INTERACTIONS)
+        else:
+            all_rows = self.con.sql("FROM read_parquet($files)", params={"files": rows})
+            all_rows.write_parquet(str(self.folder / INTERACTIONS))
+        self.con.close()
+        rejects = [
+            pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
+            for (part, _), name in zip(parts, names, strict=True)
+        ]
+        pl.concat(rejects).sink_parquet(self.folder / REJECTED, maintain_order=True)
+        schema = pl.read_parquet_schema(self.folder / INTERACTIONS)
+        assert schema == dict(tables.RAW.schema), schema
+
+    def check_unchanged(self) -> None:
+        """A file that is still being written is no source."""
+        for name, stamp in self.stamps.items():
+            if _stamp(self.run.data / name) != stamp:
+                raise UnreadableInput(
+                    f"{self.run.data / name} changed while it was read: run again when it is complete"
+                )
+
+
+def layout_settings(dataset: Dataset) -> dict[str, Any]:
+    """The settings that decide what is read of a file."""
+    layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
+    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
+    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
+
+
+def hash_of(content: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,133 @@
+"""A sniffed TOML is a data set: valid, with the right columns, and ingest succeeds on the file with it."""
+
+import gzip
+import tomllib
+import uuid
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import data_set
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline import journal, lake
+from pipeline.contracts import Refused, UnreadableInput
+from pipeline.run import Run, utcnow
+from pipeline.settings import Dataset, Settings
+from pipeline.sniff import sniff
+from pipeline.stages import ingest
+
+
+def sniffed(path: Path) -> Dataset:
+    return Dataset.model_validate(tomllib.loads(sniff(path)))
+
+
+def rows_of(home: Path, path: Path, dataset: Dataset) -> pl.DataFrame:
+    settings = Settings.model_validate(
+        {"dataset": dataset.model_dump(), "models": {"popularity": {}}, "threads": 1}
+    )
+    run = Run(
+        run_id=uuid.uuid4().hex, home_root=home, data=path.parent, settings=settings, started_at=utcnow()
+    )
+    journal.open_run(run)
+    folder = ingest.read_source(run)
+    assert lake.info(folder)["reject_rate"] == 0
+    return pl.read_parquet(folder / "interactions.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "users", "items", "timed", "kind"),
+    [
+        ("ml-100k/u.data", 100_000, 943, 1682, True, "explicit"),
+        ("ml-latest-small/ratings.csv", 100_836, 610, 9724, True, "explicit"),
+        ("lastfm-hetrec/user_artists.dat", 92_834, 1892, 17_632, False, "implicit"),
+        ("ml-1m/ratings-no-timestamp.dat.gz", 1_000_209, 6040, 3706, False, "explicit"),
+        ("ml-1m/ratings-timestamp-subset.dat.gz", 693_098, 6040, 3601, True, "explicit"),
+        ("ml-1m/ncf/ml-1m.train-no-timestamp.rating.gz", 994_169, 6040, 3704, False, "explicit"),
+    ],
+)
+def test_real_files(tmp_path, name, rows, users, items, timed, kind):
+    path = data_set(name.split("/")[0]) / name.split("/", 1)[1]
+    dataset = sniffed(path)
+    frame = rows_of(tmp_path, path, dataset)
+    assert (frame.height, frame["user_id"].n_unique(), frame["item_id"].n_unique()) == (rows, users, items)
+    assert frame["rating"].null_count() == 0 and frame["timestamp"].null_count() == (0 if timed else rows)
+    assert dataset.feedback.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "unit"),
+    [
+        ("song_id,customer_id,plays\ns1,c1,300\ns2,c1,5\n", ("customer_id", "song_id", "plays", None), "s"),
+        ("a;b;c\nx;y;3\nz;y;4\n", ("a", "b", "c", None), "s"),
+        ("user,item\na,b\nc,d\n", ("user", "item", None, None), "s"),
+        ('uid,isbn,score,date\n1,"x, y",-1,2005-04-02 23:53:47\n1,z,8,2005-04-02 23:53:48\n', ("uid", "isbn", "score", "date"), "iso"),
+        ("ts|userId|movieId\n1112486027000|1|2\n", ("userId", "movieId", None, "ts"), "ms"),
+        ("u1 i1 5 31.12.2020\n".replace(" ", "\t") * 3, ("user", "item", "rating", "timestamp"), "%d.%m.%Y"),
+        ("7,8,4.5,1112486027\n" * 3, ("user", "item", "rating", "timestamp"), "s"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_columns_by_name_and_by_value(tmp_path, text, columns, unit, packed):
+    path = tmp_path / ("my file (1).csv" + ".gz" * packed)
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    dataset = sniffed(path)
+    assert dataset.name == "my-file-1-"
+    assert (
+        tuple(getattr(dataset.columns, role) for role in ("user", "item", "rating", "timestamp")) == columns
+    )
+    assert dataset.columns.timestamp_unit == unit
+    assert rows_of(tmp_path, path, dataset).height == len(text.splitlines()) - dataset.source.header
+
+
+def test_minus_one_among_ratings_is_a_missing_rating(tmp_path):
+    path = tmp_path / "rating.csv"
+    path.write_text("user_id,anime_id,rating\n1,20,-1\n1,24,10\n2,20,7\n")
+    dataset = sniffed(path)
+    assert dataset.feedback.missing_ratings == [-1] and dataset.feedback.kind == "explicit"
+    assert rows_of(tmp_path, path, dataset)["rating"].to_list() == [None, 10.0, 7.0]
+
+
+def test_latin_1_stray_quotes_and_glob_characters(tmp_path):
+    path = tmp_path / "[x] plays.tsv"
+    path.write_bytes('user\tartist\tplays\nJosé\t"Weird Al\t3\nJosé\tB\t99999\n'.encode("latin-1"))
+    dataset = sniffed(path)
+    assert dataset.source.encoding == "latin-1" and dataset.source.quote == ""
+    assert rows_of(tmp_path, path, dataset)["item_id"].to_list() == ['"Weird Al', "B"]
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "log.parquet"
+    times = pl.Series(["2020-01-01 10:00:00"] * 2).str.to_datetime()
+    pl.DataFrame({"time": times, "product_id": [1, 2], "customer": ["a", "b"]}).write_parquet(path)
+    dataset = sniffed(path)
+    assert dataset.columns.model_dump() == {"user": "customer", "item": "product_id", "rating": None, "timestamp": "time", "timestamp_unit": "iso"}  # fmt: skip
+    assert rows_of(tmp_path, path, dataset).rows() == [("a", "1", None, times[0]), ("b", "2", None, times[0])]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"word\nword\n", b"user,item\n", "user,item\n1,2\n".encode("utf-16")]
+)
+def test_what_is_no_interaction_file_is_refused(tmp_path, content):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableInput, match=r"x\.csv"):
+        sniff(path)
+    with pytest.raises(UnreadableInput, match="does not exist"):
+        sniff(tmp_path / "nowhere.csv")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(st.lists(st.text(max_size=6) | st.sampled_from(["user", "item", "1", "964982703", '"']), min_size=1, max_size=5), max_size=6), delimiter=st.sampled_from([",", "\t", "::"]))  # fmt: skip
+def test_whatever_the_text(tmp_path_factory, rows, delimiter):
+    """The TOML is always valid, and ingest never stumbles over it in another way than it may."""
+    path = tmp_path_factory.mktemp("sniff") / "x.csv"
+    path.write_text("\n".join(delimiter.join(row) for row in rows), newline="")
+    try:
+        dataset = sniffed(path)
+        rows_of(path.parent, path, dataset.model_copy(update={"name": "x"}))
+    except (UnreadableInput, Refused):
+        pass
+    except AssertionError as error:
+        assert "reject_rate" in str(error)
