@@ -88,9 +88,10 @@ INTERACTIONS_SUMMARY = Table(
      "first_timestamp": _FIRST, "last_timestamp": _LAST},
 )  # fmt: skip
 METRICS = Table(
-    "metrics", "Quality of every model of every night", ("run_id", "model", "split", "protocol", "metric", "cutoff", "segment"),
+    "metrics", "Quality of every model of every night",
+    ("run_id", "model", "split", "protocol", "metric", "cutoff", "segment"),
     {"run_id": _RUN, "model": _MODEL, "split": Column(TEXT, "valid (models are chosen on it) or test (reported once)"),
-     "protocol": Column(TEXT, "full: all items ranked; sampled_99: among 99 drawn negatives; error: ratings. Never compare two"),
+     "protocol": Column(TEXT, "full: all items ranked; sampled_99: among 99; error: ratings. Never compare two"),
      "metric": Column(TEXT, "Name of the metric"), "cutoff": Column(INT, "List depth k; 0: no cutoff"),
      "segment": Column(TEXT, "all, or a part of the users"), "value": Column(FLOAT, "Mean over the n users"),
      "ci_low": Column(FLOAT, "Lower end of the 95 % interval", nullable=True),
@@ -127,7 +128,8 @@ ROW_LEDGER = Table(
 )  # fmt: skip
 REJECTED_ROWS = Table(
     "rejected_rows", "Source lines that could not be read, this night", ("run_id", "file", "line"),
-    {"run_id": _RUN, "file": Column(TEXT, "Source file"), "line": Column(BIG, "Physical line, 1-based, the header counts"),
+    {"run_id": _RUN, "file": Column(TEXT, "Source file"),
+     "line": Column(BIG, "Physical line, 1-based, the header counts"),
      "column": Column(TEXT, "Column at fault", nullable=True), "reason": Column(TEXT, "Reason"),
      "raw": Column(TEXT, "The line, cut at 500 characters")},
     volatile=("run_id",),

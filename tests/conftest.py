@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait don't spin
+
 from pipeline import journal
 from pipeline.run import Run, utcnow
 from pipeline.settings import Settings

@@ -125,6 +125,10 @@ class Ials(Recommender):
         offsets = torch.arange(len(items) + 1, device=items.device) * items.shape[1]  # (B + 1,)
         return products(user, self.items, History(offsets, items.reshape(-1), self.n_items)).view_as(items)
 
+    def user_factors(self, users: Tensor, history: History) -> Tensor:
+        """The factors that `score` multiplies with the items', (B, D): folded in from `history`."""
+        return self._fold_in(users, history)
+
     def _fold_in(self, users: Tensor, history: History) -> Tensor:
         """Factors by the history, (B, D)."""
         known = (users >= 0)[:, None]  # (B, 1)
