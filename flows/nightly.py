@@ -64,13 +64,14 @@ def night(run: Run, step: Step) -> None:
 
     champion = step(select.choose_champion, run, list(measured.values()))
     refit = step(train.fit_model, run, encoded, champion, "all", fitted[champion])
-    step(track.log_night, run, parts, list(fitted.values()), list(measured.values()), champion)
+    shown = list(fitted.values()), list(measured.values())
+    step(track.log_night, run, parts, encoded, refit, *shown, champion)
 
     models = [fitted[label] for label in measured]
     lists = step(export.export_tables, run, raw, encoded, refit, models)
     building = step(audit.audit_tables, run, raw, encoded, lists, champion)
     step(publish.publish_tables, run, building)
-    step(track.register_champion, run, encoded, refit)
+    step(track.register_champion, run)
 
 
 class family_alone:

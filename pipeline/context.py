@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,3 +37,7 @@ class FitContext:
     """Fixed number of epochs, as found earlier; None: the family decides, by `validate` where it is given."""
     deadline: float | None = None
     """On time.monotonic(); a gradient fit stops after the epoch that passes it."""
+    checkpoint: Path | None = None
+    """File in which a long gradient fit keeps its state, and from which it goes on after it was killed."""
+    memory: int | None = None
+    """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""

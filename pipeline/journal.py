@@ -127,6 +127,21 @@ def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
     return json.loads((home.journal(dataset) / run_id / "run.json").read_text())
 
 
+def load_run(home: Home, dataset: str, run_id: str) -> Run:
+    """A night of the past, as its stages saw it."""
+    record = read_run(home, dataset, run_id)
+    settings = (home.journal(dataset) / run_id / "settings.json").read_text()
+    return Run.model_validate(
+        {
+            "run_id": run_id,
+            "home_root": home.root,
+            "data": record["data"],
+            "settings": json.loads(settings),
+            "started_at": record["started_at"],
+        }
+    )
+
+
 def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
     """Add rows to one of the journal's tables; `run_id` is filled in."""
     with (folder(run) / f"{table.name}.jsonl").open("a") as file:

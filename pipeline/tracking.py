@@ -16,7 +16,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import mlflow
 import pandas as pd
 import polars as pl
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -26,6 +26,7 @@ from pipeline import journal, lake, plots
 from pipeline.paths import Home
 from pipeline.run import Run
 
+USERS_URI = os.environ.get("MLFLOW_TRACKING_URI")  # as found: mlflow.set_tracking_uri overwrites it
 PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
 NIGHT = "nightrecs.run_id"
 SIGNATURE = ModelSignature(
@@ -43,58 +44,65 @@ SIGNATURE = ModelSignature(
 )
 
 
-def log_night(run: Run, parts: Path, fitted: list[Path], measured: list[Path], champion: str) -> str:
-    """Log the night: a parent run with a child for every family. Returns the parent's MLflow id."""
+def log_night(run: Run) -> str:
+    """Log a night from its journal: a parent run with a child for every family. Returns the parent's MLflow id."""
     client, experiment = _client(run.home), _experiment(run.home, run.dataset)
+    made = journal.read_run(run.home, run.dataset, run.run_id)["made"]
+    parts, champion = Path(made["parts"]), made["champion"]
     data = lake.info(parts)
-    parent = _start(
-        client, experiment, run, run.run_id, {"nightrecs.kind": "night", "nightrecs.champion": champion}
-    )
+    parent = _start(client, experiment, run, run.run_id, {"nightrecs.kind": "night", "nightrecs.champion": champion})
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
-    _log(
-        client,
-        parent,
-        params={**_flat(settings), "split.chosen": data["kind"], "data_hash": data.get("data_hash")},
-    )
+    _log(client, parent, params={**_flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
+    source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
+    content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
+    client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
-    figures = {lake.info(folder)["label"]: pl.read_parquet(folder / "metrics.parquet") for folder in measured}
-    for folder in fitted:
+    figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
+    for folder in map(Path, made["fitted"]):
         _log_family(client, experiment, run, parent, folder, figures.get(lake.info(folder)["label"]))
     _log(client, parent, metrics=_named(figures[champion]))
     client.set_terminated(parent)
-    journal.update_run(run, mlflow_run_id=parent)
     return parent
 
 
-def register_champion(run: Run, encoded: Path, champion: Path, mlflow_run_id: str) -> str:
-    """Register the refitted champion as the newest version of `<dataset>`, alias `champion`; returns the version."""
+def ensure_champion(run: Run) -> str:
+    """The model of a published night is registered as `<dataset>`, alias `champion`; returns its version."""
     client = _client(run.home)
     _experiment(run.home, run.dataset)
+    versions = client.search_model_versions(f"name = '{run.dataset}'")
+    version = next((v.version for v in versions if v.tags.get(NIGHT) == run.run_id), None) or _register(client, run)
+    before = None
+    with suppress(MlflowException):  # raised where there is no such alias yet
+        before = client.get_model_version_by_alias(run.dataset, "champion").version
+    if before != version:
+        if before:
+            client.set_registered_model_alias(run.dataset, "previous", before)
+        client.set_registered_model_alias(run.dataset, "champion", version)
+    return str(version)
+
+
+def _register(client: MlflowClient, run: Run) -> str:
+    """Keep the refitted model with what it needs to serve users, as a new version."""
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    encoded, refit = Path(record["made"]["encoded"]), Path(record["made"]["refit"])
     users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
-    with mlflow.start_run(run_id=mlflow_run_id):
+    settings = str(journal.folder(run) / "settings.json")
+    with mlflow.start_run(run_id=record["mlflow_run_id"]):
         logged = mlflow.pyfunc.log_model(
             name="champion",
             python_model=str(PYFUNC),
-            artifacts={
-                "model": str(champion),
-                "encoded": str(encoded),
-                "settings": str(journal.folder(run) / "settings.json"),
-            },
+            artifacts={"model": str(refit), "encoded": str(encoded), "settings": settings},
             signature=SIGNATURE,
             input_example=(pd.DataFrame({"user_id": users}), {"top_n": 5}),
             pip_requirements=[f"nightrecs=={journal.code_version()}"],
-            metadata={"run_id": run.run_id, "label": lake.info(champion)["label"]},
+            metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
         )
     with suppress(MlflowException):  # there already
         client.create_registered_model(run.dataset, description=f"Champion of data set {run.dataset}")
-    description = f"{lake.info(champion)['label']} of night {run.run_id}: user_id in, top-N out"
-    created = client.create_model_version(run.dataset, logged.model_uri, mlflow_run_id, description=description)
-    version = str(created.version)
+    description = f"{lake.info(refit)['label']} of night {run.run_id}: user_id in, top-N out"
+    parent = record["mlflow_run_id"]
+    version = client.create_model_version(run.dataset, logged.model_uri, parent, description=description).version
     client.set_model_version_tag(run.dataset, version, NIGHT, run.run_id)
-    with suppress(MlflowException):  # the first champion of this data set
-        before = client.get_model_version_by_alias(run.dataset, "champion").version
-        client.set_registered_model_alias(run.dataset, "previous", before)
-    client.set_registered_model_alias(run.dataset, "champion", version)
     return version
 
 
@@ -184,7 +192,7 @@ def _client(home: Home) -> MlflowClient:
 
 def tracking_uri(home: Home) -> str:
     """Where this home's MLflow keeps its runs; MLFLOW_TRACKING_URI, where the user has set one."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.mlflow_db}"
+    return USERS_URI or f"sqlite:///{home.mlflow_db}"
 
 
 def _experiment(home: Home, dataset: str) -> str:

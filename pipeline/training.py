@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from pipeline import checkpoint
+from pipeline.checkpoint import Progress
 from pipeline.context import FitContext, NotServable
 from pipeline.device import autocast
 from pipeline.optimizers import TrainingConfig, learning_rate, optimizers
@@ -17,6 +19,8 @@ from pipeline.rng import seed_of
 __all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "seeded"]
 
 log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 180.0
+"""From one checkpoint to the next; shorter fits leave none."""
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 """Mean loss of the rows (B,) of a batch; whatever it draws comes from the generator."""
@@ -44,33 +48,43 @@ def fit_by_gradient(
     validations have brought nothing better, and the best state is put back; else `config.epochs`. The
     schedule runs over `config.epochs` in every case, so a refit of k epochs repeats the first k of the search.
 
-    Raises Diverged when a loss or, at the end, a parameter is not finite.
+    With `context.checkpoint` the state is kept there every few minutes; a fit that was killed goes on from it
+    and ends as it would have ended undisturbed. Whoever gave the path removes the file.
+
+    Raises Diverged when a loss or, after an epoch, a parameter is not finite.
     """
     stepper = Stepper(model, n_rows, loss, config, context)
     validate = context.validate if context.epochs is None else None
-    best, best_epoch, best_state, waited = -math.inf, None, {}, 0
-    epoch, last_epoch = 0, context.epochs or config.epochs
-    with seeded(seed_of(context.seed, "training"), context.device):
-        for epoch in range(1, last_epoch + 1):
-            values = {"loss": stepper.run_epoch(epoch)}
-            late = context.deadline is not None and time.monotonic() > context.deadline
-            if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
-                values["valid"] = _validated(model, validate)
-                waited += 1
-                if values["valid"] > best:
-                    best, best_epoch, best_state, waited = values["valid"], epoch, _copy(model), 0
-            context.log(epoch, values)
-            if late and epoch < last_epoch:
-                log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
-            if late or waited >= config.patience:
-                break
-    if best_epoch is not None:
+    last_epoch = context.epochs or config.epochs
+    identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
+    progress, best_state = stepper.resume(identity)
+    saved = time.monotonic()
+    for epoch in range(progress.epoch + 1, last_epoch + 1):
+        if progress.waited >= config.patience:  # as the checkpoint was
+            break
+        values = {"loss": stepper.run_epoch(epoch)}
+        _refuse_non_finite(model, config)
+        late = context.deadline is not None and time.monotonic() > context.deadline
+        if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
+            values["valid"] = _validated(model, validate)
+            progress.waited += 1
+            if values["valid"] > (-math.inf if progress.best is None else progress.best):
+                progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
+                best_state = _copy(model)
+        progress.epoch = epoch
+        progress.logged.append((epoch, values))
+        context.log(epoch, values)
+        if late and epoch < last_epoch:
+            log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
+        if late or progress.waited >= config.patience:
+            break
+        if context.checkpoint and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            stepper.keep(progress, best_state, identity)
+            saved = time.monotonic()
+    if best_state:
         model.load_state_dict(best_state)
     model.eval()
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower it")
-    return best_epoch or epoch
+    return progress.best_epoch or progress.epoch
 
 
 class Stepper:
@@ -88,6 +102,10 @@ class Stepper:
 
     def run_epoch(self, epoch: int) -> float:
         """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
+        with seeded(seed_of(self.context.seed, "training", epoch), self.context.device):
+            return self._run_epoch(epoch)
+
+    def _run_epoch(self, epoch: int) -> float:
         device = self.context.device
         generator = torch.Generator(device).manual_seed(seed_of(self.context.seed, "epoch", epoch))
         order = torch.randperm(self.n_rows, device=device, generator=generator)  # (N,)
@@ -133,6 +151,29 @@ class Stepper:
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
+    def resume(self, identity: str) -> tuple[Progress, dict[str, Tensor]]:
+        """Where the fit of that identity was when it was killed, its logged epochs told again; else the start."""
+        path = self.context.checkpoint
+        found = checkpoint.read(path, self.model, self.optimizers, identity) if path else None
+        if found is None:
+            return Progress(), {}
+        progress, best_state = found
+        self.batch_size, self.halved = progress.batch_size, progress.halved
+        for epoch, values in progress.logged:
+            self.context.log(epoch, values)
+        return progress, best_state
+
+    def keep(self, progress: Progress, best_state: dict[str, Tensor], identity: str) -> None:
+        """Write the checkpoint; a full disk costs only the checkpoint."""
+        progress.batch_size, progress.halved = self.batch_size, self.halved
+        assert self.context.checkpoint is not None
+        try:
+            checkpoint.write(
+                self.context.checkpoint, self.model, best_state, self.optimizers, progress, identity
+            )
+        except OSError as error:
+            log.warning("no checkpoint after epoch %d: %s", progress.epoch, error)
+
     def _halve(self) -> None:
         self.halved = True
         self.batch_size = (self.batch_size + 1) // 2
@@ -141,6 +182,12 @@ class Stepper:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         log.warning("out of device memory: going on with batch_size = %d", self.batch_size)
+
+
+def _refuse_non_finite(model: nn.Module, config: TrainingConfig) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower it")
 
 
 def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:

@@ -214,14 +214,28 @@ def test_a_time_split_of_untimed_data_is_a_settings_error(tmp_path):
     assert "popularity_recent skipped" in " ".join(journal.notes(run.home, "untimed", run.run_id))
 
 
-def test_mlflow_gone_does_not_stop_the_night(tmp_path, monkeypatch):
+def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
     def gone(*_):
         raise ConnectionError("MLflow is gone")
 
-    monkeypatch.setattr(tracking, "log_night", gone)
-    run, outcome = one_night(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "log_night", gone)
+        first, outcome = one_night(tmp_path)
     assert outcome == "published"
-    assert any("MLflow is gone" in note for note in journal.notes(run.home, "sample", run.run_id))
+    assert any("MLflow is gone" in note for note in journal.notes(first.home, "sample", first.run_id))
+    second, _ = one_night(tmp_path)
+    client = mlflow.MlflowClient(tracking.tracking_uri(first.home))
+    nights = client.search_runs(["1"], "tags.`nightrecs.kind` = 'night'")
+    assert {run.data.tags["nightrecs.run_id"] for run in nights} == {first.run_id, second.run_id}
+    assert [run.inputs.dataset_inputs[0].dataset.name for run in nights] == ["sample", "sample"]
+
+    def night_of(alias: str) -> str:
+        return client.get_model_version_by_alias("sample", alias).tags["nightrecs.run_id"]
+
+    assert (night_of("champion"), night_of("previous")) == (second.run_id, first.run_id)
+    client.set_registered_model_alias("sample", "champion", client.get_model_version_by_alias("sample", "previous").version)
+    third, _ = one_night(tmp_path, until="track")
+    assert night_of("champion") == second.run_id, "the alias is repaired to what is live"
 
 
 @pytest.mark.parametrize(
