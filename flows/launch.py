@@ -1,7 +1,9 @@
 """`nightrecs run`: through Prefect where it answers, else in this process; one line for both."""
 
+import atexit
 import json
 import os
+import sys
 import urllib.request
 from typing import Any
 
@@ -32,6 +34,7 @@ def run_night(options: Any) -> int:
 def with_prefect(run: Run, arguments: dict[str, Any]) -> str:
     """Run as a Prefect flow; where Prefect can't be had, say so and run the same line without it."""
     configure(run)
+    atexit.register(end_quietly)  # before Prefect registers its own, so that it runs after them
     try:
         api = os.environ.get("PREFECT_API_URL")
         if api and not answers(api):
@@ -63,6 +66,12 @@ def configure(run: Run) -> None:
         "DO_NOT_TRACK": "1",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def end_quietly() -> None:
+    """DuckDB's binding lists on stderr what Prefect's threads still hold while Python ends; that is for nobody."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def answers(api: str) -> bool:

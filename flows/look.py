@@ -10,6 +10,7 @@ from pipeline import journal, layers, paths, tables, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 
+LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
 
 def datasets(options: Any) -> None:
     """The shipped data sets."""
@@ -49,7 +50,7 @@ def recommend(options: Any) -> None:
         {"user": options.user, "n": options.n},
     )
     if found.is_empty():
-        raise UnreadableInput(f"user {options.user!r} is not in the published tables of {options.dataset}")
+        require(options, "user")
     show(found, options)
 
 
@@ -62,9 +63,8 @@ def similar(options: Any) -> None:
         {"item": options.item, "n": options.n},
     )
     if found.is_empty():
-        raise UnreadableInput(
-            f"item {options.item!r} has no similar items in the published tables of {options.dataset}"
-        )
+        require(options, "item")
+        print(f"the model knows no items similar to {options.item!r}", file=sys.stderr)
     show(found, options)
 
 
@@ -88,10 +88,15 @@ def leaderboard(options: Any) -> None:
 
 
 def runs(options: Any) -> None:
-    """All nights, from the journal: refused and crashed ones too."""
-    frame = journal.read(Home.resolve(options.home), dataset_name(options.dataset), tables.RUNS)
-    columns = ("run_id", "recipe", "outcome", "champion", "started_at", "finished_at", "reason")
-    show(frame.sort("run_id", descending=True).select(columns), options)
+    """All nights, from the journal, newest first: refused and crashed ones too."""
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    frame = journal.read(home, dataset, tables.RUNS).sort("run_id", descending=True)
+    if frame.is_empty():
+        raise UnreadableInput(unknown_dataset(home, dataset))
+    seconds = (pl.col("finished_at") - pl.col("started_at")).dt.total_milliseconds() / 1000
+    times = frame.with_columns(pl.col("started_at").dt.truncate("1s"), seconds=seconds.round(1))
+    columns = ("run_id", "started_at", "seconds", "outcome", "champion", "recipe", "reason")
+    show(times.select(columns), options)
 
 
 def sql(options: Any) -> None:
@@ -101,11 +106,10 @@ def sql(options: Any) -> None:
 
 def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
     """Run a query on the live tables."""
-    live = Home.resolve(options.home).live(dataset_name(options.dataset))
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    live = home.live(dataset)
     if not live.exists():
-        raise UnreadableInput(
-            f"nothing is published for {options.dataset} in {live.parent}; try `nightrecs run {options.dataset}`"
-        )
+        raise UnreadableInput(unknown_dataset(home, dataset))
     with warehouse.connect(live, read_only=True) as con:
         con.execute("SET enable_external_access = false")
         con.execute("SET lock_configuration = true")
@@ -116,11 +120,44 @@ def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
             raise UnreadableInput(f"the query failed: {error}") from None
 
 
+def require(options: Any, kind: str) -> None:
+    """UnreadableInput, with the nearest ids, where the published tables don't know the user (or item) asked for."""
+    wanted = getattr(options, kind)
+    if query(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}).height:
+        return
+    near = query(
+        options,
+        f"select id from (select {kind}_id as id from {kind}s limit {LEAFED_THROUGH}) "
+        "where levenshtein(lower(id), lower($id)) <= greatest(1, length($id) // 3) "
+        "order by levenshtein(lower(id), lower($id)), id limit 3",
+        {"id": wanted},
+    )["id"]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if len(near) else "."
+    raise UnreadableInput(
+        f"{kind} {wanted!r} is not in the published tables of {options.dataset}{hint}"
+        f' Ids are as in the source: nightrecs sql {options.dataset} "select {kind}_id from {kind}s limit 10"'
+    )
+
+
+def unknown_dataset(home: Home, dataset: str) -> str:
+    """What to say where nothing is published under a name."""
+    published = sorted(path.stem for path in home.warehouse.glob("*.duckdb"))
+    shipped = {path.stem for path in paths.DATASETS.glob("*.toml")}
+    text = f"nothing is published for {dataset!r} in {home.warehouse}{layers.nearest(dataset, published)}"
+    if published:
+        text += f"; there are: {', '.join(published)}"
+    return text + (f"; try `nightrecs run {dataset}`" if dataset in shipped or not published else "")
+
+
 def dataset_name(dataset: str) -> str:
     """The name under which a data set, given by name or TOML, is published."""
     if not dataset.endswith(".toml"):
         return dataset
-    return layers.read_toml(layers.find_toml(dataset, paths.DATASETS, "data set"))["name"]
+    path = layers.find_toml(dataset, paths.DATASETS, "data set")
+    name = layers.read_toml(path).get("name")
+    if not isinstance(name, str):
+        raise layers.SettingsError(f"{path}: name: is missing")
+    return name
 
 
 def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:

@@ -122,10 +122,12 @@ def name_of(stage: Callable) -> str:
 
 
 def title_of(stage: Callable, args: tuple[Any, ...]) -> str:
-    """`train ease`, `train ease on all`: the stage with what it is about."""
-    words = [arg for arg in args if isinstance(arg, str)]
-    title = f"{name_of(stage)} {words[0]}" if words else name_of(stage)
-    return title + (f" on {words[1]}" if len(words) > 1 else "")
+    """`train ease`, `train ease on all`: the stage with what it is about, as the journal names it."""
+    name = name_of(stage)
+    if name not in ("train", "evaluate"):
+        return name
+    label, *fit = [arg for arg in args if isinstance(arg, str)]
+    return f"{name} {label}" + (f" on {fit[0]}" if fit else "")
 
 
 def plainly(stage: Callable, *args: Any) -> Any:

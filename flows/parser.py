@@ -130,17 +130,17 @@ def _add_looking(command: Any) -> None:
     command("datasets", "list the shipped data sets", "datasets")
     command("recipes", "list the shipped recipes", "recipes --json")
     command("models", "list the model families and their hyperparameters", "models")
-    for name, help, what in (
-        ("recommend", "a user's published recommendations", "user"),
-        ("similar", "items similar to an item", "item"),
+    for name, help, what, example in (
+        ("recommend", "a user's published recommendations", "user", "u0001"),
+        ("similar", "items similar to an item", "item", "b0001"),
     ):
-        look = command(name, help, f"{name} sample {what[0]}0001", f"{name} sample {what[0]}0001 -n 5 --json")
+        look = command(name, help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json")
         look.add_argument("dataset")
         look.add_argument(what, help=f"{what} id, as in the source")
         look.add_argument("-n", type=int, default=20, help="how many (default: 20)")
     explain = command(
         "explain", "what the published model thinks of an item for a user, and what of their history says so",
-        "explain sample u0001 i0001", "explain sample u0001 i0001 --json",
+        "explain sample u0001 b0001", "explain sample u0001 b0001 --json",
         more="Linear models and iALS: what each item of the history adds to the score. Models with biases: their terms.",
     )  # fmt: skip
     explain.add_argument("dataset")

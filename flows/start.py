@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline import journal, layers
+from pipeline import journal, layers, paths
 from pipeline.contracts import UnreadableInput
 from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home
@@ -33,7 +33,7 @@ def prepare(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
         home_root=place.root,
         data=sample_data(place, settings.seed)
-        if toml.stem == SAMPLE and not data
+        if toml == paths.DATASETS / f"{SAMPLE}.toml" and not data
         else resolve_data(settings.dataset, toml, data),
         settings=settings,
         started_at=now,

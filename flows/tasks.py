@@ -7,15 +7,17 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 
 from flows import nightly as line
 from flows.start import prepare
 from pipeline import journal, tables
+from pipeline.device import resolve_device
 from pipeline.run import Run
 
 TIMEOUTS = {"train": 6 * 3600, "ingest": 2 * 3600}  # seconds
 TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)
-TAGS = {"train": ["gpu"], "ingest": ["data"], "clean": ["data"], "encode": ["data"], "split": ["data"]}
+GPU = "gpu"  # tasks with this tag run one at a time, over all nights of a server
 
 
 def is_transient(task: Any, run: Any, state: Any) -> bool:
@@ -29,7 +31,7 @@ def as_task(stage: Callable, *args: Any) -> Any:
     as_prefect_task = task(
         name=name,
         task_run_name=line.title_of(stage, args),
-        tags=TAGS.get(name, [name]),
+        tags=tags_of(name, args[0]),
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=2,
@@ -38,6 +40,12 @@ def as_task(stage: Callable, *args: Any) -> Any:
         timeout_seconds=TIMEOUTS.get(name, 3600),
     )
     return as_prefect_task(stage)(*args)
+
+
+def tags_of(name: str, run: Run) -> list[str]:
+    """What the UI filters by; models on an accelerator are also marked as such."""
+    on_gpu = name in ("train", "evaluate", "export") and resolve_device(run.settings.device).type != "cpu"
+    return [run.dataset, "model" if name in ("train", "evaluate") else "data", *([GPU] if on_gpu else [])]
 
 
 @flow(name="nightly", flow_run_name="nightly {dataset}", persist_result=False, log_prints=False)
@@ -52,6 +60,8 @@ def nightly(
 ) -> str:
     """A file of interactions becomes audited top-N tables; see the artifacts for what came of it."""
     run = prepare(dataset, recipe, data, home, overrides, run_id)
+    with get_client(sync_client=True) as client:
+        client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
     try:
         return line.conduct(run, as_task, until)
     finally:

@@ -1,6 +1,7 @@
 """Where and in which precision to compute; resolved once a run."""
 
 import os
+import re
 
 import torch
 
@@ -37,3 +38,23 @@ def set_threads(threads: int) -> None:
 def on_device(device: torch.device) -> str:
     """The kind of device as it enters the keys of models: results are the same only within a kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def memory_budget(limit: str | None, device: torch.device) -> int:
+    """Bytes that one fit may hold: `limit`, e.g. "4GB"; without one, half the machine's, or what CUDA has free."""
+    if limit is not None:
+        return parse_bytes(limit)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def parse_bytes(text: str) -> int:
+    """`4GB`, `512 MiB`, `1.5tb` in bytes; ValueError says how to write it."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    try:
+        assert match is not None
+        number, unit, binary = match.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
+    except (AssertionError, ValueError):
+        raise ValueError(f'memory_limit = {text!r}: write it as "4GB" or "512MiB"') from None

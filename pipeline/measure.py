@@ -14,13 +14,16 @@ from pipeline import lake, metrics
 from pipeline.candidates import N_NEGATIVES, sampled_99
 from pipeline.errors import baselines
 from pipeline.interactions import History, Interactions
-from pipeline.models import NotServable, Recommender
-from pipeline.ranking import candidate_ranks, holdout_ranks
+from pipeline.models import Recommender
+from pipeline.normalize import Normalizer
+from pipeline.ranking import Ranks, candidate_ranks, holdout_ranks
 from pipeline.rng import generator
 from pipeline.settings import Settings
 
 EARLIER = {"valid": ("train",), "test": ("train", "valid")}
 FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
+PARTS = ("train", "valid", "test")
+AS_IN_THE_SOURCE = Normalizer()
 VALIDATION_USERS = 20_000  # a seeded sample of them is enough to tell epochs apart
 Records = list[dict[str, Any]]
 
@@ -83,13 +86,24 @@ def ask(parts: Parts, split: str, fit: str) -> Question:
     return Question(users, fitted.history()[users], mask, held[users], fitted.item_counts())
 
 
-def validator(parts: Parts, settings: Settings) -> Callable[[Recommender], float] | None:
-    """The figure that selects, on valid, as a function of the model; higher is better. None without a valid."""
+def validator(
+    parts: Parts, settings: Settings, family: type[Recommender], normalizer: Normalizer
+) -> Callable[[Recommender], float] | None:
+    """The figure that selects, on valid, as a function of the model; higher is better.
+
+    None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
+    and not eligible as champion.
+    """
     select = settings.select
     if parts.frames["valid"].is_empty():
         return None
+    sign = 1 if metrics.higher_is_better(select.metric) else -1
     if select.protocol == "error":
-        return lambda model: -_rmse(model, parts.of("valid").rated())
+        valid = parts.of("valid")
+        if valid.ratings is None or not predicts(family):
+            return None
+        rated = valid.rated()
+        return lambda model: sign * _error(select.metric, model, rated, normalizer)
     question = ask(parts, "valid", "train")
     rows = torch.nonzero(question.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
@@ -99,28 +113,31 @@ def validator(parts: Parts, settings: Settings) -> Callable[[Recommender], float
         rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
     if not len(rows):
         return None
-    sign = 1 if metrics.higher_is_better(select.metric) else -1
-    asked = question.of(rows)
+    asked, cutoff = question.of(rows), select.cutoff
+    if select.protocol == "sampled_99":
+        negatives = sampled_99(parts.known(*PARTS)[asked.users], settings.seed, "valid")
+        return lambda model: sign * metrics.mean_of(select.metric, _among(model, asked, negatives), cutoff)
+    return lambda model: sign * metrics.mean_of(select.metric, _ranks(model, asked, cutoff), cutoff)
 
-    def figure(model: Recommender) -> float:
-        ranks = holdout_ranks(
-            model,
-            asked.users,
-            asked.history,
-            asked.mask,
-            asked.holdout,
-            select.cutoff,
-            fallback=asked.popular,
-        )
-        return sign * metrics.mean_of(select.metric, ranks, select.cutoff)
 
-    return figure
+def predicts(family: type[Recommender]) -> bool:
+    """Whether the family has ratings to offer."""
+    return family.predict is not Recommender.predict
 
 
 def measure(
-    model: Recommender, label: str, parts: Parts, split: str, fit: str, settings: Settings
+    model: Recommender,
+    label: str,
+    parts: Parts,
+    split: str,
+    fit: str,
+    settings: Settings,
+    normalizer: Normalizer = AS_IN_THE_SOURCE,
 ) -> Records:
-    """Records of tables.METRICS (without run_id) of a model fitted on `fit`, by every protocol asked for."""
+    """Records of tables.METRICS (without run_id) of a model fitted on `fit`, by every protocol asked for.
+
+    Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones.
+    """
     if not parts.frames[split]["positive"].any():
         return []
     protocols = {"full": _full, "sampled_99": _sampled}
@@ -129,9 +146,34 @@ def measure(
     records: Records = []
     for protocol in settings.evaluation.protocols:
         records += protocols[protocol](model, question, parts, settings, about)
-    if parts.of(split).ratings is not None and settings.dataset.feedback.kind == "explicit":
-        records += _errors(model, label, parts, split, fit, settings)
+    if settings.dataset.feedback.kind == "explicit" or settings.select.protocol == "error":
+        records += _errors(model, label, parts, split, fit, settings, normalizer)
     return records
+
+
+def _ranks(model: Recommender, question: Question, depth: int) -> Ranks:
+    return holdout_ranks(
+        model,
+        question.users,
+        question.history,
+        question.mask,
+        question.holdout,
+        depth,
+        fallback=question.popular,
+    )
+
+
+def _among(model: Recommender, question: Question, negatives: Tensor) -> Ranks:
+    """Each holdout event among its user's negatives, (N, C) by row of the question."""
+    rows = question.holdout.rows  # (E,): one row an event
+    return candidate_ranks(
+        model,
+        question.users[rows],
+        question.history[rows],
+        question.holdout.items,
+        negatives[rows],
+        fallback=question.popular,
+    )
 
 
 def _full(
@@ -139,15 +181,7 @@ def _full(
 ) -> Records:
     """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
     cutoffs = settings.evaluation.cutoffs
-    ranks = holdout_ranks(
-        model,
-        question.users,
-        question.history,
-        question.mask,
-        question.holdout,
-        max(cutoffs),
-        fallback=question.popular,
-    )
+    ranks = _ranks(model, question, max(cutoffs))
     return metrics.summarise(ranks, cutoffs, protocol="full", **about)
 
 
@@ -160,17 +194,9 @@ def _sampled(
     if published is not None:
         negatives = _listed(published, parts)[question.users]
     else:
-        everything = parts.known("train", "valid", "test")[question.users]
+        everything = parts.known(*PARTS)[question.users]
         negatives = sampled_99(everything, settings.seed, split)
-    rows = question.holdout.rows  # (E,): one row an event
-    ranks = candidate_ranks(
-        model,
-        question.users[rows],
-        question.history[rows],
-        question.holdout.items,
-        negatives[rows],
-        fallback=question.popular,
-    )
+    ranks = _among(model, question, negatives)
     return metrics.summarise(ranks, [k for k in cutoffs if k <= ranks.depth], protocol="sampled_99", **about)
 
 
@@ -184,11 +210,20 @@ def _listed(candidates: pl.DataFrame, parts: Parts) -> Tensor:
 
 
 def _errors(
-    model: Recommender, label: str, parts: Parts, split: str, fit: str, settings: Settings
+    model: Recommender,
+    label: str,
+    parts: Parts,
+    split: str,
+    fit: str,
+    settings: Settings,
+    normalizer: Normalizer,
 ) -> Records:
-    """Errors of predicted ratings on the rated rows of the part, beside the simple predictors'."""
-    train, rows = parts.fitted_on(fit), parts.of(split).rated()
-    predicted = model.predict(rows.users, rows.items)
+    """Errors of predicted ratings on the part, beside those of simple predictors; in the source's unit."""
+    part = parts.of(split)
+    if part.ratings is None or not predicts(type(model)):
+        return []
+    train, rows = parts.fitted_on(fit), part.rated()
+    predicted = _predicted(model, rows, normalizer)
     if predicted is None or not len(rows):
         return []
     assert rows.ratings is not None
@@ -198,8 +233,16 @@ def _errors(
     )
 
 
-def _rmse(model: Recommender, rows: Interactions) -> float:
+@torch.no_grad()
+def _predicted(model: Recommender, rows: Interactions, normalizer: Normalizer) -> Tensor | None:
+    """(N,) in the source's unit."""
     predicted = model.predict(rows.users, rows.items)
-    if predicted is None or rows.ratings is None:
-        raise NotServable('select.protocol = "error" needs a family that predicts ratings')
-    return float((predicted - rows.ratings).square().mean().sqrt())
+    return None if predicted is None else normalizer.invert(predicted)
+
+
+def _error(metric: str, model: Recommender, rows: Interactions, normalizer: Normalizer) -> float:
+    """rmse or mae."""
+    predicted = _predicted(model, rows, normalizer)
+    assert predicted is not None and rows.ratings is not None
+    off = predicted.double() - rows.ratings.double()  # (N,)
+    return float(off.square().mean().sqrt() if metric == "rmse" else off.abs().mean())

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -145,6 +153,15 @@ class Select(Section):
     metric: str = "ndcg"
     cutoff: PositiveInt = 10
     protocol: Literal["full", "sampled_99", "error"] = "full"
+    """error: of predicted ratings, for the metrics rmse and mae."""
+
+    @model_validator(mode="after")
+    def _metric_of_protocol(self) -> "Select":
+        if (self.protocol == "error") != (self.metric in ("rmse", "mae")):
+            raise ValueError(
+                'protocol "error" goes with metric "rmse" or "mae", and the others with ranking metrics'
+            )
+        return self
 
 
 class Export(Section):
@@ -164,7 +181,7 @@ class Settings(Section):
     threads: NonNegativeInt = 0
     """0: one a core."""
     memory_limit: str | None = None
-    """Of DuckDB, e.g. "4GB"; half the machine's when absent."""
+    """Of DuckDB, and of the matrices of one fit, e.g. "4GB"; half the machine's when absent."""
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     recipe: str = "nightly"

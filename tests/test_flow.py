@@ -37,6 +37,7 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
             runs = {run.name: run for run in client.read_task_runs()}
             artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
             flow = client.read_flow_runs()[0]
+            assert client.read_concurrency_limit_by_tag("gpu").concurrency_limit == 1
     assert flow.name == "nightly sample" and flow.state_name == "Completed"
     assert {
         "ingest",
@@ -50,7 +51,7 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
         "publish",
     } <= set(runs)
     assert all(run.state_name == "Completed" for run in runs.values())
-    assert "gpu" in runs["train mf"].tags
+    assert {"sample", "model"} <= set(runs["train mf"].tags)
     assert set(artifacts) == {"sample-leaderboard", "sample-ledger", "sample-night"}
     assert "sample.duckdb" in artifacts["sample-night"].data
 

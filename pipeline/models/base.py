@@ -84,6 +84,17 @@ class Recommender(nn.Module, ABC):
         """Ratings in the unit of the interactions fitted on, (B,), (B,) -> (B,); None where a family has none."""
         return None
 
+    def contributions(self, user: int, history: History, item: int) -> Tensor | None:
+        """What each item of a one-row `history`, all distinct, adds to `score` of `item`, (E,).
+
+        They sum to the score. None where the score is no such sum.
+        """
+        return None
+
+    def terms(self, user: int, item: int) -> dict[str, float] | None:
+        """The named terms that sum to `score`, of a family that reads no history; None where there are none."""
+        return None
+
 
 def pick(scores: Tensor, items: Tensor | None) -> Tensor:
     """(B, I) scores of all items cut down to `items` (B, C), if any are asked for."""

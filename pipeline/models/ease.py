@@ -14,7 +14,7 @@ class EaseConfig(ModelConfig):
     l2: PositiveFloat = 250.0
     """λ of the paper: added to the diagonal of the gram matrix."""
     max_side: PositiveInt = 30_000
-    """Largest min(users, items) that is solved; its square is held in memory a few times, as float32."""
+    """Largest min(users, items) that is solved: the time grows with its cube."""
 
 
 class Ease(Recommender):
@@ -48,7 +48,13 @@ class Ease(Recommender):
         if min(self.n_users, self.n_items) > self.config.max_side:
             raise NotServable(
                 f"ease solves min(users, items) = {min(self.n_users, self.n_items):,} unknowns at once; "
-                f"max_side = {self.config.max_side:,} (float32 matrices of that side must fit in memory)"
+                f"max_side = {self.config.max_side:,}"
+            )
+        needed = self.memory_needed()
+        if context.memory is not None and needed > context.memory:
+            raise NotServable(
+                f"ease would hold {needed / 1e9:.1f} GB of matrices ({self.n_users:,} users, {self.n_items:,} "
+                f"items), and the limit is {context.memory / 1e9:.1f} GB; raise memory_limit, or set dataset.filter"
             )
         self.to(context.device)
         history = train.history()
@@ -56,6 +62,12 @@ class Ease(Recommender):
             self._fit_dual(history)
         else:
             self._fit_primal(history)
+
+    def memory_needed(self) -> int:
+        """Bytes of float32 that a fit holds at its peak, with what LAPACK copies."""
+        if self.dual:
+            return 4 * (3 * self.n_users * self.n_items + 3 * self.n_users**2)
+        return 4 * 3 * self.n_items**2
 
     def _fit_primal(self, history: History) -> None:
         gram = _gram(history)  # (I, I)
@@ -79,10 +91,40 @@ class Ease(Recommender):
         x = history.dense()  # (B, I)
         if not self.dual:
             return pick(x @ self.weights, items)
-        train = History(self.train_offsets, self.train_items, self.n_items).sparse()  # (U, I)
-        overlap = (train @ x.T).T  # (B, U)
-        x_p = (x - overlap @ self.weights) / self.config.l2  # (B, I) = x P
+        x_p = torch.empty_like(x)  # (B, I) = x P
+        own = self._of_the_fit(users, history)  # (B,)
+        x_p[own] = self.weights[users[own]]  # rows of X: XP = KX, for XXᵀK = I - λK
+        others = (~own).nonzero().squeeze(1)
+        if len(others):
+            train = self._train.sparse()  # (U, I)
+            overlap = (train @ x[others].T).T  # (B', U)
+            x_p[others] = (x[others] - overlap @ self.weights) / self.config.l2
         return pick(x - x_p / self.diagonal, items)
+
+    def contributions(self, user: int, history: History, item: int) -> Tensor:
+        """B[history, item], (E,)."""
+        if not self.dual:
+            return self.weights[history.items, item]
+        train = History(self.train_offsets, self.train_items, self.n_items)
+        overlap = torch.zeros_like(self.diagonal).index_add_(
+            0, train.items, self.weights[train.rows, item]
+        )  # (I,) = column of XᵀKX
+        own = (history.items == item).float()  # (E,)
+        return own - (own - overlap[history.items]) / (self.config.l2 * self.diagonal[item])
+
+    @property
+    def _train(self) -> History:
+        """Users of the fit, dual form."""
+        return History(self.train_offsets, self.train_items, self.n_items)
+
+    def _of_the_fit(self, users: Tensor, history: History) -> Tensor:
+        """Whose history is the very one of the fit, (B,) bool."""
+        fitted = self._train[users.clamp(min=0)]
+        same = (users >= 0) & (fitted.lengths == history.lengths)  # (B,)
+        rows = same.nonzero().squeeze(1)
+        ours, theirs = fitted[rows], history[rows]
+        same[rows[theirs.rows[ours.items != theirs.items]]] = False
+        return same
 
     def similar(self, items: Tensor) -> Tensor:
         """Rows of B: what one item in the history adds to every score, (B, I)."""

@@ -129,6 +129,19 @@ class Ials(Recommender):
         """The factors that `score` multiplies with the items', (B, D): folded in from `history`."""
         return self._fold_in(users, history)
 
+    def contributions(self, user: int, history: History, item: int) -> Tensor | None:
+        """w_j q_iᵀ A⁻¹ q_j, with A as in least_squares.py (Hu et al., sec. 5), (E,).
+
+        None for users of a fit with `use_weights`: their factors came from weights that a `History` doesn't hold.
+        """
+        if self.config.use_weights and user >= 0:
+            return None
+        q, w = self.items.double(), self.mean_weight.double()
+        own = q[history.items]  # (E, D)
+        a = self.config.unobserved_weight * (q.T @ q) + w * (own.T @ own)  # (D, D)
+        a.diagonal().add_(self._rows(history, w.expand(len(own))).l2)
+        return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+
     def _fold_in(self, users: Tensor, history: History) -> Tensor:
         """Factors by the history, (B, D)."""
         known = (users >= 0)[:, None]  # (B, 1)

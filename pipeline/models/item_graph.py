@@ -46,6 +46,11 @@ class ItemGraph(Recommender):
         )
         return pick(summed.T, items)  # (I, B) -> (B, I)
 
+    def contributions(self, user: int, history: History, item: int) -> Tensor:
+        """Weights of the item's edges to the history, (E,)."""
+        edges = self.weights.new_zeros(self.n_items)
+        return edges.index_add_(0, self.neighbors[item], self.weights[item])[history.items]
+
     def similar(self, items: Tensor) -> Tensor:
         """What one item in the history adds to every score, (B, I)."""
         one_each = torch.arange(len(items) + 1, device=items.device)

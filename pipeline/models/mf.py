@@ -119,6 +119,12 @@ class MatrixFactorization(Recommender):
         """(B, D) with a column of ones, which meets the biases."""
         return F.pad(user, (0, 1), value=1.0) if self.config.item_bias else user
 
+    def terms(self, user: int, item: int) -> dict[str, float]:
+        """Dot product and bias."""
+        dot = float(self.user_vectors()[user] @ self.item_vectors()[item])
+        bias = self.item_biases()
+        return {"dot product": dot} | ({} if bias is None else {"item bias": float(bias[item])})
+
     def user_vectors(self) -> Tensor:
         """(U, D)."""
         return self.user.weight.detach()

@@ -133,6 +133,16 @@ class Pmf(Recommender):
             scores = scores + self.item_bias.weight.T
         return scores if self.mean is None else scores + self.mean
 
+    def terms(self, user: int, item: int) -> dict[str, float]:
+        """Mean, biases and dot product, in the unit of ratings."""
+        user_bias, item_bias = self.user_biases(), self.item_biases()
+        return {
+            **({} if self.mean is None else {"mean": float(self.mean)}),
+            **({} if user_bias is None else {"user bias": float(user_bias[user])}),
+            **({} if item_bias is None else {"item bias": float(item_bias[item])}),
+            "dot product": float(self.user_vectors()[user] @ self.item_vectors()[item]),
+        }
+
     def user_vectors(self) -> Tensor:
         """(U, D)."""
         return self.user.weight.detach()

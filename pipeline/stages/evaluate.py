@@ -7,9 +7,10 @@ import polars as pl
 from pipeline import journal, lake, measure, tables
 from pipeline.device import resolve_device, set_threads
 from pipeline.models.saving import load
+from pipeline.normalize import Normalizer
 from pipeline.run import Run
 
-VERSION = 1
+VERSION = 2
 
 
 def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> Path:
@@ -19,19 +20,22 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         stage=f"evaluate {label}",
         layer="6_metrics",
         version=VERSION,
-        settings={**settings.evaluation.model_dump(), "seed": settings.seed},
+        settings={
+            **settings.evaluation.model_dump(), "seed": settings.seed,
+            "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
+        },
         parents=(parts, chosen, tested),
         head=label,
-    )
+    )  # fmt: skip
 
     def write(folder: Path) -> lake.Report:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
         data = measure.load_parts(parts, device)
-        records = measure.measure(load(chosen, device), label, data, "valid", "train", settings)
-        records += measure.measure(
-            load(tested, device), label, data, "test", lake.info(tested)["fit"], settings
-        )
+        records: measure.Records = []
+        for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
+            model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
+            records += measure.measure(model, label, data, split, fit, settings, normalizer)
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
         return lake.Report(rows_out=metrics.height, info={"label": label})

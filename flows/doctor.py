@@ -1,0 +1,96 @@
+"""`nightrecs doctor`: is the installation sound, is the home, is the device; each line says how to mend it."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flows import doctor_home, doctor_installation
+from pipeline.paths import Home
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    status: str
+    check: str
+    found: str
+    fix: str = ""
+
+
+Check = Callable[[Home], Iterator[tuple[str, str, str]]]
+
+
+def doctor(options: Any) -> int:
+    """Print the findings as they come; exit code 1 where one failed."""
+    home = Home.resolve(options.home)
+    findings = []
+    for finding in examine(home, options.device):
+        findings.append(finding)
+        if not options.json:
+            print(f"{finding.status:<5} {finding.check:<12} {finding.found}", flush=True)
+            if finding.fix:
+                print(f"{'':<18} fix: {finding.fix}", flush=True)
+    failed = sum(finding.status == FAIL for finding in findings)
+    warned = sum(finding.status == WARN for finding in findings)
+    if options.json:
+        json.dump([asdict(finding) for finding in findings], sys.stdout, ensure_ascii=False, indent=1)
+        print()
+    else:
+        print(f"\n{len(findings)} checks, {failed} failed, {warned} warnings", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def examine(home: Home, device: str = "none") -> Iterator[Finding]:
+    """All checks, in order. One that stumbles is a failure itself, not the end of the others."""
+    checks: dict[str, Check] = {
+        **doctor_installation.CHECKS,
+        **doctor_home.CHECKS,
+        "device": lambda _: parity(device),
+    }
+    for name, check in checks.items():
+        try:
+            for status, found, fix in check(home):
+                yield Finding(status, name, found, fix)
+        except Exception as error:
+            yield Finding(FAIL, name, f"the check crashed: {type(error).__name__}: {error}", "report this")
+
+
+def parity(name: str) -> Iterator[tuple[str, str, str]]:
+    """Devices, then every family on the CPU and on the device; without an accelerator, on 1 and on all threads."""
+    import torch
+
+    from pipeline import parity as run
+    from pipeline.device import resolve_device
+
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield OK, f"cpu{''.join(f', cuda:{i} {what}' for i, what in enumerate(cuda))}", ""
+    if name == "none":
+        return
+    try:
+        device = resolve_device(name)
+    except (ValueError, RuntimeError) as error:
+        yield FAIL, str(error).splitlines()[0], "doctor --device cpu; or mend the driver, or torch's build"
+        return
+    sides = run.Side("cpu"), run.Side(str(device))
+    if device.type == "cpu":
+        sides = run.Side("cpu", 1), run.Side("cpu", len(os.sched_getaffinity(0)))
+        yield OK, "no accelerator: the CPU is compared with itself, on 1 and on all threads", ""
+    limits = (
+        f"tolerance: scores of one model within {run.SAME_STATE:g}, {run.OVERLAP:.0%} of its top {run.K} in common; "
+        f"so too two fits of a closed form, while two by gradients differ at most {run.QUALITY:g} in hits"
+    )
+    yield OK, limits, ""
+    for result in run.compare(*sides):
+        text = (
+            f"{result.family}: {sides[0]} against {sides[1]}: one model's scores differ by {result.score_difference:.1e}, "
+            f"top {run.K} {result.overlap:.1%} in common; two fits' {result.fit_overlap:.1%}, "
+            f"hits differ by {result.fit_quality:.3f}"
+        )
+        fix = "" if result.passed else "use --set device=cpu until driver, torch and hardware are checked"
+        yield OK if result.passed else FAIL, text, fix

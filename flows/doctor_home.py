@@ -1,0 +1,130 @@
+"""Doctor's checks of a home: what is in it and who uses it. They change nothing and hold no lock."""
+
+import os
+import shlex
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+
+from flows.doctor_installation import existing
+from flows.status import lock_holder
+from pipeline import journal, warehouse
+from pipeline.paths import Home
+
+Lines = Iterator[tuple[str, str, str]]
+
+
+def writable(home: Home) -> Lines:
+    """A night can write there."""
+    try:
+        with tempfile.TemporaryFile(dir=existing(home.warehouse)):
+            yield "ok", f"{home.root} is writable", ""
+    except OSError as error:
+        yield "fail", f"can't write to {home.root}: {error.strerror}", "choose another with --home, or chown it"
+
+
+def locks(home: Home) -> Lines:
+    """Who holds one now."""
+    held = {path.stem: lock_holder(path) for path in sorted(home.lock("*").parent.glob("*.lock"))}
+    running = {name: holder for name, holder in held.items() if holder}
+    for name, holder in running.items():
+        yield "ok", f"{name} is locked by {holder}", ""
+    if not running:
+        yield "ok", "no night is running", ""
+
+
+def nights(home: Home) -> Lines:
+    """Nights that the journal believes to be running while nobody holds the lock."""
+    stale = 0
+    for dataset in datasets(home):
+        outcomes = {i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)}
+        open_ones = [run_id for run_id, outcome in outcomes.items() if outcome == "running"]
+        if lock_holder(home.lock(dataset)):
+            open_ones = open_ones[:-1]
+        stale += len(open_ones)
+        for run_id in open_ones:
+            fix = f"nothing is lost: the next night closes it. nightrecs run {dataset}"
+            yield "warn", f"night {run_id} of {dataset} ended without saying how", fix
+    if not stale:
+        yield "ok", "no night hangs in the journal", ""
+
+
+def leftovers(home: Home) -> Lines:
+    """Half-built files and folders of processes that are gone."""
+    found = 0
+    for dataset in datasets(home):
+        if lock_holder(home.lock(dataset)):
+            continue  # they may be of the night that is running
+        parts = [*home.generations(dataset).glob(".*.building*"), *home.lake(dataset).glob("*/.*")]
+        for path in sorted(parts):
+            found += 1
+            yield "warn", f"{path} was left behind", f"rm -r {shlex.quote(str(path))}"
+    if not found:
+        yield "ok", "nothing half-built is left behind", ""
+
+
+def published(home: Home) -> Lines:
+    """Every live database opens, and has no stray log beside it."""
+    for live in sorted(home.warehouse.glob("*.duckdb")):
+        fix = f"nightrecs run {live.stem}; earlier ones are in {home.generations(live.stem)}"
+        wal = live.with_name(live.name + ".wal")
+        if wal.exists():
+            yield "fail", f"{wal} keeps readers from {live.name}", f"mv {shlex.quote(str(wal))} somewhere else"
+            continue
+        try:
+            with warehouse.connect(live, read_only=True) as con:
+                rows = con.sql("SELECT count(*) FROM recommendations").fetchall()[0][0]
+        except (warehouse.DatabaseError, OSError) as error:
+            yield "fail", f"{live} can't be read: {str(error).splitlines()[0]}", fix
+            continue
+        yield "ok", f"{live.stem}: {rows:,} recommendations", ""
+
+
+def prefect(home: Home) -> Lines:
+    """The configured API answers."""
+    from flows.launch import answers
+
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        yield "ok", "PREFECT_API_URL is not set: nights use Prefect's own temporary server", ""
+    elif answers(api):
+        yield "ok", f"{api} answers", ""
+    else:
+        fix = "start it, or unset PREFECT_API_URL; nights run without it until then"
+        yield "warn", f"PREFECT_API_URL {api} does not answer", fix
+
+
+def mlflow(home: Home) -> Lines:
+    """Its database opens and has its tables."""
+    file = home.mlflow_db
+    if not file.exists():
+        yield "ok", "no database yet: the first night makes it", ""
+        return
+    try:
+        con = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
+        try:
+            runs = con.execute("SELECT count(*) FROM runs").fetchone()[0]
+        finally:
+            con.close()
+    except sqlite3.Error as error:
+        fix = f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
+        yield "fail", f"{file} can't be read: {error}", fix
+        return
+    yield "ok", f"{file}: {runs:,} runs", ""
+
+
+def datasets(home: Home) -> list[str]:
+    """Those with a journal or published files in this home."""
+    folders = [home.journal("*").parent, home.generations("*").parent]
+    return sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()})
+
+
+CHECKS = {
+    "home": writable,
+    "locks": locks,
+    "nights": nights,
+    "leftovers": leftovers,
+    "published": published,
+    "prefect": prefect,
+    "mlflow": mlflow,
+}
