@@ -24,6 +24,7 @@ test-all: install
 	$(BIN)/python -m pytest -m ''
 
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
 
 lint: install

@@ -80,16 +80,18 @@ def parity(name: str) -> Iterator[tuple[str, str, str]]:
     sides = run.Side("cpu"), run.Side(str(device))
     if device.type == "cpu":
         sides = run.Side("cpu", 1), run.Side("cpu", len(os.sched_getaffinity(0)))
-        yield OK, "no accelerator: the CPU is compared with itself, on 1 and on all threads", ""
+        yield OK, f"no accelerator, so the CPU is compared with itself: {sides[0]} against {sides[1]}", ""
+    else:
+        yield OK, f"{sides[0]} against {sides[1]}", ""
     limits = (
-        f"tolerance: scores of one model within {run.SAME_STATE:g}, {run.OVERLAP:.0%} of its top {run.K} in common; "
-        f"so too two fits of a closed form, while two by gradients differ at most {run.QUALITY:g} in hits"
+        f"tolerance: one model's scores within {run.SAME_STATE:g} and {run.OVERLAP:.0%} of its top {run.K} the same; "
+        f"fitted anew, {run.OVERLAP:.0%} the same (closed forms) or hits within {run.QUALITY:g} (by gradients)"
     )
     yield OK, limits, ""
     for result in run.compare(*sides):
         text = (
-            f"{result.family}: {sides[0]} against {sides[1]}: one model's scores differ by {result.score_difference:.1e}, "
-            f"top {run.K} {result.overlap:.1%} in common; two fits' {result.fit_overlap:.1%}, "
+            f"{result.family:<12} scores differ by {result.score_difference:.1e}, top {run.K} "
+            f"{result.overlap:.1%} the same; fitted anew {result.fit_overlap:.1%}, "
             f"hits differ by {result.fit_quality:.3f}"
         )
         fix = "" if result.passed else "use --set device=cpu until driver, torch and hardware are checked"

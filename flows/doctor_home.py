@@ -20,7 +20,11 @@ def writable(home: Home) -> Lines:
         with tempfile.TemporaryFile(dir=existing(home.warehouse)):
             yield "ok", f"{home.root} is writable", ""
     except OSError as error:
-        yield "fail", f"can't write to {home.root}: {error.strerror}", "choose another with --home, or chown it"
+        yield (
+            "fail",
+            f"can't write to {home.root}: {error.strerror}",
+            "choose another with --home, or chown it",
+        )
 
 
 def locks(home: Home) -> Lines:
@@ -37,7 +41,9 @@ def nights(home: Home) -> Lines:
     """Nights that the journal believes to be running while nobody holds the lock."""
     stale = 0
     for dataset in datasets(home):
-        outcomes = {i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)}
+        outcomes = {
+            i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)
+        }
         open_ones = [run_id for run_id, outcome in outcomes.items() if outcome == "running"]
         if lock_holder(home.lock(dataset)):
             open_ones = open_ones[:-1]
@@ -69,7 +75,11 @@ def published(home: Home) -> Lines:
         fix = f"nightrecs run {live.stem}; earlier ones are in {home.generations(live.stem)}"
         wal = live.with_name(live.name + ".wal")
         if wal.exists():
-            yield "fail", f"{wal} keeps readers from {live.name}", f"mv {shlex.quote(str(wal))} somewhere else"
+            yield (
+                "fail",
+                f"{wal} keeps readers from {live.name}",
+                f"mv {shlex.quote(str(wal))} somewhere else",
+            )
             continue
         try:
             with warehouse.connect(live, read_only=True) as con:
@@ -107,7 +117,9 @@ def mlflow(home: Home) -> Lines:
         finally:
             con.close()
     except sqlite3.Error as error:
-        fix = f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
+        fix = (
+            f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
+        )
         yield "fail", f"{file} can't be read: {error}", fix
         return
     yield "ok", f"{file}: {runs:,} runs", ""

@@ -69,13 +69,21 @@ def memory(home: Home) -> Lines:
     free, total = available_memory()
     good = free >= MEMORY
     fix = "close something, lower memory_limit, or sample users with dataset.filter.user_fraction"
-    yield "ok" if good else "warn", f"{free / GIB:.1f} of {total / GIB:.1f} GiB available", "" if good else fix
+    yield (
+        "ok" if good else "warn",
+        f"{free / GIB:.1f} of {total / GIB:.1f} GiB available",
+        "" if good else fix,
+    )
 
 
 def threads(home: Home) -> Lines:
     """Cores this process may use, and variables that say otherwise."""
     cores = len(os.sched_getaffinity(0))
-    limits = {n: os.environ[n] for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS") if n in os.environ}
+    limits = {
+        n: os.environ[n]
+        for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+        if n in os.environ
+    }
     told = "".join(f", {name}={value}" for name, value in limits.items())
     over = any(value.isdigit() and int(value) > cores for value in limits.values())
     yield "warn" if over else "ok", f"{cores} cores{told}", f"set them to {cores} at most" if over else ""
@@ -85,21 +93,27 @@ def duckdb(home: Home) -> Lines:
     """A file written as a night writes it, and read again."""
     from pipeline.stages.audit import OLDEST_READABLE
 
-    with tempfile.TemporaryDirectory(dir=existing(home.warehouse), prefix=".doctor-") as folder:
-        file = Path(folder) / "probe.duckdb"
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=existing(home.warehouse), prefix=".doctor-") as folder:
+            file = Path(folder) / "probe.duckdb"
             with warehouse.connect() as con:
-                con.execute(f"ATTACH {warehouse.literal(file)} AS probe (STORAGE_VERSION '{OLDEST_READABLE}')")
+                con.execute(
+                    f"ATTACH {warehouse.literal(file)} AS probe (STORAGE_VERSION '{OLDEST_READABLE}')"
+                )
                 con.execute("CREATE TABLE probe.numbers AS SELECT range AS n FROM range(1000)")
                 con.execute("DETACH probe")
             with warehouse.connect(file, read_only=True) as con:
                 total = con.sql("SELECT sum(n) FROM numbers").fetchall()[0][0]
-        except warehouse.DatabaseError as error:
-            yield "fail", f"can't write and read a database: {error}", "reinstall duckdb; check the disk"
-            return
+    except (warehouse.DatabaseError, OSError) as error:
+        yield "fail", f"can't write and read a database: {error}", "reinstall duckdb; check the disk"
+        return
     good = total == 499_500
     text = f"wrote and read a file of storage version {OLDEST_READABLE}"
-    yield "ok" if good else "fail", text if good else f"read {total}, wrote 499500", "" if good else "check the disk"
+    yield (
+        "ok" if good else "fail",
+        text if good else f"read {total}, wrote 499500",
+        "" if good else "check the disk",
+    )
 
 
 def available_memory() -> tuple[int, int]:
@@ -113,8 +127,8 @@ def available_memory() -> tuple[int, int]:
 
 
 def existing(path: Path) -> Path:
-    """The nearest folder at or above `path` that exists."""
-    return next(place for place in (path, *path.parents) if place.is_dir())
+    """The nearest place at or above `path` that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 CHECKS = {

@@ -19,7 +19,6 @@ from pipeline.paths import Home
 from pipeline.ranking import served
 from pipeline.settings import Settings
 from pipeline.stages.clean import mark
-from pipeline.stages.publish import live_run_id
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,12 @@ def explain(options: Any) -> None:
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     require(options, "user")
     require(options, "item")
-    answer = explanation(published_night(home, dataset), options.user, options.item)
+    run_id = query(options, "select run_id from freshness", {}).item()
+    answer = explanation(published_night(home, dataset, run_id), options.user, options.item)
     parts = pl.DataFrame([part["item_id"] for part in answer["contributions"]], schema={"item_id": pl.String})
-    titles = dict(query(options, "select item_id, title from items", {}).join(parts, on="item_id").iter_rows())
+    titles = dict(
+        query(options, "select item_id, title from items", {}).join(parts, on="item_id").iter_rows()
+    )
     listed = query(
         options,
         "select title, rank from items left join recommendations using (item_id) "
@@ -58,12 +60,11 @@ def explain(options: Any) -> None:
         describe(answer, options)
 
 
-def published_night(home: Home, dataset: str) -> Night:
+def published_night(home: Home, dataset: str, run_id: str) -> Night:
     """The live night, as far as the lake still has it; else UnreadableInput says what is gone."""
-    run_id = live_run_id(home, dataset)
     record = journal.read_run(home, dataset, run_id) if run_id in journal.run_ids(home, dataset) else {}
     made = record.get("made") or {}
-    if run_id is None or not {"refit", "encoded"} <= made.keys():
+    if not {"refit", "encoded"} <= made.keys():
         raise UnreadableInput(
             f"the journal does not say what the published tables of {dataset} were made from; "
             f"run a night: nightrecs run {dataset}"
@@ -150,22 +151,30 @@ def rank_of(item: int, scores: Tensor, allowed: Tensor) -> int:
 def describe(answer: dict[str, Any], options: Any) -> None:
     """For people."""
     title = f" ({answer['title']})" if answer["title"] else ""
-    print(f"item {answer['item_id']}{title} for user {answer['user_id']}, by {answer['model']}, night {answer['run_id']}")
+    print(
+        f"item {answer['item_id']}{title} for user {answer['user_id']}, by {answer['model']}, night {answer['run_id']}"
+    )
     times = ", ".join(f"{row['timestamp']}"[:19] for row in answer["seen"] if row["timestamp"])
-    seen = f"masked: the user has it already{f' ({times})' if times else ''}; its rank is what it would have without that"
-    print(seen if answer["masked"] else "not masked: the user does not have it")
+    seen = f"the user has it already{f' ({times})' if times else ''}"
+    masked = f"masked: {seen}; its rank is what it would have without that"
+    print(masked if answer["masked"] else "not masked: the user does not have it")
     if answer["score"] is None:
         print("the model does not know it: the filters left it out, or nobody has it; so it is in no list")
         return
     listed = f"rank {answer['published_rank']} of the list" if answer["published_rank"] else "not in the list"
-    print(f"score {answer['score']:.6g}, rank {answer['rank']:,} of {answer['candidates']:,} items; published: {listed}")
+    print(
+        f"score {answer['score']:.6g}, rank {answer['rank']:,} of {answer['candidates']:,} items; published: {listed}"
+    )
     if answer["source"] == "fallback":
         print("the model can't serve this user, so the score is the item's popularity")
     if answer["predicted_rating"] is not None:
         print(f"predicted rating {answer['predicted_rating']:.3f}")
     rows = [{"contribution": v, "from": name} for name, v in answer["terms"].items()]
     parts = answer["contributions"]
-    rows += [{"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]} for p in parts[: options.n]]
+    rows += [
+        {"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]}
+        for p in parts[: options.n]
+    ]
     if rest := parts[options.n :]:
         total = sum(part["contribution"] for part in rest)
         rows.append({"contribution": total, "from": f"({len(rest)} others)", "title": None})

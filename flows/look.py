@@ -12,6 +12,7 @@ from pipeline.paths import Home
 
 LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
 
+
 def datasets(options: Any) -> None:
     """The shipped data sets."""
     files = sorted(paths.DATASETS.glob("*.toml"))

@@ -111,7 +111,7 @@ def conduct(run: Run, step: Step, until: str | None = None) -> str:
             journal.close_run(run, "refused", str(reason))
             raise
         except BaseException as error:
-            journal.close_run(run, "crashed", f"{type(error).__name__}: {error}")
+            journal.close_run(run, "crashed", f"{type(error).__name__}: {error}".rstrip(": "))
             raise
     return "published"
 

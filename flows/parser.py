@@ -54,7 +54,10 @@ def build_parser() -> Parser:
     """All commands and options."""
     common = Parser(add_help=False)
     common.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback when something fails"
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show a traceback when something fails",
     )
     common.add_argument(
         "--home",
@@ -66,7 +69,7 @@ def build_parser() -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="nightrecs", epilog=EPILOG, formatter_class=raw, parents=[common],
-        description="Every night, a file of user-item interactions becomes audited top-N recommendations in SQL tables.",
+        description="Every night, a file of user-item interactions becomes audited top-N lists in SQL tables.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
@@ -141,12 +144,14 @@ def _add_looking(command: Any) -> None:
     explain = command(
         "explain", "what the published model thinks of an item for a user, and what of their history says so",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --json",
-        more="Linear models and iALS: what each item of the history adds to the score. Models with biases: their terms.",
+        more="Linear models and iALS: what each item of the history adds. Models with biases: their terms.",
     )  # fmt: skip
     explain.add_argument("dataset")
     explain.add_argument("user", help="user id, as in the source")
     explain.add_argument("item", help="item id, as in the source")
-    explain.add_argument("-n", type=int, default=10, help="history items to print (default: 10; JSON has all)")
+    explain.add_argument(
+        "-n", type=int, default=10, help="history items to print (default: 10; JSON has all)"
+    )
     board = command(
         "leaderboard", "compare the models of the published night",
         "leaderboard sample", "leaderboard sample --split valid --all --json",

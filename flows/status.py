@@ -11,7 +11,6 @@ from pipeline import journal
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 from pipeline.run import utcnow
-from pipeline.stages.publish import live_run_id
 
 HEALTHY, UNHEALTHY = 0, 3
 
@@ -19,14 +18,19 @@ HEALTHY, UNHEALTHY = 0, 3
 def status(options: Any) -> int:
     """Print it; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
-    answer = health(home, dataset, options.max_age)
-    if answer["live"]:
+    live = None
+    if home.live(dataset).exists():
+        live = query(options, "select run_id, generated_at from freshness", {}).row(0, named=True)
+    answer = health(home, dataset, live["run_id"] if live else None)
+    if live:
         summary = query(options, "select rows, users, items, last_timestamp from interactions_summary", {})
         answer |= summary.row(0, named=True)
-        answer["generated_at"] = query(options, "select generated_at from freshness", {}).item()
+        answer["generated_at"] = live["generated_at"]
         answer["age_hours"] = round((utcnow() - answer["generated_at"]).total_seconds() / 3600, 2)
         if options.max_age is not None and answer["age_hours"] > options.max_age:
-            answer["problems"].append(f"the tables are {answer['age_hours']} hours old, --max-age {options.max_age:g}")
+            answer["problems"].append(
+                f"the tables are {answer['age_hours']} hours old, --max-age {options.max_age:g}"
+            )
     answer["healthy"] = not answer["problems"]
     answer["next"] = next_steps(answer, options)
     if options.json:
@@ -36,10 +40,9 @@ def status(options: Any) -> int:
     return HEALTHY if answer["healthy"] else UNHEALTHY
 
 
-def health(home: Home, dataset: str, max_age: float | None = None) -> dict[str, Any]:
+def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
     """Live night, last night that counts, who runs now; `problems` says what is not well."""
     nights = [journal.read_run(home, dataset, run_id) for run_id in journal.run_ids(home, dataset)]
-    live = live_run_id(home, dataset) if home.live(dataset).exists() else None
     if not nights and live is None:
         raise UnreadableInput(unknown_dataset(home, dataset))
     holder = lock_holder(home.lock(dataset))
@@ -91,7 +94,9 @@ def describe(answer: dict[str, Any]) -> None:
     if answer["live"]:
         print(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
-        print(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
+        print(
+            f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}"
+        )
     if answer["last_night"]:
         print(f"last     {answer['last_night']}, {answer['last_outcome']}")
     if answer["running"]:

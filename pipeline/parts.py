@@ -1,19 +1,25 @@
-"""The result of reading one file: kept rows and rejected lines as Parquet, and their ledger."""
+"""The result of reading one file: kept rows and rejected lines as Parquet, and their ledger.
+
+Ids are stored as dictionaries: Polars reads them as Categorical, everybody else as text, and no later stage
+has to hash a string a row.
+"""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.contracts import Reason
 from pipeline.values import Row
 
 INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"
-_TEXT, _LINE = pa.string(), pa.int64()
+_TEXT, _LINE, _ID = pa.string(), pa.int64(), pa.dictionary(pa.int32(), pa.string())
 _ROWS = pa.schema(
-    [("user_id", _TEXT), ("item_id", _TEXT), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))]
+    [("user_id", _ID), ("item_id", _ID), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))]
 )
 _REJECTED = pa.schema(
     [
@@ -26,6 +32,35 @@ _REJECTED = pa.schema(
     ]
 )
 _BATCH = 122_880  # rows, DuckDB's row group
+BIG_BATCH = 500_000
+"""Rows of a row group where they come in bulk."""
+
+
+def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
+    """Write rows with the columns of `raw`, each batch as a row group; returns how many there were."""
+    n_rows = 0
+    with _rows_writer(path) as writer:
+        for batch in batches:
+            writer.write_table(pa.Table.from_arrays([_stored(c) for c in batch.columns], schema=_ROWS))
+            n_rows += batch.num_rows
+    return n_rows
+
+
+def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
+    """The rows of files that were written so, in order."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_batches()
+
+
+def _rows_writer(path: Path) -> pq.ParquetWriter:
+    repetitive = ["user_id", "item_id", "rating"]
+    return pq.ParquetWriter(path, _ROWS, compression="lz4", use_dictionary=repetitive, write_statistics=False)
+
+
+def _stored(column: pa.Array) -> pa.Array:
+    return pc.dictionary_encode(column) if pa.types.is_string(column.type) else column
 
 
 class PartWriter:
@@ -40,7 +75,7 @@ class PartWriter:
         self._rejects: list[tuple] = []
         self._rows: list[Row] = []
         self._to_rejects = pq.ParquetWriter(folder / REJECTED, _REJECTED)
-        self._to_rows = pq.ParquetWriter(folder / INTERACTIONS, _ROWS) if rows else None
+        self._to_rows = _rows_writer(folder / INTERACTIONS) if rows else None
 
     def __enter__(self) -> "PartWriter":
         return self

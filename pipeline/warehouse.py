@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from pipeline import paths
 
@@ -14,6 +16,7 @@ Connection = duckdb.DuckDBPyConnection
 DatabaseError = duckdb.Error
 BadData = (duckdb.InvalidInputException, duckdb.DataError)
 """What a statement raises over the values it reads, or by error()."""
+_BAD_DATA = re.compile(r"(Conversion|Invalid Input|Out of Range|Mismatch Type) Error").match
 
 
 def connect(
@@ -40,6 +43,14 @@ def run_sql(con: Connection, name: str, **params: Any) -> duckdb.DuckDBPyRelatio
     """Run `sql/<name>.sql`, one statement, with `$named` values bound."""
     statement = read_sql(paths.SQL / f"{name}.sql")
     return con.sql(statement, params=params or None)
+
+
+def stream(rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
+    """The rows in batches of `size`, as they are computed; raises DuckDB's own errors on the way."""
+    try:
+        yield from rows.to_arrow_reader(size)
+    except OSError as error:  # what Arrow makes of an error in a later batch
+        raise (duckdb.DataError if _BAD_DATA(str(error)) else duckdb.Error)(str(error)) from None
 
 
 def read_sql(path: Path) -> str:

@@ -2,6 +2,7 @@
 -- statement, and the file is then read line by line, where odd but good values are kept and bad ones named.
 -- reads:  source_text (user_text, item_text, rating_text, timestamp_text), in source order
 -- writes: nothing; returns the columns of `raw`
+-- (rating_text and timestamp_text may be numbers already, where is_plain)
 -- params: has_rating, missing_ratings, clock (none, count, iso or format), scale (microseconds a count),
 --         format (of strptime), is_plain (no blank, underscore or plus in the file: a cast is strict enough)
 with source as (
@@ -15,24 +16,28 @@ typed as (
         case
             when not $has_rating then null
             when rating_text is not null and (
-                $is_plain or regexp_full_match(rating_text, '[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
+                $is_plain or regexp_full_match(
+                    cast(rating_text as varchar), '[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?'
+                )
             )
                 then cast(rating_text as double)
             else error('rating')
         end as rating,
         case
             when $clock = 'none' then null
-            when $clock = 'count' and ($is_plain or regexp_full_match(timestamp_text, '[0-9]+(\.0*)?'))
+            when $clock = 'count' and ($is_plain or regexp_full_match(cast(timestamp_text as varchar), '[0-9]+(\.0*)?'))
                 and cast(timestamp_text as double) between 0 and 1e15
                 and cast(timestamp_text as double) = floor(cast(timestamp_text as double))
                 then make_timestamp(cast(cast(timestamp_text as double) as bigint) * $scale)
             when $clock = 'iso' and regexp_full_match(
-                timestamp_text,
+                cast(timestamp_text as varchar),
                 '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z?)?'
             )
                 then cast(timestamp_text as timestamp)
-            when $clock = 'format' and strftime(strptime(timestamp_text, $format), $format) = timestamp_text
-                then strptime(timestamp_text, $format)
+            when $clock = 'format'
+                and strftime(strptime(cast(timestamp_text as varchar), $format), $format)
+                    = cast(timestamp_text as varchar)
+                then strptime(cast(timestamp_text as varchar), $format)
             else error('timestamp')
         end as "timestamp"
     from source

@@ -36,6 +36,14 @@ def run(tmp_path: Path) -> Run:
     return night
 
 
+@pytest.fixture(scope="session")
+def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of a published night of `tiny` (see published.py); to be looked at only."""
+    from published import publish
+
+    return publish(tmp_path_factory.mktemp("published"))
+
+
 def data_set(name: str) -> Path:
     """Folder of a real data set; skips the test where it is absent."""
     folder = DATA / name

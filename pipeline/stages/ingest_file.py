@@ -1,6 +1,7 @@
 """Reads one source file by a strict DuckDB statement, and line by line in Python only where that stumbles."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 from pipeline import reading, sources, warehouse
 from pipeline.contracts import Reason, UnreadableInput
 from pipeline.layout import Layout, find_column, read_layout
-from pipeline.parts import INTERACTIONS, PartWriter
+from pipeline.parts import BIG_BATCH, INTERACTIONS, PartWriter, write_rows
 from pipeline.settings import Columns, Dataset
 from pipeline.values import SCALES, Rejected, clock, row_reader
 from pipeline.warehouse import Connection
@@ -64,7 +65,9 @@ def _read_text(
             plain, layout, name, dataset, into, ", ".join(sorted(survey.doubts)) or "as asked"
         )
     fast = sources.copy_as_utf8(plain, layout, into / ".copy") if survey.needs_copy(layout) else plain
-    view, unit = _text_view(fast, layout), dataset.columns.timestamp_unit
+    unit = dataset.columns.timestamp_unit
+    numbers = {"rating", *(["timestamp"] if unit in SCALES else [])} if survey.is_plain else set()
+    view = _text_view(fast, layout, numbers)
     failure = _read_fast(con, view, dataset, unit, into, survey.is_plain)
     kept = survey.lines - layout.header
     if failure is None and pq.read_metadata(into / INTERACTIONS).num_rows != kept:
@@ -103,14 +106,17 @@ def _read_fast(
             format=unit if kind == "format" else "%Y",
         )  # fmt: skip
         assert rows is not None
-        rows.write_parquet(str(into / INTERACTIONS))
+        write_rows(warehouse.stream(rows, BIG_BATCH), into / INTERACTIONS)
     except warehouse.BadData as error:
         return str(error).splitlines()[0][:200]
     return None
 
 
-def _text_view(path: Path, layout: Layout) -> str:
-    names = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(layout.n_fields))
+def _text_view(path: Path, layout: Layout, numbers: Collection[str] = ()) -> str:
+    """`numbers`: roles that the reader may take for numbers, and needn't keep as text."""
+    places = {layout.positions[role] for role in numbers if role in layout.positions}
+    kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]
+    names = ", ".join(f"'c{i}': '{kind}'" for i, kind in enumerate(kinds))
     texts = [
         f"c{layout.positions[role]} AS {role}_text"
         if role in layout.positions

@@ -10,13 +10,13 @@ import polars as pl
 
 from pipeline import lake, sources, tables, warehouse
 from pipeline.contracts import UnreadableInput
-from pipeline.parts import INTERACTIONS, REJECTED
+from pipeline.parts import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.run import Run
 from pipeline.settings import Dataset
 from pipeline.stages import ingest_seen
 from pipeline.stages.ingest_file import FileResult, read_file
 
-VERSION = 1
+VERSION = 2
 """Of the stage; raise it when its result changes."""
 
 
@@ -58,20 +58,18 @@ class Parts:
 
     def concatenate(self, parts: list[tuple[Path, FileResult]], names: list[str]) -> None:
         """All parts' rows and rejects, in order."""
-        rows = [str(part / INTERACTIONS) for part, _ in parts]
+        rows = [part / INTERACTIONS for part, _ in parts]
         if len(rows) == 1:
             os.link(rows[0], self.folder / INTERACTIONS)
         else:
-            all_rows = self.con.sql("FROM read_parquet($files)", params={"files": rows})
-            all_rows.write_parquet(str(self.folder / INTERACTIONS))
+            write_rows(read_batches(rows), self.folder / INTERACTIONS)
         self.con.close()
         rejects = [
             pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
             for (part, _), name in zip(parts, names, strict=True)
         ]
         pl.concat(rejects).sink_parquet(self.folder / REJECTED, maintain_order=True)
-        schema = pl.read_parquet_schema(self.folder / INTERACTIONS)
-        assert schema == dict(tables.RAW.schema), schema
+        tables.RAW.check(pl.scan_parquet(self.folder / INTERACTIONS).head(0).collect())
 
     def check_unchanged(self) -> None:
         """A file that is still being written is no source."""

@@ -13,6 +13,7 @@ from pipeline.interactions import Interactions
 from pipeline.models import MODELS, FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.saving import save
 from pipeline.normalize import Normalizer
+from pipeline.ranking import ScoreError
 from pipeline.rng import seed_of
 from pipeline.run import Run
 from pipeline.settings import Settings
@@ -82,9 +83,10 @@ def fit_model(run: Run, data: Path, label: str, fit: str = "train", chosen: Path
             )
             model = build(family, config, train.n_users, train.n_items, context.seed)
             model.fit(normalizer.on(train), context)
-        except NotServable as reason:
-            skipped = {**info, "skipped": str(reason), "history": told.history}
-            return lake.Report(rows_in=len(train), info=skipped)
+        except (NotServable, ScoreError) as error:
+            diverged = isinstance(error, ScoreError)
+            reason = f"the fit diverged: {error}; lower learning_rate or raise l2" if diverged else str(error)
+            return lake.Report(rows_in=len(train), info={**info, "skipped": reason, "history": told.history})
         save(model, folder)
         normalizer.save(folder)
         info |= {
@@ -133,7 +135,8 @@ def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelC
     name = config_family(settings, label)
     if name not in MODELS:
         raise layers.SettingsError(
-            f"models.{label}: no family is called {name!r}{layers.nearest(name, MODELS)}; there are: {', '.join(MODELS)}"
+            f"models.{label}: no family is called {name!r}{layers.nearest(name, MODELS)}; "
+            f"there are: {', '.join(MODELS)}"
         )
     family = MODELS[name]
     try:
