@@ -91,6 +91,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     """Score and rank among the items that are not masked (as if the item itself were not), and their parts."""
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
+    own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
     seen = own.filter(item_id=item_id).sort("timestamp").select("timestamp", "rating").to_dicts()
     answer: dict[str, Any] = {
         "run_id": night.run_id, "model": night.label, "user_id": user_id, "item_id": item_id,

@@ -18,7 +18,9 @@ OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, jour
 
 def run_night(options: Any) -> int:
     """Run a night and print what to do with it."""
-    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
+    run = prepare(
+        options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until
+    )
     journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
     arguments = {
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),

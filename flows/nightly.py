@@ -7,19 +7,7 @@ from typing import Any
 from pipeline import journal, lake
 from pipeline.contracts import Refused
 from pipeline.run import Run
-from pipeline.stages import (
-    audit,
-    clean,
-    encode,
-    evaluate,
-    export,
-    ingest,
-    publish,
-    select,
-    split,
-    track,
-    train,
-)
+from pipeline.stages import clean, encode, ingest, split
 
 Step = Callable[..., Any]
 ORDER = (
@@ -35,6 +23,8 @@ ORDER = (
     "audit",
     "publish",
 )
+DATA_STAGES = ORDER[:4]
+"""They run once a night, and without torch."""
 
 
 class Stopped(Exception):
@@ -47,6 +37,8 @@ def night(run: Run, step: Step) -> None:
     cleaned = step(clean.clean_interactions, run, raw)
     encoded = step(encode.encode_ids, run, cleaned)
     parts = step(split.split_interactions, run, encoded)
+
+    from pipeline.stages import audit, evaluate, export, publish, select, track, train  # torch takes its time
 
     fitted: dict[str, Path] = {}
     measured: dict[str, Path] = {}
@@ -85,6 +77,8 @@ class family_alone:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         if not isinstance(error, Exception) or isinstance(error, Stopped):
             return False
+        from pipeline.stages import train
+
         verb = "skipped" if isinstance(error, train.Skipped) else f"failed ({kind.__name__ if kind else ''})"
         journal.note(self.run, f"{self.label} {verb}: {error}")
         return True
@@ -96,7 +90,10 @@ def conduct(run: Run, step: Step, until: str | None = None) -> str:
     def guarded(stage: Callable, *args: Any) -> Any:
         if until and ORDER.index(name_of(stage)) > ORDER.index(until):
             raise Stopped(until)
-        return step(stage, *args)
+        result = step(stage, *args)
+        if until in DATA_STAGES and name_of(stage) == until:
+            raise Stopped(until)
+        return result
 
     with journal.lock(run.home, run.dataset, run.run_id):
         for stale in journal.close_stale(run.home, run.dataset):

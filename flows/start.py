@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from flows.nightly import DATA_STAGES
 from pipeline import journal, layers, paths
 from pipeline.contracts import UnreadableInput
 from pipeline.datasets.loader import resolve_data
@@ -19,13 +20,18 @@ def prepare(
     home: str | None = None,
     overrides: list[str] | None = None,
     run_id: str | None = None,
+    until: str | None = None,
 ) -> Run:
-    """Check everything that can be checked before a night starts; errors are for people."""
-    settings, toml = layers.load_settings(dataset, recipe, overrides)
-    from pipeline.stages.train import family_of  # imports torch
+    """Check everything that can be checked before a night starts; errors are for people.
 
-    for label in settings.models:
-        family_of(settings, label)
+    A night that ends before there are models (`until`) doesn't look at their settings.
+    """
+    settings, toml = layers.load_settings(dataset, recipe, overrides)
+    if until not in DATA_STAGES:
+        from pipeline.stages.train import family_of  # imports torch
+
+        for label in settings.models:
+            family_of(settings, label)
     place = Home.resolve(home)
     check_writable(place)
     now = utcnow()

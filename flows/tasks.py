@@ -59,7 +59,7 @@ def nightly(
     run_id: str | None = None,
 ) -> str:
     """A file of interactions becomes audited top-N tables; see the artifacts for what came of it."""
-    run = prepare(dataset, recipe, data, home, overrides, run_id)
+    run = prepare(dataset, recipe, data, home, overrides, run_id, until)
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
     try:

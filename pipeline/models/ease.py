@@ -128,8 +128,12 @@ class Ease(Recommender):
 
     def similar(self, items: Tensor) -> Tensor:
         """Rows of B: what one item in the history adds to every score, (B, I)."""
-        one_each = torch.arange(len(items) + 1, device=items.device)
-        return self.score(torch.full_like(items, -1), History(one_each, items, self.n_items))
+        if not self.dual:
+            return self.weights[items]
+        holders = self._train.transposed()[items].sparse()  # (B, U): who has the item, few users each
+        similar = (holders @ self.weights).div_(self.config.l2 * self.diagonal)  # (B, I): -P / diag(P)
+        similar[torch.arange(len(items), device=items.device), items] = 0.0
+        return similar
 
 
 def _gram(history: History, tile: int = 8192) -> Tensor:

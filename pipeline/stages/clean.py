@@ -11,9 +11,9 @@ from pipeline.conditions import condition
 from pipeline.contracts import Reason, Refused
 from pipeline.run import Run
 from pipeline.settings import Feedback, Filter
-from pipeline.stages.ids import LAKE_PARQUET, codes_of, id_hashes
+from pipeline.stages.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
 
-VERSION = 1
+VERSION = 2
 
 
 def clean_interactions(run: Run, raw: Path) -> Path:
@@ -30,8 +30,7 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     def write(folder: Path) -> lake.Report:
         source = pl.read_parquet(raw / "interactions.parquet")
         rows, ledger = clean(source, feedback, filters, run.settings.seed)
-        # unique by construction, and proved by its hashes: the general test would cost more than the stage
-        rows = tables.CLEAN.check(rows, unique=False)
+        rows = tables.CLEAN.check(rows, unique=False)  # unique by construction
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
         info = {"data_hash": lake.info(raw).get("data_hash")}
         return lake.Report(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
@@ -44,6 +43,7 @@ def clean(
     raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows that take part, in source order, with `positive`; and the rows by reason, summing to `raw`."""
+    raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
     steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
         Reason.DUPLICATE: keep_latest,
         Reason.KEEP_IF: lambda rows: mark(rows, feedback).filter("kept").drop("kept"),
@@ -80,17 +80,15 @@ def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
 
 def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:
     """One row a user and item: the latest; at equal times, or without times, the last in the source."""
-    # Distinct hashes prove distinct pairs. Equal ones only make a pair suspect; those are compared in full.
-    pairs = rows.select(pl.col("user_id").hash(1) ^ pl.col("item_id").hash(2)).to_series()
-    if pairs.n_unique() == rows.height:
+    pairs = pair_keys(rows, "user_id", "item_id").alias("pair")
+    if not any_twice(pairs):
         return rows
-    numbered = rows.select("user_id", "item_id", "timestamp").with_row_index("row")
-    suspects = numbered.filter(pairs.is_duplicated())
-    latest = suspects.sort("timestamp", "row", nulls_last=False).unique(
-        ["user_id", "item_id"], keep="last", maintain_order=True
+    repeated = rows.select("timestamp", pairs).with_row_index("row").filter(pairs.is_duplicated())
+    latest = repeated.sort("timestamp", "row", nulls_last=False).unique(
+        "pair", keep="last", maintain_order=True
     )
     stays = np.ones(rows.height, dtype=bool)  # (R,)
-    stays[suspects["row"].to_numpy()] = False
+    stays[repeated["row"].to_numpy()] = False
     stays[latest["row"].to_numpy()] = True
     return rows.filter(stays)
 
@@ -99,9 +97,9 @@ def sample_users(rows: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame
     """All rows of about `fraction` of the users; who is drawn depends on id and seed, on nothing else."""
     if fraction >= 1:
         return rows
-    users = rows["user_id"].unique()
+    users = rows["user_id"].unique().cast(pl.String)
     drawn = id_hashes(users, seed, "user sample") < np.uint64(fraction * 2**64)  # (U,)
-    return rows.filter(pl.col("user_id").is_in(users.filter(drawn).implode()))
+    return rows.filter(pl.col("user_id").is_in(users.filter(drawn).cast(pl.Categorical).implode()))
 
 
 def k_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:

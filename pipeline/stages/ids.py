@@ -10,8 +10,25 @@ LAKE_PARQUET = {"compression": "lz4", "statistics": False}  # read whole, once o
 
 def codes_of(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     """Dense Int32 codes, and the sorted distinct ids that they index."""
-    distinct = ids.unique().sort()
-    return ids.cast(pl.Enum(distinct)).to_physical().cast(pl.Int32), distinct
+    stored = ids.cast(pl.Categorical)
+    found = stored.unique()  # in any order
+    order = found.cast(pl.String).arg_sort()
+    distinct, places = found.cast(pl.String)[order], found.to_physical()[order].to_numpy()  # (N,) each
+    code_at = np.zeros(int(places.max()) + 1 if len(places) else 0, dtype=np.int32)
+    code_at[places] = np.arange(len(places), dtype=np.int32)
+    return pl.Series(ids.name, code_at[stored.to_physical().to_numpy()]), distinct
+
+
+def pair_keys(rows: pl.DataFrame, user: str = "user_idx", item: str = "item_idx") -> pl.Series:
+    """One Int64 for user and item, (R,); of indices, or of ids that are Categorical."""
+    user_code, item_code = (pl.col(name).to_physical().cast(pl.Int64) for name in (user, item))
+    return rows.select(user_code * 2**32 + item_code).to_series()
+
+
+def any_twice(keys: pl.Series) -> bool:
+    """Whether a value is there more than once."""
+    ordered = keys.sort().to_numpy()  # (R,): faster than a hash table
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def id_hashes(ids: pl.Series, seed: int, purpose: str) -> np.ndarray:

@@ -114,7 +114,8 @@ def _read_fast(
 
 def _text_view(path: Path, layout: Layout, numbers: Collection[str] = ()) -> str:
     """`numbers`: roles that the reader may take for numbers, and needn't keep as text."""
-    places = {layout.positions[role] for role in numbers if role in layout.positions}
+    ids = {layout.positions.get(role) for role in ("user", "item")}
+    places = {layout.positions[role] for role in numbers if role in layout.positions} - ids
     kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]
     names = ", ".join(f"'c{i}': '{kind}'" for i, kind in enumerate(kinds))
     texts = [

@@ -7,7 +7,8 @@ import polars as pl
 
 from pipeline import tables
 from pipeline.contracts import ContractError
-from pipeline.stages.splitting import TEST, TRAIN, VALID, pair_keys
+from pipeline.stages.ids import any_twice, pair_keys
+from pipeline.stages.splitting import TEST, TRAIN, VALID
 
 
 def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str) -> None:
@@ -16,18 +17,17 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
     global_time: every row of a part is before every row of the next. leave_one_out: so it is for each user
     (equal times allowed: the seeded hash decides them), with at most one row a user in valid and in test.
     """
-    held = pl.concat([valid, test])
-    if pair_keys(held).n_unique() < held.height or pair_keys(train).is_in(pair_keys(held).implode()).any():
+    if any_twice(pl.concat([pair_keys(part) for part in (train, valid, test)])):
         raise ContractError("split: a user and item is in two parts")
     if kind not in ("global_time", "leave_one_out"):
         return
-    before = {"valid": train, "test": pl.concat([train, valid])}
+    before = {"valid": [train], "test": [train, valid]}
     for name, part in {"valid": valid, "test": test}.items():
         if kind == "global_time":
-            newest = pl.lit(before[name]["timestamp"].max(), tables.TIME)
-            late = part.filter(pl.col("timestamp") <= newest)
+            newest = max((b["timestamp"].max() for b in before[name] if b.height), default=None)  # type: ignore
+            late = part.filter(pl.col("timestamp") <= pl.lit(newest, tables.TIME))
         else:
-            newest = before[name].group_by("user_idx").agg(newest=pl.col("timestamp").max())
+            newest = pl.concat(before[name]).group_by("user_idx").agg(newest=pl.col("timestamp").max())
             late = part.join(newest, on="user_idx").filter(pl.col("timestamp") < pl.col("newest"))
             if part["user_idx"].n_unique() < part.height:
                 raise ContractError(f"split: a user has two rows in {name}")
@@ -76,10 +76,20 @@ def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
 
 def cold(train: pl.DataFrame, held: pl.DataFrame) -> dict[str, int]:
     """Users, items and rows of `held` that train does not know."""
-    user = ~held["user_idx"].is_in(train["user_idx"].unique().implode())
-    item = ~held["item_idx"].is_in(train["item_idx"].unique().implode())
+    user, item = (_unknown(train[name], held[name]) for name in ("user_idx", "item_idx"))
     return {
         "users": held["user_idx"].filter(user).n_unique(),
         "items": held["item_idx"].filter(item).n_unique(),
         "rows": int((user | item).sum()),
     }
+
+
+def _unknown(known: pl.Series, codes: pl.Series) -> np.ndarray:
+    """Whether each of `codes` (R,) is not among `known`."""
+    is_known = np.zeros(max(map(_top, (known, codes))) + 1, dtype=bool)
+    is_known[known.to_numpy()] = True
+    return ~is_known[codes.to_numpy()]
+
+
+def _top(codes: pl.Series) -> int:
+    return int(codes.max() or 0)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.settings import Split
-from pipeline.stages.ids import id_hashes, pair_hashes
+from pipeline.stages.ids import id_hashes, pair_hashes, pair_keys
 
 TRAIN, VALID, TEST = 0, 1, 2
 PARTS = ("train", "valid", "test")
@@ -111,12 +111,6 @@ def _random(
     if split.by == "row":
         return random_by_row(hashes, split.valid, test)
     return random_by_user(rows, hashes, id_hashes(users, seed, "rounding"), split.valid, test)
-
-
-def pair_keys(rows: pl.DataFrame) -> pl.Series:
-    """One Int64 for user and item, (R,)."""
-    pair = pl.col("user_idx").cast(pl.Int64) * 2**32 + pl.col("item_idx")
-    return rows.select(pair).to_series()
 
 
 def _rounded(fraction: float, n: int) -> int:

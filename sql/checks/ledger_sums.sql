@@ -1,7 +1,7 @@
 -- severity: error
 -- reads: row_ledger, tonight
 -- The rows of a stage are the kept rows of the stage before.
-with stages as (
+with sums as (
     select
         stage,
         sum(rows) as rows_in,
@@ -13,6 +13,6 @@ with stages as (
 )
 
 select later.stage, earlier.kept, later.rows_in
-from stages as later
-join stages as earlier on later.place = earlier.place + 1
+from sums as later
+join sums as earlier on later.place = earlier.place + 1
 where later.rows_in is distinct from earlier.kept
