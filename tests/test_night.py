@@ -114,7 +114,7 @@ def test_mlflow_has_the_night_and_serves_the_published_lists(published):
     mlflow.set_tracking_uri(tracking.tracking_uri(published.home))
     runs = mlflow.search_runs(experiment_names=["sample"], output_format="list")
     kinds = sorted(run.data.tags["nightrecs.kind"] for run in runs)
-    assert kinds == ["family"] * 4 + ["night"]
+    assert kinds == ["family"] * 5 + ["night"]
     mf = next(run for run in runs if run.info.run_name == "mf")
     assert {"test_full_ndcg_at_10", "valid_full_ndcg_at_10", "loss"} <= set(mf.data.metrics)
     assert mf.data.params["embedding_dim"]
@@ -178,6 +178,7 @@ def test_a_family_that_crashes_is_left_out(tmp_path):
     assert set(ask(run, "select distinct model from metrics")["model"]) == {
         "popularity",
         "popularity_recent",
+        "ials",
         "mf",
     }
 

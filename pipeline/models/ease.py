@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
@@ -130,8 +130,11 @@ class Ease(Recommender):
         """Rows of B: what one item in the history adds to every score, (B, I)."""
         if not self.dual:
             return self.weights[items]
-        holders = self._train.transposed()[items].sparse()  # (B, U): who has the item, few users each
-        similar = (holders @ self.weights).div_(self.config.l2 * self.diagonal)  # (B, I): -P / diag(P)
+        holders = self._train.transposed()[items]  # (B rows) who has the item, few users each
+        x_kx = nn.functional.embedding_bag(
+            holders.items, self.weights, holders.offsets, mode="sum", include_last_offset=True
+        )  # (B, I) = XᵀKX
+        similar = x_kx.div_(self.config.l2 * self.diagonal)  # (B, I) = -P / diag(P), but for j = i
         similar[torch.arange(len(items), device=items.device), items] = 0.0
         return similar
 

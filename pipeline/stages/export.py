@@ -36,7 +36,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         set_threads(run.settings.threads)
         export, device = run.settings.export, resolve_device(run.settings.device)
         model, label = load(champion, device), lake.info(champion)["label"]
-        rows = pl.read_parquet(raw / "interactions.parquet").cast({"user_id": pl.String, "item_id": pl.String})
+        rows = pl.read_parquet(raw / "interactions.parquet").cast(
+            {"user_id": pl.String, "item_id": pl.String}
+        )
         shape = lake.info(encoded)
         frame = pl.read_parquet(encoded / "interactions.parquet")
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)

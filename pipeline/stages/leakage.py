@@ -47,7 +47,10 @@ def describe(
         "tie_share": round(tie_share(rows, labels, TEST), 4) if by_ties else 0.0,
         "tie_share_valid": round(tie_share(rows, labels, VALID), 4) if by_ties else 0.0,
         "rows": {name: part.height for name, part in parts.items()},
-        "users": {name: part["user_idx"].n_unique() for name, part in parts.items()},
+        "users": {
+            name: int(np.count_nonzero(np.bincount(part["user_idx"].to_numpy())))
+            for name, part in parts.items()
+        },
         "n_cold": {name: cold(parts["train"], part) for name, part in held.items()},
     }
 

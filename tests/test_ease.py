@@ -1,0 +1,74 @@
+"""EASE: both closed forms give the same scores, for users of the fit and for others."""
+
+import pytest
+import torch
+
+from pipeline.context import FitContext, NotServable
+from pipeline.interactions import History, Interactions
+from pipeline.models.ease import Ease, EaseConfig
+
+N_USERS, N_ITEMS, L2 = 30, 70, 20.0
+
+
+@pytest.fixture(scope="module")
+def train() -> Interactions:
+    taken = torch.rand(N_USERS, N_ITEMS, generator=torch.Generator().manual_seed(0)) < 0.1
+    taken[3] = False  # somebody without history
+    users, items = taken.nonzero(as_tuple=True)
+    return Interactions(users, items, N_USERS, N_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def dual(train: Interactions) -> Ease:
+    model = Ease(EaseConfig(l2=L2), N_USERS, N_ITEMS)
+    model.fit(train, FitContext())
+    assert model.dual
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(train: Interactions) -> torch.Tensor:
+    """B of eq. 8, (I, I), by its definition in float64."""
+    x = train.history().dense().double()  # (U, I)
+    p = torch.linalg.inv(x.T @ x + L2 * torch.eye(N_ITEMS, dtype=torch.float64))
+    b = -p / p.diagonal()
+    return b.fill_diagonal_(0)
+
+
+def test_users_of_the_fit_score_by_the_definition(train, dual, weights):
+    history = train.history()
+    expected = history.dense().double() @ weights
+    assert torch.allclose(dual.score(torch.arange(N_USERS), history).double(), expected, atol=1e-6)
+
+
+def test_another_history_than_that_of_the_fit_is_folded_in(train, dual, weights):
+    history = train.history()
+    backwards = torch.arange(N_USERS - 1, -1, -1)
+    other = history[backwards]
+    longer = History.of_lists([[*range(0, N_ITEMS, 7)]] * N_USERS, N_ITEMS)
+    for given in (other, longer):
+        for users in (torch.arange(N_USERS), torch.full((N_USERS,), -1)):
+            expected = given.dense().double() @ weights
+            assert torch.allclose(dual.score(users, given).double(), expected, atol=1e-6)
+
+
+def test_similar_items_are_rows_of_the_weights(train, dual, weights):
+    items = torch.tensor([5, 0, 69, 5])
+    assert torch.allclose(dual.similar(items).double(), weights[items], atol=1e-6)
+    primal = Ease(EaseConfig(l2=L2), N_ITEMS, N_ITEMS)
+    primal.fit(Interactions(train.users, train.items, N_ITEMS, N_ITEMS), FitContext())
+    assert not primal.dual
+    assert torch.allclose(primal.similar(items).double(), weights[items], atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(N_USERS, N_ITEMS), (N_ITEMS, N_ITEMS)])
+def test_what_would_not_fit_is_refused_before_it_is_held(train, n_users, n_items):
+    model = Ease(EaseConfig(), n_users, n_items)
+    rows = Interactions(train.users, train.items, n_users, n_items)
+    needed = model.memory_needed()
+    assert needed >= 4 * 3 * min(n_users, n_items) ** 2
+    with pytest.raises(NotServable, match="raise memory_limit"):
+        model.fit(rows, FitContext(memory=needed - 1))
+    model.fit(rows, FitContext(memory=needed))
+    with pytest.raises(NotServable, match="max_side = 10"):
+        Ease(EaseConfig(max_side=10), n_users, n_items).fit(rows, FitContext())
