@@ -41,9 +41,7 @@ def nights(home: Home) -> Lines:
     """Nights that the journal believes to be running while nobody holds the lock."""
     stale = 0
     for dataset in datasets(home):
-        outcomes = {
-            i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)
-        }
+        outcomes = {i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)}
         open_ones = [run_id for run_id, outcome in outcomes.items() if outcome == "running"]
         if lock_holder(home.lock(dataset)):
             open_ones = open_ones[:-1]
@@ -117,9 +115,7 @@ def mlflow(home: Home) -> Lines:
         finally:
             con.close()
     except sqlite3.Error as error:
-        fix = (
-            f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
-        )
+        fix = f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
         yield "fail", f"{file} can't be read: {error}", fix
         return
     yield "ok", f"{file}: {runs:,} runs", ""

@@ -79,11 +79,7 @@ def memory(home: Home) -> Lines:
 def threads(home: Home) -> Lines:
     """Cores this process may use, and variables that say otherwise."""
     cores = len(os.sched_getaffinity(0))
-    limits = {
-        n: os.environ[n]
-        for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
-        if n in os.environ
-    }
+    limits = {n: os.environ[n] for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS") if n in os.environ}
     told = "".join(f", {name}={value}" for name, value in limits.items())
     over = any(value.isdigit() and int(value) > cores for value in limits.values())
     yield "warn" if over else "ok", f"{cores} cores{told}", f"set them to {cores} at most" if over else ""
@@ -97,9 +93,7 @@ def duckdb(home: Home) -> Lines:
         with tempfile.TemporaryDirectory(dir=existing(home.warehouse), prefix=".doctor-") as folder:
             file = Path(folder) / "probe.duckdb"
             with warehouse.connect() as con:
-                con.execute(
-                    f"ATTACH {warehouse.literal(file)} AS probe (STORAGE_VERSION '{OLDEST_READABLE}')"
-                )
+                con.execute(f"ATTACH {warehouse.literal(file)} AS probe (STORAGE_VERSION '{OLDEST_READABLE}')")
                 con.execute("CREATE TABLE probe.numbers AS SELECT range AS n FROM range(1000)")
                 con.execute("DETACH probe")
             with warehouse.connect(file, read_only=True) as con:

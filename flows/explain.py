@@ -41,9 +41,7 @@ def explain(options: Any) -> None:
     run_id = query(options, "select run_id from freshness", {}).item()
     answer = explanation(published_night(home, dataset, run_id), options.user, options.item)
     parts = pl.DataFrame([part["item_id"] for part in answer["contributions"]], schema={"item_id": pl.String})
-    titles = dict(
-        query(options, "select item_id, title from items", {}).join(parts, on="item_id").iter_rows()
-    )
+    titles = dict(query(options, "select item_id, title from items", {}).join(parts, on="item_id").iter_rows())
     listed = query(
         options,
         "select title, rank from items left join recommendations using (item_id) "
@@ -172,10 +170,7 @@ def describe(answer: dict[str, Any], options: Any) -> None:
         print(f"predicted rating {answer['predicted_rating']:.3f}")
     rows = [{"contribution": v, "from": name} for name, v in answer["terms"].items()]
     parts = answer["contributions"]
-    rows += [
-        {"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]}
-        for p in parts[: options.n]
-    ]
+    rows += [{"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]} for p in parts[: options.n]]
     if rest := parts[options.n :]:
         total = sum(part["contribution"] for part in rest)
         rows.append({"contribution": total, "from": f"({len(rest)} others)", "title": None})

@@ -26,9 +26,7 @@ def init(options: Any) -> None:
     except FileExistsError:
         raise UnreadableInput(f"{target} is there already; --force overwrites it") from None
     except OSError as error:
-        raise UnreadableInput(
-            f"{target} can't be written: {error.strerror}; choose another --output"
-        ) from None
+        raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     print(
         f"wrote {target}; read it over, then:\n  {next_command(target, source, options.home)}",
         file=sys.stderr,

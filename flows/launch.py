@@ -18,17 +18,13 @@ OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, jour
 
 def run_night(options: Any) -> int:
     """Run a night and print what to do with it."""
-    run = prepare(
-        options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until
-    )
+    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
     journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
     arguments = {
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
         "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
     }  # fmt: skip
-    outcome = (
-        line.conduct(run, line.plainly, options.until) if options.no_prefect else with_prefect(run, arguments)
-    )
+    outcome = line.conduct(run, line.plainly, options.until) if options.no_prefect else with_prefect(run, arguments)
     close(run, outcome, options.json)
     return 0
 
@@ -97,9 +93,7 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
         journal.say(f"{outcome}: {record.get('reason')}")
         return
     with warehouse.connect(live, read_only=True) as con:
-        user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[
-            0
-        ][0]
+        user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
     where = "" if str(run.home.root) == os.getcwd() else f" --home {run.home.root}"
     journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
     quoted = str(user).replace("'", "''")

@@ -16,9 +16,7 @@ LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
 def datasets(options: Any) -> None:
     """The shipped data sets."""
     files = sorted(paths.DATASETS.glob("*.toml"))
-    show(
-        [{"name": f.stem, "description": layers.read_toml(f).get("description", "")} for f in files], options
-    )
+    show([{"name": f.stem, "description": layers.read_toml(f).get("description", "")} for f in files], options)
 
 
 def recipes(options: Any) -> None:
@@ -175,10 +173,7 @@ def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     numeric = [all(isinstance(r[key], int | float) or r[key] is None for r in records) for key in records[0]]
     for row in cells:
-        line = (
-            cell.rjust(w) if right else cell.ljust(w)
-            for cell, w, right in zip(row, widths, numeric, strict=True)
-        )
+        line = (cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True))
         print("  ".join(line).rstrip())
 
 

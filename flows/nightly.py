@@ -49,9 +49,7 @@ def night(run: Run, step: Step) -> None:
                 raise train.Skipped(lake.info(fitted[label])["skipped"])
             tested = fitted[label]
             if run.settings.evaluation.fit_for_test != "train":
-                tested = step(
-                    train.fit_model, run, parts, label, run.settings.evaluation.fit_for_test, fitted[label]
-                )
+                tested = step(train.fit_model, run, parts, label, run.settings.evaluation.fit_for_test, fitted[label])
             measured[label] = step(evaluate.measure_model, run, parts, label, fitted[label], tested)
 
     champion = step(select.choose_champion, run, list(measured.values()))

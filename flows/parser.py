@@ -74,9 +74,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     def command(name: str, help: str, *examples: str, json: bool = True, more: str = "") -> Parser:
-        epilog = "\n".join(
-            [*([more, ""] if more else []), "examples:", *(f"  nightrecs {e}" for e in examples)]
-        )
+        epilog = "\n".join([*([more, ""] if more else []), "examples:", *(f"  nightrecs {e}" for e in examples)])
         parents = [common, as_json] if json else [common]
         return commands.add_parser(
             name, help=help, description=help, epilog=epilog, formatter_class=raw, parents=parents
@@ -102,16 +100,10 @@ def _add_run(command: Any) -> None:
         default="sample",
         help="a shipped data set, or the path of a TOML (default: the built-in sample)",
     )
-    run.add_argument(
-        "--recipe", default="nightly", help="a shipped recipe, or the path of a TOML (default: nightly)"
-    )
-    run.add_argument(
-        "--data", help="folder of the source files (else $NIGHTRECS_DATA/<name>, else the TOML's folder)"
-    )
+    run.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML (default: nightly)")
+    run.add_argument("--data", help="folder of the source files (else $NIGHTRECS_DATA/<name>, else the TOML's folder)")
     run.add_argument("--until", choices=STAGES.split(), metavar="STAGE", help=f"stop after a stage: {STAGES}")
-    run.add_argument(
-        "--no-prefect", action="store_true", help="run in this process, without reporting to Prefect"
-    )
+    run.add_argument("--no-prefect", action="store_true", help="run in this process, without reporting to Prefect")
     run.add_argument(
         "--set",
         action="append",
@@ -149,9 +141,7 @@ def _add_looking(command: Any) -> None:
     explain.add_argument("dataset")
     explain.add_argument("user", help="user id, as in the source")
     explain.add_argument("item", help="item id, as in the source")
-    explain.add_argument(
-        "-n", type=int, default=10, help="history items to print (default: 10; JSON has all)"
-    )
+    explain.add_argument("-n", type=int, default=10, help="history items to print (default: 10; JSON has all)")
     board = command(
         "leaderboard", "compare the models of the published night",
         "leaderboard sample", "leaderboard sample --split valid --all --json",

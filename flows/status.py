@@ -28,9 +28,7 @@ def status(options: Any) -> int:
         answer["generated_at"] = live["generated_at"]
         answer["age_hours"] = round((utcnow() - answer["generated_at"]).total_seconds() / 3600, 2)
         if options.max_age is not None and answer["age_hours"] > options.max_age:
-            answer["problems"].append(
-                f"the tables are {answer['age_hours']} hours old, --max-age {options.max_age:g}"
-            )
+            answer["problems"].append(f"the tables are {answer['age_hours']} hours old, --max-age {options.max_age:g}")
     answer["healthy"] = not answer["problems"]
     answer["next"] = next_steps(answer, options)
     if options.json:
@@ -94,9 +92,7 @@ def describe(answer: dict[str, Any]) -> None:
     if answer["live"]:
         print(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
-        print(
-            f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}"
-        )
+        print(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
     if answer["last_night"]:
         print(f"last     {answer['last_night']}, {answer['last_outcome']}")
     if answer["running"]:

@@ -76,16 +76,12 @@ def show(run: Run) -> None:
     record = journal.read_run(run.home, run.dataset, run.run_id)
     figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
     create_table_artifact(
-        figures.filter(segment="all")
-        .select("model", "split", "protocol", "metric", "cutoff", "value", "n")
-        .to_dicts(),
+        figures.filter(segment="all").select("model", "split", "protocol", "metric", "cutoff", "value", "n").to_dicts(),
         key=f"{key}-leaderboard",
         description="Chosen on valid, reported once on test",
     )
     ledger = journal.read(run.home, run.dataset, tables.ROW_LEDGER, run.run_id)
-    create_table_artifact(
-        ledger.drop("run_id").to_dicts(), key=f"{key}-ledger", description="Where every row went"
-    )
+    create_table_artifact(ledger.drop("run_id").to_dicts(), key=f"{key}-ledger", description="Where every row went")
     create_markdown_artifact(verdict(run, record), key=f"{key}-night", description="What came of this night")
 
 

@@ -24,9 +24,7 @@ class Difference:
     n: int
 
 
-def intervals(
-    values: Tensor, seed: int, *, counts: Tensor | None = None, resamples: int = RESAMPLES
-) -> Tensor:
+def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamples: int = RESAMPLES) -> Tensor:
     """95 % percentile intervals of the column means of (U, M) values, (M, 2); equal seeds resample equally.
 
     With `counts` (U,) rows a user, values are sums over those rows, and the means are over rows.

@@ -34,9 +34,7 @@ def sampled_99(known: History, seed: int, split: str, n: int = N_NEGATIVES) -> T
     return torch.from_numpy(_unknown(drawn, rows, items, counts, known.n_items)).to(known.items.device)
 
 
-def _unknown(
-    ranks: np.ndarray, rows: np.ndarray, items: np.ndarray, counts: np.ndarray, n_items: int
-) -> np.ndarray:
+def _unknown(ranks: np.ndarray, rows: np.ndarray, items: np.ndarray, counts: np.ndarray, n_items: int) -> np.ndarray:
     """The r-th unknown item of every row for ranks (N, n); -1 stays.
 
     Before the j-th known item of a row lie items[j] - j unknown ones; the r-th unknown item has as many known

@@ -37,12 +37,7 @@ def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFram
         recent = rows
         if days:
             recent = rows.filter(pl.col("timestamp") > pl.col("timestamp").max() - pl.duration(days=days))
-        top = (
-            recent.group_by("item_id")
-            .len("score")
-            .sort(["score", "item_id"], descending=[True, False])
-            .head(n)
-        )
+        top = recent.group_by("item_id").len("score").sort(["score", "item_id"], descending=[True, False]).head(n)
         parts.append(
             top.select(
                 pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"),

@@ -37,9 +37,7 @@ class Champion(PythonModel):
     ) -> pd.DataFrame:
         """Column user_id -> user_id, rank, item_id, score, source; unknown users get popular items."""
         k = min((params or {}).get("top_n") or self.top_n, len(self.items))
-        asked = pl.DataFrame(
-            {"user_id": [str(user) for user in model_input["user_id"]]}, schema={"user_id": pl.String}
-        )
+        asked = pl.DataFrame({"user_id": [str(user) for user in model_input["user_id"]]}, schema={"user_id": pl.String})
         index = asked.join(self.users, on="user_id", how="left", maintain_order="left")["user_idx"]
         users = torch.from_numpy(index.fill_null(-1).cast(pl.Int64).to_numpy(writable=True))  # (N,)
         nobody = torch.zeros(1, dtype=torch.long)
@@ -72,9 +70,7 @@ class Champion(PythonModel):
 
 def _with_empty_row(history: History, nobody: torch.Tensor) -> History:
     """One more row without events, for users whom the model never saw."""
-    return History(
-        torch.cat([history.offsets, history.offsets[-1:] + nobody]), history.items, history.n_items
-    )
+    return History(torch.cat([history.offsets, history.offsets[-1:] + nobody]), history.items, history.n_items)
 
 
 set_model(Champion())

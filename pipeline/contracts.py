@@ -85,9 +85,7 @@ class Table:
             for name, c in self.columns.items()
         )
         comments = [f"COMMENT ON TABLE {self.name} IS {_literal(self.doc)};"]
-        comments += [
-            f'COMMENT ON COLUMN {self.name}."{n}" IS {_literal(c.doc)};' for n, c in self.columns.items()
-        ]
+        comments += [f'COMMENT ON COLUMN {self.name}."{n}" IS {_literal(c.doc)};' for n, c in self.columns.items()]
         return f"CREATE TABLE {self.name} (\n  {fields}\n);\n" + "\n".join(comments)
 
     def without(self, *names: str) -> "Table":

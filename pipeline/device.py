@@ -12,9 +12,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device = {name!r}, but torch {torch.__version__} sees no CUDA device; use 'auto' or 'cpu'"
-        )
+        raise ValueError(f"device = {name!r}, but torch {torch.__version__} sees no CUDA device; use 'auto' or 'cpu'")
     return device
 
 

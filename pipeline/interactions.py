@@ -39,9 +39,7 @@ class History:
         torch.cumsum(lengths, 0, out=offsets[1:])
         shift = self.offsets[rows] - offsets[:-1]  # (B',)
         total = int(offsets[-1])
-        events = torch.arange(total, device=rows.device) + torch.repeat_interleave(
-            shift, lengths, output_size=total
-        )
+        events = torch.arange(total, device=rows.device) + torch.repeat_interleave(shift, lengths, output_size=total)
         return History(offsets, self.items[events], self.n_items)
 
     def dense(self) -> Tensor:

@@ -29,9 +29,7 @@ def folder(run: Run) -> Path:
 def run_ids(home: Home, dataset: str) -> list[str]:
     """All nights of a data set, oldest first."""
     root = home.journal(dataset)
-    return (
-        sorted(path.name for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
-    )
+    return sorted(path.name for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
 
 
 def open_run(run: Run) -> None:
@@ -159,11 +157,7 @@ def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = 
     ids = [run_id] if run_id else run_ids(home, dataset)
     files = [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids]
     records = [
-        json.loads(line)
-        for f in files
-        if f.is_file()
-        for line in f.read_text().splitlines()
-        if line.endswith("}")
+        json.loads(line) for f in files if f.is_file() for line in f.read_text().splitlines() if line.endswith("}")
     ]
     return _frame(table, records)
 
@@ -171,9 +165,7 @@ def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = 
 def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
     times = [name for name, column in table.columns.items() if column.dtype == tables.TIME]
     schema = {name: (pl.String if name in times else column.dtype) for name, column in table.columns.items()}
-    frame = pl.DataFrame(
-        [{name: r.get(name) for name in schema} for r in records], schema=schema, orient="row"
-    )
+    frame = pl.DataFrame([{name: r.get(name) for name in schema} for r in records], schema=schema, orient="row")
     frame = frame.with_columns(pl.col(times).str.to_datetime(time_unit="us"))
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 

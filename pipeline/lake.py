@@ -55,9 +55,7 @@ class Spec:
 
 def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
     """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes."""
-    target = (
-        run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.stage.replace(' ', '-')}-{spec.key}"
-    )
+    target = run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.stage.replace(' ', '-')}-{spec.key}"
     with journal.stage(run, spec.stage) as record:
         skipped = is_complete(target)
         if not skipped:

@@ -57,9 +57,7 @@ def find_toml(name: str, folder: Path, what: str) -> Path:
         return path.resolve()
     shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
     if name not in shipped:
-        raise SettingsError(
-            f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}"
-        )
+        raise SettingsError(f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}")
     return shipped[name]
 
 

@@ -33,9 +33,7 @@ class Layout:
 def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str]) -> Layout | None:
     """Lay out a plain text file; None where it is empty. `wanted`: the settings' key to the column's name."""
     if len(reading.quote) > 1:
-        raise UnreadableInput(
-            f"quote = {reading.quote!r}: a quote is one character, or empty where the file has none"
-        )
+        raise UnreadableInput(f"quote = {reading.quote!r}: a quote is one character, or empty where the file has none")
     with path.open("rb") as file:
         lines = [decode(line, reading.encoding, "replace") for line in head(file, name)]
     if not lines:
@@ -49,9 +47,7 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
         names = reading.column_names
     else:
         raise UnreadableInput(f"{name}: header = false, so column_names has to name its columns")
-    positions = {
-        role: find_column(column, role, names, name, reading.header) for role, column in wanted.items()
-    }
+    positions = {role: find_column(column, role, names, name, reading.header) for role, column in wanted.items()}
     n_fields = len(names)
     if not reading.header:  # one file of several may lack trailing columns that nobody wants
         usual = widths.most_common(1)[0][0]
@@ -90,9 +86,7 @@ def fields(text: str, delimiter: str, quote: str) -> list[str]:
     return split if state == "whole" else text.split(delimiter)
 
 
-def split_quoted(
-    text: str, delimiter: str, quote: str
-) -> tuple[list[str], Literal["whole", "open", "broken"]]:
+def split_quoted(text: str, delimiter: str, quote: str) -> tuple[list[str], Literal["whole", "open", "broken"]]:
     """Fields of a line; `open`: the last one isn't closed on it, `broken`: text follows a closing quote.
 
     A field is quoted where it starts with the quote; inside, a doubled quote stands for one. Elsewhere quotes

@@ -118,6 +118,4 @@ def refuse_non_finite(best: Tensor, users: Tensor) -> None:
     """`best` (N,) are the largest scores of users, in whose place NaN and +inf show."""
     bad = (best.isnan() | (best == torch.inf)).nonzero().squeeze(1)
     if len(bad):
-        raise ScoreError(
-            f"{len(bad):,} users have scores that are NaN or infinite, first: user {int(users[bad[0]])}"
-        )
+        raise ScoreError(f"{len(bad):,} users have scores that are NaN or infinite, first: user {int(users[bad[0]])}")

@@ -73,9 +73,7 @@ class Question:
 
     def of(self, rows: Tensor) -> "Question":
         """The same for some users."""
-        return Question(
-            self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows], self.popular
-        )
+        return Question(self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows], self.popular)
 
 
 def ask(parts: Parts, split: str, fit: str) -> Question:
@@ -107,9 +105,7 @@ def validator(
     question = ask(parts, "valid", "train")
     rows = torch.nonzero(question.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
-        chosen = generator(settings.seed, "validation users").choice(
-            len(rows), VALIDATION_USERS, replace=False
-        )
+        chosen = generator(settings.seed, "validation users").choice(len(rows), VALIDATION_USERS, replace=False)
         rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
     if not len(rows):
         return None
@@ -176,9 +172,7 @@ def _among(model: Recommender, question: Question, negatives: Tensor) -> Ranks:
     )
 
 
-def _full(
-    model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
-) -> Records:
+def _full(model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]) -> Records:
     """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
     cutoffs = settings.evaluation.cutoffs
     ranks = _ranks(model, question, max(cutoffs))

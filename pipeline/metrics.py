@@ -122,9 +122,7 @@ def higher_is_better(name: str) -> bool:
     return HIGHER_IS_BETTER[name]
 
 
-def per_user(
-    ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None = None
-) -> dict[tuple[str, int], Tensor]:
+def per_user(ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None = None) -> dict[tuple[str, int], Tensor]:
     """(metric, cutoff) to (U,) float64 values; NaN for users without holdout. `names`: only these metrics."""
     n_holdout, found = ranks.n_holdout.cpu(), ranks.ranks.cpu()
     rows = torch.repeat_interleave(torch.arange(len(n_holdout)), n_holdout)  # (E,)

@@ -50,9 +50,7 @@ def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Opt
     made = [_optimizer(dense, config, config.optimizer)] if dense else []
     name = "sparse_adam" if config.optimizer in ("adam", "adamw") else config.optimizer
     if tables and (config.weight_decay or config.momentum or config.clip_norm):
-        raise NotServable(
-            "weight_decay, momentum and clip_norm need dense gradients; set sparse = false or l2 instead"
-        )
+        raise NotServable("weight_decay, momentum and clip_norm need dense gradients; set sparse = false or l2 instead")
     return [*made, _optimizer(tables, config, name)] if tables else made
 
 

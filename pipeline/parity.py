@@ -95,9 +95,7 @@ def sample_interactions(users: int = USERS) -> Interactions:
         positive=pl.lit(True),
     )
     n_items = rows["item_idx"].n_unique()
-    rows = rows.filter(pl.col("user_idx") < users).unique(
-        ["user_idx", "item_idx"], keep="last", maintain_order=True
-    )
+    rows = rows.filter(pl.col("user_idx") < users).unique(["user_idx", "item_idx"], keep="last", maintain_order=True)
     return Interactions.of_frame(rows.sort("user_idx", "timestamp", "item_idx"), users, n_items)
 
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.contracts import Reason
@@ -18,9 +18,7 @@ from pipeline.values import Row
 
 INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"
 _TEXT, _LINE, _ID = pa.string(), pa.int64(), pa.dictionary(pa.int32(), pa.string())
-_ROWS = pa.schema(
-    [("user_id", _ID), ("item_id", _ID), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))]
-)
+_ROWS = pa.schema([("user_id", _ID), ("item_id", _ID), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))])
 _REJECTED = pa.schema(
     [
         ("run_id", _TEXT),
@@ -55,12 +53,12 @@ def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
 
 
 def _rows_writer(path: Path) -> pq.ParquetWriter:
-    repetitive = ["user_id", "item_id", "rating"]
-    return pq.ParquetWriter(path, _ROWS, compression="lz4", use_dictionary=repetitive, write_statistics=False)
+    options: dict[str, Any] = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": False}
+    return pq.ParquetWriter(path, _ROWS, compression="lz4", **options)
 
 
 def _stored(column: pa.Array) -> pa.Array:
-    return pc.dictionary_encode(column) if pa.types.is_string(column.type) else column
+    return column.dictionary_encode() if pa.types.is_string(column.type) else column
 
 
 class PartWriter:

@@ -14,9 +14,7 @@ def training_curve(info: dict[str, Any], path: Path) -> Path:
     history = info["history"]
     epochs = [row["epoch"] for row in history]
     names = [name for name in history[0] if name != "epoch"]
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], names, strict=True):
         axis.plot(epochs, [row.get(name) for row in history], marker="o", markersize=3)
         axis.set(xlabel="epoch", ylabel=name)

@@ -22,9 +22,7 @@ class DotProducts:
     def __init__(self, items: Tensor, bias: Tensor | None, users: Tensor, allowed: Tensor | None = None):
         """Item factors (I, D), bias (I,); `users` (U, D): order the items for users of about this size."""
         bias = items.new_zeros(len(items)) if bias is None else bias.to(items.dtype)
-        kept = (
-            torch.arange(len(items), device=items.device) if allowed is None else allowed.nonzero().squeeze(1)
-        )
+        kept = torch.arange(len(items), device=items.device) if allowed is None else allowed.nonzero().squeeze(1)
         norms = torch.linalg.vector_norm(items, dim=1)  # (I,)
         typical = torch.linalg.vector_norm(users, dim=1).mean()
         order = torch.argsort(norms[kept] * typical + bias[kept], descending=True, stable=True)
@@ -33,9 +31,7 @@ class DotProducts:
         self.place[self.order] = torch.arange(len(self.order), device=items.device)
         self.items = torch.cat([items, bias.unsqueeze(1)], 1)[self.order].T.contiguous()  # (D + 1, I')
         starts = slice(min(HEAD, len(self.order)), None, BLOCK)
-        self.norm_from = (
-            _max_from(norms[self.order])[starts] * 1.00001
-        )  # (J,) of each block on; above rounding
+        self.norm_from = _max_from(norms[self.order])[starts] * 1.00001  # (J,) of each block on; above rounding
         self.bias_from = _max_from(bias[self.order])[starts]  # (J,)
         self.buffer = items.new_empty(0)
 
@@ -46,12 +42,8 @@ class DotProducts:
         """
         x = torch.cat([users, users.new_ones(len(users), 1)], 1)  # (B, D + 1)
         values, places = self._best(x, mask, 0, HEAD, k + 1)  # (B, k + 1): one more shows a tie at the end
-        bounds = (
-            torch.linalg.vector_norm(users, dim=1, keepdim=True) * self.norm_from + self.bias_from
-        )  # (B, J)
-        blocks, rows = (
-            (bounds >= values[:, k:]).sum(1).sort(descending=True, stable=True)
-        )  # (B,), bounds fall
+        bounds = torch.linalg.vector_norm(users, dim=1, keepdim=True) * self.norm_from + self.bias_from  # (B, J)
+        blocks, rows = (bounds >= values[:, k:]).sum(1).sort(descending=True, stable=True)  # (B,), bounds fall
         rows = rows[: int((blocks > 0).sum())]
         ends = (HEAD + BLOCK * blocks).clamp(max=len(self.order)).tolist()
         start, cells = 0, CPU_CELLS if x.device.type == "cpu" else CELLS

@@ -53,9 +53,7 @@ def top_k(
     """
     _check_rows(users, history=history, mask=mask)
     if fallback is None and (n := int((~served(model, users, history)).sum())):
-        raise ValueError(
-            f"{type(model).__name__} can't serve {n:,} of {len(users):,} users, and there is no fallback"
-        )
+        raise ValueError(f"{type(model).__name__} can't serve {n:,} of {len(users):,} users, and there is no fallback")
     return make_lists(model, users, history, mask, k, allowed, fallback, tile)[0]
 
 
@@ -118,9 +116,7 @@ def candidate_ranks(
         scores = torch.where(by_model.unsqueeze(1), scores, fallback.float()[items.clamp(min=0)])
     refuse_non_finite(scores.masked_fill(items < 0, 0).amax(1), users)
     ranks = 1 + (real & (scores >= scores[:, :1])).sum(1)  # (N,)
-    return Ranks(
-        torch.arange(len(users) + 1, device=users.device), ranks, items.shape[1], history.lengths > 0
-    )
+    return Ranks(torch.arange(len(users) + 1, device=users.device), ranks, items.shape[1], history.lengths > 0)
 
 
 def _pessimistic(scores: Tensor, hit: Tensor, equals: Tensor) -> Tensor:

@@ -35,9 +35,7 @@ class NegativeSampler:
         self.first = torch.cumsum(counts, 0) - counts  # (U,) first pair of each user
         known_weight = self.before[self.first + counts] - self.before[self.first]  # (U,)
         self.room = self.total - known_weight  # (U,) length of the user's shorter line
-        inside = (
-            self.before[:-1] - self.before[self.first[users]]
-        )  # (N,) known weight of the user before the pair
+        inside = self.before[:-1] - self.before[self.first[users]]  # (N,) known weight of the user before the pair
         keys = users * (self.total + 1) + (ends - weights)[items] - inside  # (N,) sorted
         small = known.n_users * (self.total + 1) < 1 << 31
         self.keys = keys.int() if small else keys  # half the memory to search
@@ -48,15 +46,11 @@ class NegativeSampler:
         A user who knows every item has no negatives: the row is False and its items (all 0) mean nothing.
         """
         room = self.room[users].unsqueeze(1)  # (B, 1)
-        uniform = torch.rand(
-            len(users), n, dtype=torch.float64, device=users.device, generator=generator
-        )  # (B, n)
+        uniform = torch.rand(len(users), n, dtype=torch.float64, device=users.device, generator=generator)  # (B, n)
         point = torch.minimum((uniform * room).long(), (room - 1).clamp(min=0))  # (B, n)
         wanted = (users.unsqueeze(1) * (self.total + 1) + point).to(self.keys.dtype)  # (B, n)
         passed = torch.searchsorted(self.keys, wanted, right=True)  # (B, n)
-        point = (
-            point + self.before[passed] - self.before[self.first[users]].unsqueeze(1)
-        )  # (B, n) on the full line
+        point = point + self.before[passed] - self.before[self.first[users]].unsqueeze(1)  # (B, n) on the full line
         items = point if self.ends is None else torch.searchsorted(self.ends, point, right=True)  # (B, n)
         real = room.squeeze(1) > 0  # (B,)
         return torch.where(real.unsqueeze(1), items, 0), real
@@ -68,7 +62,5 @@ def _weights(items: Tensor, n_users: int, n_items: int, alpha: float) -> Tensor:
     if not alpha:
         return torch.ones_like(counts, dtype=torch.long)
     shape = (counts / counts.mean().clamp(min=1e-12)) ** alpha  # (I,)
-    largest = (1 << 62) / (max(n_users, 1) * shape.sum().clamp(min=1.0)) - n_items / shape.sum().clamp(
-        min=1.0
-    )
+    largest = (1 << 62) / (max(n_users, 1) * shape.sum().clamp(min=1.0)) - n_items / shape.sum().clamp(min=1.0)
     return (shape * torch.clamp(largest, max=FINENESS)).round().long().clamp(min=1)

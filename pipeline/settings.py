@@ -158,9 +158,7 @@ class Select(Section):
     @model_validator(mode="after")
     def _metric_of_protocol(self) -> "Select":
         if (self.protocol == "error") != (self.metric in ("rmse", "mae")):
-            raise ValueError(
-                'protocol "error" goes with metric "rmse" or "mae", and the others with ranking metrics'
-            )
+            raise ValueError('protocol "error" goes with metric "rmse" or "mae", and the others with ranking metrics')
         return self
 
 

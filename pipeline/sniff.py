@@ -34,9 +34,7 @@ def sniff(path: Path) -> str:
     table = _parquet(path) if path.suffix == ".parquet" else _text(path)
     unit, roles = roles_of(table.names, table.rows)
     if not table.rows or not {"user", "item"} <= roles.keys():
-        raise UnreadableInput(
-            f"{path}: found no lines with both a user and an item; is it an interaction file?"
-        )
+        raise UnreadableInput(f"{path}: found no lines with both a user and an item; is it an interaction file?")
     texts = [row[roles["rating"]] for row in table.rows] if "rating" in roles else []
     ratings = sorted({value for text in texts if (value := number(text)) is not None})
     lines = [
@@ -53,9 +51,7 @@ def sniff(path: Path) -> str:
     ]
     lines += [f"{role} = {_quoted(table.names[at])}{_example(table, at)}" for role, at in roles.items()]
     if "timestamp" in roles:
-        lines.append(
-            f"timestamp_unit = {_quoted(unit)}  # s, ms, iso, or a strptime format; check day and month"
-        )
+        lines.append(f"timestamp_unit = {_quoted(unit)}  # s, ms, iso, or a strptime format; check day and month")
     explicit = bool(ratings) and len(ratings) <= 20 and ratings[-1] <= 100
     lines += ["", "[feedback]", f'kind = "{"explicit" if explicit else "implicit"}"']
     if len(ratings) > 1 and ratings[0] == -1 and ratings[1] >= 0:
@@ -80,13 +76,9 @@ def _text(path: Path) -> _Table:
     body = [row for row in (rows[1:] if header else rows) if len(row) == width]
     reading = [f"delimiter = {_quoted(delimiter)}", f"header = {'true' if header else 'false'}"]
     if not header:
-        found = (
-            {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
-        )
+        found = {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
         names = [found.get(at, f"column_{at + 1}") for at in range(width)]
-        reading.append(
-            f"column_names = [{', '.join(map(_quoted, names))}]  # guessed: the file has no header"
-        )
+        reading.append(f"column_names = [{', '.join(map(_quoted, names))}]  # guessed: the file has no header")
     reading.append(f"encoding = {_quoted(encoding)}")
     reading.append(f"quote = {json.dumps(quote)}")
     return _Table(names, [row for row in body if len(row) == len(names)], reading)
@@ -111,8 +103,7 @@ def _is_header(first: list[str], rest: list[list[str]]) -> bool:
 def _alike(lines: list[str], delimiter: str, quote: str) -> int:
     """Lines that split into the usual number of fields; the quote counts where it is at work."""
     widths = [
-        len(split[0]) if (split := layout.split_quoted(line, delimiter, quote))[1] == "whole" else 0
-        for line in lines
+        len(split[0]) if (split := layout.split_quoted(line, delimiter, quote))[1] == "whole" else 0 for line in lines
     ]
     return max(map(widths.count, set(widths) - {0}), default=0)
 
@@ -126,9 +117,7 @@ def _decodes(text: bytes) -> bool:
 
 
 def _name(path: Path) -> str:
-    name = re.sub(
-        r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0] if not path.name.startswith(".") else path.stem
-    )
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0] if not path.name.startswith(".") else path.stem)
     return name.lstrip("-_")[:64] or "dataset"
 
 

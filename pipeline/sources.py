@@ -38,9 +38,7 @@ def fingerprint(path: Path) -> str:
     try:
         return lake.sha256(path)
     except OSError as error:
-        raise UnreadableInput(
-            f"{path} can't be read: {error.strerror or error}; check its permissions"
-        ) from None
+        raise UnreadableInput(f"{path} can't be read: {error.strerror or error}; check its permissions") from None
 
 
 def unpack(path: Path, into: Path) -> Path:

@@ -6,9 +6,7 @@ from pipeline.contracts import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column
 
 _USER = Column(TEXT, "User id, exactly as in the source")
 _ITEM = Column(TEXT, "Item id, exactly as in the source")
-_RATING = Column(
-    FLOAT, "Rating or weight in the source's unit; null: an interaction without a rating", nullable=True
-)
+_RATING = Column(FLOAT, "Rating or weight in the source's unit; null: an interaction without a rating", nullable=True)
 _TIME = Column(TIME, "Time of the interaction, UTC; null where the source has none", nullable=True)
 _RUN = Column(TEXT, "Night that wrote the row")
 _RANK = Column(INT, "1 is the best")

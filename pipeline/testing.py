@@ -43,11 +43,7 @@ def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
 def quick_config(family: str) -> Any:
     """The family's defaults, with steps enough for tiny data."""
     config = MODELS[family].Config
-    return (
-        config(epochs=30, batch_size=128, learning_rate=0.02)
-        if issubclass(config, TrainingConfig)
-        else config()
-    )
+    return config(epochs=30, batch_size=128, learning_rate=0.02) if issubclass(config, TrainingConfig) else config()
 
 
 def fit(family: str, train: Interactions, **context: Any) -> Recommender:
@@ -231,7 +227,5 @@ def check_cuda_is_cpu(family: str) -> None:
 
 
 CHECKS = [
-    value
-    for name, value in sorted(globals().items())
-    if name.startswith("check_") and name != "check_cuda_is_cpu"
+    value for name, value in sorted(globals().items()) if name.startswith("check_") and name != "check_cuda_is_cpu"
 ]

@@ -141,9 +141,7 @@ def _named(figures: pl.DataFrame) -> dict[str, float]:
     """`test_full_ndcg_at_10`: MLflow allows no @ in names."""
     rows = figures.filter(pl.col("segment") == "all").iter_rows(named=True)
     return {
-        f"{r['split']}_{r['protocol']}_{r['metric']}" + (f"_at_{r['cutoff']}" if r["cutoff"] else ""): r[
-            "value"
-        ]
+        f"{r['split']}_{r['protocol']}_{r['metric']}" + (f"_at_{r['cutoff']}" if r["cutoff"] else ""): r["value"]
         for r in rows
     }
 
@@ -161,9 +159,7 @@ def _log(
     now = int(time.time() * 1000)
     client.log_batch(
         run_id,
-        metrics=[
-            Metric(name, float(value), now, 0) for name, value in (metrics or {}).items() if value is not None
-        ],
+        metrics=[Metric(name, float(value), now, 0) for name, value in (metrics or {}).items() if value is not None],
         params=[Param(name, str(value)[:6000]) for name, value in (params or {}).items()],
         tags=[RunTag("nightrecs.version", journal.code_version())],
     )

@@ -39,9 +39,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-def fit_by_gradient(
-    model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext
-) -> int:
+def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext) -> int:
     """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
 
     With `context.epochs` exactly so many epochs; else, with `context.validate`, until `config.patience`
@@ -90,9 +88,7 @@ def fit_by_gradient(
 class Stepper:
     """Optimizer, schedule and batches: what one step and one epoch are, apart from how many there will be."""
 
-    def __init__(
-        self, model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext
-    ):
+    def __init__(self, model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext):
         if not n_rows:
             raise NotServable("there is no row to learn from")
         self.model, self.n_rows, self.loss, self.config, self.context = model, n_rows, loss, config, context
@@ -109,9 +105,7 @@ class Stepper:
         device = self.context.device
         generator = torch.Generator(device).manual_seed(seed_of(self.context.seed, "epoch", epoch))
         order = torch.randperm(self.n_rows, device=device, generator=generator)  # (N,)
-        total = torch.zeros(
-            (), dtype=torch.float64, device=device
-        )  # stays there: the only sync is at the end
+        total = torch.zeros((), dtype=torch.float64, device=device)  # stays there: the only sync is at the end
         self.model.train()
         start = 0
         while start < self.n_rows:
@@ -168,9 +162,7 @@ class Stepper:
         progress.batch_size, progress.halved = self.batch_size, self.halved
         assert self.context.checkpoint is not None
         try:
-            checkpoint.write(
-                self.context.checkpoint, self.model, best_state, self.optimizers, progress, identity
-            )
+            checkpoint.write(self.context.checkpoint, self.model, best_state, self.optimizers, progress, identity)
         except OSError as error:
             log.warning("no checkpoint after epoch %d: %s", progress.epoch, error)
 

@@ -21,8 +21,7 @@ def ratings(file: str = "u.data") -> Interactions:
     tie = generator(0, "ties").random(rows.height)
     rows = rows.with_columns(pl.Series("tie", tie)).sort("user", "time", "tie")
     columns = {
-        name: torch.from_numpy(rows[name].to_numpy(writable=True))
-        for name in ("user", "item", "rating", "time")
+        name: torch.from_numpy(rows[name].to_numpy(writable=True)) for name in ("user", "item", "rating", "time")
     }
     return Interactions(
         columns["user"] - 1,

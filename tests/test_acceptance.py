@@ -49,10 +49,7 @@ def on_test(run: Run, protocol: str) -> dict[tuple[str, str], float]:
     """(model, metric) to the value at cutoff 10, of users with history."""
     figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
     figures = figures.filter(split="test", segment="all", protocol=protocol, cutoff=10)
-    return {
-        (model, metric): value
-        for model, metric, value in figures.select("model", "metric", "value").iter_rows()
-    }
+    return {(model, metric): value for model, metric, value in figures.select("model", "metric", "value").iter_rows()}
 
 
 def test_leave_one_out_of_movielens_100k_by_full_ranking(tmp_path: Path):
@@ -108,14 +105,10 @@ def source_rows(run: Run) -> pl.DataFrame:
     separator = "," if "," in header else "\t"
     if run.settings.dataset.source.header is False:
         lines = [header, *lines]
-    return pl.DataFrame(
-        [line.split(separator)[:2] for line in lines], schema=["user_id", "item_id"], orient="row"
-    )
+    return pl.DataFrame([line.split(separator)[:2] for line in lines], schema=["user_id", "item_id"], orient="row")
 
 
-@pytest.mark.parametrize(
-    ("dataset", "n_users"), [("ml-latest-small", 610), ("ml-100k", 943), ("lastfm-hetrec", 1892)]
-)
+@pytest.mark.parametrize(("dataset", "n_users"), [("ml-latest-small", 610), ("ml-100k", 943), ("lastfm-hetrec", 1892)])
 def test_every_user_gets_twenty_items_that_they_never_had(tmp_path: Path, dataset: str, n_users: int):
     run = night(tmp_path / "home", dataset, dataset, "nightly")
     rows = source_rows(run)

@@ -49,9 +49,7 @@ def test_duplicates_go_before_conditions_so_a_lowered_rating_counts():
 
 
 def test_positive_if_marks_and_keeps():
-    frame, _ = cleaned(
-        raw(("u", "a", 5, 0), ("u", "b", 3, 0), ("u", "c", None, 0)), positive_if="rating >= 4"
-    )
+    frame, _ = cleaned(raw(("u", "a", 5, 0), ("u", "b", 3, 0), ("u", "c", None, 0)), positive_if="rating >= 4")
     assert frame["positive"].to_list() == [True, False, False]
 
 
@@ -65,9 +63,7 @@ def test_positive_if_marks_and_keeps():
 )  # fmt: skip
 def test_conditions(text, passing):
     ratings = pl.DataFrame({"rating": [-1.0, 3.0, None, 4.0]})
-    assert sorted(ratings.filter(condition(text, "k"))["rating"].to_list(), key=str) == sorted(
-        passing, key=str
-    )
+    assert sorted(ratings.filter(condition(text, "k"))["rating"].to_list(), key=str) == sorted(passing, key=str)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +74,7 @@ def test_conditions(text, passing):
      "rating > 1e", "rating > " + "9" * 400, "not " * 5000 + "rated", "rating > 1; rated", "rating\0"],
 )  # fmt: skip
 def test_what_is_no_condition_is_named_with_what_is_allowed(text):
-    with pytest.raises(
-        SettingsError, match=r"(?s)dataset\.feedback\.keep_if = .*allowed is .*rating OP number"
-    ):
+    with pytest.raises(SettingsError, match=r"(?s)dataset\.feedback\.keep_if = .*allowed is .*rating OP number"):
         condition(text, "dataset.feedback.keep_if")
 
 
@@ -156,9 +150,7 @@ def test_no_rows_at_all_are_refused():
 
 def test_the_stage_writes_the_contract_and_the_ledger(tmp_path):
     run = make_run(tmp_path, dataset={"feedback": {"keep_if": "rating >= 2"}})
-    folder = clean.clean_interactions(
-        run, store(run, raw(("u", "a", 1, 0), ("u", "b", 2, 0), ("v", "b", 3, 0)))
-    )
+    folder = clean.clean_interactions(run, store(run, raw(("u", "a", 1, 0), ("u", "b", 2, 0), ("v", "b", 3, 0))))
     frame = pl.read_parquet(folder / "interactions.parquet")
     assert tables.CLEAN.check(frame).height == 2
     assert folder.parent.name == "2_clean"
@@ -171,9 +163,7 @@ def test_seeds_matter_for_the_folder_only_where_users_are_sampled(tmp_path):
     names = {}
     for fraction in (1.0, 0.5):
         for seed in (1, 2):
-            run = make_run(
-                tmp_path / f"{fraction}{seed}", seed=seed, dataset={"filter": {"user_fraction": fraction}}
-            )
+            run = make_run(tmp_path / f"{fraction}{seed}", seed=seed, dataset={"filter": {"user_fraction": fraction}})
             names[fraction, seed] = clean.clean_interactions(run, store(run, rows)).name
     assert names[1.0, 1] == names[1.0, 2]
     assert names[0.5, 1] != names[0.5, 2]

@@ -218,9 +218,7 @@ def test_a_sniffed_real_file_goes_through_the_data_stages(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["ml-100k/u.data", "ml-latest-small/ratings.csv", "lastfm-hetrec/user_artists.dat"]
-)
+@pytest.mark.parametrize("name", ["ml-100k/u.data", "ml-latest-small/ratings.csv", "lastfm-hetrec/user_artists.dat"])
 def test_a_sniffed_real_file_is_published(tmp_path, name):
     dataset, words = begin(name, tmp_path)
     recipe = write(tmp_path / "cheap.toml", "[models.popularity]\n[models.ials]\nepochs = 3\n")
@@ -288,9 +286,7 @@ def test_status_while_a_night_runs(published_home, tmp_path, capsys):
     night = later_night(home, "running")
     with journal.lock(Home(home), "tiny", night.name):
         told = printed(home, capsys, "status", "tiny")
-    assert (
-        told["running"] == night.name and night.name in told["lock"] and told["last_outcome"] == "published"
-    )
+    assert told["running"] == night.name and night.name in told["lock"] and told["last_outcome"] == "published"
 
 
 def test_status_where_nothing_was_ever_published(tmp_path, run, capsys):
@@ -330,14 +326,10 @@ def test_a_second_night_is_exit_4(tmp_path, capsys):
     assert "another night of sample is running: run r1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_night_and_closes_its_journal(tmp_path, number, code):
     command = [sys.executable, "-m", "flows.cli", "--home", str(tmp_path), "run", "--no-prefect"]
-    process = subprocess.Popen(
-        command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals
-    )
+    process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)
     assert process.stderr
     for line in process.stderr:
         if line.startswith("  clean"):

@@ -53,9 +53,7 @@ def test_real_files_are_read_whole_and_fast(tmp_path, name, rows, users, items, 
     dataset, toml = load(name)
     data_set(dataset.source.folder or name)
     data = resolve_data(dataset, toml, None, {"NIGHTRECS_DATA": str(DATA)})
-    settings = Settings.model_validate(
-        {"dataset": dataset.model_dump(), "models": {"popularity": {}}, "threads": 2}
-    )
+    settings = Settings.model_validate({"dataset": dataset.model_dump(), "models": {"popularity": {}}, "threads": 2})
     run = Run(run_id=uuid.uuid4().hex, home_root=tmp_path, data=data, settings=settings, started_at=utcnow())
     journal.open_run(run)
     folder = ingest.read_source(run)

@@ -45,9 +45,7 @@ def test_a_sound_home_has_no_failure_and_stays_as_it_is(published_home, capsys):
     assert main(["--home", str(published_home), "doctor", "--device", "none", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {line["status"] for line in told} <= {"ok", "warn"}
-    assert {"python", "packages", "disk", "memory", "threads", "duckdb", "home", "locks"} <= {
-        f["check"] for f in told
-    }
+    assert {"python", "packages", "disk", "memory", "threads", "duckdb", "home", "locks"} <= {f["check"] for f in told}
     assert all(line["fix"] for line in told if line["status"] == "warn")
     assert any(line["found"].startswith("torch 2.13") for line in told)
     assert snapshot(published_home) == before
@@ -208,7 +206,5 @@ def test_parity_of_the_accelerator():
 
 def test_the_process_exits_with_its_code(tmp_path):
     command = [sys.executable, "-m", "flows.cli", "--home", str(tmp_path), "doctor", "--device", "cuda:99"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=100
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=100)
     assert done.returncode == 1 and "fix:" in done.stdout and "1 failed" in done.stderr

@@ -16,9 +16,7 @@ QUICK = ["models.mf.epochs=2", "threads=1"]
 HOSTILE = [" 7", "007", "7", "7.0", "🎬", 'a "b"', "'; drop table users; --", "NULL", "nan", "É", "É", "a,b"]
 
 
-def write(
-    folder: Path, records: list[tuple], header: str = "user,item,rating,timestamp", name: str = "a.csv"
-):
+def write(folder: Path, records: list[tuple], header: str = "user,item,rating,timestamp", name: str = "a.csv"):
     """A CSV with every value quoted."""
     quoted = (",".join('"' + str(v).replace('"', '""') + '"' for v in r) for r in records)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,17 +44,13 @@ def one_night(folder: Path, toml: str, *overrides: str, recipe: str = "nightly")
     return run, ask
 
 
-def grid(
-    n_users: int, n_items: int, keep: Callable[[int, int], bool] = lambda u, i: (u + i) % 3 != 0
-) -> list[tuple]:
+def grid(n_users: int, n_items: int, keep: Callable[[int, int], bool] = lambda u, i: (u + i) % 3 != 0) -> list[tuple]:
     """Rows of user u and item i where `keep`, at times of their own."""
     pairs = [(u, i) for u in range(n_users) for i in range(n_items) if keep(u, i)]
     return [(f"u{u}", f"i{i}", 1 + (u * i) % 5, 1_000_000 + 977 * n) for n, (u, i) in enumerate(pairs)]
 
 
-def assert_everybody_is_served(
-    ask: Callable[[str], pl.DataFrame], records: list[tuple], items: set[str] | None = None
-):
+def assert_everybody_is_served(ask: Callable[[str], pl.DataFrame], records: list[tuple], items: set[str] | None = None):
     """min(top_n, unseen items that may be listed) distinct items each, none of them seen."""
     seen: dict[str, set[str]] = {}
     for user, item, *_ in records:
@@ -114,12 +108,10 @@ def test_all_users_cold_in_test(tmp_path):
     early = grid(10, 8)
     late = [(f"new{u}", item, r, t + 10**7) for u, (_, item, r, t) in enumerate(early[:12])]
     write(tmp_path, early + late)
-    run, ask = one_night(
+    _, ask = one_night(
         tmp_path, toml_of(tmp_path), "split.kind=global_time", f"split.test={12 / len(early + late):.6f}"
     )
-    assert (
-        ask("select count(distinct user_id) n from recommendations where user_id like 'new%'")["n"][0] == 12
-    )
+    assert ask("select count(distinct user_id) n from recommendations where user_id like 'new%'")["n"][0] == 12
     assert_everybody_is_served(ask, early + late)
 
 
@@ -143,7 +135,7 @@ def test_rows_that_are_not_kept_mask_but_are_no_item_of_their_own(tmp_path):
 def test_users_outside_the_sample_are_served(tmp_path):
     records = grid(40, 9)
     write(tmp_path, records)
-    run, ask = one_night(tmp_path, toml_of(tmp_path, "[filter]\nuser_fraction = 0.3\n"))
+    _, ask = one_night(tmp_path, toml_of(tmp_path, "[filter]\nuser_fraction = 0.3\n"))
     assert ask("select rows from row_ledger where reason = 'user_not_sampled'")["rows"][0] > 0
     assert_everybody_is_served(ask, records)
 
@@ -167,7 +159,7 @@ def test_sentinels_duplicates_and_seen_items(tmp_path):
     unrated = [(u, i, -1, t) for u, i, _, t in records[:6]]
     again = [(u, i, 2, t + 10**6) for u, i, _, t in records[10:20]]
     write(tmp_path, [*unrated, *records[6:], *again])
-    run, ask = one_night(tmp_path, toml_of(tmp_path, "[feedback]\nmissing_ratings = [-1]\n"))
+    _, ask = one_night(tmp_path, toml_of(tmp_path, "[feedback]\nmissing_ratings = [-1]\n"))
     ledger = dict(ask("select reason, rows from row_ledger where stage = 'clean' and rows > 0").rows())
     assert ledger == {"kept": len(records), "duplicate": 10}
     assert_everybody_is_served(ask, records)
@@ -188,7 +180,7 @@ def test_a_second_file_is_added_up(tmp_path):
     one_night(tmp_path, toml)
     (tmp_path / "1.csv").unlink()  # it has been read
     write(tmp_path, second, name="2.csv")
-    run, ask = one_night(tmp_path, toml)
+    _, ask = one_night(tmp_path, toml)
     assert_everybody_is_served(ask, first + second)
     assert ask("select rows from interactions_summary")["rows"][0] == len(first + second)
 

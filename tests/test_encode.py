@@ -17,9 +17,7 @@ def cleaned(*records: tuple) -> pl.DataFrame:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
-distinct = st.dictionaries(
-    st.tuples(texts, texts), st.one_of(st.none(), st.integers(0, 2)), min_size=1, max_size=30
-)
+distinct = st.dictionaries(st.tuples(texts, texts), st.one_of(st.none(), st.integers(0, 2)), min_size=1, max_size=30)
 
 
 @given(distinct)
@@ -32,14 +30,10 @@ def test_indices_are_dense_sorted_and_lead_back(pairs):
         assert index[f"{kind}_idx"].to_list() == list(range(len(names)))
         assert names == sorted(names, key=str.encode)
         assert set(names) == set(source[f"{kind}_id"])
-    back = (
-        rows.join(users, on="user_idx").join(items, on="item_idx").select("user_id", "item_id", "timestamp")
-    )
+    back = rows.join(users, on="user_idx").join(items, on="item_idx").select("user_id", "item_id", "timestamp")
     assert sorted(back.rows(), key=str) == sorted(source.select(back.columns).rows(), key=str)
     keys = [(user, time is not None, time) for user, time in rows.select("user_idx", "timestamp").rows()]
-    assert all(
-        a[:2] < b[:2] or (a[:2] == b[:2] and (a[2] is None or a[2] <= b[2])) for a, b in pairwise(keys)
-    )
+    assert all(a[:2] < b[:2] or (a[:2] == b[:2] and (a[2] is None or a[2] <= b[2])) for a, b in pairwise(keys))
 
 
 @given(distinct, st.randoms(use_true_random=False))
@@ -51,9 +45,7 @@ def test_file_order_does_not_matter(pairs, random):
 
 
 def test_equal_times_are_in_no_order_that_a_model_could_learn():
-    rows, _, _ = encode.encode(
-        cleaned(*[(f"u{u}", f"i{i:02}", 1, 0) for u in range(40) for i in range(40)]), 42
-    )
+    rows, _, _ = encode.encode(cleaned(*[(f"u{u}", f"i{i:02}", 1, 0) for u in range(40) for i in range(40)]), 42)
     item = rows["item_idx"].to_numpy().reshape(40, 40)  # a row a user
     assert abs(np.mean(np.diff(item, axis=1) > 0) - 0.5) < 0.05
     assert len({tuple(order) for order in item}) == 40  # each user has an order of its own
@@ -77,9 +69,7 @@ def test_one_user_one_item_unrated_untimed():
 
 def test_the_stage_writes_rows_and_both_indices_and_is_skipped_next_time(tmp_path):
     run = make_run(tmp_path)
-    parent = clean.clean_interactions(
-        run, store(run, raw(("b", "x", 1, 1), ("a", "y", 2, 0), ("b", "y", 3, 0)))
-    )
+    parent = clean.clean_interactions(run, store(run, raw(("b", "x", 1, 1), ("a", "y", 2, 0), ("b", "y", 3, 0))))
     folder = encode.encode_ids(run, parent)
     assert tables.ENCODED.check(pl.read_parquet(folder / "interactions.parquet"))["user_idx"].to_list() == [
         0,

@@ -124,9 +124,7 @@ def test_an_item_the_user_has_is_masked_and_says_when(published_home, capsys):
     answer = told(published_home, capsys, "u03", row["item"])
     assert answer["masked"] and answer["published_rank"] is None
     assert answer["title"] == f"Title {int(row['item'][1:])}"
-    assert answer["seen"][0]["rating"] == row["rating"] and answer["seen"][0]["timestamp"].startswith(
-        "2020-09-13"
-    )
+    assert answer["seen"][0]["rating"] == row["rating"] and answer["seen"][0]["timestamp"].startswith("2020-09-13")
     assert answer["candidates"] == 1 + 30 - source["item"].n_unique()
     kept = source.filter(pl.col("rating") >= 2)["item"]
     assert {part["item_id"] for part in answer["contributions"]} == set(kept)

@@ -14,9 +14,7 @@ QUICK = ["--set", "models.mf.epochs=2"]
 def nightrecs(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("NIGHTRECS_", "PREFECT_", "MLFLOW_"))}
     command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(
-        command, cwd=CHECKOUT, env={**clean, **environ}, capture_output=True, text=True, timeout=400
-    )
+    return subprocess.run(command, cwd=CHECKOUT, env={**clean, **environ}, capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.server
@@ -57,9 +55,7 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
 
 
 def test_an_api_that_does_not_answer_does_not_stop_the_night(tmp_path):
-    done = nightrecs(
-        "--home", str(tmp_path), "run", "--until", "split", PREFECT_API_URL="http://127.0.0.1:9/api"
-    )
+    done = nightrecs("--home", str(tmp_path), "run", "--until", "split", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert done.returncode == 0, done.stderr
     assert "does not answer); running without it" in done.stderr
     assert "stopped: --until split" in done.stderr

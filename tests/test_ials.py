@@ -25,9 +25,7 @@ def random_interactions(n_users: int = 60, n_items: int = 40, share: float = 0.2
     likes = torch.arange(n_users)[:, None] % 2 == torch.arange(n_items) % 2  # (U, I)
     odds = torch.where(likes, share * 1.8, share * 0.2)
     odds[-1], odds[:, -1] = 0, 0
-    users, items = (
-        (torch.rand(odds.shape, generator=torch.Generator().manual_seed(1)) < odds).nonzero().unbind(1)
-    )
+    users, items = (torch.rand(odds.shape, generator=torch.Generator().manual_seed(1)) < odds).nonzero().unbind(1)
     return Interactions(users, items, n_users, n_items)
 
 
@@ -99,9 +97,7 @@ def test_the_loss_of_unfinished_gradients_is_that_of_their_solution():
     rows, q = problem()
     x, loss = solve_by_gradients(rows, torch.ones(len(rows.l2), q.shape[1]), q, A, 1)
     a, b = normal_equations(rows, q)
-    quadratic = (
-        torch.einsum("bd,bde,be->", x.double(), a, x.double()) - 2 * (x * b).sum() + rows.weights.sum()
-    )
+    quadratic = torch.einsum("bd,bde,be->", x.double(), a, x.double()) - 2 * (x * b).sum() + rows.weights.sum()
     assert loss == pytest.approx(float(quadratic), rel=1e-5)
 
 
@@ -166,9 +162,7 @@ def test_fold_in_gives_the_fitted_factors_to_strangers_too(solver: str):
     fitted = model.users @ model.items.T  # (U, I)
     for users in (torch.arange(60), torch.full((60,), -1)):
         torch.testing.assert_close(model.score(users, train.history()), fitted, rtol=1e-4, atol=1e-4)
-    assert not model.score(torch.tensor([0, -1]), History.of_lists([[], []], 40)).any(), (
-        "nothing known: all 0"
-    )
+    assert not model.score(torch.tensor([0, -1]), History.of_lists([[], []], 40)).any(), "nothing known: all 0"
 
 
 def test_history_counts_not_the_index():
@@ -181,9 +175,7 @@ def test_history_counts_not_the_index():
         assert scores[0][8:38:2].mean() > scores[0][9:38:2].mean()
         assert scores[1][8:38:2].mean() < scores[1][9:38:2].mean()
     repeated = History.of_lists([[6, 0, 2, 0, 4, 6, 6]], 40)
-    torch.testing.assert_close(
-        model.score(torch.tensor([-1]), repeated), model.score(torch.tensor([-1]), even)
-    )
+    torch.testing.assert_close(model.score(torch.tensor([-1]), repeated), model.score(torch.tensor([-1]), even))
 
 
 def test_repeated_rows_count_once():
@@ -292,9 +284,7 @@ def test_movielens_100k_last_event():
         users = torch.arange(train.n_users)
         known = train.history().dense()  # (U, I)
         known[users, positive] = 1
-        draws = torch.rand(known.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(
-            known > 0, -1
-        )
+        draws = torch.rand(known.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(known > 0, -1)
         candidates = torch.cat([positive[:, None], draws.topk(99).indices], 1)  # (U, 100)
         model = Ials(IalsConfig(), train.n_users, train.n_items)
         model.fit(train, FitContext(seed=seed))

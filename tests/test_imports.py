@@ -58,9 +58,7 @@ def test_imports_go_one_way(path: Path):
 
 @pytest.mark.parametrize("stage", sorted(DATA_STAGES))
 def test_data_stages_never_import_torch(stage: str):
-    code = (
-        f"import sys, pipeline.stages.{stage}; sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
-    )
+    code = f"import sys, pipeline.stages.{stage}; sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
 
 
@@ -75,12 +73,8 @@ def test_help_imports_nothing_heavy():
 
 def test_help_answers_at_once():
     started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "flows.cli", "--help"], cwd=CHECKOUT, capture_output=True, check=True
-    )
-    assert (
-        time.perf_counter() - started < 2
-    )  # 0.1 s on an idle machine; the bound only catches a heavy import
+    subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=CHECKOUT, capture_output=True, check=True)
+    assert time.perf_counter() - started < 2  # 0.1 s on an idle machine; the bound only catches a heavy import
 
 
 def test_the_folder_mlflow_is_no_package():

@@ -151,9 +151,7 @@ def test_latin_1_is_transcoded_on_the_fast_way(tmp_path):
 
 
 def test_quoted_records_may_span_lines_and_slips_cost_one_line(tmp_path):
-    content = (
-        HEADER + b'1,"a\nb ""c""",3,964982703\n' + b'2,"open,3,964982703\n' + GOOD + b'3,"x",,1\n' + GOOD
-    )
+    content = HEADER + b'1,"a\nb ""c""",3,964982703\n' + b'2,"open,3,964982703\n' + GOOD + b'3,"x",,1\n' + GOOD
     rows, rejects, _ = read(tmp_path, write(tmp_path / "data", content))
     assert rows["item_id"].to_list() == ['a\nb "c"', "2", "2"]
     assert rejects.select("line", "reason").rows() == [(4, "broken_quote"), (6, "rating_not_a_number")]
@@ -206,9 +204,7 @@ def test_times(tmp_path, unit, text, fast):
             ingest.read_source(run)
         return
     folder = ingest.read_source(run)
-    assert pl.read_parquet(folder / "interactions.parquet")["timestamp"][0] == clock_time(
-        "2005-04-02 23:53:47"
-    )
+    assert pl.read_parquet(folder / "interactions.parquet")["timestamp"][0] == clock_time("2005-04-02 23:53:47")
     assert (lake.info(folder)["rescanned"] == {}) == fast
 
 
@@ -281,9 +277,7 @@ def test_a_source_without_lines_is_refused(tmp_path, content):
 def test_too_many_rejects_are_refused_and_kept_for_looking(tmp_path):
     data = write(tmp_path / "data", HEADER + GOOD * 9 + b"1,2,oops,964982703\n")
     run = make_run(tmp_path, data, source={"max_reject_rate": 0.05})
-    with pytest.raises(
-        Refused, match=r"10\.0%.*max_reject_rate = 5\.0%.*rating_not_a_number 1.*line 11.*oops"
-    ):
+    with pytest.raises(Refused, match=r"10\.0%.*max_reject_rate = 5\.0%.*rating_not_a_number 1.*line 11.*oops"):
         ingest.read_source(run)
     rejects = pl.read_parquet(journal.folder(run) / "rejected_rows.parquet")
     assert rejects.select("run_id", "line").rows() == [(run.run_id, 11)]

@@ -61,9 +61,7 @@ def test_weighted_cosine_by_hand(weighting: str):
     ]  # of users 0, 1, 2: 4 items, 2, 2 and 1 of them theirs
     x, y = torch.tensor(idf), torch.tensor([idf[0], idf[1], 0])
     got = similarity(fitted(TINY, shrink=0, weighting=weighting))[0, 1]
-    torch.testing.assert_close(
-        got, x @ y / (x.norm() * y.norm())
-    )  # a cosine doesn't see the lengths of items
+    torch.testing.assert_close(got, x @ y / (x.norm() * y.norm()))  # a cosine doesn't see the lengths of items
     if weighting == "bm25":
         mean = 6 / 4
         scale = [2.2 / (1 + 1.2 * (0.25 + 0.75 * n / mean)) for n in (3, 2)]
@@ -79,9 +77,7 @@ def test_scores_add_up_the_neighbours_of_the_target():
     dots = x.T @ x
     norms = dots.diagonal()
     dense = (dots / ((norms[:, None] * norms).sqrt() + 2)).fill_diagonal_(0)  # (I, I)
-    kept = torch.zeros_like(dense).scatter(
-        0, dense.topk(3, dim=0).indices, 1.0
-    )  # by column: the target's nearest
+    kept = torch.zeros_like(dense).scatter(0, dense.topk(3, dim=0).indices, 1.0)  # by column: the target's nearest
     exact = dense.clone()
     ties = (dense >= dense.topk(4, dim=0).values[3]).sum(0) > 4  # columns where the third is not unique
     ties |= dense.topk(4, dim=0).values[2] == dense.topk(4, dim=0).values[3]
@@ -144,9 +140,7 @@ def test_reversed_edges_keep_the_heaviest_that_meet():
     torch.testing.assert_close(crowded[1], torch.tensor([[0.2], [0.8], [0.0]]))  # nothing leads to item 2
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"neighbors": 0}, {"shrink": -1}, {"similarity": "pearson"}, {"asymmetry": 2}]
-)
+@pytest.mark.parametrize("wrong", [{"neighbors": 0}, {"shrink": -1}, {"similarity": "pearson"}, {"asymmetry": 2}])
 def test_config_refuses(wrong: dict):
     with pytest.raises(ValidationError):
         ItemKnnConfig(**wrong)

@@ -25,9 +25,7 @@ def test_what_follows_publishing_can_not_unpublish(run):
 
 
 def test_a_torn_last_line_is_left_out(run):
-    journal.append(
-        run, tables.CHECKS, [{"check_name": "a", "severity": "error", "bad_rows": 0, "passed": True}]
-    )
+    journal.append(run, tables.CHECKS, [{"check_name": "a", "severity": "error", "bad_rows": 0, "passed": True}])
     with (journal.folder(run) / "checks.jsonl").open("a") as file:
         file.write('{"run_id": "x", "check_na')
     assert journal.read(run.home, run.dataset, tables.CHECKS)["check_name"].to_list() == ["a"]

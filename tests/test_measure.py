@@ -46,9 +46,7 @@ def night(home: Path, rows: pl.DataFrame | None = None, normalize: str = "none",
     tree = {"models": PMF, "split": {"kind": "leave_one_out"}, "threads": 1, **tree}
     dataset = {"feedback": {"kind": "explicit", "normalize": normalize}, **tree.pop("dataset", {})}
     run = make_run(home, dataset=dataset, **tree)
-    encoded = encode.encode_ids(
-        run, clean.clean_interactions(run, store(run, source() if rows is None else rows))
-    )
+    encoded = encode.encode_ids(run, clean.clean_interactions(run, store(run, source() if rows is None else rows)))
     return run, split.split_interactions(run, encoded)
 
 
@@ -101,9 +99,7 @@ def test_what_is_learnt_is_on_the_scale_of_the_fit_and_errors_on_that_of_the_sou
 
 
 def test_normalize_is_part_of_the_key(tmp_path):
-    folders = {
-        train.fit_model(*night(tmp_path / kind, normalize=kind), "pmf").name for kind in ("none", "min_max")
-    }
+    folders = {train.fit_model(*night(tmp_path / kind, normalize=kind), "pmf").name for kind in ("none", "min_max")}
     assert len(folders) == 2
 
 
@@ -152,12 +148,8 @@ def test_the_lowest_error_on_valid_is_champion_and_stops_the_fit(tmp_path):
     values = figures(folders[1])
     assert choice["metric"] == "rmse" and set(choice["values"]) == {"poor", "good"}
     assert choice["values"]["good"] == values["valid", "rmse"] < choice["values"]["poor"]
-    assert choice["beside"] == {
-        name: values["valid", name] for name in ("target_variance", "rmse_mean", "rmse_bias")
-    }
-    assert "popularity can't be champion: it has no rmse on valid" in journal.notes(
-        run.home, run.dataset, run.run_id
-    )
+    assert choice["beside"] == {name: values["valid", name] for name in ("target_variance", "rmse_mean", "rmse_bias")}
+    assert "popularity can't be champion: it has no rmse on valid" in journal.notes(run.home, run.dataset, run.run_id)
     history = lake.info(train.fit_model(run, parts, "good"))["history"]
     best = max(history, key=lambda epoch: epoch["valid"])
     assert -best["valid"] == pytest.approx(values["valid", "rmse"], rel=1e-5)
@@ -279,9 +271,7 @@ def test_a_fit_that_diverges_is_skipped_with_the_reason(tmp_path, batch_size: in
 
 def test_a_night_goes_on_without_a_family_that_diverges(tmp_path):
     toml = tmp_path / "wild.toml"
-    toml.write_text(
-        '[models.popularity]\n[models.ease]\n[models.mf]\noptimizer = "sgd"\nlearning_rate = 1e6\n'
-    )
+    toml.write_text('[models.popularity]\n[models.ease]\n[models.mf]\noptimizer = "sgd"\nlearning_rate = 1e6\n')
     run = prepare("sample", str(toml), None, str(tmp_path / "home"), ["threads=1"])
     assert line.conduct(run, line.plainly, until="select") == "stopped"
     assert journal.read_run(run.home, "sample", run.run_id)["champion"] == "ease"

@@ -14,9 +14,7 @@ from pipeline.interactions import Interactions
 from pipeline.ranking import Lists, Ranks
 
 
-def ranks_of(
-    rows: list[list[int]], depth: int, warm: list[bool] | None = None, lists: Lists | None = None
-) -> Ranks:
+def ranks_of(rows: list[list[int]], depth: int, warm: list[bool] | None = None, lists: Lists | None = None) -> Ranks:
     offsets = torch.cumsum(torch.tensor([0, *map(len, rows)]), 0)
     flat = torch.tensor([r for row in rows for r in row], dtype=torch.long)
     return Ranks(offsets, flat, depth, torch.tensor(warm or [True] * len(rows)), lists)
@@ -94,9 +92,7 @@ def test_metrics_equal_a_slow_reference_and_keep_their_bounds(seed):
     values = metrics.per_user(ranks_of(rows, depth), cutoffs)
     assert {name for name, _ in values} == set(metrics.METRICS)
     for (name, k), of_users in values.items():
-        expected = torch.tensor(
-            [slow(name, row, k) if row else math.nan for row in rows], dtype=torch.float64
-        )
+        expected = torch.tensor([slow(name, row, k) if row else math.nan for row in rows], dtype=torch.float64)
         torch.testing.assert_close(of_users, expected, equal_nan=True, rtol=1e-12, atol=1e-12)
         kept = of_users[~of_users.isnan()]
         assert (kept >= 0).all() and (kept <= 1 + 1e-12).all()
@@ -205,9 +201,7 @@ def test_paired_difference():
     a = torch.from_numpy(rng.random(2000))
     noise = torch.from_numpy(rng.normal(0, 0.05, 2000))
     better = metrics.paired_difference(a + 0.01 + noise, a)
-    assert (
-        better.value == pytest.approx(0.01, abs=0.005) and 0 < better.ci_low < better.value < better.ci_high
-    )
+    assert better.value == pytest.approx(0.01, abs=0.005) and 0 < better.ci_low < better.value < better.ci_high
     assert better.p_value < 0.01 and better.n == 2000
     same = metrics.paired_difference(a, a)
     assert (same.value, same.ci_low, same.ci_high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
@@ -244,9 +238,7 @@ def as_dict(records: list[dict]) -> dict[str, float]:
 def test_rating_errors_by_hand():
     predicted, actual = torch.tensor([3.0, 4.0, 2.0]), torch.tensor([4.0, 4.0, 0.0])
     simple = {"mean": torch.tensor([2.0, 2.0, 2.0])}
-    records = metrics.rating_errors(
-        predicted, actual, torch.tensor([0, 0, 1]), simple, model="m", split="test"
-    )
+    records = metrics.rating_errors(predicted, actual, torch.tensor([0, 0, 1]), simple, model="m", split="test")
     values = as_dict(records)
     assert values["rmse"] == pytest.approx(math.sqrt(5 / 3)) and values["mae"] == pytest.approx(1.0)
     assert values["target_variance"] == pytest.approx(32 / 9)
@@ -283,8 +275,6 @@ def test_rating_baselines():
 
 def test_ratings_that_are_not_finite_raise_and_no_rows_give_no_records():
     with pytest.raises(ValueError, match="1 predicted"):
-        metrics.rating_errors(
-            torch.tensor([math.nan]), torch.ones(1), torch.zeros(1), model="m", split="test"
-        )
+        metrics.rating_errors(torch.tensor([math.nan]), torch.ones(1), torch.zeros(1), model="m", split="test")
     nothing = torch.zeros(0)
     assert metrics.rating_errors(nothing, nothing, nothing.long(), model="m", split="test") == []

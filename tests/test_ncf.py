@@ -31,9 +31,7 @@ def fitted(**keys) -> Ncf:
 def test_every_variant_separates_the_blocks(variant: str, negatives: str):
     got = scores(fitted(variant=variant, negatives=negatives), checkerboard(), torch.arange(40))  # (U, I)
     liked = torch.arange(40)[:, None] % 2 == torch.arange(20) % 2  # (U, I)
-    assert (got[liked] > got[~liked].mean()).float().mean() > 0.9 and got[liked].mean() > got[
-        ~liked
-    ].mean() + 1
+    assert (got[liked] > got[~liked].mean()).float().mean() > 0.9 and got[liked].mean() > got[~liked].mean() + 1
 
 
 def test_the_mlp_is_that_of_the_paper():

@@ -58,9 +58,7 @@ def test_every_published_table_keeps_its_contract(published):
 
 def test_every_view_answers(published):
     with warehouse.connect(published.home.live("sample"), read_only=True) as con:
-        views = [
-            name for (name,) in con.sql("select view_name from duckdb_views() where not internal").fetchall()
-        ]
+        views = [name for (name,) in con.sql("select view_name from duckdb_views() where not internal").fetchall()]
         assert {
             "leaderboard",
             "recommendations_titled",
@@ -73,9 +71,7 @@ def test_every_view_answers(published):
 
 
 def test_every_user_gets_twenty_unseen_items(published):
-    lists = ask(
-        published, "select user_id, count(*) n, count(distinct item_id) d from recommendations group by 1"
-    )
+    lists = ask(published, "select user_id, count(*) n, count(distinct item_id) d from recommendations group by 1")
     assert lists.height == ask(published, "select count(*) n from users")["n"][0]
     assert set(lists["n"]) == {20} and set(lists["d"]) == {20}
 
@@ -126,10 +122,7 @@ def test_mlflow_has_the_night_and_serves_the_published_lists(published):
         published,
         f"select user_id, rank, item_id from recommendations where user_id in ({names}) order by 1, 2",
     )
-    assert (
-        pl.DataFrame(served[served.user_id != "a stranger"][["user_id", "rank", "item_id"]]).rows()
-        == listed.rows()
-    )
+    assert pl.DataFrame(served[served.user_id != "a stranger"][["user_id", "rank", "item_id"]]).rows() == listed.rows()
     assert set(served[served.user_id == "a stranger"]["source"]) == {"fallback"}
     assert len(champion.predict(pd.DataFrame({"user_id": users[:1]}), params={"top_n": 3})) == 3
 
@@ -234,7 +227,9 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
         return client.get_model_version_by_alias("sample", alias).tags["nightrecs.run_id"]
 
     assert (night_of("champion"), night_of("previous")) == (second.run_id, first.run_id)
-    client.set_registered_model_alias("sample", "champion", client.get_model_version_by_alias("sample", "previous").version)
+    client.set_registered_model_alias(
+        "sample", "champion", client.get_model_version_by_alias("sample", "previous").version
+    )
     third, _ = one_night(tmp_path, until="track")
     assert night_of("champion") == second.run_id, "the alias is repaired to what is live"
 

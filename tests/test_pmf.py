@@ -69,9 +69,7 @@ def test_a_strong_prior_leaves_the_mean():
     everyone = torch.arange(60)
     with torch.no_grad():
         predicted = model.predict(everyone, torch.zeros_like(everyone))
-    assert predicted.std() < 0.01 and predicted.mean().item() == pytest.approx(
-        train.ratings.mean().item(), abs=0.3
-    )
+    assert predicted.std() < 0.01 and predicted.mean().item() == pytest.approx(train.ratings.mean().item(), abs=0.3)
 
 
 def test_predictions_stay_within_the_ratings_but_scores_do_not_tie():

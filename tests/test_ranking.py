@@ -121,9 +121,7 @@ def test_scores_that_are_no_numbers_raise(bad, masked, n_items):
     with pytest.raises(ScoreError, match="user 1"):
         ranking.holdout_ranks(Fixed(scores), users, mask, mask, History.of_lists([[0], [0], [1]], n_items), 3)
     with pytest.raises(ScoreError, match="user 1"):
-        ranking.candidate_ranks(
-            Fixed(scores), users, mask, torch.zeros(3, dtype=torch.long), torch.full((3, 1), 4)
-        )
+        ranking.candidate_ranks(Fixed(scores), users, mask, torch.zeros(3, dtype=torch.long), torch.full((3, 1), 4))
 
 
 def test_fallback_serves_whom_the_model_cannot():
@@ -155,9 +153,7 @@ def reference_ranks(scores: list[float], masked: set[int], held: list[int], k_ma
     """Pessimistic ranks, slowly."""
     ranks = []
     for event in held:
-        others = sum(
-            scores[i] >= scores[event] for i in range(len(scores)) if i not in masked and i not in held
-        )
+        others = sum(scores[i] >= scores[event] for i in range(len(scores)) if i not in masked and i not in held)
         place = 1 + sum((-scores[i], i) < (-scores[event], event) for i in held)
         ranks.append(others + place if others + place <= k_max else 0)
     return ranks
@@ -218,29 +214,21 @@ def test_users_whom_nobody_serves_rank_nothing():
     history = History.of_lists([[1], []], 3)
     result = ranking.holdout_ranks(model, users, history, history, holdout, 2)
     assert result.ranks.tolist() == [1, 0] and result.warm.tolist() == [True, False]
-    result = ranking.holdout_ranks(
-        model, users, history, history, holdout, 2, fallback=torch.tensor([4.0, 5.0, 1.0])
-    )
+    result = ranking.holdout_ranks(model, users, history, history, holdout, 2, fallback=torch.tensor([4.0, 5.0, 1.0]))
     assert result.ranks.tolist() == [1, 2] and result.lists.from_fallback.tolist() == [False, True]
 
 
 def test_ranks_among_candidates():
     scores = torch.tensor([[5.0, 4.0, 4.0, 3.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
     holdout = torch.tensor([1, 0])
-    candidates = torch.tensor(
-        [[0, 2, 3, -1], [0, 1, 2, -1]]
-    )  # 2 ties with the holdout; 0 is the holdout itself
-    result = ranking.candidate_ranks(
-        Fixed(scores), torch.tensor([0, 1]), empty(2, 5), holdout, candidates, tile=1
-    )
+    candidates = torch.tensor([[0, 2, 3, -1], [0, 1, 2, -1]])  # 2 ties with the holdout; 0 is the holdout itself
+    result = ranking.candidate_ranks(Fixed(scores), torch.tensor([0, 1]), empty(2, 5), holdout, candidates, tile=1)
     assert result.ranks.tolist() == [3, 3]
     unknown = torch.tensor([0, -1])
     result = ranking.candidate_ranks(Fixed(scores), unknown, empty(2, 5), holdout, candidates)
     assert result.ranks.tolist() == [3, 3]
     popular = torch.tensor([9.0, 8.0, 10.0, 0.0, 0.0])
-    result = ranking.candidate_ranks(
-        Fixed(scores), unknown, empty(2, 5), holdout, candidates, fallback=popular
-    )
+    result = ranking.candidate_ranks(Fixed(scores), unknown, empty(2, 5), holdout, candidates, fallback=popular)
     assert result.ranks.tolist() == [3, 2]
 
 
@@ -269,9 +257,7 @@ class Dots(Recommender):
         return None if self.plain else (self.users, self.items, self.bias)
 
 
-def some_factors(
-    seed: int, n: int, n_items: int, whole: bool, spread: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def some_factors(seed: int, n: int, n_items: int, whole: bool, spread: float) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     users, items = torch.randn(n, 8, generator=draw), torch.randn(n_items, 8, generator=draw)
     items *= torch.rand(n_items, 1, generator=draw) ** spread
@@ -287,9 +273,7 @@ def test_pruned_lists_and_ranks_equal_plain_ones(whole, spread, with_bias):
     users, items, bias = some_factors(spread, n, n_items, whole, spread)
     rng = np.random.default_rng(spread)
     best = (users @ items.T).argsort(1, descending=True)[:, :3000].tolist()  # mask what would be listed
-    drawn = [
-        rng.permutation(best[u])[: rng.integers(0, 2500)].tolist() if u % 3 else best[u] for u in range(n)
-    ]
+    drawn = [rng.permutation(best[u])[: rng.integers(0, 2500)].tolist() if u % 3 else best[u] for u in range(n)]
     mask = History.of_lists([d[len(d) // 9 :] for d in drawn], n_items)
     holdout = History.of_lists([d[: len(d) // 9] for d in drawn], n_items)
     allowed = torch.from_numpy(rng.random(n_items) < 0.9)

@@ -49,9 +49,7 @@ def test_all_edges_are_the_walk(alpha: float, beta: float):
         similarity(fitted(train, neighbors=40, alpha=alpha, beta=beta, normalize=False)), expected
     )
     sums = expected.sum(1, keepdim=True).clamp_min(1e-30)
-    torch.testing.assert_close(
-        similarity(fitted(train, neighbors=40, alpha=alpha, beta=beta)), expected / sums
-    )
+    torch.testing.assert_close(similarity(fitted(train, neighbors=40, alpha=alpha, beta=beta)), expected / sums)
 
 
 def test_heaviest_edges_from_an_item_then_to_an_item():
@@ -88,9 +86,7 @@ def test_config_refuses(wrong: dict):
 
 
 def test_movielens_100k_beats_popularity():
-    base, test = (
-        frame(data_set("ml-100k") / name) for name in ("ua.base", "ua.test")
-    )  # 10 rows a user in test
+    base, test = (frame(data_set("ml-100k") / name) for name in ("ua.base", "ua.test"))  # 10 rows a user in test
     train = Interactions(base[:, 0] - 1, base[:, 1] - 1, 943, 1682)
     model = fitted(train)
     known = train.history().dense()  # (U, I)

@@ -39,19 +39,13 @@ def sample():
 
 
 def digest(folder):
-    return [
-        hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("interactions.csv", "items.csv")
-    ]
+    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("interactions.csv", "items.csv")]
 
 
 def test_same_seed_same_bytes_in_another_process(written, tmp_path):
-    code = (
-        "import sys, pathlib; from pipeline.datasets.sample import *; write_sample(pathlib.Path(sys.argv[1]))"
-    )
+    code = "import sys, pathlib; from pipeline.datasets.sample import *; write_sample(pathlib.Path(sys.argv[1]))"
     environ = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "TZ": "Asia/Tokyo"}
-    subprocess.run(
-        [sys.executable, "-c", code, tmp_path], check=True, timeout=60, cwd=paths.CHECKOUT, env=environ
-    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, timeout=60, cwd=paths.CHECKOUT, env=environ)
     assert digest(tmp_path) == digest(written[0])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["interactions.csv", "items.csv"]
 
@@ -145,9 +139,7 @@ def test_ratings_follow_the_taste(sample):
 def test_personal_lists_beat_popularity_but_not_trivially(sample):
     """nDCG@10 and hit rate@10 of everybody's last book, computed here from their definition."""
     rows = sample.interactions.unique(["user", "item"], keep="last", maintain_order=True)
-    rows = rows.with_columns(pl.col("user", "item").rank("dense").cast(pl.Int64) - 1).sort(
-        "user", "timestamp"
-    )
+    rows = rows.with_columns(pl.col("user", "item").rank("dense").cast(pl.Int64) - 1).sort("user", "timestamp")
     held = rows.group_by("user", maintain_order=True).tail(1)
     train = rows.join(held, on=["user", "item"], how="anti", maintain_order="left")
     n_users, n_items = 2_000, rows["item"].max() + 1

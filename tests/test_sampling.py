@@ -36,9 +36,7 @@ def test_never_a_known_item_and_every_unknown_one_can_come(data: st.DataObject, 
     for user in range(n_users):
         unknown = set(range(n_items)) - {i for u, i in pairs if u == user}
         assert real[user].item() == bool(unknown)
-        if (
-            unknown
-        ):  # at 400 draws, one of at most 8 items is missed with a probability below 1e-15 (alpha = 0)
+        if unknown:  # at 400 draws, one of at most 8 items is missed with a probability below 1e-15 (alpha = 0)
             drawn = set(items[user].tolist())
             assert drawn == unknown if alpha == 0 else drawn <= unknown
 
@@ -90,9 +88,7 @@ def test_large_catalogs_keep_their_keys_apart():
     pairs = [(0, 5), (n_users - 2, n_items - 1), (n_users - 1, 0), (n_users - 1, n_items - 1)]
     for alpha in (0.0, 0.75):
         sampler = NegativeSampler(known(pairs, n_users, n_items), alpha)
-        assert (
-            sampler.keys.dtype == torch.int64 and (sampler.keys.diff() >= 0).all() and sampler.keys.min() >= 0
-        )
+        assert sampler.keys.dtype == torch.int64 and (sampler.keys.diff() >= 0).all() and sampler.keys.min() >= 0
         items, real = sampler.draw(torch.tensor([n_users - 1, 0]), 1000, generator())
         assert real.all() and items.min() > 0 - 1 and items.max() < n_items
         assert not {0, n_items - 1} & set(items[0].tolist()) and 5 not in items[1].tolist()

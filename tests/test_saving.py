@@ -16,9 +16,7 @@ from pipeline.testing import checkerboard, scores
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     train = checkerboard()
-    model = MatrixFactorization(
-        MatrixFactorizationConfig(embedding_dim=3, epochs=2), train.n_users, train.n_items
-    )
+    model = MatrixFactorization(MatrixFactorizationConfig(embedding_dim=3, epochs=2), train.n_users, train.n_items)
     model.fit(train, FitContext())
     save(model, tmp_path)
     return tmp_path

@@ -24,12 +24,8 @@ def sniffed(path: Path) -> Dataset:
 
 
 def rows_of(home: Path, path: Path, dataset: Dataset) -> pl.DataFrame:
-    settings = Settings.model_validate(
-        {"dataset": dataset.model_dump(), "models": {"popularity": {}}, "threads": 1}
-    )
-    run = Run(
-        run_id=uuid.uuid4().hex, home_root=home, data=path.parent, settings=settings, started_at=utcnow()
-    )
+    settings = Settings.model_validate({"dataset": dataset.model_dump(), "models": {"popularity": {}}, "threads": 1})
+    run = Run(run_id=uuid.uuid4().hex, home_root=home, data=path.parent, settings=settings, started_at=utcnow())
     journal.open_run(run)
     folder = ingest.read_source(run)
     assert lake.info(folder)["reject_rate"] == 0
@@ -74,9 +70,7 @@ def test_columns_by_name_and_by_value(tmp_path, text, columns, unit, packed):
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     dataset = sniffed(path)
     assert dataset.name == "my-file-1-"
-    assert (
-        tuple(getattr(dataset.columns, role) for role in ("user", "item", "rating", "timestamp")) == columns
-    )
+    assert tuple(getattr(dataset.columns, role) for role in ("user", "item", "rating", "timestamp")) == columns
     assert dataset.columns.timestamp_unit == unit
     assert rows_of(tmp_path, path, dataset).height == len(text.splitlines()) - dataset.source.header
 

@@ -56,9 +56,7 @@ def test_parts_are_disjoint_complete_and_in_order(pairs, kind, valid, test, by):
     together = pl.concat(parts.values())
     assert together.sort("user_idx", "item_idx").equals(source[0].sort("user_idx", "item_idx"))
     for part in parts.values():
-        assert part.equals(
-            source[0].join(part, on=["user_idx", "item_idx"], how="semi", maintain_order="left")
-        )
+        assert part.equals(source[0].join(part, on=["user_idx", "item_idx"], how="semi", maintain_order="left"))
     if not valid:
         assert parts["valid"].is_empty()
     if kind == "leave_one_out":
@@ -183,19 +181,13 @@ def test_every_leak_is_found(train, valid, test, kind):
 
 def night(run, rows: pl.DataFrame):
     """Split folder of a night on raw rows."""
-    return split.split_interactions(
-        run, encode.encode_ids(run, clean.clean_interactions(run, store(run, rows)))
-    )
+    return split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, store(run, rows))))
 
 
 def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
     run = make_run(tmp_path)
-    folder = night(
-        run, raw(("u", "a", 1, 0), ("u", "b", 2, 1), ("u", "c", 3, 1), ("v", "z", 4, 1), ("v", "a", 1, 0))
-    )
-    parts = {
-        name: tables.ENCODED.check(pl.read_parquet(folder / f"{name}.parquet")) for name in splitting.PARTS
-    }
+    folder = night(run, raw(("u", "a", 1, 0), ("u", "b", 2, 1), ("u", "c", 3, 1), ("v", "z", 4, 1), ("v", "a", 1, 0)))
+    parts = {name: tables.ENCODED.check(pl.read_parquet(folder / f"{name}.parquet")) for name in splitting.PARTS}
     assert sizes(parts) == (2, 1, 2)
     info = lake.info(folder)
     assert (info["kind"], info["n_users"], info["n_items"], info["tie_share"]) == ("leave_one_out", 2, 4, 0.5)
@@ -270,9 +262,7 @@ def test_a_published_split_takes_its_test_pairs_and_candidates(tmp_path):
 
 def test_a_published_split_draws_valid_from_the_rest(tmp_path):
     dataset = published_dataset(tmp_path)
-    timed = night(
-        make_run(tmp_path, dataset=dataset), raw(*[(u, i, 1, ord(i)) for u in "uv" for i in "abcd"])
-    )
+    timed = night(make_run(tmp_path, dataset=dataset), raw(*[(u, i, 1, ord(i)) for u in "uv" for i in "abcd"]))
     latest = pl.read_parquet(timed / "valid.parquet").select("user_idx", "item_idx").rows()
     assert latest == [(0, 3), (1, 3)]
     home = tmp_path / "untimed"

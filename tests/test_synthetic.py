@@ -50,9 +50,7 @@ def test_seed_decides(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("rows", "users", "items"), [(50, 10, 10), (10, 10, 2), (1, 1, 2), (7, 7, 1_048_576)]
-)
+@pytest.mark.parametrize(("rows", "users", "items"), [(50, 10, 10), (10, 10, 2), (1, 1, 2), (7, 7, 1_048_576)])
 def test_tightest_shapes(tmp_path, rows, users, items):
     write_synthetic(tmp_path / "x.csv", rows, users, items)
     frame = pl.read_csv(tmp_path / "x.csv")
@@ -61,9 +59,7 @@ def test_tightest_shapes(tmp_path, rows, users, items):
     assert frame["item"].is_between(1, items).all()
 
 
-@pytest.mark.parametrize(
-    ("rows", "users", "items"), [(51, 10, 10), (9, 10, 10), (10, 10, 1), (10, 10, 2_000_000)]
-)
+@pytest.mark.parametrize(("rows", "users", "items"), [(51, 10, 10), (9, 10, 10), (10, 10, 1), (10, 10, 2_000_000)])
 def test_impossible_shapes_are_refused(tmp_path, rows, users, items):
     with pytest.raises(ValueError, match=r"at most|don't fit"):
         write_synthetic(tmp_path / "x.csv", rows, users, items)

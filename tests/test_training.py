@@ -53,9 +53,7 @@ def fitted(context: FitContext | None = None, **keys) -> tuple[Line, int]:
 )
 def test_every_optimizer_and_schedule_finds_the_line(keys: dict):
     model, _ = fitted(**keys)
-    assert model.slope.item() == pytest.approx(3, abs=0.05) and model.offset.item() == pytest.approx(
-        -1, abs=0.05
-    )
+    assert model.slope.item() == pytest.approx(3, abs=0.05) and model.offset.item() == pytest.approx(-1, abs=0.05)
 
 
 def test_momentum_with_dampening_is_the_running_mean():
@@ -188,8 +186,7 @@ def test_out_of_memory_halves_the_batch_once_and_loses_no_row(caplog: pytest.Log
 def test_rates_of_the_schedules():
     def rates(**keys) -> list[float]:
         return [
-            round(learning_rate(config(epochs=10, learning_rate=1.0, **keys), at), 3)
-            for at in (0, 3, 5, 9.999, 12)
+            round(learning_rate(config(epochs=10, learning_rate=1.0, **keys), at), 3) for at in (0, 3, 5, 9.999, 12)
         ]
 
     assert rates() == [1, 1, 1, 1, 1]

@@ -28,9 +28,7 @@ def resolve_data(
     if dataset.source.mode == "incremental" and places[0].is_dir():
         return places[0].resolve()  # earlier nights have read the files; there may be none tonight
     looked = ", ".join(str(place) for place in places)
-    missing = (
-        "" if data or environ.get("NIGHTRECS_DATA") else ", or set NIGHTRECS_DATA to the folder that has it"
-    )
+    missing = "" if data or environ.get("NIGHTRECS_DATA") else ", or set NIGHTRECS_DATA to the folder that has it"
     sought = " or ".join(patterns) or "files"
     raise UnreadableInput(
         f"data set {dataset.name}: found no {sought} in {looked}; name the folder with --data{missing}"

@@ -13,19 +13,13 @@ from pipeline.datasets.sample_reading import draw_sample
 from pipeline.rng import generator
 
 FAULTS: dict[Reason, tuple[str, ...]] = {
-    Reason.RATING_NOT_A_NUMBER: tuple(
-        f"{{user}},{{item}},{x},{{time}}" for x in ("great", "n/a", "four", "***")
-    ),
+    Reason.RATING_NOT_A_NUMBER: tuple(f"{{user}},{{item}},{x},{{time}}" for x in ("great", "n/a", "four", "***")),
     Reason.RATING_NOT_FINITE: tuple(f"{{user}},{{item}},{x},{{time}}" for x in ("NaN", "nan", "inf")),
     Reason.EMPTY_USER: (",{item},{rating},{time}",) * 4,
     Reason.EMPTY_ITEM: ("{user},,{rating},{time}",) * 4,
     Reason.TOO_FEW_FIELDS: ("{user}", "{user},{item}", "{user},{item},{rating}"),
-    Reason.TOO_MANY_FIELDS: tuple(
-        f"{{user}},{{item}},{{rating}},{{time}},{x}" for x in ("web", "app", "app,2")
-    ),
-    Reason.TIMESTAMP_UNREADABLE: tuple(
-        f"{{user}},{{item}},{{rating}},{x}" for x in ("yesterday", "??", "31/03", "-")
-    ),
+    Reason.TOO_MANY_FIELDS: tuple(f"{{user}},{{item}},{{rating}},{{time}},{x}" for x in ("web", "app", "app,2")),
+    Reason.TIMESTAMP_UNREADABLE: tuple(f"{{user}},{{item}},{{rating}},{x}" for x in ("yesterday", "??", "31/03", "-")),
 }
 """The broken lines by what is wrong with them; each has exactly one fault."""
 

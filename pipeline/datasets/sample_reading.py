@@ -77,9 +77,7 @@ def _activity(rng: np.random.Generator) -> np.ndarray:
     return np.minimum(rng.multinomial(total, here / here.sum(1, keepdims=True)), 120)
 
 
-def _read(
-    rng: np.random.Generator, catalog: Catalog, tastes: np.ndarray, shift: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def _read(rng: np.random.Generator, catalog: Catalog, tastes: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, ...]:
     """Users, items, how far the item is to the user's taste (0 to 1) and time (s), (N,) each."""
     members = catalog.members.astype(np.float32)  # (I, G); float32 below: it halves the time
     fame = rng.lognormal(0.0, 0.9, N_ITEMS)  # (I,)
@@ -94,9 +92,7 @@ def _read(
         age = month - release  # (I,)
         novelty = np.where(age < 0, 0.0, 0.3 + np.exp(-np.maximum(age, 0) / 4))  # (I,)
         appeal = fame * novelty * (members @ _fashion(month))  # (I,)
-        liking = (
-            tastes[(shift[readers] <= month).astype(int), readers].astype(np.float32) @ members.T
-        )  # (R, I)
+        liking = tastes[(shift[readers] <= month).astype(int), readers].astype(np.float32) @ members.T  # (R, I)
         seen = taken[readers]  # (R, I)
         weight = np.where(seen, np.float32(0), (NOISE + liking) * appeal.astype(np.float32))  # (R, I)
         weight[:, sequels] *= 1 + 6 * seen[:, catalog.previous[sequels]].astype(np.float32)  # volumes pull
@@ -115,9 +111,7 @@ def _fashion(month: int) -> np.ndarray:
     return 1 + 0.5 * season * np.cos(2 * np.pi * (month - 3) / 12) + 0.4 * trend
 
 
-def _draw_distinct(
-    rng: np.random.Generator, weight: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _draw_distinct(rng: np.random.Generator, weight: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """counts[r] distinct columns of each row, likelier by weight (R, I): rows and columns, (N,) each.
 
     The smallest of Exp(1) / weight: sampling without replacement (Efraimidis and Spirakis 2006).

@@ -64,8 +64,7 @@ TASTES = (
     _taste(
         "Polar",
         1,
-        "Polar Expedition Diaries | The Pack Ice Logs | Letters from Base Camp South | "
-        "Huskies of the Far North",
+        "Polar Expedition Diaries | The Pack Ice Logs | Letters from Base Camp South | Huskies of the Far North",
         "The Last Sledge | White Silence | Beyond Cape Frost | The Iceberg Winter | "
         "Eighty Degrees North | A Tent on the Glacier | The Frozen Compass | Penguin Coast",
         "A Winter on the Ice Shelf | An Antarctic Crossing | Sledging to the Pole | "
@@ -93,8 +92,7 @@ TASTES = (
     _taste(
         "Crime",
         0,
-        "Inspector Harrow Investigates | The Quayside Murders | Sergeant Bell's Casebook | "
-        "Death in the Parish",
+        "Inspector Harrow Investigates | The Quayside Murders | Sergeant Bell's Casebook | Death in the Parish",
         "The Locked Library | A Body in Bloomfield | The Poisoned Inkwell | Three Alibis | "
         "The Silent Witness | The Forger's Glove | Murder at Low Tide | The Vanished Heiress",
         "A Detective Story | The Case of the Missing Will | An Inspector Calls Twice | "
@@ -104,8 +102,7 @@ TASTES = (
     _taste(
         "Gardening",
         -1,
-        "The Kitchen Garden Month by Month | Roses for Beginners | The Allotment Yearbook | "
-        "Potting Shed Wisdom",
+        "The Kitchen Garden Month by Month | Roses for Beginners | The Allotment Yearbook | Potting Shed Wisdom",
         "Dirt Under My Nails | The Orchard Wall | Green Tomatoes | The Compost Heap | "
         "A Border in Bloom | The Patient Gardener | Ferns and Foxgloves | Slugs, Snails and Me",
         "Planting a Cottage Garden | Pruning Without Fear | Vegetables in Small Spaces | "
@@ -145,8 +142,7 @@ TASTES = (
     _taste(
         "Ghosts",
         1,
-        "The Haunting of Grey Abbey | Tales for the Witching Hour | The Séance Society | "
-        "Spirits of Blackmere",
+        "The Haunting of Grey Abbey | Tales for the Witching Hour | The Séance Society | Spirits of Blackmere",
         "The Empty Nursery | A Cold Hand | The Thing in the Cellar | Candle in the Crypt | "
         "The Weeping Portrait | The Thirteenth Step | Whispers in the Attic | The Hollow Bride",
         "A Ghost Story | The Haunted Manor | What the Dead Remember | Terror at Midnight | "
@@ -155,8 +151,7 @@ TASTES = (
     _taste(
         "Railways",
         0,
-        "Steam Engines of the World | Great Railway Journeys | The Branch Line Companion | "
-        "Signal Box Stories",
+        "Steam Engines of the World | Great Railway Journeys | The Branch Line Companion | Signal Box Stories",
         "The Night Express | Platform Nine | The Iron Road | Whistle at Dawn | The Stationmaster | "
         "The Mountain Funicular | Last Train to Ardmore | Coal and Steam",
         "A History of the Locomotive | Travels by Sleeper Car | The Age of Steam | Lost Branch Lines "

@@ -27,9 +27,7 @@ def write_synthetic(
     if items > 1 << 20:
         raise ValueError(f"at most {1 << 20:,} items, got {items:,}")
     if not users <= rows <= users * (items // 2):
-        raise ValueError(
-            f"{rows:,} rows don't fit {users:,} users and {items:,} items: 1 a user to half of all pairs"
-        )
+        raise ValueError(f"{rows:,} rows don't fit {users:,} users and {items:,} items: 1 a user to half of all pairs")
     rng = generator(seed, "synthetic")
     counts = _counts(rng, rows, users, items)  # (U,)
     popularity = (np.arange(items) + 10.0) ** -1.0  # Zipf-Mandelbrot: a flattened head, as catalogs have
@@ -80,9 +78,7 @@ def _distinct_items(rng: np.random.Generator, counts: np.ndarray, edges: np.ndar
     free = np.maximum.accumulate(drawn - place) + place - base  # (N,) strictly increasing within a user
     last = np.repeat(items - np.cumsum(counts), counts) + place  # leaves room for the user's rows that follow
     item = np.minimum(free, last)
-    shuffled = (
-        (user << 43) + (rng.integers(0, 1 << 23, total) << 20) + item
-    )  # user, random, item in one int64
+    shuffled = (user << 43) + (rng.integers(0, 1 << 23, total) << 20) + item  # user, random, item in one int64
     shuffled.sort()
     return shuffled & ((1 << 20) - 1)
 

@@ -37,21 +37,13 @@ class _PairScores(Function):
         grad = grads[0].contiguous()  # (B, C)
         to_vectors, to_weight = None, None
         if ctx.needs_input_grad[0]:
-            to_vectors = F.embedding_bag(
-                items, weight.detach(), mode="sum", per_sample_weights=grad
-            )  # (B, D)
+            to_vectors = F.embedding_bag(items, weight.detach(), mode="sum", per_sample_weights=grad)  # (B, D)
         if ctx.needs_input_grad[1]:
             flat, order = torch.sort(items.reshape(-1), stable=True)  # (B * C,) each, grouped by item
             rows = torch.div(order, items.shape[1], rounding_mode="floor")  # (B * C,)
-            touched = (
-                torch.unique_consecutive(flat)
-                if ctx.sparse
-                else torch.arange(len(weight), device=flat.device)
-            )
+            touched = torch.unique_consecutive(flat) if ctx.sparse else torch.arange(len(weight), device=flat.device)
             bags = torch.searchsorted(flat, touched)  # (T,) where each item's part begins
-            to_weight = F.embedding_bag(
-                rows, vectors, bags, mode="sum", per_sample_weights=grad.reshape(-1)[order]
-            )
+            to_weight = F.embedding_bag(rows, vectors, bags, mode="sum", per_sample_weights=grad.reshape(-1)[order])
             if ctx.sparse:
                 to_weight = torch.sparse_coo_tensor(
                     touched[None], to_weight, weight.shape, is_coalesced=True, check_invariants=False

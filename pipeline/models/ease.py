@@ -38,9 +38,7 @@ class Ease(Recommender):
         self.train_items: Tensor
         self.register_buffer("weights", torch.zeros(0, side[1]))  # KX (U, I) in dual form, else B (I, I)
         self.register_buffer("diagonal", torch.ones(n_items))  # diag(P), dual form
-        self.register_buffer(
-            "train_offsets", torch.zeros(1, dtype=torch.long)
-        )  # X as compressed rows, dual form
+        self.register_buffer("train_offsets", torch.zeros(1, dtype=torch.long))  # X as compressed rows, dual form
         self.register_buffer("train_items", torch.zeros(0, dtype=torch.long))
 
     def fit(self, train: Interactions, context: FitContext) -> None:

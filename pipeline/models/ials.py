@@ -194,9 +194,7 @@ class Ials(Recommender):
             raise NotServable("ials with use_weights needs a rating column, and this data set has none")
         weights = torch.where(rows.ratings.isnan(), 1.0, self.config.weight_scale * rows.ratings)
         if weights.min() < 0 or weights.max() == 0:
-            raise NotServable(
-                "ials with use_weights needs ratings from 0 up; set normalize = 'none' or 'log1p'"
-            )
+            raise NotServable("ials with use_weights needs ratings from 0 up; set normalize = 'none' or 'log1p'")
         return weights
 
     def _rows(self, history: History, weights: Tensor) -> Rows:

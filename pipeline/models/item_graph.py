@@ -41,9 +41,7 @@ class ItemGraph(Recommender):
         if not len(users):
             return self.weights.new_zeros(0, self.n_items if items is None else items.shape[1])
         known = history.transposed().dense()  # (I, B)
-        summed = nn.functional.embedding_bag(
-            self.neighbors, known, mode="sum", per_sample_weights=self.weights
-        )
+        summed = nn.functional.embedding_bag(self.neighbors, known, mode="sum", per_sample_weights=self.weights)
         return pick(summed.T, items)  # (I, B) -> (B, I)
 
     def contributions(self, user: int, history: History, item: int) -> Tensor:
@@ -69,9 +67,7 @@ def products(by_item: History, left: Tensor, right: Tensor) -> Iterator[tuple[Te
         dense = right.new_zeros(n_users, len(items))  # (U, T)
         dense[part.items, part.rows] = left[by_item.offsets[items[0]] : by_item.offsets[items[-1] + 1]]
         starts = by_item.offsets[:-1]
-        product = nn.functional.embedding_bag(
-            by_item.items, dense, starts, mode="sum", per_sample_weights=right
-        )
+        product = nn.functional.embedding_bag(by_item.items, dense, starts, mode="sum", per_sample_weights=right)
         product[items, items - items[0]] = 0  # (I, T)
         yield items, product.T.contiguous()
 
@@ -86,9 +82,7 @@ def reversed_edges(neighbors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The graph from the other ends of its edges, (I, K) each; of those to one item the K heaviest."""
     n_items, k = neighbors.shape
     flat, order = torch.sort(weights.flatten(), descending=True, stable=True)  # (I * K,)
-    ends, by_end = torch.sort(
-        neighbors.flatten()[order], stable=True
-    )  # (I * K,), heaviest first within an end
+    ends, by_end = torch.sort(neighbors.flatten()[order], stable=True)  # (I * K,), heaviest first within an end
     counts = torch.bincount(ends, minlength=n_items)  # (I,)
     place = torch.arange(len(ends), device=ends.device) - (torch.cumsum(counts, 0) - counts)[ends]
     kept = place < k

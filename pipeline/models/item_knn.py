@@ -44,8 +44,7 @@ class ItemKnn(ItemGraph):
         x = self._vectors(by_item)  # (E,)
         squares = torch.zeros(self.n_items, device=x.device).index_add_(0, by_item.rows, x.square())  # (I,)
         tiles = (
-            (items, self._similarity(dots, squares[items, None], squares))
-            for items, dots in products(by_item, x, x)
+            (items, self._similarity(dots, squares[items, None], squares)) for items, dots in products(by_item, x, x)
         )
         self.neighbors, self.weights = heaviest(tiles, self.n_items, self.config.neighbors)
 
@@ -54,9 +53,7 @@ class ItemKnn(ItemGraph):
         if self.config.weighting == "none":
             return torch.ones(len(by_item.items), device=by_item.items.device)
         lengths = torch.bincount(by_item.items, minlength=self.n_users).float()  # (U,)
-        rarity = torch.log((1 + self.n_items) / (1 + lengths))[
-            by_item.items
-        ]  # (E,), of a user, as idf of a term
+        rarity = torch.log((1 + self.n_items) / (1 + lengths))[by_item.items]  # (E,), of a user, as idf of a term
         if self.config.weighting == "tf_idf":
             return rarity
         k1, b = self.config.bm25_k1, self.config.bm25_b

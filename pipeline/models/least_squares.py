@@ -43,17 +43,13 @@ class Rows:
     def sums(self, values: Tensor, q: Tensor) -> Tensor:
         """Sum of value times q_i over a row's entries, (E,), (I, D) -> (B, D)."""
         starts = self.history.offsets[:-1]
-        return nn.functional.embedding_bag(
-            self.history.items, q, starts, mode="sum", per_sample_weights=values
-        )
+        return nn.functional.embedding_bag(self.history.items, q, starts, mode="sum", per_sample_weights=values)
 
 
 def products(x: Tensor, q: Tensor, pairs: History) -> Tensor:
     """x_u · q_i of every pair, (B, D), (I, D) -> (E,); no row of x or q is copied."""
     zeros = x.new_zeros(len(pairs.items))
-    pattern = torch.sparse_csr_tensor(
-        pairs.offsets, pairs.items, zeros, (len(x), len(q)), check_invariants=False
-    )
+    pattern = torch.sparse_csr_tensor(pairs.offsets, pairs.items, zeros, (len(x), len(q)), check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, x, q.T, beta=0.0).values()
 
 

@@ -14,9 +14,7 @@ from pipeline.rng import seed_of
 from pipeline.sampling import NegativeSampler
 from pipeline.training import TrainingConfig, fit_by_gradient, seeded
 
-SPARSE_FROM = (
-    4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
-)
+SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 
 
 class MatrixFactorizationConfig(TrainingConfig):
@@ -90,9 +88,7 @@ class MatrixFactorization(Recommender):
                 mask = torch.where(real, 0.0, -torch.inf).unsqueeze(1)  # (B, 1)
                 losses = torch.logsumexp(torch.cat([scores[:, :1], negative + mask], 1), 1) - positive
             case "logistic":
-                losses = (
-                    F.softplus(-positive) + self.config.negative_weight * F.softplus(negative).mean(1) * real
-                )
+                losses = F.softplus(-positive) + self.config.negative_weight * F.softplus(negative).mean(1) * real
             case _:
                 losses = (positive - 1) ** 2 + self.config.negative_weight * (negative**2).mean(1) * real
         loss = losses.mean()

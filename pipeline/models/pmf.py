@@ -86,9 +86,7 @@ class Pmf(Recommender):
                 (self.user_bias, users),
                 (self.item_bias, items),
             ]
-            norms = [
-                table(index).square().sum(1) for table, index in tables if table is not None
-            ]  # (B,) each
+            norms = [table(index).square().sum(1) for table, index in tables if table is not None]  # (B,) each
             return (error.square() + self.config.l2 * torch.stack(norms).sum(0)).mean()
 
         self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context)

@@ -33,9 +33,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Recommender:
     about = json.loads((folder / CONFIG).read_text())
     family = MODELS.get(about["family"])
     if family is None:
-        raise ValueError(
-            f"{folder / CONFIG}: no family is called {about['family']!r}; there are {sorted(MODELS)}"
-        )
+        raise ValueError(f"{folder / CONFIG}: no family is called {about['family']!r}; there are {sorted(MODELS)}")
     model = family(family.Config.model_validate(about["config"]), about["n_users"], about["n_items"])
     try:
         state = load_file(folder / WEIGHTS)

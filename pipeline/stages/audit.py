@@ -34,9 +34,7 @@ def _build_and_check(run: Run, raw: Path, encoded: Path, lists: Path, champion: 
         _fill(con, run, raw, lists)
         failed = _check(con, run, raw, encoded)
         if failed:
-            raise Refused(
-                "the audit found bad rows: " + "; ".join(failed) + ". The published tables are as they were."
-            )
+            raise Refused("the audit found bad rows: " + "; ".join(failed) + ". The published tables are as they were.")
         _embed(con, run, tables.CHECKS)
         digest = logical_hash(con, run.run_id)
         _embed_run(con, run, champion, digest)
@@ -59,18 +57,12 @@ def _fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
     of_the_night = {"run_id": run.run_id, "generated_at": generated_at}
     for table in tables.PUBLISHED:
         con.execute(table.ddl)
-        files = (
-            lists / f"{table.name}*.parquet"
-            if table is not tables.REJECTED_ROWS
-            else raw / "rejected_rows.parquet"
-        )
+        files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
         if table in (tables.CHECKS, tables.RUNS):
             continue  # known only after the audit
         if list(files.parent.glob(files.name)):
             own = {name: of_the_night[name] for name in of_the_night if name in table.columns}
-            columns = ", ".join(
-                f"${name} AS {name}" if name in own else f'"{name}"' for name in table.columns
-            )
+            columns = ", ".join(f"${name} AS {name}" if name in own else f'"{name}"' for name in table.columns)
             order = ", ".join(f'"{name}"' for name in table.key if name not in own) or "1"
             source = warehouse.literal(files)
             con.execute(
@@ -135,9 +127,7 @@ def logical_hash(con: warehouse.Connection, run_id: str) -> str:
         where = "WHERE run_id = $run_id" if "run_id" in table.columns else ""
         query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
                     FROM {table.name} {where}"""
-        digests.append(
-            f"{table.name}:{con.sql(query, params={'run_id': run_id} if where else None).fetchall()[0]}"
-        )
+        digests.append(f"{table.name}:{con.sql(query, params={'run_id': run_id} if where else None).fetchall()[0]}")
     return str(con.sql("SELECT sha256($text)", params={"text": "\n".join(digests)}).fetchall()[0][0])
 
 

@@ -39,9 +39,7 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     return lake.build(run, spec, write)
 
 
-def clean(
-    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int
-) -> tuple[pl.DataFrame, dict[str, int]]:
+def clean(raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows that take part, in source order, with `positive`; and the rows by reason, summing to `raw`."""
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
     steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
@@ -61,9 +59,7 @@ def clean(
         removed = ", ".join(f"{reason} removed {n:,}" for reason, n in ledger.items() if n)
         raise Refused(f"nothing is left of {raw.height:,} valid source rows: {removed or 'there were none'}")
     if not rows["positive"].any():
-        raise Refused(
-            f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})"
-        )
+        raise Refused(f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})")
     return rows, {str(Reason.KEPT): rows.height, **ledger}
 
 
@@ -84,9 +80,7 @@ def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:
     if not any_twice(pairs):
         return rows
     repeated = rows.select("timestamp", pairs).with_row_index("row").filter(pairs.is_duplicated())
-    latest = repeated.sort("timestamp", "row", nulls_last=False).unique(
-        "pair", keep="last", maintain_order=True
-    )
+    latest = repeated.sort("timestamp", "row", nulls_last=False).unique("pair", keep="last", maintain_order=True)
     stays = np.ones(rows.height, dtype=bool)  # (R,)
     stays[repeated["row"].to_numpy()] = False
     stays[latest["row"].to_numpy()] = True

@@ -56,9 +56,7 @@ def moments(rows: pl.DataFrame) -> pl.Series:
     """One Int64 for user and time, (R,), in their order, rows without a time first: one sort instead of two."""
     time = rows["timestamp"].to_physical()
     since = time - (time.min() or 0)  # type: ignore[operator]
-    since //= next(
-        unit for unit in (10**6, 1000, 1) if not (since % unit).max()
-    )  # sources count in (milli)seconds
+    since //= next(unit for unit in (10**6, 1000, 1) if not (since % unit).max())  # sources count in (milli)seconds
     if _bits(since) + _bits(rows["user_idx"]) > 62:
         since = time.rank("dense").cast(pl.Int64)
     since = (since + 1).fill_null(0)

@@ -36,9 +36,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         set_threads(run.settings.threads)
         export, device = run.settings.export, resolve_device(run.settings.device)
         model, label = load(champion, device), lake.info(champion)["label"]
-        rows = pl.read_parquet(raw / "interactions.parquet").cast(
-            {"user_id": pl.String, "item_id": pl.String}
-        )
+        rows = pl.read_parquet(raw / "interactions.parquet").cast({"user_id": pl.String, "item_id": pl.String})
         shape = lake.info(encoded)
         frame = pl.read_parquet(encoded / "interactions.parquet")
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
@@ -50,9 +48,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             part = part.with_columns(model=pl.lit(label))
             _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part)
         tables_of_items = {
-            tables.SIMILAR_ITEMS: neighbours.similar_items(
-                model, label, known.history(), ids, export.similar_items
-            ),
+            tables.SIMILAR_ITEMS: neighbours.similar_items(model, label, known.history(), ids, export.similar_items),
             tables.POPULAR_ITEMS: catalog.popular_items(rows, export.popular_windows, export.popular_items),
             tables.USERS: catalog.users(rows),
             tables.ITEMS: catalog.items(rows, catalog.read_catalog(raw)),
@@ -83,24 +79,18 @@ def _recommendations(
         rows.select("user_id").unique().sort("user_id").with_row_index("user_row")
         .join(pl.read_parquet(encoded / "users.parquet"), on="user_id", how="left", maintain_order="left")
     )  # fmt: skip
-    pairs = (
-        rows.join(everyone, on="user_id").join(items, on="item_id").sort("user_row", "timestamp", "item_idx")
-    )
+    pairs = rows.join(everyone, on="user_id").join(items, on="item_id").sort("user_row", "timestamp", "item_idx")
     strangers = mark(pairs.filter(pl.col("user_idx").is_null()), run.settings.dataset.feedback).filter(
         "kept", "positive"
     )
     stranger_history = _history(
         strangers.unique(["user_row", "item_idx"], maintain_order=True), everyone.height, items.height
     )
-    seen = _history(
-        pairs.select("user_row", "item_idx").unique(maintain_order=True), everyone.height, items.height
-    )
+    seen = _history(pairs.select("user_row", "item_idx").unique(maintain_order=True), everyone.height, items.height)
     own_history, popular = known.history(), known.item_counts()
     for start in range(0, everyone.height, USERS_PER_PART):
         users = everyone[start : start + USERS_PER_PART]
-        index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(
-            device
-        )
+        index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
         at = torch.arange(start, start + users.height)
         history = _first_known(own_history, stranger_history[at].to(device), index)
         lists = top_k(model, index, history, seen[at].to(device), k, fallback=popular)

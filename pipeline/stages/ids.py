@@ -37,9 +37,7 @@ def id_hashes(ids: pl.Series, seed: int, purpose: str) -> np.ndarray:
     return mix(np.array([seed_of(seed, purpose)], dtype=np.uint64), hashes)
 
 
-def pair_hashes(
-    rows: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int, purpose: str
-) -> np.ndarray:
+def pair_hashes(rows: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int, purpose: str) -> np.ndarray:
     """A uint64 for every row from its user's and its item's source id; `users` and `items` by dense index."""
     user, item = rows["user_idx"].to_numpy(), rows["item_idx"].to_numpy()  # (R,) each
     return mix(id_hashes(users, seed, purpose)[user], id_hashes(items, seed, purpose)[item])

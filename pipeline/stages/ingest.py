@@ -132,9 +132,7 @@ def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) ->
     reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
     examples = pl.scan_parquet(folder / REJECTED).head(3).collect().iter_rows(named=True)
     lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']}): {e['raw'][:80]!r}" for e in examples)
-    limit_text = (
-        f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
-    )
+    limit_text = f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
     raise Refused(
         f"{rate:.1%} of the lines were rejected{limit_text}: {reasons}; for "
         f"example {lines}. All of them are in {journal.folder(run) / REJECTED}"

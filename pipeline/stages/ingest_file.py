@@ -34,9 +34,7 @@ def wanted_columns(columns: Columns) -> dict[str, str]:
     return {role: name for role in _ROLES if (name := getattr(columns, role))}
 
 
-def read_file(
-    con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool = False
-) -> FileResult:
+def read_file(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool = False) -> FileResult:
     """Write the rows and rejects of `path` into the folder `into`. `exact` reads line by line in any case.
 
     Raises UnreadableInput where the file is broken as a whole or lacks a column.
@@ -52,18 +50,14 @@ def read_file(
         copy.unlink(missing_ok=True)
 
 
-def _read_text(
-    con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool
-) -> FileResult:
+def _read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
     plain = sources.unpack(path, into / ".plain")
     layout = read_layout(plain, name, dataset.source, wanted_columns(dataset.columns))
     if layout is None:
         return _rescan_text(plain, None, name, dataset, into, "an empty file")
     survey = sources.survey(plain, layout)
     if exact or survey.doubts:
-        return _rescan_text(
-            plain, layout, name, dataset, into, ", ".join(sorted(survey.doubts)) or "as asked"
-        )
+        return _rescan_text(plain, layout, name, dataset, into, ", ".join(sorted(survey.doubts)) or "as asked")
     fast = sources.copy_as_utf8(plain, layout, into / ".copy") if survey.needs_copy(layout) else plain
     unit = dataset.columns.timestamp_unit
     numbers = {"rating", *(["timestamp"] if unit in SCALES else [])} if survey.is_plain else set()
@@ -78,9 +72,7 @@ def _read_text(
         return FileResult({Reason.KEPT: kept} if kept else {}, None)
 
 
-def _rescan_text(
-    plain: Path, layout: Layout | None, name: str, dataset: Dataset, into: Path, why: str
-) -> FileResult:
+def _rescan_text(plain: Path, layout: Layout | None, name: str, dataset: Dataset, into: Path, why: str) -> FileResult:
     read = row_reader(dataset.columns, dataset.feedback.missing_ratings)
     with PartWriter(into, name) as part:
         if layout:
@@ -119,9 +111,7 @@ def _text_view(path: Path, layout: Layout, numbers: Collection[str] = ()) -> str
     kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]
     names = ", ".join(f"'c{i}': '{kind}'" for i, kind in enumerate(kinds))
     texts = [
-        f"c{layout.positions[role]} AS {role}_text"
-        if role in layout.positions
-        else f"NULL::VARCHAR AS {role}_text"
+        f"c{layout.positions[role]} AS {role}_text" if role in layout.positions else f"NULL::VARCHAR AS {role}_text"
         for role in _ROLES
     ]
     delimiter, quote, file = (warehouse.literal(text) for text in (layout.delimiter, layout.quote, path))
@@ -132,9 +122,7 @@ def _text_view(path: Path, layout: Layout, numbers: Collection[str] = ()) -> str
     )
 
 
-def _read_parquet(
-    con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool
-) -> FileResult:
+def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
     """As text; lines are rows, counted from 1."""
     file = warehouse.literal(path)
     try:

@@ -13,9 +13,7 @@ from pipeline.settings import Items
 from pipeline.values import Rejected, check_id
 
 
-def read_items(
-    folder: Path, names: list[str], items: Items, scratch: Path
-) -> tuple[pl.DataFrame, dict[str, int]]:
+def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> tuple[pl.DataFrame, dict[str, int]]:
     """The catalog, and how many items, repeated ids (the last one counts) and skipped lines there were."""
     found: dict[str, tuple[str | None, str | None]] = {}
     repeated = skipped = 0
@@ -30,9 +28,7 @@ def read_items(
             if isinstance(fields, Reason):
                 skipped += 1
                 continue
-            values = (
-                {column: fields[layout.positions[key]] for key, column in wanted.items()} if layout else {}
-            )
+            values = {column: fields[layout.positions[key]] for key, column in wanted.items()} if layout else {}
             item = values[items.id]
             try:
                 check_id(item, Reason.EMPTY_ITEM, items.id)

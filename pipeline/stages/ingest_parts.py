@@ -37,10 +37,7 @@ class Parts:
         if not self.keep:
             assert name is not None
             return self._read(name, self.scratch / f"part-{number}")
-        kept = (
-            ingest_seen.folder(self.folder.parent)
-            / f"{digest[:16]}-{hash_of(layout_settings(self.dataset))[:8]}"
-        )
+        kept = ingest_seen.folder(self.folder.parent) / f"{digest[:16]}-{hash_of(layout_settings(self.dataset))[:8]}"
         if lake.is_complete(kept):
             return kept, ingest_seen.result_of(kept)
         if name is None:

@@ -35,9 +35,7 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
             raise ContractError(f"split: {late.height} rows of {name} are not after what is before it")
 
 
-def describe(
-    rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str
-) -> dict[str, Any]:
+def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str) -> dict[str, Any]:
     """Figures of a split, for later stages and people."""
     held = {name: parts[name] for name in ("valid", "test")}
     by_cut = held if kind == "global_time" else {}
@@ -48,7 +46,7 @@ def describe(
         "tie_share_valid": round(tie_share(rows, labels, VALID), 4) if by_ties else 0.0,
         "rows": {name: part.height for name, part in parts.items()},
         "users": {
-            name: int(np.count_nonzero(np.bincount(part["user_idx"].to_numpy())))
+            name: int(_flags(part["user_idx"].to_numpy(), _top(part["user_idx"]) + 1).sum())
             for name, part in parts.items()
         },
         "n_cold": {name: cold(parts["train"], part) for name, part in held.items()},
@@ -58,10 +56,8 @@ def describe(
 def warm_users(rows: pl.DataFrame, labels: np.ndarray) -> int:
     """Users with a row in test and one in train."""
     user = rows["user_idx"].to_numpy()  # (R,)
-    in_test, in_train = (
-        np.bincount(user[labels == part], minlength=user.max() + 1) for part in (TEST, TRAIN)
-    )
-    return int(((in_test > 0) & (in_train > 0)).sum())
+    in_test, in_train = (_flags(user[labels == part], int(user.max()) + 1) for part in (TEST, TRAIN))
+    return int((in_test & in_train).sum())
 
 
 def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
@@ -89,9 +85,14 @@ def cold(train: pl.DataFrame, held: pl.DataFrame) -> dict[str, int]:
 
 def _unknown(known: pl.Series, codes: pl.Series) -> np.ndarray:
     """Whether each of `codes` (R,) is not among `known`."""
-    is_known = np.zeros(max(map(_top, (known, codes))) + 1, dtype=bool)
-    is_known[known.to_numpy()] = True
-    return ~is_known[codes.to_numpy()]
+    return ~_flags(known.to_numpy(), max(map(_top, (known, codes))) + 1)[codes.to_numpy()]
+
+
+def _flags(codes: np.ndarray, size: int) -> np.ndarray:
+    """Which of the codes below `size` are there, (size,)."""
+    flags = np.zeros(size, dtype=bool)
+    flags[codes] = True
+    return flags
 
 
 def _top(codes: pl.Series) -> int:

@@ -37,24 +37,18 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         settings |= {"layout": layout, "published": published.fingerprints(run.data, source)}
 
     def write(folder: Path) -> lake.Report:
-        rows, users, items = (
-            pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items")
-        )
+        rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
         info, pairs = lake.info(encoded), None
         if source:
             named = published.read_pairs(run.data, source.test, dataset, folder)
             pairs = published.encode_pairs(named, users, items)
             info["published_test"] = {"named": named.height, "found": pairs.height}
         kind, reason = choose_kind(rows, wanted, pairs is not None)
-        labels = splitting.label_rows(
-            rows, users["user_id"], items["item_id"], kind, wanted, run.settings.seed, pairs
-        )
+        labels = splitting.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, run.settings.seed, pairs)
         parts = {name: rows.filter(labels == label) for label, name in enumerate(PARTS)}
         if parts["train"].is_empty() or parts["test"].is_empty():
             empty = "to train on" if parts["train"].is_empty() else "to test on"
-            raise Refused(
-                f"a {kind} split of {rows.height:,} rows leaves nothing {empty}; choose another split.kind"
-            )
+            raise Refused(f"a {kind} split of {rows.height:,} rows leaves nothing {empty}; choose another split.kind")
         leakage.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
         for name, part in parts.items():
             checked = tables.ENCODED.check(part, unique=False)  # `encoded` was unique

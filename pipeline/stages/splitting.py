@@ -20,8 +20,11 @@ def global_time(rows: pl.DataFrame, valid: float, test: float) -> np.ndarray:
     at_test = len(time) - _rounded(test, len(time))
     at_valid = max(at_test - _rounded(valid, len(time)), 0)
     ordered = np.partition(time, [at_valid, at_test])
-    later = np.where(time >= ordered[at_valid], VALID, TRAIN) if valid else TRAIN
-    return np.where(time >= ordered[at_test], TEST, later).astype(np.int8)
+    labels = np.full(len(time), TRAIN, dtype=np.int8)
+    if valid:
+        labels[time >= ordered[at_valid]] = VALID
+    labels[time >= ordered[at_test]] = TEST
+    return labels
 
 
 def leave_one_out(rows: pl.DataFrame, valid: bool, test: bool = True) -> np.ndarray:
@@ -104,9 +107,7 @@ def label_rows(
     return _random(rows, users, items, split, seed, split.test)
 
 
-def _random(
-    rows: pl.DataFrame, users: pl.Series, items: pl.Series, split: Split, seed: int, test: float
-) -> np.ndarray:
+def _random(rows: pl.DataFrame, users: pl.Series, items: pl.Series, split: Split, seed: int, test: float) -> np.ndarray:
     hashes = pair_hashes(rows, users, items, seed, "split")
     if split.by == "row":
         return random_by_row(hashes, split.valid, test)

@@ -117,9 +117,7 @@ class Telling:
             journal.say(f"  {self.title}  epoch {epoch}{self.of}{figures}")
 
 
-def build(
-    family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int
-) -> Recommender:
+def build(family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int) -> Recommender:
     """A new model; its initial values depend on `seed` alone, and torch's global generator is left as it was."""
     with seeded(seed):
         return family(config, n_users, n_items)

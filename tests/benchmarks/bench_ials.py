@@ -22,9 +22,7 @@ SOLVERS = [{"cg_steps": 1}, {"cg_steps": 2}, {"cg_steps": 3}, {"solver": "exact"
 def draw(n_users: int, n_items: int) -> Interactions:
     """Interactions without any taste in them; solvers take as long as on real ones."""
     random = torch.Generator().manual_seed(0)
-    lengths = (
-        torch.randn(n_users, generator=random).mul(0.9).add(4.7).exp().clamp(20, n_items / 2).long()
-    )  # (U,)
+    lengths = torch.randn(n_users, generator=random).mul(0.9).add(4.7).exp().clamp(20, n_items / 2).long()  # (U,)
     popularity = torch.arange(1, n_items + 1).double() ** -0.8
     users = torch.repeat_interleave(torch.arange(n_users), lengths)  # (N,)
     items = torch.multinomial(popularity, len(users), replacement=True, generator=random)  # (N,)
@@ -44,9 +42,7 @@ def seconds_and_losses(train: Interactions, config: IalsConfig) -> tuple[list[fl
     return [end - start for start, end in itertools.pairwise(times)], losses
 
 
-def seconds_of_implicit(
-    train: Interactions, dim: int, epochs: int, threads: int, use_cg: bool
-) -> list[float]:
+def seconds_of_implicit(train: Interactions, dim: int, epochs: int, threads: int, use_cg: bool) -> list[float]:
     """Of every epoch of `implicit`'s alternating least squares; ImportError where it is not installed."""
     from implicit.als import AlternatingLeastSquares  # pyright: ignore[reportMissingImports]
     from scipy.sparse import csr_matrix
@@ -62,9 +58,7 @@ def seconds_of_implicit(
 
 def main() -> None:
     """Print a table; the fastest epoch counts, as others may share the machine."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"users": 6000, "items": 3700, "dim": 64, "epochs": 6, "threads": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()

@@ -57,7 +57,9 @@ def read_split() -> measure.Parts:
 
 def ours(parts: measure.Parts, dim: int, epochs: int, ndcg: Callable[[Ials], float]) -> Curve:
     """iALS with its defaults for MovieLens 1M."""
-    model = Ials(IalsConfig(embedding_dim=dim, epochs=epochs, l2=0.007, unobserved_weight=0.3), parts.n_users, parts.n_items)
+    model = Ials(
+        IalsConfig(embedding_dim=dim, epochs=epochs, l2=0.007, unobserved_weight=0.3), parts.n_users, parts.n_items
+    )
     clock = Clock(lambda: ndcg(model))
     model.fit(parts.fitted_on("train"), FitContext(log=clock.epoch))
     return clock.curve

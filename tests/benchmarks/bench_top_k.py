@@ -46,7 +46,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     user_factors, item_factors = factors(args.users, args.items, args.dim)
     mask = seen(args.users, args.items)
-    model = MatrixFactorization(MatrixFactorizationConfig(embedding_dim=args.dim, item_bias=False), args.users, args.items)
+    model = MatrixFactorization(
+        MatrixFactorizationConfig(embedding_dim=args.dim, item_bias=False), args.users, args.items
+    )
     with torch.no_grad():
         model.user.weight.copy_(user_factors)
         model.item.weight.copy_(item_factors)
