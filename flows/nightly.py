@@ -4,25 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal, lake
+from pipeline import journal
 from pipeline.contracts import Refused
 from pipeline.run import Run
 from pipeline.stages import clean, encode, ingest, split
+from pipeline.stages.publish import live_run_id
 
 Step = Callable[..., Any]
-ORDER = (
-    "ingest",
-    "clean",
-    "encode",
-    "split",
-    "train",
-    "evaluate",
-    "select",
-    "track",
-    "export",
-    "audit",
-    "publish",
-)
+ORDER = ["ingest", "clean", "encode", "split", "train", "evaluate", "select", "track", "export", "audit", "publish"]
 DATA_STAGES = ORDER[:4]
 """They run once a night, and without torch."""
 
@@ -45,15 +34,16 @@ def night(run: Run, step: Step) -> None:
     for label in run.settings.models:
         with family_alone(run, label):
             fitted[label] = step(train.fit_model, run, parts, label)
-            if "skipped" in lake.info(fitted[label]):
-                raise train.Skipped(lake.info(fitted[label])["skipped"])
             tested = fitted[label]
             if run.settings.evaluation.fit_for_test != "train":
                 tested = step(train.fit_model, run, parts, label, run.settings.evaluation.fit_for_test, fitted[label])
             measured[label] = step(evaluate.measure_model, run, parts, label, fitted[label], tested)
 
     champion = step(select.choose_champion, run, list(measured.values()))
-    refit = step(train.fit_model, run, encoded, champion, "all", fitted[champion])
+    try:
+        refit = step(train.fit_model, run, encoded, champion, "all", fitted[champion])
+    except train.Skipped as reason:
+        raise Refused(f"{champion} was chosen, but can't be fitted on all rows: {reason}") from reason
     shown = list(fitted.values()), list(measured.values())
     step(track.log_night, run, parts, encoded, refit, *shown, champion)
 
@@ -79,6 +69,10 @@ class family_alone:
 
         verb = "skipped" if isinstance(error, train.Skipped) else f"failed ({kind.__name__ if kind else ''})"
         journal.note(self.run, f"{self.label} {verb}: {error}")
+        left_out = journal.read_run(self.run.home, self.run.dataset, self.run.run_id).get("left_out", {})
+        journal.update_run(self.run, left_out={**left_out, self.label: f"{verb}: {error}"})
+        if not isinstance(error, train.Skipped):
+            journal.keep_traceback(self.run)
         return True
 
 
@@ -94,8 +88,8 @@ def conduct(run: Run, step: Step, until: str | None = None) -> str:
         return result
 
     with journal.lock(run.home, run.dataset, run.run_id):
-        for stale in journal.close_stale(run.home, run.dataset):
-            journal.say(f"night {stale} had never ended; it is closed as crashed")
+        for stale, outcome in journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset)).items():
+            journal.say(f"night {stale} had never ended; it is closed as {outcome}")
         journal.open_run(run)
         try:
             night(run, guarded)
@@ -104,11 +98,21 @@ def conduct(run: Run, step: Step, until: str | None = None) -> str:
             return "stopped"
         except Refused as reason:
             journal.close_run(run, "refused", str(reason))
+            end_in_mlflow(run, "refused")
             raise
         except BaseException as error:
+            journal.keep_traceback(run)
             journal.close_run(run, "crashed", f"{type(error).__name__}: {error}".rstrip(": "))
             raise
+        end_in_mlflow(run, "published")
     return "published"
+
+
+def end_in_mlflow(run: Run, outcome: str) -> None:
+    """The night's run there carries its outcome."""
+    from pipeline.stages import track
+
+    track.end_night(run, outcome)
 
 
 def name_of(stage: Callable) -> str:

@@ -9,6 +9,7 @@ from pipeline.contracts import UnreadableInput
 from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home
 from pipeline.run import Run, new_run_id, utcnow
+from pipeline.settings import Settings
 
 SAMPLE = "sample"
 
@@ -32,6 +33,7 @@ def prepare(
 
         for label in settings.models:
             family_of(settings, label)
+        check_choices(settings)
     place = Home.resolve(home)
     check_writable(place)
     now = utcnow()
@@ -44,6 +46,32 @@ def prepare(
         settings=settings,
         started_at=now,
     )
+
+
+def check_choices(settings: Settings) -> None:
+    """Device, memory and the figure that selects, before hours are spent; SettingsError names the key."""
+    from pipeline.device import parse_bytes, resolve_device
+    from pipeline.metrics import HIGHER_IS_BETTER
+
+    select, evaluation = settings.select, settings.evaluation
+    try:
+        resolve_device(settings.device)
+    except (ValueError, RuntimeError) as error:
+        raise layers.SettingsError(f"device = {settings.device!r}: {str(error).splitlines()[0]}") from None
+    try:
+        if settings.memory_limit:
+            parse_bytes(settings.memory_limit)
+    except ValueError as error:
+        raise layers.SettingsError(f"memory_limit: {error}") from None
+    if select.metric not in HIGHER_IS_BETTER:
+        known = f"{layers.nearest(select.metric, HIGHER_IS_BETTER)}; there are: {', '.join(HIGHER_IS_BETTER)}"
+        raise layers.SettingsError(f"select.metric: no metric is called {select.metric!r}{known}")
+    if select.protocol == "error":
+        return
+    if select.protocol not in evaluation.protocols:
+        raise layers.SettingsError(f"select.protocol = {select.protocol!r} is not in evaluation.protocols")
+    if select.cutoff not in evaluation.cutoffs:
+        raise layers.SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
 
 
 def sample_data(home: Home, seed: int) -> Path:

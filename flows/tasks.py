@@ -1,6 +1,7 @@
 """Prefect's view of the line: each stage as a task, the night as a flow, artifacts for people."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.task_engine import TaskRunTimeoutError
 
 from flows import nightly as line
 from flows.start import prepare
@@ -22,7 +24,8 @@ GPU = "gpu"  # tasks with this tag run one at a time, over all nights of a serve
 
 def is_transient(task: Any, run: Any, state: Any) -> bool:
     """Only faults that can pass by themselves are worth another try."""
-    return isinstance(state.result(raise_on_failure=False), TRANSIENT)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TRANSIENT) and not isinstance(error, TaskRunTimeoutError)  # a hung stage would hang again
 
 
 def as_task(stage: Callable, *args: Any) -> Any:
@@ -65,7 +68,8 @@ def nightly(
     try:
         return line.conduct(run, as_task, until)
     finally:
-        show(run)
+        with suppress(Exception):  # artifacts are for looking; they must not replace what came of the night
+            show(run)
 
 
 def show(run: Run) -> None:

@@ -13,12 +13,12 @@ _COUNT = pl.len().cast(pl.Int64).alias("n_interactions")
 
 def users(rows: pl.DataFrame) -> pl.DataFrame:
     """Every user with a valid row."""
-    return rows.group_by("user_id").agg(_COUNT, *_TIMES).sort("user_id")
+    return rows.group_by("user_id").agg(_COUNT, *_TIMES).with_columns(pl.col("user_id").cast(pl.String)).sort("user_id")
 
 
 def items(rows: pl.DataFrame, catalog: pl.DataFrame) -> pl.DataFrame:
     """Every item with a valid row or a catalog entry."""
-    counted = rows.group_by("item_id").agg(_COUNT, *_TIMES)
+    counted = rows.group_by("item_id").agg(_COUNT, *_TIMES).with_columns(pl.col("item_id").cast(pl.String))
     joined = counted.join(catalog.select("item_id", "title"), on="item_id", how="full", coalesce=True)
     return joined.with_columns(pl.col("n_interactions").fill_null(0)).sort("item_id")
 
@@ -37,7 +37,8 @@ def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFram
         recent = rows
         if days:
             recent = rows.filter(pl.col("timestamp") > pl.col("timestamp").max() - pl.duration(days=days))
-        top = recent.group_by("item_id").len("score").sort(["score", "item_id"], descending=[True, False]).head(n)
+        counted = recent.group_by("item_id").len("score").with_columns(pl.col("item_id").cast(pl.String))
+        top = counted.sort(["score", "item_id"], descending=[True, False]).head(n)
         parts.append(
             top.select(
                 pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"),
@@ -52,13 +53,14 @@ def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFram
 def summary(rows: pl.DataFrame) -> pl.DataFrame:
     """One row about all valid rows."""
     users, items = rows["user_id"].n_unique(), rows["item_id"].n_unique()
-    pairs = rows.select(pl.struct("user_id", "item_id").n_unique()).item() if rows.height else 0
+    codes = (pl.col(name).cast(pl.Categorical).to_physical().cast(pl.Int64) for name in ("user_id", "item_id"))
+    pairs = rows.select((next(codes) * 2**32 + next(codes)).n_unique()).item()
     return pl.DataFrame(
         {
             "rows": rows.height,
             "users": users,
             "items": items,
-            "density": pairs / (users * items) if pairs else 0.0,
+            "density": pairs / (users * items),
             "first_timestamp": rows["timestamp"].min(),
             "last_timestamp": rows["timestamp"].max(),
         },

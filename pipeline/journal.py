@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,11 @@ def open_run(run: Run) -> None:
     at = folder(run)
     at.mkdir(parents=True)
     (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
-    (at / "run.json").write_text("{}")
-    update_run(
-        run, run_id=run.run_id, dataset=run.dataset, recipe=run.settings.recipe, outcome="running",
-        started_at=run.started_at.isoformat(), code_version=code_version(), pid=os.getpid(), data=str(run.data),
-    )  # fmt: skip
+    record = {
+        "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
+        "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.data,
+    }  # fmt: skip
+    write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
 
 
 @contextmanager
@@ -105,19 +106,18 @@ def close_run(run: Run, outcome: str, reason: str | None = None) -> None:
     update_run(run, outcome=outcome, reason=reason, finished_at=utcnow().isoformat())
 
 
-def close_stale(home: Home, dataset: str) -> list[str]:
-    """Nights that never ended, as the holder of the lock finds them, become crashed; returns their ids."""
+def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, str]:
+    """End the nights that never ended, as the holder of the lock finds them: id to outcome.
+
+    The one that is `live` was killed after its tables went live, so it did publish; the others crashed.
+    """
     stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
-    for run_id in stale:
-        _update(
-            home.journal(dataset) / run_id,
-            {
-                "outcome": "crashed",
-                "reason": "the process ended before the night did",
-                "finished_at": utcnow().isoformat(),
-            },
-        )
-    return stale
+    outcomes = {run_id: "published" if run_id == live else "crashed" for run_id in stale}
+    for run_id, outcome in outcomes.items():
+        reason = None if run_id == live else "the process ended before the night did"
+        ended = {"outcome": outcome, "reason": reason, "finished_at": utcnow().isoformat()}
+        _update(home.journal(dataset) / run_id, ended)
+    return outcomes
 
 
 def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
@@ -140,9 +140,17 @@ def load_run(home: Home, dataset: str, run_id: str) -> Run:
     )
 
 
+def keep_traceback(run: Run) -> None:
+    """Where the error of the moment came from, for whoever looks in the morning: errors.txt."""
+    with (folder(run) / "errors.txt").open("a") as file:
+        file.write(traceback.format_exc() + "\n")
+
+
 def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
     """Add rows to one of the journal's tables; `run_id` is filled in."""
     with (folder(run) / f"{table.name}.jsonl").open("a") as file:
+        if file.tell():
+            file.write("\n")  # a torn last line must not take the next one with it
         for record in records:
             file.write(json.dumps({"run_id": run.run_id, **record}, default=str) + "\n")
         file.flush()
@@ -156,10 +164,16 @@ def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = 
         return _frame(table, [r for r in records if run_id in (None, r.get("run_id"))])
     ids = [run_id] if run_id else run_ids(home, dataset)
     files = [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids]
-    records = [
-        json.loads(line) for f in files if f.is_file() for line in f.read_text().splitlines() if line.endswith("}")
-    ]
-    return _frame(table, records)
+    lines = [line for file in files if file.is_file() for line in file.read_text().splitlines()]
+    return _frame(table, [record for record in map(_parsed, lines) if record])
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A record; None for an empty line, or one that a full disk or a kill tore."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:

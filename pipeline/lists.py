@@ -30,10 +30,16 @@ class Lists:
 
 
 def served(model: Recommender, users: Tensor, history: History) -> Tensor:
-    """Whom the model serves, (N,): all; or users with history, if it reads that; or those the fit saw."""
+    """Whom the model serves, (N,): all; or users with history; those of the fit only, unless it reads history.
+
+    A fit on ratings has learnt of all its users; the others know nothing of one without a positive row.
+    """
     if model.serves_everyone:
         return torch.ones_like(users, dtype=torch.bool)
-    return history.lengths > 0 if model.reads_history else users >= 0
+    has_history = history.lengths > 0
+    if model.reads_history:
+        return has_history
+    return (users >= 0) & (has_history | model.needs_ratings)
 
 
 def make_lists(

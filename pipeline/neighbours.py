@@ -1,5 +1,7 @@
 """Similar items: of a model that has a notion of them, else items interacted with by the same users."""
 
+from collections.abc import Callable
+
 import polars as pl
 import torch
 from torch import Tensor
@@ -23,13 +25,12 @@ def similar_items(model: Recommender, label: str, by_user: History, ids: pl.Seri
     if k < 1:
         return tables.SIMILAR_ITEMS.without("run_id").empty()
     probe = model.similar(torch.zeros(1, dtype=torch.long, device=device))
-    users_of = History.of(by_user.items, by_user.rows, n_items, len(by_user))  # rows are items
-    unit = users_of.sparse(users_of.lengths.clamp(min=1).rsqrt()[users_of.rows])  # (I, U) of rows of length 1
+    similarity = model.similar if probe is not None else cooccurrence(by_user)
     parts = []
-    tile = max(1, TILE_BYTES // (4 * n_items))
+    tile = max(1, TILE_BYTES // (4 * max(n_items, len(by_user))))
     for start in range(0, n_items, tile):
         items = torch.arange(start, min(start + tile, n_items), device=device)  # (B,)
-        scores = model.similar(items) if probe is not None else _cosine(users_of, unit, items)
+        scores = similarity(items)
         assert scores is not None
         parts.append(_nearest(scores, items, ids, k))
     return pl.concat(parts).select(
@@ -58,7 +59,14 @@ def _nearest(scores: Tensor, items: Tensor, ids: pl.Series, k: int) -> pl.DataFr
     )
 
 
-def _cosine(users_of: History, unit: Tensor, items: Tensor) -> Tensor:
-    """Cosine of the user sets of `items` and of all, (B, I)."""
-    own = users_of[items].dense() * users_of.lengths[items].clamp(min=1).rsqrt().unsqueeze(1)  # (B, U)
-    return (unit @ own.T).T
+def cooccurrence(by_user: History) -> Callable[[Tensor], Tensor]:
+    """Cosine of the user sets of items and of all items, as a function (B,) -> (B, I)."""
+    users_of = History.of(by_user.items, by_user.rows, by_user.n_items, len(by_user))  # rows are items
+    length = users_of.lengths.clamp(min=1).rsqrt()  # (I,)
+    unit = users_of.sparse(length[users_of.rows])  # (I, U), rows of length 1
+
+    def cosine(items: Tensor) -> Tensor:
+        own = users_of[items].dense() * length[items].unsqueeze(1)  # (B, U)
+        return (unit @ own.T).T
+
+    return cosine

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -109,7 +110,7 @@ class Published(Section):
 class Dataset(Section):
     """A data set, as its TOML says."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    name: Name
     description: str = ""
     source: Source = Source()
     columns: Columns = Columns()
@@ -185,7 +186,8 @@ class Settings(Section):
     recipe: str = "nightly"
     dataset: Dataset
     split: Split = Split()
-    models: Annotated[dict[str, ModelEntry], Field(min_length=1)]
+    models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
+    """By label; a label is also part of file names."""
     evaluation: Evaluation = Evaluation()
     select: Select = Select()
     export: Export = Export()

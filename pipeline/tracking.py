@@ -6,12 +6,15 @@ import logging
 import os
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
@@ -61,8 +64,22 @@ def log_night(run: Run) -> str:
     figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
     for folder in map(Path, made["fitted"]):
         _log_family(client, experiment, run, parent, folder, figures.get(lake.info(folder)["label"]))
+    for label, reason in journal.read_run(run.home, run.dataset, run.run_id).get("left_out", {}).items():
+        tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
+        client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
     _log(client, parent, metrics=_named(figures[champion]))
-    client.set_terminated(parent)
+    if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "published":
+        end_night(run, "published", parent)
+    return parent
+
+
+def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
+    """Mark the night's run with its outcome and end it; returns MLflow's id."""
+    client = _client(run.home)
+    parent = parent or journal.read_run(run.home, run.dataset, run.run_id)["mlflow_run_id"]
+    assert parent is not None
+    client.set_tag(parent, "nightrecs.outcome", outcome)
+    client.set_terminated(parent, "FINISHED" if outcome == "published" else "FAILED")
     return parent
 
 
@@ -112,8 +129,6 @@ def _log_family(
 ) -> None:
     info = lake.info(folder)
     tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.family": info["family"]}
-    if "skipped" in info:
-        tags["nightrecs.skipped"] = info["skipped"]
     child = _start(client, experiment, run, info["label"], tags)
     now = int(time.time() * 1000)
     curve = [
@@ -134,7 +149,7 @@ def _log_family(
     if info["history"]:
         with tempfile.TemporaryDirectory() as temporary:
             client.log_artifact(child, str(plots.training_curve(info, Path(temporary) / "training.png")))
-    client.set_terminated(child, "FAILED" if "skipped" in info else "FINISHED")
+    client.set_terminated(child)
 
 
 def _named(figures: pl.DataFrame) -> dict[str, float]:
@@ -179,12 +194,20 @@ def _client(home: Home) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     uri = tracking_uri(home)
+    refuse_dead_server(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     with _initialised_alone(home):
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)  # creates or migrates the database
     return client
+
+
+def refuse_dead_server(uri: str) -> None:
+    """ConnectionError, after seconds, where a tracking server does not answer; MLflow itself tries for minutes."""
+    if uri.startswith(("http://", "https://")):
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            pass
 
 
 def tracking_uri(home: Home) -> str:

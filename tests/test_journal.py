@@ -12,10 +12,10 @@ from pipeline.run import new_run_id
 
 def test_a_night_that_never_ended_is_closed_by_the_next(run):
     assert journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "running"
-    assert journal.close_stale(run.home, run.dataset) == [run.run_id]
+    assert journal.close_stale(run.home, run.dataset) == {run.run_id: "crashed"}
     runs = journal.read(run.home, run.dataset, tables.RUNS)
     assert runs["outcome"].to_list() == ["crashed"]
-    assert journal.close_stale(run.home, run.dataset) == []
+    assert journal.close_stale(run.home, run.dataset) == {}
 
 
 def test_what_follows_publishing_can_not_unpublish(run):
@@ -61,3 +61,15 @@ def test_run_ids_are_ordered_even_if_the_clock_goes_back():
     back = new_run_id(now - dt.timedelta(days=1), [first, again])
     assert first < again < back
     assert first.startswith("20261122T030000.123Z-")
+
+
+def test_a_kill_after_going_live_counts_as_published(run):
+    assert journal.close_stale(run.home, run.dataset, live=run.run_id) == {run.run_id: "published"}
+    assert journal.read_run(run.home, run.dataset, run.run_id)["reason"] is None
+
+
+def test_a_line_torn_in_the_middle_of_a_night_takes_no_other_with_it(run):
+    with (journal.folder(run) / "checks.jsonl").open("a") as file:
+        file.write('{"run_id": "x", "check_na')
+    journal.append(run, tables.CHECKS, [{"check_name": "b", "severity": "error", "bad_rows": 0, "passed": True}])
+    assert journal.read(run.home, run.dataset, tables.CHECKS)["check_name"].to_list() == ["b"]

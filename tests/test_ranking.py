@@ -23,6 +23,7 @@ class Fixed(Recommender):
     """Scores given as a table."""
 
     Config = ModelConfig
+    needs_ratings = True  # so it has learnt of every user, with history or without
 
     def __init__(self, table: Tensor):
         super().__init__(ModelConfig(), *table.shape)
@@ -239,6 +240,7 @@ class Dots(Recommender):
     """Factors given; `plain` hides them, so that everything is scored."""
 
     Config = ModelConfig
+    needs_ratings = True  # so it has learnt of every user, with history or without
 
     def __init__(self, users: Tensor, items: Tensor, bias: Tensor | None = None, plain: bool = False):
         super().__init__(ModelConfig(), len(users), len(items))
@@ -334,3 +336,12 @@ def test_history_readers_are_asked_for_their_factors_or_scored():
     b = ranking.top_k(folding, torch.arange(4), history, history, 5, fallback=popular)
     assert (reader.scored, folding.scored) == (3, 0) and torch.equal(a.items, b.items)
     torch.testing.assert_close(b.scores[1], 2 * a.scores[1])
+
+
+def test_a_user_of_whom_nothing_was_learnt_gets_the_fallback():
+    """An index is no proof: a user without a positive row has one too, and a vector that is still noise."""
+    model = Fixed(torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]))
+    model.needs_ratings = False
+    history = History.of_lists([[0], []], 3)
+    lists = ranking.top_k(model, torch.arange(2), history, None, 1, fallback=torch.tensor([0.0, 0.0, 5.0]))
+    assert lists.items.tolist() == [[0], [2]] and lists.from_fallback.tolist() == [False, True]

@@ -15,6 +15,8 @@ class Recommender(nn.Module, ABC):
     """A family of models over dense user and item indices."""
 
     Config: ClassVar[type[ModelConfig]]
+    version: ClassVar[int] = 1
+    """Raise it when a change of the family's code changes what it learns or scores; it is part of the lake's keys."""
     needs_time: ClassVar[bool] = False
     needs_ratings: ClassVar[bool] = False
     reads_history: ClassVar[bool] = False

@@ -96,8 +96,9 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path) -> lis
         bad = con.sql(f"SELECT *, count(*) OVER () AS bad_rows FROM ({text}) LIMIT 3").pl()
         n = bad["bad_rows"][0] if bad.height else 0
         records.append({"check_name": path.stem, "severity": severity[1], "bad_rows": n, "passed": n == 0})
-        if n and severity[1] == "error":
-            failed.append(f"{path.stem}: {n} bad rows, e.g. {bad.drop('bad_rows').row(0, named=True)}")
+        if n:
+            said = f"{path.stem}: {n} bad rows, e.g. {bad.drop('bad_rows').row(0, named=True)}"
+            failed.append(said) if severity[1] == "error" else journal.note(run, f"warning: {said}")
     journal.append(run, tables.CHECKS, records)
     con.execute("DROP VIEW source_rows; DROP VIEW ranked_items; DROP TABLE wanted; DROP TABLE tonight")
     return failed

@@ -14,9 +14,11 @@ from pipeline.models import Recommender
 from pipeline.models.saving import load
 from pipeline.ranking import top_k
 from pipeline.run import Run
+from pipeline.settings import Feedback
 from pipeline.stages.clean import mark
+from pipeline.stages.ids import codes_of
 
-VERSION = 1
+VERSION = 2
 USERS_PER_PART = 50_000
 OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal nights share this folder
 
@@ -36,7 +38,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         set_threads(run.settings.threads)
         export, device = run.settings.export, resolve_device(run.settings.device)
         model, label = load(champion, device), lake.info(champion)["label"]
-        rows = pl.read_parquet(raw / "interactions.parquet").cast({"user_id": pl.String, "item_id": pl.String})
+        rows = pl.read_parquet(raw / "interactions.parquet")
         shape = lake.info(encoded)
         frame = pl.read_parquet(encoded / "interactions.parquet")
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
@@ -75,18 +77,10 @@ def _recommendations(
     device = known.users.device
     k = min(run.settings.export.top_n, known.n_items)
     items = pl.read_parquet(encoded / "items.parquet")
-    everyone = (
-        rows.select("user_id").unique().sort("user_id").with_row_index("user_row")
-        .join(pl.read_parquet(encoded / "users.parquet"), on="user_id", how="left", maintain_order="left")
-    )  # fmt: skip
-    pairs = rows.join(everyone, on="user_id").join(items, on="item_id").sort("user_row", "timestamp", "item_idx")
-    strangers = mark(pairs.filter(pl.col("user_idx").is_null()), run.settings.dataset.feedback).filter(
-        "kept", "positive"
-    )
-    stranger_history = _history(
-        strangers.unique(["user_row", "item_idx"], maintain_order=True), everyone.height, items.height
-    )
-    seen = _history(pairs.select("user_row", "item_idx").unique(maintain_order=True), everyone.height, items.height)
+    everyone, pairs = _source_pairs(rows, encoded, items)
+    strangers = _strangers(rows, pairs, everyone, run.settings.dataset.feedback)
+    seen = _history(pairs, everyone.height, items.height)
+    stranger_history = _history(strangers, everyone.height, items.height)
     own_history, popular = known.history(), known.item_counts()
     for start in range(0, everyone.height, USERS_PER_PART):
         users = everyone[start : start + USERS_PER_PART]
@@ -110,6 +104,31 @@ def _recommendations(
             "score",
             pl.when("fallback").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
         )
+
+
+def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """All users, by id, with their index in the fit or null; and `row`, `user_row`, `item_idx` of the source rows.
+
+    Rows of items that take no part are left out of the pairs.
+    """
+    user_row, user_ids = codes_of(rows["user_id"])
+    item_code, item_ids = codes_of(rows["item_id"])
+    known = pl.read_parquet(encoded / "users.parquet")
+    everyone = user_ids.alias("user_id").to_frame().join(known, on="user_id", how="left", maintain_order="left")
+    index = (
+        item_ids.alias("item_id").to_frame().join(items, on="item_id", how="left", maintain_order="left")["item_idx"]
+    )
+    pairs = pl.DataFrame({"user_row": user_row, "item_idx": index.gather(item_code)}).with_row_index("row")
+    return everyone, pairs.drop_nulls("item_idx")
+
+
+def _strangers(rows: pl.DataFrame, pairs: pl.DataFrame, everyone: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
+    """Positive pairs of the users whom the filters left out, in time order."""
+    out = everyone.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
+    theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
+    marked = mark(rows[theirs["row"]].hstack(theirs), feedback).filter("kept", "positive")
+    ordered = marked.sort("user_row", "timestamp", "item_idx")
+    return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
 
 
 def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:

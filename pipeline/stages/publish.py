@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline import journal
+from pipeline import journal, warehouse
 from pipeline.paths import Home
 from pipeline.run import Run
 
@@ -45,12 +45,13 @@ def go_live(home: Home, dataset: str, run_id: str) -> None:
 
 
 def live_run_id(home: Home, dataset: str) -> str | None:
-    """The night whose generation is live; None before the first publish."""
+    """The night that is live, as its file says itself; None before the first publish."""
     live = home.live(dataset)
-    folder = home.generations(dataset)
-    if not live.exists() or not folder.is_dir():
+    if not live.exists():
         return None
-    return next((path.stem for path in folder.glob("*.duckdb") if path.samefile(live)), None)
+    with warehouse.connect(live, read_only=True) as con:
+        newest = con.sql("select max(run_id) from runs where outcome = 'published'").fetchall()
+    return newest[0][0]
 
 
 def drop_old_generations(home: Home, dataset: str, keep: int = KEPT_GENERATIONS) -> None:

@@ -32,7 +32,7 @@ def fit_model(run: Run, data: Path, label: str, fit: str = "train", chosen: Path
 
     Ratings are normalised by statistics of these rows. A fit on `train` is guided by valid; the others take
     their number of epochs from `chosen`, that first fit. A long fit that is killed goes on from its checkpoint.
-    The folder's info has `skipped`, with the reason, where the family can't be used on this data.
+    Raises Skipped, with the reason, where the family can't be used on this data.
     """
     family, config = family_of(run.settings, label)
     set_threads(run.settings.threads)
@@ -43,7 +43,8 @@ def fit_model(run: Run, data: Path, label: str, fit: str = "train", chosen: Path
         layer="5_models",
         version=VERSION,
         settings={
-            "family": family.__name__, "config": config.model_dump(), "fit": fit, "seed": run.settings.seed,
+            "family": family.__name__, "version": family.version, "config": config.model_dump(), "fit": fit,
+            "seed": run.settings.seed,
             "select": run.settings.select.model_dump(), "device": on_device(device),
             "precision": run.settings.precision, "label": label,
             "normalize": run.settings.dataset.feedback.normalize,
@@ -86,7 +87,7 @@ def fit_model(run: Run, data: Path, label: str, fit: str = "train", chosen: Path
         except (NotServable, ScoreError) as error:
             diverged = isinstance(error, ScoreError)
             reason = f"the fit diverged: {error}; lower learning_rate or raise l2" if diverged else str(error)
-            return lake.Report(rows_in=len(train), info={**info, "skipped": reason, "history": told.history})
+            raise Skipped(reason) from error  # nothing is kept: tomorrow's memory or settings may allow it
         save(model, folder)
         normalizer.save(folder)
         info |= {

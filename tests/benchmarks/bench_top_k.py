@@ -68,7 +68,7 @@ def main() -> None:
     print(f"medians: nightrecs {mine:.1f} s, implicit {other:.1f} s, ratio {mine / other:.2f}")
 
 
-def by_implicit(user_factors: Tensor, item_factors: Tensor, mask: History, threads: int):  # noqa: ANN201
+def by_implicit(user_factors: Tensor, item_factors: Tensor, mask: History, threads: int):
     """A function that times `implicit`, or None where it is not installed."""
     try:
         from implicit.cpu.als import AlternatingLeastSquares  # pyright: ignore[reportMissingImports]
