@@ -385,3 +385,20 @@ def test_a_reader_that_goes_away_is_exit_141(published_home):
 
 def test_the_parser_is_ours_all_the_way_down():
     assert all(isinstance(parser, Parser) for parser in commands().values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("select.metric=ndgc", "did you mean 'ndcg'"),
+        ("select.cutoff=7", "select.cutoff = 7 is not in evaluation.cutoffs"),
+        ("select.protocol=sampled_99", "not in evaluation.protocols"),
+        ("device=gpu", "device = 'gpu'"),
+        ("memory_limit=abc", "memory_limit"),
+        ('models."../../out".family=ease', "String should match pattern"),
+    ],
+)
+def test_what_would_fail_late_is_said_at_the_start(tmp_path, capsys, setting, says):
+    assert main(["--home", str(tmp_path), "run", "--no-prefect", "--set", setting]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.glob("warehouse/journal/*/*")), "no night has begun"
