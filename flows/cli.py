@@ -22,6 +22,11 @@ ELSEWHERE = {
     "status": "flows.status:status",
 }
 """Commands that are not in flows.look; a command returns its exit code, or None for 0."""
+FOR_LIBRARIES = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads spin while they wait, which starves whoever shares the machine
+    "_RJEM_MALLOC_CONF": "thp:always",  # Polars: fewer page faults, a fifth less time on 20 million rows
+}
+"""Environment that torch and Polars read when they are loaded; what the user has set stays."""
 
 
 class Terminated(BaseException):
@@ -39,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.home = getattr(options, "home", None)
     if options.home:
         os.environ["NIGHTRECS_HOME"] = str(options.home)
+    for name, value in FOR_LIBRARIES.items():
+        os.environ.setdefault(name, value)
     try:
         with signals_raised():
             return execute(options)

@@ -36,7 +36,9 @@ def connect(
     }
     if temporary:
         config["temp_directory"] = str(temporary)
-    return duckdb.connect(str(database), read_only=read_only, config=config)
+    con = duckdb.connect(str(database), read_only=read_only, config=config)
+    con.execute("SET enable_progress_bar = false")  # it would go to stdout, which is for data
+    return con
 
 
 def run_sql(con: Connection, name: str, **params: Any) -> duckdb.DuckDBPyRelation | None:

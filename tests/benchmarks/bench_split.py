@@ -26,7 +26,7 @@ item = "item"
 rating = "rating"
 timestamp = "timestamp"
 """
-COPY = "import duckdb, sys; duckdb.connect().execute(f\"COPY (FROM read_csv('{sys.argv[1]}')) TO '{sys.argv[2]}'\")"
+COPY = "import duckdb, sys; con = duckdb.connect(); con.execute('SET enable_progress_bar = false'); con.execute(f\"COPY (FROM read_csv('{sys.argv[1]}')) TO '{sys.argv[2]}'\")"
 
 
 def timed(command: list[str]) -> tuple[float, float]:
