@@ -10,7 +10,7 @@ from typing import Any
 from flows import nightly as line
 from flows.start import prepare
 from pipeline import contracts, journal, layers, warehouse
-from pipeline.run import Run
+from pipeline.run import Run, new_run_id, utcnow
 
 STARTUP_SECONDS = 60
 OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, journal.Locked)
@@ -24,13 +24,19 @@ def run_night(options: Any) -> int:
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
         "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
     }  # fmt: skip
-    outcome = line.conduct(run, line.plainly, options.until) if options.no_prefect else with_prefect(run, arguments)
+    if options.no_prefect:
+        outcome = line.conduct(run, line.plainly, options.until)
+    else:
+        run, outcome = with_prefect(run, arguments)
     close(run, outcome, options.json)
     return 0
 
 
-def with_prefect(run: Run, arguments: dict[str, Any]) -> str:
-    """Run as a Prefect flow; where Prefect can't be had, say so and run the same line without it."""
+def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
+    """Run as a Prefect flow; where Prefect can't be had, say so and run the same line without it.
+
+    Returns the night that ended, and its outcome: where Prefect is lost on the way, another one goes on.
+    """
     configure(run)
     atexit.register(end_quietly)  # before Prefect registers its own, so that it runs after them
     try:
@@ -39,19 +45,34 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> str:
             raise ConnectionError(f"PREFECT_API_URL {api} does not answer")
         from flows.tasks import nightly
 
-        return str(nightly(**arguments))
+        return run, str(nightly(**arguments))
     except OURS:
         raise
     except Exception as error:
         begun = run.run_id in journal.run_ids(run.home, run.dataset)
         if not begun:
             journal.say(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
-            return line.conduct(run, line.plainly, arguments["until"])
+            return run, line.conduct(run, line.plainly, arguments["until"])
         outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
-        if outcome not in ("published", "stopped"):
+        ended = outcome in ("published", "stopped")
+        if not ended and not of_prefect(error):
             raise
         journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
-        return outcome
+        return (run, outcome) if ended else go_on_without(run, arguments["until"])
+
+
+def of_prefect(error: Exception) -> bool:
+    """Whether an error came from talking to Prefect, not from a stage."""
+    return type(error).__module__.split(".")[0] in ("prefect", "httpx", "httpcore", "anyio")
+
+
+def go_on_without(run: Run, until: str | None) -> tuple[Run, str]:
+    """A night of its own that finds the finished stages in the lake."""
+    now = utcnow()
+    run_id = new_run_id(now, journal.run_ids(run.home, run.dataset))
+    again = run.model_copy(update={"run_id": run_id, "started_at": now})
+    journal.say(f"going on without it as night {run_id}")
+    return again, line.conduct(again, line.plainly, until)
 
 
 def configure(run: Run) -> None:

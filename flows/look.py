@@ -117,6 +117,8 @@ def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
             return relation.pl() if relation is not None else pl.DataFrame()
         except warehouse.DatabaseError as error:
             raise UnreadableInput(f"the query failed: {error}") from None
+        except pl.exceptions.PolarsError as error:  # an interval, say, which Polars has no type for
+            raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None
 
 
 def require(options: Any, kind: str) -> None:

@@ -71,7 +71,7 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
 def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
     """Build in a folder of our own, complete it, rename it."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    for leftover in (target, temporary):
+    for leftover in (target, *target.parent.glob(f".{target.name}.*")):  # of killed nights; the lock is ours
         _remove(leftover)
     temporary.mkdir(parents=True)
     try:

@@ -61,6 +61,29 @@ def test_an_api_that_does_not_answer_does_not_stop_the_night(tmp_path):
     assert "stopped: --until split" in done.stderr
 
 
+@pytest.mark.server
+def test_prefect_lost_in_mid_night_is_gone_on_without(tmp_path, monkeypatch, capsys):
+    import httpx
+
+    import flows.tasks
+    from flows.cli import main
+    from flows.start import prepare
+    from pipeline import journal
+
+    def dies(dataset, recipe, data, home, overrides, until, run_id):
+        run = prepare(dataset, recipe, data, home, overrides, run_id)
+        journal.open_run(run)
+        journal.close_run(run, "crashed", "ConnectError")
+        raise httpx.ConnectError("the server is gone")
+
+    monkeypatch.setattr(flows.tasks, "nightly", dies)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert main(["--home", str(tmp_path), "run", "--until", "split", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "Prefect was lost on the way" in said.err and "going on without it as night" in said.err
+    assert '"outcome": "stopped"' in said.out
+
+
 def test_run_without_prefect_prints_the_sql_to_try(tmp_path):
     done = nightrecs("--home", str(tmp_path), "run", "--no-prefect", *QUICK)
     assert done.returncode == 0, done.stderr

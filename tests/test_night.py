@@ -243,6 +243,7 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
         (["sql", "sample", "copy users to 'x.csv'"], 2, ""),
         (["sql", "sample", "select * from read_csv('/etc/passwd')"], 2, ""),
         (["sql", "sample", "drop table users"], 2, ""),
+        (["sql", "sample", "select interval 1 day"], 2, "cast it to text"),
         (["run", "ml-100x"], 2, "did you mean 'ml-100k'"),
         (["run", "--recipe", "nightl"], 2, "did you mean 'nightly'"),
         (["run", "--set", "models.ease.lambda=3"], 2, "models.ease.lambda"),
