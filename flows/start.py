@@ -66,8 +66,8 @@ def check_choices(settings: Settings) -> None:
     if select.metric not in HIGHER_IS_BETTER:
         known = f"{layers.nearest(select.metric, HIGHER_IS_BETTER)}; there are: {', '.join(HIGHER_IS_BETTER)}"
         raise layers.SettingsError(f"select.metric: no metric is called {select.metric!r}{known}")
-    if select.protocol == "error":
-        return
+    if select.protocol == "error" or len(settings.models) == 1:
+        return  # rating errors are always measured; a single model needs no choice
     if select.protocol not in evaluation.protocols:
         raise layers.SettingsError(f"select.protocol = {select.protocol!r} is not in evaluation.protocols")
     if select.cutoff not in evaluation.cutoffs:

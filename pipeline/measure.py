@@ -186,7 +186,7 @@ def _sampled(
     split, cutoffs = about["split"], settings.evaluation.cutoffs
     published = parts.frames.get("candidates") if split == "test" else None
     if published is not None:
-        negatives = _listed(published, parts)[question.users]
+        negatives = published_candidates(published, parts)[question.users]
     else:
         everything = parts.known(*PARTS)[question.users]
         negatives = sampled_99(everything, settings.seed, split)
@@ -194,7 +194,7 @@ def _sampled(
     return metrics.summarise(ranks, [k for k in cutoffs if k <= ranks.depth], protocol="sampled_99", **about)
 
 
-def _listed(candidates: pl.DataFrame, parts: Parts) -> Tensor:
+def published_candidates(candidates: pl.DataFrame, parts: Parts) -> Tensor:
     """Published candidates by user, (U, C), padded with -1."""
     width = max(candidates["item_idx"].list.len().max(), N_NEGATIVES)  # type: ignore[type-var]
     listed = np.full((parts.n_users, int(width)), -1, dtype=np.int64)

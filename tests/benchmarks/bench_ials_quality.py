@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     parts = read_split()
     question = measure.ask(parts, "test", "train")
-    negatives = measure._listed(parts.frames["candidates"], parts)[question.users]
+    negatives = measure.published_candidates(parts.frames["candidates"], parts)[question.users]
     holdout = question.holdout.items
 
     def of_model(model: Ials) -> float:
