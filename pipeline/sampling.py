@@ -1,10 +1,16 @@
 """Negatives drawn on the device: exact, without a rejection loop and without a sync."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from pipeline.interactions import Interactions
+from pipeline.rng import seed_of
 
+Draw = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+Negatives = Literal["fresh", "static"]
 FINENESS = 1 << 16  # weight of an item of average popularity, before it is cut down to fit 62 bits
 
 
@@ -54,6 +60,17 @@ class NegativeSampler:
         items = point if self.ends is None else torch.searchsorted(self.ends, point, right=True)  # (B, n)
         real = room.squeeze(1) > 0  # (B,)
         return torch.where(real.unsqueeze(1), items, 0), real
+
+    def for_rows(self, users: Tensor, n: int, kind: str, seed: int) -> Draw:
+        """A function of a batch (B,) of rows of `users` (N,) and a generator, to what `draw` gives for them.
+
+        `fresh` draws at every call; `static` drew once, here, from `seed`, and holds (N, n) items.
+        """
+        if kind == "fresh":
+            return lambda batch, generator: self.draw(users[batch], n, generator)
+        once = torch.Generator(users.device).manual_seed(seed_of(seed, "negatives"))
+        items, real = self.draw(users, n, once)  # (N, n), (N,)
+        return lambda batch, generator: (items[batch], real[batch])
 
 
 def _weights(items: Tensor, n_users: int, n_items: int, alpha: float) -> Tensor:

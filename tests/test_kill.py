@@ -61,7 +61,15 @@ def undisturbed(source, tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_kill(source, undisturbed, tmp_path, point):
-    command = [sys.executable, "-c", KILLED, point, str(source / "tiny.toml"), str(source / "recipe.toml"), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        point,
+        str(source / "tiny.toml"),
+        str(source / "recipe.toml"),
+        str(tmp_path),
+    ]
     assert subprocess.run(command, cwd=CHECKOUT, capture_output=True).returncode == -9
     home = prepare(str(source / "tiny.toml"), str(source / "recipe.toml"), None, str(tmp_path)).home
     (killed,) = journal.run_ids(home, "tiny")

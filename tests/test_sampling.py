@@ -92,3 +92,16 @@ def test_large_catalogs_keep_their_keys_apart():
         items, real = sampler.draw(torch.tensor([n_users - 1, 0]), 1000, generator())
         assert real.all() and items.min() > 0 - 1 and items.max() < n_items
         assert not {0, n_items - 1} & set(items[0].tolist()) and 5 not in items[1].tolist()
+
+
+def test_static_negatives_are_drawn_once_and_fresh_ones_every_time():
+    known = Interactions(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2]), 2, 50)
+    sampler, batch = NegativeSampler(known), torch.tensor([2, 0])
+    for kind, same in (("static", True), ("fresh", False)):
+        draw = sampler.for_rows(known.users, 8, kind, seed=3)
+        generator = torch.Generator().manual_seed(0)
+        (first, real), (second, _) = draw(batch, generator), draw(batch, generator)
+        assert torch.equal(first, second) is same and real.all()
+        assert (
+            not torch.isin(first[0], torch.tensor([2])).any() and not torch.isin(first[1], torch.tensor([0, 1])).any()
+        )

@@ -11,7 +11,7 @@ from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, Recommender
 from pipeline.models.dots import pair_scores
 from pipeline.rng import seed_of
-from pipeline.sampling import NegativeSampler
+from pipeline.sampling import Negatives, NegativeSampler
 from pipeline.training import TrainingConfig, fit_by_gradient, seeded
 
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
@@ -28,7 +28,9 @@ class MatrixFactorizationConfig(TrainingConfig):
     """bpr: positive above negative; logistic: positive and negatives one by one; softmax: positive among the
     negatives; mse: 1 for the positive, 0 for the negatives."""
     n_negatives: PositiveInt = 16
-    """Drawn anew for every positive in every epoch."""
+    """A positive."""
+    negatives: Negatives = "fresh"
+    """fresh: drawn anew in every epoch; static: once."""
     negative_weight: PositiveFloat = 1.0
     """logistic and mse: weight of one positive's negatives together, against 1 of the positive."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -68,10 +70,11 @@ class MatrixFactorization(Recommender):
                 nn.init.zeros_(self.item.weight[:, -1])
         rows = train.positives()
         sampler = NegativeSampler(train, self.config.alpha)
+        draw = sampler.for_rows(rows.users, self.config.n_negatives, self.config.negatives, context.seed)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             users = rows.users[batch]  # (B,)
-            negatives, real = sampler.draw(users, self.config.n_negatives, generator)  # (B, n), (B,)
+            negatives, real = draw(batch, generator)  # (B, n), (B,)
             return self._loss(users, torch.cat([rows.items[batch].unsqueeze(1), negatives], 1), real)
 
         self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context)

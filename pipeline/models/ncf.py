@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, Recommender
 from pipeline.rng import seed_of
-from pipeline.sampling import NegativeSampler
+from pipeline.sampling import Negatives, NegativeSampler
 from pipeline.training import TrainingConfig, fit_by_gradient, seeded
 
 BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
@@ -30,7 +30,7 @@ class NcfConfig(TrainingConfig):
     """After every hidden layer."""
     n_negatives: PositiveInt = 4
     """A positive."""
-    negatives: Literal["fresh", "static"] = "fresh"
+    negatives: Negatives = "fresh"
     """fresh: drawn anew in every epoch; static: once."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Negatives are drawn by popularity ** alpha; 0 is uniform."""
@@ -73,15 +73,11 @@ class Ncf(Recommender):
         rows = train.positives()
         n = self.config.n_negatives
         sampler = NegativeSampler(train, self.config.alpha)
-        fixed: tuple[Tensor, Tensor] | None = None
-        if self.config.negatives == "static":
-            once = torch.Generator(context.device).manual_seed(seed_of(context.seed, "negatives"))
-            fixed = sampler.draw(rows.users, n, once)  # (N, n), (N,)
+        draw = sampler.for_rows(rows.users, n, self.config.negatives, context.seed)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             users = rows.users[batch]  # (B,)
-            drawn = sampler.draw(users, n, generator) if fixed is None else (fixed[0][batch], fixed[1][batch])
-            negatives, real = drawn  # (B, n), (B,)
+            negatives, real = draw(batch, generator)  # (B, n), (B,)
             items = torch.cat([rows.items[batch].unsqueeze(1), negatives], 1)  # (B, 1 + n)
             return self._loss(users, items, real)
 
