@@ -27,10 +27,18 @@ def init(options: Any) -> None:
         raise UnreadableInput(f"{target} is there already; --force overwrites it") from None
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
-    print(
-        f"wrote {target}; read it over, then:\n  {next_command(target, source, options.home)}",
-        file=sys.stderr,
-    )
+    command = next_command(target, source, options.home)
+    print(f"wrote {target}: {decisions(text)}. Read it over, then:\n  {command}", file=sys.stderr)
+
+
+def decisions(text: str) -> str:
+    """What was made of the file, in a line."""
+    toml = tomllib.loads(text)
+    columns, unit = dict(toml["columns"]), toml["columns"].get("timestamp_unit")
+    found = [f"{role} = {columns[role]!r}" for role in ("user", "item", "rating", "timestamp") if role in columns]
+    found += [f"no {role}" for role in ("rating", "timestamp") if role not in columns]
+    header = toml["source"].get("header", True)
+    return f"{'a header' if header else 'no header'}, {', '.join(found)}" + (f" ({unit})" if unit else "")
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:

@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import shutil
 import sys
 import urllib.request
 from typing import Any
@@ -115,12 +116,20 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
         return
     with warehouse.connect(live, read_only=True) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
+        count = "select sum(rows) from row_ledger where run_id = $run_id and stage = 'ingest' and reason <> 'kept'"
+        rejected = con.sql(count, params={"run_id": run.run_id}).fetchall()[0][0] or 0
+    nightrecs = "nightrecs" if shutil.which("nightrecs") else os.path.relpath(sys.argv[0])
     where = "" if str(run.home.root) == os.getcwd() else f" --home {run.home.root}"
     journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
     quoted = str(user).replace("'", "''")
     journal.say(
-        f'  nightrecs{where} sql {run.dataset} "select rank, title, score from recommendations_titled '
+        f'  {nightrecs}{where} sql {run.dataset} "select rank, title, score from recommendations_titled '
         f"where user_id = '{quoted}' order by rank\"\n"
-        f"  nightrecs{where} leaderboard {run.dataset}\n"
-        f"  nightrecs{where} recommend {run.dataset} '{user}'"
+        f"  {nightrecs}{where} leaderboard {run.dataset}\n"
+        f"  {nightrecs}{where} recommend {run.dataset} '{user}'"
     )
+    if rejected:
+        journal.say(
+            f"{rejected:,} source lines were rejected, each with its reason:\n"
+            f'  {nightrecs}{where} sql {run.dataset} "select file, line, reason, raw from rejected_rows"'
+        )

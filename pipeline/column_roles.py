@@ -1,6 +1,7 @@
 """Tells what the columns of an unknown table are: by their names, then by their values, then by the usual order."""
 
 import re
+from collections.abc import Iterable
 
 from pipeline import values
 
@@ -56,18 +57,24 @@ def fits(name: str, role: str) -> bool:
 
 def unit_of(column: list[str]) -> str | None:
     """How the times of a column are written; None: it has none."""
-    if all(re.fullmatch(r"[0-9]{9,10}(\.0*)?", v) for v in column):
+    if _mostly(re.fullmatch(r"[0-9]{9,10}(\.0*)?", v) is not None for v in column):
         return "s"
-    if all(re.fullmatch(r"[0-9]{12,13}(\.0*)?", v) for v in column):
+    if _mostly(re.fullmatch(r"[0-9]{12,13}(\.0*)?", v) is not None for v in column):
         return "ms"
-    for unit in ("iso", *_FORMATS):
-        parse = values.clock(unit)
-        try:
-            if all(0 <= parse(v) < values.END_OF_TIME for v in column):
-                return unit
-        except (ValueError, OverflowError):
-            continue
-    return None
+    return next((unit for unit in ("iso", *_FORMATS) if _mostly(_is_time(v, unit) for v in column)), None)
+
+
+def _is_time(text: str, unit: str) -> bool:
+    try:
+        return 0 <= values.clock(unit)(text) < values.END_OF_TIME
+    except (ValueError, OverflowError):
+        return False
+
+
+def _mostly(fits: Iterable[bool]) -> bool:
+    """A few broken cells don't make a column something else; the night rejects them, with their lines."""
+    results = list(fits)
+    return sum(results) >= 0.9 * len(results)
 
 
 def number(text: str) -> float | None:
@@ -76,5 +83,5 @@ def number(text: str) -> float | None:
 
 
 def is_numeric(column: list[str]) -> bool:
-    """Whether every value is a plain number."""
-    return all(number(text) is not None for text in column)
+    """Whether the values are plain numbers, a few broken ones aside."""
+    return _mostly(number(text) is not None for text in column)

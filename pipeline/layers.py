@@ -57,7 +57,10 @@ def find_toml(name: str, folder: Path, what: str) -> Path:
         return path.resolve()
     shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
     if name not in shipped:
-        raise SettingsError(f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}")
+        raise SettingsError(
+            f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}. "
+            f"One of your own is given by its file, e.g. ./{name}.toml"
+        )
     return shipped[name]
 
 

@@ -71,7 +71,7 @@ def _text(path: Path) -> _Table:
     quote = max(('"', ""), key=lambda q: _alike(lines, delimiter, q))
     rows = [layout.fields(line, delimiter, quote) for line in lines]
     width = max((len(row) for row in rows), key=[len(row) for row in rows].count, default=0)
-    header = bool(rows) and _is_header(rows[0], rows[1:])
+    header = bool(rows) and _is_header(rows[0], [row for row in rows[1:] if len(row) == width])
     names = [name.strip() for name in rows[0]] if header else []
     body = [row for row in (rows[1:] if header else rows) if len(row) == width]
     reading = [f"delimiter = {_quoted(delimiter)}", f"header = {'true' if header else 'false'}"]

@@ -125,3 +125,20 @@ def test_whatever_the_text(tmp_path_factory, rows, delimiter):
         pass
     except AssertionError as error:
         assert "reject_rate" in str(error)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["a line without separators", "u1;i1", "u1;i1;4;notatime", "u1;i1;five;964982703", "u1;i1;4;964982703;more"],
+)
+def test_a_broken_line_changes_nothing(tmp_path, broken):
+    lines = [f"u{n % 9};i{n % 7};{n % 5 + 1};{964982703 + n}" for n in range(60)]
+    lines.insert(30, broken)
+    path = tmp_path / "own.csv"
+    path.write_text("Kunde;Artikel Nr;Sterne;Zeitpunkt\n" + "\n".join(lines) + "\n")
+    dataset = sniffed(path)
+    assert dataset.source.header
+    columns = dataset.columns.model_dump()
+    assert columns == {
+        "user": "Kunde", "item": "Artikel Nr", "rating": "Sterne", "timestamp": "Zeitpunkt", "timestamp_unit": "s",
+    }  # fmt: skip
