@@ -81,3 +81,17 @@ def test_a_failed_swap_leaves_the_old_file(run, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError):
         publish_tables(second, built(second, 2))
     assert value_in(live) == 1
+
+
+def test_what_is_live_is_known_beside_a_stray_log_and_in_a_copied_home(run):
+    live = publish_tables(run, built(run, 1))
+    stray = live.with_name(live.name + ".wal")
+    stray.write_bytes(b"left behind")
+    assert live_run_id(run.home, run.dataset) == run.run_id
+    stray.unlink()
+    content = live.read_bytes()
+    live.unlink()
+    live.write_bytes(content)
+    assert live_run_id(run.home, run.dataset) == run.run_id
+    live.write_bytes(b"no database")
+    assert live_run_id(run.home, run.dataset) is None

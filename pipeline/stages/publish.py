@@ -45,13 +45,21 @@ def go_live(home: Home, dataset: str, run_id: str) -> None:
 
 
 def live_run_id(home: Home, dataset: str) -> str | None:
-    """The night that is live, as its file says itself; None before the first publish."""
+    """The night whose generation is live; None before the first publish.
+
+    A home that was copied without its hard links has no such generation; then the live file says it itself.
+    """
     live = home.live(dataset)
     if not live.exists():
         return None
-    with warehouse.connect(live, read_only=True) as con:
-        newest = con.sql("select max(run_id) from runs where outcome = 'published'").fetchall()
-    return newest[0][0]
+    for generation in home.generations(dataset).glob("[!.]*.duckdb"):
+        if generation.samefile(live):
+            return generation.stem
+    try:
+        with warehouse.connect(live, read_only=True) as con:
+            return con.sql("select max(run_id) from runs where outcome = 'published'").fetchall()[0][0]
+    except warehouse.DatabaseError:
+        return None  # a file that can't be read must not keep the next night from replacing it
 
 
 def drop_old_generations(home: Home, dataset: str, keep: int = KEPT_GENERATIONS) -> None:
