@@ -33,11 +33,19 @@ class FitContext:
     """Called once an epoch (1-based) with its figures."""
     validate: Callable[[Any], float] | None = None
     """The model's figure that selects, on valid, higher is better; None: there is no valid, as in a refit."""
+    per_user: Callable[[Any], Any] | None = None
+    """The same figure of every user it is a mean of, (N,), NaN where a user has none; for blends."""
     epochs: int | None = None
     """Fixed number of epochs, as found earlier; None: the family decides, by `validate` where it is given."""
     deadline: float | None = None
-    """On time.monotonic(); a gradient fit stops after the epoch that passes it."""
+    """On time.monotonic(); a gradient fit stops after the last epoch that ends before it, if each takes as long as
+    the longest so far, and gives up where the first one doesn't."""
+    cut_short: bool = False
+    """Set by a fit that the deadline ended early."""
     checkpoint: Path | None = None
     """File in which a long gradient fit keeps its state, and from which it goes on after it was killed."""
+    finder: Callable[[Any], float | None] | None = None
+    """Called by the training loop with its Stepper before the first epoch; returns the learning rate to start from,
+    None: the configured one. Families without gradient steps never call it."""
     memory: int | None = None
     """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""

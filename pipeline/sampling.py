@@ -38,28 +38,33 @@ class NegativeSampler:
         self.before = torch.zeros(len(pairs) + 1, dtype=torch.long, device=device)  # (N + 1,)
         torch.cumsum(weights[items], 0, out=self.before[1:])
         counts = torch.bincount(users, minlength=known.n_users)  # (U,)
-        self.first = torch.cumsum(counts, 0) - counts  # (U,) first pair of each user
-        known_weight = self.before[self.first + counts] - self.before[self.first]  # (U,)
-        self.room = self.total - known_weight  # (U,) length of the user's shorter line
-        inside = self.before[:-1] - self.before[self.first[users]]  # (N,) known weight of the user before the pair
+        first = torch.cumsum(counts, 0) - counts  # (U,) first pair of each user
+        before_user = self.before[first]  # (U,)
+        room = self.total - (self.before[first + counts] - before_user)  # (U,) length of the user's shorter line
+        inside = self.before[:-1] - before_user[users]  # (N,) known weight of the user before the pair
         keys = users * (self.total + 1) + (ends - weights)[items] - inside  # (N,) sorted
         small = known.n_users * (self.total + 1) < 1 << 31
         self.keys = keys.int() if small else keys  # half the memory to search
+        self.real = room > 0  # (U,)
+        self.all_real = bool(self.real.all())
+        lines = torch.arange(known.n_users, device=device) * (self.total + 1)  # (U,) where keys of a user start
+        self.of_user = torch.stack([room.clamp(min=1), lines, before_user + lines], 1)  # (U, 3): one look-up in `draw`
 
     def draw(self, users: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Items (B, n), with repetition, and whether they are real (B,).
 
         A user who knows every item has no negatives: the row is False and its items (all 0) mean nothing.
         """
-        room = self.room[users].unsqueeze(1)  # (B, 1)
-        uniform = torch.rand(len(users), n, dtype=torch.float64, device=users.device, generator=generator)  # (B, n)
-        point = torch.minimum((uniform * room).long(), (room - 1).clamp(min=0))  # (B, n)
-        wanted = (users.unsqueeze(1) * (self.total + 1) + point).to(self.keys.dtype)  # (B, n)
-        passed = torch.searchsorted(self.keys, wanted, right=True)  # (B, n)
-        point = point + self.before[passed] - self.before[self.first[users]].unsqueeze(1)  # (B, n) on the full line
+        room, line, back = self.of_user[users].unsqueeze(2).unbind(1)  # (B, 1) each
+        # a remainder of 62 random bits: uneven by less than room / 2**62
+        random = torch.randint(1 << 62, (len(users), n), device=users.device, generator=generator)  # (B, n)
+        point = torch.remainder(random, room).add_(line)  # (B, n) behind the lines of the users before
+        passed = torch.searchsorted(self.keys, point.to(self.keys.dtype), right=True)  # (B, n)
+        point += self.before[passed]
+        point -= back  # (B, n) on the full line
         items = point if self.ends is None else torch.searchsorted(self.ends, point, right=True)  # (B, n)
-        real = room.squeeze(1) > 0  # (B,)
-        return torch.where(real.unsqueeze(1), items, 0), real
+        real = self.real[users]  # (B,)
+        return (items if self.all_real else torch.where(real.unsqueeze(1), items, 0)), real
 
     def for_rows(self, users: Tensor, n: int, kind: str, seed: int) -> Draw:
         """A function of a batch (B,) of rows of `users` (N,) and a generator, to what `draw` gives for them.

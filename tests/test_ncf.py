@@ -1,4 +1,6 @@
-"""Neural collaborative filtering: its three variants, and scores by halves and blocks."""
+"""Neural collaborative filtering: its three variants, pre-training, scores by halves and blocks, the recipe."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,10 +8,14 @@ from pydantic import ValidationError
 from real_data import hit_rate, leave_last_out
 from torch import nn
 
+from flows import nightly as line
+from flows.start import prepare
+from pipeline import journal, tables
 from pipeline.context import FitContext
 from pipeline.interactions import History
 from pipeline.models import ncf
 from pipeline.models.ncf import Ncf, NcfConfig
+from pipeline.models.ncf_pretraining import join
 from pipeline.testing import checkerboard, scores
 
 VARIANTS = ["gmf", "mlp", "neumf"]
@@ -37,7 +43,7 @@ def test_every_variant_separates_the_blocks(variant: str, negatives: str):
 def test_the_mlp_is_that_of_the_paper():
     """Concatenated embeddings 16 -> 64 -> 32 -> 1 with ReLU, written plainly."""
     torch.manual_seed(0)
-    model = Ncf(NcfConfig(), 5, 7).eval()
+    model = Ncf(NcfConfig(variant="mlp"), 5, 7).eval()
     hidden, out = model.hidden[0], model.out
     plain = nn.Sequential(model.first, nn.ReLU(), hidden, nn.ReLU(), out)
     assert [tuple(layer.weight.shape) for layer in (model.first, hidden, out)] == [
@@ -85,6 +91,91 @@ def test_negatives_of_a_user_who_knows_all_do_not_count():
     torch.testing.assert_close(model._loss(users, items, real), expected)
 
 
+def test_the_loss_with_all_negatives_is_the_plain_one():
+    model, users, items = Ncf(NcfConfig(), 4, 9).eval(), torch.arange(4), torch.arange(8).view(4, 2)
+    torch.testing.assert_close(
+        model._loss(users, items, None), model._loss(users, items, torch.ones(4, dtype=torch.bool))
+    )
+
+
+def test_embeddings_start_as_wide_as_asked():
+    for std in (0.01, 1.0):
+        model = Ncf(NcfConfig(init_std=std, learning_rate=1e-12, epochs=1, variant="neumf"), 40, 20)
+        model.fit(checkerboard(), FitContext())
+        for tower in ("gmf", "mlp"):
+            assert getattr(model, f"{tower}_user").weight.std().item() == pytest.approx(std, rel=0.25)
+
+
+def parts(n_users: int = 6, n_items: int = 7) -> dict[str, Ncf]:
+    """Models of all variants, not fitted, with weights of their own."""
+    torch.manual_seed(3)
+    return {variant: Ncf(NcfConfig(variant=variant), n_users, n_items).eval() for variant in VARIANTS}
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 0.5, 1.0])
+def test_a_joined_neumf_has_the_weights_of_its_parts_and_the_mean_of_their_logits(mix: float):
+    models, train, users = parts(), checkerboard(), torch.arange(6)
+    gmf, mlp, whole = (models[variant] for variant in VARIANTS)
+    train = train.select(train.users < 6)
+    train = type(train)(train.users, train.items % 7, 6, 7)
+    separate = [scores(part, train, users) for part in (gmf, mlp)]  # (U, I) each
+    join(whole, gmf, mlp, mix)
+    for part in (gmf, mlp):
+        for name, tensor in part.state_dict().items():
+            assert name.startswith("out.") or torch.equal(whole.state_dict()[name], tensor), name
+    joined = scores(whole, train, users)
+    torch.testing.assert_close(joined, mix * separate[0] + (1 - mix) * separate[1])
+
+
+def first_loss(**keys) -> float:
+    """Mean loss of the first epoch after whatever came before it."""
+    losses: list[float] = []
+    train = checkerboard()
+    model = Ncf(NcfConfig(variant="neumf", batch_size=128, learning_rate=0.02, epochs=1, **keys), 40, 20)
+    model.fit(train, FitContext(log=lambda epoch, values: losses.append(values["loss"])))
+    assert len(losses) == 1, "the epochs of the parts are no epochs of the whole"
+    return losses[0]
+
+
+def test_a_pretrained_neumf_starts_where_its_parts_ended():
+    plain = first_loss()
+    pretrained = first_loss(pretrain=True, pretrain_epochs=20, finetune_rate=1e-9)
+    assert pretrained < 0.8 * plain
+    assert first_loss(pretrain=True, pretrain_epochs=1, finetune_rate=1e-9) > pretrained
+
+
+def test_fine_tuning_moves_the_weights_by_its_own_rate_and_optimizer():
+    keys = {"variant": "neumf", "pretrain": True, "pretrain_epochs": 3, "epochs": 2}
+    still = fitted(**keys, finetune_rate=1e-12).state_dict()
+    for optimizer in ("sgd", "adam"):
+        moved = fitted(**keys, finetune_rate=0.05, finetune_optimizer=optimizer).state_dict()
+        assert all(not torch.allclose(still[name], moved[name], atol=1e-4) for name in ("out.weight", "first.weight"))
+    again = fitted(**keys, finetune_rate=1e-12).state_dict()
+    assert all(torch.equal(still[name], again[name]) for name in still)
+
+
+def test_pretraining_is_for_neumf_only():
+    for variant in ("gmf", "mlp"):
+        with pytest.raises(ValidationError, match="neumf"):
+            NcfConfig(variant=variant, pretrain=True)
+
+
+def test_the_recipe_publishes_and_measures_everybody_by_both_protocols(tmp_path: Path):
+    quick = ["dataset.filter.user_fraction=0.1", "models.ncf.epochs=2", "models.mf.epochs=2", "threads=1"]
+    quick += ["models.ncf_pretrained.epochs=1", "models.ncf_pretrained.pretrain_epochs=1", "export.similar_items=0"]
+    run = prepare("sample", "movielens-ncf", None, str(tmp_path), quick)
+    assert line.conduct(run, line.plainly) == "published"
+    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(split="test", segment="all")
+    labels = {"popularity", "ncf_tutorial", "ncf_pretrained", "ncf", "mf", "ials", "ease", "item_knn"}
+    for protocol in ("sampled_99", "full"):
+        rates = figures.filter(protocol=protocol, metric="hit_rate", cutoff=10)
+        assert labels <= set(rates["model"]) and rates["n"].n_unique() == 1 and 150 < rates["n"][0] < 250
+    tutorial = Ncf.Config.model_validate(run.settings.models["ncf_tutorial"].model_extra)
+    assert isinstance(tutorial, NcfConfig) and (tutorial.layers, tutorial.embedding_dim) == ((64, 32), 8)
+    assert (tutorial.variant, tutorial.batch_size, tutorial.epochs, tutorial.n_negatives) == ("mlp", 512, 5, 4)
+    assert run.settings.seed == 123 and run.settings.evaluation.fit_for_test == "train+valid"
+
+
 def test_dropout_is_off_when_scoring():
     model = fitted(dropout=0.5, epochs=1)
     first = scores(model, checkerboard(), torch.arange(40))
@@ -100,6 +191,6 @@ def test_impossible_keys_are_refused():
 @pytest.mark.slow
 def test_ml_100k_is_above_popularity():
     train, users, items = leave_last_out()
-    model = Ncf(NcfConfig(variant="neumf", learning_rate=0.003), train.n_users, train.n_items)
+    model = Ncf(NcfConfig(batch_size=512, epochs=5), train.n_users, train.n_items)
     model.fit(train, FitContext())
     assert hit_rate(model, train, users, items) > 0.1  # popularity: 0.076

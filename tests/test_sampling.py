@@ -61,6 +61,7 @@ def test_a_user_who_knows_all_has_no_negatives():
     items, real = sampler.draw(torch.tensor([0, 1, 0]), 50, generator())
     assert real.tolist() == [False, True, False]
     assert set(items[1].tolist()) == {0, 2} and items[0].max() < 3
+    assert not sampler.all_real and NegativeSampler(known([(0, 0), (1, 2)], 2, 3)).all_real
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.75])

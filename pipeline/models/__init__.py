@@ -1,24 +1,34 @@
 """The model families by name. To add one: a file and a line here."""
 
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
+from pipeline.models.blend import Blend
+from pipeline.models.bpmf import Bpmf
 from pipeline.models.ease import Ease
 from pipeline.models.ials import Ials
 from pipeline.models.item_knn import ItemKnn
+from pipeline.models.lightgcn import LightGcn
 from pipeline.models.mf import MatrixFactorization
+from pipeline.models.multvae import MultVae
 from pipeline.models.ncf import Ncf
 from pipeline.models.pmf import Pmf
 from pipeline.models.popularity import Popularity
 from pipeline.models.rp3beta import Rp3Beta
+from pipeline.models.sasrec import SasRec
 
 MODELS: dict[str, type[Recommender]] = {
+    "blend": Blend,
+    "bpmf": Bpmf,
     "ease": Ease,
     "ials": Ials,
     "item_knn": ItemKnn,
+    "lightgcn": LightGcn,
     "mf": MatrixFactorization,
+    "multvae": MultVae,
     "ncf": Ncf,
     "pmf": Pmf,
     "popularity": Popularity,
     "rp3beta": Rp3Beta,
+    "sasrec": SasRec,
 }
 
 __all__ = ["MODELS", "FitContext", "ModelConfig", "NotServable", "Recommender"]

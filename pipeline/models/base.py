@@ -24,6 +24,9 @@ class Recommender(nn.Module, ABC):
     serves_everyone: ClassVar[bool] = False
     """Needs to know nothing about a user; so nobody is given the fallback."""
 
+    blends: ClassVar[bool] = False
+    """Is made of other fitted models, not of interactions."""
+
     personal: ClassVar[bool] = True
     """Different users get different scores."""
 

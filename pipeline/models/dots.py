@@ -17,6 +17,11 @@ def pair_scores(vectors: Tensor, table: nn.Embedding, items: Tensor) -> Tensor:
     return _PairScores.apply(vectors.float(), table.weight, items, table.sparse)
 
 
+def row_scores(vectors: Tensor, rows: Tensor, items: Tensor) -> Tensor:
+    """<vectors[b], rows[items[b, c]]>, (B, D), (I, D), (B, C) -> (B, C): `pair_scores` of computed rows."""
+    return _PairScores.apply(vectors.float(), rows.float(), items, False)
+
+
 class _PairScores(Function):
     """Forward: sampled dense-dense product. Backward: two sparse-dense ones, as weighted bags of rows."""
 

@@ -107,6 +107,7 @@ class Ials(Recommender):
                 best, kept, self.best_epoch = values.get("valid", best), (self.users, self.items), epoch
             context.log(epoch, values)
             if context.deadline is not None and time.monotonic() > context.deadline and epoch < last_epoch:
+                context.cut_short = True
                 log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
                 break
             if epoch - (self.best_epoch or epoch) >= self.config.patience:

@@ -4,23 +4,24 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, Recommender
+from pipeline.models.ncf_pretraining import Pretraining, pretrain
 from pipeline.rng import seed_of
 from pipeline.sampling import Negatives, NegativeSampler
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training import fit_by_gradient, seeded
 
 BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
 
 
-class NcfConfig(TrainingConfig):
+class NcfConfig(Pretraining):
     """Hyperparameters of `Ncf`."""
 
-    variant: Literal["gmf", "mlp", "neumf"] = "mlp"
+    variant: Literal["gmf", "mlp", "neumf"] = "neumf"
     """Product of the embeddings, MLP over both, or the two side by side."""
     embedding_dim: PositiveInt = 8
     """Of each of the two towers of neumf, too."""
@@ -34,12 +35,20 @@ class NcfConfig(TrainingConfig):
     """fresh: drawn anew in every epoch; static: once."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Negatives are drawn by popularity ** alpha; 0 is uniform."""
-    epochs: PositiveInt = 5
+    init_std: PositiveFloat = 0.1
+    """Of the normal distribution that embeddings start from; torch's own is 1."""
+    epochs: PositiveInt = 30
     """Most epochs, or their number where there is no valid."""
-    batch_size: NonNegativeInt = 512
+    batch_size: NonNegativeInt = 4096
     """Positives and negatives of a step together; 0: all at once."""
-    learning_rate: PositiveFloat = 0.001
+    learning_rate: PositiveFloat = 0.003
     """Of adam, unless `optimizer` says otherwise."""
+
+    @model_validator(mode="after")
+    def _two_parts(self) -> "NcfConfig":
+        if self.pretrain and self.variant != "neumf":
+            raise ValueError('pretrain fits the two parts of a neumf first: it goes with variant = "neumf"')
+        return self
 
 
 class Ncf(Recommender):
@@ -69,29 +78,33 @@ class Ncf(Recommender):
         """Learn from the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
         with seeded(seed_of(context.seed, "init"), context.device):
-            self.apply(_start)
+            self.apply(self._start)
+        config = pretrain(self, train, context) if self.config.pretrain else self.config
         rows = train.positives()
-        n = self.config.n_negatives
-        sampler = NegativeSampler(train, self.config.alpha)
-        draw = sampler.for_rows(rows.users, n, self.config.negatives, context.seed)
+        n = config.n_negatives
+        sampler = NegativeSampler(train, config.alpha)
+        draw = sampler.for_rows(rows.users, n, config.negatives, context.seed)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             users = rows.users[batch]  # (B,)
             negatives, real = draw(batch, generator)  # (B, n), (B,)
             items = torch.cat([rows.items[batch].unsqueeze(1), negatives], 1)  # (B, 1 + n)
-            return self._loss(users, items, real)
+            return self._loss(users, items, None if sampler.all_real else real)
 
         # rows of the loop are positives, each of which brings its negatives
-        size = self.config.batch_size and max(self.config.batch_size // (1 + n), 1)
-        positives = self.config.model_copy(update={"batch_size": size})
+        size = config.batch_size and max(config.batch_size // (1 + n), 1)
+        positives = config.model_copy(update={"batch_size": size})
         self.best_epoch = fit_by_gradient(self, len(rows), loss, positives, context)
 
-    def _loss(self, users: Tensor, items: Tensor, real: Tensor) -> Tensor:
+    def _loss(self, users: Tensor, items: Tensor, real: Tensor | None) -> Tensor:
         """Mean over the pairs of column 0 of `items` (B, 1 + n), the positives, and the rest where `real` (B,)."""
         logits = self._pairs(users, items).float()  # (B, 1 + n)
-        negatives = F.softplus(logits[:, 1:]).sum(1) * real  # (B,)
-        n_pairs = len(users) + real.sum() * (items.shape[1] - 1)
-        return (F.softplus(-logits[:, 0]) + negatives).sum() / n_pairs
+        labels = torch.zeros_like(logits)
+        labels[:, 0] = 1
+        if real is None:
+            return F.binary_cross_entropy_with_logits(logits, labels)
+        weights = torch.where(real.unsqueeze(1), 1.0, labels)  # (B, 1 + n)
+        return F.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum") / weights.sum()
 
     def _pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Logits, (B,), (B, C) -> (B, C)."""
@@ -100,7 +113,7 @@ class Ncf(Recommender):
             parts.append(self.gmf_user(users).unsqueeze(1) * self.gmf_item(items))  # (B, C, D)
         if self.config.variant != "gmf":
             parts.append(self._tower(*self._halves(self.mlp_user(users), self.mlp_item(items))))  # (B, C, H')
-        return self.out(torch.cat(parts, 2)).squeeze(2)
+        return self.out(torch.cat(parts, 2) if len(parts) > 1 else parts[0]).squeeze(2)
 
     def _halves(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
         """What user and item each add to the first layer; (…, D) -> (…, H)."""
@@ -143,10 +156,9 @@ class Ncf(Recommender):
     def _towers(self) -> list[str]:
         return {"gmf": ["gmf"], "mlp": ["mlp"], "neumf": ["gmf", "mlp"]}[self.config.variant]
 
-
-def _start(module: nn.Module) -> None:
-    """Embeddings from N(0, 0.1²), wide enough for a small tower to move at once; layers as torch has it."""
-    if isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.1)
-    elif isinstance(module, nn.Linear):
-        module.reset_parameters()
+    def _start(self, module: nn.Module) -> None:
+        """Embeddings from N(0, init_std²), layers as torch has it."""
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.init_std)
+        elif isinstance(module, nn.Linear):
+            module.reset_parameters()

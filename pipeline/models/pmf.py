@@ -1,6 +1,7 @@
 """Probabilistic matrix factorization of ratings (Salakhutdinov and Mnih, NIPS 2007)."""
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, NotServable, Recommender
+from pipeline.models.pairs import Pairs
 from pipeline.rng import seed_of
 from pipeline.training import TrainingConfig, fit_by_gradient, seeded
 
@@ -27,6 +29,11 @@ class PmfConfig(TrainingConfig):
     """As for every gradient family."""
     l2: NonNegativeFloat = 0.1
     """λ of the paper: Gaussian priors on embeddings and biases, as a squared norm for every rating."""
+    l2_bias: NonNegativeFloat | None = None
+    """The same of biases alone; None: as `l2`."""
+    l2_per: Literal["rating", "row"] = "rating"
+    """What one such term is of. row: of a user or item, as in the paper; rating: of each of their ratings, which
+    holds those with many as much as those with few (Zhou et al., AAIM 2008)."""
     user_bias: bool = True
     """b_u: how far a user's ratings lie above the others'."""
     item_bias: bool = True
@@ -46,10 +53,11 @@ class PmfConfig(TrainingConfig):
 class Pmf(Recommender):
     """rating(u, i) = <p_u, q_i> + b_u + b_i + μ, by squared error; ranks by the predicted rating.
 
-    The loss of a batch is mean((r - r̂)² + l2 (|p_u|² + |q_i|² + b_u² + b_i²)) (eq. 4, a term a rating).
+    The loss of a batch is mean((r - r̂)² + l2 (|p_u|² + |q_i|²) + l2_bias (b_u² + b_i²)) (eq. 4, a term a rating).
     """
 
     Config = PmfConfig
+    version = 2
     needs_ratings = True
 
     def __init__(self, config: PmfConfig, n_users: int, n_items: int):
@@ -74,22 +82,74 @@ class Pmf(Recommender):
         ratings = rows.ratings  # (N,)
         self.to(context.device)
         self._start(ratings, seed_of(context.seed, "init"), context.device)
+        priors = self._priors(rows)
+        everything = None if self.config.batch_size else Pairs(rows.users, rows.items, self.n_users, self.n_items)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+            if everything and len(batch) == len(rows):
+                return self._loss_of_all(everything, ratings, priors)
             users, items = rows.users[batch], rows.items[batch]  # (B,) each
-            error = ratings[batch] - self._raw(users, items).float()  # (B,)
-            if not self.config.l2:
-                return error.square().mean()
-            tables = [
-                (self.user, users),
-                (self.item, items),
-                (self.user_bias, users),
-                (self.item_bias, items),
-            ]
-            norms = [table(index).square().sum(1) for table, index in tables if table is not None]  # (B,) each
-            return (error.square() + self.config.l2 * torch.stack(norms).sum(0)).mean()
+            losses = (ratings[batch] - self._raw(users, items).float()).square()  # (B,)
+            for table, of_user, l2 in priors:
+                index = users if of_user else items  # (B,)
+                losses = losses + l2[index] * table(index).square().sum(1)
+            return losses.mean()
 
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, self._telling_mse(context, rows))
+
+    def _loss_of_all(self, pairs: Pairs, ratings: Tensor, priors: list[tuple[nn.Embedding, bool, Tensor]]) -> Tensor:
+        """The loss of all N rows, in their order, as one batch."""
+        users, items = (f.float() for f in self._augmented())
+        squares = pairs.squared_error(users, items, ratings)
+        for table, of_user, l2 in priors:
+            offsets = pairs.user_offsets if of_user else pairs.item_offsets
+            squares = squares + (l2 * offsets.diff()) @ table.weight.square().sum(1)  # a term a rating
+        return squares / len(ratings)
+
+    def _augmented(self) -> tuple[Tensor, Tensor]:
+        """(U, D + 2), (I, D + 2): their dot products are the ratings, with biases and mean (if there are any)."""
+        users, items = [self.user.weight], [self.item.weight]
+        of_user = [] if self.user_bias is None else [self.user_bias.weight]
+        if self.mean is not None:
+            of_user = [self.mean.expand(self.n_users, 1) + sum(of_user)]
+        if of_user:
+            users, items = [*users, *of_user], [*items, torch.ones_like(items[0][:, :1])]
+        if self.item_bias is not None:
+            users, items = [*users, torch.ones_like(users[0][:, :1])], [*items, self.item_bias.weight]
+        return torch.cat(users, 1), torch.cat(items, 1)
+
+    def _telling_mse(self, context: FitContext, rows: Interactions) -> FitContext:
+        """The same, but whenever valid is measured the log gets the squared error on train, without priors, too."""
+        if context.validate is None:
+            return context
+        validate, told = context.validate, context.log
+        at_validation: dict[str, float] = {}
+
+        def measure(model: Any) -> float:
+            total = torch.zeros((), dtype=torch.float64, device=rows.users.device)
+            for part in torch.arange(len(rows), device=rows.users.device).split(1 << 18):  # bounded memory
+                assert rows.ratings is not None
+                total += (rows.ratings[part] - self._raw(rows.users[part], rows.items[part])).double().square().sum()
+            at_validation["train_mse"] = float(total) / len(rows)
+            return validate(model)
+
+        def log(epoch: int, values: dict[str, float]) -> None:
+            values |= at_validation  # in place: a checkpoint keeps it
+            at_validation.clear()
+            told(epoch, values)
+
+        return replace(context, validate=measure, log=log)
+
+    def _priors(self, rows: Interactions) -> list[tuple[nn.Embedding, bool, Tensor]]:
+        """Tables that are held back, whether of users, and how strongly at each rating of a row, (U,) or (I,)."""
+        of_bias = self.config.l2 if self.config.l2_bias is None else self.config.l2_bias
+        sizes = ((rows.users, self.n_users), (rows.items, self.n_items))
+        counts = [torch.bincount(index, minlength=n) for index, n in sizes]  # (U,), (I,)
+        terms = [1 / n.clamp(min=1) if self.config.l2_per == "row" else torch.ones_like(n).float() for n in counts]
+        tables = [(self.user, True, self.config.l2), (self.item, False, self.config.l2)]
+        tables += [(self.user_bias, True, of_bias), (self.item_bias, False, of_bias)]
+        of = {True: terms[0], False: terms[1]}
+        return [(table, of_user, l2 * of[of_user]) for table, of_user, l2 in tables if table is not None and l2]
 
     def _start(self, ratings: Tensor, seed: int, device: torch.device) -> None:
         """Draw the embeddings; biases start from 0, μ from the mean rating."""
@@ -140,6 +200,13 @@ class Pmf(Recommender):
             **({} if item_bias is None else {"item bias": float(item_bias[item])}),
             "dot product": float(self.user_vectors()[user] @ self.item_vectors()[item]),
         }
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(U, D + 1), (I, D + 1) and the items' biases."""
+        users, items = (f.detach() for f in self._augmented())
+        if self.item_bias is None:
+            return users, items, None
+        return users[:, :-1].contiguous(), items[:, :-1].contiguous(), self.item_biases()
 
     def user_vectors(self) -> Tensor:
         """(U, D)."""

@@ -1,0 +1,174 @@
+"""SASRec: self-attention over a user's history (Kang and McAuley, "Self-Attentive Sequential Recommendation", 2018)."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import FitContext, NotServable, Recommender, pick
+from pipeline.models.sequences import Pieces, latest, moments_of
+from pipeline.rng import seed_of
+from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+
+
+class SasRecConfig(TrainingConfig):
+    """Hyperparameters of `SasRec`."""
+
+    embedding_dim: PositiveInt = 64
+    """Length of the vectors of items and places."""
+    blocks: PositiveInt = 2
+    """Layers of attention and feed-forward."""
+    heads: PositiveInt = 2
+    """Parts that attention is divided into; divides embedding_dim."""
+    max_length: PositiveInt = 200
+    """Events that are read; longer histories are learnt from in pieces and served by their latest events."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Of embeddings, and of what attention and layers add."""
+    loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
+    """softmax: over all items; sampled_softmax: over the target and n_negatives; gbce: Petrov and Macdonald 2023."""
+    n_negatives: PositiveInt = 256
+    """Of the sampled losses, uniform, drawn once a step."""
+    calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """t of gbce: 0 is plain binary cross-entropy, 1 undoes all overconfidence that sampling brings."""
+    epochs: PositiveInt = 60
+    """Most epochs, or their number where there is no valid."""
+    batch_size: NonNegativeInt = 128
+    """Pieces of histories a step."""
+    learning_rate: PositiveFloat = 0.001
+    """Of the schedule."""
+
+
+class SasRec(Recommender):
+    """score(u, i) = <h, q_i>, h being the last state of a causal transformer over the user's history.
+
+    Item vectors q are shared by input and output. Blocks normalise before each part (Xiong et al. 2020).
+    """
+
+    Config = SasRecConfig
+    needs_time = True
+    reads_history = True
+
+    def __init__(self, config: SasRecConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: SasRecConfig = config
+        dim = config.embedding_dim
+        if dim % config.heads:
+            raise NotServable(f"sasrec: embedding_dim = {dim} can't be divided among heads = {config.heads}")
+        self.item = nn.Embedding(n_items, dim)
+        self.place = nn.Embedding(config.max_length, dim)
+        self.blocks = nn.ModuleList(_Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(dim)
+        self.drop = Dropout(config.dropout)
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Learn to tell every event from those before it."""
+        if train.timestamps is None:
+            raise NotServable("sasrec learns from the order of events, and rows of this data set have no time")
+        self.to(context.device)
+        pieces = Pieces.of(train.history(), self.config.max_length, moments_of(train))
+        if not len(pieces):
+            raise NotServable("sasrec learns from pairs of events, and no user of train has two")
+        with seeded(seed_of(context.seed, "init"), context.device):
+            self.apply(_start)
+
+        def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+            inputs, targets, real = pieces.batch(batch, generator)  # (B, L) each
+            states = self._states(inputs, real)  # (T, D)
+            return self._loss(states, targets[real], generator)
+
+        self.best_epoch = fit_by_gradient(self, len(pieces), loss, self.config, context)
+
+    def _states(self, items: Tensor, real: Tensor) -> Tensor:
+        """State after every real event, row by row, (B, L), (B, L) -> (T, D).
+
+        Padding, which is behind, takes part in nothing but attention, where it is never looked at.
+        """
+        events = real.flatten().nonzero().squeeze(1)  # (T,)
+        vectors = self.item(items.flatten()[events])  # (T, D)
+        states = self.drop(vectors * self.config.embedding_dim**0.5 + self.place(events % real.shape[1]))
+        for block in self.blocks:
+            states = block(states, events, real.shape)
+        return self.norm(states)
+
+    def _loss(self, states: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over the events, (T, D), (T,); a target among the items drawn doesn't count as a negative."""
+        if self.config.loss == "softmax":
+            return F.cross_entropy((states @ self.item.weight.T).float(), targets)
+        n = min(self.config.n_negatives, self.n_items)
+        drawn = torch.randint(self.n_items, (n,), device=states.device, generator=generator)  # (n,)
+        positive = (states * self.item(targets)).sum(1).float()  # (T,)
+        negative = (states @ self.item(drawn).T).float()  # (T, n)
+        same = drawn == targets.unsqueeze(1)  # (T, n)
+        if self.config.loss == "sampled_softmax":
+            both = torch.cat([positive.unsqueeze(1), negative.masked_fill(same, -torch.inf)], 1)  # (T, 1 + n)
+            return (torch.logsumexp(both, 1) - positive).mean()
+        rate = n / max(self.n_items - 1, 1)  # α of the paper
+        beta = rate * (self.config.calibration * (1 - 1 / rate) + 1 / rate)  # eq. 12
+        losses = beta * F.softplus(-positive) + F.softplus(negative).masked_fill(same, 0.0).sum(1)
+        return losses.mean()
+
+    def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
+        """Of the state after the latest event; 0 without a history. (B, I) or (B, C)."""
+        events, length = latest(history, self.config.max_length)  # (B, L), (B,)
+        real = torch.arange(events.shape[1], device=length.device) < length.unsqueeze(1)  # (B, L)
+        states = self._states(events, real)  # (T, D)
+        some = length > 0  # (B,)
+        last = states.new_zeros(len(length), states.shape[1])  # (B, D)
+        last[some] = states[torch.cumsum(length, 0)[some] - 1]
+        return pick(last @ self.item.weight.T, items)
+
+    def item_vectors(self) -> Tensor:
+        """(I, D)."""
+        return self.item.weight.detach()
+
+
+class _Block(nn.Module):
+    """Causal attention, then two layers for every place alone; each added to what came in."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_layers = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.to_qkv, self.from_heads = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), Dropout(dropout), nn.Linear(4 * dim, dim))
+        self.drop = Dropout(dropout)
+
+    def forward(self, states: Tensor, events: Tensor, shape: torch.Size) -> Tensor:
+        """(T, D) of the events (T,) of a flattened (B, L) -> (T, D)."""
+        qkv = self.to_qkv(self.before_attention(states))  # (T, 3 D)
+        padded = qkv.new_zeros(shape.numel(), qkv.shape[1]).index_copy(0, events, qkv)  # (B L, 3 D)
+        query, key, value = padded.view(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H) each
+        # without dropout inside, CPUs too have a fused kernel for it
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, L, D / H)
+        states = states + self.drop(self.from_heads(mixed.transpose(1, 2).reshape(len(padded), -1)[events]))
+        return states + self.drop(self.layers(self.before_layers(states)))
+
+
+class Dropout(nn.Module):
+    """As torch's; on a CPU four times as fast, its rate rounded to 1 / 65536: 64 random bits serve four numbers."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; each number 0, or divided by the chance to stay."""
+        if not self.training or not self.rate or x.device.type != "cpu":
+            return F.dropout(x, self.rate, self.training)
+        bits = torch.empty(x.numel() // 4 + 1, dtype=torch.long).random_(-(2**63), None)  # all 64 of them
+        drawn = bits.view(torch.int16)[: x.numel()].view(x.shape)
+        dropped = round(self.rate * 65536)
+        return x * (drawn >= dropped - 32768) * (65536 / (65536 - dropped))
+
+
+def _start(module: nn.Module) -> None:
+    """Small normal weights; biases 0, norms as torch makes them."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.LayerNorm):
+        module.reset_parameters()

@@ -1,0 +1,192 @@
+"""Blends: standardised sums, weights that are learnt only where that is better, members of a night."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from small_lines import one_night, record, write_log
+
+from pipeline import lake, metrics
+from pipeline.context import FitContext, ModelConfig, NotServable
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import Recommender, pick
+from pipeline.models.blend import Blend, BlendConfig
+from pipeline.models.saving import load
+from pipeline.ranking import holdout_ranks
+
+N_USERS, N_ITEMS = 400, 30
+NOTHING = Interactions(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), N_USERS, N_ITEMS)
+HISTORY = History.of_lists([[]] * N_USERS, N_ITEMS)
+MODELS = """
+[models.ease]
+l2 = 5.0
+[models.item_knn]
+[models.popularity]
+[models.blend]
+of = ["ease", "item_knn", "nobody"]
+[select]
+metric = "ndcg"
+"""
+
+
+class Fixed(Recommender):
+    """Scores as they are given."""
+
+    Config = ModelConfig
+
+    def __init__(self, table: torch.Tensor):
+        super().__init__(ModelConfig(), *table.shape)
+        self.table = table
+        self.asked = 0
+
+    def fit(self, train, context) -> None: ...
+
+    def score(self, users, history, items=None):
+        self.asked += len(users)
+        return pick(self.table[users], items)
+
+
+def blend_of(config: BlendConfig | None = None, **tables: torch.Tensor) -> Blend:
+    """A blend of models of no family, of which `Blend.of` could not say how to make them anew."""
+    blend = Blend(config or BlendConfig(), *next(iter(tables.values())).shape)
+    blend.models = torch.nn.ModuleList(map(Fixed, tables.values()))
+    members = dict.fromkeys(tables, {"family": "ease", "config": {}})
+    blend.config = BlendConfig.model_validate({**blend.config.model_dump(), "members": members})
+    blend.weights = list((blend.config.weights or dict.fromkeys(tables, 1.0)).values())
+    return blend
+
+
+def task(noise: dict[str, float], seed: int = 0) -> tuple[dict[str, torch.Tensor], History]:
+    """Scores that see a user's one holdout item through noise, and that item."""
+    random = torch.Generator().manual_seed(seed)
+    wanted = torch.randint(N_ITEMS, (N_USERS, 1), generator=random)  # (U, 1)
+    signal = torch.zeros(N_USERS, N_ITEMS).scatter(1, wanted, 1.0)  # (U, I)
+    tables = {name: signal + sd * torch.randn(signal.shape, generator=random) for name, sd in noise.items()}
+    return tables, History.of_lists(wanted.tolist(), N_ITEMS)
+
+
+def context_of(holdout: History) -> FitContext:
+    """Per-user NDCG@10 on that holdout."""
+
+    def per_user(model: Recommender) -> torch.Tensor:
+        ranks = holdout_ranks(model, torch.arange(N_USERS), HISTORY, None, holdout, 10, fallback=torch.zeros(N_ITEMS))
+        return metrics.per_user(ranks, [10], ["ndcg"])["ndcg", 10]
+
+    return FitContext(per_user=per_user)
+
+
+@pytest.fixture(autouse=True)
+def everyone_is_served(monkeypatch):
+    monkeypatch.setattr(Fixed, "serves_everyone", True)
+    monkeypatch.setattr(Blend, "serves_everyone", True)
+
+
+def test_scores_are_standardised_and_added():
+    tables = {"a": torch.tensor([[1.0, 2.0, 3.0]]), "b": torch.tensor([[100.0, 100.0, 400.0]])}
+    blend = blend_of(BlendConfig(weights={"a": 3.0, "b": 1.0}), **tables)
+    blend.fit(NOTHING, FitContext())
+    got = blend.score(torch.tensor([0]), HISTORY)
+    a, b = 1.5**0.5, 2**0.5
+    expected = torch.tensor([[-0.75 * a - 0.25 / b, -0.25 / b, 0.75 * a + 0.25 * b]])
+    torch.testing.assert_close(got, expected)
+    assert blend.config.weights == {"a": 0.75, "b": 0.25}
+    torch.testing.assert_close(blend.score(torch.tensor([0]), HISTORY, torch.tensor([[2, 0]])), expected[:, [2, 0]])
+
+
+def test_a_constant_member_says_nothing():
+    tables = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[5.0, 5.0]])}
+    blend = blend_of(**tables)
+    blend.fit(NOTHING, FitContext())
+    torch.testing.assert_close(blend.score(torch.tensor([0]), HISTORY), torch.tensor([[-0.5, 0.5]]))
+
+
+def test_a_bad_member_loses_its_weight():
+    tables, holdout = task({"good": 0.4, "bad": 5.0})
+    blend = blend_of(**tables)
+    context = context_of(holdout)
+    equal = context.per_user(blend).mean()
+    blend.fit(NOTHING, context)
+    assert blend.config.weights["good"] > 0.8 and sum(blend.weights) == pytest.approx(1)
+    assert context.per_user(blend).mean() > equal
+    before = [model.asked for model in blend.models]
+    blend.fit(NOTHING, FitContext())
+    assert blend.config.weights["good"] > 0.8, "a refit, which has no valid, keeps them"
+    assert [model.asked for model in blend.models] == before
+
+
+def test_equal_weights_stay_where_others_are_not_significantly_better():
+    tables, holdout = task({"a": 0.5, "b": 0.5, "c": 0.5})
+    blend = blend_of(**tables)
+    blend.fit(NOTHING, context_of(holdout))
+    assert list(blend.config.weights.values()) == pytest.approx([1 / 3] * 3)
+
+
+def test_members_are_asked_once_while_weights_are_learnt_if_memory_allows():
+    tables, holdout = task({"good": 0.4, "bad": 5.0})
+    blend = blend_of(**tables)
+    blend.fit(NOTHING, context_of(holdout))
+    assert [model.asked for model in blend.models] == [N_USERS, N_USERS]
+    weights = blend.config.weights
+    again = blend_of(**tables)
+    context = context_of(holdout)
+    context.memory = 1000
+    again.fit(NOTHING, context)
+    assert again.models[0].asked > N_USERS and again.config.weights == weights
+
+
+def test_given_weights_are_not_learnt():
+    tables, holdout = task({"good": 0.4, "bad": 5.0})
+    blend = blend_of(BlendConfig(weights={"good": 1.0, "bad": 3.0}), **tables)
+    blend.fit(NOTHING, context_of(holdout))
+    assert blend.config.weights == {"good": 0.25, "bad": 0.75}
+
+
+def test_one_model_or_no_weight_is_no_blend():
+    from pipeline.testing import checkerboard, fit
+
+    train = checkerboard()
+    ease = fit("ease", train)
+    with pytest.raises(NotServable, match="there is ease"):
+        Blend.of(BlendConfig(), {"ease": ease})
+    with pytest.raises(NotServable, match="two fitted models with weights"):
+        Blend.of(BlendConfig(weights={"third": 1.0}), {"ease": ease, "knn": fit("item_knn", train)})
+
+
+def test_a_night_fits_blends_last_refits_their_members_and_publishes_them(tmp_path: Path):
+    write_log(tmp_path / "data")
+    models = MODELS + 'cutoff = 10\n[evaluation]\nfit_for_test = "train+valid"\n[gate]\nenabled = false\n'
+    run = one_night(tmp_path, models.replace('"nobody"', '"absent"').replace("[models.ease]", "[models.ease]"))
+    there = record(run)
+    folders = {lake.info(f)["label"] + " " + lake.info(f)["fit"]: f for f in fits(run)}
+    first, tested = folders["blend train"], folders["blend train+valid"]
+    assert set(lake.info(first)["members"]) == {"ease", "item_knn"}
+    kept = {label: weight for label, weight in lake.info(first)["config"]["weights"].items() if weight}
+    assert lake.info(tested)["config"]["weights"] == lake.info(first)["config"]["weights"] or len(kept) == 1
+    own = {folder.name for folder in folders.values()}
+    for label, name in lake.info(tested)["members"].items():
+        assert name in own and lake.info(tested.parent / name)["fit"] == "train+valid"
+        assert lake.info(tested.parent / name)["label"] == label
+    blend = load(tested)
+    assert isinstance(blend, Blend) and sum(blend.weights) == pytest.approx(1)
+    assert set(there["choice"]["values"]) == {"ease", "item_knn", "popularity", "blend"}
+
+
+def test_a_blend_that_wins_is_published_for_users_new_to_it_too(tmp_path: Path):
+    write_log(tmp_path / "data")
+    models = '[models.ease]\nl2 = 5.0\n[models.item_knn]\n[models.blend]\n[gate]\nenabled = false\n'
+    run = one_night(tmp_path, models + "[split]\n" if False else models)
+    folders = {lake.info(f)["label"] + " " + lake.info(f)["fit"]: f for f in fits(run)}
+    champion = record(run)["champion"]
+    if champion == "blend":
+        blend = load(folders["blend all"])
+        assert set(lake.info(folders["blend all"])["members"]) <= {"ease", "item_knn"}
+        with torch.no_grad():
+            stranger = blend.eval().score(torch.tensor([-1]), History.of_lists([[0, 3, 6]], blend.n_items))
+        assert torch.isfinite(stranger).all()
+    assert pl.read_database_uri if champion else None
+
+
+def fits(run) -> list[Path]:
+    """Folders of all fits of the night's home."""
+    return [path.parent for path in run.home.lake(run.dataset).glob("5_models/*/manifest.json")]
