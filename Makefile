@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install run test test-all bench lint format clean
+.PHONY: install run test test-all bench faults soak lint format clean
 
 install: $(STAMP)
 
@@ -26,6 +26,12 @@ test-all: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
+
+faults: install
+	$(BIN)/python -m tests.faults
+
+soak: install
+	$(BIN)/python -m tests.faults.soak
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.faults import fault
+
 log = logging.getLogger(__name__)
+SNAPSHOT_SECONDS = 1.0
+"""At least, from one snapshot to the next: about what a signal costs, beside the epoch that it interrupts."""
+WORTH_OF_SNAPSHOTS = 0.05
+"""Share of a fit's time that they may take."""
 
 
 @dataclass
@@ -31,15 +38,61 @@ class Progress:
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
 
-def write(
-    path: Path,
+Snapshot = tuple[dict[str, Tensor], dict[str, str]]
+"""Tensors in memory of their own, and the header."""
+
+
+class Keeper:
+    """Keeps a fit as it was after an epoch: in memory while that is cheap, and at `path` every `every` seconds.
+
+    What is in memory goes to `path` too where a signal ends the block: a half-done epoch can't be gone on from.
+    Without a path nothing is kept.
+    """
+
+    def __init__(self, path: Path | None, every: float):
+        self.path, self.every = path, every
+        self.taken = self.written = time.monotonic()
+        self.latest: Snapshot | None = None
+        self.cost = 0.0  # seconds that the last snapshot took
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if kind and not issubclass(kind, Exception):
+            self.write("at the end")
+
+    def after_epoch(self, epoch: int, take: Callable[[], Snapshot]) -> None:
+        """Take a snapshot where the last one is old enough, by `take`; write it where that is due."""
+        if self.path is None:
+            return
+        now = time.monotonic()
+        due = now - self.written >= self.every
+        if due or now - self.taken >= max(SNAPSHOT_SECONDS, self.cost / WORTH_OF_SNAPSHOTS):
+            self.latest = take()
+            self.taken = time.monotonic()
+            self.cost = self.taken - now
+        if due:
+            self.write(f"after epoch {epoch}")
+            self.written = time.monotonic()
+
+    def write(self, when: str) -> None:
+        """Write the last snapshot, if there is one; a full disk costs only the checkpoint."""
+        try:
+            if self.path and self.latest:
+                write(self.path, self.latest)
+        except OSError as error:
+            log.warning("no checkpoint %s: %s", when, error)
+
+
+def snapshot(
     model: nn.Module,
     best_state: dict[str, Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
     progress: Progress,
     identity: str,
-) -> None:
-    """Replace the checkpoint at `path` whole. `identity` names the fit; only that fit can go on from it."""
+) -> Snapshot:
+    """A fit as it is now. `identity` names it; only that fit can go on from it."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best_state.items()}
     plain: dict[str, Any] = {}
@@ -49,14 +102,20 @@ def write(
                 into = tensors if isinstance(value, Tensor) else plain
                 into[f"optimizer/{number}/{parameter}/{name}"] = value
     header = {"identity": identity, "progress": json.dumps(asdict(progress)), "plain": json.dumps(plain)}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, header
+
+
+def write(path: Path, kept: Snapshot) -> None:
+    """Replace the checkpoint at `path` whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(copies, temporary, metadata=header)
+        save_file(kept[0], temporary, metadata=kept[1])
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        fault("train:before_checkpoint")
         temporary.replace(path)
+        fault("train:after_checkpoint")
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from pipeline import checkpoint
 from pipeline.checkpoint import Progress
 from pipeline.context import FitContext, NotServable
 from pipeline.device import autocast
+from pipeline.faults import fault
 from pipeline.optimizers import TrainingConfig, learning_rate, optimizers
 from pipeline.rng import seed_of
 
@@ -20,7 +22,7 @@ __all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "seeded"]
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 180.0
-"""From one checkpoint to the next; shorter fits leave none."""
+"""From one checkpoint to the next; shorter fits leave none, unless a signal ends them."""
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 """Mean loss of the rows (B,) of a batch; whatever it draws comes from the generator."""
@@ -46,39 +48,45 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
     validations have brought nothing better, and the best state is put back; else `config.epochs`. The
     schedule runs over `config.epochs` in every case, so a refit of k epochs repeats the first k of the search.
 
-    With `context.checkpoint` the state is kept there every few minutes; a fit that was killed goes on from it
-    and ends as it would have ended undisturbed. Whoever gave the path removes the file.
+    With `context.checkpoint` the state is kept there every few minutes and where a signal ends the fit; a fit
+    that was ended goes on from it and ends as it would have ended undisturbed. Whoever gave the path removes
+    the file.
+
+    With `context.finder` the learning rate is what it finds, unless it finds none.
 
     Raises Diverged when a loss or, after an epoch, a parameter is not finite.
     """
     stepper = Stepper(model, n_rows, loss, config, context)
+    if context.finder and (rate := context.finder(stepper)) is not None:
+        config = config.model_copy(update={"learning_rate": rate})
+        stepper = Stepper(model, n_rows, loss, config, context)
     validate = context.validate if context.epochs is None else None
     last_epoch = context.epochs or config.epochs
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
     progress, best_state = stepper.resume(identity)
-    saved = time.monotonic()
-    for epoch in range(progress.epoch + 1, last_epoch + 1):
-        if progress.waited >= config.patience:  # as the checkpoint was
-            break
-        values = {"loss": stepper.run_epoch(epoch)}
-        _refuse_non_finite(model, config)
-        late = context.deadline is not None and time.monotonic() > context.deadline
-        if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
-            values["valid"] = _validated(model, validate)
-            progress.waited += 1
-            if values["valid"] > (-math.inf if progress.best is None else progress.best):
-                progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
-                best_state = _copy(model)
-        progress.epoch = epoch
-        progress.logged.append((epoch, values))
-        context.log(epoch, values)
-        if late and epoch < last_epoch:
-            log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
-        if late or progress.waited >= config.patience:
-            break
-        if context.checkpoint and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            stepper.keep(progress, best_state, identity)
-            saved = time.monotonic()
+    with checkpoint.Keeper(context.checkpoint, CHECKPOINT_SECONDS) as keeper:
+        for epoch in range(progress.epoch + 1, last_epoch + 1):
+            if progress.waited >= config.patience:  # as the checkpoint was
+                break
+            values = {"loss": stepper.run_epoch(epoch)}
+            _refuse_non_finite(model, config)
+            late = context.deadline is not None and stepper.next_epoch_ends() > context.deadline
+            if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
+                values["valid"] = _validated(model, validate)
+                progress.waited += 1
+                if values["valid"] > (-math.inf if progress.best is None else progress.best):
+                    progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
+                    best_state = _copy(model)
+            progress.epoch = epoch
+            progress.logged.append((epoch, values))
+            context.log(epoch, values)
+            fault("train:after_epoch")
+            if late and epoch < last_epoch:
+                context.cut_short = True
+                log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
+            if late or progress.waited >= config.patience:
+                break
+            keeper.after_epoch(epoch, partial(stepper.snapshot, progress, best_state, identity))
     if best_state:
         model.load_state_dict(best_state)
     model.eval()
@@ -95,19 +103,35 @@ class Stepper:
         self.batch_size = min(config.batch_size or n_rows, n_rows)
         self.optimizers = optimizers(model, config)
         self.halved = False
+        self.longest = 0.0  # seconds of an epoch
 
     def run_epoch(self, epoch: int) -> float:
         """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
+        started = time.monotonic()
         with seeded(seed_of(self.context.seed, "training", epoch), self.context.device):
-            return self._run_epoch(epoch)
+            mean = self._run_epoch(epoch)
+        self.longest = max(self.longest, time.monotonic() - started)
+        return mean
+
+    def next_epoch_ends(self) -> float:
+        """On time.monotonic(), if it takes as long as the longest so far."""
+        return time.monotonic() + self.longest
+
+    def _refuse_first_epoch_without_end(self, started: float) -> None:
+        """A deadline that the first epoch has passed: a part of an epoch is no fit, and the night has other models."""
+        deadline = self.context.deadline
+        if not self.longest and deadline is not None and started < deadline < time.monotonic():
+            raise NotServable(f"the first epoch did not end within the {deadline - started:.0f} s that the fit had")
 
     def _run_epoch(self, epoch: int) -> float:
         device = self.context.device
         generator = torch.Generator(device).manual_seed(seed_of(self.context.seed, "epoch", epoch))
-        order = torch.randperm(self.n_rows, device=device, generator=generator)  # (N,)
+        one_batch = self.batch_size >= self.n_rows  # its order is all the same
+        draw = torch.arange if one_batch else partial(torch.randperm, generator=generator)
+        order = draw(self.n_rows, device=device)  # (N,)
         total = torch.zeros((), dtype=torch.float64, device=device)  # stays there: the only sync is at the end
         self.model.train()
-        start = 0
+        start, started = 0, time.monotonic()
         while start < self.n_rows:
             rows = order[start : start + self.batch_size]  # (B,)
             try:
@@ -119,6 +143,7 @@ class Stepper:
                 self._halve()
                 continue
             start += len(rows)
+            self._refuse_first_epoch_without_end(started)
         mean = total.item() / self.n_rows
         if not math.isfinite(mean):
             rate = learning_rate(self.config, epoch - 1)
@@ -157,14 +182,10 @@ class Stepper:
             self.context.log(epoch, values)
         return progress, best_state
 
-    def keep(self, progress: Progress, best_state: dict[str, Tensor], identity: str) -> None:
-        """Write the checkpoint; a full disk costs only the checkpoint."""
+    def snapshot(self, progress: Progress, best_state: dict[str, Tensor], identity: str) -> checkpoint.Snapshot:
+        """The fit as it is now, between two epochs."""
         progress.batch_size, progress.halved = self.batch_size, self.halved
-        assert self.context.checkpoint is not None
-        try:
-            checkpoint.write(self.context.checkpoint, self.model, best_state, self.optimizers, progress, identity)
-        except OSError as error:
-            log.warning("no checkpoint after epoch %d: %s", progress.epoch, error)
+        return checkpoint.snapshot(self.model, best_state, self.optimizers, progress, identity)
 
     def _halve(self) -> None:
         self.halved = True

@@ -1,0 +1,56 @@
+"""The scorecard: provokes each fault, prints a line a row and at the end the table; exit 1 where a row fails.
+
+`python -m tests.faults --only 5,8 --keep`
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from .table import ROWS, Row
+
+MODULES = ("killed", "overlap", "space", "files", "values", "verdicts", "services")
+
+
+def main() -> int:
+    """Run the rows that were asked for, one after another."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--only", help="numbers of rows, e.g. 5,8")
+    parser.add_argument("--debug", action="store_true", help="show where a row failed")
+    options = parser.parse_args()
+    for module in MODULES:
+        importlib.import_module(f"{__package__}.{module}")
+    wanted = [int(number) for number in options.only.split(",")] if options.only else sorted(ROWS)
+    if unknown := set(wanted) - set(ROWS):
+        parser.error(f"no row {', '.join(map(str, sorted(unknown)))}; there are 1 to {max(ROWS)}")
+    lines, failed = ["| # | fault | expected | observed | pass |", "|---|---|---|---|---|"], 0
+    for number in wanted:
+        row = ROWS[number]
+        started = time.monotonic()
+        passed, observed = attempt(row, options.debug)
+        failed += not passed
+        seconds = time.monotonic() - started
+        print(f"{'pass' if passed else 'FAIL'} {row.number:>2}  {row.fault}: {observed}  ({seconds:.0f} s)", flush=True)
+        cells = (str(row.number), row.fault, row.expected, observed, "yes" if passed else "**NO**")
+        lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+    print("\n" + "\n".join(lines) + f"\n\n{len(wanted) - failed} of {len(wanted)} rows pass")
+    return 1 if failed else 0
+
+
+def attempt(row: Row, debug: bool) -> tuple[bool, str]:
+    """Whether a row passes, and what was observed."""
+    with tempfile.TemporaryDirectory(prefix=f"fault-{row.number}-") as place:
+        try:
+            return True, row.provoke(Path(place))
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            return False, f"{type(error).__name__}: {error}"[:1200]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

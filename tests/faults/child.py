@@ -1,0 +1,110 @@
+"""A night in a process of its own, forked from one that has imported everything: it may be killed, starved, limited."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NOWHERE = "http://127.0.0.1:9"
+"""A tracking server that is not there: nights without MLflow take a second, not ten."""
+PRELOADED = [
+    "flows.cli", "flows.launch", "flows.nightly", "pipeline.tracking", "pipeline.stages.audit", "pipeline.stages.clean",
+    "pipeline.stages.encode", "pipeline.stages.evaluate", "pipeline.stages.export", "pipeline.stages.ingest",
+    "pipeline.stages.publish", "pipeline.stages.select", "pipeline.stages.split", "pipeline.stages.track",
+    "pipeline.stages.train", "torch._dynamo",
+]  # fmt: skip
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(PRELOADED)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a night ended: its exit code (-9 for kill -9), what it said, and how long it took, in seconds."""
+
+    code: int
+    said: str
+    seconds: float
+
+
+class Night:
+    """A `nightrecs` command that runs on its own."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        fault: str = "",
+        mlflow: bool = False,
+        max_file: int | None = None,
+        before: Callable[[], Any] | None = None,
+    ):
+        """`fault`: NIGHTRECS_FAULT; `max_file`: bytes of the largest file it may write; `before`: called first."""
+        environ = {"NIGHTRECS_FAULT": fault} if fault else {}
+        self.log, self.started = log, time.monotonic()
+        self.process = _forks.Process(target=_run, args=(list(arguments), log, environ, mlflow, max_file, before))
+        self.process.start()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        """Until it has said something."""
+        end = time.monotonic() + seconds
+        while not self.log.exists() or text not in self.log.read_text(errors="replace"):
+            assert time.monotonic() < end and self.process.is_alive(), f"never said {text!r}: {self._said()}"
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 240) -> Ended:
+        """Wait for the end; AssertionError where it hangs."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            raise AssertionError(f"hung for {seconds} s: {self._said()[-500:]}")
+        assert self.process.exitcode is not None
+        return Ended(self.process.exitcode, self._said(), time.monotonic() - self.started)
+
+    def _said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def _run(
+    arguments: list[str],
+    log: Path,
+    environ: dict[str, str],
+    mlflow: bool,
+    max_file: int | None,
+    before: Callable[[], Any] | None,
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environ)
+    os.chdir(CHECKOUT)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    if not mlflow:
+        from pipeline import tracking
+
+        tracking.USERS_URI = NOWHERE
+    if max_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
+    if before:
+        before()
+    from flows.cli import main
+
+    code = main(arguments)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
