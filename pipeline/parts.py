@@ -5,7 +5,7 @@ has to hash a string a row.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,18 +30,37 @@ _REJECTED = pa.schema(
     ]
 )
 _BATCH = 122_880  # rows, DuckDB's row group
-BIG_BATCH = 500_000
-"""Rows of a row group where they come in bulk."""
+_ROW_GROUP = 2_000_000
+"""Rows where they come in bulk: a reader has to look up the ids of each group anew."""
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
-    """Write rows with the columns of `raw`, each batch as a row group; returns how many there were."""
+    """Write rows with the columns of `raw` in large row groups; returns how many there were."""
     n_rows = 0
     with _rows_writer(path) as writer:
-        for batch in batches:
-            writer.write_table(pa.Table.from_arrays([_stored(c) for c in batch.columns], schema=_ROWS))
-            n_rows += batch.num_rows
+        for table in _tables(batches):
+            writer.write_table(table)
+            n_rows += table.num_rows
     return n_rows
+
+
+def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches put together to row groups; each has one dictionary of users and one of items."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(b.num_rows for b in held) >= _ROW_GROUP:
+            yield _stored(held)
+            held = []
+    if held:
+        yield _stored(held)
+
+
+def _stored(batches: list[pa.RecordBatch]) -> pa.Table:
+    columns = pa.Table.from_batches(batches).unify_dictionaries().columns
+    return pa.Table.from_arrays(
+        [c.dictionary_encode() if pa.types.is_string(c.type) else c for c in columns], schema=_ROWS
+    )
 
 
 def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
@@ -55,10 +74,6 @@ def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
 def _rows_writer(path: Path) -> pq.ParquetWriter:
     options: dict[str, Any] = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": False}
     return pq.ParquetWriter(path, _ROWS, compression="lz4", **options)
-
-
-def _stored(column: pa.Array) -> pa.Array:
-    return column.dictionary_encode() if pa.types.is_string(column.type) else column
 
 
 class PartWriter:
@@ -92,6 +107,14 @@ class PartWriter:
         self._rows.append(row)
         if len(self._rows) == _BATCH:
             self._flush()
+
+    def extend(self, batches: list[pa.RecordBatch]) -> None:
+        """Many rows that go on, as `write_rows` takes them."""
+        self._flush()
+        assert self._to_rows
+        for table in _tables(batches):
+            self._to_rows.write_table(table)
+            self.ledger[Reason.KEPT] += table.num_rows
 
     def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:
         """A line that doesn't; the night's run_id is filled in when it is published."""

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from pipeline.contracts import Reason
 from pipeline.layout import BOM, LINE_LIMIT, Layout, quoted, split_quoted
 from pipeline.parts import PartWriter
+from pipeline.survey import Block
 from pipeline.values import Rejected, Row
 
 _LONGEST_RECORD = 1000  # lines
@@ -18,21 +19,31 @@ Record = tuple[int, bytes, list[str] | Reason]
 """Physical line on which it starts, that line's bytes, and its fields or why it has none."""
 
 
-def rescan(path: Path, layout: Layout, read: Callable[..., Row], part: PartWriter) -> None:
-    """Read a plain text file into `part`. Memory stays bounded, whatever the file."""
+def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[..., Row], part: PartWriter) -> int:
+    """Read a block of a plain text file into `part`, but for the lines up to `taken`.
+
+    Returns the last line that was read: it is beyond the block where the block's last record is. Memory stays
+    bounded, whatever the file.
+    """
     places = [layout.positions.get(role) for role in ("user", "item", "rating", "timestamp")]
     user_at, item_at = places[0] or 0, places[1] or 0
     rating_at, time_at = places[2], places[3]
-    for line, raw, record in records(path, layout):
-        if isinstance(record, Reason):
-            part.reject(line, None, record, shown(raw, layout.encoding))
-            continue
-        rating = record[rating_at] if rating_at is not None else ""
-        time = record[time_at] if time_at is not None else ""
-        try:
-            part.keep(read(record[user_at], record[item_at], rating, time))
-        except Rejected as rejected:
-            part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
+    with path.open("rb") as file:
+        file.seek(block.start)
+        lines = Lines(file, block.first - 1)
+        while lines.number < taken:
+            lines.take()
+        for line, raw, record in _records(lines, layout, block.last):
+            if isinstance(record, Reason):
+                part.reject(line, None, record, shown(raw, layout.encoding))
+                continue
+            rating = record[rating_at] if rating_at is not None else ""
+            time = record[time_at] if time_at is not None else ""
+            try:
+                part.keep(read(record[user_at], record[item_at], rating, time))
+            except Rejected as rejected:
+                part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
+        return lines.number
 
 
 def shown(raw: bytes, encoding: str) -> str:
@@ -42,43 +53,47 @@ def shown(raw: bytes, encoding: str) -> str:
 
 def records(path: Path, layout: Layout) -> Iterator[Record]:
     """All records after the header; every physical line belongs to exactly one."""
-    delimiter, quote, encoding, n_fields = layout.delimiter, layout.quote, layout.encoding, layout.n_fields
     with path.open("rb") as file:
-        lines = _Lines(file)
-        if layout.header:
-            lines.take()
-        while (line := lines.take()) is not None:
-            reason = lines.fault(line)
-            if reason:
-                yield lines.number, line, reason
+        yield from _records(Lines(file), layout)
+
+
+def _records(lines: "Lines", layout: Layout, last: int | None = None) -> Iterator[Record]:
+    """The records that start on the lines up to `last`."""
+    delimiter, quote, encoding, n_fields = layout.delimiter, layout.quote, layout.encoding, layout.n_fields
+    if layout.header and not lines.number:
+        lines.take()
+    while (last is None or lines.number < last) and (line := lines.take()) is not None:
+        reason = lines.fault(line)
+        if reason:
+            yield lines.number, line, reason
+            continue
+        try:
+            text = line.decode(encoding)
+        except UnicodeDecodeError:
+            yield lines.number, line, Reason.BAD_ENCODING
+            continue
+        if quote and quote in text:
+            record, state = split_quoted(text, delimiter, quote)
+            if state == "open":
+                number = lines.number
+                yield number, line, _continued(lines, record, layout) or Reason.BROKEN_QUOTE
                 continue
-            try:
-                text = line.decode(encoding)
-            except UnicodeDecodeError:
-                yield lines.number, line, Reason.BAD_ENCODING
+            if state == "broken":
+                yield lines.number, line, Reason.BROKEN_QUOTE
                 continue
-            if quote and quote in text:
-                record, state = split_quoted(text, delimiter, quote)
-                if state == "open":
-                    number = lines.number
-                    yield number, line, _continued(lines, record, layout) or Reason.BROKEN_QUOTE
-                    continue
-                if state == "broken":
-                    yield lines.number, line, Reason.BROKEN_QUOTE
-                    continue
-            else:
-                record = text.split(delimiter)
-            if len(record) == n_fields:
-                yield lines.number, line, record
-            else:
-                yield lines.number, line, _miscounted(record, n_fields)
+        else:
+            record = text.split(delimiter)
+        if len(record) == n_fields:
+            yield lines.number, line, record
+        else:
+            yield lines.number, line, _miscounted(record, n_fields)
 
 
 def _miscounted(record: list[str], n_fields: int) -> Reason:
     return Reason.TOO_FEW_FIELDS if len(record) < n_fields else Reason.TOO_MANY_FIELDS
 
 
-def _continued(lines: "_Lines", record: list[str], layout: Layout) -> list[str] | None:
+def _continued(lines: "Lines", record: list[str], layout: Layout) -> list[str] | None:
     """The whole of a record that spans lines, where it closes soon and has the right fields.
 
     If not, the quote is taken for a slip and only the first line is lost: the others are read on their own.
@@ -114,11 +129,14 @@ def _continued(lines: "_Lines", record: list[str], layout: Layout) -> list[str] 
     return None
 
 
-class _Lines:
-    """Physical lines without their newline, counted from 1; some can be given back."""
+class Lines:
+    """Physical lines without their newline, counted from 1; some can be given back.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.number = 0
+    `number` is that of the line taken last.
+    """
+
+    def __init__(self, file: BinaryIO, number: int = 0) -> None:
+        self.number = number
         self._file = file
         self._waiting: deque[bytes] = deque()
 

@@ -13,7 +13,7 @@ from conftest import data_set
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import journal, lake, layers, paths, tables, warehouse
+from pipeline import journal, lake, layers, paths, reading, survey, tables, warehouse
 from pipeline.contracts import Refused, UnreadableInput
 from pipeline.layout import LINE_LIMIT
 from pipeline.run import Run, utcnow
@@ -371,6 +371,31 @@ def test_batches_do_not_matter(tmp_path, n):
     assert rejects["line"].to_list() == [200_002] and rows.equals(sound) and rows.height == n
 
 
+@pytest.mark.parametrize(
+    "faults", [{3_000: b"1,2,oops,964982703\n", 90_000: b"1,2,3\n"}, {50_000: b'7,"a\nb",3,964982703\n'}]
+)
+def test_a_broken_line_slows_only_its_own_block(tmp_path, monkeypatch, faults):
+    one_by_one, original = [], reading.rescan
+
+    def counted(path, block, *args):
+        one_by_one.append(block.lines)
+        return original(path, block, *args)
+
+    monkeypatch.setattr(reading, "rescan", counted)
+    monkeypatch.setattr(survey, "_SIZE", 20_000)
+    lines = [f"{i % 977},{i},3.5,{964982703 + i}\n".encode() for i in range(100_000)]
+    sound, _, _ = read(tmp_path / "a", write(tmp_path / "sound", HEADER + b"".join(lines)))
+    assert not one_by_one
+    for place, line in faults.items():
+        lines.insert(place, line)
+    rows, rejects, manifest = read(tmp_path / "b", write(tmp_path / "broken", HEADER + b"".join(lines)))
+    assert 0 < len(one_by_one) <= 2 * len(faults) and sum(one_by_one) < 3000
+    assert f"{sum(one_by_one):,} of " in manifest["info"]["rescanned"]["toy.csv"]
+    broken = [place + 2 for place, line in faults.items() if line.count(b"\n") == 1]
+    assert rejects["line"].to_list() == broken
+    assert rows.filter(pl.col("item_id") != "a\nb").equals(sound) and rows.height == 100_000 + len(faults) - len(broken)
+
+
 def test_a_very_long_line_costs_little(tmp_path):
     data = write(tmp_path / "data", HEADER + GOOD + b"x" * 10_000_000 + b"\n" + GOOD)
     started = time.perf_counter()
@@ -404,14 +429,16 @@ def test_numbers_mean_the_same_to_both_ways(tmp_path_factory, texts):
         | st.tuples(st.sampled_from([b"1", b'"x"', b" 7"]), st.sampled_from([b"3", b"-1", b"4.5", b"1_0"]), st.sampled_from([b"964982703", b"0", b"1e9", b"x"])).map(lambda t: b"%s,i,%s,%s" % t),
         max_size=12,
     ),
-    newline=st.sampled_from([b"\n", b"\r\n"]),
+    newline=st.sampled_from([b"\n", b"\r\n"]), size=st.sampled_from([1, 20, 60, 2**19]),
 )  # fmt: skip
-def test_whatever_the_bytes(tmp_path_factory, lines, newline):
-    """No other exception than the two, no line lost, and the same rows as when read line by line."""
+def test_whatever_the_bytes(tmp_path_factory, lines, newline, size):
+    """No other exception than the two, no line lost, and the same rows as when read line by line, in one block."""
     folder = tmp_path_factory.mktemp("fuzz")
     write(folder, HEADER + b"".join(line + newline for line in lines))
     try:
-        rows, rejects, manifest = read(folder / "home", folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(survey, "_SIZE", size)
+            rows, rejects, manifest = read(folder / "home", folder)
     except Refused:
         return
     assert manifest["rows_in"] >= 1

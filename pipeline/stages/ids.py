@@ -5,7 +5,8 @@ import polars as pl
 
 from pipeline.rng import mix, seed_of, stable_hash
 
-LAKE_PARQUET = {"compression": "lz4", "statistics": False}  # read whole, once or twice: speed before size
+LAKE_PARQUET = {"compression": "lz4", "statistics": False, "row_group_size": 2**21}
+"""Read whole, once or twice: speed before size. Each row group holds the ids anew, so there are few."""
 
 
 def codes_of(ids: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 
 from pipeline import journal, lake, sources, tables
-from pipeline.contracts import Reason, Refused, UnreadableInput
+from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
 from pipeline.parts import REJECTED
 from pipeline.run import Run
 from pipeline.settings import Dataset
-from pipeline.stages import ingest_seen
+from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult
 from pipeline.stages.ingest_items import read_items
 from pipeline.stages.ingest_parts import VERSION, Parts, hash_of, layout_settings
@@ -40,6 +40,7 @@ def read_source(run: Run) -> Path:
         order = sorted(present.items())
     data_hash = hash_of([digest for _, digest in [*order, *sorted(catalog.items())]])
     settings = {**_that_matter(dataset), "files": order, "catalog": catalog, "data_hash": data_hash}
+    settings |= leave_out.that_matter(run)
 
     def write(folder: Path) -> lake.Report:
         scratch = _scratch(layer)
@@ -107,15 +108,15 @@ def _report(results: list[FileResult], files: dict[str, str], data_hash: str) ->
     rescanned = {name: r.rescanned for name, r in zip(files, results, strict=True) if r.rescanned}
     info = {
         "data_hash": data_hash, "files": files, "reject_rate": _reject_rate(results), "rescanned": rescanned,
-        "rejects": {reason: n for reason, n in ledger.most_common() if reason != Reason.KEPT},
+        "rejects": {reason: n for reason, n in ledger.most_common() if reason not in (Reason.KEPT, *LEFT_OUT)},
     }  # fmt: skip
     return lake.Report(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
 
 
 def _reject_rate(results: list[FileResult]) -> float:
     rows = sum(sum(result.ledger.values()) for result in results)
-    kept = sum(result.ledger.get(Reason.KEPT, 0) for result in results)
-    return (rows - kept) / rows if rows else 0.0
+    valid = sum(result.ledger.get(reason, 0) for result in results for reason in (Reason.KEPT, *LEFT_OUT))
+    return (rows - valid) / rows if rows else 0.0
 
 
 def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) -> None:
@@ -129,6 +130,8 @@ def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) ->
     _journal_rejects(run, folder)
     if not report.rows_in:
         raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
+    if run.as_of and not report.rows_out:
+        raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")
     reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
     examples = pl.scan_parquet(folder / REJECTED).head(3).collect().iter_rows(named=True)
     lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']}): {e['raw'][:80]!r}" for e in examples)

@@ -13,7 +13,7 @@ from pipeline.contracts import UnreadableInput
 from pipeline.parts import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.run import Run
 from pipeline.settings import Dataset
-from pipeline.stages import ingest_seen
+from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult, read_file
 
 VERSION = 2
@@ -51,7 +51,8 @@ class Parts:
 
     def _read(self, name: str, into: Path) -> tuple[Path, FileResult]:
         into.mkdir()
-        return into, read_file(self.con, self.run.data / name, name, self.dataset, into)
+        result = read_file(self.con, self.run.data / name, name, self.dataset, into)
+        return into, leave_out.of_the_night(self.run, into, result)
 
     def concatenate(self, parts: list[tuple[Path, FileResult]], names: list[str]) -> None:
         """All parts' rows and rejects, in order."""

@@ -44,7 +44,7 @@ def complete(part: Path, result: FileResult) -> None:
     """Mark a part as whole."""
     files = {p.name: lake.sha256(p) for p in sorted(part.iterdir())}
     manifest = {"files": files, "ledger": result.ledger, "rescanned": result.rescanned}
-    journal.write_atomically(part / lake.MANIFEST, json.dumps(manifest, indent=2))
+    lake.write_manifest(part, manifest)
 
 
 def result_of(part: Path) -> FileResult:

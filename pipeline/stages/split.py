@@ -1,5 +1,6 @@
 """Cuts the rows into train, valid and test, and proves that nothing leaks from one into another."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,16 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         if parts["train"].is_empty() or parts["test"].is_empty():
             empty = "to train on" if parts["train"].is_empty() else "to test on"
             raise Refused(f"a {kind} split of {rows.height:,} rows leaves nothing {empty}; choose another split.kind")
-        leakage.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
-        for name, part in parts.items():
-            checked = tables.ENCODED.check(part, unique=False)  # `encoded` was unique
-            checked.write_parquet(folder / f"{name}.parquet", **LAKE_PARQUET)
+        with ThreadPoolExecutor(1) as aside:
+            written = aside.submit(_write_parts, parts, folder)
+            leakage.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
+            figures = leakage.describe(rows, labels, parts, kind)
+            written.result()
         if source and source.candidates:
             listed = published.read_candidates(run.data, source.candidates, dataset.source.encoding, folder)
             lists, info["candidates"] = published.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
-        info |= {"kind": kind, "reason": reason, **leakage.describe(rows, labels, parts, kind)}
+        info |= {"kind": kind, "reason": reason, **figures}
         return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
     built = lake.build(run, lake.Spec("split", "4_split", VERSION, settings, parents=(encoded,)), write)
@@ -70,6 +72,12 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             "a seeded hash decided which is held out",
         )
     return built
+
+
+def _write_parts(parts: dict[str, pl.DataFrame], folder: Path) -> None:
+    for name, part in parts.items():
+        checked = tables.ENCODED.check(part, unique=False)  # `encoded` was unique
+        checked.write_parquet(folder / f"{name}.parquet", **LAKE_PARQUET)
 
 
 def choose_kind(rows: pl.DataFrame, split: Split, has_published: bool) -> tuple[str, str]:
