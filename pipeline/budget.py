@@ -1,0 +1,108 @@
+"""What is left of a night's minutes, and how long its deeds will take, by the journals of this and past nights."""
+
+import time
+
+import polars as pl
+
+from pipeline import journal, tables
+from pipeline.context import NotServable
+from pipeline.run import Run, utcnow
+from pipeline.settings import FLOOR, INCUMBENT
+
+NIGHTS = 20
+"""Past nights that are looked at."""
+AFTER_REFIT = ("select", "track", "export", "audit", "publish", "register")
+NEVER_EXPORTED = 0.2
+"""Share of the budget that is kept for them on a data set's first night."""
+REFIT = 1.25
+"""Times the fit on train that the refit on all rows is taken to last, until a night has told."""
+
+
+def left(run: Run) -> float | None:
+    """Seconds until the night should be published; None: it has no budget."""
+    minutes = run.settings.budget.minutes
+    return None if minutes is None else minutes * 60 - (utcnow() - run.started_at).total_seconds()
+
+
+def deadline(run: Run, label: str, title: str) -> float | None:
+    """On time.monotonic(): when a fit on train must end, so that the night can still measure, refit and publish.
+
+    The time is shared equally by the models that are not yet fitted and by the searches; what a cheap model leaves
+    goes to the others. A tuned fit, after the searches, may have all of it. None: the night has no budget, or this
+    is its first model or one of the gate, which there must be. Raises NotServable when past timings say that the
+    fit won't end in time.
+    """
+    seconds, known = left(run), Timings(run)
+    if seconds is None or label in (INCUMBENT, FLOOR) or not known.tonight("evaluate"):
+        return None
+    spare, waiting = seconds - known.after_fit(label), known.labels[known.labels.index(label) :]
+    searches = sum(entry.search is not None for entry in run.settings.models.values())
+    share = spare if title.endswith(" tuned") else spare / (len(waiting) + searches)
+    fit = known.expected(title, f"{title}, cut short")
+    if share <= 0 or (fit is not None and fit > share):
+        takes = "the fit" if fit is None else f"the fit, {fit:.0f} s when last timed,"
+        raise NotServable(
+            f"{takes} would not end within its part of the budget, {max(share, 0):.0f} s: {seconds:.0f} s are left, "
+            f"{seconds - spare:.0f} s of them for measuring, refitting on all rows and publishing"
+        )
+    return time.monotonic() + share
+
+
+def spare(run: Run, label: str, usual: float) -> float:
+    """Seconds for trials of `label`, which takes `usual` to fit: its best must yet be fitted, measured, published."""
+    known = Timings(run)
+    return (left(run) or 0) - known.after_fit(label) - (known.expected(f"train {label} tuned") or usual)
+
+
+class Timings:
+    """Seconds of stages, on this data set."""
+
+    def __init__(self, run: Run):
+        ids = journal.run_ids(run.home, run.dataset)[-NIGHTS:]
+        stages = [journal.read(run.home, run.dataset, tables.STAGES, run_id) for run_id in ids]
+        self.run_id, self.labels = run.run_id, list(run.settings.models)
+        published = any(journal.read_run(run.home, run.dataset, i).get("outcome") == "published" for i in ids)
+        self.gated = published and run.settings.gate.enabled
+        self.budget = 60 * (run.settings.budget.minutes or 0)
+        self.stages = pl.concat([tables.STAGES.empty(), *stages]).filter(~pl.col("skipped"))
+        self.all_stages = pl.concat([tables.STAGES.empty(), *stages])
+
+    def expected(self, *titles: str) -> float | None:
+        """Seconds that the stage of the first known title will take: the longest of its last three times."""
+        for title in titles:
+            times = self.stages.filter(stage=title).sort("run_id")["seconds"].tail(3)
+            if len(times):
+                return float(times.max())  # type: ignore[arg-type]
+        return None
+
+    def tonight(self, start: str) -> list[str]:
+        """Stages of this night whose title starts so, those whose result was there already too."""
+        titles = self.all_stages.filter(run_id=self.run_id)["stage"].to_list()
+        return [title for title in titles if title.startswith(start)]
+
+    def evaluation(self, label: str) -> float:
+        """Of a family never measured before, as long as the slowest so far."""
+        slowest = self.stages.filter(pl.col("stage").str.starts_with("evaluate "))["seconds"].max()
+        return self.expected(f"evaluate {label}") or float(slowest or 0)  # type: ignore[arg-type]
+
+    def refit(self, label: str) -> float:
+        """Fit on all rows, and on train and valid where the test asks for that."""
+        fit = self.expected(f"train {label} tuned", f"train {label}", f"train {label}, cut short") or 0.0
+        return self.expected(f"train {label} on all") or REFIT * fit
+
+    def publishing(self) -> float:
+        """All that follows the refit."""
+        known = [self.expected(stage) for stage in AFTER_REFIT]
+        return sum(seconds or 0 for seconds in known) + (0 if known[2] else NEVER_EXPORTED * self.budget)
+
+    def after_fit(self, label: str) -> float:
+        """From the end of a fit of `label` to the end of the night, whichever of tonight's models is refitted."""
+        candidates = {label, *(each for each in self.labels if self.tonight(f"train {each}"))}
+        return self.evaluation(label) + self.gate() + max(map(self.refit, candidates)) + self.publishing()
+
+    def gate(self) -> float:
+        """Fit and evaluation of the configuration that is published, where it is not tonight's own."""
+        if not self.gated:
+            return 0.0
+        tonight = [self.expected(f"train {label}") or 0.0 for label in self.labels]
+        return (self.expected(f"train {INCUMBENT}") or max(tonight)) + self.evaluation(INCUMBENT)

@@ -1,0 +1,141 @@
+"""Searches the hyperparameters of one family, and keeps every trial."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from pipeline import budget, contracts, journal, lake, metrics, tables
+from pipeline.device import on_device, resolve_device, set_threads
+from pipeline.limits import Limits
+from pipeline.run import Run
+from pipeline.search import Trial, best_of, search
+from pipeline.settings import Settings
+from pipeline.space import Choices, usual_point
+from pipeline.stages.train import Skipped, config_family, family_of
+from pipeline.stages.trials import Fits
+from pipeline.stages.tuning import space_of
+
+VERSION = 1
+LAYER = "5_searches"
+USUAL_TRIALS, MOST_TRIALS = 20, 100
+
+
+def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, seconds: float | None = None) -> Path:
+    """Search as `[models.<label>.search]` and `[search]` say; the folder holds the trials, its info the best.
+
+    Under a budget `fitted` is the fit with the configured hyperparameters, whose figure is not measured again, and
+    `seconds` the turn, after which no trial is begun. The trials are kept beside the folder in a study that belongs
+    to data, family, space, seed and device: a search that was killed, or gets more trials or minutes, goes on from
+    it. Raises Skipped when there is no figure to search by, or no time for a single trial.
+    """
+    settings = run.settings
+    family, config = family_of(settings, label)
+    space, entry = space_of(settings, label), settings.models[label]
+    set_threads(settings.threads)
+    if settings.search.epochs and "epochs" in type(config).model_fields:
+        config = config.model_copy(update={"epochs": settings.search.epochs})
+    determines = {
+        "family": family.__name__, "version": family.version, "config": config.model_dump(), "label": label,
+        "space": {name: repr(of) for name, of in space.items()}, "sampler": settings.search.sampler,
+        "prune": settings.search.prune, "seed": settings.seed, "select": settings.select.model_dump(),
+        "feedback": settings.dataset.feedback.model_dump(mode="json"), "precision": settings.precision,
+        "device": on_device(resolve_device(settings.device)),
+        "finder": entry.finder.model_dump() if entry.finder and entry.finder.use else None,
+    }  # fmt: skip
+    title, within = f"search {label}", {"trials": settings.search.trials, "minutes": settings.search.minutes}
+    study = lake.Spec(title, LAYER, VERSION, determines, (parts,))
+    if seconds is not None:  # what comes of a turn depends on the time that night had, so it is that night's alone
+        turn = len(budget.Timings(run).tonight(title)) + 1
+        title, within = f"{title}, turn {turn}", {**within, "night": run.run_id, "turn": turn}
+    spec = lake.Spec(title, LAYER, VERSION, {**determines, **within}, (parts,), head=label)
+    told = Telling(run, title)
+
+    def write(folder: Path) -> lake.Report:
+        limits = _limits(run, label, fitted, seconds)
+        trials, ended = search(
+            run.home.lake(run.dataset) / LAYER / f".study-{label}-{study.key}.jsonl",
+            space,
+            Fits(run, parts, label, config, limits),
+            limits,
+            settings.search.sampler,
+            settings.search.prune and settings.search.sampler != "grid",
+            settings.seed,
+            usual_point(space, config),
+            _known(fitted, settings),
+            told,
+        )
+        if not trials:
+            raise Skipped(f"no trial: {ended}")
+        sign, best = told.sign, best_of(trials)
+        records = [
+            {"number": t.number, "state": t.state, "value": None if t.value is None else sign * t.value,
+             "epochs": t.epochs, "seconds": t.seconds, "params": json.dumps(t.params), "reason": t.reason}
+            for t in trials
+        ]  # fmt: skip
+        contracts.rows(tables.TRIALS, records).write_parquet(folder / "trials.parquet")
+        info = {
+            "label": label, "family": config_family(settings, label), "ended": ended, "metric": figure_of(settings),
+            "best": best and {"number": best.number, "params": best.params, "value": sign * (best.value or 0),
+                              "figure": best.value},
+            "better": best is not None and best.params != usual_point(space, config),
+            "log": [name for name, of in space.items() if not isinstance(of, Choices) and of.log],
+            "searched": list(space), "seconds": round(sum(t.seconds for t in trials), 3),
+        }  # fmt: skip
+        return lake.Report(rows_out=len(trials), info=info)
+
+    folder = lake.build(run, spec, write)
+    (journal.say if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")
+    return folder
+
+
+class Telling:
+    """Says every trial as it ends."""
+
+    def __init__(self, run: Run, title: str):
+        self.title, self.figure = title, figure_of(run.settings)
+        self.sign = 1 if metrics.higher_is_better(run.settings.select.metric) else -1
+
+    def __call__(self, trial: Trial) -> None:
+        """A line a trial."""
+        came = trial.state if trial.value is None else f"{self.figure} {self.sign * trial.value:.4g}"
+        came += " (pruned)" if trial.state == "pruned" else f" ({trial.reason})" if trial.reason else ""
+        journal.say(f"  {self.title}  trial {trial.number}: {came}, {_words(trial.params)}, {trial.seconds:.1f} s")
+
+
+def words_of(folder: Path) -> str:
+    """What a search found, for people."""
+    info, n_trials = lake.info(folder), lake.read_manifest(folder)["rows_out"]
+    best, found = info["best"], "no trial has a figure, so the configured hyperparameters stay"
+    if best:
+        found = f"best {info['metric']} on valid {best['value']:.4g} with {_words(best['params'])}"
+    return f"{found} ({n_trials} trials; ended by {info['ended']})"
+
+
+def figure_of(settings: Settings) -> str:
+    """`ndcg@10`, `rmse`: the figure that selects."""
+    select = settings.select
+    return select.metric if select.protocol == "error" else f"{select.metric}@{select.cutoff}"
+
+
+def _limits(run: Run, label: str, fitted: Path | None, seconds: float | None) -> Limits:
+    """What `[search]` and `[budget]` allow."""
+    search, minutes = run.settings.search, run.settings.search.minutes
+    usual = None if search.sampler == "grid" else MOST_TRIALS if minutes or seconds is not None else USUAL_TRIALS
+    limits = Limits(search.trials or usual, minutes and minutes * 60)
+    if seconds is not None:
+        fit = lake.info(fitted)["seconds"] if fitted else 0.0
+        limits.turn, limits.usual = seconds, fit
+        end = limits.clock() + budget.spare(run, label, fit)
+        limits.spare = lambda: end - limits.clock()
+    return limits
+
+
+def _known(fitted: Path | None, settings: Settings) -> float | None:
+    """Figure of the fit with the configured hyperparameters, where trials are fitted like it."""
+    if fitted is None or settings.search.epochs or lake.info(fitted).get("valid") is None:
+        return None
+    return lake.info(fitted)["valid"]
+
+
+def _words(params: dict) -> str:
+    return ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items())
