@@ -18,6 +18,9 @@ FILE = "normalizer.json"
 class Normalizer:
     """z = (f(rating) - shift) / scale, with f(r) = log(1 + r) for `log1p`, else r.
 
+    standardize: mean 0 and standard deviation 1; min_max: the lowest and highest rating become those of a range,
+    [0, 1] unless given.
+
     The statistics are those of the ratings that a fit learns from, and of no others.
     """
 
@@ -29,7 +32,7 @@ class Normalizer:
     high: float = math.inf
 
     @classmethod
-    def fit(cls, kind: str, ratings: Tensor | None) -> "Normalizer":
+    def fit(cls, kind: str, ratings: Tensor | None, to: tuple[float, float] = (0.0, 1.0)) -> "Normalizer":
         """Of ratings (N,), NaN where a row has none; NotServable where `kind` can't be had of them."""
         known = None if ratings is None else ratings[~ratings.isnan()].double()  # (N',)
         if kind == "none" or known is None or not len(known):
@@ -40,7 +43,8 @@ class Normalizer:
             case "standardize":
                 shift, scale = float(known.mean()), float(known.std(correction=0))
             case "min_max":
-                shift, scale = low, high - low
+                scale = (high - low) / (to[1] - to[0]) or 1.0
+                shift = low - to[0] * scale
             case "log1p":
                 if low <= -1:
                     raise NotServable(

@@ -1,5 +1,8 @@
-"""Pictures of a night, as PNG files."""
+"""Pictures of a night, as PNG files; `picture` is how each is made."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -7,21 +10,72 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+DPI = 110
+MAIN, SECOND, QUIET = "#2b6cb0", "#dd6b20", "#718096"
+"""Colours: what the picture is about, what it is compared with, lines to read by."""
 
 
-def training_curve(info: dict[str, Any], path: Path) -> Path:
-    """Loss and, where it was measured, the figure on valid, by epoch."""
+@contextmanager
+def picture(path: Path, title: str, panels: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> Iterator[list[Axes]]:
+    """Axes of that many panels side by side, each of `size` inches; saved under `title` when the block ends."""
+    inches = size[0] * panels, size[1]
+    figure, axes = plt.subplots(1, panels, figsize=inches, dpi=DPI, squeeze=False, layout="constrained")
+    figure.suptitle(title)  # now, so that places are final once drawn
+    try:
+        for axis in axes[0]:
+            axis.spines[["top", "right"]].set_visible(False)
+        yield list(axes[0])
+        figure.savefig(path)
+    finally:
+        plt.close(figure)
+
+
+def plain(text: str) -> str:
+    """A title as it can be drawn: nothing is read as mathematics, and a box stands for what the font lacks."""
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text).replace("$", r"\$")
+
+
+def training_curve(info: dict[str, Any], path: Path, valid: str = "figure") -> Path:
+    """Loss and, where it was measured, the figure on valid (named `valid`), by epoch.
+
+    `info`: of a model's folder. A figure of which less is better was negated for the fit, and is shown as it is.
+    """
     history = info["history"]
-    epochs = [row["epoch"] for row in history]
-    names = [name for name in history[0] if name != "epoch"]
-    figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.plot(epochs, [row.get(name) for row in history], marker="o", markersize=3)
-        axis.set(xlabel="epoch", ylabel=name)
-        if info.get("best_epoch"):
-            axis.axvline(info["best_epoch"], color="grey", linestyle=":", label="kept")
-            axis.legend()
-    figure.suptitle(f"{info['label']} ({info['family']})")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
+    with picture(path, f"{info['label']} ({info['family']}): training", len(names)) as axes:
+        for axis, name in zip(axes, names, strict=True):
+            points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
+            epochs, values = zip(*points, strict=True)
+            negated = name == "valid" and max(values) < 0
+            axis.plot(epochs, [-v for v in values] if negated else values, marker="o", markersize=3, color=MAIN)
+            words = {"loss": "loss on train, mean of the epoch", "valid": f"{valid} on valid"}
+            axis.set(xlabel="epoch", ylabel=words.get(name, name.replace("_", " ")))
+            axis.locator_params(axis="x", integer=True)
+            _rates(axis, info.get("config") or {}, epochs[-1])
+            if info.get("best_epoch"):
+                axis.axvline(info["best_epoch"], color=SECOND, linestyle=":", label=f"kept: epoch {info['best_epoch']}")
+                axis.legend(frameon=False, fontsize=8)
     return path
+
+
+def _rates(axis: Axes, config: dict[str, Any], last: int) -> None:
+    """Where a stepped schedule changes its learning rate, and to what."""
+    if config.get("schedule") != "step" or not config.get("steps"):
+        return
+    starts = accumulate((epochs for epochs, _ in config["steps"]), initial=0)
+    for start, (_, rate) in zip(starts, config["steps"], strict=False):
+        if start < last:
+            axis.axvline(start + 0.5, color=QUIET, linewidth=0.5)
+            place = {"xy": (start + 0.5, 1.0), "xycoords": axis.get_xaxis_transform()}
+            axis.annotate(
+                f"rate {rate:g}" if not start else f"{rate:g}",
+                **place,
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=7,
+                color=QUIET,
+            )

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.rng import generator
 
-CHUNK_ROWS = 1_000_000  # fewer users than 2^20 in a chunk: `_distinct_items` packs bits
+CHUNK_ROWS = 1_000_000  # fewer users than 2^20 in a chunk: `distinct_items` packs bits
 YEAR = 365 * 86_400  # seconds
 FIRST = 852_076_800  # 1997-01-01, UTC
 RATINGS = np.arange(1, 11) / 2
@@ -29,7 +29,7 @@ def write_synthetic(
     if not users <= rows <= users * (items // 2):
         raise ValueError(f"{rows:,} rows don't fit {users:,} users and {items:,} items: 1 a user to half of all pairs")
     rng = generator(seed, "synthetic")
-    counts = _counts(rng, rows, users, items)  # (U,)
+    counts = rows_of_users(rng, rows, users, items)  # (U,)
     popularity = (np.arange(items) + 10.0) ** -1.0  # Zipf-Mandelbrot: a flattened head, as catalogs have
     edges = np.cumsum(popularity)  # (I,)
     edges /= edges[-1]
@@ -41,7 +41,7 @@ def write_synthetic(
             frame = pl.DataFrame(
                 {
                     "user": user + 1,
-                    "item": ids[_distinct_items(rng, counts[block], edges)],
+                    "item": ids[distinct_items(rng, counts[block], edges)],
                     "rating": rng.choice(RATINGS, p=np.divide(SHARES, sum(SHARES)), size=len(user)),
                     "timestamp": _times(rng, counts[block]),
                 }
@@ -49,9 +49,9 @@ def write_synthetic(
             frame.write_csv(file, include_header=n == 0)
 
 
-def _counts(rng: np.random.Generator, rows: int, users: int, items: int) -> np.ndarray:
-    """Rows of each user, (U,): log-normal above a floor, at most half the items, `rows` in all."""
-    floor, most = min(20, rows // users, items // 2), items // 2
+def rows_of_users(rng: np.random.Generator, rows: int, users: int, items: int, floor: int = 20) -> np.ndarray:
+    """Rows of each user, (U,): log-normal above `floor`, at most half the items, `rows` in all."""
+    floor, most = min(floor, rows // users, items // 2), items // 2
     share = rng.lognormal(0.0, 1.2, users)
     counts = np.full(users, floor, dtype=np.int64)
     while left := rows - int(counts.sum()):
@@ -63,7 +63,7 @@ def _counts(rng: np.random.Generator, rows: int, users: int, items: int) -> np.n
     return counts
 
 
-def _distinct_items(rng: np.random.Generator, counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def distinct_items(rng: np.random.Generator, counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """counts[u] distinct items of each user by popularity rank, in random order; (N,), grouped by user.
 
     Drawn with repetition and sorted; a repeated one then moves to the next rank that is free, x'[k] =

@@ -1,0 +1,91 @@
+"""Pictures of what a model knows of items: biases with titles, and a map of the embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline.plots import MAIN, QUIET, SECOND, picture, plain
+
+N_SHOWN = 15
+N_LABELLED = 40
+DOTS = 5_000  # more would be one blot
+
+
+def item_biases(items: pl.DataFrame, label: str, path: Path) -> Path:
+    """The items with the highest and the lowest bias. `items`: title, n_interactions, bias."""
+    ranked = items.sort("bias", descending=True)
+    n = min(N_SHOWN, ranked.height // 2)
+    ends = (("highest", ranked.head(n), MAIN), ("lowest", ranked.tail(n).reverse(), SECOND))
+    with picture(path, f"{label}: items by bias", 2, (5.6, 0.24 * n + 1.3)) as axes:
+        for axis, (name, shown, colour) in zip(axes, ends, strict=True):
+            names = [f"{_short(title)}  ({count:,})" for title, count in shown.select("title", "n_interactions").rows()]
+            axis.barh(range(n), shown["bias"].to_list(), color=colour)
+            axis.set_yticks(range(n), names, fontsize=8)
+            axis.invert_yaxis()
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set(title=f"{name} (in brackets: rows of the item)", xlabel="bias, on the scale of the fit")
+    return path
+
+
+def embedding_map(items: pl.DataFrame, vectors: np.ndarray, label: str, path: Path) -> Path:
+    """Item vectors (I, D) in their first two principal components; the most popular titles are written.
+
+    `items`: title, n_interactions, in the order of the vectors. Colour and size tell the popularity.
+    """
+    points, explained = principal_components(vectors)  # (I, 2), (2,)
+    order = np.argsort(-items["n_interactions"].to_numpy(), kind="stable")
+    shown = order[:DOTS]
+    counts = items["n_interactions"].to_numpy()[shown].clip(min=1)  # (N,)
+    with picture(path, f"{label}: item embeddings", 1, (9, 7)) as (axis,):
+        sizes = 4 + 60 * counts / counts.max()  # (N,)
+        dots = axis.scatter(*points[shown].T, s=sizes, c=counts, norm="log", cmap="viridis_r", alpha=0.6, linewidths=0)
+        bar = axis.figure.colorbar(dots, ax=axis, label="rows of the item", shrink=0.6)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        bar.ax.yaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:.0f}"[0] in "25" else "")
+        axis.axhline(0, color=QUIET, linewidth=0.4)
+        axis.axvline(0, color=QUIET, linewidth=0.4)
+        axis.set(
+            xlabel=f"first principal component ({explained[0]:.0%} of the variance)",
+            ylabel=f"second ({explained[1]:.0%})",
+        )
+        _write_apart(axis, points, order, items["title"].to_list())
+    return path
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(I, D) -> places (I, 2) along the two directions of most variance, and their shares of it (2,).
+
+    Each direction points to where its largest weight is positive, so that equal vectors give equal pictures.
+    """
+    centred = vectors - vectors.mean(0)  # (I, D)
+    variances, directions = np.linalg.eigh(centred.T @ centred)  # (D,), (D, D), rising
+    top = directions[:, ::-1][:, :2]  # (D, 2)
+    top = top * np.sign(top[np.abs(top).argmax(0), range(top.shape[1])])
+    points = np.zeros((len(vectors), 2))
+    points[:, : top.shape[1]] = centred @ top
+    shares = np.zeros(2)
+    shares[: top.shape[1]] = variances[::-1][:2] / max(variances.sum(), 1e-12)
+    return points, shares
+
+
+def _write_apart(axis, points: np.ndarray, order: np.ndarray, titles: list[str | None]) -> None:
+    """Titles of the first items of `order` that have one, leaving out those that would overlap one before."""
+    axis.figure.canvas.draw()  # places are known from here on
+    taken = []
+    for item in order[: 4 * N_LABELLED].tolist():
+        if not titles[item] or len(taken) == N_LABELLED:
+            continue
+        for side, shift in (("left", 4), ("right", -4)):
+            place = {"xytext": (shift, 3), "textcoords": "offset points", "ha": side}
+            text = axis.annotate(_short(titles[item], 24), points[item], fontsize=7.5, **place)
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            if axis.bbox.containsx(box.x0) and axis.bbox.containsx(box.x1) and not any(map(box.overlaps, taken)):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _short(title: str | None, width: int = 34) -> str:
+    return plain(title if len(title or "") <= width else f"{(title or '')[: width - 1]}…") if title else "(no title)"

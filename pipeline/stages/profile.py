@@ -1,0 +1,79 @@
+"""Describes the data of the night for people: sample, nulls, density, distributions. No other stage reads it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from pipeline import catalog, journal, lake, profile
+from pipeline.context import NotServable
+from pipeline.normalize import Normalizer
+from pipeline.run import Run
+from pipeline.settings import Feedback
+
+VERSION = 1
+FILE = "profile.json"
+
+
+def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
+    """Write profile.json: the source (`raw`) beside what takes part (`clean`), and train's ratings for the fits.
+
+    Keys: sample, columns, shapes.{raw,clean}, rows.{train,valid,test}, ratings.{raw,clean,fit}, activity and
+    popularity, each of raw and clean; what they hold is in `pipeline.profile`. Says what the filters did to density.
+    """
+    feedback = run.settings.dataset.feedback
+    settings = {"normalize": feedback.normalize, "normalize_to": feedback.normalize_to}
+    spec = lake.Spec("profile", "4_profile", VERSION, settings, parents=(raw, cleaned, parts))
+
+    def write(folder: Path) -> lake.Report:
+        source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))
+        ratings = pl.read_parquet(parts / "train.parquet", columns=["rating"])["rating"].drop_nulls()
+        learnt = torch.from_numpy(ratings.to_numpy(writable=True))  # (N,)
+        both = {"raw": source, "clean": kept}
+        described = {
+            "dataset": run.dataset,
+            "sample": profile.sample(source, catalog.read_catalog(raw)),
+            "columns": profile.columns(source),
+            "shapes": {name: profile.shape(rows) for name, rows in both.items()},
+            "rows": {name: _rows(parts / f"{name}.parquet") for name in ("train", "valid", "test")},
+            "normalize": feedback.normalize,
+            "ratings": {name: profile.distribution(_ratings(rows)) for name, rows in both.items()}
+            | {"fit": profile.distribution(_scaled(learnt, feedback))},
+            "activity": {name: profile.per(rows, "user_id") for name, rows in both.items()},
+            "popularity": {name: profile.per(rows, "item_id") for name, rows in both.items()},
+        }
+        (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
+        return lake.Report(rows_in=source.height, info={"shapes": described["shapes"]})
+
+    folder = lake.build(run, spec, write)
+    journal.update_run(run, profile=folder)
+    before, after = lake.info(folder)["shapes"]["raw"], lake.info(folder)["shapes"]["clean"]
+    if after["rows"] < before["rows"]:
+        journal.say(f"  of {in_words(before)}, {in_words(after)} take part")
+    return folder
+
+
+def in_words(shape: dict) -> str:
+    """`71,355 rows of 1,859 users and 2,823 items (density 1.36 %)`."""
+    return "{rows:,} rows of {users:,} users and {items:,} items (density {percent:.3g} %)".format(
+        **shape, percent=100 * shape["density"]
+    )
+
+
+def _scaled(ratings: torch.Tensor, feedback: Feedback) -> np.ndarray:
+    """On the scale that families learn on, (N,); none where these ratings can't be brought to it."""
+    try:
+        normalizer = Normalizer.fit(feedback.normalize, ratings, feedback.normalize_to)
+    except NotServable:  # the families that learn from ratings are left out then, and say why
+        return np.empty(0)
+    return normalizer.apply(ratings).numpy()
+
+
+def _rows(path: Path) -> int:
+    return pl.scan_parquet(path).select(pl.len()).collect().item()
+
+
+def _ratings(rows: pl.DataFrame) -> np.ndarray:
+    return rows["rating"].drop_nulls().to_numpy()
