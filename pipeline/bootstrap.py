@@ -15,7 +15,7 @@ ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a - b over n users, its 95 % interval, and the two-sided p-value of 'there is none'."""
+    """Mean of a - b over n users, its interval (of 95 % by default), and the two-sided p-value of 'there is none'."""
 
     value: float
     ci_low: float
@@ -32,8 +32,12 @@ def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamp
     return torch.quantile(_means(values, counts, seed, resamples), ENDS, dim=0).T
 
 
-def paired_difference(a: Tensor, b: Tensor, seed: int = 42, resamples: int = RESAMPLES) -> Difference:
+def paired_difference(
+    a: Tensor, b: Tensor, seed: int = 42, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> Difference:
     """Compare two models on the same users, (U,) each; users with NaN in either are left out.
+
+    The interval is the percentile one at `confidence`.
 
     p = share of resampled differences, shifted to mean 0, at least as far from 0 as the observed one, one
     counted in addition above and below.
@@ -46,7 +50,8 @@ def paired_difference(a: Tensor, b: Tensor, seed: int = 42, resamples: int = RES
         raise ValueError("there is no user to compare on")
     mean = change.mean()
     resampled = _means(change.unsqueeze(1), None, seed, resamples).squeeze(1)  # (R,)
-    low, high = torch.quantile(resampled, ENDS).tolist()
+    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    low, high = torch.quantile(resampled, ends).tolist()
     rounding = 1e-12 * change.abs().max()
     further = int(((resampled - mean).abs() >= mean.abs() - rounding).sum())
     return Difference(float(mean), low, high, (1 + further) / (1 + resamples), len(change))

@@ -1,4 +1,4 @@
-"""Chooses the champion: the best on valid, the one place where models are chosen."""
+"""Chooses the champion on valid, the one place where models are chosen: the best one, if the gate lets it pass."""
 
 import math
 from pathlib import Path
@@ -6,34 +6,43 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, lake, metrics
+from pipeline import gate, journal, lake, metrics
+from pipeline.comparing import activity_of
 from pipeline.contracts import Refused
+from pipeline.faults import fault
+from pipeline.incumbent import Lineup
 from pipeline.run import Run
 
+NOBODY = Lineup()
+"""Nobody beside the recipe's models, and no incumbent."""
 SIMPLE = ("target_variance", "rmse_mean", "rmse_bias")
 
 
-def choose_champion(run: Run, measured: list[Path]) -> str:
-    """Label with the best `select.metric` on valid (all users); ties go to the first in the recipe.
+def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, lineup: Lineup = NOBODY) -> str:
+    """Label with the best `select.metric` on valid (all users), unless the gate says otherwise (`gate.judge`).
 
-    With a single model there is nothing to choose. A model without the figure (no predicted ratings for `rmse`)
-    is left out with a note. Raises Refused when no model could be fitted and measured, or none has the figure.
-    The journal keeps all figures; of errors also the spread of the ratings and the simple predictors' (SIMPLE).
+    Ties go to the first in the recipe. A recipe's single model needs no figure; else a model without the figure (no
+    predicted ratings for `rmse`) is left out with a note. Raises Refused when no model could be fitted and measured,
+    or none has the figure. The journal keeps all figures, of errors also the spread of the ratings and the simple
+    predictors' (SIMPLE), the gate's verdict, and the configuration that made the lists: the next night's incumbent.
     """
+    fault("select:before_verdict")
     select = run.settings.select
     cutoff = 0 if select.protocol == "error" else select.cutoff
     if not measured:
         raise Refused("no model could be fitted, so there is nothing to publish")
     labels = [lake.info(folder)["label"] for folder in measured]
-    if len(labels) == 1:
-        return labels[0]
+    own = [label for label in labels if label not in lineup.entrants]
     figures = pl.concat([pl.read_parquet(folder / "metrics.parquet") for folder in measured])
     figures = figures.filter(split="valid", segment="all", protocol=select.protocol, cutoff=cutoff)
-    beside = figures.filter(pl.col("metric").is_in(SIMPLE)).unique("metric", maintain_order=True)
+    simple = [name + "_scaled" * select.metric.endswith("_scaled") for name in SIMPLE]
+    beside = figures.filter(pl.col("metric").is_in(simple)).unique("metric", maintain_order=True)
     figures = figures.filter(metric=select.metric)
     values = dict(zip(figures["model"], figures["value"], strict=True))
     figure = f"{select.metric}@{cutoff} ({select.protocol})" if cutoff else select.metric
     eligible = [label for label in labels if not math.isnan(values.get(label, math.nan))]
+    if not eligible and len(own) == 1:
+        return _settled(run, own[0], lineup, {"decision": "unmeasured", "text": f"{own[0]} has no {figure} on valid"})
     if not eligible:
         raise Refused(
             f"can't choose a champion: no model has {figure} on valid. Set split.valid above 0, evaluate that "
@@ -42,14 +51,32 @@ def choose_champion(run: Run, measured: list[Path]) -> str:
     for label in labels:
         if label not in eligible:
             journal.note(run, f"{label} can't be champion: it has no {figure} on valid")
-    sign = 1 if metrics.higher_is_better(select.metric) else -1
-    champion = max(eligible, key=lambda label: sign * values[label])
-    verdict: dict[str, Any] = {
+    choice: dict[str, Any] = {
         "metric": f"{select.metric}@{cutoff}" if cutoff else select.metric,
         "split": "valid",
         "values": {label: values[label] for label in eligible},
     }
     if select.protocol == "error":
-        verdict["beside"] = dict(zip(beside["metric"], beside["value"], strict=True))
-    journal.update_run(run, champion=champion, choice=verdict)
+        choice["beside"] = dict(zip(beside["metric"], beside["value"], strict=True))
+    journal.update_run(run, choice=choice)
+    if not run.settings.gate.enabled or parts is None:
+        sign = 1 if metrics.higher_is_better(select.metric) else -1
+        champion = max(eligible, key=lambda label: sign * values[label])
+        return _settled(run, champion, lineup, {"decision": "off", "text": f"off; {champion} is the best on valid"})
+    by_user = {
+        label: pl.read_parquet(folder / "per_user.parquet")
+        for label, folder in zip(labels, measured, strict=True)
+        if label in eligible and (folder / "per_user.parquet").exists()
+    }
+    activity = activity_of(parts / "train.parquet")
+    verdict = gate.judge(run.settings.gate, select, choice["values"], by_user, activity, lineup, run.settings.seed)
+    return _settled(run, verdict["published"], lineup, verdict)
+
+
+def _settled(run: Run, champion: str, lineup: Lineup, verdict: dict[str, Any]) -> str:
+    """Journal and say what was decided."""
+    made = lineup.configurations.get(champion)
+    configuration = {"champion_configuration": made.model_dump(mode="json")} if made else {}
+    journal.update_run(run, champion=champion, gate={**verdict, "published": champion}, **configuration)
+    journal.note(run, f"gate: {verdict['text']}")
     return champion

@@ -5,7 +5,7 @@ with counted as (
     select coalesce(sum(rows), 0) as n
     from row_ledger
     semi join tonight using (run_id)
-    where stage = 'ingest' and reason <> 'kept'
+    where stage = 'ingest' and reason not in ('kept', 'forgotten', 'after_as_of')
 ),
 
 listed as (

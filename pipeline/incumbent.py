@@ -1,0 +1,154 @@
+"""Who takes part in a night beside the recipe's models: the published configuration, and popularity as a floor."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import journal, lake
+from pipeline.models import MODELS
+from pipeline.run import Run
+from pipeline.settings import FLOOR, INCUMBENT, ModelEntry
+
+FLOOR_DAYS = 30.0
+"""Window of the popularity that is the floor, where there are times."""
+
+
+class Configuration(BaseModel):
+    """What was fitted: a family, all its hyperparameters, and how ratings were normalised. No epochs, no state."""
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    hyperparameters: dict[str, Any] = {}
+    normalize: dict[str, Any] = {}
+    """The `feedback.normalize…` settings."""
+
+    @property
+    def blends(self) -> bool:
+        """Whether it is a blend of other configurations."""
+        return getattr(MODELS.get(self.family), "blends", False)
+
+    def same_as(self, other: "Configuration") -> bool:
+        """Equal; of blends, the same members: weights are learnt anew each night."""
+        if self.blends and other.blends:
+            return self.hyperparameters.get("members") == other.hyperparameters.get("members")
+        return self == other
+
+    def completed(self) -> "Configuration":
+        """With the defaults of hyperparameters that the family has gained; ValueError where it can't be fitted."""
+        if self.family not in MODELS:
+            raise ValueError(f"there is no family {self.family!r} any more")
+        family = MODELS[self.family]
+        try:
+            config = family.Config.model_validate(self.hyperparameters)
+        except ValidationError as error:
+            keys = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+            raise ValueError(f"{self.family} does not take its {keys} any more") from None
+        return self.model_copy(update={"hyperparameters": _as_json(config.model_dump())})
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Who is who tonight. `entrants`: configurations beside the recipe's, by label, with the Run to fit them by."""
+
+    configurations: Mapping[str, Configuration] = field(default_factory=dict)
+    """Of everybody, by label."""
+    entrants: Mapping[str, Run] = field(default_factory=dict)
+    incumbent: str | None = None
+    """Label of the published configuration; None: there is none, or it can't be fitted."""
+    live: str | None = None
+    """Night that published it."""
+    floor: str | None = None
+    """Label of the popularity that nobody may lose to."""
+    said: str | None = None
+    """Why there is no incumbent, or no floor."""
+
+
+def lineup(run: Run, live: str | None, fitted: Mapping[str, Path]) -> Lineup:
+    """Find incumbent and floor for the recipe's models, `fitted` by label; `live` is the night that is published.
+
+    A recipe's model of the incumbent's configuration is the incumbent: nothing is fitted twice. With the gate off
+    nobody is added.
+    """
+    known = {label: configuration_of(folder) for label, folder in fitted.items()}
+    if not run.settings.gate.enabled:
+        return Lineup(known)
+    entrants: dict[str, Run] = {}
+    holder, said = None, []
+    published, trouble = published_configuration(run, live)
+    if trouble:
+        said.append(trouble)
+    if published:
+        holder = next((label for label, configuration in known.items() if configuration.same_as(published)), None)
+        if holder is None and published.blends:
+            said.append(f"the blend published by night {live} can't take part: tonight's recipe has no such blend")
+        elif holder is None:
+            holder = INCUMBENT
+            known[INCUMBENT], entrants[INCUMBENT] = published, run_with(run, INCUMBENT, published)
+    floor, wanted = find_floor(run, known)
+    if floor is None and wanted is None:
+        said.append("popularity predicts no ratings, so there is no floor")
+    if wanted:
+        floor = FLOOR
+        known[FLOOR], entrants[FLOOR] = wanted, run_with(run, FLOOR, wanted)
+    return Lineup(known, entrants, holder, live, floor, "; ".join(said) or None)
+
+
+def configuration_of(fitted: Path) -> Configuration:
+    """What was fitted in a folder of `train`."""
+    manifest = lake.read_manifest(fitted)
+    info, settings = manifest["info"], manifest["settings"]
+    normalize = {key: value for key, value in settings.items() if key.startswith("normalize")}
+    return Configuration(family=info["family"], hyperparameters=info["config"], normalize=normalize)
+
+
+def published_configuration(run: Run, live: str | None) -> tuple[Configuration | None, str | None]:
+    """The configuration that made the lists of night `live`, from its journal, or why it can't take part tonight."""
+    if live is None:
+        return None, None
+    try:
+        record = journal.read_run(run.home, run.dataset, live)
+        stored = record.get("champion_configuration")
+        if stored is None and not (made := record.get("made", {}).get("refit")):
+            raise ValueError("its journal does not have it")
+        published = Configuration.model_validate(stored) if stored else configuration_of(Path(made))
+        return published.completed(), None
+    except (OSError, ValueError, KeyError) as error:
+        return None, f"the configuration published by night {live} can't take part: {error}"
+
+
+def find_floor(run: Run, known: Mapping[str, Configuration]) -> tuple[str | None, Configuration | None]:
+    """The label that is the floor, or the configuration to add as one; neither where ratings are predicted."""
+    if run.settings.select.protocol == "error":
+        return None, None
+    timed = run.settings.dataset.columns.timestamp is not None
+    popular = {label: c for label, c in known.items() if c.family == "popularity"}
+    for label, configuration in popular.items():
+        if (configuration.hyperparameters.get("window_days") is not None) == timed:
+            return label, None
+    if popular and len(popular) == len(known):
+        return next(iter(popular)), None  # nothing but popularity: there is nothing to hold against it
+    window = {"window_days": FLOOR_DAYS} if timed else {}
+    normalize = next(iter(known.values())).normalize if known else {}
+    return None, Configuration(family="popularity", hyperparameters=window, normalize=normalize)
+
+
+def run_with(run: Run, label: str, configuration: Configuration) -> Run:
+    """The same night with one more model, normalised as its configuration says."""
+    settings = run.settings
+    entry = ModelEntry.model_validate({**configuration.hyperparameters, "family": configuration.family})
+    feedback = settings.dataset.feedback
+    normalize = {key: value for key, value in configuration.normalize.items() if key in type(feedback).model_fields}
+    feedback = type(feedback).model_validate({**feedback.model_dump(), **normalize})
+    dataset = settings.dataset.model_copy(update={"feedback": feedback})
+    models = {**settings.models, label: entry}
+    return run.model_copy(update={"settings": settings.model_copy(update={"models": models, "dataset": dataset})})
+
+
+def _as_json(value: Any) -> Any:
+    """As it comes back from a JSON file."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,66 @@
+"""Admits what was read to the night, or refuses it, before anything is trained: volume, freshness, times, columns."""
+
+from pathlib import Path
+
+import polars as pl
+
+from pipeline import checks, journal, lake, tables, warehouse
+from pipeline.contracts import LEFT_OUT, Refused
+from pipeline.run import Run
+
+NIGHTS = 8
+"""Published nights that tonight's volume is compared with."""
+
+
+def admit_source(run: Run, raw: Path) -> Path:
+    """Run the audits of `sql/checks/input` on `1_raw`; returns `raw`. Raises Refused, with the audits that failed.
+
+    They read `source_rows`, `tonight` (one row of tables.INPUTS), `earlier_nights` (the same of the last published
+    nights of the same source mode) and `bounds`. The result depends on the clock and on earlier nights, so it is
+    found anew each night, never kept in the lake.
+    """
+    with journal.stage(run, "admit") as record:
+        figures = describe(run, raw)
+        record.update(rows_in=figures["rows"], rows_out=figures["rows"])
+        earlier = earlier_nights(run)
+        newest = figures["newest"] and figures["newest"].isoformat(timespec="microseconds")
+        journal.append(run, tables.INPUTS, [{**figures, "newest": newest}])
+        con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
+        try:
+            source = warehouse.literal(raw / "interactions.parquet")
+            con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({source})")
+            tonight = pl.DataFrame([{"run_id": run.run_id, **figures}], schema=tables.INPUTS.schema, orient="row")
+            checks.temporary(con, "tonight", tonight)
+            checks.temporary(con, "earlier_nights", earlier)
+            checks.bounds(con, run)
+            failed = checks.run_checks(con, run, "input")
+        finally:
+            con.close()
+    if failed:
+        raise Refused(
+            "the source is not fit for a night: " + "; ".join(failed)
+            + ". Nothing was trained, and the published tables are as they were."
+        )  # fmt: skip
+    return raw
+
+
+def describe(run: Run, raw: Path) -> dict:
+    """Tonight's row of tables.INPUTS, without run_id."""
+    manifest, dataset = lake.read_manifest(raw), run.settings.dataset
+    left_out = sum(manifest["ledger"].get(reason, 0) for reason in LEFT_OUT)
+    newest = pl.scan_parquet(raw / "interactions.parquet").select(pl.col("timestamp").max()).collect().item()
+    return {
+        "mode": dataset.source.mode, "rows": manifest["rows_out"],
+        "rejected": (manifest["rows_in"] or manifest["rows_out"]) - manifest["rows_out"] - left_out,
+        "newest": newest, "rated": dataset.columns.rating is not None, "timed": dataset.columns.timestamp is not None,
+    }  # fmt: skip
+
+
+def earlier_nights(run: Run) -> pl.DataFrame:
+    """Rows of tables.INPUTS of the last published nights before this one, of its source mode, oldest first."""
+    home, dataset = run.home, run.dataset
+    nights = journal.read(home, dataset, tables.RUNS).filter(
+        pl.col("outcome") == "published", pl.col("run_id") < run.run_id
+    )
+    figures = journal.read(home, dataset, tables.INPUTS).join(nights, on="run_id", how="semi")
+    return figures.filter(mode=run.settings.dataset.source.mode).sort("run_id").tail(NIGHTS)
