@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from flows.look import dataset_name, query, unknown_dataset
-from pipeline import journal
+from flows.look import dataset_name, unknown_dataset
+from pipeline import journal, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 from pipeline.run import utcnow
+from pipeline.stages.publish import live_run_id
+from pipeline.stages.rollback import next_target, standing
 
 HEALTHY, UNHEALTHY = 0, 3
 
@@ -18,17 +20,11 @@ HEALTHY, UNHEALTHY = 0, 3
 def status(options: Any) -> int:
     """Print it; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
-    live = None
-    if home.live(dataset).exists():
-        live = query(options, "select run_id, generated_at from freshness", {}).row(0, named=True)
-    answer = health(home, dataset, live["run_id"] if live else None)
-    if live:
-        summary = query(options, "select rows, users, items, last_timestamp from interactions_summary", {})
-        answer |= summary.row(0, named=True)
-        answer["generated_at"] = live["generated_at"]
-        answer["age_hours"] = round((utcnow() - answer["generated_at"]).total_seconds() / 3600, 2)
-        if options.max_age is not None and answer["age_hours"] > options.max_age:
-            answer["problems"].append(f"the tables are {answer['age_hours']} hours old, --max-age {options.max_age:g}")
+    answer = health(home, dataset, live_run_id(home, dataset))
+    answer |= about_tables(home, dataset)
+    age = answer["age_hours"]
+    if options.max_age is not None and age is not None and age > options.max_age:
+        answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
     answer["healthy"] = not answer["problems"]
     answer["next"] = next_steps(answer, options)
     if options.json:
@@ -38,10 +34,23 @@ def status(options: Any) -> int:
     return HEALTHY if answer["healthy"] else UNHEALTHY
 
 
+def about_tables(home: Home, dataset: str) -> dict[str, Any]:
+    """What the live file says of itself; all None where there is none, or where it can't be read."""
+    answer = dict.fromkeys(["generated_at", "age_hours", "rows", "users", "items", "last_timestamp"])
+    try:
+        with warehouse.connect(home.live(dataset), read_only=True) as con:
+            made = con.sql("select generated_at from freshness").pl()["generated_at"].item()
+            about = con.sql("select rows, users, items, last_timestamp from interactions_summary").pl()
+    except (warehouse.DatabaseError, ValueError):
+        return answer
+    age = round((utcnow() - made).total_seconds() / 3600, 2)
+    return answer | about.row(0, named=True) | {"generated_at": made, "age_hours": age}
+
+
 def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
     """Live night, last night that counts, who runs now; `problems` says what is not well."""
     nights = [journal.read_run(home, dataset, run_id) for run_id in journal.run_ids(home, dataset)]
-    if not nights and live is None:
+    if not nights and not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
     holder = lock_holder(home.lock(dataset))
     running = holder is not None and bool(nights) and nights[-1].get("outcome") == "running"
@@ -52,14 +61,26 @@ def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
         outcome, reason = "crashed", "the process ended before the night did"
     if counted and outcome != "published":
         problems.append(f"the last night did not publish: {outcome}: {reason}")
-    if live is None:
+    if live is None and not home.live(dataset).exists():
         problems.append("nothing is published yet")
+    elif trouble := unreadable(home.live(dataset)):
+        problems.append(f"the published tables can't be read: {trouble}")
     champion = next((n.get("champion") for n in nights if n.get("run_id") == live), None)
     return {
         "dataset": dataset, "healthy": not problems, "problems": problems, "live": live, "champion": champion,
         "last_night": last.get("run_id"), "last_outcome": outcome, "last_reason": reason,
         "running": nights[-1]["run_id"] if running else None, "lock": holder,
+        "rolled_back": standing(home, dataset), "rollback_target": next_target(home, dataset),
     }  # fmt: skip
+
+
+def unreadable(live: Path) -> str | None:
+    """Why a published file can't be opened; None where it can."""
+    try:
+        warehouse.connect(live, read_only=True).close()
+    except warehouse.DatabaseError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def lock_holder(path: Path) -> str | None:
@@ -89,13 +110,18 @@ def describe(answer: dict[str, Any]) -> None:
     print(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
     for problem in answer["problems"]:
         print(f"  ! {problem}")
-    if answer["live"]:
+    if answer["age_hours"] is not None:
         print(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
+        if back := answer["rolled_back"]:
+            when = f" by {back['by']} at {back['at'][:16].replace('T', ' ')} UTC" if back["at"] else ""
+            print(f"         rolled back{when} from {back['from']}")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
         print(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
     if answer["last_night"]:
         print(f"last     {answer['last_night']}, {answer['last_outcome']}")
     if answer["running"]:
         print(f"running  {answer['lock']}")
+    if answer["rollback_target"]:
+        print(f"before   {answer['rollback_target']}, to which `rollback` would go")
     for step in answer["next"]:
         print(f"next     {step}")

@@ -1,0 +1,48 @@
+"""`nightrecs runs`: the nights of a data set, newest first, refused and crashed ones too."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import polars as pl
+
+from flows.look import dataset_name, show, unknown_dataset
+from pipeline import journal, tables
+from pipeline.contracts import UnreadableInput
+from pipeline.paths import Home
+from pipeline.stages.publish import kept_generations, live_run_id
+
+
+def runs(options: Any) -> None:
+    """Outcome, champion and its key figure on test, and whose tables are live or kept for a rollback."""
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    frame = journal.read(home, dataset, tables.RUNS).sort("run_id", descending=True).head(options.n)
+    if frame.is_empty():
+        raise UnreadableInput(unknown_dataset(home, dataset))
+    seconds = (pl.col("finished_at") - pl.col("started_at")).dt.total_milliseconds() / 1000
+    frame = frame.with_columns(pl.col("started_at").dt.truncate("1s"), seconds=seconds.round(1))
+    live, kept = live_run_id(home, dataset), set(kept_generations(home, dataset))
+    records = []
+    for night in frame.iter_rows(named=True):
+        run_id = night["run_id"]
+        record = {key: night[key] for key in ("run_id", "started_at", "seconds", "outcome", "champion")}
+        record["figure"], record["value"] = key_figure(home, dataset, run_id, night["champion"])
+        record["tables"] = "live" if run_id == live else "kept" if run_id in kept else None
+        records.append({**record, "recipe": night["recipe"], "reason": night["reason"]})
+    show(records, options)
+
+
+def key_figure(home: Home, dataset: str, run_id: str, champion: str | None) -> tuple[str | None, float | None]:
+    """Name and value, on test over all users, of what the night's champions are chosen by."""
+    if champion is None:
+        return None, None
+    with suppress(OSError, ValueError, KeyError):
+        select = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())["select"]
+        cutoff = 0 if select["protocol"] == "error" else select["cutoff"]
+        found = journal.read(home, dataset, tables.METRICS, run_id).filter(
+            pl.col("model") == champion, split="test", segment="all",
+            protocol=select["protocol"], metric=select["metric"], cutoff=cutoff,
+        )  # fmt: skip
+        if found.height == 1:
+            return f"{select['metric']}@{cutoff}" if cutoff else select["metric"], round(found["value"].item(), 4)
+    return None, None

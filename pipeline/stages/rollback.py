@@ -1,0 +1,78 @@
+"""Makes a kept generation the live one again, by the same atomic swap that publishes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline import journal, operations, warehouse
+from pipeline.contracts import Refused, UnreadableInput
+from pipeline.layers import nearest
+from pipeline.paths import Home
+from pipeline.stages.publish import go_live, kept_generations, live_run_id
+
+
+@contextmanager
+def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
+    """Hold the data set's lock for a command; nights that never ended are closed first. Raises journal.Locked."""
+    with journal.lock(home, dataset, command, "command"):
+        journal.close_stale(home, dataset, live_run_id(home, dataset))
+        yield
+
+
+def next_target(home: Home, dataset: str) -> str | None:
+    """The newest generation before the live one that nobody rolled back from; None where there is none."""
+    live = live_run_id(home, dataset)
+    withdrawn = _withdrawn(home, dataset)
+    earlier = [i for i in kept_generations(home, dataset) if live and i < live and i not in withdrawn]
+    return max(earlier, default=None)
+
+
+def standing(home: Home, dataset: str) -> dict[str, Any] | None:
+    """The rollback that made the live tables live, with who and when; None where a night did."""
+    live = live_run_id(home, dataset)
+    newer = [i for i in kept_generations(home, dataset) if live and i > live]
+    if not newer:
+        return None
+    records = [r for r in operations.read(home, dataset, "rollback") if r.get("to") == live]
+    return records[-1] if records else {"operation": "rollback", "from": max(newer), "to": live, "at": None, "by": None}
+
+
+def roll_back(home: Home, dataset: str, to: str | None = None) -> dict[str, Any]:
+    """Go live with generation `to`, else with `next_target`; returns the record of it. The caller holds the lock.
+
+    Raises Refused where there is nothing to go back to or the generation can't be read, UnreadableInput where
+    `to` is no kept generation.
+    """
+    live, kept = live_run_id(home, dataset), kept_generations(home, dataset)
+    if to and to not in kept:
+        there = f"kept are: {', '.join(kept) or 'none'}"
+        raise UnreadableInput(f"there is no generation {to!r} of {dataset}{nearest(to, kept)}; {there}")
+    target = to or next_target(home, dataset)
+    if target is None:
+        raise Refused(f"no generation of {dataset} older than the live one is kept; the tables are as they were")
+    if target == live:
+        raise Refused(f"generation {target} of {dataset} is live already")
+    _check_readable(home, dataset, target)
+    go_live(home, dataset, target)
+    return operations.record(home, dataset, "rollback", **{"from": live, "to": target})
+
+
+def _check_readable(home: Home, dataset: str, run_id: str) -> None:
+    generation = home.generation(dataset, run_id)
+    try:
+        with warehouse.connect(generation, read_only=True) as con:
+            con.sql("select count(*) from recommendations").fetchall()
+    except warehouse.DatabaseError as error:
+        why = str(error).splitlines()[0]
+        raise Refused(f"{generation} can't be read ({why}); the live tables are as they were") from None
+
+
+def _withdrawn(home: Home, dataset: str) -> set[str]:
+    """Generations that were rolled back from, and not to again."""
+    withdrawn: set[str] = set()
+    for entry in operations.read(home, dataset, "rollback"):
+        source, target = entry.get("from") or "", entry.get("to") or ""
+        if source > target:
+            withdrawn.add(source)
+        withdrawn.discard(target)
+    return withdrawn
