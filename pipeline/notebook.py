@@ -1,0 +1,125 @@
+"""For notebooks: published tables as Polars frames, the champion, and your own lists measured as models are.
+
+>>> from pipeline.notebook import Published
+>>> night = Published("sample")
+>>> night.table("recommendations_titled").head(3)
+>>> night.sql("select * from leaderboard where split = 'test'")
+>>> night.recommend(["u0001", "u0002"], top_n=5)
+>>> night.evaluate(my_lists)                     # user_id, item_id, rank
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from pipeline import journal, lake, measure, metrics, warehouse
+from pipeline.contracts import UnreadableInput
+from pipeline.interactions import History
+from pipeline.lists import Lists
+from pipeline.paths import Home
+from pipeline.ranking import Ranks
+from pipeline.run import Run
+from pipeline.stages.publish import live_run_id
+
+
+class Published:
+    """What is live of a data set, read-only. A new object sees a newer night; this one keeps its own."""
+
+    def __init__(self, dataset: str, home: str | Path | None = None):
+        """`home` as of the command: NIGHTRECS_HOME, else the checkout. UnreadableInput where nothing is published."""
+        self.dataset, self.home = dataset, Home.resolve(home)
+        live = live_run_id(self.home, dataset)
+        if live is None:
+            raise UnreadableInput(f"nothing is published for {dataset!r} in {self.home.warehouse}")
+        self.run_id = live
+        kept = self.home.generation(dataset, live)
+        self.file = kept if kept.exists() else self.home.live(dataset)
+
+    def sql(self, query: str, **params: Any) -> pl.DataFrame:
+        """Rows of a query; `$name` in it is bound to the argument of that name."""
+        with warehouse.connect(self.file, read_only=True) as con:
+            return con.sql(query, params=params or None).pl()
+
+    def table(self, name: str) -> pl.DataFrame:
+        """A whole table or view."""
+        return self.sql(f"from {warehouse.identifier(name)}")
+
+    def recommend(self, users: Sequence[str], top_n: int = 10) -> pl.DataFrame:
+        """The published lists of some users: user_id, rank, item_id, title, score, source."""
+        return self.sql(
+            "select user_id, rank, item_id, title, score, source from recommendations_titled "
+            "where list_contains($users, user_id) and rank <= $n order by user_id, rank",
+            users=list(users), n=top_n,
+        )  # fmt: skip
+
+    @property
+    def run(self) -> Run:
+        """The night behind the tables, with its settings."""
+        return journal.load_run(self.home, self.dataset, self.run_id)
+
+    def holdout(self, split: str = "valid") -> pl.DataFrame:
+        """user_id, item_id of the positive rows held out of the night's models. `test` is for the last word only."""
+        parts, encoded = self._folder("parts"), self._folder("encoded")
+        rows = pl.read_parquet(parts / f"{split}.parquet").filter("positive").select("user_idx", "item_idx")
+        for kind in ("user", "item"):
+            rows = rows.join(pl.read_parquet(encoded / f"{kind}s.parquet"), on=f"{kind}_idx", maintain_order="left")
+        return rows.select("user_id", "item_id")
+
+    def evaluate(self, lists: pl.DataFrame, split: str = "valid", cutoffs: Sequence[int] = (10,)) -> pl.DataFrame:
+        """Your own lists by the measure of the models, protocol `full`: metric, cutoff, value, interval, n.
+
+        `lists`: user_id, item_id, rank (1 is the best). All users with holdout and history count: one without a list
+        has no hit. Items that the user had before are taken out first, as they are for the models; unknown ids are an
+        error, since they would look like misses.
+        """
+        missing = {"user_id", "item_id", "rank"} - set(lists.columns)
+        if missing:
+            raise ValueError(f"lists need the columns user_id, item_id, rank; missing: {', '.join(sorted(missing))}")
+        parts = measure.load_parts(self._folder("parts"), torch.device("cpu"))
+        question, depth = measure.ask(parts, split, "train"), max(cutoffs)
+        known = self._indices(lists)
+        masked = pl.DataFrame({"row": question.mask.rows.numpy(), "item_idx": question.mask.items.numpy()})
+        rows = pl.DataFrame({"user_idx": question.users.numpy()}).with_row_index("row").cast(pl.Int64)
+        kept = known.join(rows, on="user_idx").join(masked, on=["row", "item_idx"], how="anti")
+        kept = (
+            kept.sort("row", "rank")
+            .with_columns(place=pl.int_range(pl.len()).over("row"))
+            .filter(pl.col("place") < depth)
+        )
+        items = torch.full((len(question.users), depth), -1)
+        row, place, item = (torch.tensor(kept[name].to_list()) for name in ("row", "place", "item_idx"))
+        if kept.height:
+            items[row, place] = item
+        ranks = _ranks(items, question.holdout, question.history)
+        found = metrics.summarise(ranks, cutoffs, model="own", split=split, protocol="full", popular=question.popular)
+        frame = pl.DataFrame(found, infer_schema_length=None).filter(segment="all")
+        return frame.select("metric", "cutoff", "value", "ci_low", "ci_high", "n")
+
+    def _indices(self, lists: pl.DataFrame) -> pl.DataFrame:
+        encoded, found = self._folder("encoded"), lists.select("user_id", "item_id", "rank")
+        for kind in ("user", "item"):
+            ids = pl.read_parquet(encoded / f"{kind}s.parquet").cast({f"{kind}_idx": pl.Int64})
+            found = found.join(ids, on=f"{kind}_id", how="left", maintain_order="left")
+            unknown = found.filter(pl.col(f"{kind}_idx").is_null())[f"{kind}_id"]
+            if len(unknown):
+                raise ValueError(f"{len(unknown):,} rows have a {kind}_id that takes no part, e.g. {unknown[0]!r}")
+        return found
+
+    def _folder(self, name: str) -> Path:
+        record = journal.read_run(self.home, self.dataset, self.run_id)
+        folder = Path(record.get("made", {}).get(name, ""))
+        if not lake.is_complete(folder):
+            raise UnreadableInput(f"what night {self.run_id} made of {name} is no longer in the lake; run a night")
+        return folder
+
+
+def _ranks(items: torch.Tensor, holdout: History, history: History) -> Ranks:
+    """Places of the holdout events in lists (N, depth); 0 where they are not there."""
+    own = items[holdout.rows] == holdout.items.unsqueeze(1)  # (E, depth)
+    places = torch.where(own.any(1), own.int().argmax(1) + 1, 0)  # (E,)
+    scores = -torch.arange(items.shape[1]).float().expand(items.shape)
+    lists = Lists(items, scores, torch.zeros(len(items), dtype=torch.bool))
+    return Ranks(holdout.offsets, places, items.shape[1], history.lengths > 0, lists)

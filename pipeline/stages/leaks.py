@@ -1,0 +1,101 @@
+"""The leakage auditor: reads again what the night's models and figures came of, and refuses where the future leaked."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from pipeline import journal, lake, measure, tables
+from pipeline.contracts import ContractError, Refused
+from pipeline.models import FitContext
+from pipeline.models.popularity import Popularity
+from pipeline.models.saving import load
+from pipeline.normalize import Normalizer
+from pipeline.run import Run
+from pipeline.stages import leakage
+
+Rule = Callable[[Run, Path, list[Path]], list[str]]
+RULES: dict[str, Rule] = {}
+"""By name, as the table `checks` has them; each returns what it found, in words."""
+
+
+def rule(function: Rule) -> Rule:
+    """Register a rule under its function's name, with `leak_` before it."""
+    RULES[f"leak_{function.__name__}"] = function
+    return function
+
+
+def audit_leaks(run: Run, parts: Path, fits: list[Path]) -> None:
+    """Hold every rule against the split and the models that are measured on it; journal each as a check.
+
+    `fits`: the folders of the models whose figures on valid and test will be shown. Raises Refused on a leak.
+    """
+    with journal.stage(run, "leaks"):
+        found = {name: check(run, parts, fits) for name, check in RULES.items()}
+        journal.append(
+            run,
+            tables.CHECKS,
+            [{"check_name": n, "severity": "error", "bad_rows": len(f), "passed": not f} for n, f in found.items()],
+        )
+        leaks = [f"{name}: {text}" for name, texts in found.items() for text in texts]
+        if leaks:
+            raise Refused(
+                "what is held out has leaked: " + "; ".join(leaks) + ". No figure of this night can be trusted."
+            )
+
+
+@rule
+def split(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+    """No pair is in two parts; by time, no row that a model learns from is later than what it must find."""
+    train, valid, test = (pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "valid", "test"))
+    try:
+        leakage.assert_no_leak(train, valid, test, lake.info(parts)["kind"])
+    except ContractError as error:
+        return [str(error)]
+    return []
+
+
+@rule
+def lineage(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+    """Every model that is measured was fitted on parts of this very split, and on no row more."""
+    rows = lake.info(parts)["rows"]
+    found = []
+    for folder in fits:
+        manifest = lake.read_manifest(folder)
+        label, fit = manifest["info"]["label"], manifest["info"]["fit"]
+        allowed = measure.FITTED_ON.get(fit)
+        if allowed is None or parts.name not in [Path(path).name for path in manifest["parents"]]:
+            found.append(f"{label} was fitted on {fit!r} of {manifest['parents'][:1]}, not on this split")
+        elif manifest["rows_in"] != sum(rows[name] for name in allowed):
+            found.append(f"{label} was fitted on {manifest['rows_in']:,} rows, not those of {fit}")
+    return found
+
+
+@rule
+def normalizer(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+    """Statistics of ratings are those of the rows fitted on: they are computed anew and compared."""
+    feedback, data = run.settings.dataset.feedback, measure.load_parts(parts, torch.device("cpu"))
+    found = []
+    for folder in fits:
+        info = lake.info(folder)
+        if info["fit"] not in measure.FITTED_ON:
+            continue  # lineage tells
+        own = Normalizer.fit(feedback.normalize, data.fitted_on(info["fit"]).ratings, feedback.normalize_to)
+        if Normalizer.load(folder) != own:
+            found.append(f"{info['label']} normalises ratings by statistics that are not those of {info['fit']}")
+    return found
+
+
+@rule
+def popularity(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+    """Counts of items are those of the rows fitted on: they are counted anew and compared."""
+    found, data = [], measure.load_parts(parts, torch.device("cpu"))
+    for folder in fits:
+        model, info = load(folder), lake.info(folder)
+        if isinstance(model, Popularity) and info["fit"] in measure.FITTED_ON:
+            own = Popularity(model.config, model.n_users, model.n_items)
+            own.fit(data.fitted_on(info["fit"]), FitContext())
+            if not torch.equal(own.counts, model.counts):
+                found.append(f"{info['label']} counts rows that are not those of {info['fit']}")
+    return found

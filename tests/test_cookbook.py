@@ -1,0 +1,57 @@
+"""Every query of sql/README.md and README.md runs on a published night of the built-in sample."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows import nightly as line
+from flows.start import prepare
+from pipeline import paths, warehouse
+
+CHECKOUT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```sql\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COOKBOOK = BLOCK.findall((CHECKOUT / "sql" / "README.md").read_text())
+README = BLOCK.findall((CHECKOUT / "README.md").read_text())
+EMPTY = ("outcome <> 'published'", "not passed", "rejected_rows", "'fallback'", "lists = 0", "having count(*)")
+"""Queries that a good night may answer with nothing."""
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    home = tmp_path_factory.mktemp("cookbook")
+    recipe = home / "vectors.toml"  # the champion has vectors, which a query asks for
+    recipe.write_text("[models.ials]\n[gate]\nenabled = false\n")
+    run = prepare(recipe=str(recipe), home=str(home))
+    line.conduct(run, line.plainly)
+    with warehouse.connect(run.home.live("sample"), read_only=True) as con:
+        yield con
+
+
+def test_there_are_twenty_questions():
+    assert len(COOKBOOK) >= 20
+
+
+@pytest.mark.parametrize("query", [*COOKBOOK, *README], ids=lambda q: " ".join(q.split())[:60])
+def test_a_query_answers(live, query):
+    for statement in filter(str.strip, query.split(";")):
+        rows = live.sql(statement).fetchall()
+        assert rows or any(part in statement for part in EMPTY), statement
+
+
+def test_every_view_has_a_comment_and_a_row(live):
+    views = {path.stem for path in (paths.SQL / "views").glob("*.sql")}
+    found = dict(live.sql("select view_name, comment from duckdb_views() where not internal").fetchall())
+    assert views <= found.keys() and all(found[name] for name in views)
+    for name in views:
+        live.sql(f"from {name}").fetchall()
+
+
+def test_every_table_and_column_says_what_it_is(live):
+    tables = live.sql("select table_name, comment from duckdb_tables()").fetchall()
+    columns = live.sql(
+        "select table_name, column_name, comment from duckdb_columns() "
+        "where table_name in (select table_name from duckdb_tables())"
+    ).fetchall()
+    assert tables and columns
+    assert [row for row in [*tables, *columns] if not row[-1]] == []
