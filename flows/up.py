@@ -1,0 +1,227 @@
+"""`nightrecs up`: Prefect's server and UI, MLflow's UI and the scheduled nights, on this machine, until Ctrl-C."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.schedules import schedules
+from flows.watch import Watch
+from pipeline import journal
+from pipeline.paths import Home
+
+HOST = "127.0.0.1"
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+START_SECONDS = 180
+STOP_SECONDS = 15
+NOT_WELL = 3
+
+
+@dataclass
+class Service:
+    """One child process and how to ask whether it is there."""
+
+    name: str
+    command: list[str]
+    url: str | None = None
+    """For people."""
+    health: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+
+def up(options: Any) -> int:
+    """Start all, wait until each answers, print the URLs, watch until Ctrl-C, stop all."""
+    home = Home.resolve(options.home)
+    if options.check:
+        return check(home, options.json)
+    if running := standing(home):
+        journal.say(f"it is up already, as process {running['pid']}; `nightrecs up --check` says more")
+        return NOT_WELL
+    services, environment = plan(home, options)
+    logs = home.warehouse / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        for service in services:
+            start(service, environment, logs)
+            wait(service, logs)
+        urls = {service.name: service.url for service in services if service.url}
+        journal.write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
+        for name, url in urls.items():
+            journal.say(f"{name:<8} {url}")
+        nights = schedules(home)
+        for night in nights:
+            journal.say(f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}")
+        if not nights:
+            journal.say('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
+        journal.say(f"logs     {logs}\nCtrl-C stops everything")
+        return watch(services, logs, Watch(home, nights))
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        state(home).unlink(missing_ok=True)
+        stop(services)
+
+
+def plan(home: Home, options: Any) -> tuple[list[Service], dict[str, str]]:
+    """What to start, on ports that are free, and the environment of all."""
+    prefect, mlflow = free_port(options.prefect_port), free_port(options.mlflow_port)
+    api, store = f"http://{HOST}:{prefect}/api", os.environ.get("MLFLOW_TRACKING_URI")
+    home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NIGHTRECS_HOME": str(home.root),
+    }  # fmt: skip
+    python = sys.executable
+    own_store = store or f"sqlite:///{home.mlflow_db}"
+    services = [
+        Service(
+            "Prefect", [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
+            f"http://{HOST}:{prefect}", f"{api}/health",
+        ),
+        Service(
+            "MLflow",
+            [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
+             "--backend-store-uri", own_store, "--artifacts-destination", str(home.mlflow_artifacts)],
+            f"http://{HOST}:{mlflow}", f"http://{HOST}:{mlflow}/health",
+        ),
+    ]  # fmt: skip
+    if store and store.startswith("http"):
+        services.pop()  # somebody else's server shows it
+    if schedules(home):
+        services.append(Service("nights", [python, "-m", "flows.serve"]))
+    return services, environment
+
+
+def free_port(wanted: int) -> int:
+    """The port, or the next one that nobody has."""
+    for port in range(wanted, wanted + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no port is free between {wanted} and {wanted + 99}")
+
+
+def start(service: Service, environment: dict[str, str], logs: Path) -> None:
+    """As leader of a group of its own, so that its children end with it."""
+    with (logs / f"{service.name.lower()}.log").open("wb") as log:
+        service.process = subprocess.Popen(
+            service.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, preexec_fn=_end_with_parent,
+        )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """Linux: have SIGTERM sent when whoever started us is gone, kill -9 included."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def wait(service: Service, logs: Path) -> None:
+    """Until it answers; RuntimeError with the end of its log where it does not."""
+    assert service.process is not None
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if service.process.poll() is not None:
+            break
+        if service.health is None or answers(service.health):
+            return
+        time.sleep(0.3)
+    log = logs / f"{service.name.lower()}.log"
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise RuntimeError(f"{service.name} did not start; the end of {log}:\n{last}")
+
+
+def answers(url: str) -> bool:
+    """Whether a URL says 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=3) as response:
+            return response.status == 200
+    except (OSError, ValueError):
+        return False
+
+
+def watch(services: list[Service], logs: Path, nights: Watch) -> int:
+    """Until a service ends by itself, which ends the others too."""
+    while True:
+        for service in services:
+            assert service.process is not None
+            if (code := service.process.poll()) is not None:
+                journal.say(f"{service.name} ended by itself with code {code}; see {logs}")
+                return 1
+        nights.look()
+        time.sleep(1)
+
+
+def stop(services: list[Service]) -> None:
+    """End every group, politely, then not."""
+    running = [s.process for s in reversed(services) if s.process is not None]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in running:
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and any(alive(process) for process in running):
+            time.sleep(0.1)
+
+
+def alive(process: subprocess.Popen[bytes]) -> bool:
+    """Whether anybody of a process's group is still there."""
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def check(home: Home, as_json: bool) -> int:
+    """Say what is running; 0 where all of it answers, 3 where not."""
+    running = standing(home)
+    found = {name: answers(health_of(name, url)) for name, url in (running or {"urls": {}})["urls"].items()}
+    if as_json:
+        print(json.dumps({"up": running is not None, "pid": (running or {}).get("pid"), "answers": found,
+                          "urls": (running or {}).get("urls", {})}))  # fmt: skip
+    elif running is None:
+        print("nothing is up in this home; `nightrecs up` starts it")
+    else:
+        print(f"up as process {running['pid']}")
+        for name, url in running["urls"].items():
+            print(f"{name:<8} {url}  {'answers' if found[name] else 'DOES NOT ANSWER'}")
+    return 0 if running and all(found.values()) else NOT_WELL
+
+
+def health_of(name: str, url: str) -> str:
+    """Where a service says that it is well."""
+    return f"{url}/api/health" if name == "Prefect" else f"{url}/health"
+
+
+def standing(home: Home) -> dict[str, Any] | None:
+    """What a running `up` of this home wrote of itself; None where there is none."""
+    try:
+        found = json.loads(state(home).read_text())
+        os.kill(found["pid"], 0)
+        return found
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def state(home: Home) -> Path:
+    """File in which a running `up` says where it is."""
+    return home.warehouse / "up.json"

@@ -1,0 +1,111 @@
+"""Word is sent where the environment says, and trouble with it never stops anything."""
+
+import json
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from flows.schedules import Schedule
+from flows.watch import Watch, problems
+from pipeline import journal, notify
+from pipeline.paths import Home
+
+
+@pytest.fixture
+def webhook():
+    """A server that keeps what it is sent."""
+    got = []
+
+    class Keep(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args): ...
+
+    server = HTTPServer(("127.0.0.1", 0), Keep)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/secret", got
+    server.shutdown()
+
+
+@pytest.fixture
+def mailbox():
+    """The least of an SMTP server."""
+    got = []
+
+    class Take(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"220 here\r\n")
+            data = None
+            for line in self.rfile:
+                text = line.decode().rstrip("\r\n")
+                if data is not None:
+                    if text == ".":
+                        got.append("\n".join(data))
+                        data = None
+                        self.wfile.write(b"250 kept\r\n")
+                    else:
+                        data.append(text)
+                elif text.upper() == "DATA":
+                    data = []
+                    self.wfile.write(b"354 go on\r\n")
+                elif text.upper() == "QUIT":
+                    self.wfile.write(b"221 bye\r\n")
+                    return
+                else:
+                    self.wfile.write(b"250 ok\r\n")
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Take)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], got
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_webhook_gets_the_text_and_what_it_is_about(webhook):
+    url, got = webhook
+    assert notify.tell("all is lost", {"dataset": "tiny"}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
+    assert got == [{"text": "all is lost", "dataset": "tiny"}]
+
+
+def test_an_email_has_a_subject_and_all_facts(mailbox):
+    port, got = mailbox
+    environ = {
+        "NIGHTRECS_NOTIFY_EMAIL": "a@example.org, b@example.org",
+        "NIGHTRECS_NOTIFY_SMTP": f"smtp://127.0.0.1:{port}",
+    }
+    assert notify.tell("all is lost\nand more", {"dataset": "tiny"}, environ) == []
+    assert "Subject: all is lost" in got[0] and "dataset: tiny" in got[0] and "To: a@example.org" in got[0]
+
+
+def test_trouble_is_told_in_words_without_the_secret():
+    environ = {
+        "NIGHTRECS_NOTIFY_WEBHOOK": "http://127.0.0.1:9/token-of-mine",
+        "NIGHTRECS_NOTIFY_EMAIL": "a@example.org",
+        "NIGHTRECS_NOTIFY_SMTP": "smtp://me:secret-of-mine@127.0.0.1:9",
+    }
+    told = notify.tell("x", {}, environ)
+    assert len(told) == 2 and not any("of-mine" in line for line in told)
+    assert "ValueError" in notify.tell("x", {}, {"NIGHTRECS_NOTIFY_WEBHOOK": "file:///etc/passwd"})[0]
+    assert notify.tell("x", {}, {}) == []
+
+
+def test_a_killed_night_is_told_once_and_its_recovery_too(run, webhook, monkeypatch):
+    url, got = webhook
+    monkeypatch.setenv("NIGHTRECS_NOTIFY_WEBHOOK", url)
+    night = Schedule(name=run.dataset, dataset=run.dataset, cron="0 3 * * *")
+    watch = Watch(run.home, [night])  # `run` has begun, and nobody holds its lock: it was killed
+    watch.look()
+    watch.next = 0
+    watch.look()
+    assert len(got) == 1 and "the process ended before the night did" in got[0]["text"]
+    journal.close_run(run, "stopped")
+    assert problems(run.home, night) == ["nothing is published yet"]
+
+
+def test_a_data_set_without_nights_is_no_trouble(tmp_path):
+    assert problems(Home(tmp_path), Schedule(name="new", dataset="new", cron="0 3 * * *")) == []
