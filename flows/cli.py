@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from flows.parser import Parser, build_parser
+from pipeline.disk import ADVICE, is_full
+from pipeline.masking import masked
 
 __all__ = ["Parser", "Terminated", "build_parser", "main"]
 
@@ -20,6 +22,14 @@ ELSEWHERE = {
     "doctor": "flows.doctor:doctor",
     "explain": "flows.explain:explain",
     "status": "flows.status:status",
+    "runs": "flows.runs:runs",
+    "rollback": "flows.operate:rollback",
+    "gc": "flows.operate:gc",
+    "forget": "flows.forget:forget",
+    "replay": "flows.replay:replay",
+    "schedule": "flows.schedules:schedule",
+    "up": "flows.up:up",
+    "bench": "flows.bench:bench",
 }
 """Commands that are not in flows.look; a command returns its exit code, or None for 0."""
 FOR_LIBRARIES = {
@@ -60,11 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr)
         code = exit_code(error)
         crash = f"{type(error).__name__}: " if code == CRASHED else ""
-        print(f"nightrecs: {crash}{error}", file=sys.stderr)
-        if code == CRASHED and not debug:
+        print(masked(f"nightrecs: {crash}{error}"), file=sys.stderr)
+        if code == CRASHED and is_full(error):
+            print(ADVICE, file=sys.stderr)
+        elif code == CRASHED and not debug:
             print("This should not happen. Add --debug to see where it did.", file=sys.stderr)
         return code
 

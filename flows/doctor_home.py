@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from flows.doctor_installation import existing
 from flows.status import lock_holder
 from pipeline import journal, warehouse
+from pipeline.masking import masked
 from pipeline.paths import Home
 
 Lines = Iterator[tuple[str, str, str]]
@@ -99,7 +100,7 @@ def prefect(home: Home) -> Lines:
         yield "ok", f"{api} answers", ""
     else:
         fix = "start it, or unset PREFECT_API_URL; nights run without it until then"
-        yield "warn", f"PREFECT_API_URL {api} does not answer", fix
+        yield "warn", masked(f"PREFECT_API_URL {api} does not answer"), fix
 
 
 def mlflow(home: Home) -> Lines:

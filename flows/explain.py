@@ -1,7 +1,7 @@
 """`nightrecs explain`: what the published model thinks of an item for a user, and what that is made of."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.contracts import UnreadableInput
 from pipeline.interactions import History
 from pipeline.models import Recommender
 from pipeline.models.saving import load
+from pipeline.normalize import Normalizer
 from pipeline.paths import Home
 from pipeline.ranking import served
 from pipeline.settings import Settings
@@ -31,6 +32,8 @@ class Night:
     settings: Settings
     raw: Path
     encoded: Path
+    normalizer: Normalizer = field(default_factory=Normalizer)
+    """Of the champion's ratings."""
 
 
 def explain(options: Any) -> None:
@@ -81,7 +84,7 @@ def published_night(home: Home, dataset: str, run_id: str) -> Night:
     clean = folder(lake.read_manifest(encoded)["parents"][0])
     raw = folder(lake.read_manifest(clean)["parents"][0])
     settings = journal.load_run(home, dataset, run_id).settings
-    return Night(run_id, lake.info(refit)["label"], load(refit), settings, raw, encoded)
+    return Night(run_id, lake.info(refit)["label"], load(refit), settings, raw, encoded, Normalizer.load(refit))
 
 
 @torch.no_grad()
@@ -94,7 +97,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "run_id": night.run_id, "model": night.label, "user_id": user_id, "item_id": item_id,
         "masked": bool(seen), "seen": seen, "source": None, "score": None, "rank": None, "candidates": None,
-        "predicted_rating": None, "terms": {}, "contributions": [],
+        "predicted_rating": None, "scale": "none", "terms": {}, "contributions": [],
     }  # fmt: skip
     item = items.index_of(item_id)
     if item is None:
@@ -119,7 +122,8 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     if user >= 0:
         answer["terms"] = (model.terms(user, item) if parts is None else None) or {}
         rating = model.predict(users, torch.tensor([item]))
-        answer["predicted_rating"] = None if rating is None else float(rating)
+        answer["predicted_rating"] = None if rating is None else float(night.normalizer.invert(rating))
+        answer["scale"] = night.normalizer.kind
     return answer
 
 
@@ -167,7 +171,10 @@ def describe(answer: dict[str, Any], options: Any) -> None:
     if answer["source"] == "fallback":
         print("the model can't serve this user, so the score is the item's popularity")
     if answer["predicted_rating"] is not None:
-        print(f"predicted rating {answer['predicted_rating']:.3f}")
+        given = [row["rating"] for row in answer["seen"] if row["rating"] is not None]
+        said = f"; the user's own: {given[-1]:,.6g}" if given else ""
+        scale = "" if answer["scale"] == "none" else f"; score and terms: on the scale of the fit, {answer['scale']}"
+        print(f"predicted rating {answer['predicted_rating']:,.4g}{said}{scale}")
     rows = [{"contribution": v, "from": name} for name, v in answer["terms"].items()]
     parts = answer["contributions"]
     rows += [{"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]} for p in parts[: options.n]]

@@ -6,14 +6,18 @@ import os
 import shutil
 import sys
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from flows import nightly as line
 from flows.start import prepare
 from pipeline import contracts, journal, layers, warehouse
+from pipeline.masking import without_user
 from pipeline.run import Run, new_run_id, utcnow
 
 STARTUP_SECONDS = 60
+RETRIES = 3
+"""Of a request to Prefect, after 2, 4 and 8 s: each of the few requests a night waits for would else cost a minute."""
 OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, journal.Locked)
 
 
@@ -83,6 +87,7 @@ def configure(run: Run) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
         "DO_NOT_TRACK": "1",
     }.items():
         os.environ.setdefault(name, value)
@@ -97,9 +102,9 @@ def end_quietly() -> None:
 def answers(api: str) -> bool:
     """Whether a Prefect API is there."""
     try:
-        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=5) as response:
+        with urllib.request.urlopen(f"{without_user(api).rstrip('/')}/health", timeout=5) as response:
             return response.status == 200
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
@@ -116,8 +121,7 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
         return
     with warehouse.connect(live, read_only=True) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
-        count = "select sum(rows) from row_ledger where run_id = $run_id and stage = 'ingest' and reason <> 'kept'"
-        rejected = con.sql(count, params={"run_id": run.run_id}).fetchall()[0][0] or 0
+        rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = "nightrecs" if shutil.which("nightrecs") else os.path.relpath(sys.argv[0])
     where = "" if str(run.home.root) == os.getcwd() else f" --home {run.home.root}"
     journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")

@@ -6,7 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, layers, paths, tables, warehouse
+from flows import exports
+from pipeline import layers, paths, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 
@@ -86,21 +87,13 @@ def leaderboard(options: Any) -> None:
     show(wide.sort("protocol", by, descending=[False, by == "ndcg@10"]), options)
 
 
-def runs(options: Any) -> None:
-    """All nights, from the journal, newest first: refused and crashed ones too."""
-    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
-    frame = journal.read(home, dataset, tables.RUNS).sort("run_id", descending=True)
-    if frame.is_empty():
-        raise UnreadableInput(unknown_dataset(home, dataset))
-    seconds = (pl.col("finished_at") - pl.col("started_at")).dt.total_milliseconds() / 1000
-    times = frame.with_columns(pl.col("started_at").dt.truncate("1s"), seconds=seconds.round(1))
-    columns = ("run_id", "started_at", "seconds", "outcome", "champion", "recipe", "reason")
-    show(times.select(columns), options)
-
-
 def sql(options: Any) -> None:
     """Whatever one asks; the connection can't write, read files or change its settings."""
-    show(query(options, options.query, {}), options)
+    found = query(options, options.query, {})
+    if options.form or options.output:
+        exports.write(found, options.form, options.output)
+    else:
+        show(found, options)
 
 
 def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:

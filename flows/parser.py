@@ -6,8 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from flows.parser_house import add_house
+from flows.parser_operate import add_operating
+
 USAGE = 2
-STAGES = "ingest clean encode split train evaluate select track export audit publish"
+STAGES = "ingest admit clean encode split profile search train evaluate leaks select track export audit publish"
 EPILOG = """examples:
   nightrecs run                                      a night on the built-in synthetic sample
   nightrecs init ratings.csv                         a data set of your own
@@ -82,6 +85,8 @@ def build_parser() -> Parser:
 
     _add_run(command)
     _add_looking(command)
+    add_operating(command)
+    add_house(command)
     _add_care(command)
     return parser
 
@@ -110,6 +115,13 @@ def _add_run(command: Any) -> None:
         metavar="KEY=VALUE",
         dest="overrides",
         help="set one key of the settings, e.g. split.test=0.2",
+    )
+    run.add_argument(
+        "--accept-churn",
+        action="append_const",
+        const="churn.accept=true",
+        dest="overrides",
+        help="publish this night even where its lists differ more than churn.max_change allows",
     )
     init = command(
         "init", "look at a file of interactions and write a commented data set TOML for it",
@@ -149,14 +161,20 @@ def _add_looking(command: Any) -> None:
     board.add_argument("dataset")
     board.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
     board.add_argument("--all", action="store_true", help="every metric and cutoff")
-    command("runs", "list the nights of a data set, newest first", "runs sample").add_argument("dataset")
+    runs = command("runs", "list the nights of a data set, newest first", "runs sample", "runs sample -n 5 --json")
+    runs.add_argument("dataset")
+    runs.add_argument("-n", type=int, default=20, help="how many (default: 20)")
     sql = command(
         "sql", "a read-only query on the published tables",
         "sql sample \"select * from recommendations_titled where user_id = 'u0001' order by rank\"",
-        'sql sample "show tables" --json',
+        'sql sample "show tables" --json', 'sql sample "from recommendations" --output recommendations.parquet',
+        'sql sample "from user_overview" --csv',
     )  # fmt: skip
     sql.add_argument("dataset")
     sql.add_argument("query")
+    for form, what in (("csv", "CSV, safe to open in a spreadsheet"), ("jsonl", "a JSON object a line")):
+        sql.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=what)
+    sql.add_argument("--output", metavar="FILE", help="write there: .csv, .jsonl or .parquet")
 
 
 def _add_care(command: Any) -> None:
@@ -164,7 +182,8 @@ def _add_care(command: Any) -> None:
         "status", "whether the nights of a data set are well, for people and monitors",
         "status sample", "status sample --max-age 36 --json",
         more="exit codes: 0 healthy; 3 the last night (one stopped by --until does not count) did not publish, or\n"
-        "the tables are older than --max-age; 2 there is no such data set in this home",
+        "the tables are older than --max-age, can't be read or were never published; 2 there is no such data set in\n"
+        "this home",
     )  # fmt: skip
     status.add_argument("dataset")
     status.add_argument("--max-age", type=float, metavar="HOURS", help="oldest that the tables may be")

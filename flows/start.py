@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 from flows.nightly import DATA_STAGES
-from pipeline import journal, layers, paths
+from pipeline import faults, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home
 from pipeline.run import Run, new_run_id, utcnow
-from pipeline.settings import Settings
+from pipeline.settings import Dataset, Settings
 
 SAMPLE = "sample"
 
@@ -27,12 +27,17 @@ def prepare(
 
     A night that ends before there are models (`until`) doesn't look at their settings.
     """
+    faults.check()
     settings, toml = layers.load_settings(dataset, recipe, overrides)
     if until not in DATA_STAGES:
         from pipeline.stages.train import family_of  # imports torch
 
-        for label in settings.models:
+        for label, entry in settings.models.items():
             family_of(settings, label)
+            if entry.finder or entry.search is not None:
+                from pipeline.stages.tuning import check_label
+
+                check_label(settings, label)
         check_choices(settings)
     place = Home.resolve(home)
     check_writable(place)
@@ -40,8 +45,8 @@ def prepare(
     return Run(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
         home_root=place.root,
-        data=sample_data(place, settings.seed)
-        if toml == paths.DATASETS / f"{SAMPLE}.toml" and not data
+        data=made_on_the_spot(place, settings.dataset)
+        if settings.dataset.source.generator and not data
         else resolve_data(settings.dataset, toml, data),
         settings=settings,
         started_at=now,
@@ -51,7 +56,8 @@ def prepare(
 def check_choices(settings: Settings) -> None:
     """Device, memory and the figure that selects, before hours are spent; SettingsError names the key."""
     from pipeline.device import parse_bytes, resolve_device
-    from pipeline.metrics import HIGHER_IS_BETTER
+    from pipeline.errors import ERRORS
+    from pipeline.metrics import METRICS
 
     select, evaluation = settings.select, settings.evaluation
     try:
@@ -63,8 +69,8 @@ def check_choices(settings: Settings) -> None:
             parse_bytes(settings.memory_limit)
     except ValueError as error:
         raise layers.SettingsError(f"memory_limit: {error}") from None
-    if select.metric not in HIGHER_IS_BETTER:
-        known = f"{layers.nearest(select.metric, HIGHER_IS_BETTER)}; there are: {', '.join(HIGHER_IS_BETTER)}"
+    if select.metric not in (*METRICS, *ERRORS):
+        known = f"{layers.nearest(select.metric, [*METRICS, *ERRORS])}; there are: {', '.join([*METRICS, *ERRORS])}"
         raise layers.SettingsError(f"select.metric: no metric is called {select.metric!r}{known}")
     if select.protocol == "error" or len(settings.models) == 1:
         return  # rating errors are always measured; a single model needs no choice
@@ -74,13 +80,14 @@ def check_choices(settings: Settings) -> None:
         raise layers.SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
 
 
-def sample_data(home: Home, seed: int) -> Path:
-    """The built-in synthetic sample, made on the spot."""
+def made_on_the_spot(home: Home, dataset: Dataset) -> Path:
+    """The files of a synthetic data set, the same in every night and with every seed of the settings."""
+    from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.sample import write_sample
 
-    folder = home.lake(SAMPLE) / "0_source"
+    folder = home.lake(dataset.name) / "0_source"
     folder.mkdir(parents=True, exist_ok=True)
-    write_sample(folder)
+    {"sample": write_sample, "anime": write_anime}[dataset.source.generator or SAMPLE](folder)
     return folder
 
 

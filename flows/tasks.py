@@ -9,15 +9,17 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.task_engine import TaskRunTimeoutError
 
 from flows import nightly as line
+from flows.stale import end_flow_runs
 from flows.start import prepare
 from pipeline import journal, tables
 from pipeline.device import resolve_device
 from pipeline.run import Run
 
-TIMEOUTS = {"train": 6 * 3600, "ingest": 2 * 3600}  # seconds
+TIMEOUTS = {"train": 6 * 3600, "search": 12 * 3600, "ingest": 2 * 3600}  # seconds
 TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)
 GPU = "gpu"  # tasks with this tag run one at a time, over all nights of a server
 
@@ -47,8 +49,8 @@ def as_task(stage: Callable, *args: Any) -> Any:
 
 def tags_of(name: str, run: Run) -> list[str]:
     """What the UI filters by; models on an accelerator are also marked as such."""
-    on_gpu = name in ("train", "evaluate", "export") and resolve_device(run.settings.device).type != "cpu"
-    return [run.dataset, "model" if name in ("train", "evaluate") else "data", *([GPU] if on_gpu else [])]
+    on_gpu = name in ("search", "train", "evaluate", "export") and resolve_device(run.settings.device).type != "cpu"
+    return [run.dataset, "model" if name in ("search", "train", "evaluate") else "data", *([GPU] if on_gpu else [])]
 
 
 @flow(name="nightly", flow_run_name="nightly {dataset}", persist_result=False, log_prints=False)
@@ -63,10 +65,11 @@ def nightly(
 ) -> str:
     """A file of interactions becomes audited top-N tables; see the artifacts for what came of it."""
     run = prepare(dataset, recipe, data, home, overrides, run_id, until)
+    run = run.model_copy(update={"flow_run_id": flow_run.id})
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
     try:
-        return line.conduct(run, as_task, until)
+        return line.conduct(run, as_task, until, at_start=lambda: end_flow_runs(run))
     finally:
         with suppress(Exception):  # artifacts are for looking; they must not replace what came of the night
             show(run)
@@ -86,7 +89,20 @@ def show(run: Run) -> None:
     )
     ledger = journal.read(run.home, run.dataset, tables.ROW_LEDGER, run.run_id)
     create_table_artifact(ledger.drop("run_id").to_dicts(), key=f"{key}-ledger", description="Where every row went")
+    if gate := record.get("gate"):
+        create_table_artifact(gate_figures(gate), key=f"{key}-gate", description=f"Gate: {gate['text']}")
     create_markdown_artifact(verdict(run, record), key=f"{key}-night", description="What came of this night")
+
+
+def gate_figures(gate: dict[str, Any]) -> list[dict[str, Any]]:
+    """The gate's comparisons as rows: better is positive."""
+    who = f"{gate.get('challenger')} - {gate.get('incumbent')}"
+    rows = [{"compared": who, "segment": "all", **gate["against_incumbent"]}] if gate.get("against_incumbent") else []
+    rows += [{"compared": who, **segment} for segment in gate.get("segments", [])]
+    if floor := gate.get("against_floor"):
+        of = f"{floor['of']} - {gate['floor']}"
+        rows.append({"compared": of, "segment": "all", **{k: v for k, v in floor.items() if k != "of"}})
+    return rows or [{"decision": gate["decision"], "published": gate["published"]}]
 
 
 def verdict(run: Run, record: dict[str, Any]) -> str:

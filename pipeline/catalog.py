@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
-from pipeline import tables
+from pipeline import lake, tables
 
 _TIMES = (pl.col("timestamp").min().alias("first_seen"), pl.col("timestamp").max().alias("last_seen"))
 _COUNT = pl.len().cast(pl.Int64).alias("n_interactions")
@@ -85,6 +85,18 @@ def vectors(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.D
     return pl.DataFrame({"id": _ids(encoded, kind), "vector": vector}).select(
         "id", pl.lit(label).alias("model"), "vector"
     )
+
+
+def predictions(encoded: Path, measured: list[Path]) -> pl.DataFrame:
+    """Ratings of test beside predicted ones, of every measured model that predicts any, under the source's ids."""
+    users, items = _ids(encoded, "user"), _ids(encoded, "item")
+    parts = [tables.PREDICTIONS.empty()]
+    for folder in measured:
+        rows = pl.read_parquet(folder / "predictions.parquet")
+        names = pl.lit(lake.info(folder)["label"]).alias("model")
+        own = (users.gather(rows["user_idx"]).alias("user_id"), items.gather(rows["item_idx"]).alias("item_id"))
+        parts.append(rows.select(names, *own, "rating", "prediction"))
+    return pl.concat(parts)
 
 
 def _ids(encoded: Path, kind: str) -> pl.Series:

@@ -43,6 +43,8 @@ class Reason(StrEnum):
     RATING_NOT_FINITE = "rating_not_finite"
     TIMESTAMP_UNREADABLE = "timestamp_unreadable"
     TIMESTAMP_OUT_OF_RANGE = "timestamp_out_of_range"
+    FORGOTTEN = "forgotten"
+    AFTER_AS_OF = "after_as_of"
     # clean
     DUPLICATE = "duplicate"
     KEEP_IF = "keep_if"
@@ -51,6 +53,10 @@ class Reason(StrEnum):
     # split
     COLD_IN_HOLDOUT = "cold_in_holdout"
     NOT_IN_PUBLISHED_SPLIT = "not_in_published_split"
+
+
+LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF)
+"""Of ingest: valid rows that are not wanted, of a forgotten user or after the moment of a replay. No rejects."""
 
 
 @dataclass(frozen=True)

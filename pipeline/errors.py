@@ -7,6 +7,9 @@ from torch import Tensor
 
 from pipeline.bootstrap import RESAMPLES, intervals
 from pipeline.interactions import Interactions
+from pipeline.settings import ERRORS
+
+__all__ = ["ERRORS", "baselines", "known_pairs", "rating_errors"]
 
 ITEM_DAMPING, USER_DAMPING = 25.0, 10.0
 
@@ -28,6 +31,14 @@ def baselines(train: Interactions, users: Tensor, items: Tensor) -> dict[str, Te
     return {"mean": mean.expand(len(users)), "bias": mean + item_bias[items] + known}
 
 
+def known_pairs(train: Interactions, rows: Interactions) -> Tensor:
+    """Which rows have a user and an item that both have a rating in `train`, (N,) bool."""
+    rated = train.rated()
+    by_user = torch.bincount(rated.users, minlength=train.n_users) > 0  # (U,)
+    by_item = torch.bincount(rated.items, minlength=train.n_items) > 0  # (I,)
+    return by_user[rows.users] & by_item[rows.items]
+
+
 def rating_errors(
     predicted: Tensor,
     actual: Tensor,
@@ -36,6 +47,8 @@ def rating_errors(
     *,
     model: str,
     split: str,
+    segment: str = "all",
+    scaled: bool = False,
     seed: int = 42,
     resamples: int = RESAMPLES,
 ) -> list[dict[str, Any]]:
@@ -43,7 +56,8 @@ def rating_errors(
 
     rmse = √ mean (predicted - actual)², mae = mean |predicted - actual|; beside them target_variance (of
     `actual`; its root is the rmse of the best constant) and rmse_<name>, mae_<name> of `baselines`. Intervals
-    resample users with all their rows. No rows, no records.
+    resample users with all their rows. No rows, no records. `scaled`: everything is on the scale of a fit, and the
+    names end in `_scaled`.
     """
     if not len(actual):
         return []
@@ -57,20 +71,21 @@ def rating_errors(
     values = torch.stack(columns, 1)  # (N, M)
     sums = torch.zeros(len(counts), len(names), dtype=torch.float64).index_add_(0, of.cpu(), values.cpu())  # (U, M)
     ends = intervals(sums, seed, counts=counts, resamples=resamples)  # (M, 2)
+    suffix = "_scaled" if scaled else ""
     base = {
         "model": model,
         "split": split,
         "protocol": "error",
         "cutoff": 0,
-        "segment": "all",
+        "segment": segment,
         "n": len(actual),
     }
     variance = float(actual.double().var(correction=0))
-    records = [{**base, "metric": "target_variance", "value": variance, "ci_low": None, "ci_high": None}]
+    records = [{**base, "metric": f"target_variance{suffix}", "value": variance, "ci_low": None, "ci_high": None}]
     for name, mean, (low, high) in zip(names, values.mean(0).tolist(), ends.tolist(), strict=True):
         power = 0.5 if name.startswith("rmse") else 1.0
         value = {"value": mean**power, "ci_low": max(low, 0.0) ** power, "ci_high": high**power}
-        records.append({**base, "metric": name, **value})
+        records.append({**base, "metric": name + suffix, **value})
     return records
 
 

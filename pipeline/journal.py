@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import polars as pl
 
 from pipeline import contracts, tables
+from pipeline.faults import fault
+from pipeline.masking import masked
 from pipeline.paths import Home
 from pipeline.run import Run, utcnow
 
@@ -41,26 +43,41 @@ def open_run(run: Run) -> None:
     record = {
         "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
         "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.data,
+        "flow_run_id": run.flow_run_id,
     }  # fmt: skip
     write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
 
 
 @contextmanager
-def lock(home: Home, dataset: str, run_id: str) -> Iterator[None]:
-    """Hold the data set's kernel lock; it vanishes with the process. Raises Locked, naming who holds it."""
+def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[None]:
+    """Hold the data set's kernel lock; it vanishes with the process. Raises Locked, naming who holds it.
+
+    `holder` is a run id, or the name of a command where `kind` is "command".
+    """
     path = home.lock(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            raise Locked(f"another night of {dataset} is running: {file.read().strip() or path}") from None
+            other = _told(file) or str(path)
+            what = "command" if other.startswith("command") else "night"
+            raise Locked(f"another {what} of {dataset} is running: {other}") from None
         file.truncate(0)
-        file.write(f"run {run_id}, process {os.getpid()}, since {utcnow():%Y-%m-%d %H:%M:%S} UTC")
+        file.write(f"{kind} {holder}, process {os.getpid()}, since {utcnow():%Y-%m-%d %H:%M:%S} UTC")
         file.flush()
         yield
         file.truncate(0)
+
+
+def _told(file: TextIO) -> str:
+    """What the holder of a lock wrote of itself; it may be about to."""
+    for _ in range(20):
+        file.seek(0)
+        if told := file.read().strip():
+            return told
+        time.sleep(0.01)
+    return ""
 
 
 @contextmanager
@@ -75,11 +92,17 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     say(f"  {name:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
 
 
+def used(run: Run, result: Path) -> None:
+    """A night made or took a result of the lake: folders.txt, by which `gc` knows what may go."""
+    with (folder(run) / "folders.txt").open("a") as file:
+        file.write(f"{result.parent.name}/{result.name}\n")
+
+
 def note(run: Run, text: str) -> None:
     """Something a person should know of this night: in the journal, and said."""
     at = folder(run) / "notes.txt"
     with at.open("a") as file:
-        file.write(text + "\n")
+        file.write(masked(text) + "\n")
     say(text)
 
 
@@ -91,7 +114,7 @@ def notes(home: Home, dataset: str, run_id: str) -> list[str]:
 
 def say(text: str) -> None:
     """Talk goes to stderr; stdout is for data."""
-    print(text, file=sys.stderr, flush=True)
+    print(masked(text), file=sys.stderr, flush=True)
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -103,7 +126,7 @@ def close_run(run: Run, outcome: str, reason: str | None = None) -> None:
     """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish."""
     if read_run(run.home, run.dataset, run.run_id)["outcome"] != "running":
         return
-    update_run(run, outcome=outcome, reason=reason, finished_at=utcnow().isoformat())
+    update_run(run, outcome=outcome, reason=reason and masked(reason), finished_at=utcnow().isoformat())
 
 
 def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, str]:
@@ -143,11 +166,12 @@ def load_run(home: Home, dataset: str, run_id: str) -> Run:
 def keep_traceback(run: Run) -> None:
     """Where the error of the moment came from, for whoever looks in the morning: errors.txt."""
     with (folder(run) / "errors.txt").open("a") as file:
-        file.write(traceback.format_exc() + "\n")
+        file.write(masked(traceback.format_exc()) + "\n")
 
 
 def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
     """Add rows to one of the journal's tables; `run_id` is filled in."""
+    fault("journal:append")
     with (folder(run) / f"{table.name}.jsonl").open("a") as file:
         if file.tell():
             file.write("\n")  # a torn last line must not take the next one with it

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import journal, tables
+from pipeline.faults import fault
 from pipeline.run import Run
 
 MANIFEST = "manifest.json"
@@ -61,6 +62,7 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
         if not skipped:
             _write(target, spec, write)
         manifest = read_manifest(target)
+        journal.used(run, target)
         record.update(rows_in=manifest["rows_in"], rows_out=manifest["rows_out"], skipped=skipped)
     if ledger := manifest["ledger"]:
         records = [{"stage": spec.stage, "reason": reason, "rows": rows} for reason, rows in ledger.items()]
@@ -73,10 +75,16 @@ def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     for leftover in (target, *target.parent.glob(f".{target.name}.*")):  # of killed nights; the lock is ours
         _remove(leftover)
+    stage = spec.stage.split()[0]
     temporary.mkdir(parents=True)
     try:
-        _complete(temporary, spec, write(temporary))
+        fault(f"{stage}:before_write")
+        report = write(temporary)
+        fault(f"{stage}:before_manifest")
+        _complete(temporary, spec, report)
+        fault(f"{stage}:before_rename")
         temporary.rename(target)
+        fault(f"{stage}:after_rename")
     finally:
         _remove(temporary)
     journal.sync(target.parent)
@@ -92,10 +100,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text())
 
 
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write manifest.json, atomically, with a hash of itself."""
+    content = json.loads(json.dumps(manifest, default=str))
+    journal.write_atomically(folder / MANIFEST, json.dumps({**content, "own_hash": _own_hash(content)}, indent=2))
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "own_hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def is_complete(folder: Path) -> bool:
-    """Its manifest exists and every file has the hash written there (a flipped byte in Parquet reads without error)."""
+    """Its manifest holds and every file has the hash written there (a flipped byte in Parquet reads without error)."""
     try:
-        files = read_manifest(folder)["files"]
+        manifest = read_manifest(folder)
+        files = manifest["files"]
+        if manifest["own_hash"] != _own_hash(manifest):
+            return False
         return all(sha256(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError):
         return False
@@ -118,7 +140,7 @@ def _complete(folder: Path, spec: Spec, report: Report) -> None:
         "parents": [str(p) for p in spec.parents], "rows_in": report.rows_in, "rows_out": report.rows_out,
         "ledger": report.ledger, "info": report.info, "files": files,
     }  # fmt: skip
-    journal.write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, default=str))
+    write_manifest(folder, manifest)
 
 
 def _remove(folder: Path) -> None:

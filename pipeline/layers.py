@@ -13,6 +13,7 @@ from pipeline import paths
 from pipeline.settings import Settings
 
 NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
+NOT_KEYS |= {f"NIGHTRECS_NOTIFY_{name}" for name in ("WEBHOOK", "EMAIL", "SMTP")}
 
 
 class SettingsError(ValueError):
@@ -130,8 +131,11 @@ def _origin_of(keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> 
 
 def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
     """Field names of the section that `keys` lead to."""
-    for key in keys:
+    path = iter(keys)
+    for key in path:
         field = model.model_fields.get(key)
+        if field and getattr(field.annotation, "__origin__", None) is dict:
+            next(path, None)  # of models.<label>, the label
         section = next((t for t in _types(field.annotation) if _is_section(t)), None) if field else None
         if section is None:
             return []

@@ -10,9 +10,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline import lake, metrics
+from pipeline import lake, metrics, per_user, segments
 from pipeline.candidates import N_NEGATIVES, sampled_99
-from pipeline.errors import baselines
+from pipeline.errors import baselines, known_pairs
 from pipeline.interactions import History, Interactions
 from pipeline.models import Recommender
 from pipeline.normalize import Normalizer
@@ -70,10 +70,12 @@ class Question:
     mask: History  # (N rows) every earlier interaction, positive or not
     holdout: History  # (N rows) positives of the part
     popular: Tensor  # (I,) positives an item in the rows fitted on
+    fitted: History  # (U rows) positives of all users in the rows fitted on
 
     def of(self, rows: Tensor) -> "Question":
         """The same for some users."""
-        return Question(self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows], self.popular)
+        own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
+        return Question(*own, self.popular, self.fitted)
 
 
 def ask(parts: Parts, split: str, fit: str) -> Question:
@@ -81,13 +83,25 @@ def ask(parts: Parts, split: str, fit: str) -> Question:
     fitted, held = parts.fitted_on(fit), parts.of(split).history()
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = parts.known(*EARLIER[split])[users]
-    return Question(users, fitted.history()[users], mask, held[users], fitted.item_counts())
+    history = fitted.history()
+    return Question(users, history[users], mask, held[users], fitted.item_counts(), history)
 
 
-def validator(
-    parts: Parts, settings: Settings, family: type[Recommender], normalizer: Normalizer
-) -> Callable[[Recommender], float] | None:
-    """The figure that selects, on valid, as a function of the model; higher is better.
+@dataclass(frozen=True)
+class Validator:
+    """The figure that selects, on valid, as a function of the model; higher is better."""
+
+    figure: Callable[[Recommender], float]
+    per_user: Callable[[Recommender], Tensor] | None = None
+    """The values (N,) that a ranking figure is the mean of."""
+
+    def __call__(self, model: Recommender) -> float:
+        """The figure."""
+        return self.figure(model)
+
+
+def validator(parts: Parts, settings: Settings, family: type[Recommender], normalizer: Normalizer) -> Validator | None:
+    """What guides a fit on train, and what a blend learns its weights by.
 
     None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
     and not eligible as champion.
@@ -101,7 +115,10 @@ def validator(
         if valid.ratings is None or not predicts(family):
             return None
         rated = valid.rated()
-        return lambda model: sign * _error(select.metric, model, rated, normalizer)
+        rated = rated.select(known_pairs(parts.of("train"), rated))
+        if not len(rated):
+            return None
+        return Validator(lambda model: sign * _error(select.metric, model, rated, normalizer))
     question = ask(parts, "valid", "train")
     rows = torch.nonzero(question.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
@@ -110,10 +127,14 @@ def validator(
     if not len(rows):
         return None
     asked, cutoff = question.of(rows), select.cutoff
-    if select.protocol == "sampled_99":
-        negatives = sampled_99(parts.known(*PARTS)[asked.users], settings.seed, "valid")
-        return lambda model: sign * metrics.mean_of(select.metric, _among(model, asked, negatives), cutoff)
-    return lambda model: sign * metrics.mean_of(select.metric, _ranks(model, asked, cutoff), cutoff)
+    in_sample = select.protocol == "sampled_99"
+    negatives = sampled_99(parts.known(*PARTS)[asked.users], settings.seed, "valid") if in_sample else None
+
+    def per_user(model: Recommender) -> Tensor:
+        ranks = _ranks(model, asked, cutoff) if negatives is None else _among(model, asked, negatives)
+        return sign * metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]
+
+    return Validator(lambda model: float(per_user(model).nanmean()), per_user)
 
 
 def predicts(family: type[Recommender]) -> bool:
@@ -129,10 +150,12 @@ def measure(
     fit: str,
     settings: Settings,
     normalizer: Normalizer = AS_IN_THE_SOURCE,
+    keep: Callable[[pl.DataFrame], Any] | None = None,
 ) -> Records:
     """Records of tables.METRICS (without run_id) of a model fitted on `fit`, by every protocol asked for.
 
-    Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones.
+    Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the
+    figure that selects for every user (tables.PER_USER), where it is a mean over users, events or rows.
     """
     if not parts.frames[split]["positive"].any():
         return []
@@ -141,9 +164,12 @@ def measure(
     about = {"model": label, "split": split, "seed": settings.seed, "popular": question.popular}
     records: Records = []
     for protocol in settings.evaluation.protocols:
-        records += protocols[protocol](model, question, parts, settings, about)
+        ranks, users, found = protocols[protocol](model, question, parts, settings, about)
+        records += found
+        if keep and protocol == settings.select.protocol:
+            per_user.of_ranks(ranks, users, settings.select, keep)
     if settings.dataset.feedback.kind == "explicit" or settings.select.protocol == "error":
-        records += _errors(model, label, parts, split, fit, settings, normalizer)
+        records += _errors(model, label, parts, split, fit, settings, normalizer, keep)
     return records
 
 
@@ -172,16 +198,22 @@ def _among(model: Recommender, question: Question, negatives: Tensor) -> Ranks:
     )
 
 
-def _full(model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]) -> Records:
+def _full(
+    model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
+) -> tuple[Ranks, Tensor, Records]:
     """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
     cutoffs = settings.evaluation.cutoffs
     ranks = _ranks(model, question, max(cutoffs))
-    return metrics.summarise(ranks, cutoffs, protocol="full", **about)
+    records = metrics.summarise(ranks, cutoffs, protocol="full", **about)
+    shape = cutoffs, question.popular, about
+    records += segments.by_segment(ranks, question.holdout, question.history.lengths, *shape)
+    records += segments.beyond_accuracy(ranks, question.holdout, question.fitted, *shape)
+    return ranks, question.users, records
 
 
 def _sampled(
     model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
-) -> Records:
+) -> tuple[Ranks, Tensor, Records]:
     """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
     split, cutoffs = about["split"], settings.evaluation.cutoffs
     published = parts.frames.get("candidates") if split == "test" else None
@@ -191,7 +223,8 @@ def _sampled(
         everything = parts.known(*PARTS)[question.users]
         negatives = sampled_99(everything, settings.seed, split)
     ranks = _among(model, question, negatives)
-    return metrics.summarise(ranks, [k for k in cutoffs if k <= ranks.depth], protocol="sampled_99", **about)
+    found = metrics.summarise(ranks, [k for k in cutoffs if k <= ranks.depth], protocol="sampled_99", **about)
+    return ranks, question.users[question.holdout.rows], found
 
 
 def published_candidates(candidates: pl.DataFrame, parts: Parts) -> Tensor:
@@ -211,8 +244,13 @@ def _errors(
     fit: str,
     settings: Settings,
     normalizer: Normalizer,
+    keep: Callable[[pl.DataFrame], Any] | None = None,
 ) -> Records:
-    """Errors of predicted ratings on the part, beside those of simple predictors; in the source's unit."""
+    """Errors of predicted ratings on the part, beside those of simple predictors: in the source's unit and, where
+    that is another, on the scale of the fit (the simple predictors are fitted anew there).
+
+    Segment `all`: rows whose user and item both have a rating in what was fitted on; `cold`: the others.
+    """
     part = parts.of(split)
     if part.ratings is None or not predicts(type(model)):
         return []
@@ -221,10 +259,20 @@ def _errors(
     if predicted is None or not len(rows):
         return []
     assert rows.ratings is not None
-    simple = baselines(train, rows.users, rows.items)
-    return metrics.rating_errors(
-        predicted, rows.ratings, rows.users, simple, model=label, split=split, seed=settings.seed
-    )
+    records: Records = []
+    known = known_pairs(train, rows)  # (N,)
+    for scale in dict.fromkeys((AS_IN_THE_SOURCE, normalizer)):
+        actual, simple = scale.apply(rows.ratings), baselines(scale.on(train), rows.users, rows.items)
+        if keep and settings.select.protocol == "error" and scale == _scale_of(settings.select.metric, normalizer):
+            warm = torch.ones(parts.n_users, dtype=torch.bool, device=parts.device)
+            chosen = (scale.apply(predicted)[known], actual[known], rows.users[known])
+            per_user.of_errors(*chosen, warm, settings.select, keep)
+        about = {"model": label, "split": split, "scaled": scale != AS_IN_THE_SOURCE, "seed": settings.seed}
+        for segment, chosen in (("all", known), ("cold", ~known)):
+            beside = {name: values[chosen] for name, values in simple.items()}
+            compared = (scale.apply(predicted)[chosen], actual[chosen], rows.users[chosen], beside)
+            records += metrics.rating_errors(*compared, segment=segment, **about)
+    return records
 
 
 @torch.no_grad()
@@ -235,8 +283,14 @@ def _predicted(model: Recommender, rows: Interactions, normalizer: Normalizer) -
 
 
 def _error(metric: str, model: Recommender, rows: Interactions, normalizer: Normalizer) -> float:
-    """rmse or mae."""
+    """rmse or mae, in the source's unit; or, of the same predictions, on the scale of the fit."""
     predicted = _predicted(model, rows, normalizer)
     assert predicted is not None and rows.ratings is not None
-    off = predicted.double() - rows.ratings.double()  # (N,)
-    return float(off.square().mean().sqrt() if metric == "rmse" else off.abs().mean())
+    scale = _scale_of(metric, normalizer)
+    off = scale.apply(predicted).double() - scale.apply(rows.ratings).double()  # (N,)
+    return float(off.square().mean().sqrt() if metric.startswith("rmse") else off.abs().mean())
+
+
+def _scale_of(metric: str, normalizer: Normalizer) -> Normalizer:
+    """The scale on which an error is measured."""
+    return normalizer if metric.endswith("_scaled") else AS_IN_THE_SOURCE

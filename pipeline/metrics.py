@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bootstrap import RESAMPLES, intervals, paired_difference
-from pipeline.errors import rating_errors
+from pipeline.errors import ERRORS, rating_errors
 from pipeline.ranking import Ranks
 
 __all__ = [
@@ -49,7 +49,10 @@ class Hits:
 
 Metric = Callable[[Hits], Tensor]
 METRICS: dict[str, Metric] = {}  # one value a user
-HIGHER_IS_BETTER: dict[str, bool] = {"coverage": True, "rmse": False, "mae": False}
+HIGHER_IS_BETTER: dict[str, bool] = {
+    **dict.fromkeys(("coverage", "novelty", "diversity", "hit_rate_debiased"), True),
+    **dict.fromkeys(("gini", *ERRORS), False),
+}
 
 
 def metric(higher_is_better: bool) -> Callable[[Metric], Metric]:

@@ -15,8 +15,10 @@ COOCCURRENCE = "cooccurrence"
 TILE_BYTES = 64 * 2**20
 
 
-def similar_items(model: Recommender, label: str, by_user: History, ids: pl.Series, k: int) -> pl.DataFrame:
-    """The `k` nearest items of every item, only those with a positive similarity; ties by item index.
+def similar_items(
+    model: Recommender, label: str, by_user: History, ids: pl.Series, k: int, allowed: Tensor | None = None
+) -> pl.DataFrame:
+    """The `k` nearest `allowed` (I,) items of every item, only those with a positive similarity; ties by item index.
 
     `by_user` is used where the model has no similarity of its own; the column `model` says which one spoke.
     """
@@ -32,6 +34,8 @@ def similar_items(model: Recommender, label: str, by_user: History, ids: pl.Seri
         items = torch.arange(start, min(start + tile, n_items), device=device)  # (B,)
         scores = similarity(items)
         assert scores is not None
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed.to(device), -torch.inf)
         parts.append(_nearest(scores, items, ids, k))
     return pl.concat(parts).select(
         "item_id", "rank", "similar_item_id", "score",

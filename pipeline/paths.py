@@ -61,6 +61,27 @@ class Home:
         """Folder with one journal a night."""
         return self.warehouse / "journal" / dataset
 
+    def operations(self, dataset: str) -> Path:
+        """What people did between the nights, one JSON line each."""
+        return self.journal(dataset) / "operations.jsonl"
+
+    def forgotten(self, dataset: str) -> Path:
+        """Hashes of the users whom every night leaves out."""
+        return self.journal(dataset) / "forgotten.json"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the reports."""
+        return self.warehouse / "reports"
+
+    def report(self, dataset: str, run_id: str) -> Path:
+        """One night's report."""
+        return self.reports / dataset / f"{run_id}.html"
+
+    def replays(self, dataset: str) -> Path:
+        """Folder of the replayed nights' databases, and of the homes in which they are made."""
+        return self.warehouse / "replays" / dataset
+
     def lock(self, name: str) -> Path:
         """Lock file of a data set, or of the home (name `_home`)."""
         return self.warehouse / "journal" / f"{name}.lock"

@@ -22,6 +22,10 @@ class Run(BaseModel):
     settings: Settings
     started_at: dt.datetime
     """UTC, naive."""
+    as_of: dt.datetime | None = None
+    """A replay: only interactions before this moment exist. UTC, naive."""
+    flow_run_id: str | None = None
+    """Prefect's id of the night, where it runs there."""
 
     @property
     def home(self) -> Home:

@@ -1,12 +1,13 @@
 """The one settings tree: its keys, their defaults and what they mean. `layers.py` merges the sources into it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
@@ -14,6 +15,10 @@ from pydantic import (
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+INCUMBENT, FLOOR = "incumbent", "popularity_floor"
+"""Labels of the configurations that the gate lets take part beside the recipe's."""
+ERRORS = ("rmse", "mae", "rmse_scaled", "mae_scaled")
+"""Metrics of predicted ratings."""
 
 
 class Section(BaseModel):
@@ -49,6 +54,8 @@ class Source(Reading):
 
     folder: str | None = None
     """Folder below NIGHTRECS_DATA; the data set's name when absent."""
+    generator: Literal["sample", "anime"] | None = None
+    """Makes the files on the spot, all synthetic, where `--data` names no others."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
     """incremental: files are added up; one seen before, by content, is not read twice."""
     max_reject_rate: Fraction = 0.05
@@ -79,6 +86,14 @@ class Feedback(Section):
     """Condition on `rating`; which kept rows count as positive for ranking."""
     normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
     """Of ratings; fitted on train only."""
+    normalize_to: tuple[float, float] = (0.0, 1.0)
+    """Of min_max: what the lowest and the highest rating become."""
+
+    @model_validator(mode="after")
+    def _a_range(self) -> "Feedback":
+        if self.normalize_to[0] >= self.normalize_to[1]:
+            raise ValueError("normalize_to is [lowest, highest], and the first must be below the second")
+        return self
 
 
 class Filter(Section):
@@ -131,12 +146,58 @@ class Split(Section):
     """random: a fraction of each user's rows, or of all rows."""
 
 
+class Finder(Section):
+    """How to look for a learning rate before a gradient fit: it rises from step to step, and the loss tells."""
+
+    low: PositiveFloat = 1e-6
+    """Learning rate of the first step."""
+    high: PositiveFloat = 10.0
+    """Of the last one."""
+    steps: Annotated[int, Field(ge=50)] = 100
+    """Mini-batches, fewer where the loss explodes."""
+    use: bool = False
+    """true: the fit starts from the rate found; false: it is only shown."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Finder":
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
+
+
 class ModelEntry(BaseModel):
     """One `[models.<label>]`; the other keys belong to the family and are checked against it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     family: str | None = None
     """The label, unless given."""
+    finder: Finder | None = None
+    """Learning-rate finder, of gradient families."""
+    search: dict[str, Any] | None = None
+    """Hyperparameter to a list of choices, or to { low, high, log, step }; the best on valid are taken."""
+
+
+class Search(Section):
+    """How the `[models.<label>.search]` are searched, each for itself."""
+
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """tpe: tree-structured Parzen estimator; grid: every combination of the choices and steps, in order."""
+    trials: PositiveInt | None = None
+    """At most so many; absent: 20, or 100 where `minutes` or `budget.minutes` is the limit, or all of a grid."""
+    minutes: PositiveFloat | None = None
+    """Time of all trials of a label together; whichever of trials and minutes comes first."""
+    epochs: PositiveInt | None = None
+    """Of one trial, where the family has epochs; absent: as in the fit."""
+    prune: bool = True
+    """End a trial whose figure on valid is below the median of the earlier ones at the same epoch; not in a grid,
+    of which every point is wanted."""
+
+
+class Budget(Section):
+    """How long a night may take; what is over after every family's fit goes into the searches."""
+
+    minutes: PositiveFloat | None = None
+    """From the night's start to its publishing. No fit is begun that past timings say can't end in it."""
 
 
 class Evaluation(Section):
@@ -154,13 +215,51 @@ class Select(Section):
     metric: str = "ndcg"
     cutoff: PositiveInt = 10
     protocol: Literal["full", "sampled_99", "error"] = "full"
-    """error: of predicted ratings, for the metrics rmse and mae."""
+    """error: of predicted ratings, for the metrics rmse and mae, and rmse_scaled and mae_scaled: the same on the scale
+    of the fit, as `dataset.feedback.normalize` makes it."""
 
     @model_validator(mode="after")
     def _metric_of_protocol(self) -> "Select":
-        if (self.protocol == "error") != (self.metric in ("rmse", "mae")):
-            raise ValueError('protocol "error" goes with metric "rmse" or "mae", and the others with ranking metrics')
+        if (self.protocol == "error") != (self.metric in ERRORS):
+            raise ValueError(f'protocol "error" goes with {", ".join(ERRORS)}, and the others with ranking metrics')
         return self
+
+
+class Checks(Section):
+    """Bounds of the audits in `sql/checks`; where one is absent, the audit only warns."""
+
+    max_shrink: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """A source that lost this share of the last published night's rows stops the night (exit 3)."""
+    max_age_days: PositiveFloat | None = None
+    """Oldest that the newest interaction may be when the night starts."""
+    max_future_days: Annotated[float, Field(ge=0)] = 1.0
+    """How far ahead of the night's start an interaction may be: time zones, clocks that are off."""
+    min_coverage: Fraction | None = None
+    """Share of the items that take part which must be in somebody's list."""
+
+
+class Gate(Section):
+    """What a new champion must show on valid, against the published configuration and windowed popularity."""
+
+    enabled: bool = True
+    """false: plainly the best on valid is published."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """A challenger may be worse than the incumbent by this share of the incumbent's figure, and no more."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the intervals that decide; for segments split among them (Bonferroni)."""
+    min_segment_users: PositiveInt = 100
+    """A smaller segment can't stop a challenger."""
+
+
+class Churn(Section):
+    """How much lists may differ from the published ones; change is 1 - Jaccard, mean over the users of both."""
+
+    warn_change: Fraction = 0.7
+    """Above it the night says so."""
+    max_change: Fraction | None = None
+    """Above it nothing is published (exit 3)."""
+    accept: bool = False
+    """true: `max_change` is let pass; `run --accept-churn` sets it for one night."""
 
 
 class Export(Section):
@@ -171,6 +270,27 @@ class Export(Section):
     popular_items: PositiveInt = 100
     popular_windows: list[PositiveInt] = [7, 30]
     """Days before the last interaction, beside the whole history."""
+    exclude_items: str | None = None
+    """CSV of items that are never recommended, below the data folder: item_id, and if wanted reason, from, until."""
+    only_items: str | None = None
+    """CSV of the only items that are recommended; as exclude_items."""
+    max_per_attribute: dict[str, PositiveInt] = {}
+    """Attribute of the item catalog to the most items of one of its values in a list, e.g. { genres = 3 }."""
+    fresh_days: PositiveInt | None = None
+    """Only items with an interaction in so many days before the newest of all are recommended."""
+
+
+class Keep(Section):
+    """What is kept of past nights: generations by every night that publishes, the rest by `nightrecs gc`."""
+
+    generations: PositiveInt = 7
+    """Published databases to roll back to, the live one among them."""
+    lake_nights: PositiveInt = 3
+    """Newest nights whose results in the lake stay; beside them those of the live one and of the one before."""
+    mlflow_nights: PositiveInt = 30
+    """Newest nights that stay in MLflow; their registered models stay as long as the generation."""
+    days: Annotated[float, Field(ge=0)] = 0
+    """`gc` removes nothing younger, however much there is."""
 
 
 class Settings(Section):
@@ -187,7 +307,30 @@ class Settings(Section):
     dataset: Dataset
     split: Split = Split()
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
-    """By label; a label is also part of file names."""
+    """By label; a label is also part of file names. `incumbent` and `popularity_floor` are the gate's."""
     evaluation: Evaluation = Evaluation()
     select: Select = Select()
+    checks: Checks = Checks()
+    gate: Gate = Gate()
+    churn: Churn = Churn()
+    search: Search = Search()
+    budget: Budget = Budget()
     export: Export = Export()
+    keep: Keep = Keep()
+
+    @model_validator(mode="after")
+    def _there_is_a_scale(self) -> "Settings":
+        if self.select.metric.endswith("_scaled") and self.dataset.feedback.normalize == "none":
+            metric = self.select.metric
+            raise ValueError(
+                f"select.metric = {metric!r} is on the scale of the fit, and dataset.feedback.normalize is "
+                f"'none': set it, or select by {metric.removesuffix('_scaled')!r}"
+            )
+        return self
+
+    @field_validator("models")
+    @classmethod
+    def _labels_are_free(cls, value: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        if taken := {INCUMBENT, FLOOR} & set(value):
+            raise ValueError(f"the gate needs the label {min(taken)!r} for its own; choose another")
+        return value

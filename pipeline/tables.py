@@ -35,6 +35,30 @@ ENCODED = Table(
      "rating": Column(pl.Float32, _RATING.doc, nullable=True), "timestamp": _TIME,
      "positive": CLEAN.columns["positive"]},
 )  # fmt: skip
+PER_USER = Table(
+    "per_user", "The figure that selects, on valid, of every user", ("user_idx",),
+    {"user_idx": Column(INT, "Row of users.parquet"),
+     "value": Column(FLOAT, "Mean of the user; of rmse the mean squared error, of mae the mean absolute one"),
+     "n": Column(BIG, "Events or rows in the mean; 1 where the metric is one of the whole list"),
+     "warm": Column(BOOL, "Has a history: is in the segment `all`")},
+)  # fmt: skip
+
+# ── journal only ──
+INPUTS = Table(
+    "inputs", "What each night read; the next nights' audits compare with it", ("run_id",),
+    {"run_id": _RUN, "mode": Column(TEXT, "snapshot or incremental"), "rows": Column(BIG, "Valid source rows"),
+     "rejected": Column(BIG, "Rejected source lines"), "newest": _LAST,
+     "rated": Column(BOOL, "A rating column is configured"), "timed": Column(BOOL, "A time column is configured")},
+)  # fmt: skip
+
+TRIALS = Table(
+    "trials", "Trials of one search, in order", ("number",),
+    {"number": Column(INT, "From 0"), "state": Column(TEXT, "complete, pruned or failed"),
+     "value": Column(FLOAT, "The figure that selects, on valid; of a pruned trial, its last", nullable=True),
+     "epochs": Column(INT, "That told a figure; 0 for families without epochs"),
+     "seconds": Column(FLOAT, "Wall time"), "params": Column(TEXT, "JSON object, hyperparameter to value"),
+     "reason": Column(TEXT, "Why it failed, or whose figure it has", nullable=True)},
+)  # fmt: skip
 
 # ── published ──
 RECOMMENDATIONS = Table(
@@ -79,6 +103,19 @@ ITEM_VECTORS = Table(
     "item_vectors", "Item embeddings of the champion", ("id", "model"),
     {"id": Column(TEXT, "Item id"), "model": _MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
 )  # fmt: skip
+PREDICTIONS = Table(
+    "predictions", "Held-out ratings beside predicted ones: a sample of test, of every model that predicts ratings",
+    ("model", "user_id", "item_id"),
+    {"model": _MODEL, "user_id": _USER, "item_id": _ITEM,
+     "rating": Column(FLOAT, "Rating in the source's unit; the fit did not see it"),
+     "prediction": Column(FLOAT, "The model's, kept within the lowest and highest rating of the fit")},
+)  # fmt: skip
+SUPPRESSED = Table(
+    "suppressed", "Items that a rule of [export] kept out of lists", ("item_id", "rule"),
+    {"item_id": _ITEM, "rule": Column(TEXT, "exclude_items, only_items, fresh_days or max_per_attribute"),
+     "reason": Column(TEXT, "As the rule's file says", nullable=True),
+     "users": Column(BIG, "Users whose list would have had the item")},
+)  # fmt: skip
 INTERACTIONS_SUMMARY = Table(
     "interactions_summary", "One row about the valid source rows", (),
     {"rows": Column(BIG, "Valid rows"), "users": Column(BIG, "Distinct users"), "items": Column(BIG, "Distinct items"),
@@ -91,7 +128,8 @@ METRICS = Table(
     {"run_id": _RUN, "model": _MODEL, "split": Column(TEXT, "valid (models are chosen on it) or test (reported once)"),
      "protocol": Column(TEXT, "full: all items ranked; sampled_99: among 99; error: ratings. Never compare two"),
      "metric": Column(TEXT, "Name of the metric"), "cutoff": Column(INT, "List depth k; 0: no cutoff"),
-     "segment": Column(TEXT, "all, or a part of the users"), "value": Column(FLOAT, "Mean over the n users"),
+     "segment": Column(TEXT, "all, or a part of the users; cold: their ratings, or the items', aren't in the fit"),
+     "value": Column(FLOAT, "Mean over the n users"),
      "ci_low": Column(FLOAT, "Lower end of the 95 % interval", nullable=True),
      "ci_high": Column(FLOAT, "Upper end of the 95 % interval", nullable=True),
      "n": Column(BIG, "Users (or rows, for rating errors) in the mean")},
@@ -139,7 +177,21 @@ CHECKS = Table(
     volatile=("run_id",),
 )  # fmt: skip
 
+CHURN = Table(
+    "churn", "How much each night's lists differ from those they replaced, over the users of both",
+    ("run_id", "segment"),
+    {"run_id": _RUN, "segment": Column(TEXT, "all; activity_low, _mid, _high: thirds by interactions; model, fallback"),
+     "compared_with": Column(TEXT, "Night whose lists were live before"),
+     "cutoff": Column(INT, "List depth N compared: the smaller of both nights' top_n"),
+     "n": Column(BIG, "Users with a list in both nights"),
+     "jaccard": Column(FLOAT, "Mean of |both| / |either| of the top-N items; 1: the same items"),
+     "rbo": Column(FLOAT, "Mean extrapolated rank-biased overlap, p = 0.9; 1: the same order"),
+     "items_entered": Column(BIG, "Items in somebody's list now and in nobody's before"),
+     "items_left": Column(BIG, "Items in somebody's list before and in nobody's now")},
+    volatile=("run_id", "compared_with"),
+)  # fmt: skip
+
 PUBLISHED = (
-    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, USER_VECTORS, ITEM_VECTORS,
-    INTERACTIONS_SUMMARY, METRICS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS,
+    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
+    SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
 )  # fmt: skip

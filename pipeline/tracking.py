@@ -7,10 +7,11 @@ import os
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -26,7 +27,8 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from pipeline import journal, lake, plots
+from pipeline import journal, lake, pictures, plots, search_plots
+from pipeline.masking import without_user
 from pipeline.paths import Home
 from pipeline.run import Run
 
@@ -54,16 +56,27 @@ def log_night(run: Run) -> str:
     made = journal.read_run(run.home, run.dataset, run.run_id)["made"]
     parts, champion = Path(made["parts"]), made["champion"]
     data = lake.info(parts)
-    parent = _start(client, experiment, run, run.run_id, {"nightrecs.kind": "night", "nightrecs.champion": champion})
+    gate = journal.read_run(run.home, run.dataset, run.run_id).get("gate", {})
+    tags = {"nightrecs.kind": "night", "nightrecs.champion": champion, "nightrecs.gate": json.dumps(gate)[:5000]}
+    parent = _start(client, experiment, run, run.run_id, tags)
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
     _log(client, parent, params={**_flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
     source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
     content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
     client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
+    encoded, refit = Path(made["encoded"]), Path(made["refit"])
+    if profile := journal.read_run(run.home, run.dataset, run.run_id).get("profile"):
+        _log(client, parent, metrics=_shapes(lake.info(Path(profile))["shapes"]))
+        client.log_artifact(parent, str(Path(profile) / "profile.json"))
+        _log_pictures(client, run, parent, lambda to: pictures.of_data(Path(profile), to))
+    _log_pictures(client, run, parent, lambda to: pictures.of_model(refit, encoded, to))
     figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
+    searched = {lake.info(folder)["label"]: folder for folder in map(Path, made.get("searched", []))}
     for folder in map(Path, made["fitted"]):
-        _log_family(client, experiment, run, parent, folder, figures.get(lake.info(folder)["label"]))
+        child = _log_family(client, experiment, run, parent, folder, encoded, figures.get(lake.info(folder)["label"]))
+        if (label := lake.info(folder)["label"]) in searched:
+            _log_search(client, experiment, run, child, searched[label])
     for label, reason in journal.read_run(run.home, run.dataset, run.run_id).get("left_out", {}).items():
         tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
         client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
@@ -83,12 +96,18 @@ def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
     return parent
 
 
-def ensure_champion(run: Run) -> str:
-    """The model of a published night is registered as `<dataset>`, alias `champion`; returns its version."""
+def ensure_champion(run: Run, register: bool = True) -> str | None:
+    """The model of a published night is registered as `<dataset>`, alias `champion`; returns its version.
+
+    None where there is none and `register` is false, as when the lake no longer has the model.
+    """
     client = _client(run.home)
     _experiment(run.home, run.dataset)
     versions = client.search_model_versions(f"name = '{run.dataset}'")
-    version = next((v.version for v in versions if v.tags.get(NIGHT) == run.run_id), None) or _register(client, run)
+    version = next((v.version for v in versions if v.tags.get(NIGHT) == run.run_id), None)
+    if version is None and not register:
+        return None
+    version = version or _register(client, run)
     before = None
     with suppress(MlflowException):  # raised where there is no such alias yet
         before = client.get_model_version_by_alias(run.dataset, "champion").version
@@ -125,8 +144,14 @@ def _register(client: MlflowClient, run: Run) -> str:
 
 
 def _log_family(
-    client: MlflowClient, experiment: str, run: Run, parent: str, folder: Path, figures: pl.DataFrame | None
-) -> None:
+    client: MlflowClient,
+    experiment: str,
+    run: Run,
+    parent: str,
+    folder: Path,
+    encoded: Path,
+    figures: pl.DataFrame | None,
+) -> str:
     info = lake.info(folder)
     tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.family": info["family"]}
     child = _start(client, experiment, run, info["label"], tags)
@@ -147,9 +172,48 @@ def _log_family(
         metrics={**numbers, "fit_seconds": info.get("seconds")},
     )
     if info["history"]:
-        with tempfile.TemporaryDirectory() as temporary:
-            client.log_artifact(child, str(plots.training_curve(info, Path(temporary) / "training.png")))
+        valid = run.settings.select.metric
+        _log_pictures(client, run, child, lambda to: [plots.training_curve(info, to / "training.png", valid)])
+    if info.get("finder", {}).get("rates"):
+        _log(client, child, metrics={"learning_rate_suggested": info["finder"]["suggestion"]})
+        _log_pictures(client, run, child, lambda to: [search_plots.rate_sweep(info, to / "learning_rate_finder.png")])
+    _log_pictures(client, run, child, lambda to: pictures.of_model(folder, encoded, to))
     client.set_terminated(child)
+    return child
+
+
+def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, folder: Path) -> None:
+    """A run a trial below the family's, and the picture of all of them in the family's."""
+    info, trials = lake.info(folder), pl.read_parquet(folder / "trials.parquet")
+    best = info["best"] or {}
+    _log(client, family, metrics={"trials": len(trials), "trials_seconds": info["seconds"]})
+    _log_pictures(client, run, family, lambda to: [search_plots.search(info, trials, to / "search.png")])
+    for trial in trials.iter_rows(named=True):
+        tags = {"mlflow.parentRunId": family, "nightrecs.kind": "trial", "nightrecs.state": trial["state"]}
+        tags |= {"nightrecs.best": "true"} if trial["number"] == best.get("number") else {}
+        tags |= {"nightrecs.reason": trial["reason"]} if trial["reason"] else {}
+        child = _start(client, experiment, run, f"{info['label']} trial {trial['number']}", tags)
+        figure = f"valid_{info['metric'].replace('@', '_at_')}"
+        numbers = {figure: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
+        _log(client, child, params=_flat(json.loads(trial["params"])), metrics=numbers)
+        client.set_terminated(child, "FAILED" if trial["state"] == "failed" else "FINISHED")
+
+
+def _log_pictures(client: MlflowClient, run: Run, run_id: str, draw: Callable[[Path], list[Path]]) -> None:
+    """Keep what `draw` makes in a folder; pictures are for looking, so a night goes on without them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            made = draw(Path(temporary))
+        except Exception as error:
+            journal.note(run, f"a picture could not be made: {type(error).__name__}: {error}")
+            return
+        for path in made:
+            client.log_artifact(run_id, str(path))
+
+
+def _shapes(shapes: dict[str, dict[str, float]]) -> dict[str, float]:
+    """`data_raw_density`, `data_clean_users`, …"""
+    return {f"data_{at}_{name}": value for at, shape in shapes.items() for name, value in shape.items()}
 
 
 def _named(figures: pl.DataFrame) -> dict[str, float]:
@@ -206,8 +270,12 @@ def _client(home: Home) -> MlflowClient:
 def refuse_dead_server(uri: str) -> None:
     """ConnectionError, after seconds, where a tracking server does not answer; MLflow itself tries for minutes."""
     if uri.startswith(("http://", "https://")):
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            pass
+        try:
+            with urllib.request.urlopen(f"{without_user(uri).rstrip('/')}/health", timeout=5):
+                pass
+        except HTTPError as answer:
+            if answer.code >= 500:  # anything else is an answer, if only that it wants a password
+                raise
 
 
 def tracking_uri(home: Home) -> str:

@@ -50,3 +50,26 @@ def data_set(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{name} is not at hand; set NIGHTRECS_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _four_nights(tmp_path_factory: pytest.TempPathFactory):
+    from operating import Dataset, without_mlflow
+
+    data = Dataset(tmp_path_factory.mktemp("four"))
+    data.write()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"):
+            patch.delenv(name, raising=False)
+        without_mlflow(patch)
+        return data, [data.night(f"seed={seed}") for seed in range(4)]
+
+
+@pytest.fixture
+def four_nights(_four_nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A data set with four published nights, without MLflow (see operating.py), and their run ids; one's own copy."""
+    from operating import copied, without_mlflow
+
+    without_mlflow(monkeypatch)
+    data, nights = _four_nights
+    return copied(data, tmp_path / "four"), list(nights)

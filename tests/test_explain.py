@@ -1,6 +1,8 @@
 """What is explained is what was published; contributions and terms sum to the score."""
 
+import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from flows.cli import main
 from pipeline import warehouse
 from pipeline.interactions import Interactions
 from pipeline.models import MODELS, FitContext, Recommender
+from pipeline.normalize import Normalizer
 from pipeline.paths import Home
 from pipeline.rng import generator
+from pipeline.settings import Settings
 
 ADDITIVE = {"ease", "ials", "item_knn", "rp3beta"}
 WITH_TERMS = {"mf", "pmf"}
@@ -35,6 +39,38 @@ def fitted(family: str, n_users: int = USERS, **config) -> tuple[Recommender, In
     model = kind(kind.Config.model_validate(config), n_users, ITEMS)
     model.fit(train, FitContext())
     return model.eval(), train
+
+
+def test_a_normalised_rating_is_told_in_the_unit_of_the_source(tmp_path, capsys):
+    model, train = fitted("pmf")
+    assert train.ratings is not None
+    items = pl.DataFrame({"item_idx": range(ITEMS), "item_id": [f"i{i}" for i in range(ITEMS)]})
+    users = pl.DataFrame({"user_idx": range(USERS), "user_id": [f"u{u}" for u in range(USERS)]})
+    rows = pl.DataFrame({"user_idx": train.users.numpy(), "item_idx": train.items.numpy()}).with_columns(positive=True)
+    raw = rows.select(
+        (pl.lit("u") + pl.col("user_idx").cast(pl.String)).alias("user_id"),
+        (pl.lit("i") + pl.col("item_idx").cast(pl.String)).alias("item_id"),
+        rating=pl.Series(train.ratings.numpy()).cast(pl.Float64).exp() - 1,
+        timestamp=pl.lit(None, pl.Datetime("us")),
+    )
+    items.write_parquet(tmp_path / "items.parquet")
+    users.write_parquet(tmp_path / "users.parquet")
+    rows.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "raw").mkdir()
+    raw.write_parquet(tmp_path / "raw" / "interactions.parquet")
+    settings = Settings.model_validate({"dataset": {"name": "x"}, "models": {"pmf": {}}})
+    scale = Normalizer.fit("log1p", raw["rating"].to_torch())
+    night = explain.Night("r", "pmf", model, settings, tmp_path / "raw", tmp_path, scale)
+    item = raw.filter(user_id="u0")["item_id"][0]
+    answer = explain.explanation(night, "u0", item)
+    with torch.no_grad():
+        learnt = model.predict(torch.tensor([0]), torch.tensor([int(item[1:])])).item()
+    assert answer["predicted_rating"] == pytest.approx(math.expm1(learnt), rel=1e-5) and answer["scale"] == "log1p"
+    answer |= {"title": None, "published_rank": None}
+    explain.describe(answer, argparse.Namespace(n=5, json=False, csv=False))
+    said = capsys.readouterr().out
+    own = f"{answer['seen'][0]['rating']:,.6g}"
+    assert f"the user's own: {own}; score and terms: on the scale of the fit, log1p" in said
 
 
 CASES = [(family, {}, USERS) for family in sorted(MODELS)] + [

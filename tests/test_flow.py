@@ -36,6 +36,7 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
             artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
             flow = client.read_flow_runs()[0]
             assert client.read_concurrency_limit_by_tag("gpu").concurrency_limit == 1
+            check_stale_flow_runs(client, tmp_path / "home")
     assert flow.name == "nightly sample" and flow.state_name == "Completed"
     assert {
         "ingest",
@@ -50,8 +51,31 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
     } <= set(runs)
     assert all(run.state_name == "Completed" for run in runs.values())
     assert {"sample", "model"} <= set(runs["train mf"].tags)
-    assert set(artifacts) == {"sample-leaderboard", "sample-ledger", "sample-night"}
+    assert set(artifacts) == {"sample-gate", "sample-leaderboard", "sample-ledger", "sample-night"}
     assert "sample.duckdb" in artifacts["sample-night"].data
+
+
+def check_stale_flow_runs(client, root: Path) -> None:
+    """The flow run of a night that a reboot killed ends at the next start; those of nights that run do not."""
+    from prefect import flow
+    from prefect.states import Running
+
+    from flows.stale import end_flow_runs
+    from flows.start import prepare
+    from pipeline import journal
+
+    run = prepare(home=str(root))
+    (night,) = (journal.read_run(run.home, "sample", i) for i in journal.run_ids(run.home, "sample"))
+    assert client.read_flow_run(night["flow_run_id"]).state_name == "Completed"
+    killed, runs = (str(client.create_flow_run(flow(lambda: None, name="n"), state=Running()).id) for _ in range(2))
+    for number, flow_run_id in enumerate((killed, runs)):
+        run_id = f"2999010{number + 1}T000000.000Z-dead"
+        journal.open_run(run.model_copy(update={"run_id": run_id, "flow_run_id": flow_run_id}))
+    journal._update(run.home.journal("sample") / "29990101T000000.000Z-dead", {"outcome": "crashed"})
+    own = run.model_copy(update={"run_id": run.run_id, "flow_run_id": night["flow_run_id"]})
+    assert end_flow_runs(own) == ["29990101T000000.000Z-dead"] and end_flow_runs(own) == []
+    assert client.read_flow_run(killed).state_name == "Crashed"
+    assert client.read_flow_run(runs).state_name == "Running"
 
 
 def test_an_api_that_does_not_answer_does_not_stop_the_night(tmp_path):

@@ -53,7 +53,9 @@ def test_every_published_table_keeps_its_contract(published):
     for table in tables.PUBLISHED:
         frame = ask(published, f"select * from {table.name}")
         table.check(frame)
-        assert frame.height or table in (tables.USER_VECTORS, tables.ITEM_VECTORS), f"{table.name} is empty"
+        may_be_empty = (tables.USER_VECTORS, tables.ITEM_VECTORS, tables.PREDICTIONS)  # no family here predicts ratings
+        may_be_empty += (tables.CHURN,)  # of the first night
+        assert frame.height or table in may_be_empty, f"{table.name} is empty"
 
 
 def test_every_view_answers(published):
@@ -67,7 +69,7 @@ def test_every_view_answers(published):
             "freshness",
         } <= set(views)
         for view in views:
-            assert con.sql(f"select * from {view}").fetchall()
+            assert con.sql(f"select * from {view}").fetchall() or view == "predictions_titled"
 
 
 def test_every_user_gets_twenty_unseen_items(published):
@@ -111,6 +113,10 @@ def test_mlflow_has_the_night_and_serves_the_published_lists(published):
     runs = mlflow.search_runs(experiment_names=["sample"], output_format="list")
     kinds = sorted(run.data.tags["nightrecs.kind"] for run in runs)
     assert kinds == ["family"] * 5 + ["night"]
+    (night,) = (run for run in runs if run.data.tags["nightrecs.kind"] == "night")
+    gate = json.loads(night.data.tags["nightrecs.gate"])
+    assert (gate["decision"], gate["published"]) == ("first", night.data.tags["nightrecs.champion"])
+    assert gate["against_floor"]["ci_low"] > 0 and gate["floor"] == "popularity_recent"
     mf = next(run for run in runs if run.info.run_name == "mf")
     assert {"test_full_ndcg_at_10", "valid_full_ndcg_at_10", "loss"} <= set(mf.data.metrics)
     assert mf.data.params["embedding_dim"]

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline.context import NotServable
 from pipeline.interactions import Interactions
 from pipeline.normalize import FILE, Normalizer
+from pipeline.settings import Feedback
 
 KINDS = ["none", "standardize", "min_max", "log1p"]
 SOME = torch.tensor([1.0, 5.0, math.nan, 3.0, 3.0])
@@ -43,6 +45,21 @@ def test_inverting_gives_the_ratings_back(kind: str, ratings: torch.Tensor):
     back = normalizer.invert(normalizer.apply(ratings))
     spread = float(ratings.max() - ratings.min())
     assert torch.allclose(back, ratings, rtol=1e-5, atol=1e-5 * (1 + spread))
+
+
+def test_min_max_to_a_range_of_ones_own():
+    normalizer = Normalizer.fit("min_max", SOME, (0.0, 60.0))
+    scaled = normalizer.apply(SOME)
+    assert scaled[~scaled.isnan()].tolist() == pytest.approx([0, 60, 30, 30])
+    assert normalizer.invert(torch.tensor([15.0, 75.0])).tolist() == pytest.approx([2, 5])  # kept within the ratings
+    below = Normalizer.fit("min_max", SOME, (-1.0, 1.0))
+    assert below.apply(torch.tensor([1.0, 3.0, 9.0])).tolist() == pytest.approx([-1, 0, 3])  # not cut to the range
+
+
+def test_a_range_without_extent_is_refused():
+    for to in ([1, 1], [60, 0], [1]):
+        with pytest.raises(ValidationError, match="normalize_to"):
+            Feedback.model_validate({"normalize": "min_max", "normalize_to": to})
 
 
 def test_predictions_stay_within_the_ratings_of_the_fit():

@@ -257,3 +257,28 @@ def test_unknown_and_impossible_keys_are_refused():
     for keys in ({"lr": 0.1}, {"epochs": 0}, {"momentum": 1.0}, {"optimizer": "lion"}, {"steps": [[0, 0.1]]}):
         with pytest.raises(ValidationError):
             config(**keys)
+
+
+def test_a_first_epoch_that_passes_its_deadline_is_given_up(monkeypatch):
+    model, now = Line(), iter(range(100, 10_000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))  # every look at the clock takes a second
+    with pytest.raises(NotServable, match="the first epoch did not end within the 2 s"):
+        fit_by_gradient(model, len(X), model.loss, config(batch_size=1), FitContext(deadline=104.0))
+
+
+def test_no_epoch_is_begun_that_would_pass_the_deadline(monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    clock, model, context = Clock(), Line(), FitContext(deadline=25.0)
+
+    def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
+        clock.now += 10 / 4  # an epoch has four batches
+        return model.loss(rows, generator)
+
+    monkeypatch.setattr(time, "monotonic", clock)
+    assert fit_by_gradient(model, len(X), loss, config(), context) == 2 and context.cut_short
+    assert clock.now == 20

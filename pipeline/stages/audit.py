@@ -1,15 +1,19 @@
 """Builds the night's database beside the live one and audits it; only a file that passes goes on to publish."""
 
-import re
 from pathlib import Path
 
 import polars as pl
 
-from pipeline import journal, paths, tables, warehouse
+from pipeline import checks, churn, journal, paths, tables, warehouse
 from pipeline.contracts import Refused, Table
+from pipeline.faults import fault
 from pipeline.run import Run, utcnow
+from pipeline.settings import FLOOR, INCUMBENT
+from pipeline.stages.publish import live_run_id
 
 OLDEST_READABLE = "v1.2.0"  # so that older DuckDB clients can open the file
+OF_THE_PAST = (tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN)
+"""Tables that the clock or earlier nights have a part in."""
 
 
 def audit_tables(run: Run, raw: Path, encoded: Path, lists: Path, champion: str) -> Path:
@@ -31,15 +35,20 @@ def _build_and_check(run: Run, raw: Path, encoded: Path, lists: Path, champion: 
     try:
         con.execute(f"ATTACH {warehouse.literal(building)} AS night (STORAGE_VERSION '{OLDEST_READABLE}')")
         con.execute("USE night")
+        fault("audit:before_fill")
         _fill(con, run, raw, lists)
-        failed = _check(con, run, raw, encoded)
+        fault("audit:after_fill")
+        churn.compare(con, run, live_run_id(run.home, run.dataset))
+        _embed(con, run, tables.CHURN)
+        failed = _check(con, run, raw, encoded, lists)
+        fault("audit:after_checks")
         if failed:
             raise Refused("the audit found bad rows: " + "; ".join(failed) + ". The published tables are as they were.")
         _embed(con, run, tables.CHECKS)
         digest = logical_hash(con, run.run_id)
         _embed_run(con, run, champion, digest)
         for view in sorted((paths.SQL / "views").glob("*.sql")):
-            con.execute(warehouse.read_sql(view))
+            warehouse.create_view(con, view)
         con.execute("USE memory")
         con.execute("DETACH night")
     except BaseException:
@@ -58,8 +67,8 @@ def _fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
     for table in tables.PUBLISHED:
         con.execute(table.ddl)
         files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
-        if table in (tables.CHECKS, tables.RUNS):
-            continue  # known only after the audit
+        if table in (tables.CHURN, tables.CHECKS, tables.RUNS):
+            continue  # known only later
         if list(files.parent.glob(files.name)):
             own = {name: of_the_night[name] for name in of_the_night if name in table.columns}
             columns = ", ".join(f"${name} AS {name}" if name in own else f'"{name}"' for name in table.columns)
@@ -78,29 +87,23 @@ def _embed(con: warehouse.Connection, run: Run, table: Table) -> None:
     warehouse.insert(con, table.name, journal.read(run.home, run.dataset, table))
 
 
-def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path) -> list[str]:
+def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists: Path) -> list[str]:
     """Run all checks and journal them; returns what to say of the failed ones."""
     con.execute(
         f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({warehouse.literal(raw / 'interactions.parquet')})"
     )
+    ranked = lists / "listable.parquet" if (lists / "listable.parquet").exists() else encoded / "items.parquet"
+    con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
+    export = run.settings.export
     con.execute(
-        f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(encoded / 'items.parquet')})"
+        "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact",
+        {"n": export.top_n, "exact": not export.max_per_attribute},
     )
-    con.execute(f"CREATE TEMP TABLE wanted AS SELECT {run.settings.export.top_n} AS top_n")
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
-    failed, records = [], []
-    for path in sorted((paths.SQL / "checks").glob("*.sql")):
-        text = warehouse.read_sql(path)
-        severity = re.search(r"^-- severity: (error|warn)$", text, re.MULTILINE)
-        assert severity, f"{path} states no severity"
-        bad = con.sql(f"SELECT *, count(*) OVER () AS bad_rows FROM ({text}) LIMIT 3").pl()
-        n = bad["bad_rows"][0] if bad.height else 0
-        records.append({"check_name": path.stem, "severity": severity[1], "bad_rows": n, "passed": n == 0})
-        if n:
-            said = f"{path.stem}: {n} bad rows, e.g. {bad.drop('bad_rows').row(0, named=True)}"
-            failed.append(said) if severity[1] == "error" else journal.note(run, f"warning: {said}")
-    journal.append(run, tables.CHECKS, records)
-    con.execute("DROP VIEW source_rows; DROP VIEW ranked_items; DROP TABLE wanted; DROP TABLE tonight")
+    checks.bounds(con, run)
+    failed = checks.run_checks(con, run, "output")
+    con.execute("DROP VIEW source_rows; DROP VIEW ranked_items")
+    con.execute("DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds")
     return failed
 
 
@@ -117,18 +120,23 @@ def _embed_run(con: warehouse.Connection, run: Run, champion: str, digest: str) 
 def logical_hash(con: warehouse.Connection, run_id: str) -> str:
     """Hash of all that this night publishes; equal for equal data, settings, code and device kind.
 
-    Rows count in any order; run ids, times and MLflow ids do not, and floats to 6 significant digits.
+    Rows count in any order; run ids, times and MLflow ids do not, and floats to 6 significant digits. Nor does what
+    depends on earlier nights (OF_THE_PAST, and figures of those whom the gate lets take part beside the recipe's
+    models): a night hashes as it would in a fresh home, unless the gate keeps an incumbent that is not the best.
     """
     digests = []
     for table in tables.PUBLISHED:
-        if table in (tables.RUNS, tables.STAGES):
+        if table in OF_THE_PAST:
             continue
         columns = [name for name in table.columns if name not in table.volatile]
         texts = ", ".join(f"coalesce({_as_text(name, table)}, chr(0))" for name in columns)
-        where = "WHERE run_id = $run_id" if "run_id" in table.columns else ""
+        where = "WHERE run_id = $run_id" if "run_id" in table.columns else "WHERE true"
+        if table in (tables.METRICS, tables.BIASES):
+            where += f" AND model NOT IN ('{INCUMBENT}', '{FLOOR}')"
         query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
                     FROM {table.name} {where}"""
-        digests.append(f"{table.name}:{con.sql(query, params={'run_id': run_id} if where else None).fetchall()[0]}")
+        params = {"run_id": run_id} if "run_id" in table.columns else None
+        digests.append(f"{table.name}:{con.sql(query, params=params).fetchall()[0]}")
     return str(con.sql("SELECT sha256($text)", params={"text": "\n".join(digests)}).fetchall()[0][0])
 
 

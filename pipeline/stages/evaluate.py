@@ -4,17 +4,21 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import journal, lake, measure, tables
+from pipeline import journal, lake, measure, predictions, tables
 from pipeline.device import resolve_device, set_threads
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
 
-VERSION = 2
+VERSION = 6
 
 
 def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> Path:
-    """Metrics of `label`: of the fit on train (`chosen`) on valid, of `tested` on test."""
+    """Metrics of `label`: of the fit on train (`chosen`) on valid, of `tested` on test.
+
+    Writes metrics.parquet; per_user.parquet: the figure that selects, by user, which the gate compares; and
+    predictions.parquet: ratings of test beside predicted ones.
+    """
     settings = run.settings
     spec = lake.Spec(
         stage=f"evaluate {label}",
@@ -23,6 +27,7 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         settings={
             **settings.evaluation.model_dump(), "seed": settings.seed,
             "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
+            "select": settings.select.model_dump(),
         },
         parents=(parts, chosen, tested),
         head=label,
@@ -33,13 +38,33 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         device = resolve_device(settings.device)
         data = measure.load_parts(parts, device)
         records: measure.Records = []
+        kept: list[pl.DataFrame] = []
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            records += measure.measure(model, label, data, split, fit, settings, normalizer)
+            keep = kept.append if split == "valid" else None
+            records += measure.measure(model, label, data, split, fit, settings, normalizer, keep)
+            if split == "test":
+                shown = predictions.of_sample(model, data, split, fit, normalizer, settings.seed)
+                shown.write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
-        return lake.Report(rows_out=metrics.height, info={"label": label})
+        for figures in kept:  # one, or none where the figure that selects isn't measured
+            tables.PER_USER.check(figures).write_parquet(folder / "per_user.parquet")
+        errors = metrics.filter(split="test", metric="rmse")
+        n = dict(zip(errors["segment"], errors["n"], strict=True))
+        return lake.Report(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})
 
     folder = lake.build(run, spec, write)
+    _tell_of_cold(run, lake.info(folder)["rated_rows_of_test"])
     journal.append(run, tables.METRICS, pl.read_parquet(folder / "metrics.parquet").to_dicts())
     return folder
+
+
+def _tell_of_cold(run: Run, n: dict[str, int]) -> None:
+    """Say, once a night, how many ratings of test the errors leave out; `n`: rows by segment."""
+    text = (
+        f"{n.get('cold', 0):,} of the {sum(n.values()):,} ratings of test are of a user or an item without a rating in "
+        "the fit: rating errors leave them out (they have a segment of their own, `cold`)"
+    )
+    if n.get("cold") and text not in journal.notes(run.home, run.dataset, run.run_id):
+        journal.note(run, text)

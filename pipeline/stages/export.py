@@ -1,15 +1,19 @@
 """Turns the champion into tables in the source's ids: top-N for every user, similar and popular items, vectors."""
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor
 
-from pipeline import catalog, lake, neighbours, tables
+from pipeline import catalog, lake, neighbours, rules, tables
 from pipeline.contracts import Table
 from pipeline.device import resolve_device, set_threads
 from pipeline.interactions import History, Interactions
+from pipeline.lists import Lists
 from pipeline.models import Recommender
 from pipeline.models.saving import load
 from pipeline.ranking import top_k
@@ -23,14 +27,18 @@ USERS_PER_PART = 50_000
 OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal nights share this folder
 
 
-def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path]) -> Path:
-    """Write every published data table as Parquet. `champion` is the refit on all rows, `fitted` the night's models."""
+def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> Path:
+    """Write every published data table as Parquet.
+
+    `champion` is the refit on all rows, `fitted` are the night's models, `measured` what was measured of them.
+    """
+    rules_today = rules.fingerprint(run.settings.export, run.data, run.started_at.date())
     spec = lake.Spec(
         stage="export",
         layer="7_recommendations",
         version=VERSION,
-        settings=run.settings.export.model_dump(),
-        parents=(raw, encoded, champion, *fitted),
+        settings={**run.settings.export.model_dump(), "rules": rules_today},
+        parents=(raw, encoded, champion, *fitted, *measured),
         head=lake.info(champion)["label"],
     )
 
@@ -43,21 +51,33 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         frame = pl.read_parquet(encoded / "interactions.parquet")
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
+        attributes = catalog.read_catalog(raw)
+        items = catalog.items(rows, attributes)
+        last_seen = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")["last_seen"]
+        in_force = rules.rules_of(export, run.data, run.started_at.date(), ids, last_seen, attributes)
+        allowed, out = in_force.allowed, in_force.out(ids)
+        listable = rows.filter(~pl.col("item_id").is_in(out.implode())) if len(out) else rows
+        if len(out):  # for the audit
+            ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
-        lists = 0
-        for number, part in enumerate(_recommendations(run, model, rows, encoded, known)):
+        lists, held = 0, Counter[tuple[str, str, str]]()
+        for number, part in enumerate(_recommendations(run, model, rows, encoded, known, in_force, held)):
             lists += part.height
             part = part.with_columns(model=pl.lit(label))
             _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part)
         tables_of_items = {
-            tables.SIMILAR_ITEMS: neighbours.similar_items(model, label, known.history(), ids, export.similar_items),
-            tables.POPULAR_ITEMS: catalog.popular_items(rows, export.popular_windows, export.popular_items),
+            tables.SUPPRESSED: _suppressed(held),
+            tables.SIMILAR_ITEMS: neighbours.similar_items(
+                model, label, known.history(), ids, export.similar_items, allowed
+            ),
+            tables.POPULAR_ITEMS: catalog.popular_items(listable, export.popular_windows, export.popular_items),
             tables.USERS: catalog.users(rows),
-            tables.ITEMS: catalog.items(rows, catalog.read_catalog(raw)),
+            tables.ITEMS: items,
             tables.INTERACTIONS_SUMMARY: catalog.summary(rows),
             tables.USER_VECTORS: catalog.vectors(encoded, label, "user", model.user_vectors()),
             tables.ITEM_VECTORS: catalog.vectors(encoded, label, "item", model.item_vectors()),
             tables.BIASES: _biases(encoded, champion, fitted, device),
+            tables.PREDICTIONS: catalog.predictions(encoded, measured),
         }
         for table, content in tables_of_items.items():
             _write(folder / f"{table.name}.parquet", table, content)
@@ -67,12 +87,19 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
 
 def _recommendations(
-    run: Run, model: Recommender, rows: pl.DataFrame, encoded: Path, known: Interactions
+    run: Run,
+    model: Recommender,
+    rows: pl.DataFrame,
+    encoded: Path,
+    known: Interactions,
+    in_force: rules.Rules,
+    held: Counter[tuple[str, str, str]],
 ) -> Iterator[pl.DataFrame]:
     """Lists of every user with a valid row, ordered by user id, in parts of bounded size.
 
     A user of the fit is served with the history that the fit saw; one whom the filters left out by fold-in of their
-    positive rows, where the family can; the rest by popular items. Nobody gets an item of their source rows.
+    positive rows, where the family can; the rest by popular items. Nobody gets an item of their source rows, nor
+    one that a rule holds back: `held` then counts, by item, rule and reason, the users who would have had it.
     """
     device = known.users.device
     k = min(run.settings.export.top_n, known.n_items)
@@ -87,7 +114,12 @@ def _recommendations(
         index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
         at = torch.arange(start, start + users.height)
         history = _first_known(own_history, stranger_history[at].to(device), index)
-        lists = top_k(model, index, history, seen[at].to(device), k, fallback=popular)
+        masked = seen[at].to(device)
+
+        make = partial(_lists, model, index, history, masked, popular)
+        lists, kept_back = rules.apply(in_force, make, k, known.n_items)
+        for (item, rule, reason), count in kept_back.items():
+            held[items["item_id"][item], rule, reason] += count
         flat = pl.DataFrame(
             {
                 "row": torch.arange(users.height).repeat_interleave(k).numpy(),
@@ -104,6 +136,19 @@ def _recommendations(
             "score",
             pl.when("fallback").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
         )
+
+
+def _lists(
+    model: Recommender, users: Tensor, history: History, mask: History, popular: Tensor, k: int, allowed: Tensor | None
+) -> Lists:
+    """Of items that are `allowed`, (I,); None: all."""
+    allowed = None if allowed is None else allowed.to(users.device)
+    return top_k(model, users, history, mask, k, allowed=allowed, fallback=popular)
+
+
+def _suppressed(held: Counter[tuple[str, str, str]]) -> pl.DataFrame:
+    records = [(item, rule, reason or None, users) for (item, rule, reason), users in sorted(held.items())]
+    return pl.DataFrame(records, schema=tables.SUPPRESSED.schema, orient="row")
 
 
 def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -137,7 +182,7 @@ def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:
     return History.of(users, items, n_users, n_items)
 
 
-def _first_known(own: History, strangers: History, index: torch.Tensor) -> History:
+def _first_known(own: History, strangers: History, index: Tensor) -> History:
     """Row b: the history of user index[b] that the fit saw, or, for an index of -1, row b of `strangers`."""
     known = index >= 0
     both = History(

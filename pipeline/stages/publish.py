@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 from pipeline import journal, warehouse
+from pipeline.faults import fault
 from pipeline.paths import Home
 from pipeline.run import Run
-
-KEPT_GENERATIONS = 7
 
 
 def publish_tables(run: Run, building: Path) -> Path:
@@ -21,27 +20,37 @@ def _publish(run: Run, building: Path) -> Path:
     generation = home.generation(dataset, run.run_id)
     journal.sync(building)
     building.chmod(0o440)
+    fault("publish:before_rename")
     building.rename(generation)
     journal.sync(generation.parent)
-    go_live(home, dataset, run.run_id)
+    if aside := go_live(home, dataset, run.run_id):
+        beside = "a DuckDB log lay beside the live file: somebody opened it for writing"
+        journal.note(run, f"warning: {beside}; it is set aside as {aside.name}")
+    fault("publish:before_close")
     journal.close_run(run, "published")
-    drop_old_generations(home, dataset)
+    fault("publish:before_drop")
+    drop_old_generations(home, dataset, run.settings.keep.generations)
     return home.live(dataset)
 
 
-def go_live(home: Home, dataset: str, run_id: str) -> None:
-    """Point the live name at a generation, atomically."""
+def go_live(home: Home, dataset: str, run_id: str) -> Path | None:
+    """Point the live name at a generation, atomically; where a stray log was set aside to, if there was one."""
     generation, live = home.generation(dataset, run_id), home.live(dataset)
     if live.exists() and live.samefile(generation):
-        return  # replacing a file by itself does nothing
+        return None  # replacing a file by itself does nothing
     temporary = live.with_name(f".{live.name}.next")
     temporary.unlink(missing_ok=True)
+    fault("publish:before_link")
     os.link(generation, temporary)
     stray = live.with_name(live.name + ".wal")
+    aside = None
     if stray.exists():  # DuckDB would refuse the new file beside an old log
-        stray.rename(live.with_name(f"{stray.name}.stray-before-{run_id}"))
+        aside = stray.rename(live.with_name(f"{stray.name}.stray-before-{run_id}"))
+    fault("publish:before_replace")
     os.replace(temporary, live)
+    fault("publish:after_replace")
     journal.sync(live.parent)
+    return aside
 
 
 def live_run_id(home: Home, dataset: str) -> str | None:
@@ -62,9 +71,31 @@ def live_run_id(home: Home, dataset: str) -> str | None:
         return None  # a file that can't be read must not keep the next night from replacing it
 
 
-def drop_old_generations(home: Home, dataset: str, keep: int = KEPT_GENERATIONS) -> None:
-    """Delete all but the newest `keep` generations; never the live one."""
+def kept_generations(home: Home, dataset: str) -> list[str]:
+    """Run ids of the generations that are or were live, oldest first: those that a rollback may go to."""
     live = live_run_id(home, dataset)
-    for path in sorted(home.generations(dataset).glob("[!.]*.duckdb"))[:-keep]:
-        if path.stem != live:
-            path.unlink()
+    return [run_id for run_id in _generations(home, dataset) if run_id == live or _published(home, dataset, run_id)]
+
+
+def old_generations(home: Home, dataset: str, keep: int) -> list[str]:
+    """All but the newest `keep` of those, and never the live one; what a night that died before the swap left goes."""
+    live, kept = live_run_id(home, dataset), kept_generations(home, dataset)[-keep:]
+    return [run_id for run_id in _generations(home, dataset) if run_id != live and run_id not in kept]
+
+
+def _generations(home: Home, dataset: str) -> list[str]:
+    return sorted(path.stem for path in home.generations(dataset).glob("[!.]*.duckdb"))
+
+
+def _published(home: Home, dataset: str, run_id: str) -> bool:
+    """Whether its journal says so; where that is gone, nothing speaks against it."""
+    try:
+        return journal.read_run(home, dataset, run_id)["outcome"] == "published"
+    except (OSError, ValueError):
+        return True
+
+
+def drop_old_generations(home: Home, dataset: str, keep: int) -> None:
+    """Delete them."""
+    for run_id in old_generations(home, dataset, keep):
+        home.generation(dataset, run_id).unlink()

@@ -1,16 +1,26 @@
 """Shows nights in MLflow. MLflow is a view of the journal: when it fails, the night says so and goes on."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import journal
+from pipeline.faults import fault
+from pipeline.paths import Home
 from pipeline.run import Run
 from pipeline.stages.publish import live_run_id
 
 
 def log_night(
-    run: Run, parts: Path, encoded: Path, refit: Path, fitted: list[Path], measured: list[Path], champion: str
+    run: Run,
+    parts: Path,
+    encoded: Path,
+    refit: Path,
+    fitted: list[Path],
+    measured: list[Path],
+    champion: str,
+    searched: list[Path] | None = None,
 ) -> str | None:
     """Log parameters, curves and metrics of every family; returns MLflow's id of the night, None if it failed.
 
@@ -18,9 +28,11 @@ def log_night(
     night that is live.
     """
     made = {"parts": parts, "encoded": encoded, "refit": refit, "fitted": fitted, "measured": measured}
+    made["searched"] = searched or []
     journal.update_run(run, made={**made, "champion": champion})
+    fault("track:before_log")
     with journal.stage(run, "track"):
-        parent = _tolerantly(run, lambda tracking: _logged(tracking, run))
+        parent = None if run.as_of else _tolerantly(run, lambda tracking: _logged(tracking, run))
         if parent:
             _catch_up(run)
         return parent
@@ -28,6 +40,7 @@ def log_night(
 
 def register_champion(run: Run) -> str | None:
     """Register the published champion, alias `champion`; returns its version, None if MLflow failed."""
+    fault("register:before_log")
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id") is None:
         return None
     with journal.stage(run, "register"):
@@ -53,20 +66,56 @@ def _catch_up(run: Run) -> None:
         missed = record["outcome"] == "published" and not record.get("mlflow_run_id")
         if missed and _is_there(record):
             _tolerantly(run, lambda tracking, i=run_id: _logged(tracking, journal.load_run(run.home, run.dataset, i)))
-    live = live_run_id(run.home, run.dataset)
-    if live and _is_there(journal.read_run(run.home, run.dataset, live)):
-        _tolerantly(run, lambda tracking: tracking.ensure_champion(journal.load_run(run.home, run.dataset, live)))
+    _tolerantly(run, lambda tracking: _followed(tracking, run.home, run.dataset))
+    _tolerantly(run, lambda _: _end_stale(run.home, run.dataset))
+
+
+def follow_live(home: Home, dataset: str) -> str:
+    """Point the alias `champion` to the night that is live, as after a rollback; returns what to say of it."""
+    try:
+        from pipeline import tracking  # imports mlflow, which takes seconds
+
+        version = _followed(tracking, home, dataset)
+    except Exception as error:
+        return f"alias champion did not follow ({type(error).__name__}: {error}); the next night repairs it"
+    return f"alias champion is version {version}" if version else "it has no model of that night; alias champion stays"
+
+
+def end_stale(home: Home, dataset: str) -> None:
+    """End the runs that nights which were killed left RUNNING in MLflow; where it can't be had, another night does."""
+    with suppress(Exception):
+        _end_stale(home, dataset)
+
+
+def _end_stale(home: Home, dataset: str) -> str:
+    from pipeline import tracking_care
+
+    nights = {i: journal.read_run(home, dataset, i)["outcome"] for i in journal.run_ids(home, dataset)}
+    return f"{tracking_care.end_stale(home, dataset, nights)} runs"
+
+
+def _followed(tracking: Any, home: Home, dataset: str) -> str | None:
+    live = live_run_id(home, dataset)
+    record = journal.read_run(home, dataset, live) if live in journal.run_ids(home, dataset) else {}
+    if live is None or not record.get("mlflow_run_id"):
+        return None
+    return tracking.ensure_champion(journal.load_run(home, dataset, live), _is_there(record))
 
 
 def _is_there(record: dict[str, Any]) -> bool:
     made = record.get("made")
     return made is not None and all(
         Path(folder).is_dir()
-        for folder in (made["parts"], made["encoded"], made["refit"], *made["fitted"], *made["measured"])
+        for key in ("parts", "encoded", "refit", "fitted", "measured", "searched")
+        for folder in _listed(made.get(key, []))
     )
 
 
-def _tolerantly(run: Run, deed: Callable[[Any], str]) -> str | None:
+def _listed(folders: str | list[str]) -> list[str]:
+    return [folders] if isinstance(folders, str) else folders
+
+
+def _tolerantly(run: Run, deed: Callable[[Any], str | None]) -> str | None:
     try:
         from pipeline import tracking  # imports mlflow, which takes seconds
 
