@@ -82,10 +82,12 @@ def figures(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]
 
 
 def keeping(fits: dict[str, Path], stage: Callable[..., Any], *args: Any) -> Any:
-    """A step that keeps every label's last fit: the one that test is asked of."""
+    """A step that keeps every label's last fit, the one that test is asked of, and ends the night with the choice."""
     result = stage(*args)
     if line.name_of(stage) == "train":
         fits[args[2]] = result
+    if line.name_of(stage) == "select":
+        raise line.Stopped("select")  # before the champion is fitted on all rows
     return result
 
 

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "schedule": "flows.schedules:schedule",
     "up": "flows.up:up",
     "bench": "flows.bench:bench",
+    "report": "flows.report:report",
 }
 """Commands that are not in flows.look; a command returns its exit code, or None for 0."""
 FOR_LIBRARIES = {

@@ -28,6 +28,7 @@ def forget(options: Any) -> None:
         answer["tables"] = stage.from_tables(home, dataset, options.user, listed)
         answer |= stage.from_lake(home, dataset, listed)
         answer["journal_texts"] = stage.from_journals(home, dataset, listed)
+        answer["reports"] = stage.from_reports(home, dataset)
         answer["replay_homes"] = _from_replay_homes(home, dataset)
         answer["mlflow_models"], answer["mlflow"] = _from_mlflow(home, dataset, options.user)
         told = {key: value for key, value in answer.items() if key not in ("dataset", "mlflow")}
@@ -40,6 +41,7 @@ def forget(options: Any) -> None:
     print(
         f"lake: {answer['lake_folders']} results deleted, {answer['source_files']} kept source files rewritten\n"
         f"journal: {answer['journal_texts']} texts blanked\n"
+        f"reports: {answer['reports']} deleted\n"
         f"replays: {answer['replay_homes']} unfinished ones deleted\n"
         f"MLflow: {answer['mlflow']}"
     )

@@ -16,8 +16,8 @@ from pipeline.masking import without_user
 from pipeline.run import Run, new_run_id, utcnow
 
 STARTUP_SECONDS = 60
-RETRIES = 3
-"""Of a request to Prefect, after 2, 4 and 8 s: each of the few requests a night waits for would else cost a minute."""
+RETRIES, REQUEST_SECONDS = 2, 20
+"""Of a request to Prefect, which its default tries for a minute: a night must not wait long for one that is gone."""
 OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, journal.Locked)
 
 
@@ -59,16 +59,16 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
             journal.say(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
             return run, line.conduct(run, line.plainly, arguments["until"])
         outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
+        from flows.lost import let_go, of_prefect
+
         ended = outcome in ("published", "stopped")
         if not ended and not of_prefect(error):
             raise
+        let_go()
+        if outcome == "refused":  # what Prefect could not be told
+            raise contracts.Refused(str(journal.read_run(run.home, run.dataset, run.run_id)["reason"])) from None
         journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
         return (run, outcome) if ended else go_on_without(run, arguments["until"])
-
-
-def of_prefect(error: Exception) -> bool:
-    """Whether an error came from talking to Prefect, not from a stage."""
-    return type(error).__module__.split(".")[0] in ("prefect", "httpx", "httpcore", "anyio")
 
 
 def go_on_without(run: Run, until: str | None) -> tuple[Run, str]:
@@ -87,7 +87,10 @@ def configure(run: Run) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # tracebacks are for the UI
         "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
+        "PREFECT_API_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
         "DO_NOT_TRACK": "1",
     }.items():
         os.environ.setdefault(name, value)

@@ -16,7 +16,9 @@ from pipeline.stages.publish import live_run_id
 Step = Callable[..., Any]
 DATA_STAGES = ["ingest", "admit", "clean", "encode", "split"]
 """They run once a night, and without torch."""
-MODEL_STAGES = ["profile", "search", "train", "evaluate", "leaks", "select", "track", "export", "audit", "publish"]
+MODEL_STAGES = [
+    "profile", "search", "train", "evaluate", "leaks", "select", "track", "export", "audit", "publish", "report",
+]  # fmt: skip
 ORDER = [*DATA_STAGES, *MODEL_STAGES]
 
 
@@ -33,7 +35,7 @@ def night(run: Run, step: Step) -> None:
     parts = step(split.split_interactions, run, encoded)
 
     from pipeline import incumbent  # torch takes its time
-    from pipeline.stages import audit, evaluate, export, leaks, members, profile, publish, select, track, train
+    from pipeline.stages import audit, evaluate, export, leaks, members, profile, publish, report, select, track, train
 
     step(profile.describe_data, run, raw, cleaned, parts)
 
@@ -70,7 +72,8 @@ def night(run: Run, step: Step) -> None:
                 compete(label, run)
     for label in blends:
         compete(label, run)
-    lineup = incumbent.lineup(run, live_run_id(run.home, run.dataset), fitted)
+    taking_part = {label: fitted[label] for label in measured}
+    lineup = incumbent.lineup(run, live_run_id(run.home, run.dataset), taking_part)
     for label, own in lineup.entrants.items():  # what is published now, and popularity, beside the recipe's models
         compete(label, own)
 
@@ -88,6 +91,7 @@ def night(run: Run, step: Step) -> None:
     building = step(audit.audit_tables, run, raw, encoded, lists, champion)
     step(publish.publish_tables, run, building)
     step(track.register_champion, run)
+    step(report.write_report, run)
 
 
 def search_stage() -> Callable:
@@ -145,11 +149,13 @@ def conduct(run: Run, step: Step, until: str | None = None, at_start: Callable[[
             night(run, guarded)
         except Stopped:
             journal.close_run(run, "stopped", f"--until {until}")
-            return "stopped"
+            if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":
+                return "stopped"
         except Refused as reason:
             with suppress(OSError):
                 journal.close_run(run, "refused", str(reason))
             end_in_mlflow(run, "refused")
+            report_shortly(run)
             tell(run, "refused", str(reason))
             raise
         except BaseException as error:
@@ -157,6 +163,8 @@ def conduct(run: Run, step: Step, until: str | None = None, at_start: Callable[[
             with suppress(OSError):  # a full disk; the next night closes this one
                 journal.keep_traceback(run)
                 journal.close_run(run, outcome, f"{type(error).__name__}: {error}".rstrip(": "))
+            if isinstance(error, Exception) and not is_full(error):  # whoever sent a signal waits
+                report_shortly(run)
             tell(run, outcome, f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         end_in_mlflow(run, "published")
@@ -168,6 +176,14 @@ def tell(run: Run, outcome: str, reason: str) -> None:
     about = {"dataset": run.dataset, "run_id": run.run_id, "outcome": outcome, "home": str(run.home.root)}
     for failed in notify.tell(f"nightrecs: the night of {run.dataset} is {outcome}: {reason}", about):
         journal.say(failed)
+
+
+def report_shortly(run: Run) -> None:
+    """The report of a night that did not publish: what the journal knows of it."""
+    from pipeline.stages import report
+
+    with suppress(Exception):
+        report.write_report(run)
 
 
 def end_in_mlflow(run: Run, outcome: str) -> None:

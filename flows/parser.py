@@ -10,7 +10,7 @@ from flows.parser_house import add_house
 from flows.parser_operate import add_operating
 
 USAGE = 2
-STAGES = "ingest admit clean encode split profile search train evaluate leaks select track export audit publish"
+STAGES = "ingest admit clean encode split profile search train evaluate leaks select track export audit publish report"
 EPILOG = """examples:
   nightrecs run                                      a night on the built-in synthetic sample
   nightrecs init ratings.csv                         a data set of your own

@@ -1,4 +1,4 @@
-"""Options of the commands that run the house: `schedule`, `up`, `bench`."""
+"""Options of the commands that run the house: `schedule`, `report`, `up`, `bench`."""
 
 from typing import Any
 
@@ -20,6 +20,14 @@ def add_house(command: Any) -> None:
     schedule.add_argument("--max-age", type=float, metavar="HOURS", help="oldest that the tables may be")
     schedule.add_argument("--set", action="append", metavar="KEY=VALUE", dest="overrides", help="as for run")
     schedule.add_argument("--remove", action="store_true", help="run it no longer")
+    report = command(
+        "report", "a night's report: the path of one HTML file that needs no network",
+        "report sample", "report sample --open", "report sample --run 20261122T030000.123Z-4f2a",
+        more="Made anew where it is missing, also for nights that were refused, crashed or killed.",
+    )  # fmt: skip
+    report.add_argument("dataset")
+    report.add_argument("--run", metavar="RUN_ID", help="a night's id, as `runs` lists it (default: the newest)")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
     up = command(
         "up", "Prefect's UI, MLflow's UI and the scheduled nights, on this machine, until Ctrl-C",
         "up", "up --check", "up --prefect-port 4300 --mlflow-port 5100",

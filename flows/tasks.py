@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from prefect.task_engine import TaskRunTimeoutError
 
 from flows import nightly as line
+from flows.lost import Reporting
 from flows.stale import end_flow_runs
 from flows.start import prepare
 from pipeline import journal, tables
@@ -31,7 +32,7 @@ def is_transient(task: Any, run: Any, state: Any) -> bool:
 
 
 def as_task(stage: Callable, *args: Any) -> Any:
-    """The step of a night under Prefect. Arguments are paths and one small object, and are never hashed."""
+    """Run a stage as a task. Arguments are paths and one small object, and are never hashed."""
     name = line.name_of(stage)
     as_prefect_task = task(
         name=name,
@@ -68,11 +69,13 @@ def nightly(
     run = run.model_copy(update={"flow_run_id": flow_run.id})
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
+    step = Reporting(run, as_task)
     try:
-        return line.conduct(run, as_task, until, at_start=lambda: end_flow_runs(run))
+        return line.conduct(run, step, until, at_start=lambda: end_flow_runs(run))
     finally:
         with suppress(Exception):  # artifacts are for looking; they must not replace what came of the night
-            show(run)
+            if not step.lost:
+                show(run)
 
 
 def show(run: Run) -> None:
@@ -114,5 +117,7 @@ def verdict(run: Run, record: dict[str, Any]) -> str:
         lines += ["select * from recommendations_titled where user_id = '…' order by rank;", "```"]
     else:
         lines += [f"{record.get('reason')}", "", "The published tables are as they were."]
+    if (report := run.home.report(run.dataset, run.run_id)).is_file():
+        lines += ["", f"Report: `{report}`"]
     lines += ["", *(f"- {note}" for note in journal.notes(run.home, run.dataset, run.run_id))]
     return "\n".join(lines)

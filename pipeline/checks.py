@@ -8,6 +8,7 @@ from pipeline import journal, paths, tables, warehouse
 from pipeline.run import Run
 
 EXAMPLES = 3
+WARN_AGE_DAYS = 30.0
 
 
 def run_checks(con: warehouse.Connection, run: Run, kind: str) -> list[str]:
@@ -63,6 +64,7 @@ def bounds(con: warehouse.Connection, run: Run) -> None:
     limits, churn = run.settings.checks, run.settings.churn
     values = {
         "started_at": run.as_of or run.started_at, "max_shrink": limits.max_shrink, "max_age_days": limits.max_age_days,
+        "warn_age_days": None if run.settings.dataset.source.static else WARN_AGE_DAYS,
         "max_future_days": limits.max_future_days, "min_coverage": limits.min_coverage,
         "warn_change": churn.warn_change, "max_change": None if churn.accept else churn.max_change,
     }  # fmt: skip

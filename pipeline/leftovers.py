@@ -11,7 +11,7 @@ class Leftover:
     """One thing that nothing needs any more."""
 
     kind: str
-    """generation, lake, temporary, model (in MLflow) or run (in MLflow)."""
+    """generation, lake, report, temporary, model (in MLflow) or run (in MLflow)."""
     name: str
     bytes: int
     remove: Callable[[], None] = field(repr=False, compare=False)

@@ -58,6 +58,8 @@ class Source(Reading):
     """Makes the files on the spot, all synthetic, where `--data` names no others."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
     """incremental: files are added up; one seen before, by content, is not read twice."""
+    static: bool = False
+    """The files don't grow, as those of a public data set: their age is nothing to warn of."""
     max_reject_rate: Fraction = 0.05
     """A night with a larger share of rejected rows stops (exit 3)."""
 

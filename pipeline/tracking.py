@@ -96,6 +96,13 @@ def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
     return parent
 
 
+def log_report(run: Run, html: str) -> str:
+    """Keep the night's report as `report.html` of its run; returns MLflow's id."""
+    parent = journal.read_run(run.home, run.dataset, run.run_id)["mlflow_run_id"]
+    _client(run.home).log_text(parent, html, "report.html")
+    return parent
+
+
 def ensure_champion(run: Run, register: bool = True) -> str | None:
     """The model of a published night is registered as `<dataset>`, alias `champion`; returns its version.
 

@@ -158,7 +158,7 @@ def test_a_night_on_a_tenth_of_the_data_leaves_the_tables_as_they_were(tmp_path)
     night = last_record(tmp_path)
     assert night["outcome"] == "refused" and "the source is not fit for a night" in night["reason"]
     stages = journal.read(first.home, first.dataset, tables.STAGES, night["run_id"])["stage"].to_list()
-    assert stages == ["ingest", "admit"], "nothing was trained"
+    assert stages == ["ingest", "admit", "report"], "nothing was trained"
     assert ask(first, "select * from recommendations order by user_id, rank").equals(before)
 
     log.write_text("user,item,timestamp\n")

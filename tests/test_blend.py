@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import polars as pl
 import pytest
 import torch
-from small_lines import one_night, record, write_log
+from small_lines import ask, one_night, record, write_log
 
+from flows import nightly as line
 from pipeline import lake, metrics
 from pipeline.context import FitContext, ModelConfig, NotServable
 from pipeline.interactions import History, Interactions
@@ -18,15 +18,14 @@ from pipeline.ranking import holdout_ranks
 N_USERS, N_ITEMS = 400, 30
 NOTHING = Interactions(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), N_USERS, N_ITEMS)
 HISTORY = History.of_lists([[]] * N_USERS, N_ITEMS)
-MODELS = """
+RECIPE = """
 [models.ease]
 l2 = 5.0
 [models.item_knn]
 [models.popularity]
 [models.blend]
-of = ["ease", "item_knn", "nobody"]
-[select]
-metric = "ndcg"
+[evaluation]
+fit_for_test = "train+valid"
 """
 
 
@@ -51,7 +50,7 @@ def blend_of(config: BlendConfig | None = None, **tables: torch.Tensor) -> Blend
     """A blend of models of no family, of which `Blend.of` could not say how to make them anew."""
     blend = Blend(config or BlendConfig(), *next(iter(tables.values())).shape)
     blend.models = torch.nn.ModuleList(map(Fixed, tables.values()))
-    members = dict.fromkeys(tables, {"family": "ease", "config": {}})
+    members = {name: {"family": "ease", "config": {}} for name in tables}
     blend.config = BlendConfig.model_validate({**blend.config.model_dump(), "members": members})
     blend.weights = list((blend.config.weights or dict.fromkeys(tables, 1.0)).values())
     return blend
@@ -153,40 +152,52 @@ def test_one_model_or_no_weight_is_no_blend():
         Blend.of(BlendConfig(weights={"third": 1.0}), {"ease": ease, "knn": fit("item_knn", train)})
 
 
-def test_a_night_fits_blends_last_refits_their_members_and_publishes_them(tmp_path: Path):
-    write_log(tmp_path / "data")
-    models = MODELS + 'cutoff = 10\n[evaluation]\nfit_for_test = "train+valid"\n[gate]\nenabled = false\n'
-    run = one_night(tmp_path, models.replace('"nobody"', '"absent"').replace("[models.ease]", "[models.ease]"))
-    there = record(run)
-    folders = {lake.info(f)["label"] + " " + lake.info(f)["fit"]: f for f in fits(run)}
-    first, tested = folders["blend train"], folders["blend train+valid"]
-    assert set(lake.info(first)["members"]) == {"ease", "item_knn"}
-    kept = {label: weight for label, weight in lake.info(first)["config"]["weights"].items() if weight}
-    assert lake.info(tested)["config"]["weights"] == lake.info(first)["config"]["weights"] or len(kept) == 1
-    own = {folder.name for folder in folders.values()}
-    for label, name in lake.info(tested)["members"].items():
-        assert name in own and lake.info(tested.parent / name)["fit"] == "train+valid"
-        assert lake.info(tested.parent / name)["label"] == label
-    blend = load(tested)
-    assert isinstance(blend, Blend) and sum(blend.weights) == pytest.approx(1)
-    assert set(there["choice"]["values"]) == {"ease", "item_knn", "popularity", "blend"}
+def blend_wins(stage, *args):
+    """The line's step, but whoever is chosen, the blend is published."""
+    result = line.plainly(stage, *args)
+    return "blend" if line.name_of(stage) == "select" else result
 
 
-def test_a_blend_that_wins_is_published_for_users_new_to_it_too(tmp_path: Path):
-    write_log(tmp_path / "data")
-    models = '[models.ease]\nl2 = 5.0\n[models.item_knn]\n[models.blend]\n[gate]\nenabled = false\n'
-    run = one_night(tmp_path, models + "[split]\n" if False else models)
-    folders = {lake.info(f)["label"] + " " + lake.info(f)["fit"]: f for f in fits(run)}
-    champion = record(run)["champion"]
-    if champion == "blend":
-        blend = load(folders["blend all"])
-        assert set(lake.info(folders["blend all"])["members"]) <= {"ease", "item_knn"}
-        with torch.no_grad():
-            stranger = blend.eval().score(torch.tensor([-1]), History.of_lists([[0, 3, 6]], blend.n_items))
-        assert torch.isfinite(stranger).all()
-    assert pl.read_database_uri if champion else None
+def test_a_night_refits_a_blends_members_and_publishes_it(tmp_path: Path):
+    write_log(tmp_path / "data", n_users=120)
+    run = one_night(tmp_path, RECIPE, "dataset.filter.user_fraction=0.8", step=blend_wins)
+    fits = {}
+    for path in run.home.lake(run.dataset).glob("5_models/*/manifest.json"):
+        info = lake.info(path.parent)
+        fits[info["label"], info["fit"]] = path.parent
+    chosen = lake.info(fits["blend", "train"])
+    weights = chosen["config"]["weights"]
+    assert set(chosen["members"]) == set(weights) == {"ease", "item_knn"}, "popularity is the same for everyone"
+    for fit in ("train+valid", "all"):
+        refit = lake.info(fits["blend", fit])
+        kept = {label: weight for label, weight in weights.items() if weight}
+        assert refit["config"]["weights"] == pytest.approx(kept)
+        assert refit["members"] == {label: fits[label, fit].name for label in kept}
+    assert {"ease", "item_knn", "popularity", "blend"} <= set(record(run)["choice"]["values"])
+    made = ask(run, "select distinct model, source from recommendations")
+    assert made.rows() == [("blend", "model")]
+    blend = load(fits["blend", "all"]).eval()
+    stranger = History.of_lists([[0, 3, 6]], blend.n_items)
+    with torch.no_grad():
+        scores = blend.score(torch.tensor([-1]), stranger)[0]  # (I,)
+    assert scores[9::3].mean() > scores[1::3].mean(), "a user the fit never saw is served by the members"
 
 
-def fits(run) -> list[Path]:
-    """Folders of all fits of the night's home."""
-    return [path.parent for path in run.home.lake(run.dataset).glob("5_models/*/manifest.json")]
+def test_members_that_could_not_be_fitted_are_left_out(tmp_path: Path):
+    write_log(tmp_path / "data", n_users=60)
+    recipe = """
+[models.ease]
+[models.item_knn]
+[models.ials]
+use_weights = true
+[models.three]
+family = "blend"
+of = ["ease", "ials", "item_knn"]
+[models.two]
+family = "blend"
+of = ["ease", "ials"]
+"""
+    run = one_night(tmp_path, recipe)
+    assert "needs a rating column" in record(run)["left_out"]["ials"]
+    assert "a blend needs two fitted models" in record(run)["left_out"]["two"]
+    assert "three" in record(run)["choice"]["values"]

@@ -72,3 +72,31 @@ def test_what_would_not_fit_is_refused_before_it_is_held(train, n_users, n_items
     model.fit(rows, FitContext(memory=needed))
     with pytest.raises(NotServable, match="max_side = 10"):
         Ease(EaseConfig(max_side=10), n_users, n_items).fit(rows, FitContext())
+
+
+@pytest.mark.parametrize("n_items", [70, 12], ids=["dual", "primal"])
+def test_held_popular_items_and_light_users(n_items):
+    """B of a weighted problem by its definition in float64; users of the fit, others, and parts of the score."""
+    taken = torch.rand(N_USERS, n_items, generator=torch.Generator().manual_seed(1)) < 0.2
+    taken[3] = False
+    users, items = taken.nonzero(as_tuple=True)
+    train = Interactions(users, items, N_USERS, n_items)
+    model = Ease(EaseConfig(l2=L2, dropout=0.4, user_exponent=0.5), N_USERS, n_items)
+    model.fit(train, FitContext())
+    assert model.dual == (n_items == 70)
+
+    x = taken.double()  # (U, I)
+    weight = x.sum(1).clamp(min=1) ** -0.5  # (U,)
+    weight *= x.sum() / (weight @ x).sum()
+    gram = (x.T * weight) @ x
+    p = torch.linalg.inv(gram + torch.diag(L2 + 0.4 / 0.6 * gram.diagonal()))
+    b = (-p / p.diagonal()).fill_diagonal_(0).float()
+    everyone = train.history()
+    with torch.no_grad():
+        of_fit = model.score(torch.arange(N_USERS), everyone)
+        torch.testing.assert_close(of_fit, x.float() @ b, rtol=1e-4, atol=1e-5)
+        stranger = model.score(torch.tensor([-1]), everyone[torch.tensor([5])])
+        torch.testing.assert_close(stranger[0], of_fit[5], rtol=1e-4, atol=1e-5)
+        parts = model.contributions(5, everyone[torch.tensor([5])], 2)
+        torch.testing.assert_close(parts, b[everyone[torch.tensor([5])].items, 2], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.similar(torch.tensor([0, 9])), b[[0, 9]], rtol=1e-4, atol=1e-5)

@@ -20,6 +20,14 @@ CHECKOUT = Path(__file__).parent.parent
 RECIPE = '[split]\nkind = "leave_one_out"\n[models.popularity]\n'
 CHEAP_ROWS = (6, 8, 10, 15, 17, 27)
 OF_A_FAMILY = ("train", "evaluate")
+OF_THE_LINE = [p for p in POINTS if not re.search("search:|checkpoint|epoch", p)]
+ERRORS = (
+    "ingest:before_rename", "clean:before_manifest", "encode:before_write", "split:before_rename",
+    "profile:before_write", "train:before_manifest", "evaluate:before_rename", "select:before_verdict",
+    "track:before_log", "export:before_manifest", "audit:after_fill", "publish:before_replace", "publish:before_close",
+)  # fmt: skip
+FULL = ("ingest:before_write", "train:before_write", "publish:before_rename", "journal:append")
+"""Where the fast tests plant an error or a full disk; all points of both are among the slow ones."""
 for module in MODULES:
     importlib.import_module(f"faults.{module}")
 
@@ -90,11 +98,16 @@ def night(ground: Ground) -> None:
     assert line.conduct(run, line.plainly) == "published"
 
 
-@pytest.mark.parametrize("point", [p for p in POINTS if not re.search("search:|checkpoint|epoch", p)])
-def test_an_error_at_any_point_keeps_the_promise(base, tmp_path, monkeypatch, point):
+def planted_everywhere():
+    for action, fast in (("error", ERRORS), ("full", FULL)):
+        for point in OF_THE_LINE:
+            yield pytest.param(point, action, marks=() if point in fast else pytest.mark.slow, id=f"{point}:{action}")
+
+
+@pytest.mark.parametrize(("point", "action"), planted_everywhere())
+def test_an_error_at_any_point_keeps_the_promise(base, tmp_path, monkeypatch, point, action):
     monkeypatch.setattr(tracking, "USERS_URI", "http://127.0.0.1:9")
     ground, expected = Ground(tmp_path).copy_of(base[0]), base[1]
-    action = ("error", "full")[POINTS.index(point) % 2]
     (old,) = ground.run_ids()
     raised: Exception | None = None
     with planted(f"{point}:{action}"):
@@ -103,7 +116,7 @@ def test_an_error_at_any_point_keeps_the_promise(base, tmp_path, monkeypatch, po
         except (Planted, OSError) as error:
             raised = error
     goes_on = point.split(":")[0] in OF_A_FAMILY and action == "error"
-    if goes_on:  # a family fails alone
+    if goes_on:  # a family fails alone; what is published now takes part as the incumbent
         assert raised is None and "Planted" in str(ground.record()["left_out"])
     else:
         assert isinstance(raised, Planted if action == "error" else OSError)

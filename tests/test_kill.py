@@ -8,13 +8,11 @@ from faults.ground import Ground
 from faults.killed import after_a_published_night, kill_and_resume
 
 POINTS = (
-    "ingest:before_rename",
     "split:after_rename",
     "train:after_checkpoint",
     "audit:after_fill",
     "publish:before_replace",
     "publish:after_replace",
-    "publish:before_drop",
 )
 
 

@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from flows import nightly as line
+from flows.notebook import Published
 from flows.start import prepare
 from pipeline.contracts import UnreadableInput
-from pipeline.notebook import Published
 
 
 @pytest.fixture(scope="module")

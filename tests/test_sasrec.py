@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from pipeline.context import FitContext, NotServable
 from pipeline.interactions import History, Interactions
-from pipeline.models.sasrec import Dropout, SasRec, SasRecConfig
+from pipeline.models.attention import Dropout
+from pipeline.models.sasrec import SasRec, SasRecConfig
 from pipeline.models.sequences import Pieces, latest, moments_of
 
 DAY = 86_400_000_000  # microseconds

@@ -1,7 +1,9 @@
 """EASE: a linear item-to-item model in closed form (Steck, "Embarrassingly Shallow Autoencoders", WWW 2019)."""
 
+from typing import Annotated
+
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.interactions import History, Interactions
@@ -13,18 +15,24 @@ class EaseConfig(ModelConfig):
 
     l2: PositiveFloat = 250.0
     """λ of the paper: added to the diagonal of the gram matrix."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """p of Steck (NeurIPS 2020, eq. 4): p / (1 - p) of an item's own count is added to its λ; popular ones are held."""
+    user_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A user weighs (items of the user) ** -user_exponent in the fit; 0: heavy users decide."""
     max_side: PositiveInt = 30_000
     """Largest min(users, items) that is solved: the time grows with its cube."""
 
 
 class Ease(Recommender):
-    """B = I - P / diag(P), P = (XᵀX + λI)⁻¹ (eq. 8); the score is a user's binary history times B.
+    """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B.
 
-    With fewer users than items P is never formed: by Woodbury's identity λP = I - XᵀKX with
-    K = (XXᵀ + λI)⁻¹, which is users x users. Both ways give the same scores.
+    Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); plainly, Λ = λI and s = 1.
+    With fewer users than items P is never formed: by Woodbury's identity P = Λ⁻¹(I - XᵀV) with
+    V = XP = (I + XΛ⁻¹Xᵀ)⁻¹ XΛ⁻¹, which takes a matrix of users x users. Both ways give the same scores.
     """
 
     Config = EaseConfig
+    version = 2
     reads_history = True
 
     def __init__(self, config: EaseConfig, n_users: int, n_items: int):
@@ -36,8 +44,12 @@ class Ease(Recommender):
         self.diagonal: Tensor
         self.train_offsets: Tensor
         self.train_items: Tensor
-        self.register_buffer("weights", torch.zeros(0, side[1]))  # KX (U, I) in dual form, else B (I, I)
+        self.penalty: Tensor
+        self.scale: Tensor
+        self.register_buffer("weights", torch.zeros(0, side[1]))  # V (U, I) in dual form, else B (I, I)
         self.register_buffer("diagonal", torch.ones(n_items))  # diag(P), dual form
+        self.register_buffer("penalty", torch.ones(n_items))  # diag(Λ)
+        self.register_buffer("scale", torch.ones(n_users))  # s
         self.register_buffer("train_offsets", torch.zeros(1, dtype=torch.long))  # X as compressed rows, dual form
         self.register_buffer("train_items", torch.zeros(0, dtype=torch.long))
 
@@ -56,6 +68,11 @@ class Ease(Recommender):
             )
         self.to(context.device)
         history = train.history()
+        weight = history.lengths.clamp(min=1).float() ** -self.config.user_exponent  # (U,)
+        weight *= len(history.items) / weight[history.rows].sum().clamp(min=1e-9)  # counts stay as many
+        self.scale = weight.clamp(min=1e-9).sqrt()
+        counts = torch.zeros_like(self.penalty).index_add_(0, history.items, weight[history.rows])  # (I,)
+        self.penalty = self.config.l2 + self.config.dropout / (1 - self.config.dropout) * counts
         if self.dual:
             self._fit_dual(history)
         else:
@@ -68,20 +85,20 @@ class Ease(Recommender):
         return 4 * 3 * self.n_items**2
 
     def _fit_primal(self, history: History) -> None:
-        gram = _gram(history)  # (I, I)
-        gram.diagonal().add_(self.config.l2)
+        gram = _gram(history, self.scale)  # (I, I)
+        gram.diagonal().add_(self.penalty)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (I, I)
         weights = inverse.div_(-inverse.diagonal().clone())  # (I, I), column j divided by P[j, j]
         weights.fill_diagonal_(0)
         self.weights = weights
 
     def _fit_dual(self, history: History) -> None:
-        x = history.sparse()  # (U, I)
-        dense = history.dense()  # (U, I)
-        gram = x @ dense.T  # (U, U)
-        gram.diagonal().add_(self.config.l2)
-        self.weights = torch.cholesky_solve(dense, torch.linalg.cholesky(gram))  # (U, I) = KX
-        self.diagonal = (1 - (dense * self.weights).sum(0)) / self.config.l2  # (I,)
+        scaled = history.dense().mul_(self.scale.unsqueeze(1))  # (U, I) = X
+        right = scaled / self.penalty  # (U, I) = XΛ⁻¹
+        gram = history.sparse(self.scale[history.rows]) @ right.T  # (U, U)
+        gram.diagonal().add_(1)
+        self.weights = torch.cholesky_solve(right, torch.linalg.cholesky(gram))  # (U, I) = V
+        self.diagonal = (1 - scaled.mul_(self.weights).sum(0)) / self.penalty  # (I,)
         self.train_offsets, self.train_items = history.offsets, history.items
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
@@ -91,12 +108,12 @@ class Ease(Recommender):
             return pick(x @ self.weights, items)
         x_p = torch.empty_like(x)  # (B, I) = x P
         own = self._of_the_fit(users, history)  # (B,)
-        x_p[own] = self.weights[users[own]]  # rows of X: XP = KX, for XXᵀK = I - λK
+        x_p[own] = self.weights[users[own]] / self.scale[users[own], None]  # V = XP
         others = (~own).nonzero().squeeze(1)
         if len(others):
-            train = self._train.sparse()  # (U, I)
-            overlap = (train @ x[others].T).T  # (B', U)
-            x_p[others] = (x[others] - overlap @ self.weights) / self.config.l2
+            left = x[others] / self.penalty  # (B', I)
+            overlap = (self._train.sparse(self.scale[self._train.rows]) @ left.T).T  # (B', U)
+            x_p[others] = left - overlap @ self.weights
         return pick(x - x_p / self.diagonal, items)
 
     def contributions(self, user: int, history: History, item: int) -> Tensor:
@@ -105,10 +122,10 @@ class Ease(Recommender):
             return self.weights[history.items, item]
         train = History(self.train_offsets, self.train_items, self.n_items)
         overlap = torch.zeros_like(self.diagonal).index_add_(
-            0, train.items, self.weights[train.rows, item]
-        )  # (I,) = column of XᵀKX
+            0, train.items, (self.scale * self.weights[:, item])[train.rows]
+        )  # (I,) = column of XᵀV
         own = (history.items == item).float()  # (E,)
-        return own - (own - overlap[history.items]) / (self.config.l2 * self.diagonal[item])
+        return own - (own - overlap[history.items]) / (self.penalty[history.items] * self.diagonal[item])
 
     @property
     def _train(self) -> History:
@@ -129,19 +146,24 @@ class Ease(Recommender):
         if not self.dual:
             return self.weights[items]
         holders = self._train.transposed()[items]  # (B rows) who has the item, few users each
-        x_kx = nn.functional.embedding_bag(
-            holders.items, self.weights, holders.offsets, mode="sum", include_last_offset=True
-        )  # (B, I) = XᵀKX
-        similar = x_kx.div_(self.config.l2 * self.diagonal)  # (B, I) = -P / diag(P), but for j = i
+        x_v = nn.functional.embedding_bag(
+            holders.items,
+            self.weights,
+            holders.offsets,
+            mode="sum",
+            include_last_offset=True,
+            per_sample_weights=self.scale[holders.items],
+        )  # (B, I) = XᵀV
+        similar = x_v / self.penalty[items, None] / self.diagonal  # (B, I) = -P / diag(P), but for j = i
         similar[torch.arange(len(items), device=items.device), items] = 0.0
         return similar
 
 
-def _gram(history: History, tile: int = 8192) -> Tensor:
-    """XᵀX by tiles of users, (I, I)."""
+def _gram(history: History, scale: Tensor, tile: int = 8192) -> Tensor:
+    """XᵀX by tiles of users scaled by `scale` (U,), (I, I)."""
     gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
     for start in range(0, len(history), tile):
         rows = torch.arange(start, min(start + tile, len(history)), device=history.items.device)
-        x = history[rows].dense()  # (tile, I)
+        x = history[rows].dense().mul_(scale[rows, None])  # (tile, I)
         gram.addmm_(x.T, x)
     return gram

@@ -27,11 +27,11 @@ class MultVaeConfig(TrainingConfig):
     """Steps over which the weight of the divergence climbs from 0 to beta."""
     epochs: PositiveInt = 100
     """Most epochs, or their number where there is no valid."""
-    batch_size: NonNegativeInt = 500
-    """Users a step."""
+    batch_size: NonNegativeInt = 100
+    """Users a step; 500 in the paper, of a hundred thousand users."""
     learning_rate: PositiveFloat = 0.001
     """Of the schedule."""
-    patience: PositiveInt = 20
+    patience: PositiveInt = 10
     """Validations without a better figure after which the fit ends; epochs are few steps here."""
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.interactions import History, Interactions
+from pipeline.models.attention import Block, Dropout
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
 from pipeline.models.sequences import Pieces, latest, moments_of
 from pipeline.rng import seed_of
@@ -33,18 +34,23 @@ class SasRecConfig(TrainingConfig):
     """Of the sampled losses, uniform, drawn once a step."""
     calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
     """t of gbce: 0 is plain binary cross-entropy, 1 undoes all overconfidence that sampling brings."""
-    epochs: PositiveInt = 60
+    epochs: PositiveInt = 25
     """Most epochs, or their number where there is no valid."""
-    batch_size: NonNegativeInt = 128
-    """Pieces of histories a step."""
+    batch_size: NonNegativeInt = 32
+    """Pieces of histories a step; each is up to max_length events, so small batches are many targets."""
     learning_rate: PositiveFloat = 0.001
     """Of the schedule."""
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
+    """As of every gradient family."""
+    patience: PositiveInt = 6
+    """Validations without a better figure after which the fit ends; figures of next items are noisy."""
 
 
 class SasRec(Recommender):
     """score(u, i) = <h, q_i>, h being the last state of a causal transformer over the user's history.
 
-    Item vectors q are shared by input and output. Blocks normalise before each part (Xiong et al. 2020).
+    Item vectors q are shared by input and output. Blocks normalise before each part (Xiong et al. 2020). Events of
+    one moment, whose order means nothing, are learnt from in a new order every time.
     """
 
     Config = SasRecConfig
@@ -59,7 +65,7 @@ class SasRec(Recommender):
             raise NotServable(f"sasrec: embedding_dim = {dim} can't be divided among heads = {config.heads}")
         self.item = nn.Embedding(n_items, dim)
         self.place = nn.Embedding(config.max_length, dim)
-        self.blocks = nn.ModuleList(_Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(dim)
         self.drop = Dropout(config.dropout)
 
@@ -123,45 +129,6 @@ class SasRec(Recommender):
     def item_vectors(self) -> Tensor:
         """(I, D)."""
         return self.item.weight.detach()
-
-
-class _Block(nn.Module):
-    """Causal attention, then two layers for every place alone; each added to what came in."""
-
-    def __init__(self, dim: int, heads: int, dropout: float):
-        super().__init__()
-        self.heads = heads
-        self.before_attention, self.before_layers = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.to_qkv, self.from_heads = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), Dropout(dropout), nn.Linear(4 * dim, dim))
-        self.drop = Dropout(dropout)
-
-    def forward(self, states: Tensor, events: Tensor, shape: torch.Size) -> Tensor:
-        """(T, D) of the events (T,) of a flattened (B, L) -> (T, D)."""
-        qkv = self.to_qkv(self.before_attention(states))  # (T, 3 D)
-        padded = qkv.new_zeros(shape.numel(), qkv.shape[1]).index_copy(0, events, qkv)  # (B L, 3 D)
-        query, key, value = padded.view(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H) each
-        # without dropout inside, CPUs too have a fused kernel for it
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, L, D / H)
-        states = states + self.drop(self.from_heads(mixed.transpose(1, 2).reshape(len(padded), -1)[events]))
-        return states + self.drop(self.layers(self.before_layers(states)))
-
-
-class Dropout(nn.Module):
-    """As torch's; on a CPU four times as fast, its rate rounded to 1 / 65536: 64 random bits serve four numbers."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape; each number 0, or divided by the chance to stay."""
-        if not self.training or not self.rate or x.device.type != "cpu":
-            return F.dropout(x, self.rate, self.training)
-        bits = torch.empty(x.numel() // 4 + 1, dtype=torch.long).random_(-(2**63), None)  # all 64 of them
-        drawn = bits.view(torch.int16)[: x.numel()].view(x.shape)
-        dropped = round(self.rate * 65536)
-        return x * (drawn >= dropped - 32768) * (65536 / (65536 - dropped))
 
 
 def _start(module: nn.Module) -> None:

@@ -194,6 +194,14 @@ def _unquoted(piece: str) -> str:
         return piece[1:-1]
 
 
+def from_reports(home: Home, dataset: str) -> int:
+    """Delete the reports, which show users; `nightrecs report` makes them anew from what is left. How many."""
+    reports = list((home.reports / dataset).glob("*.html"))
+    for path in reports:
+        delete(path)
+    return len(reports)
+
+
 def remember(home: Home, dataset: str, user_id: str) -> Forgotten:
     """Put the user on the list that every later night leaves out."""
     return forgotten.add(home, dataset, user_id)

@@ -42,6 +42,8 @@ def leftovers(home: Home, dataset: str, keep: Keep) -> list[Leftover]:
     unused = _unused(home, dataset, needed_nights(home, dataset, keep, generations))
     found = [of_path("generation", path, home.root) for path in old]
     found += [of_path("lake", path, home.root) for path in unused if _older(path, before)]
+    old = [path for path in _reports(home, dataset, keep, generations) if _older(path, before)]
+    found += [of_path("report", path, home.root) for path in old]
     found += [of_path("temporary", path, home.root) for path in _temporary(home, dataset)]
     return found + _in_mlflow(home, dataset, keep, generations, before)
 
@@ -84,6 +86,14 @@ def _unused(home: Home, dataset: str, needed: list[str]) -> Iterator[Path]:
     for folder in sorted(home.lake(dataset).glob(f"{LAYERS}/[!.]*")):
         if folder.is_dir() and folder not in used and folder.name != SOURCE_FILES:
             yield folder
+
+
+def _reports(home: Home, dataset: str, keep: Keep, generations: set[str]) -> Iterator[Path]:
+    """Of nights beyond `mlflow_nights`; `nightrecs report` makes them anew, as far as their results are there."""
+    needed = {*journal.run_ids(home, dataset)[-keep.mlflow_nights :], *generations}
+    for path in sorted((home.reports / dataset).glob("*.html")):
+        if path.stem not in needed:
+            yield path
 
 
 def _temporary(home: Home, dataset: str) -> Iterator[Path]:

@@ -47,6 +47,11 @@ def register_champion(run: Run) -> str | None:
         return _tolerantly(run, lambda tracking: tracking.ensure_champion(run))
 
 
+def log_report(run: Run, html: str) -> str | None:
+    """Keep a report beside the night; returns MLflow's id of the night, None if MLflow failed."""
+    return _tolerantly(run, lambda tracking: tracking.log_report(run, html))
+
+
 def end_night(run: Run, outcome: str) -> None:
     """Tell MLflow how the night ended, where it knows of the night."""
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):

@@ -1,12 +1,13 @@
 -- severity: warn
 -- reads: tonight, bounds
--- The newest interaction is no older than 30 days when the night starts.
+-- The newest interaction is no older than 30 days when the night starts, but for data that doesn't grow.
 with final as (
     select
         tonight.newest as newest_interaction,
-        date_diff('second', tonight.newest, bounds.started_at) / 86400 as age_days
+        date_diff('second', tonight.newest, bounds.started_at) / 86400 as age_days,
+        bounds.warn_age_days
     from tonight, bounds
 )
 
-select * from final
-where age_days > 30
+select newest_interaction, age_days from final
+where age_days > warn_age_days

@@ -1,6 +1,6 @@
 """For notebooks: published tables as Polars frames, the champion, and your own lists measured as models are.
 
->>> from pipeline.notebook import Published
+>>> from flows.notebook import Published
 >>> night = Published("sample")
 >>> night.table("recommendations_titled").head(3)
 >>> night.sql("select * from leaderboard where split = 'test'")

@@ -1,0 +1,55 @@
+"""Writes the report of a night for people. Nothing depends on it: when it fails, the night says so and goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline import journal
+from pipeline.run import Run
+from pipeline.stages import track
+
+T = TypeVar("T")
+
+
+def write_report(run: Run) -> Path | None:
+    """`warehouse/reports/<dataset>/<run_id>.html`, and a copy without users in MLflow; None where it failed.
+
+    A replay has none.
+    """
+    if run.as_of:
+        return None
+    with journal.stage(run, "report"):
+        facts = _tolerantly(run, lambda: _facts(run))
+        path = _tolerantly(run, lambda: _kept(facts)) if facts else None
+        if path and facts and journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
+            _tolerantly(run, lambda: track.log_report(run, _without_users(facts)))
+    return path
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    from pipeline.report import page  # imports altair, which takes a second
+    from pipeline.report.night import Night
+
+    return page.content(Night(run.home, run.dataset, run.run_id))
+
+
+def _kept(facts: dict[str, Any]) -> Path:
+    from pipeline.report import page
+
+    path = page.keep(facts)
+    journal.say(f"  report: {path}")
+    return path
+
+
+def _without_users(facts: dict[str, Any]) -> str:
+    from pipeline.report import page
+
+    return page.html(facts, personal=False)
+
+
+def _tolerantly(run: Run, deed: Callable[[], T]) -> T | None:
+    try:
+        return deed()
+    except Exception as error:
+        journal.note(run, f"the report could not be made: {type(error).__name__}: {error}")
+        return None
