@@ -5,6 +5,8 @@ The promise is checked after each. At the end a night that does everything again
 """
 
 import argparse
+import contextlib
+import io
 import random
 import shutil
 import signal
@@ -14,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from flows.cli import main as main_of_nightrecs
 from pipeline.faults import ACTIONS, POINTS
 
 from .ground import DATASET, WITH_GRADIENT, Ground, rows
@@ -72,9 +75,12 @@ class Soak:
         assert self.ground.promise() == here["run_id"]
         assert here["champion"] == there["champion"], (here["champion"], there["champion"])
         assert here["logical_hash"] == there["logical_hash"], "another hash than undisturbed"
-        leftovers = [p.name for p in self.ground.home.generations(DATASET).glob(".*")]
-        leftovers += [p.name for p in self.ground.home.lake(DATASET).glob("*/.*-*") if ".checkpoint" not in p.name]
-        assert not leftovers, leftovers
+        home = self.ground.home
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            assert main_of_nightrecs(["--home", str(home.root), "gc", DATASET]) == 0
+        leftovers = [p.name for p in (*home.generations(DATASET).glob(".*"), *home.lake(DATASET).glob("*/.*-*"))]
+        assert not leftovers, f"gc left {leftovers}"
+        assert self.ground.promise() == here["run_id"], "gc took too much"
         return str(here["logical_hash"])
 
     def _grow(self) -> None:
