@@ -18,7 +18,7 @@ run: install
 	$(BIN)/nightrecs run
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: install
 	$(BIN)/python -m pytest -m ''

@@ -4,11 +4,12 @@ import gzip
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pipeline import lake, warehouse
 from pipeline.faults import BUILT, POINTS
 
-from .ground import DATASET, WITH_GRADIENT, Ground, rows
+from .ground import DATASET, WITH_GRADIENT, WITH_SEARCH, Ground, rows
 from .killed import AFTER_GOING_LIVE
 from .table import row
 
@@ -24,14 +25,14 @@ SAID = re.compile(r"no space left|file too large|No space is left", re.IGNORECAS
     "clear error, nothing partial under a final name, resumable",
 )
 def no_space(root: Path) -> str:
-    base = Ground(root / "base", recipe=WITH_GRADIENT)
+    base = Ground(root / "base", recipe=WITH_SEARCH)
     base.write(rows(300, 200))
     base.night()
     base.write(rows(400, 200))
     undisturbed = Ground(root / "undisturbed").copy_of(base)
     undisturbed.night()
     (old,) = base.run_ids()
-    faults = [{"fault": f"{point}:full"} for point in FULL] + [{"max_file": size} for size in FILE_LIMITS]
+    faults: list[dict[str, Any]] = [{"fault": f"{point}:full"} for point in FULL] + [{"max_file": size} for size in FILE_LIMITS]
     ended_in = set()
     for number, fault in enumerate(faults):
         ground = Ground(root / str(number)).copy_of(base)
