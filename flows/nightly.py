@@ -72,6 +72,8 @@ def night(run: Run, step: Step) -> None:
                 compete(label, run)
     for label in blends:
         compete(label, run)
+    if not measured:
+        raise Refused("no model could be fitted, so there is nothing to publish")
     taking_part = {label: fitted[label] for label in measured}
     lineup = incumbent.lineup(run, live_run_id(run.home, run.dataset), taking_part)
     for label, own in lineup.entrants.items():  # what is published now, and popularity, beside the recipe's models

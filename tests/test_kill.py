@@ -8,7 +8,6 @@ from faults.ground import Ground
 from faults.killed import after_a_published_night, kill_and_resume
 
 POINTS = (
-    "split:after_rename",
     "train:after_checkpoint",
     "audit:after_fill",
     "publish:before_replace",

@@ -50,7 +50,7 @@ def test_one_life(data, capsys):
     assert data.printed(capsys, *words)["removed"] == [], "the first is where a rollback would go to"
     assert data.command("rollback", "tiny", "--to", third) == 0 and night_of(home) == third
     told = data.printed(capsys, *words)
-    assert {one["kind"] for one in told["removed"]} == {"generation", "lake", "model", "run"}
+    assert {one["kind"] for one in told["removed"]} == {"generation", "lake", "model", "report", "run"}
     assert models(home) == nights(home) == {second, third}, "of kept generations they stay"
     artifacts = [path for path in home.mlflow_artifacts.rglob("*.safetensors")]
     assert len(artifacts) == 2, "files go too"

@@ -32,7 +32,8 @@ def no_space(root: Path) -> str:
     undisturbed = Ground(root / "undisturbed").copy_of(base)
     undisturbed.night()
     (old,) = base.run_ids()
-    faults: list[dict[str, Any]] = [{"fault": f"{point}:full"} for point in FULL] + [{"max_file": size} for size in FILE_LIMITS]
+    faults: list[dict[str, Any]] = [{"fault": f"{point}:full"} for point in FULL]
+    faults += [{"max_file": size} for size in FILE_LIMITS]
     ended_in = set()
     for number, fault in enumerate(faults):
         ground = Ground(root / str(number)).copy_of(base)
