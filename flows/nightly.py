@@ -10,6 +10,7 @@ from pipeline.contracts import Refused
 from pipeline.disk import is_full
 from pipeline.masking import masked
 from pipeline.run import Run
+from pipeline.settings import FLOOR
 from pipeline.stages import admit, clean, encode, ingest, split
 from pipeline.stages.publish import live_run_id
 
@@ -72,13 +73,13 @@ def night(run: Run, step: Step) -> None:
                 compete(label, run)
     for label in blends:
         compete(label, run)
-    if not measured:
-        raise Refused("no model could be fitted, so there is nothing to publish")
     taking_part = {label: fitted[label] for label in measured}
     lineup = incumbent.lineup(run, live_run_id(run.home, run.dataset), taking_part)
     for label, own in lineup.entrants.items():  # what is published now, and popularity, beside the recipe's models
         compete(label, own)
 
+    if measured.keys() <= {FLOOR}:
+        raise Refused("no model could be fitted, so there is nothing to publish")
     step(leaks.audit_leaks, run, parts, sorted(audited))
     champion = step(select.choose_champion, run, list(measured.values()), parts, lineup)
     try:
