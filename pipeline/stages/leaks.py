@@ -8,7 +8,8 @@ import torch
 
 from pipeline import journal, lake, measure, tables
 from pipeline.contracts import ContractError, Refused
-from pipeline.models import FitContext
+from pipeline.interactions import Interactions
+from pipeline.models import MODELS, FitContext
 from pipeline.models.popularity import Popularity
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
@@ -75,27 +76,44 @@ def lineage(run: Run, parts: Path, fits: list[Path]) -> list[str]:
 @rule
 def normalizer(run: Run, parts: Path, fits: list[Path]) -> list[str]:
     """Statistics of ratings are those of the rows fitted on: they are computed anew and compared."""
-    feedback, data = run.settings.dataset.feedback, measure.load_parts(parts, torch.device("cpu"))
-    found = []
-    for folder in fits:
-        info = lake.info(folder)
-        if info["fit"] not in measure.FITTED_ON:
-            continue  # lineage tells
-        own = Normalizer.fit(feedback.normalize, data.fitted_on(info["fit"]).ratings, feedback.normalize_to)
-        if Normalizer.load(folder) != own:
-            found.append(f"{info['label']} normalises ratings by statistics that are not those of {info['fit']}")
+    feedback, found = run.settings.dataset.feedback, []
+    for fit, folders in _by_fit(fits).items():
+        ratings = None if feedback.normalize == "none" else _rows(parts, fit).ratings
+        own = Normalizer.fit(feedback.normalize, ratings, feedback.normalize_to)
+        for folder in folders:
+            if Normalizer.load(folder) != own:
+                label = lake.info(folder)["label"]
+                found.append(f"{label} normalises ratings by statistics that are not those of {fit}")
     return found
 
 
 @rule
 def popularity(run: Run, parts: Path, fits: list[Path]) -> list[str]:
     """Counts of items are those of the rows fitted on: they are counted anew and compared."""
-    found, data = [], measure.load_parts(parts, torch.device("cpu"))
-    for folder in fits:
-        model, info = load(folder), lake.info(folder)
-        if isinstance(model, Popularity) and info["fit"] in measure.FITTED_ON:
+    found = []
+    counting = [folder for folder in fits if MODELS.get(lake.info(folder)["family"]) is Popularity]
+    for fit, folders in _by_fit(counting).items():
+        rows = _rows(parts, fit)
+        for folder in folders:
+            model = load(folder)
+            assert isinstance(model, Popularity)
             own = Popularity(model.config, model.n_users, model.n_items)
-            own.fit(data.fitted_on(info["fit"]), FitContext())
+            own.fit(rows, FitContext())
             if not torch.equal(own.counts, model.counts):
-                found.append(f"{info['label']} counts rows that are not those of {info['fit']}")
+                found.append(f"{lake.info(folder)['label']} counts rows that are not those of {fit}")
     return found
+
+
+def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
+    """Folders by what they were fitted on, so that it is read once; of other fits `lineage` tells."""
+    kinds = [lake.info(folder)["fit"] for folder in fits]
+    return {
+        fit: [f for f, kind in zip(fits, kinds, strict=True) if kind == fit]
+        for fit in measure.FITTED_ON
+        if fit in kinds
+    }
+
+
+def _rows(parts: Path, fit: str) -> Interactions:
+    """What a fit on `train` or `train+valid` learns from."""
+    return measure.load_parts(parts, torch.device("cpu")).fitted_on(fit)
