@@ -15,11 +15,12 @@ from typing import Any
 import polars as pl
 import torch
 
-from pipeline import journal, lake, measure, metrics, warehouse
+from pipeline import journal, lake, metrics, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.interactions import History
 from pipeline.lists import Lists
 from pipeline.paths import Home
+from pipeline.question import ask, load_parts
 from pipeline.ranking import Ranks
 from pipeline.run import Run
 from pipeline.stages.publish import live_run_id
@@ -78,8 +79,8 @@ class Published:
         missing = {"user_id", "item_id", "rank"} - set(lists.columns)
         if missing:
             raise ValueError(f"lists need the columns user_id, item_id, rank; missing: {', '.join(sorted(missing))}")
-        parts = measure.load_parts(self._folder("parts"), torch.device("cpu"))
-        question, depth = measure.ask(parts, split, "train"), max(cutoffs)
+        parts = load_parts(self._folder("parts"), torch.device("cpu"))
+        question, depth = ask(parts, split, "train"), max(cutoffs)
         known = self._indices(lists)
         masked = pl.DataFrame({"row": question.mask.rows.numpy(), "item_idx": question.mask.items.numpy()})
         rows = pl.DataFrame({"user_idx": question.users.numpy()}).with_row_index("row").cast(pl.Int64)

@@ -6,9 +6,10 @@ import torch
 
 from pipeline import tables
 from pipeline.errors import known_pairs
-from pipeline.measure import Parts, predicts
 from pipeline.models import Recommender
 from pipeline.normalize import Normalizer
+from pipeline.question import Parts
+from pipeline.rated import predicts
 from pipeline.rng import generator
 
 SAMPLE = 1000

@@ -13,7 +13,7 @@ from small_nights import make_run, raw, store
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import journal, lake, layers, measure, tables, training
+from pipeline import guide, journal, lake, layers, question, tables, training
 from pipeline.contracts import Refused
 from pipeline.device import parse_bytes
 from pipeline.models.popularity import Popularity
@@ -208,8 +208,8 @@ def test_the_validator_asks_by_the_protocol_that_selects(tmp_path):
             evaluation={"protocols": [protocol], "cutoffs": [10]},
         )  # fmt: skip
         fitted = train.fit_model(run, parts, "popularity")
-        data = measure.load_parts(parts, CPU)
-        validate = measure.validator(data, run.settings, Popularity, Normalizer())
+        data = question.load_parts(parts, CPU)
+        validate = guide.validator(data, run.settings, Popularity, Normalizer())
         assert validate is not None
         values[protocol] = validate(load(fitted))
         (folder,) = measured(run, parts, "popularity")

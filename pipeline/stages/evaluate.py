@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import journal, lake, measure, predictions, tables
+from pipeline import journal, lake, measure, predictions, question, tables
 from pipeline.device import resolve_device, set_threads
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
@@ -36,7 +36,7 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
     def write(folder: Path) -> lake.Report:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
-        data = measure.load_parts(parts, device)
+        data = question.load_parts(parts, device)
         records: measure.Records = []
         kept: list[pl.DataFrame] = []
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from pipeline import journal, lake, measure, tables
+from pipeline import journal, lake, question, tables
 from pipeline.contracts import ContractError, Refused
 from pipeline.interactions import Interactions
 from pipeline.models import MODELS, FitContext
@@ -65,7 +65,7 @@ def lineage(run: Run, parts: Path, fits: list[Path]) -> list[str]:
     for folder in fits:
         manifest = lake.read_manifest(folder)
         label, fit = manifest["info"]["label"], manifest["info"]["fit"]
-        allowed = measure.FITTED_ON.get(fit)
+        allowed = question.FITTED_ON.get(fit)
         if allowed is None or parts.name not in [Path(path).name for path in manifest["parents"]]:
             found.append(f"{label} was fitted on {fit!r} of {manifest['parents'][:1]}, not on this split")
         elif manifest["rows_in"] != sum(rows[name] for name in allowed):
@@ -109,11 +109,11 @@ def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
     kinds = [lake.info(folder)["fit"] for folder in fits]
     return {
         fit: [f for f, kind in zip(fits, kinds, strict=True) if kind == fit]
-        for fit in measure.FITTED_ON
+        for fit in question.FITTED_ON
         if fit in kinds
     }
 
 
 def _rows(parts: Path, fit: str) -> Interactions:
     """What a fit on `train` or `train+valid` learns from."""
-    return measure.load_parts(parts, torch.device("cpu")).fitted_on(fit)
+    return question.load_parts(parts, torch.device("cpu")).fitted_on(fit)

@@ -10,14 +10,16 @@ import polars as pl
 import torch
 from pydantic import ValidationError
 
-from pipeline import budget, journal, lake, layers, measure, tables
+from pipeline import budget, journal, lake, layers, tables
 from pipeline.device import memory_budget, on_device, resolve_device, set_threads
 from pipeline.finder import RateFinder
+from pipeline.guide import validator
 from pipeline.interactions import Interactions
 from pipeline.models import MODELS, FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
 from pipeline.models.saving import save
 from pipeline.normalize import Normalizer
+from pipeline.question import load_parts
 from pipeline.ranking import ScoreError
 from pipeline.rng import seed_of
 from pipeline.run import Run
@@ -90,7 +92,7 @@ def fit_model(
             train = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
             parts = None
         else:
-            parts = measure.load_parts(data, device)
+            parts = load_parts(data, device)
             train = parts.fitted_on(fit)
         epochs = lake.info(chosen)["best_epoch"] if chosen else None
         told = Telling(title, epochs or getattr(config, "epochs", None))
@@ -100,7 +102,7 @@ def fit_model(
         try:
             deadline = budget.deadline(run, label, title) if fit == "train" else None
             normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
-            guide = measure.validator(parts, run.settings, family, normalizer) if parts and not chosen else None
+            guide = validator(parts, run.settings, family, normalizer) if parts and not chosen else None
             context = FitContext(
                 device=device,
                 precision=run.settings.precision,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from pipeline import layers, measure
+from pipeline import guide, layers, question
 from pipeline.context import FitContext, ModelConfig, NotServable
 from pipeline.device import memory_budget, resolve_device
 from pipeline.finder import RateFinder
@@ -29,11 +29,11 @@ class Fits:
         settings, feedback = run.settings, run.settings.dataset.feedback
         self.run, self.label, self.config, self.limits = run, label, config, limits
         self.device, self.family = resolve_device(settings.device), family_of(settings, label)[0]
-        data = measure.load_parts(parts, self.device)
+        data = question.load_parts(parts, self.device)
         train = data.fitted_on("train")
         normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
         self.rows = normalizer.on(train)
-        self.validate = measure.validator(data, settings, self.family, normalizer)
+        self.validate = guide.validator(data, settings, self.family, normalizer)
         if self.validate is None:
             raise Skipped("valid has no figure to search by; set split.valid above 0, or another select.metric")
 

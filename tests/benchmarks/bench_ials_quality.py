@@ -24,6 +24,7 @@ from pipeline import journal, measure, metrics
 from pipeline.context import FitContext
 from pipeline.interactions import History
 from pipeline.models.ials import Ials, IalsConfig
+from pipeline.question import Parts, ask, load_parts
 from pipeline.ranking import candidate_ranks
 from pipeline.stages import clean, encode, ingest, split
 
@@ -44,7 +45,7 @@ class Clock:
         self.started = time.perf_counter()
 
 
-def read_split() -> measure.Parts:
+def read_split() -> Parts:
     """The published split, through the line itself."""
     data = Path(os.environ.get("NIGHTRECS_DATA", "../shared/data")) / "ml-1m"
     with tempfile.TemporaryDirectory() as home:
@@ -52,10 +53,10 @@ def read_split() -> measure.Parts:
         journal.open_run(run)
         raw = ingest.read_source(run)
         parts = split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw)))
-        return measure.load_parts(parts, torch.device("cpu"))
+        return load_parts(parts, torch.device("cpu"))
 
 
-def ours(parts: measure.Parts, dim: int, epochs: int, ndcg: Callable[[Ials], float]) -> Curve:
+def ours(parts: Parts, dim: int, epochs: int, ndcg: Callable[[Ials], float]) -> Curve:
     """iALS with its defaults for MovieLens 1M."""
     model = Ials(
         IalsConfig(embedding_dim=dim, epochs=epochs, l2=0.007, unobserved_weight=0.3), parts.n_users, parts.n_items
@@ -65,7 +66,7 @@ def ours(parts: measure.Parts, dim: int, epochs: int, ndcg: Callable[[Ials], flo
     return clock.curve
 
 
-def theirs(parts: measure.Parts, dim: int, epochs: int, threads: int, ndcg: Callable[[Tensor, Tensor], float]) -> Curve:
+def theirs(parts: Parts, dim: int, epochs: int, threads: int, ndcg: Callable[[Tensor, Tensor], float]) -> Curve:
     """`implicit`; ImportError where it is not installed."""
     from implicit.cpu.als import AlternatingLeastSquares  # pyright: ignore[reportMissingImports]
     from scipy.sparse import csr_matrix
@@ -88,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     parts = read_split()
-    question = measure.ask(parts, "test", "train")
+    question = ask(parts, "test", "train")
     negatives = measure.published_candidates(parts.frames["candidates"], parts)[question.users]
     holdout = question.holdout.items
 

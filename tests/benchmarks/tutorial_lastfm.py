@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from flows.start import prepare
-from pipeline import journal, measure
+from pipeline import journal, question
 from pipeline.context import FitContext
 from pipeline.device import set_threads
 from pipeline.interactions import Interactions
@@ -78,9 +78,9 @@ def scaled_parts(run: Run) -> list[Interactions]:
     journal.open_run(run)
     raw = ingest.read_source(run)
     folder = split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw)))
-    parts, feedback = measure.load_parts(folder, torch.device("cpu")), run.settings.dataset.feedback
+    parts, feedback = question.load_parts(folder, torch.device("cpu")), run.settings.dataset.feedback
     normalizer = Normalizer.fit(feedback.normalize, parts.of("train").ratings, feedback.normalize_to)
-    return [normalizer.on(parts.of(name)) for name in measure.PARTS]
+    return [normalizer.on(parts.of(name)) for name in question.PARTS]
 
 
 def fit(

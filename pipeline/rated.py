@@ -1,0 +1,84 @@
+"""Measures predicted ratings on one part of a split, beside those of simple predictors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline import metrics, per_user
+from pipeline.errors import baselines, known_pairs
+from pipeline.interactions import Interactions
+from pipeline.models import Recommender
+from pipeline.normalize import Normalizer
+from pipeline.question import Parts
+from pipeline.settings import Settings
+
+AS_IN_THE_SOURCE = Normalizer()
+Records = list[dict[str, Any]]
+
+
+def predicts(family: type[Recommender]) -> bool:
+    """Whether the family has ratings to offer."""
+    return family.predict is not Recommender.predict
+
+
+def errors(
+    model: Recommender,
+    label: str,
+    parts: Parts,
+    split: str,
+    fit: str,
+    settings: Settings,
+    normalizer: Normalizer,
+    keep: Callable[[pl.DataFrame], Any] | None = None,
+) -> Records:
+    """Errors of predicted ratings on the part, beside those of simple predictors: in the source's unit and, where
+    that is another, on the scale of the fit (the simple predictors are fitted anew there).
+
+    Segment `all`: rows whose user and item both have a rating in what was fitted on; `cold`: the others.
+    """
+    part = parts.of(split)
+    if part.ratings is None or not predicts(type(model)):
+        return []
+    train, rows = parts.fitted_on(fit), part.rated()
+    predicted = predicted_ratings(model, rows, normalizer)
+    if predicted is None or not len(rows):
+        return []
+    assert rows.ratings is not None
+    records: Records = []
+    known = known_pairs(train, rows)  # (N,)
+    for scale in dict.fromkeys((AS_IN_THE_SOURCE, normalizer)):
+        actual, simple = scale.apply(rows.ratings), baselines(scale.on(train), rows.users, rows.items)
+        if keep and settings.select.protocol == "error" and scale == _scale_of(settings.select.metric, normalizer):
+            warm = torch.ones(parts.n_users, dtype=torch.bool, device=parts.device)
+            chosen = (scale.apply(predicted)[known], actual[known], rows.users[known])
+            per_user.of_errors(*chosen, warm, settings.select, keep)
+        about = {"model": label, "split": split, "scaled": scale != AS_IN_THE_SOURCE, "seed": settings.seed}
+        for segment, chosen in (("all", known), ("cold", ~known)):
+            beside = {name: values[chosen] for name, values in simple.items()}
+            compared = (scale.apply(predicted)[chosen], actual[chosen], rows.users[chosen], beside)
+            records += metrics.rating_errors(*compared, segment=segment, **about)
+    return records
+
+
+@torch.no_grad()
+def predicted_ratings(model: Recommender, rows: Interactions, normalizer: Normalizer) -> Tensor | None:
+    """(N,) in the source's unit."""
+    predicted = model.predict(rows.users, rows.items)
+    return None if predicted is None else normalizer.invert(predicted)
+
+
+def error(metric: str, model: Recommender, rows: Interactions, normalizer: Normalizer) -> float:
+    """rmse or mae, in the source's unit; or, of the same predictions, on the scale of the fit."""
+    predicted = predicted_ratings(model, rows, normalizer)
+    assert predicted is not None and rows.ratings is not None
+    scale = _scale_of(metric, normalizer)
+    off = scale.apply(predicted).double() - scale.apply(rows.ratings).double()  # (N,)
+    return float(off.square().mean().sqrt() if metric.startswith("rmse") else off.abs().mean())
+
+
+def _scale_of(metric: str, normalizer: Normalizer) -> Normalizer:
+    """The scale on which an error is measured."""
+    return normalizer if metric.endswith("_scaled") else AS_IN_THE_SOURCE
