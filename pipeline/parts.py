@@ -6,6 +6,7 @@ has to hash a string a row.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,27 +37,32 @@ _ROW_GROUP = 2_000_000
 
 def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
     """Write rows with the columns of `raw` in large row groups; returns how many there were."""
-    n_rows = 0
-    with _rows_writer(path) as writer:
-        for table in _tables(batches):
-            writer.write_table(table)
-            n_rows += table.num_rows
+    n_rows, written = 0, None
+    with _rows_writer(path) as writer, ThreadPoolExecutor(1) as aside:
+        for group in _groups(batches):
+            if written:
+                written.result()  # one group is written while the next one is read, not more
+            written = aside.submit(lambda group: writer.write_table(_stored(group)), group)
+            n_rows += sum(batch.num_rows for batch in group)
+        if written:
+            written.result()
     return n_rows
 
 
-def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches put together to row groups; each has one dictionary of users and one of items."""
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Batches put together to row groups."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
         if sum(b.num_rows for b in held) >= _ROW_GROUP:
-            yield _stored(held)
+            yield held
             held = []
     if held:
-        yield _stored(held)
+        yield held
 
 
 def _stored(batches: list[pa.RecordBatch]) -> pa.Table:
+    """A row group: it has one dictionary of users and one of items."""
     columns = pa.Table.from_batches(batches).unify_dictionaries().columns
     return pa.Table.from_arrays(
         [c.dictionary_encode() if pa.types.is_string(c.type) else c for c in columns], schema=_ROWS
@@ -72,7 +78,7 @@ def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
 
 
 def _rows_writer(path: Path) -> pq.ParquetWriter:
-    options: dict[str, Any] = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": False}
+    options: dict[str, Any] = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": ["timestamp"]}
     return pq.ParquetWriter(path, _ROWS, compression="lz4", **options)
 
 
@@ -112,9 +118,9 @@ class PartWriter:
         """Many rows that go on, as `write_rows` takes them."""
         self._flush()
         assert self._to_rows
-        for table in _tables(batches):
-            self._to_rows.write_table(table)
-            self.ledger[Reason.KEPT] += table.num_rows
+        for group in _groups(batches):
+            self._to_rows.write_table(_stored(group))
+            self.ledger[Reason.KEPT] += sum(batch.num_rows for batch in group)
 
     def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:
         """A line that doesn't; the night's run_id is filled in when it is published."""

@@ -1,5 +1,6 @@
 """Admits what was read to the night, or refuses it, before anything is trained: volume, freshness, times, columns."""
 
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -20,15 +21,15 @@ def admit_source(run: Run, raw: Path) -> Path:
     found anew each night, never kept in the lake.
     """
     with journal.stage(run, "admit") as record:
-        figures = describe(run, raw)
-        record.update(rows_in=figures["rows"], rows_out=figures["rows"])
-        earlier = earlier_nights(run)
-        newest = figures["newest"] and figures["newest"].isoformat(timespec="microseconds")
-        journal.append(run, tables.INPUTS, [{**figures, "newest": newest}])
         con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
         try:
             source = warehouse.literal(raw / "interactions.parquet")
             con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({source})")
+            figures = describe(run, raw, con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0])
+            record.update(rows_in=figures["rows"], rows_out=figures["rows"])
+            earlier = earlier_nights(run)
+            newest = figures["newest"] and figures["newest"].isoformat(timespec="microseconds")
+            journal.append(run, tables.INPUTS, [{**figures, "newest": newest}])
             tonight = pl.DataFrame([{"run_id": run.run_id, **figures}], schema=tables.INPUTS.schema, orient="row")
             checks.temporary(con, "tonight", tonight)
             checks.temporary(con, "earlier_nights", earlier)
@@ -44,11 +45,10 @@ def admit_source(run: Run, raw: Path) -> Path:
     return raw
 
 
-def describe(run: Run, raw: Path) -> dict:
+def describe(run: Run, raw: Path, newest: datetime | None) -> dict:
     """Tonight's row of tables.INPUTS, without run_id."""
     manifest, dataset = lake.read_manifest(raw), run.settings.dataset
     left_out = sum(manifest["ledger"].get(reason, 0) for reason in LEFT_OUT)
-    newest = pl.scan_parquet(raw / "interactions.parquet").select(pl.col("timestamp").max()).collect().item()
     return {
         "mode": dataset.source.mode, "rows": manifest["rows_out"],
         "rejected": (manifest["rows_in"] or manifest["rows_out"]) - manifest["rows_out"] - left_out,

@@ -55,16 +55,26 @@ def encode(clean: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, 
 def moments(rows: pl.DataFrame) -> pl.Series:
     """One Int64 for user and time, (R,), in their order, rows without a time first: one sort instead of two."""
     time = rows["timestamp"].to_physical()
-    since = time - (time.min() or 0)  # type: ignore[operator]
-    since //= next(unit for unit in (10**6, 1000, 1) if not (since % unit).max())  # sources count in (milli)seconds
-    if _bits(since) + _bits(rows["user_idx"]) > 62:
-        since = time.rank("dense").cast(pl.Int64)
-    since = (since + 1).fill_null(0)
-    return rows["user_idx"].cast(pl.Int64) * 2 ** _bits(since) + since
+    first = int(time.min() or 0)  # type: ignore[arg-type]
+    since = time.fill_null(first).to_numpy(writable=True)  # (R,) microseconds; worked on in place: memory costs most
+    since -= first
+    # sources count in seconds or milliseconds
+    unit = next(unit for unit in (10**6, 1000, 1) if not np.any(since % unit))
+    since //= unit
+    users = rows["user_idx"].to_numpy()  # (R,)
+    if _bits(since) + _bits(users) > 62:
+        since = pl.Series(since).rank("dense").to_numpy().astype(np.int64)
+    since += 1
+    if time.null_count():
+        since[time.is_null().to_numpy()] = 0
+    keys = users.astype(np.int64)
+    keys <<= _bits(since)
+    keys |= since
+    return pl.Series(keys)
 
 
-def _bits(numbers: pl.Series) -> int:
-    return int(numbers.max() or 0).bit_length()  # type: ignore[arg-type]
+def _bits(numbers: np.ndarray) -> int:
+    return int(numbers.max(initial=0)).bit_length()
 
 
 def _index(kind: str, ids: pl.Series) -> pl.DataFrame:

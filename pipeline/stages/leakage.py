@@ -17,7 +17,8 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
     global_time: every row of a part is before every row of the next. leave_one_out: so it is for each user
     (equal times allowed: the seeded hash decides them), with at most one row a user in valid and in test.
     """
-    if any_twice(pl.concat([pair_keys(part) for part in (train, valid, test)])):
+    held = pl.concat([pair_keys(valid), pair_keys(test)])
+    if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
         raise ContractError("split: a user and item is in two parts")
     if kind not in ("global_time", "leave_one_out"):
         return
@@ -27,12 +28,20 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
             newest = max((b["timestamp"].max() for b in before[name] if b.height), default=None)  # type: ignore
             late = part.filter(pl.col("timestamp") <= pl.lit(newest, tables.TIME))
         else:
-            newest = pl.concat(before[name]).group_by("user_idx").agg(newest=pl.col("timestamp").max())
-            late = part.join(newest, on="user_idx").filter(pl.col("timestamp") < pl.col("newest"))
+            newest = _newest(before[name], part["user_idx"])
+            late = part.filter(part["timestamp"].to_physical().to_numpy() < newest)
             if part["user_idx"].n_unique() < part.height:
                 raise ContractError(f"split: a user has two rows in {name}")
         if late.height:
             raise ContractError(f"split: {late.height} rows of {name} are not after what is before it")
+
+
+def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
+    """The latest time of each of `users` in the parts, (R,) microseconds; the least integer where there is none."""
+    newest = np.full(max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1, np.iinfo(np.int64).min)
+    for part in parts:
+        np.maximum.at(newest, part["user_idx"].to_numpy(), part["timestamp"].to_physical().to_numpy())
+    return newest[users.to_numpy()]
 
 
 def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str) -> dict[str, Any]:
@@ -40,16 +49,15 @@ def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFra
     held = {name: parts[name] for name in ("valid", "test")}
     by_cut = held if kind == "global_time" else {}
     by_ties = kind == "leave_one_out"
+    users = {name: _flags(part["user_idx"].to_numpy(), _top(rows["user_idx"]) + 1) for name, part in parts.items()}
+    items = _flags(parts["train"]["item_idx"].to_numpy(), _top(rows["item_idx"]) + 1)
     return {
         "cuts": {name: str(part["timestamp"].min()) for name, part in by_cut.items() if part.height},
         "tie_share": round(tie_share(rows, labels, TEST), 4) if by_ties else 0.0,
         "tie_share_valid": round(tie_share(rows, labels, VALID), 4) if by_ties else 0.0,
         "rows": {name: part.height for name, part in parts.items()},
-        "users": {
-            name: int(_flags(part["user_idx"].to_numpy(), _top(part["user_idx"]) + 1).sum())
-            for name, part in parts.items()
-        },
-        "n_cold": {name: cold(parts["train"], part) for name, part in held.items()},
+        "users": {name: int(flags.sum()) for name, flags in users.items()},
+        "n_cold": {name: _cold(users["train"], items, part) for name, part in held.items()},
     }
 
 
@@ -65,27 +73,23 @@ def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
 
     Neighbours decide, since rows are in encoded order. 0 for rows without a time.
     """
-    held = labels == part
-    if not held.any():
+    held = np.flatnonzero(labels == part)  # (H,)
+    if not len(held):
         return 0.0
-    same = (rows["user_idx"] == rows["user_idx"].shift()) & (rows["timestamp"] == rows["timestamp"].shift())
-    tied = same.fill_null(False).to_numpy()[1:] & (labels[1:] == part) & (labels[:-1] < part)
-    return float(tied.sum() / held.sum())
+    later = held[held > 0]
+    here, before = rows[later], rows[later - 1]
+    same = (here["user_idx"] == before["user_idx"]) & (here["timestamp"] == before["timestamp"])
+    return float((same.fill_null(False).to_numpy() & (labels[later - 1] < part)).sum() / len(held))
 
 
-def cold(train: pl.DataFrame, held: pl.DataFrame) -> dict[str, int]:
-    """Users, items and rows of `held` that train does not know."""
-    user, item = (_unknown(train[name], held[name]) for name in ("user_idx", "item_idx"))
+def _cold(users: np.ndarray, items: np.ndarray, held: pl.DataFrame) -> dict[str, int]:
+    """Users, items and rows of `held` that train, whose users (U,) and items (I,) are flagged, does not know."""
+    user, item = ~users[held["user_idx"].to_numpy()], ~items[held["item_idx"].to_numpy()]  # (H,) each
     return {
         "users": held["user_idx"].filter(user).n_unique(),
         "items": held["item_idx"].filter(item).n_unique(),
         "rows": int((user | item).sum()),
     }
-
-
-def _unknown(known: pl.Series, codes: pl.Series) -> np.ndarray:
-    """Whether each of `codes` (R,) is not among `known`."""
-    return ~_flags(known.to_numpy(), max(map(_top, (known, codes))) + 1)[codes.to_numpy()]
 
 
 def _flags(codes: np.ndarray, size: int) -> np.ndarray:

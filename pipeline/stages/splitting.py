@@ -32,13 +32,12 @@ def leave_one_out(rows: pl.DataFrame, valid: bool, test: bool = True) -> np.ndar
 
     So users with two rows have no valid, users with one row no test.
     """
-    user = rows["user_idx"].to_numpy()  # (R,)
-    counts = np.bincount(user)  # (U,)
-    from_end = np.cumsum(counts)[user] - 1 - np.arange(len(user))  # 0: the user's last row
-    labels = np.zeros(len(user), dtype=np.int8)
+    counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
+    ends = np.cumsum(counts)  # (U,): the row after a user's last
+    labels = np.zeros(rows.height, dtype=np.int8)
     held = [part for part, wanted in ((TEST, test), (VALID, valid)) if wanted]
     for place, part in enumerate(held):
-        labels[(from_end == place) & (counts[user] >= place + 2)] = part
+        labels[ends[counts >= place + 2] - 1 - place] = part
     return labels
 
 

@@ -1,10 +1,12 @@
 -- severity: error
 -- reads: source_rows, tonight
 -- Every row has a user and an item, a finite rating or none, and a time exactly where a time column is configured.
-select source_rows.user_id, source_rows.item_id, source_rows.rating, source_rows.timestamp
-from source_rows, tonight
-where
-    coalesce(source_rows.user_id, '') = ''
-    or coalesce(source_rows.item_id, '') = ''
-    or not coalesce(isfinite(source_rows.rating), true)
-    or (source_rows.timestamp is not null) <> tonight.timed
+select * from source_rows where coalesce(user_id, '') = ''
+union all
+select * from source_rows where coalesce(item_id, '') = ''
+union all
+select * from source_rows where not isfinite(rating)
+union all
+select source_rows.*
+from source_rows
+semi join tonight on (source_rows.timestamp is null) = tonight.timed
