@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.layout import BOM, LINE_LIMIT, Layout
 
 _SIZE = LINE_LIMIT // 2
-_LF, _CR = 10, 13
+_LF = 10
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,20 @@ def survey(path: Path, layout: Layout) -> list[Block]:
     with path.open("rb") as file:
         for start, end, block, is_cut in _read(file):
             doubts = {"a very long line"} if is_cut else set()
-            text = np.frombuffer(b"\n\n" + block, np.uint8)
-            ends = np.flatnonzero(text[2:] == _LF) + 2
-            last = text[ends - 1]
-            crlf = int(np.count_nonzero(last == _CR)) if b"\r" in block else 0
-            if crlf:
-                last = np.where(last == _CR, text[ends - 2], last)
-            lines = len(ends) + (not block.endswith(b"\n"))
+            crlf = block.count(b"\r\n") if b"\r" in block else 0
+            plain = block.replace(b"\r\n", b"\n") if crlf else block
+            text = np.frombuffer(plain, np.uint8)  # (B,)
+            ends = text == _LF  # (B,)
+            lines = int(np.count_nonzero(ends)) + (not plain.endswith(b"\n"))
             if not block.isascii() and not _is_valid(block, layout.encoding):
                 doubts.add("invalid encoding")
-            if block.count(b"\r") != crlf:
+            if b"\r" in plain:
                 doubts.add("a CR within a line")
             if b"\0" in block:
                 doubts.add("a NUL byte")
-            if np.any(last == _LF):
+            if plain.startswith(b"\n") or np.any(ends[1:] & ends[:-1]):
                 doubts.add("an empty line")
-            if np.any(last == delimiter[-1]) or block.endswith(delimiter):
+            if plain.endswith(delimiter) or np.any(ends[1:] & (text[:-1] == delimiter[-1])):
                 doubts.add("a delimiter at a line's end")
             if quote and quote in block and _quotes_are_odd(block, delimiter, quote):
                 doubts.add("a quote within a value")
