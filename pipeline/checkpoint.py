@@ -36,6 +36,8 @@ class Progress:
     batch_size: int = 0
     halved: bool = False
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    seconds: float = 0.0
+    """That the fit has taken, by all processes that worked on it."""
 
 
 Snapshot = tuple[dict[str, Tensor], dict[str, str]]

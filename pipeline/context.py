@@ -23,6 +23,16 @@ class NotServable(ValueError):
 
 
 @dataclass
+class Course:
+    """What a fit tells of itself."""
+
+    cut_short: bool = False
+    """The deadline ended it early."""
+    earlier_seconds: float = 0.0
+    """It goes on from a checkpoint, and had taken so long by then."""
+
+
+@dataclass
 class FitContext:
     """What a fit may use beside its data."""
 
@@ -40,8 +50,6 @@ class FitContext:
     deadline: float | None = None
     """On time.monotonic(); a gradient fit stops after the last epoch that ends before it, if each takes as long as
     the longest so far, and gives up where the first one doesn't."""
-    cut_short: bool = False
-    """Set by a fit that the deadline ended early."""
     checkpoint: Path | None = None
     """File in which a long gradient fit keeps its state, and from which it goes on after it was killed."""
     finder: Callable[[Any], float | None] | None = None
@@ -49,3 +57,14 @@ class FitContext:
     None: the configured one. Families without gradient steps never call it."""
     memory: int | None = None
     """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""
+    course: Course = field(default_factory=Course)
+    """Copies of a context have the same one: what a family's loop sets, the caller sees."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the deadline ended the fit early; set by the fit."""
+        return self.course.cut_short
+
+    @cut_short.setter
+    def cut_short(self, value: bool) -> None:
+        self.course.cut_short = value

@@ -1,6 +1,7 @@
 """What every family must do, as functions to call in a test: `for check in CHECKS: check("mf")`."""
 
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,16 @@ def check_ratings(family: str) -> None:
     assert (got is not None) >= model.needs_ratings
     if got is not None:
         assert got.shape == (len(train),) and torch.isfinite(got).all()
+
+
+def check_tells_what_was_cut_short(family: str) -> None:
+    """A fit by gradient that a deadline ends says so to its caller: it is not kept as a whole one."""
+    if not issubclass(MODELS[family].Config, TrainingConfig):
+        return
+    train = checkerboard(rated=MODELS[family].needs_ratings)
+    context = FitContext(validate=lambda model: 0.0, deadline=time.monotonic() - 1)
+    MODELS[family](quick_config(family), train.n_users, train.n_items).fit(train, context)
+    assert context.cut_short, f"{family} was ended by the deadline and does not say so"
 
 
 def check_vectors(family: str) -> None:

@@ -64,6 +64,7 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
     last_epoch = context.epochs or config.epochs
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
     progress, best_state = stepper.resume(identity)
+    context.course.earlier_seconds, started = progress.seconds, time.monotonic()
     with checkpoint.Keeper(context.checkpoint, CHECKPOINT_SECONDS) as keeper:
         for epoch in range(progress.epoch + 1, last_epoch + 1):
             if progress.waited >= config.patience:  # as the checkpoint was
@@ -77,7 +78,7 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
                 if values["valid"] > (-math.inf if progress.best is None else progress.best):
                     progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
                     best_state = _copy(model)
-            progress.epoch = epoch
+            progress.epoch, progress.seconds = epoch, context.course.earlier_seconds + time.monotonic() - started
             progress.logged.append((epoch, values))
             context.log(epoch, values)
             fault("train:after_epoch")

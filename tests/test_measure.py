@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import polars as pl
@@ -247,6 +248,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
     def dies(self, epoch: int, values: dict[str, float]) -> None:
         if epoch == 5:
             raise Killed
+        time.sleep(0.2)
         tell(self, epoch, values)
 
     with monkeypatch.context() as patch:
@@ -268,6 +270,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
         assert torch.equal(tensor, state(resumed)[name]), name
     for key in ("history", "best_epoch"):
         assert lake.info(undisturbed)[key] == lake.info(resumed)[key]
+    assert lake.info(resumed)["seconds"] > 3 * 0.2, "what it took before it was killed counts"
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign"])
