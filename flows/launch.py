@@ -3,9 +3,12 @@
 import atexit
 import json
 import os
+import shlex
 import shutil
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
 
@@ -22,19 +25,36 @@ OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, jour
 
 
 def run_night(options: Any) -> int:
-    """Run a night and print what to do with it."""
+    """Run a night and print what to do with it; with `--plan`, only say what it would do."""
+    if options.plan:
+        from flows.plan import show_plan
+
+        return show_plan(options)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
     journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
     arguments = {
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
         "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
     }  # fmt: skip
-    if options.no_prefect:
-        outcome = line.conduct(run, line.plainly, options.until)
-    else:
-        run, outcome = with_prefect(run, arguments)
+    with shown(options.json):
+        if options.no_prefect:
+            outcome = line.conduct(run, line.plainly, options.until)
+        else:
+            run, outcome = with_prefect(run, arguments)
     close(run, outcome, options.json)
     return 0
+
+
+@contextmanager
+def shown(as_json: bool) -> Iterator[None]:
+    """Show how far each stage is, where there is a terminal; rich is only imported then."""
+    if as_json or not sys.stderr.isatty():
+        yield
+        return
+    from flows.live import shown_live
+
+    with shown_live():
+        yield
 
 
 def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
@@ -126,7 +146,7 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = "nightrecs" if shutil.which("nightrecs") else os.path.relpath(sys.argv[0])
-    where = "" if str(run.home.root) == os.getcwd() else f" --home {run.home.root}"
+    where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"
     journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
     quoted = str(user).replace("'", "''")
     journal.say(

@@ -78,13 +78,31 @@ def leaderboard(options: Any) -> None:
         "metric",
         pl.when(pl.col("cutoff") > 0).then(pl.concat_str(pl.lit("@"), "cutoff")).otherwise(pl.lit("")),
     )
+    against = compared(long)
     wide = (
         long.filter(pl.col("cutoff").is_in([0, 10]))
         .with_columns(names.alias("name"), pl.col("value").round(4))
         .pivot("name", index=["model", "champion", "split", "protocol", "n"], values="value")
     )
     by = next((name for name in ("ndcg@10", "rmse") if name in wide.columns), "model")
+    wide = wide.join(against, on=["model", "protocol"], how="left", maintain_order="left")
     show(wide.sort("protocol", by, descending=[False, by == "ndcg@10"]), options)
+    if against.height and not options.json:
+        best = against.filter(against_best="best")["model"].item()
+        print(f"against_best: paired by user with {best}, the best on valid; like: not told apart", file=sys.stderr)
+
+
+def compared(long: pl.DataFrame) -> pl.DataFrame:
+    """model, protocol, against_best (best, like, worse or better) of what was compared; empty for older nights."""
+    if "compared_with" not in long.columns:
+        return pl.DataFrame(schema={"model": pl.String, "protocol": pl.String, "against_best": pl.String})
+    rows = long.drop_nulls("compared_with")
+    real = pl.when(pl.col("difference") < 0).then(pl.lit("worse")).otherwise(pl.lit("better"))
+    word = pl.when("is_real").then(real).otherwise(pl.lit("like"))
+    best = rows.select("protocol", model="compared_with", against_best=pl.lit("best")).unique()
+    return pl.concat(
+        [best.select("model", "protocol", "against_best"), rows.select("model", "protocol", against_best=word)]
+    )
 
 
 def sql(options: Any) -> None:
@@ -140,7 +158,9 @@ def unknown_dataset(home: Home, dataset: str) -> str:
     text = f"nothing is published for {dataset!r} in {home.warehouse}{layers.nearest(dataset, published)}"
     if published:
         text += f"; there are: {', '.join(published)}"
-    return text + (f"; try `nightrecs run {dataset}`" if dataset in shipped or not published else "")
+    elif dataset not in shipped:
+        text += layers.nearest(dataset, shipped)
+    return text + (f"; try `nightrecs run {dataset}`" if dataset in shipped else "")
 
 
 def dataset_name(dataset: str) -> str:

@@ -18,7 +18,8 @@ Step = Callable[..., Any]
 DATA_STAGES = ["ingest", "admit", "clean", "encode", "split"]
 """They run once a night, and without torch."""
 MODEL_STAGES = [
-    "profile", "search", "train", "evaluate", "leaks", "select", "track", "export", "audit", "publish", "report",
+    "profile", "search", "train", "evaluate", "leaks", "select", "compare", "track", "export", "audit", "publish",
+    "report",
 ]  # fmt: skip
 ORDER = [*DATA_STAGES, *MODEL_STAGES]
 
@@ -35,8 +36,8 @@ def night(run: Run, step: Step) -> None:
     encoded = step(encode.encode_ids, run, cleaned)
     parts = step(split.split_interactions, run, encoded)
 
-    from pipeline import incumbent  # torch takes its time
-    from pipeline.stages import audit, evaluate, export, leaks, members, profile, publish, report, select, track, train
+    from pipeline import incumbent, standing  # torch takes its time
+    from pipeline.stages import audit, compare, evaluate, export, leaks, profile, publish, report, select, track, train
 
     step(profile.describe_data, run, raw, cleaned, parts)
 
@@ -56,7 +57,7 @@ def night(run: Run, step: Step) -> None:
             audited.update((fit, tested))
 
     budgeted = run.settings.budget.minutes is not None
-    blends = [label for label in run.settings.models if members.blends(run.settings, label)]
+    blends = [label for label in run.settings.models if standing.is_blend(run.settings, label)]
     for label, entry in run.settings.models.items():
         if label in blends:
             continue  # they are made of the others
@@ -82,6 +83,7 @@ def night(run: Run, step: Step) -> None:
         raise Refused("no model could be fitted, so there is nothing to publish")
     step(leaks.audit_leaks, run, parts, sorted(audited))
     champion = step(select.choose_champion, run, list(measured.values()), parts, lineup)
+    step(compare.compare_models, run, list(measured.values()))
     try:
         refit = step(train.fit_model, lineup.entrants.get(champion, run), encoded, champion, "all", fitted[champion])
     except train.Skipped as reason:
@@ -211,7 +213,7 @@ def name_of(stage: Callable) -> str:
 
 def title_of(stage: Callable, args: tuple[Any, ...]) -> str:
     """`train ease`, `train ease on all`: the stage with what it is about, as the journal names it."""
-    name = name_of(stage)
+    name = "register" if stage.__name__ == "register_champion" else name_of(stage)
     if name not in ("search", "train", "evaluate"):
         return name
     label, *fit = [arg for arg in args if isinstance(arg, str)]

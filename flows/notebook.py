@@ -5,17 +5,19 @@
 >>> night.table("recommendations_titled").head(3)
 >>> night.sql("select * from leaderboard where split = 'test'")
 >>> night.recommend(["u0001", "u0002"], top_n=5)
+>>> night.compare("ease", "ials")                # is one better, user by user?
 >>> night.evaluate(my_lists)                     # user_id, item_id, rank
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from pipeline import journal, lake, metrics, warehouse
+from pipeline import comparing, journal, lake, metrics, per_user, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.interactions import History
 from pipeline.lists import Lists
@@ -98,6 +100,34 @@ class Published:
         found = metrics.summarise(ranks, cutoffs, model="own", split=split, protocol="full", popular=question.popular)
         frame = pl.DataFrame(found, infer_schema_length=None).filter(segment="all")
         return frame.select("metric", "cutoff", "value", "ci_low", "ci_high", "n")
+
+    def compare(self, model: str, other: str, split: str = "valid", confidence: float = 0.95) -> dict[str, float]:
+        """Whether two models of the night differ in the figure that selects, user by user, and by how much.
+
+        value: mean of model - other over the users of both with a history, above 0 where `model` is better (of rmse
+        in squares); ci_low and ci_high; p_value of 'there is no difference'; n. One comparison at its own risk: the
+        table `comparisons` has those of all models with the best, corrected for their number. UnreadableInput where
+        the values by user are no longer kept; ValueError for a model that was not measured.
+        """
+        if split not in per_user.FILES:
+            raise ValueError(f"split is one of {', '.join(per_user.FILES)}, not {split!r}")
+        folders = map(Path, journal.read_run(self.home, self.dataset, self.run_id).get("made", {}).get("measured", []))
+        known = {lake.info(folder)["label"]: folder for folder in folders if lake.is_complete(folder)}
+        if not known:
+            raise UnreadableInput(f"what night {self.run_id} measured is no longer in the lake; run a night")
+        files = {label: folder / per_user.FILES[split] for label, folder in known.items()}
+        for label in (model, other):
+            if label not in files or not files[label].is_file():
+                there = ", ".join(label for label, file in files.items() if file.is_file()) or "none"
+                raise ValueError(f"{label!r} has no values by user on {split}; models that have: {there}")
+        figures, settings = {label: pl.read_parquet(files[label]) for label in (model, other)}, self.run.settings
+        sign = 1 if metrics.higher_is_better(settings.select.metric) else -1
+        found = comparing.against(figures, other, sign, settings.seed, confidence).get(model)
+        if found is None:
+            raise ValueError(
+                f"{model!r} and {other!r} share no user on {split}" if model != other else "it is one model"
+            )
+        return asdict(found)
 
     def _indices(self, lists: pl.DataFrame) -> pl.DataFrame:
         encoded, found = self._folder("encoded"), lists.select("user_id", "item_id", "rank")

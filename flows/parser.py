@@ -10,7 +10,8 @@ from flows.parser_house import add_house
 from flows.parser_operate import add_operating
 
 USAGE = 2
-STAGES = "ingest admit clean encode split profile search train evaluate leaks select track export audit publish report"
+STAGES = "ingest admit clean encode split profile search train evaluate leaks select compare"
+STAGES += " track export audit publish report"
 EPILOG = """examples:
   nightrecs run                                      a night on the built-in synthetic sample
   nightrecs init ratings.csv                         a data set of your own
@@ -96,6 +97,7 @@ def _add_run(command: Any) -> None:
         "run", "run the nightly flow now",
         "run", "run ml-latest-small --data ~/ml-latest-small", "run ./my.toml --until split --no-prefect",
         "run sample --set models.mf.epochs=2 --set split.kind=leave_one_out",
+        "run ml-latest-small --data ~/ml-latest-small --plan", "run --plan --json",
         more="exit codes: 0 published or stopped, 1 crashed, 2 settings or input, 3 a check refused to publish,\n"
         "4 another run holds the lock, 130 Ctrl-C, 143 SIGTERM",
     )  # fmt: skip
@@ -108,6 +110,9 @@ def _add_run(command: Any) -> None:
     run.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML (default: nightly)")
     run.add_argument("--data", help="folder of the source files (else $NIGHTRECS_DATA/<name>, else the TOML's folder)")
     run.add_argument("--until", choices=STAGES.split(), metavar="STAGE", help=f"stop after a stage: {STAGES}")
+    run.add_argument(
+        "--plan", action="store_true", help="only say what the night would do and how long it may take; changes nothing"
+    )
     run.add_argument("--no-prefect", action="store_true", help="run in this process, without reporting to Prefect")
     run.add_argument(
         "--set",

@@ -22,10 +22,12 @@ def prepare(
     overrides: list[str] | None = None,
     run_id: str | None = None,
     until: str | None = None,
+    look_only: bool = False,
 ) -> Run:
     """Check everything that can be checked before a night starts; errors are for people.
 
-    A night that ends before there are models (`until`) doesn't look at their settings.
+    A night that ends before there are models (`until`) doesn't look at their settings. With `look_only` nothing is
+    written: neither home nor synthetic source need be there.
     """
     faults.check()
     settings, toml = layers.load_settings(dataset, recipe, overrides)
@@ -40,16 +42,18 @@ def prepare(
                 check_label(settings, label)
         check_choices(settings)
     place = Home.resolve(home)
-    check_writable(place)
+    if not look_only:
+        check_writable(place)
     now = utcnow()
     return Run(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
         home_root=place.root,
-        data=made_on_the_spot(place, settings.dataset)
+        data=made_on_the_spot(place, settings.dataset, look_only)
         if settings.dataset.source.generator and not data
         else resolve_data(settings.dataset, toml, data),
         settings=settings,
         started_at=now,
+        look_only=look_only,
     )
 
 
@@ -80,12 +84,14 @@ def check_choices(settings: Settings) -> None:
         raise layers.SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
 
 
-def made_on_the_spot(home: Home, dataset: Dataset) -> Path:
+def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> Path:
     """The files of a synthetic data set, the same in every night and with every seed of the settings."""
     from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.sample import write_sample
 
     folder = home.lake(dataset.name) / "0_source"
+    if look_only:
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     {"sample": write_sample, "anime": write_anime}[dataset.source.generator or SAMPLE](folder)
     return folder

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import deployed
 from flows.schedules import schedules
 from flows.watch import Watch
 from pipeline import journal
@@ -32,7 +33,8 @@ class Service:
     command: list[str]
     url: str | None = None
     """For people."""
-    health: str | None = None
+    health: tuple[str, ...] = ()
+    """Addresses that all say 200 once it is there."""
     process: subprocess.Popen[bytes] | None = None
 
 
@@ -48,16 +50,23 @@ def up(options: Any) -> int:
     logs = home.warehouse / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     try:
+        nights = schedules(home)
         for service in services:
             start(service, environment, logs)
             wait(service, logs)
+            if service.name == "Prefect":
+                for text in deployed.tidy(home, environment["PREFECT_API_URL"], {night.name for night in nights}):
+                    journal.say(text)
+        due = {night.name: deployed.plan(environment["PREFECT_API_URL"], night.name) for night in nights}
         urls = {service.name: service.url for service in services if service.url}
         journal.write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
         for name, url in urls.items():
             journal.say(f"{name:<8} {url}")
-        nights = schedules(home)
         for night in nights:
-            journal.say(f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}")
+            journal.say(
+                f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}; "
+                f"next {moment(due[night.name])}"
+            )
         if not nights:
             journal.say('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
         journal.say(f"logs     {logs}\nCtrl-C stops everything")
@@ -85,19 +94,20 @@ def plan(home: Home, options: Any) -> tuple[list[Service], dict[str, str]]:
     services = [
         Service(
             "Prefect", [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
-            f"http://{HOST}:{prefect}", f"{api}/health",
+            f"http://{HOST}:{prefect}", (f"{api}/health",),
         ),
         Service(
             "MLflow",
             [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
              "--backend-store-uri", own_store, "--artifacts-destination", str(home.mlflow_artifacts)],
-            f"http://{HOST}:{mlflow}", f"http://{HOST}:{mlflow}/health",
+            f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
         ),
     ]  # fmt: skip
     if store and store.startswith("http"):
         services.pop()  # somebody else's server shows it
-    if schedules(home):
-        services.append(Service("nights", [python, "-m", "flows.serve"]))
+    if nights := schedules(home):
+        served = tuple(deployed.address(api, night.name) for night in nights)
+        services.append(Service("nights", [python, "-m", "flows.serve"], health=served))
     return services, environment
 
 
@@ -138,7 +148,7 @@ def wait(service: Service, logs: Path) -> None:
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             break
-        if service.health is None or answers(service.health):
+        if all(map(answers, service.health)):
             return
         time.sleep(0.3)
     log = logs / f"{service.name.lower()}.log"
@@ -194,17 +204,34 @@ def alive(process: subprocess.Popen[bytes]) -> bool:
 def check(home: Home, as_json: bool) -> int:
     """Say what is running; 0 where all of it answers, 3 where not."""
     running = standing(home)
-    found = {name: answers(health_of(name, url)) for name, url in (running or {"urls": {}})["urls"].items()}
+    urls = (running or {}).get("urls", {})
+    found = {name: answers(health_of(name, url)) for name, url in urls.items()}
+    due = {night.name: next_of(urls["Prefect"], night.name) for night in schedules(home)} if running else {}
     if as_json:
         print(json.dumps({"up": running is not None, "pid": (running or {}).get("pid"), "answers": found,
-                          "urls": (running or {}).get("urls", {})}))  # fmt: skip
+                          "urls": urls, "next": due}))  # fmt: skip
     elif running is None:
         print("nothing is up in this home; `nightrecs up` starts it")
     else:
         print(f"up as process {running['pid']}")
-        for name, url in running["urls"].items():
+        for name, url in urls.items():
             print(f"{name:<8} {url}  {'answers' if found[name] else 'DOES NOT ANSWER'}")
-    return 0 if running and all(found.values()) else NOT_WELL
+        for name, at in due.items():
+            print(f"night    {name}  next {moment(at)}" if at else f"night    {name}  IS NOT PLANNED")
+    return 0 if running and all(found.values()) and all(due.values()) else NOT_WELL
+
+
+def next_of(prefect: str, name: str) -> str | None:
+    """When a night runs next, ISO 8601 UTC; None where Prefect doesn't know."""
+    try:
+        return deployed.next_night(f"{prefect}/api", name)
+    except (OSError, ValueError):
+        return None
+
+
+def moment(at: str) -> str:
+    """`2026-11-23 02:00 UTC`."""
+    return f"{at[:16].replace('T', ' ')} UTC"
 
 
 def health_of(name: str, url: str) -> str:

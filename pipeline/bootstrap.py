@@ -48,13 +48,23 @@ def paired_difference(
     change = change[~change.isnan()]
     if not len(change):
         raise ValueError("there is no user to compare on")
-    mean = change.mean()
-    resampled = _means(change.unsqueeze(1), None, seed, resamples).squeeze(1)  # (R,)
+    return paired_differences(change.unsqueeze(1), seed, resamples, confidence)[0]
+
+
+def paired_differences(
+    changes: Tensor, seed: int = 42, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> list[Difference]:
+    """The same of every column of (U, M) changes, none NaN, by one resampling of the users."""
+    changes = changes.double().cpu()  # (U, M)
+    mean = changes.mean(0)  # (M,)
+    resampled = _means(changes, None, seed, resamples)  # (R, M)
     ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
-    low, high = torch.quantile(resampled, ends).tolist()
-    rounding = 1e-12 * change.abs().max()
-    further = int(((resampled - mean).abs() >= mean.abs() - rounding).sum())
-    return Difference(float(mean), low, high, (1 + further) / (1 + resamples), len(change))
+    low, high = torch.quantile(resampled, ends, dim=0).tolist()  # (M,) each
+    rounding = 1e-12 * changes.abs().amax(0)  # (M,)
+    further = ((resampled - mean).abs() >= mean.abs() - rounding).sum(0)  # (M,)
+    p_values = ((1 + further) / (1 + resamples)).tolist()
+    found = zip(mean.tolist(), low, high, p_values, strict=True)
+    return [Difference(*of, n=len(changes)) for of in found]
 
 
 def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> Tensor:

@@ -4,16 +4,19 @@ import time
 
 import polars as pl
 
-from pipeline import journal, tables
+from pipeline import journal, standing, tables
 from pipeline.context import NotServable
+from pipeline.models.blend import BlendConfig
 from pipeline.run import Run, utcnow
 from pipeline.settings import FLOOR, INCUMBENT
 
 NIGHTS = 20
 """Past nights that are looked at."""
-AFTER_REFIT = ("select", "track", "export", "audit", "publish", "register")
+AFTER_FITS = ("select", "track", "export", "audit", "publish", "register", "compare")
 NEVER_EXPORTED = 0.2
 """Share of the budget that is kept for them on a data set's first night."""
+LEARNING = 3.0
+"""Times the evaluation of its members that learning the weights of a blend is taken to last, until a night has told."""
 REFIT = 1.25
 """Times the fit on train that the refit on all rows is taken to last, until a night has told."""
 
@@ -28,17 +31,20 @@ def deadline(run: Run, label: str, title: str) -> float | None:
     """On time.monotonic(): when a fit on train must end, so that the night can still measure, refit and publish.
 
     The time is shared equally by the models that are not yet fitted and by the searches; what a cheap model leaves
-    goes to the others. A tuned fit, after the searches, may have all of it. None: the night has no budget, or this
-    is its first model or one of the gate, which there must be. Raises NotServable when past timings say that the
-    fit won't end in time.
+    goes to the others. A tuned fit, after the searches, may have all of it but what blends need, and blends, which
+    come last, share what is left. None: the night has no budget, or this is its first model or one of the gate,
+    which there must be. Raises NotServable when past timings say that the fit won't end in time; learning the
+    weights of a blend can end at any time.
     """
     seconds, known = left(run), Timings(run)
     if seconds is None or label in (INCUMBENT, FLOOR) or not known.tonight("evaluate"):
         return None
     spare, waiting = seconds - known.after_fit(label), known.labels[known.labels.index(label) :]
     searches = sum(entry.search is not None for entry in run.settings.models.values())
-    share = spare if title.endswith(" tuned") else spare / (len(waiting) + searches)
-    fit = known.expected(title, f"{title}, cut short")
+    is_blend = label in known.blends
+    last = title.endswith(" tuned") or is_blend
+    share = spare / len(known.blends_from(label) if is_blend else [label] if last else [*waiting, *range(searches)])
+    fit = None if is_blend else known.expected(title, f"{title}, cut short")
     if share <= 0 or (fit is not None and fit > share):
         takes = "the fit" if fit is None else f"the fit, {fit:.0f} s when last timed,"
         raise NotServable(
@@ -49,9 +55,13 @@ def deadline(run: Run, label: str, title: str) -> float | None:
 
 
 def spare(run: Run, label: str, usual: float) -> float:
-    """Seconds for trials of `label`, which takes `usual` to fit: its best must yet be fitted, measured, published."""
+    """Seconds for trials of `label`, which takes `usual` to fit: its best must yet be fitted, measured, published.
+
+    So must the best of the others that a blend would have as members.
+    """
     known = Timings(run)
-    return (left(run) or 0) - known.after_fit(label) - (known.expected(f"train {label} tuned") or usual)
+    own = known.expected(f"train {label} tuned") or usual
+    return (left(run) or 0) - known.after_fit(label) - own - known.tuned_members(label)
 
 
 class Timings:
@@ -60,7 +70,8 @@ class Timings:
     def __init__(self, run: Run):
         ids = journal.run_ids(run.home, run.dataset)[-NIGHTS:]
         stages = [journal.read(run.home, run.dataset, tables.STAGES, run_id) for run_id in ids]
-        self.run_id, self.labels = run.run_id, list(run.settings.models)
+        self.run, self.run_id, self.labels = run, run.run_id, list(run.settings.models)
+        self.blends = [label for label in self.labels if standing.is_blend(run.settings, label)]
         published = any(journal.read_run(run.home, run.dataset, i).get("outcome") == "published" for i in ids)
         self.gated = published and run.settings.gate.enabled
         self.budget = 60 * (run.settings.budget.minutes or 0)
@@ -80,25 +91,59 @@ class Timings:
         titles = self.all_stages.filter(run_id=self.run_id)["stage"].to_list()
         return [title for title in titles if title.startswith(start)]
 
+    def blends_from(self, label: str) -> list[str]:
+        """Those that come at this label of the recipe, or later."""
+        return [blend for blend in self.blends if self.labels.index(blend) >= self.labels.index(label)]
+
+    def members(self, blend: str) -> list[str]:
+        """Labels that the blend would be made of now."""
+        settings = self.run.settings
+        config = BlendConfig.model_validate(settings.models[blend].model_extra or {})
+        fitted = {label: standing.family_name(settings, label) for label in self.fitted()}
+        return standing.members_of(config, fitted, standing.best_first(self.run))
+
+    def fitted(self) -> list[str]:
+        """Labels that have a fit tonight."""
+        titles = {title.replace(",", " ").split()[1] for title in self.tonight("train ")}
+        return [label for label in self.labels if label in titles]
+
     def evaluation(self, label: str) -> float:
-        """Of a family never measured before, as long as the slowest so far."""
+        """Of a family never measured before, as long as the slowest so far; of a blend, as long as of its members."""
+        if label in self.blends:
+            return self.expected(f"evaluate {label}") or sum(map(self.evaluation, self.members(label)))
         slowest = self.stages.filter(pl.col("stage").str.starts_with("evaluate "))["seconds"].max()
         return self.expected(f"evaluate {label}") or float(slowest or 0)  # type: ignore[arg-type]
 
     def refit(self, label: str) -> float:
-        """Fit on all rows, and on train and valid where the test asks for that."""
+        """Fit on all rows, and on train and valid where the test asks for that; of a blend, its members'."""
+        if label in self.blends:
+            return (self.expected(f"train {label} on all") or 0.0) + sum(map(self.refit, self.members(label)))
         fit = self.expected(f"train {label} tuned", f"train {label}", f"train {label}, cut short") or 0.0
         return self.expected(f"train {label} on all") or REFIT * fit
 
     def publishing(self) -> float:
-        """All that follows the refit."""
-        known = [self.expected(stage) for stage in AFTER_REFIT]
+        """All that follows the fits on train but the refit."""
+        known = [self.expected(stage) for stage in AFTER_FITS]
         return sum(seconds or 0 for seconds in known) + (0 if known[2] else NEVER_EXPORTED * self.budget)
 
     def after_fit(self, label: str) -> float:
         """From the end of a fit of `label` to the end of the night, whichever of tonight's models is refitted."""
-        candidates = {label, *(each for each in self.labels if self.tonight(f"train {each}"))}
-        return self.evaluation(label) + self.gate() + max(map(self.refit, candidates)) + self.publishing()
+        waiting = [blend for blend in self.blends if blend != label and blend not in self.fitted()]
+        blending = sum(self.learning(blend) + self.evaluation(blend) for blend in waiting)
+        refit = max(map(self.refit, {label, *self.fitted(), *self.blends}))
+        return self.evaluation(label) + blending + self.gate() + refit + self.publishing()
+
+    def tuned_members(self, label: str) -> float:
+        """Fits and evaluations of what a blend would have as members, but for `label`, with what was searched."""
+        members = {member for blend in self.blends for member in self.members(blend)} - {label}
+        searched = [member for member in members if self.run.settings.models[member].search]
+        fits = (self.expected(f"train {m} tuned", f"train {m}", f"train {m}, cut short") or 0.0 for m in searched)
+        return sum(fits) + sum(map(self.evaluation, searched))
+
+    def learning(self, blend: str) -> float:
+        """Fit of a blend, whose members are fitted already."""
+        guess = LEARNING * sum(map(self.evaluation, self.members(blend)))
+        return self.expected(f"train {blend}") or guess
 
     def gate(self) -> float:
         """Fit and evaluation of the configuration that is published, where it is not tonight's own."""

@@ -1,14 +1,15 @@
-"""Compares two models on the same users: in all, and by segment."""
+"""Compares models on the same users: two, in all and by segment, and all of a night with one."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from pipeline.bootstrap import Difference, paired_difference
+from pipeline.bootstrap import Difference, paired_difference, paired_differences
 from pipeline.settings import Gate
 
 Figures = Mapping[str, pl.DataFrame]
@@ -82,3 +83,35 @@ def activity_of(train: Path) -> pl.DataFrame:
     """Interactions of every user in a split's train.parquet: user_idx, n_interactions."""
     rows = pl.scan_parquet(train).group_by("user_idx").agg(n_interactions=pl.len().cast(pl.Int64))
     return rows.sort("user_idx").collect()
+
+
+def against(figures: Figures, other: str, sign: int, seed: int, confidence: float) -> dict[str, Difference]:
+    """Every label's difference from `other`, over the users of segment `all`, with p-values adjusted by Holm.
+
+    Users are resampled once for all models that were measured on the same ones, as gate.judge resamples them for two.
+    """
+    theirs = figures[other].filter("warm").select("user_idx", theirs="value")
+    together: dict[bytes, dict[str, pl.Series]] = defaultdict(dict)  # by the users compared on
+    for label, mine in figures.items():
+        users = mine.filter("warm").join(theirs, on="user_idx").sort("user_idx")
+        users = users.with_columns(change=sign * (pl.col("value") - pl.col("theirs"))).drop_nans("change")
+        if label != other and users.height:
+            change = users["change"] * users["n"] / users["n"].mean()
+            together[users["user_idx"].to_numpy().tobytes()][label] = change
+    found: dict[str, Difference] = {}
+    for changes in together.values():
+        values = torch.from_numpy(pl.DataFrame(changes).to_numpy(writable=True))  # (U, M)
+        found |= zip(changes, paired_differences(values, seed, confidence=confidence), strict=True)
+    adjusted = holm([found[label].p_value for label in found])
+    return {label: replace(found[label], p_value=p) for label, p in zip(found, adjusted, strict=True)}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values that may be held against one level each, and err anywhere at most with that probability (Holm 1979).
+
+    Of m sorted values, the i-th from 0 becomes the largest (m - j) p of the j <= i, at most 1.
+    """
+    adjusted, floor = [1.0] * len(p_values), 0.0
+    for place, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        floor = adjusted[at] = min(1.0, max(floor, (len(p_values) - place) * p_values[at]))
+    return adjusted

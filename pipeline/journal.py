@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any, TextIO
 
 import polars as pl
 
-from pipeline import contracts, tables
+from pipeline import contracts, progress, tables
 from pipeline.faults import fault
 from pipeline.masking import masked
 from pipeline.paths import Home
@@ -85,7 +84,11 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     """Time a stage; the block may set rows_in, rows_out and skipped in the dict it gets."""
     record: dict[str, Any] = {"rows_in": None, "rows_out": None, "skipped": False}
     started = time.perf_counter()
-    yield record
+    progress.watcher.begin(name)
+    try:
+        yield record
+    finally:
+        progress.watcher.end()
     seconds = round(time.perf_counter() - started, 3)
     append(run, tables.STAGES, [{"stage": name, "seconds": seconds, **record}])
     rows = f"{record['rows_out']:>12,} rows" if record["rows_out"] is not None else " " * 17
@@ -114,7 +117,7 @@ def notes(home: Home, dataset: str, run_id: str) -> list[str]:
 
 def say(text: str) -> None:
     """Talk goes to stderr; stdout is for data."""
-    print(masked(text), file=sys.stderr, flush=True)
+    progress.watcher.say(masked(text))
 
 
 def update_run(run: Run, **fields: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal, tables
+from pipeline import journal, progress, tables
 from pipeline.faults import fault
 from pipeline.run import Run
 
@@ -54,10 +54,25 @@ class Spec:
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+class Looked(BaseException):
+    """Raised instead of building where a Run only looks; no error, so it passes whoever catches those of a family."""
+
+    def __init__(self, stage: str, folder: Path, there: bool):
+        super().__init__(stage)
+        self.stage, self.folder, self.there = stage, folder, there
+
+
 def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
-    """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes."""
+    """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes.
+
+    Raises Looked, and leaves everything as it is, where `run.look_only`.
+    """
     target = run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.stage.replace(' ', '-')}-{spec.key}"
+    if run.look_only:
+        raise Looked(spec.stage, target, is_complete(target))
     with journal.stage(run, spec.stage) as record:
+        if progress.watcher.watches and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
+            progress.watcher.rows(rows)
         skipped = is_complete(target)
         if not skipped:
             _write(target, spec, write)

@@ -11,6 +11,9 @@ from pipeline import metrics
 from pipeline.ranking import Ranks
 from pipeline.settings import Select
 
+FILES = {"valid": "per_user.parquet", "test": "per_user_test.parquet"}
+"""Where a measured model keeps them, by split."""
+
 
 def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:
     """Give `keep` tables.PER_USER of a ranking metric; nothing where it is no mean, or deeper than the ranks.

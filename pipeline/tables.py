@@ -36,7 +36,7 @@ ENCODED = Table(
      "positive": CLEAN.columns["positive"]},
 )  # fmt: skip
 PER_USER = Table(
-    "per_user", "The figure that selects, on valid, of every user", ("user_idx",),
+    "per_user", "The figure that selects, on one split, of every user", ("user_idx",),
     {"user_idx": Column(INT, "Row of users.parquet"),
      "value": Column(FLOAT, "Mean of the user; of rmse the mean squared error, of mae the mean absolute one"),
      "n": Column(BIG, "Events or rows in the mean; 1 where the metric is one of the whole list"),
@@ -135,6 +135,21 @@ METRICS = Table(
      "n": Column(BIG, "Users (or rows, for rating errors) in the mean")},
     volatile=("run_id",),
 )  # fmt: skip
+COMPARISONS = Table(
+    "comparisons", "Every model of every night against the best on valid, user by user: which differences are real",
+    ("run_id", "split", "model", "other"),
+    {"run_id": _RUN, "split": Column(TEXT, "valid, or test (reported only: nothing is chosen by it)"),
+     "protocol": METRICS.columns["protocol"], "metric": METRICS.columns["metric"],
+     "cutoff": METRICS.columns["cutoff"],
+     "model": _MODEL, "other": Column(TEXT, "The best on valid, on both splits"),
+     "difference": Column(FLOAT, "Mean of model - other over the users of both, negative: worse; of rmse in squares"),
+     "ci_low": Column(FLOAT, "Lower end of the paired bootstrap's interval, at gate.confidence"),
+     "ci_high": Column(FLOAT, "Upper end of it"),
+     "p_value": Column(FLOAT, "Of 'there is no difference', adjusted by Holm over the comparisons of the split"),
+     "n": Column(BIG, "Users compared: those of segment all"),
+     "is_real": Column(BOOL, "p_value is at most 1 - gate.confidence; else chance explains the difference, too")},
+    volatile=("run_id",),
+)  # fmt: skip
 RUNS = Table(
     "runs", "Every night of this data set, refused and crashed ones too", ("run_id",),
     {"run_id": _RUN, "dataset": Column(TEXT, "Data set"), "recipe": Column(TEXT, "Recipe"),
@@ -193,5 +208,5 @@ CHURN = Table(
 
 PUBLISHED = (
     RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
-    SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
+    SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
 )  # fmt: skip

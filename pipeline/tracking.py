@@ -1,9 +1,11 @@
 """The only importer of mlflow: writes nights into its SQLite store. A view of the journal, never the truth."""
 
+import datetime as dt
 import fcntl
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 import urllib.request
@@ -12,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlparse
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -26,15 +29,35 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from pipeline import journal, lake, pictures, plots, search_plots
 from pipeline.masking import without_user
 from pipeline.paths import Home
 from pipeline.run import Run
+from pipeline.settings import Select
 
 USERS_URI = os.environ.get("MLFLOW_TRACKING_URI")  # as found: mlflow.set_tracking_uri overwrites it
 PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
 NIGHT = "nightrecs.run_id"
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+KIND = "custom_model_development"
+ABOUT = """The nights of **{dataset}**: one run a night, named by its start (UTC) and who made the lists, and below it a
+run for every model.
+
+- nights alone: ``tags.`nightrecs.kind` = 'night'``; one model through the nights: `attributes.run_name = 'ease'`
+- columns that tell most: `test_full_ndcg_at_10` with its interval `…_ci_low` and `…_ci_high`, `data_raw_rows`, the
+  tags `nightrecs.outcome` and `nightrecs.champion`
+- a night's description is its digest; `report.html` among its artifacts is the whole of it"""
+ABOUT_MODEL = """Who makes the lists of **{dataset}**. The alias `champion` is the published night's model, and
+`previous` the one before.
+
+```python
+champion = mlflow.pyfunc.load_model("models:/{dataset}@champion")
+champion.predict(pandas.DataFrame({{"user_id": ["42"]}}), params={{"top_n": 10}})
+```
+
+The published tables serve users whom the filters left out too, and they are the truth."""
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "user_id")]),
     outputs=Schema(
@@ -57,8 +80,10 @@ def log_night(run: Run) -> str:
     parts, champion = Path(made["parts"]), made["champion"]
     data = lake.info(parts)
     gate = journal.read_run(run.home, run.dataset, run.run_id).get("gate", {})
+    journal.update_run(run, mlflow_experiment_id=experiment)
     tags = {"nightrecs.kind": "night", "nightrecs.champion": champion, "nightrecs.gate": json.dumps(gate)[:5000]}
-    parent = _start(client, experiment, run, run.run_id, tags)
+    tags |= {"nightrecs.dataset": run.dataset, "nightrecs.recipe": run.settings.recipe}
+    parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
     _log(client, parent, params={**_flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
     source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
@@ -66,12 +91,13 @@ def log_night(run: Run) -> str:
     client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
     encoded, refit = Path(made["encoded"]), Path(made["refit"])
+    figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
+    _log(client, parent, metrics=_named(figures[champion], run.settings.select))  # before the data's
     if profile := journal.read_run(run.home, run.dataset, run.run_id).get("profile"):
         _log(client, parent, metrics=_shapes(lake.info(Path(profile))["shapes"]))
         client.log_artifact(parent, str(Path(profile) / "profile.json"))
         _log_pictures(client, run, parent, lambda to: pictures.of_data(Path(profile), to))
     _log_pictures(client, run, parent, lambda to: pictures.of_model(refit, encoded, to))
-    figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
     searched = {lake.info(folder)["label"]: folder for folder in map(Path, made.get("searched", []))}
     for folder in map(Path, made["fitted"]):
         child = _log_family(client, experiment, run, parent, folder, encoded, figures.get(lake.info(folder)["label"]))
@@ -80,7 +106,6 @@ def log_night(run: Run) -> str:
     for label, reason in journal.read_run(run.home, run.dataset, run.run_id).get("left_out", {}).items():
         tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
         client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
-    _log(client, parent, metrics=_named(figures[champion]))
     if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "published":
         end_night(run, "published", parent)
     return parent
@@ -96,10 +121,12 @@ def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
     return parent
 
 
-def log_report(run: Run, html: str) -> str:
-    """Keep the night's report as `report.html` of its run; returns MLflow's id."""
+def log_report(run: Run, html: str, markdown: str) -> str:
+    """Keep the night's report as `report.html` of its run, and in short as its description; returns MLflow's id."""
     parent = journal.read_run(run.home, run.dataset, run.run_id)["mlflow_run_id"]
-    _client(run.home).log_text(parent, html, "report.html")
+    client = _client(run.home)
+    client.set_tag(parent, MLFLOW_RUN_NOTE, markdown[:8000])
+    client.log_text(parent, html, "report.html")
     return parent
 
 
@@ -142,8 +169,9 @@ def _register(client: MlflowClient, run: Run) -> str:
             metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
         )
     with suppress(MlflowException):  # there already
-        client.create_registered_model(run.dataset, description=f"Champion of data set {run.dataset}")
-    description = f"{lake.info(refit)['label']} of night {run.run_id}: user_id in, top-N out"
+        client.create_registered_model(run.dataset, description=ABOUT_MODEL.format(dataset=run.dataset))
+    label, gate = lake.info(refit)["label"], (record.get("gate") or {}).get("text")
+    description = f"{label}, refitted on all rows of night {run.run_id}; gate: {gate}. In: user_id. Out: top-N items."
     parent = record["mlflow_run_id"]
     version = client.create_model_version(run.dataset, logged.model_uri, parent, description=description).version
     client.set_model_version_tag(run.dataset, version, NIGHT, run.run_id)
@@ -161,6 +189,9 @@ def _log_family(
 ) -> str:
     info = lake.info(folder)
     tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.family": info["family"]}
+    if info["label"] == journal.read_run(run.home, run.dataset, run.run_id)["made"]["champion"]:
+        tags |= {"nightrecs.made_the_lists": "true"}
+    tags |= {MLFLOW_RUN_NOTE: _about(run, info, figures)}
     child = _start(client, experiment, run, info["label"], tags)
     now = int(time.time() * 1000)
     curve = [
@@ -171,7 +202,7 @@ def _log_family(
     ]
     for start in range(0, len(curve), 1000):
         client.log_batch(child, metrics=curve[start : start + 1000])
-    numbers = _named(figures) if figures is not None else {}
+    numbers = _named(figures, run.settings.select) if figures is not None else {}
     _log(
         client,
         child,
@@ -187,6 +218,20 @@ def _log_family(
     _log_pictures(client, run, child, lambda to: pictures.of_model(folder, encoded, to))
     client.set_terminated(child)
     return child
+
+
+def _about(run: Run, info: dict[str, Any], figures: pl.DataFrame | None) -> str:
+    """A family's run in one line: what was fitted, and the figure that decides."""
+    select = run.settings.select
+    told = [f"`{info['family']}` of night {run.run_id}, fitted on train in {info.get('seconds') or 0:.1f} s"]
+    if figures is None:
+        return told[0]
+    wanted = {"segment": "all", "metric": select.metric, "protocol": select.protocol}
+    for row in figures.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
+        ends = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["ci_low"] is not None else ""
+        at = f"@{row['cutoff']}" if row["cutoff"] else ""
+        told.append(f"{row['split']} {row['metric']}{at} {row['value']:.4f}{ends}")
+    return "; ".join(told)
 
 
 def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, folder: Path) -> None:
@@ -223,17 +268,39 @@ def _shapes(shapes: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"data_{at}_{name}": value for at, shape in shapes.items() for name, value in shape.items()}
 
 
-def _named(figures: pl.DataFrame) -> dict[str, float]:
-    """`test_full_ndcg_at_10`: MLflow allows no @ in names."""
-    rows = figures.filter(pl.col("segment") == "all").iter_rows(named=True)
-    return {
-        f"{r['split']}_{r['protocol']}_{r['metric']}" + (f"_at_{r['cutoff']}" if r["cutoff"] else ""): r["value"]
-        for r in rows
-    }
+def _named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
+    """`test_full_ndcg_at_10`, for MLflow allows no @; at the cutoff that decides with its `…_ci_low`, `…_ci_high`.
+
+    The figure that decides comes first, and test before valid, as the UI lists them in this order.
+    """
+
+    def place(row: dict[str, Any]) -> tuple[str, bool]:
+        decides = (row["protocol"], row["metric"]) == (select.protocol, select.metric)
+        return row["split"], not (decides and row["cutoff"] in (0, select.cutoff))
+
+    named = {}
+    for row in sorted(figures.filter(pl.col("segment") == "all").to_dicts(), key=place):
+        name = f"{row['split']}_{row['protocol']}_{row['metric']}"
+        name += f"_at_{row['cutoff']}" if row["cutoff"] else ""
+        named[name] = row["value"]
+        if row["cutoff"] in (0, select.cutoff):
+            named |= {f"{name}_{end}": row[end] for end in ("ci_low", "ci_high")}
+    return named
 
 
-def _start(client: MlflowClient, experiment: str, run: Run, name: str, tags: dict[str, str]) -> str:
-    return client.create_run(experiment, run_name=name, tags={NIGHT: run.run_id, **tags}).info.run_id
+def _start(
+    client: MlflowClient,
+    experiment: str,
+    run: Run,
+    name: str,
+    tags: dict[str, str],
+    started_at: dt.datetime | None = None,
+) -> str:
+    """A run of its own; `started_at` (UTC, naive) where it began before it is logged."""
+    begun = started_at and int(started_at.replace(tzinfo=dt.UTC).timestamp() * 1000)
+    source = {MLFLOW_SOURCE_NAME: f"nightrecs {journal.code_version()}", MLFLOW_SOURCE_TYPE: "JOB"}
+    tags = {NIGHT: run.run_id, **source, **tags}
+    return client.create_run(experiment, start_time=begun, run_name=name, tags=tags).info.run_id
 
 
 def _log(
@@ -275,8 +342,13 @@ def _client(home: Home) -> MlflowClient:
 
 
 def refuse_dead_server(uri: str) -> None:
-    """ConnectionError, after seconds, where a tracking server does not answer; MLflow itself tries for minutes."""
-    if uri.startswith(("http://", "https://")):
+    """OSError, after seconds, where a tracking or database server does not answer; MLflow itself tries for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        server = urlparse(uri)
+        if server.hostname:  # a file's address has none
+            port = server.port or DATABASE_PORTS.get(server.scheme.partition("+")[0], 5432)
+            socket.create_connection((server.hostname, port), timeout=5).close()
+    else:
         try:
             with urllib.request.urlopen(f"{without_user(uri).rstrip('/')}/health", timeout=5):
                 pass
@@ -299,6 +371,8 @@ def _experiment(home: Home, dataset: str) -> str:
     else:
         identity = found.experiment_id
     mlflow.set_experiment(experiment_id=identity)
+    if found is None or MLFLOW_RUN_NOTE not in found.tags:  # without a kind the UI opens on pages for chat models
+        mlflow.set_experiment_tags({"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: ABOUT.format(dataset=dataset)})
     return identity
 
 

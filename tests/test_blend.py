@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from small_lines import ask, one_night, record, write_log
 
 from flows import nightly as line
-from pipeline import lake, metrics
+from pipeline import budget, journal, lake, metrics, standing, tables
 from pipeline.context import FitContext, ModelConfig, NotServable
 from pipeline.interactions import History, Interactions
+from pipeline.models import blend as blend_module
 from pipeline.models.base import Recommender, pick
 from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.saving import load
@@ -134,6 +136,48 @@ def test_members_are_asked_once_while_weights_are_learnt_if_memory_allows():
     assert again.models[0].asked > N_USERS and again.config.weights == weights
 
 
+@pytest.mark.parametrize("figures, proven", [(1, False), (2, True), (10, True), (30, True), (1000, True)])
+def test_the_deadline_ends_the_learning_with_what_is_proven(figures: int, proven: bool, monkeypatch):
+    """A second a figure: one is the equal weights', the next the good model's alone; 24 pick on one half."""
+    tables_, holdout = task({"good": 0.4, "bad": 5.0})
+    blend, context, now = blend_of(**tables_), context_of(holdout), [0.0]
+    monkeypatch.setattr(blend_module.time, "monotonic", lambda: now[0])
+    measured = context.per_user
+
+    def slow(model: Recommender) -> torch.Tensor:
+        now[0] += 1
+        return measured(model)
+
+    context.per_user, context.deadline = slow, float(figures)
+    blend.fit(NOTHING, context)
+    assert now[0] <= figures and sum(blend.weights) == pytest.approx(1)
+    assert (blend.config.weights["good"] > 0.8) == proven, blend.config.weights
+    assert context.cut_short == (figures < 25 or now[0] == figures)
+
+
+def test_a_deadline_that_is_over_leaves_equal_weights():
+    tables_, holdout = task({"good": 0.4, "bad": 5.0})
+    blend, context = blend_of(**tables_), context_of(holdout)
+    context.deadline = -1.0
+    blend.fit(NOTHING, context)
+    assert blend.config.weights == {"good": 0.5, "bad": 0.5} and context.cut_short
+    assert [model.asked for model in blend.models] == [0, 0]
+
+
+def test_members_are_the_best_of_those_that_are_wanted():
+    families = {"plain": "popularity", "knn": "item_knn", "ease": "ease", "old": "blend", "slim": "slim"}
+    ranked = ["slim", "plain", "ease", "knn"]
+    of = {most: standing.members_of(BlendConfig(most=most), families, ranked) for most in (None, 2, 9)}
+    assert of == {None: ["knn", "ease", "slim"], 2: ["ease", "slim"], 9: ["knn", "ease", "slim"]}, (
+        "in the night's order"
+    )
+    named = BlendConfig(of=("knn", "plain", "mf", "ease"), most=2)
+    assert standing.members_of(named, families, ranked) == ["plain", "ease"], "popularity where it is asked for"
+    assert standing.members_of(BlendConfig(most=2), families, ["knn"]) == ["knn", "ease"], "unmeasured ones come last"
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        BlendConfig(most=1)
+
+
 def test_given_weights_are_not_learnt():
     tables, holdout = task({"good": 0.4, "bad": 5.0})
     blend = blend_of(BlendConfig(weights={"good": 1.0, "bad": 3.0}), **tables)
@@ -201,3 +245,74 @@ of = ["ease", "ials"]
     assert "needs a rating column" in record(run)["left_out"]["ials"]
     assert "a blend needs two fitted models" in record(run)["left_out"]["two"]
     assert "three" in record(run)["choice"]["values"]
+
+
+BUDGETED = """
+[budget]
+minutes = 4
+[models.popularity]
+[models.ease]
+l2 = 5.0
+[models.ease.search]
+l2 = [2.0, 20.0]
+[models.worse]
+family = "mf"
+epochs = 1
+learning_rate = 1e-6
+embedding_dim = 2
+[models.item_knn]
+[models.blend]
+most = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def budgeted(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("budgeted")
+    write_log(folder / "data", n_users=120)
+    return one_night(folder, BUDGETED, step=blend_wins)
+
+
+def test_under_a_budget_the_best_of_the_night_are_blended_last(budgeted):
+    values = record(budgeted)["choice"]["values"]
+    assert standing.best_first(budgeted) == sorted(values, key=values.get, reverse=True)
+    folder = next(
+        path.parent
+        for path in budgeted.home.lake(budgeted.dataset).glob("5_models/blend-train-*/manifest.json")
+        if lake.info(path.parent)["fit"] == "train"
+    )
+    assert set(lake.info(folder)["config"]["members"]) == {"ease", "item_knn"}, "mf is worse, popularity impersonal"
+    stages = journal.read(budgeted.home, budgeted.dataset, tables.STAGES, budgeted.run_id)["stage"].to_list()
+    blend_at = next(at for at, stage in enumerate(stages) if stage.startswith("train blend"))
+    assert all(at < blend_at for at, stage in enumerate(stages) if stage.startswith("search "))
+    assert set(ask(budgeted, "select distinct model from recommendations")["model"]) == {"blend"}
+
+
+def test_the_time_that_a_blend_needs_is_kept_for_it(budgeted):
+    """Its evaluation and its refit take as long as its members'; searches and other fits leave that time alone."""
+    known = budget.Timings(budgeted)
+    known.stages = tables.STAGES.empty().vstack(
+        tables.STAGES.check(
+            pl.DataFrame(
+                [
+                    {"run_id": budgeted.run_id, "stage": stage, "seconds": seconds, "skipped": False}
+                    for stage, seconds in TIMED.items()
+                ],
+                schema=tables.STAGES.schema,
+            )
+        )
+    )
+    assert known.members("blend") == ["ease", "item_knn"]
+    assert known.evaluation("blend") == 3.0 + 5.0 and known.refit("blend") == 20.0 + 1.25 * 8.0
+    assert known.tuned_members("item_knn") == 10.0 + 3.0 and known.tuned_members("ease") == 0, "item_knn has no search"
+    assert known.learning("blend") == 3 * 8.0
+    publishing = known.publishing()
+    assert known.after_fit("blend") == 8.0 + 30.0 + publishing + known.gate()
+    known.all_stages = known.all_stages.filter(~pl.col("stage").str.contains("blend"))
+    assert known.after_fit("ease") == 3.0 + (24.0 + 8.0) + 30.0 + publishing + known.gate()
+
+
+TIMED = {
+    "train ease": 10.0, "train ease on all": 20.0, "evaluate ease": 3.0, "train item_knn": 8.0,
+    "evaluate item_knn": 5.0, "train worse": 1.0, "evaluate worse": 1.0, "train popularity": 0.5,
+}  # fmt: skip

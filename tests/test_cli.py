@@ -111,6 +111,11 @@ def test_unknown_data_sets_and_recipes(tmp_path, published_home, capsys):
         assert "did you mean 'tiny'?" in error(*words), words
     assert "try `nightrecs run ml-100k`" in error("leaderboard", "ml-100k")
     assert "did you mean 'sample'?" in error("run", "sampel")
+    assert main(["--home", str(tmp_path / "empty"), "recommend", "sampel", "u"]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean 'sample'?" in told and "run sampel" not in told
+    assert main(["--home", str(tmp_path / "empty"), "recommend", "sample", "u"]) == 2
+    assert "try `nightrecs run sample`" in capsys.readouterr().err
     assert "did you mean 'nightly'?" in error("run", "--recipe", "nightli")
     assert "name: is missing" in error("runs", str(write(tmp_path / "x.toml", "description = ''")))
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.contracts import Refused
+
 CHECKOUT = Path(__file__).parent.parent
 QUICK = ["--set", "models.mf.epochs=2"]
 
@@ -35,9 +37,13 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
             runs = {run.name: run for run in client.read_task_runs()}
             artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
             flow = client.read_flow_runs()[0]
+            with pytest.raises(Refused):
+                nightly(home=str(tmp_path / "other"), overrides=["checks.max_age_days=0.001"])
+            refused = next(run.state for run in client.read_flow_runs() if "refused" in run.tags)
             assert client.read_concurrency_limit_by_tag("gpu").concurrency_limit == 1
             check_stale_flow_runs(client, tmp_path / "home")
-    assert flow.name == "nightly sample" and flow.state_name == "Completed"
+    assert flow.name.startswith("sample 2") and flow.state_name == "Completed"
+    assert flow.state.message.startswith("The lists are made by ") and {"published", "sample"} <= set(flow.tags)
     assert {
         "ingest",
         "clean",
@@ -53,6 +59,8 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
     assert {"sample", "model"} <= set(runs["train mf"].tags)
     assert set(artifacts) == {"sample-gate", "sample-leaderboard", "sample-ledger", "sample-night"}
     assert "sample.duckdb" in artifacts["sample-night"].data
+    assert refused.type.value == "FAILED" and refused.message.startswith("the source is not fit for a night: ")
+    assert "Traceback" not in refused.message
 
 
 def check_stale_flow_runs(client, root: Path) -> None:

@@ -57,6 +57,24 @@ def test_a_models_own_lists_have_the_models_figure(night):
     assert own["value"][0] == pytest.approx(theirs["value"][0], abs=0.01)  # ties count against a model
 
 
+def test_any_two_models_are_compared(night):
+    """The figures are those of the table that the night made; swapped, they change sign."""
+    for split in ("valid", "test"):
+        ours = night.compare("popularity", "ease", split)
+        theirs = night.sql("from comparisons where split = $split", split=split).row(0, named=True)
+        assert (theirs["model"], theirs["other"]) == ("popularity", "ease")
+        assert ours["value"] == pytest.approx(theirs["difference"]) and ours["value"] < 0
+        assert (ours["ci_low"], ours["ci_high"]) == pytest.approx((theirs["ci_low"], theirs["ci_high"]))
+        swapped = night.compare("ease", "popularity", split)
+        assert swapped["value"] == pytest.approx(-ours["value"]) and swapped["n"] == ours["n"] == theirs["n"]
+    with pytest.raises(ValueError, match="'slim' has no values by user on valid; models that have: popularity, ease"):
+        night.compare("slim", "ease")
+    with pytest.raises(ValueError, match="split is one of"):
+        night.compare("popularity", "ease", "train")
+    with pytest.raises(ValueError, match="it is one model"):
+        night.compare("ease", "ease")
+
+
 def test_mistakes_are_told(night, tmp_path):
     with pytest.raises(ValueError, match="missing: rank"):
         night.evaluate(pl.DataFrame({"user_id": ["u0001"], "item_id": ["b0001"]}))

@@ -14,6 +14,7 @@ from pipeline.models.pmf import Pmf
 from pipeline.models.popularity import Popularity
 from pipeline.models.rp3beta import Rp3Beta
 from pipeline.models.sasrec import SasRec
+from pipeline.models.slim import Slim
 
 MODELS: dict[str, type[Recommender]] = {
     "blend": Blend,
@@ -29,6 +30,7 @@ MODELS: dict[str, type[Recommender]] = {
     "popularity": Popularity,
     "rp3beta": Rp3Beta,
     "sasrec": SasRec,
+    "slim": Slim,
 }
 
 __all__ = ["MODELS", "FitContext", "ModelConfig", "NotServable", "Recommender"]

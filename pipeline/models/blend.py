@@ -1,8 +1,9 @@
 """A blend of fitted models: their standardised scores, added up."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt
@@ -26,6 +27,8 @@ class BlendConfig(ModelConfig):
 
     of: tuple[str, ...] = ()
     """Labels of the recipe's models that are blended; empty: every one but popularity and other blends."""
+    most: Annotated[int, Field(ge=2)] | None = None
+    """Of these, only so many: those that are best on valid. None: all."""
     weights: dict[str, NonNegativeFloat] | None = None
     """Of the members, by label; None: equal, or learnt on valid where that is significantly better."""
     picks: PositiveInt = 12
@@ -39,7 +42,8 @@ class Blend(Recommender):
 
     Learnt weights are counts of greedy picks with replacement (Caruana et al., "Ensemble selection from
     libraries of models", ICML 2004). They are taken where, picked on half of the valid users, they beat equal
-    ones on the other half: the 95 % interval of the paired difference lies above 0.
+    ones on the other half: the 95 % interval of the paired difference lies above 0. Where the deadline comes first,
+    the best of what was tried by then are taken, if they are better in that way.
     """
 
     Config = BlendConfig
@@ -76,39 +80,56 @@ class Blend(Recommender):
         if self.config.weights is None and context.per_user is not None:
             fits = context.memory is None or 4 * self.n_users * self.n_items * len(self.models) < context.memory
             self._known = {} if fits else None
-            self.weights = self._learnt(context.per_user, context.seed)
+            self.weights = self._learnt(context.per_user, context)
             self._known = None
         weights = {name: w / sum(self.weights) for name, w in zip(self.config.members, self.weights, strict=True)}
         self.weights = list(weights.values())
         self.config = self.config.model_copy(update={"weights": weights})  # a refit keeps them
 
-    def _learnt(self, per_user: Callable[[Any], Tensor], seed: int) -> list[float]:
-        """Weights by member; equal ones unless others are significantly better."""
+    def _learnt(self, per_user: Callable[[Any], Tensor], context: FitContext) -> list[float]:
+        """Weights by member; equal ones unless others are significantly better. Ends before the deadline."""
         n, tried = len(self.models), {}
+        chosen, longest = (1,) * n, 0.0  # seconds of one figure; the first, which asks the members, counts alone
 
         def figures(picks: tuple[int, ...]) -> Tensor:
             """The figure of every valid user, (N,)."""
+            nonlocal longest
             if picks not in tried:
+                started = time.monotonic()
+                if context.deadline is not None and started + longest > context.deadline:
+                    raise _NoTime
                 self.weights = [float(pick) for pick in picks]
                 tried[picks] = per_user(self).cpu()
+                took = time.monotonic() - started
+                longest = took if len(tried) < 3 else max(longest, took)
             return tried[picks]
 
         def picked(rows: Tensor) -> tuple[int, ...]:
-            """Greedy picks by the mean over some users; the best on the way."""
+            """Greedy picks by the mean over some users; the best on the way, as far as the time goes."""
             picks, best = (0,) * n, (-math.inf, (1,) * n)
-            for _ in range(self.config.picks):
-                nexts = [tuple(p + (m == added) for m, p in enumerate(picks)) for added in range(n)]
-                found = max((float(figures(p)[rows].nanmean()), p) for p in nexts)
-                picks, best = found[1], max(best, found)
+            try:
+                for _ in range(self.config.picks):
+                    nexts = [tuple(p + (m == added) for m, p in enumerate(picks)) for added in range(n)]
+                    found = (-math.inf, picks)
+                    for p in nexts:
+                        found = max(found, (float(figures(p)[rows].nanmean()), p))
+                        best = max(best, found)
+                    picks = found[1]
+            except _NoTime:
+                context.cut_short = True
             return best[1]
 
-        equal = figures((1,) * n)
-        half = torch.rand(len(equal), generator=torch.Generator().manual_seed(seed)) < 0.5  # (N,)
-        if half.all() or not half.any():
+        try:
+            equal = figures(chosen)
+        except _NoTime:
+            context.cut_short = True
             return [1.0] * n
-        change = paired_difference(figures(picked(half))[~half], equal[~half], seed)
-        best = picked(torch.ones_like(half)) if change.ci_low > 0 else (1,) * n
-        return [float(pick) for pick in best]
+        half = torch.rand(len(equal), generator=torch.Generator().manual_seed(context.seed)) < 0.5  # (N,)
+        if not half.all() and half.any():
+            on_half = picked(half)
+            if paired_difference(tried[on_half][~half], equal[~half], context.seed).ci_low > 0:
+                chosen = on_half if context.cut_short else picked(torch.ones_like(half))
+        return [float(pick) for pick in chosen]
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """Weighted sum of standardised scores, (B, I) or (B, C)."""
@@ -129,6 +150,10 @@ class Blend(Recommender):
         if self._known is not None and tile is not None:
             self._known[tile] = standard
         return standard
+
+
+class _NoTime(Exception):
+    """Another figure would end after the deadline."""
 
 
 def _made(member: Member, n_users: int, n_items: int) -> Recommender:

@@ -85,7 +85,7 @@ class Ease(Recommender):
         return 4 * 3 * self.n_items**2
 
     def _fit_primal(self, history: History) -> None:
-        gram = _gram(history, self.scale)  # (I, I)
+        gram = gram_of(history, self.scale)  # (I, I)
         gram.diagonal().add_(self.penalty)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (I, I)
         weights = inverse.div_(-inverse.diagonal().clone())  # (I, I), column j divided by P[j, j]
@@ -159,7 +159,7 @@ class Ease(Recommender):
         return similar
 
 
-def _gram(history: History, scale: Tensor, tile: int = 8192) -> Tensor:
+def gram_of(history: History, scale: Tensor, tile: int = 8192) -> Tensor:
     """XᵀX by tiles of users scaled by `scale` (U,), (I, I)."""
     gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
     for start in range(0, len(history), tile):

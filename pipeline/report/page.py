@@ -59,7 +59,7 @@ def content(night: Night) -> dict[str, Any]:
     champion = night.record.get("champion")
     return {
         "night": night, "record": night.record, "dataset": night.dataset, "notes": night.notes,
-        "summary": words.summary(night, published), "to_do": words.TO_DO.get(night.record["outcome"]),
+        "summary": words.summary(night, published), "to_do": words.to_do(night.record),
         "checks": checks, "data": data, "leaderboards": sections.leaderboards(night),
         "segments": sections.segments(night), "gate": sections.gate(night), "nights": sections.over_nights(night),
         "training": details.training(night), "exposure": details.exposure(published), "churn": details.churn(night),

@@ -11,6 +11,7 @@ from pipeline.report.words import SEGMENTS, figure, interval, moment, named, num
 
 Drawn = dict[str, Any]
 ACCURACY = ("ndcg", "recall", "hit_rate", "precision", "map", "mrr", "rmse", "mae", "rmse_scaled", "mae_scaled")
+LIKE_THE_BEST, BETTER = "≈", "▲"
 BEYOND = ("coverage", "gini", "novelty", "diversity", "hit_rate_debiased")
 """Columns of a leaderboard's two tables, as far as they were measured."""
 
@@ -100,22 +101,39 @@ def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) ->
     order = [{**row, "name": named(night, row["model"])} for row in main.to_dicts()]
     told = ", ".join(f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order)
     spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {told}")
-    shown = [_columns(names, rows, order, champion) for names in (ACCURACY, BEYOND)]
+    marks, compared = _compared(night, split, protocol)
+    shown = [_columns(names, rows, order, champion, marks) for names in (ACCURACY, BEYOND)]
     return {
         "split": split, "protocol": protocol, "counted": "rated rows" if protocol == "error" else "users",
         "charts": [drawn(f"{label} on {split}", spec)] if len(order) > 1 else [],
-        "tables": [table for table in shown if table["columns"]],
+        "tables": [table for table in shown if table["columns"]], "compared": compared,
     }  # fmt: skip
 
 
-def _columns(names: tuple[str, ...], rows: pl.DataFrame, order: list[dict[str, Any]], champion: str | None) -> dict:
+def _compared(night: Night, split: str, protocol: str) -> tuple[dict[str, str], str]:
+    """Marks by model, and the sentence that explains them; nothing where models were not compared."""
+    rows = night.table(tables.COMPARISONS).filter(split=split, protocol=protocol).to_dicts()
+    if not rows:
+        return {}, ""
+    marks = {r["model"]: LIKE_THE_BEST if not r["is_real"] else BETTER if r["difference"] > 0 else "" for r in rows}
+    best, label = named(night, rows[0]["other"]), name_of_figure(rows[0]["metric"], rows[0]["cutoff"])
+    confidence = (night.settings.get("gate") or {}).get("confidence", 0.95)
+    text = f"{LIKE_THE_BEST}: not told apart from {best}, the best on valid, by {label} of {number(rows[0]['n'])} users"
+    text += f" (paired bootstrap, {percent(confidence)}, Holm over {plural(len(rows), 'comparison')})"
+    text += f"; {BETTER}: better than it" if BETTER in marks.values() else ""
+    return marks, text + "; models without a mark are worse." if "" in marks.values() else f"{text}."
+
+
+def _columns(
+    names: tuple[str, ...], rows: pl.DataFrame, order: list[dict[str, Any]], champion: str | None, marks: dict[str, str]
+) -> dict[str, Any]:
     """A table of these metrics, the models in `order`; of each column also whether more is better."""
     there = [name for name in names if name in set(rows["metric"])]
     body = []
     for of in order:
         cells = {r["metric"]: r for r in rows.filter(model=of["model"]).to_dicts()}
         body.append({"model": of["name"], "champion": of["model"] == champion, "n": of["n"],
-                     "cells": [cells.get(name) for name in there]})  # fmt: skip
+                     "mark": marks.get(of["model"], ""), "cells": [cells.get(name) for name in there]})  # fmt: skip
     columns = [
         (name_of_figure(name, rows.filter(metric=name)["cutoff"][0]), metrics.higher_is_better(name)) for name in there
     ]

@@ -20,6 +20,11 @@ TO_DO = {
     "stopped": "Nothing is wrong: the night was told to end early. Run it without --until to publish.",
     "running": "The night has not ended, or its process was killed; the next night closes it then.",
 }
+MEND = (
+    "Nothing is wrong with the house: mend what the reason names, then run the night again. Finished stages are taken "
+    "from the lake."
+)
+"""In place of the advice for a crash, where a person's file or setting ended the night."""
 
 
 def number(value: float | None) -> str:
@@ -89,11 +94,18 @@ def reason(name: str) -> str:
     return name.replace("_", " ")
 
 
+def to_do(record: dict[str, Any]) -> str | None:
+    """Advice to whoever finds a night that did not publish; None where there is nothing to do."""
+    if record["outcome"] == "crashed" and str(record.get("reason")).startswith(("UnreadableInput:", "SettingsError:")):
+        return MEND
+    return TO_DO.get(record["outcome"])
+
+
 def summary(night: Night, published: dict[str, Any] | None) -> list[str]:
     """What happened, in a paragraph: its sentences."""
     said = [_read(night)]
     if night.is_published:
-        said += [_champion(night), _gate(night), _served(published), _churn(night)]
+        said += [made_by(night), _gate(night), _served(published), _churn(night)]
     else:
         said += [_held_back(night)]
     return [sentence for sentence in [*said, _warned(night)] if sentence]
@@ -119,7 +131,7 @@ def _read(night: Night) -> str:
     return text + "."
 
 
-def _champion(night: Night) -> str:
+def made_by(night: Night) -> str:
     """Who made the lists, and how good that is."""
     label, (protocol, metric, cutoff) = night.record.get("champion"), night.figure
     found = night.metrics.filter(
@@ -182,7 +194,7 @@ def _warned(night: Night) -> str:
     n = len(warnings(night))
     left_out = night.record.get("left_out") or {}
     text = f"There {'is' if n == 1 else 'are'} {plural(n, 'warning')}. " if n else "There are no warnings. "
-    return text + (f"Left out: {', '.join(left_out)}." if left_out else "")
+    return (text + (f"Left out: {', '.join(left_out)}." if left_out else "")).rstrip()
 
 
 def warnings(night: Night) -> list[str]:

@@ -1,23 +1,24 @@
 """Measures a family: on valid, where models are chosen, and on test, which is reported once."""
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from pipeline import journal, lake, measure, predictions, question, tables
+from pipeline import journal, lake, measure, per_user, predictions, question, tables
 from pipeline.device import resolve_device, set_threads
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
 
-VERSION = 6
+VERSION = 7
 
 
 def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> Path:
     """Metrics of `label`: of the fit on train (`chosen`) on valid, of `tested` on test.
 
-    Writes metrics.parquet; per_user.parquet: the figure that selects, by user, which the gate compares; and
-    predictions.parquet: ratings of test beside predicted ones.
+    Writes metrics.parquet; the figure that selects, by user, in per_user.parquet (of valid; the gate compares it)
+    and per_user_test.parquet; and predictions.parquet: ratings of test beside predicted ones.
     """
     settings = run.settings
     spec = lake.Spec(
@@ -38,18 +39,18 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         device = resolve_device(settings.device)
         data = question.load_parts(parts, device)
         records: measure.Records = []
-        kept: list[pl.DataFrame] = []
+        kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            keep = kept.append if split == "valid" else None
+            keep = partial(kept.__setitem__, split)
             records += measure.measure(model, label, data, split, fit, settings, normalizer, keep)
             if split == "test":
                 shown = predictions.of_sample(model, data, split, fit, normalizer, settings.seed)
                 shown.write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
-        for figures in kept:  # one, or none where the figure that selects isn't measured
-            tables.PER_USER.check(figures).write_parquet(folder / "per_user.parquet")
+        for split, figures in kept.items():
+            tables.PER_USER.check(figures).write_parquet(folder / per_user.FILES[split])
         errors = metrics.filter(split="test", metric="rmse")
         n = dict(zip(errors["segment"], errors["n"], strict=True))
         return lake.Report(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, lake, sources, tables
+from pipeline import journal, lake, progress, sources, tables
 from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
 from pipeline.parts import REJECTED
 from pipeline.run import Run
@@ -46,7 +46,11 @@ def read_source(run: Run) -> Path:
         scratch = _scratch(layer)
         try:
             reader = Parts(run, folder, scratch, {digest: name for name, digest in present.items()})
-            parts = [reader.part(digest, number) for number, (_, digest) in enumerate(order)]
+            parts, rows = [], 0
+            for number, (_, digest) in enumerate(order):
+                parts.append(reader.part(digest, number))
+                rows += parts[-1][1].ledger.get(Reason.KEPT, 0)
+                progress.watcher.at("file", number + 1, len(order), rows=rows)
             reader.concatenate(parts, [name for name, _ in order])
             results = [result for _, result in parts]
             report = _report(results, dict(order), data_hash)

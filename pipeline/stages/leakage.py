@@ -38,7 +38,8 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
 
 def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
     """The latest time of each of `users` in the parts, (R,) microseconds; the least integer where there is none."""
-    newest = np.full(max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1, np.iinfo(np.int64).min)
+    n_users = max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1
+    newest = np.full(n_users, np.iinfo(np.int64).min)  # (U,)
     for part in parts:
         np.maximum.at(newest, part["user_idx"].to_numpy(), part["timestamp"].to_physical().to_numpy())
     return newest[users.to_numpy()]

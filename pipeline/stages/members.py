@@ -5,26 +5,20 @@ from pathlib import Path
 
 import torch
 
-from pipeline import lake
-from pipeline.models import MODELS, Recommender
+from pipeline import lake, standing
+from pipeline.models import Recommender
 from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.saving import load
 from pipeline.run import Run
-from pipeline.settings import Settings
+from pipeline.standing import is_blend as blends
+
+__all__ = ["assemble", "blends", "members_of", "refitted"]
 
 
-def blends(settings: Settings, label: str) -> bool:
-    """Whether a label stands for a family that is made of other models."""
-    family = MODELS.get(settings.models[label].family or label)
-    return family is not None and family.blends
-
-
-def members_of(config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:
-    """Fits by label: those that the config names, as far as they could be fitted; by default all personal ones."""
-    if config.of:
-        return {label: fitted[label] for label in config.of if label in fitted}
-    families = {label: MODELS[lake.info(folder)["family"]] for label, folder in fitted.items()}
-    return {label: fitted[label] for label, family in families.items() if family.personal and not family.blends}
+def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:
+    """Fits by label, of what was `fitted` on train tonight; see `standing.members_of`."""
+    families = {label: lake.info(folder)["family"] for label, folder in fitted.items()}
+    return {label: fitted[label] for label in standing.members_of(config, families, standing.best_first(run))}
 
 
 def refitted(run: Run, chosen: Path, fit: Callable[[str, Path], Path]) -> dict[str, Path]:

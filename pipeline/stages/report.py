@@ -1,5 +1,6 @@
 """Writes the report of a night for people. Nothing depends on it: when it fails, the night says so and goes on."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ def write_report(run: Run) -> Path | None:
         facts = _tolerantly(run, lambda: _facts(run))
         path = _tolerantly(run, lambda: _kept(facts)) if facts else None
         if path and facts and journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
-            _tolerantly(run, lambda: track.log_report(run, _without_users(facts)))
+            _tolerantly(run, lambda: track.log_report(run, _without_users(facts), _in_short(run, facts)))
     return path
 
 
@@ -45,6 +46,15 @@ def _without_users(facts: dict[str, Any]) -> str:
     from pipeline.report import page
 
     return page.html(facts, personal=False)
+
+
+def _in_short(run: Run, facts: dict[str, Any]) -> str:
+    from pipeline.report import digest
+
+    prefect = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
+    there = run.flow_run_id and prefect.startswith("http")
+    links = {"Prefect run": f"{prefect}/runs/flow-run/{run.flow_run_id}"} if there else {}
+    return digest.markdown(facts, links, personal=False)
 
 
 def _tolerantly(run: Run, deed: Callable[[], T]) -> T | None:

@@ -4,7 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from pipeline import budget, contracts, journal, lake, metrics, tables
+from pipeline import budget, contracts, journal, lake, metrics, progress, tables
 from pipeline.device import on_device, resolve_device, set_threads
 from pipeline.limits import Limits
 from pipeline.run import Run
@@ -52,6 +52,7 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
 
     def write(folder: Path) -> lake.Report:
         limits = _limits(run, label, fitted, seconds)
+        told.begin(limits.trials)
         trials, ended = search(
             run.home.lake(run.dataset) / LAYER / f".study-{label}-{study.key}.jsonl",
             space,
@@ -94,9 +95,17 @@ class Telling:
     def __init__(self, run: Run, title: str):
         self.title, self.figure = title, figure_of(run.settings)
         self.sign = 1 if metrics.higher_is_better(run.settings.select.metric) else -1
+        self.of: int | None = None
+
+    def begin(self, of: int | None) -> None:
+        """So many trials there may be."""
+        self.of = of
+        progress.watcher.at("trial", 0, of)
 
     def __call__(self, trial: Trial) -> None:
         """A line a trial."""
+        figures = {} if trial.value is None else {self.figure: self.sign * trial.value}
+        progress.watcher.at("trial", trial.number + 1, self.of, figures)
         came = trial.state if trial.value is None else f"{self.figure} {self.sign * trial.value:.4g}"
         came += " (pruned)" if trial.state == "pruned" else f" ({trial.reason})" if trial.reason else ""
         journal.say(f"  {self.title}  trial {trial.number}: {came}, {_words(trial.params)}, {trial.seconds:.1f} s")

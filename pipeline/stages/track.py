@@ -47,9 +47,9 @@ def register_champion(run: Run) -> str | None:
         return _tolerantly(run, lambda tracking: tracking.ensure_champion(run))
 
 
-def log_report(run: Run, html: str) -> str | None:
-    """Keep a report beside the night; returns MLflow's id of the night, None if MLflow failed."""
-    return _tolerantly(run, lambda tracking: tracking.log_report(run, html))
+def log_report(run: Run, html: str, markdown: str) -> str | None:
+    """Keep a report beside the night, and in short as its description; returns MLflow's id, None if MLflow failed."""
+    return _tolerantly(run, lambda tracking: tracking.log_report(run, html, markdown))
 
 
 def end_night(run: Run, outcome: str) -> None:

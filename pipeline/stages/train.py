@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from pydantic import ValidationError
 
-from pipeline import budget, journal, lake, layers, tables
+from pipeline import budget, journal, lake, layers, progress, tables
 from pipeline.device import memory_budget, on_device, resolve_device, set_threads
 from pipeline.finder import RateFinder
 from pipeline.guide import validator
@@ -60,7 +60,7 @@ def fit_model(
         made_of = (
             members.refitted(run, chosen, lambda name, first: fit_model(run, data, name, fit, first))
             if chosen
-            else members.members_of(config, fitted or {})
+            else members.members_of(run, config, fitted or {})
         )
         parents += made_of.values()
     finder = run.settings.models[label].finder if chosen is None else None
@@ -95,7 +95,7 @@ def fit_model(
             parts = load_parts(data, device)
             train = parts.fitted_on(fit)
         epochs = lake.info(chosen)["best_epoch"] if chosen else None
-        told = Telling(title, epochs or getattr(config, "epochs", None))
+        told = Telling(title, epochs or getattr(config, "epochs", None), len(train))
         info: dict[str, Any] = {"label": label, "family": config_family(run.settings, label), "fit": fit}
         finding = RateFinder(finder) if finder else None
         started = time.perf_counter()
@@ -128,7 +128,8 @@ def fit_model(
             reason = f"the fit diverged: {error}; lower learning_rate or raise l2" if diverged else str(error)
             raise Skipped(reason) from error  # nothing is kept: tomorrow's memory or settings may allow it
         info |= {
-            "seconds": round(time.perf_counter() - started, 3), "best_epoch": model.best_epoch, "history": told.history,
+            "seconds": round(context.course.earlier_seconds + time.perf_counter() - started, 3),
+            "best_epoch": model.best_epoch, "history": told.history,
             "config": model.config.model_dump(), "valid": valid,
         }  # fmt: skip
         if finding:
@@ -141,7 +142,8 @@ def fit_model(
             return lake.Report(rows_in=len(train), rows_out=len(train), info=info)
 
         if context.cut_short:
-            raise CutShort(f"{title}: the budget ended the fit after epoch {len(told.history)}", keep)
+            after = f" after epoch {len(told.history)}" if told.history else " before it was done"
+            raise CutShort(f"{title}: the budget ended the fit{after}", keep)
         return keep(folder)
 
     try:
@@ -168,20 +170,25 @@ class CutShort(Exception):
 
 
 class Telling:
-    """Keeps the figures of every epoch, and says them while the fit runs: at most a line every few seconds."""
+    """Keeps the figures of every epoch, and says them while the fit runs: at most a line every few seconds.
 
-    def __init__(self, title: str, epochs: int | None):
-        self.title, self.of = title, f"/{epochs}" if epochs else ""
+    Who watches has them all, and needs no lines.
+    """
+
+    def __init__(self, title: str, epochs: int | None, rows: int = 0):
+        self.title, self.epochs, self.rows = title, epochs, rows
+        progress.watcher.rows(rows)
         self.history: list[dict[str, float]] = []
         self.said = time.monotonic()
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
         """Take the figures of an epoch, 1-based."""
         self.history.append({"epoch": epoch, **values})
-        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
-            self.said = time.monotonic()
+        progress.watcher.at("epoch", epoch, self.epochs, values, epoch * self.rows or None)
+        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES and not progress.watcher.watches:
+            self.said, of = time.monotonic(), f"/{self.epochs}" if self.epochs else ""
             figures = "".join(f"  {name} {value:.4g}" for name, value in values.items())
-            journal.say(f"  {self.title}  epoch {epoch}{self.of}{figures}")
+            journal.say(f"  {self.title}  epoch {epoch}{of}{figures}")
 
 
 def build(family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int) -> Recommender:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from pipeline import guide, layers, question
+from pipeline import guide, layers, progress, question
 from pipeline.context import FitContext, ModelConfig, NotServable
 from pipeline.device import memory_budget, resolve_device
 from pipeline.finder import RateFinder
@@ -56,6 +56,7 @@ class Fits:
 
         def told(epoch: int, values: dict[str, float]) -> None:
             history.append(values)
+            progress.watcher.at("epoch", epoch, getattr(config, "epochs", None), values)
             if "valid" in values:
                 report(epoch, values["valid"])
 

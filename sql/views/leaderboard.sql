@@ -1,5 +1,6 @@
--- reads: metrics, runs
+-- reads: metrics, runs, comparisons
 -- Quality of the models of the newest night, all users; models are chosen on valid and reported once on test.
+-- Of the metric that selects also the paired difference from the best on valid, and whether it is real or may be chance.
 create view leaderboard as
 with newest as (
     select run_id, champion from runs where outcome = 'published' order by run_id desc limit 1
@@ -15,9 +16,13 @@ select
     metrics.value,
     metrics.ci_low,
     metrics.ci_high,
-    metrics.n
+    metrics.n,
+    comparisons.other as compared_with,
+    comparisons.difference,
+    comparisons.is_real
 from metrics
 join newest using (run_id)
+left join comparisons using (run_id, split, protocol, metric, cutoff, model)
 where metrics.segment = 'all'
 order by
     metrics.split, metrics.protocol, metrics.metric, metrics.cutoff, metrics.value desc, metrics.model

@@ -1,0 +1,159 @@
+"""SLIM: sparse linear item-to-item weights by ADMM (Steck, Dimakopoulou, Riabov, Jebara, "ADMM SLIM", WSDM 2020)."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from pipeline.interactions import History, Interactions
+from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.ease import gram_of
+
+TILE = 512  # columns of B solved at once
+RELAXED = 1.6  # over-relaxation (Boyd et al. 2011, 3.4.3): fewer iterations to the same end
+FEWEST = 5  # iterations; with time for fewer the weights would still be far from the optimum
+
+
+class SlimConfig(ModelConfig):
+    """Hyperparameters of `Slim`."""
+
+    l1: NonNegativeFloat = 2.0
+    """λ1 of the paper: on the sum of the absolute weights; more of it, fewer weights."""
+    l2: NonNegativeFloat = 50.0
+    """λ2 of the paper: on half the sum of the squared weights."""
+    nonnegative: bool = True
+    """Weights are 0 or more, as in the first SLIM (Ning and Karypis, ICDM 2011); only then items of at most `l1`
+    users can be left out of the solving, which changes nothing in its result."""
+    rho: PositiveFloat = 1000.0
+    """ρ of the paper: the step of the iterations. It changes how soon they end, not where."""
+    iterations: PositiveInt = 100
+    """At most so many."""
+    tolerance: PositiveFloat = 0.01
+    """Iterations end when both residuals, relative to the weights and to their duals, are below it. Figures on valid
+    are the same with a tenth of it, at three times the cost."""
+    max_side: PositiveInt = 20_000
+    """Most items that are solved for: the time grows with the cube."""
+
+
+class Slim(Recommender):
+    """min over B of ½|X - XB|² + l2/2 |B|² + l1 |B|₁ with diag(B) = 0; the score is a user's binary history times B.
+
+    Columns of B don't know one another, so they are solved in tiles, from one inverse P = (XᵀX + (l2 + ρ)I)⁻¹.
+    Kept by target item: row j has the items whose weight to j isn't 0.
+    """
+
+    Config = SlimConfig
+    reads_history = True
+
+    def __init__(self, config: SlimConfig, n_users: int, n_items: int):
+        super().__init__(config, n_users, n_items)
+        self.config: SlimConfig = config
+        self.offsets: Tensor
+        self.sources: Tensor
+        self.weights: Tensor
+        self.register_buffer("offsets", torch.zeros(n_items + 1, dtype=torch.long))
+        self.register_buffer("sources", torch.zeros(0, dtype=torch.long))  # (E,), by target, then source
+        self.register_buffer("weights", torch.zeros(0))  # (E,)
+
+    def fit(self, train: Interactions, context: FitContext) -> None:
+        """Solve; what the deadline leaves no time for is cut off the iterations."""
+        self.to(context.device)
+        history, counts = train.history(), train.item_counts()  # counts (I,)
+        held = counts > self.config.l1 if self.config.nonnegative else counts > 0  # (I,); the others' weights are 0
+        solved = held.nonzero().squeeze(1)  # (K,)
+        self._refuse_too_many(len(solved), context.memory)
+        place = torch.full_like(held, -1, dtype=torch.long)  # (I,) -> 0 … K - 1
+        place[solved] = torch.arange(len(solved), device=solved.device)
+        kept = held[history.items]  # (N,)
+        x = History.of(history.rows[kept], place[history.items[kept]], len(history), len(solved))
+        gram = gram_of(x, torch.ones(len(x), device=solved.device))  # (K, K)
+        gram.diagonal().add_(self.config.l2 + self.config.rho)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (K, K) = P
+        del gram
+        edges = [torch.empty(0, 2, dtype=torch.long, device=solved.device)]  # of a tile, (E', 2): target, source
+        weights, held_bytes = [torch.empty(0, device=solved.device)], 4 * len(solved) ** 2
+        for targets, columns in self._columns(inverse, context):
+            edges.append(columns.T.nonzero())
+            weights.append(columns.T[edges[-1].unbind(1)])
+            edges[-1][:, 0] += targets[0]
+            held_bytes += 40 * len(weights[-1])  # twice: these parts, and all of them in one
+            if context.memory is not None and held_bytes > context.memory:
+                raise NotServable(f"slim has too many weights for {context.memory / 1e9:.1f} GB; raise l1")
+        target, source = solved[torch.cat(edges)].unbind(1)  # (E,) each
+        of_target = History.of(target, source, self.n_items, self.n_items)
+        self.offsets, self.sources, self.weights = of_target.offsets, of_target.items, torch.cat(weights)
+
+    def _refuse_too_many(self, n: int, memory: int | None) -> None:
+        if n > self.config.max_side:
+            raise NotServable(f"slim would solve for {n:,} items; max_side = {self.config.max_side:,}; raise l1")
+        needed = 4 * 3 * n**2  # with what LAPACK copies
+        if memory is not None and needed > memory:
+            raise NotServable(
+                f"slim would hold {needed / 1e9:.1f} GB of matrices ({n:,} items), and the limit is "
+                f"{memory / 1e9:.1f} GB; raise memory_limit or l1, or set dataset.filter"
+            )
+
+    def _columns(self, inverse: Tensor, context: FitContext) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tiles of B from P (K, K): targets (T,), their columns (K, T)."""
+        tiles = torch.arange(len(inverse), device=inverse.device).split(TILE) if len(inverse) else ()
+        done, most, started = 0, self.config.iterations, time.monotonic()
+        for number, targets in enumerate(tiles):
+            if context.deadline is not None and done:
+                left, each = context.deadline - time.monotonic(), (time.monotonic() - started) / done
+                most = min(self.config.iterations, int(left / each / (len(tiles) - number)))
+                if most < FEWEST:
+                    whole = each * len(tiles)
+                    raise NotServable(f"slim would not end in time: an iteration of all items takes {whole:.1f} s")
+            columns, iterations = self._solve(inverse, targets, most)
+            context.cut_short |= iterations == most < self.config.iterations
+            done += iterations
+            yield targets, columns
+
+    def _solve(self, inverse: Tensor, targets: Tensor, most: int) -> tuple[Tensor, int]:
+        """Columns of B by ADMM, (K, T), and the iterations it took, `most` or fewer."""
+        config, at = self.config, torch.arange(len(targets), device=targets.device)
+        ridge, cut = config.l2 + config.rho, config.l1 / config.rho
+        of_targets = inverse[:, targets]  # (K, T)
+        first = -ridge * of_targets  # (K, T): P XᵀX = I - (l2 + ρ) P
+        first[targets, at] += 1
+        diagonal = of_targets[targets, at]  # (T,)
+        sparse = torch.zeros_like(first)  # (K, T) = C
+        dual = torch.zeros_like(first)  # (K, T) = Γ / ρ
+        iteration, converged = 0, False
+        while iteration < most and not converged:
+            iteration += 1
+            dense = torch.addmm(first, inverse, sparse - dual, alpha=config.rho)  # (K, T)
+            dense -= of_targets * (dense[targets, at] / diagonal)  # = B, whose diagonal is 0
+            before = sparse
+            dual += RELAXED * dense + (1 - RELAXED) * before
+            sparse = (dual - cut).clamp_(min=0) if config.nonnegative else torch.nn.functional.softshrink(dual, cut)
+            dual -= sparse
+            primal_off, dual_off = (dense - sparse).norm(), (sparse - before).norm()
+            small = config.tolerance * torch.stack([torch.maximum(dense.norm(), sparse.norm()), dual.norm()])  # (2,)
+            converged = bool((torch.stack([primal_off, dual_off]) <= small).all())
+        return sparse, iteration
+
+    def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
+        """x B, (B, I) or (B, C)."""
+        if not len(users):
+            return self.weights.new_zeros(0, self.n_items if items is None else items.shape[1])
+        return pick((self._of_target.sparse(self.weights) @ history.dense().T).T, items)  # (I, B) -> (B, I)
+
+    @property
+    def _of_target(self) -> History:
+        """Items as rows: those that have a weight to it."""
+        return History(self.offsets, self.sources, self.n_items)
+
+    def contributions(self, user: int, history: History, item: int) -> Tensor:
+        """B[history, item], (E,)."""
+        column = self.weights.new_zeros(self.n_items)
+        own = slice(int(self.offsets[item]), int(self.offsets[item + 1]))
+        column[self.sources[own]] = self.weights[own]
+        return column[history.items]
+
+    def similar(self, items: Tensor) -> Tensor:
+        """Rows of B: what one item in the history adds to every score, (B, I)."""
+        one_each = torch.arange(len(items) + 1, device=items.device)
+        return self.score(torch.full_like(items, -1), History(one_each, items, self.n_items))

@@ -1,0 +1,41 @@
+"""Says which differences between the night's models are real: each against the best on valid, user by user."""
+
+from pathlib import Path
+
+import polars as pl
+
+from pipeline import journal, lake, metrics, per_user, standing, tables
+from pipeline.comparing import against
+from pipeline.run import Run
+
+
+def compare_models(run: Run, measured: list[Path]) -> int:
+    """Journal the comparisons on valid and on test (tables.COMPARISONS); returns how many there are.
+
+    On both splits it is the best on valid that the others are held against. On valid it was chosen by the very figures
+    that are compared, which flatters it; on test nothing is chosen. There are none where only one model has the figure.
+    """
+    select, ranked = run.settings.select, standing.best_first(run)
+    sign = 1 if metrics.higher_is_better(select.metric) else -1
+    records = []
+    with journal.stage(run, "compare") as stage:
+        for split, file in per_user.FILES.items():
+            figures = {
+                lake.info(folder)["label"]: pl.read_parquet(folder / file)
+                for folder in measured
+                if (folder / file).exists()
+            }
+            best = next((label for label in ranked if label in figures), None)
+            if best is None:
+                continue
+            found = against(figures, best, sign, run.settings.seed, run.settings.gate.confidence)
+            records += [
+                {"split": split, "protocol": select.protocol, "metric": select.metric,
+                 "cutoff": 0 if select.protocol == "error" else select.cutoff, "model": label, "other": best,
+                 "difference": of.value, "ci_low": of.ci_low, "ci_high": of.ci_high, "p_value": of.p_value, "n": of.n,
+                 "is_real": of.p_value <= 1 - run.settings.gate.confidence}
+                for label, of in found.items()
+            ]  # fmt: skip
+        journal.append(run, tables.COMPARISONS, records)
+        stage["rows_out"] = len(records)
+    return len(records)
