@@ -95,8 +95,12 @@ def _read(file: BinaryIO) -> Iterator[tuple[int, int, bytes, bool]]:
     """
     start = 0
     while block := file.read(_SIZE):
-        block += file.readline(_SIZE)
         is_cut = False
+        if whole := block.rfind(b"\n") + 1:  # what is after it is read again: cheaper than to append
+            block = block[:whole]
+            file.seek(start + whole)
+        else:
+            block += file.readline(_SIZE)
         while not block.endswith(b"\n") and (rest := file.readline(_SIZE)):
             is_cut = True
             if rest.endswith(b"\n"):

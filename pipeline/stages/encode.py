@@ -1,5 +1,6 @@
 """Source ids become dense indices, and rows get the order that every later stage relies on."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import polars as pl
 
 from pipeline import lake, tables
 from pipeline.run import Run
-from pipeline.stages.ids import LAKE_PARQUET, codes_of, pair_hashes
+from pipeline.stages.ids import ENCODED_PARQUET, codes_of, pair_hashes
 
 VERSION = 1
 
@@ -18,7 +19,7 @@ def encode_ids(run: Run, clean: Path) -> Path:
     def write(folder: Path) -> lake.Report:
         rows, users, items = encode(pl.read_parquet(clean / "interactions.parquet"), run.settings.seed)
         rows = tables.ENCODED.check(rows, unique=False)  # the codes are one to one, and `clean` is unique
-        rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
+        rows.write_parquet(folder / "interactions.parquet", **ENCODED_PARQUET)
         users.write_parquet(folder / "users.parquet")
         items.write_parquet(folder / "items.parquet")
         info = {**lake.info(clean), "n_users": users.height, "n_items": items.height}
@@ -34,18 +35,19 @@ def encode(clean: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, 
     Rows are ordered by user, then time, then a seeded hash of user and item: sources are often sorted by
     item, and a sequence model would learn that from rows of equal time.
     """
-    user_idx, user_ids = codes_of(clean["user_id"])
-    item_idx, item_ids = codes_of(clean["item_id"])
+    with ThreadPoolExecutor(2) as both:
+        (user_idx, user_ids), (item_idx, item_ids) = both.map(codes_of, (clean["user_id"], clean["item_id"]))
     columns = {name: clean[name] for name in ("rating", "timestamp", "positive")}
     rows = pl.DataFrame({"user_idx": user_idx, "item_idx": item_idx, **columns}).cast({"rating": pl.Float32})
     keys = moments(rows)
     order = keys.arg_sort()
-    rows, ordered = rows[order], keys[order].to_numpy()  # (R,)
-    again = ordered[1:] == ordered[:-1]
+    rows = rows[order]
+    user, time = rows["user_idx"].to_numpy(), rows["timestamp"].to_physical().fill_null(-1).to_numpy()  # (R,) each
+    again = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
     if again.any():  # rows of equal user and time: only they need a hash
         tied = np.flatnonzero(np.append(again, False) | np.append(False, again))  # (T,)
         hashes = pair_hashes(rows[tied], user_ids, item_ids, seed, "tie")
-        by_hash = pl.DataFrame({"key": ordered[tied], "hash": hashes}).select(pl.arg_sort_by("key", "hash"))
+        by_hash = pl.DataFrame({"key": keys[order[tied]], "hash": hashes}).select(pl.arg_sort_by("key", "hash"))
         places = np.arange(rows.height)
         places[tied] = tied[by_hash.to_series().to_numpy()]
         rows = rows[places]
@@ -59,7 +61,8 @@ def moments(rows: pl.DataFrame) -> pl.Series:
     since = time.fill_null(first).to_numpy(writable=True)  # (R,) microseconds; worked on in place: memory costs most
     since -= first
     # sources count in seconds or milliseconds
-    unit = next(unit for unit in (10**6, 1000, 1) if not np.any(since % unit))
+    parts = np.array_split(since, len(since) // 2**16 + 1)  # that fit the cache
+    unit = next(unit for unit in (10**6, 1000, 1) if not any((part % unit).any() for part in parts))
     since //= unit
     users = rows["user_idx"].to_numpy()  # (R,)
     if _bits(since) + _bits(users) > 62:

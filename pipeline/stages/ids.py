@@ -7,6 +7,8 @@ from pipeline.rng import mix, seed_of, stable_hash
 
 LAKE_PARQUET = {"compression": "lz4", "statistics": False, "row_group_size": 2**21}
 """Read whole, once or twice: speed before size. Each row group holds the ids anew, so there are few."""
+ENCODED_PARQUET = {**LAKE_PARQUET, "compression": "uncompressed"}
+"""Of numbers alone: 40 % more bytes, half the time."""
 
 
 def codes_of(ids: pl.Series) -> tuple[pl.Series, pl.Series]:

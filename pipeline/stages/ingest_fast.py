@@ -15,7 +15,7 @@ from pipeline.values import SCALES
 from pipeline.warehouse import Connection
 
 ROLES = ("user", "item", "rating", "timestamp")
-_BATCH = 500_000  # rows
+_BATCH = 122_880  # rows, as DuckDB makes them
 _PLAIN_FORMAT = re.compile(r"(%[YmdHMS]|[^%A-Za-z0-9])+").fullmatch
 """Formats that DuckDB and Python are known to read alike."""
 

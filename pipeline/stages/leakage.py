@@ -40,8 +40,10 @@ def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
     """The latest time of each of `users` in the parts, (R,) microseconds; the least integer where there is none."""
     n_users = max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1
     newest = np.full(n_users, np.iinfo(np.int64).min)  # (U,)
-    for part in parts:
-        np.maximum.at(newest, part["user_idx"].to_numpy(), part["timestamp"].to_physical().to_numpy())
+    for part in (part for part in parts if part.height):
+        user, time = part["user_idx"].to_numpy(), part["timestamp"].to_physical().to_numpy()  # (R,) each
+        runs = np.flatnonzero(np.append(True, user[1:] != user[:-1]))  # of one user: few, in encoded order
+        np.maximum.at(newest, user[runs], np.maximum.reduceat(time, runs))
     return newest[users.to_numpy()]
 
 
@@ -63,10 +65,11 @@ def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFra
 
 
 def warm_users(rows: pl.DataFrame, labels: np.ndarray) -> int:
-    """Users with a row in test and one in train."""
-    user = rows["user_idx"].to_numpy()  # (R,)
-    in_test, in_train = (_flags(user[labels == part], int(user.max()) + 1) for part in (TEST, TRAIN))
-    return int((in_test & in_train).sum())
+    """Users with a row in test and one in train; rows are in encoded order."""
+    counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    first, last = np.minimum.reduceat(labels, starts), np.maximum.reduceat(labels, starts)
+    return int(((first == TRAIN) & (last == TEST)).sum())
 
 
 def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:

@@ -12,7 +12,7 @@ from pipeline.layers import SettingsError
 from pipeline.run import Run
 from pipeline.settings import Split
 from pipeline.stages import leakage, published, splitting
-from pipeline.stages.ids import LAKE_PARQUET
+from pipeline.stages.ids import ENCODED_PARQUET
 from pipeline.stages.splitting import PARTS
 
 VERSION = 1
@@ -77,7 +77,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
 def _write_parts(parts: dict[str, pl.DataFrame], folder: Path) -> None:
     for name, part in parts.items():
         checked = tables.ENCODED.check(part, unique=False)  # `encoded` was unique
-        checked.write_parquet(folder / f"{name}.parquet", **LAKE_PARQUET)
+        checked.write_parquet(folder / f"{name}.parquet", **ENCODED_PARQUET)
 
 
 def choose_kind(rows: pl.DataFrame, split: Split, has_published: bool) -> tuple[str, str]:
