@@ -76,8 +76,13 @@ def night(run: Run, step: Step) -> None:
         compete(label, run)
     taking_part = {label: fitted[label] for label in measured}
     lineup = incumbent.lineup(run, live_run_id(run.home, run.dataset), taking_part)
+    for label, own in lineup.members.items():
+        with family_alone(run, label):
+            fitted[label] = step(train.fit_model, own, parts, label)
+            audited.add(fitted[label])
     for label, own in lineup.entrants.items():  # what is published now, and popularity, beside the recipe's models
-        compete(label, own)
+        if label == FLOOR or lineup.members.keys() <= fitted.keys():
+            compete(label, own)
 
     if measured.keys() <= {FLOOR}:
         raise Refused("no model could be fitted, so there is nothing to publish")
@@ -88,7 +93,7 @@ def night(run: Run, step: Step) -> None:
         refit = step(train.fit_model, lineup.entrants.get(champion, run), encoded, champion, "all", fitted[champion])
     except train.Skipped as reason:
         raise Refused(f"{champion} was chosen, but can't be fitted on all rows: {reason}") from reason
-    shown = list(fitted.values()), list(measured.values())
+    shown = [fit for label, fit in fitted.items() if label not in lineup.members], list(measured.values())
     step(track.log_night, run, parts, encoded, refit, *shown, champion, list(searched.values()))
 
     models = [fitted[label] for label in measured]

@@ -37,7 +37,7 @@ def deadline(run: Run, label: str, title: str) -> float | None:
     weights of a blend can end at any time.
     """
     seconds, known = left(run), Timings(run)
-    if seconds is None or label in (INCUMBENT, FLOOR) or not known.tonight("evaluate"):
+    if seconds is None or label == FLOOR or label.startswith(INCUMBENT) or not known.tonight("evaluate"):
         return None
     spare, waiting = seconds - known.after_fit(label), known.labels[known.labels.index(label) :]
     searches = sum(entry.search is not None for entry in run.settings.models.values())

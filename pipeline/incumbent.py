@@ -33,10 +33,13 @@ class Configuration(BaseModel):
         return getattr(MODELS.get(self.family), "blends", False)
 
     def same_as(self, other: "Configuration") -> bool:
-        """Equal; of blends, the same members: weights are learnt anew each night."""
+        """Equal; of blends, the same members, whatever their labels: weights are learnt anew each night."""
         if self.blends and other.blends:
-            return self.hyperparameters.get("members") == other.hyperparameters.get("members")
+            return self._members() == other._members()
         return self == other
+
+    def _members(self) -> list[str]:
+        return sorted(json.dumps(member, sort_keys=True) for member in self.hyperparameters.get("members", {}).values())
 
     def completed(self) -> "Configuration":
         """With the defaults of hyperparameters that the family has gained; ValueError where it can't be fitted."""
@@ -66,6 +69,8 @@ class Lineup:
     """Label of the popularity that nobody may lose to."""
     said: str | None = None
     """Why there is no incumbent, or no floor."""
+    members: Mapping[str, Run] = field(default_factory=dict)
+    """What a published blend is made of and tonight has no fit of, by label: fitted before it, not measured."""
 
 
 def lineup(run: Run, live: str | None, fitted: Mapping[str, Path]) -> Lineup:
@@ -78,24 +83,27 @@ def lineup(run: Run, live: str | None, fitted: Mapping[str, Path]) -> Lineup:
     if not run.settings.gate.enabled:
         return Lineup(known)
     entrants: dict[str, Run] = {}
+    members: dict[str, Run] = {}
     holder, said = None, []
     published, trouble = published_configuration(run, live)
     if trouble:
         said.append(trouble)
     if published:
         holder = next((label for label, configuration in known.items() if configuration.same_as(published)), None)
-        if holder is None and published.blends:
-            said.append(f"the blend published by night {live} can't take part: tonight's recipe has no such blend")
-        elif holder is None:
+        if holder is None:
+            again, parts = made_again(published, known)
+            own = run
+            for label, configuration in parts.items():
+                members[label] = own = run_with(own, label, configuration)
             holder = INCUMBENT
-            known[INCUMBENT], entrants[INCUMBENT] = published, run_with(run, INCUMBENT, published)
+            known[INCUMBENT], entrants[INCUMBENT] = published, run_with(own, INCUMBENT, again)
     floor, wanted = find_floor(run, known)
     if floor is None and wanted is None:
         said.append("popularity predicts no ratings, so there is no floor")
     if wanted:
         floor = FLOOR
         known[FLOOR], entrants[FLOOR] = wanted, run_with(run, FLOOR, wanted)
-    return Lineup(known, entrants, holder, live, floor, "; ".join(said) or None)
+    return Lineup(known, entrants, holder, live, floor, "; ".join(said) or None, members)
 
 
 def configuration_of(fitted: Path) -> Configuration:
@@ -116,9 +124,36 @@ def published_configuration(run: Run, live: str | None) -> tuple[Configuration |
         if stored is None and not (made := record.get("made", {}).get("refit")):
             raise ValueError("its journal does not have it")
         published = Configuration.model_validate(stored) if stored else configuration_of(Path(made))
+        made_again(published, {})  # so are its members
         return published.completed(), None
     except (OSError, ValueError, KeyError) as error:
         return None, f"the configuration published by night {live} can't take part: {error}"
+
+
+def made_again(
+    published: Configuration, known: Mapping[str, Configuration]
+) -> tuple[Configuration, dict[str, Configuration]]:
+    """The configuration to fit tonight, and by label what else it takes: of a blend, its members with a weight.
+
+    The weights stay as they were published; a member that tonight has a fit of is that fit.
+    """
+    if not published.blends:
+        return published, {}
+    parts: dict[str, Configuration] = {}
+    weights: dict[str, float] = {}
+    for label, member in published.hyperparameters["members"].items():
+        if not (weight := published.hyperparameters["weights"][label]):
+            continue
+        part = Configuration(
+            family=member["family"], hyperparameters=member["config"], normalize=published.normalize
+        ).completed()
+        own = next((name for name, configuration in known.items() if configuration == part), None)
+        if own is None:
+            own = f"{INCUMBENT}_{label.removeprefix(f'{INCUMBENT}_')}"
+            parts[own] = part
+        weights[own] = weights.get(own, 0.0) + weight
+    frozen = {"of": list(weights), "weights": weights}
+    return published.model_copy(update={"hyperparameters": frozen}), parts
 
 
 def find_floor(run: Run, known: Mapping[str, Configuration]) -> tuple[str | None, Configuration | None]:

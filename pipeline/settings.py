@@ -333,6 +333,6 @@ class Settings(Section):
     @field_validator("models")
     @classmethod
     def _labels_are_free(cls, value: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
-        if taken := {INCUMBENT, FLOOR} & set(value):
-            raise ValueError(f"the gate needs the label {min(taken)!r} for its own; choose another")
+        if taken := [label for label in sorted(value) if label == FLOOR or label.startswith(INCUMBENT)]:
+            raise ValueError(f"the gate needs the label {taken[0]!r} for its own; choose another")
         return value

@@ -100,3 +100,42 @@ def test_held_popular_items_and_light_users(n_items):
         parts = model.contributions(5, everyone[torch.tensor([5])], 2)
         torch.testing.assert_close(parts, b[everyone[torch.tensor([5])].items, 2], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(model.similar(torch.tensor([0, 9])), b[[0, 9]], rtol=1e-4, atol=1e-5)
+
+
+def test_ratings_and_popularity_count_as_they_are_told_to():
+    taken = torch.rand(N_USERS, 12, generator=torch.Generator().manual_seed(2)) < 0.4
+    users, items = taken.nonzero(as_tuple=True)
+    ratings = torch.arange(len(users)).remainder(5) + 1.0
+    backwards = torch.arange(len(users)).flip(0)  # rows in another order than the history's
+    train = Interactions(users[backwards], items[backwards], N_USERS, 12, ratings=ratings[backwards])
+    model = Ease(EaseConfig(l2=L2, dropout=0.2, rating_exponent=0.5, item_exponent=0.3), N_USERS, 12)
+    model.fit(train, FitContext())
+
+    x = torch.zeros(N_USERS, 12, dtype=torch.float64)
+    x[users, items] = (ratings / ratings.mean()).double() ** 0.5
+    gram = x.T @ x
+    p = torch.linalg.inv(gram + torch.diag(L2 + 0.25 * gram.diagonal()))
+    weights = (-p / p.diagonal()).fill_diagonal_(0) / taken.sum(0).double() ** 0.3
+    history = train.history()
+    assert torch.allclose(
+        model.score(torch.arange(N_USERS), history).double(), history.dense().double() @ weights, atol=1e-5
+    )
+    assert torch.allclose(model.similar(torch.arange(12)).double(), weights, atol=1e-5)
+    own = history[torch.tensor([4])]
+    assert torch.allclose(model.contributions(4, own, 2).double(), weights[own.items, 2], atol=1e-5)
+
+
+def test_the_exponent_of_items_is_the_same_in_both_forms(train):
+    config = EaseConfig(l2=L2, item_exponent=0.4)
+    dual, primal = Ease(config, N_USERS, N_ITEMS), Ease(config, N_USERS + N_ITEMS, N_ITEMS)
+    for model in (dual, primal):
+        model.fit(Interactions(train.users, train.items, model.n_users, N_ITEMS), FitContext())
+    assert dual.dual and not primal.dual
+    history, users = train.history(), torch.arange(N_USERS)
+    assert torch.allclose(dual.score(users, history), primal.score(users, history), atol=1e-5)
+    assert torch.allclose(dual.similar(users), primal.similar(users), atol=1e-5)
+
+
+def test_ratings_are_needed_where_they_count(train):
+    with pytest.raises(NotServable, match="needs ratings"):
+        Ease(EaseConfig(rating_exponent=1), N_USERS, N_ITEMS).fit(train, FitContext())

@@ -1,13 +1,15 @@
 """The gate: what is published stays until a challenger is shown to be no worse, and nobody loses to popularity."""
 
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from small_lines import BAD, GOOD, ask, one_night, record, write_log
 
-from pipeline import gate, journal, tables
+from pipeline import gate, incumbent, journal, tables
 from pipeline.comparing import by_segment
 from pipeline.incumbent import Configuration, Lineup, find_floor, published_configuration
 from pipeline.paths import Home
@@ -165,6 +167,50 @@ def test_a_model_that_loses_to_popularity_is_not_published_on_the_first_night(tm
     assert record(tomorrow)["champion"] == INCUMBENT
 
 
+BLEND = GOOD + "[models.item_knn]\n[models.blend]\nof = ['ease', 'item_knn']\nweights = { ease = 3, item_knn = 1 }\n"
+
+
+def test_a_published_blend_is_held_against_tonight(tmp_path):
+    write_log(tmp_path / "data")
+    first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
+    made = incumbent.configuration_of(_fit(first, "blend-train-"))
+    journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
+
+    second = one_night(tmp_path, BAD)  # neither it nor its members are in the recipe
+    verdict = record(second)["gate"]
+    assert (verdict["decision"], verdict["published"]) == ("kept", INCUMBENT)
+    again = incumbent.configuration_of(_fit(second, f"{INCUMBENT}-train-"))
+    assert again.hyperparameters["weights"] == {f"{INCUMBENT}_ease": 0.75, f"{INCUMBENT}_item_knn": 0.25}
+    assert again.same_as(made) and not again.same_as(incumbent.configuration_of(_fit(second, "worse-train-")))
+    measured = set(ask(second, f"select model from metrics where run_id = '{second.run_id}'")["model"])
+    assert measured == {"worse", INCUMBENT, FLOOR}, "members on their own do not take part"
+
+    third = one_night(tmp_path, BAD + GOOD)  # one member is fitted tonight anyway
+    assert record(third)["gate"]["incumbent"] == INCUMBENT
+    stages = journal.read(third.home, third.dataset, tables.STAGES, third.run_id)["stage"].to_list()
+    assert f"train {INCUMBENT}_item_knn" in stages and f"train {INCUMBENT}_ease" not in stages
+    assert not any(f"{INCUMBENT}_{INCUMBENT}" in stage for stage in stages)
+
+    fourth = one_night(tmp_path, BLEND)  # tonight's recipe has that blend
+    assert record(fourth)["gate"]["incumbent"] == "blend"
+
+
+def test_a_published_blend_stays_out_where_a_member_fails(tmp_path):
+    write_log(tmp_path / "data")
+    first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
+    made = incumbent.configuration_of(_fit(first, "blend-train-"))
+    journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
+
+    def fails(stage, *args):
+        if f"{INCUMBENT}_ease" in args:
+            raise MemoryError("out of memory")
+        return stage(*args)
+
+    run = one_night(tmp_path, "[models.ials]\nepochs = 2\nembedding_dim = 4\n", step=fails)
+    assert record(run)["champion"] == "ials" and f"{INCUMBENT}_ease" in record(run)["left_out"]
+    assert not any(INCUMBENT in name.name for name in _fits(run) if "item_knn" not in name.name)
+
+
 def test_the_gate_can_be_off(tmp_path):
     write_log(tmp_path / "data")
     one_night(tmp_path)
@@ -218,6 +264,17 @@ def test_the_floor_has_a_window_where_there_are_times(run):
     added = find_floor(run, {"ease": ease})[1]
     assert added is not None and added.hyperparameters == {}
     assert find_floor(night, {"p": whole}) == ("p", None), "nothing but popularity needs no other"
+
+
+def _fits(run) -> list[Path]:
+    folders = (run.home.lake(run.dataset) / "5_models").iterdir()
+    return [folder for folder in folders if not folder.name.startswith(".")]
+
+
+def _fit(run, head: str) -> Path:
+    """The one fit on train of a label."""
+    (found,) = (folder for folder in _fits(run) if re.fullmatch(rf"{head}[0-9a-f]+", folder.name))
+    return found
 
 
 def _columns(timestamp: str):

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.interactions import History, Interactions
@@ -19,6 +19,10 @@ class EaseConfig(ModelConfig):
     """p of Steck (NeurIPS 2020, eq. 4): p / (1 - p) of an item's own count is added to its λ; popular ones are held."""
     user_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
     """A user weighs (items of the user) ** -user_exponent in the fit; 0: heavy users decide."""
+    rating_exponent: NonNegativeFloat = 0.0
+    """An interaction counts as (rating / mean rating) ** rating_exponent in the fit; 0: all alike."""
+    item_exponent: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """Scores are divided by (users of the item) ** item_exponent; above 0, popular items lead by less."""
     max_side: PositiveInt = 30_000
     """Largest min(users, items) that is solved: the time grows with its cube."""
 
@@ -26,19 +30,20 @@ class EaseConfig(ModelConfig):
 class Ease(Recommender):
     """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B.
 
-    Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); plainly, Λ = λI and s = 1.
+    Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); plainly, Λ = λI and s = 1. With
+    rating_exponent entries of X are powers of ratings; who is served has a binary history all the same.
     With fewer users than items P is never formed: by Woodbury's identity P = Λ⁻¹(I - XᵀV) with
     V = XP = (I + XΛ⁻¹Xᵀ)⁻¹ XΛ⁻¹, which takes a matrix of users x users. Both ways give the same scores.
     """
 
     Config = EaseConfig
-    version = 2
+    version = 3
     reads_history = True
 
     def __init__(self, config: EaseConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: EaseConfig = config
-        self.dual = n_users < n_items
+        self.dual = n_users < n_items and not config.rating_exponent
         side = (n_users, n_items) if self.dual else (n_items, n_items)
         self.weights: Tensor
         self.diagonal: Tensor
@@ -50,6 +55,8 @@ class Ease(Recommender):
         self.register_buffer("diagonal", torch.ones(n_items))  # diag(P), dual form
         self.register_buffer("penalty", torch.ones(n_items))  # diag(Λ)
         self.register_buffer("scale", torch.ones(n_users))  # s
+        self.reach: Tensor
+        self.register_buffer("reach", torch.ones(n_items))  # of scores
         self.register_buffer("train_offsets", torch.zeros(1, dtype=torch.long))  # X as compressed rows, dual form
         self.register_buffer("train_items", torch.zeros(0, dtype=torch.long))
 
@@ -71,12 +78,25 @@ class Ease(Recommender):
         weight = history.lengths.clamp(min=1).float() ** -self.config.user_exponent  # (U,)
         weight *= len(history.items) / weight[history.rows].sum().clamp(min=1e-9)  # counts stay as many
         self.scale = weight.clamp(min=1e-9).sqrt()
-        counts = torch.zeros_like(self.penalty).index_add_(0, history.items, weight[history.rows])  # (I,)
+        values = self._values(train)  # (E,)
+        counts = torch.zeros_like(self.penalty).index_add_(0, history.items, weight[history.rows] * values**2)  # (I,)
         self.penalty = self.config.l2 + self.config.dropout / (1 - self.config.dropout) * counts
+        self.reach = train.item_counts().clamp(min=1) ** -self.config.item_exponent
         if self.dual:
             self._fit_dual(history)
         else:
-            self._fit_primal(history)
+            self._fit_primal(history, values)
+
+    def _values(self, train: Interactions) -> Tensor:
+        """Entries of X before users are weighed, (E,), as the history has them; 1 where there is no rating."""
+        rows = train.positives()
+        if not self.config.rating_exponent:
+            return torch.ones(len(rows), device=rows.users.device)
+        if rows.ratings is None or not (rows.ratings > 0).any():
+            raise NotServable("ease with rating_exponent needs ratings above 0, and this data set has none")
+        relative = rows.ratings / rows.ratings[rows.ratings > 0].mean()  # (E,)
+        values = torch.where(relative.isnan(), 1.0, relative.clamp(min=0) ** self.config.rating_exponent)
+        return values[torch.argsort(rows.users, stable=True)]
 
     def memory_needed(self) -> int:
         """Bytes of float32 that a fit holds at its peak, with what LAPACK copies."""
@@ -84,8 +104,8 @@ class Ease(Recommender):
             return 4 * (3 * self.n_users * self.n_items + 3 * self.n_users**2)
         return 4 * 3 * self.n_items**2
 
-    def _fit_primal(self, history: History) -> None:
-        gram = gram_of(history, self.scale)  # (I, I)
+    def _fit_primal(self, history: History, values: Tensor) -> None:
+        gram = gram_of(history, self.scale, values)  # (I, I)
         gram.diagonal().add_(self.penalty)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (I, I)
         weights = inverse.div_(-inverse.diagonal().clone())  # (I, I), column j divided by P[j, j]
@@ -105,7 +125,7 @@ class Ease(Recommender):
         """x B, (B, I) or (B, C)."""
         x = history.dense()  # (B, I)
         if not self.dual:
-            return pick(x @ self.weights, items)
+            return pick(x @ self.weights * self.reach, items)
         x_p = torch.empty_like(x)  # (B, I) = x P
         own = self._of_the_fit(users, history)  # (B,)
         x_p[own] = self.weights[users[own]] / self.scale[users[own], None]  # V = XP
@@ -114,18 +134,19 @@ class Ease(Recommender):
             left = x[others] / self.penalty  # (B', I)
             overlap = (self._train.sparse(self.scale[self._train.rows]) @ left.T).T  # (B', U)
             x_p[others] = left - overlap @ self.weights
-        return pick(x - x_p / self.diagonal, items)
+        return pick((x - x_p / self.diagonal) * self.reach, items)
 
     def contributions(self, user: int, history: History, item: int) -> Tensor:
-        """B[history, item], (E,)."""
+        """B[history, item], (E,), on the scale of scores."""
         if not self.dual:
-            return self.weights[history.items, item]
+            return self.weights[history.items, item] * self.reach[item]
         train = History(self.train_offsets, self.train_items, self.n_items)
         overlap = torch.zeros_like(self.diagonal).index_add_(
             0, train.items, (self.scale * self.weights[:, item])[train.rows]
         )  # (I,) = column of XᵀV
         own = (history.items == item).float()  # (E,)
-        return own - (own - overlap[history.items]) / (self.penalty[history.items] * self.diagonal[item])
+        row = own - (own - overlap[history.items]) / (self.penalty[history.items] * self.diagonal[item])
+        return row * self.reach[item]
 
     @property
     def _train(self) -> History:
@@ -144,7 +165,7 @@ class Ease(Recommender):
     def similar(self, items: Tensor) -> Tensor:
         """Rows of B: what one item in the history adds to every score, (B, I)."""
         if not self.dual:
-            return self.weights[items]
+            return self.weights[items] * self.reach
         holders = self._train.transposed()[items]  # (B rows) who has the item, few users each
         x_v = nn.functional.embedding_bag(
             holders.items,
@@ -154,16 +175,19 @@ class Ease(Recommender):
             include_last_offset=True,
             per_sample_weights=self.scale[holders.items],
         )  # (B, I) = XᵀV
-        similar = x_v / self.penalty[items, None] / self.diagonal  # (B, I) = -P / diag(P), but for j = i
+        similar = x_v / self.penalty[items, None] / self.diagonal * self.reach  # (B, I) = -P / diag(P), but for j = i
         similar[torch.arange(len(items), device=items.device), items] = 0.0
         return similar
 
 
-def gram_of(history: History, scale: Tensor, tile: int = 8192) -> Tensor:
-    """XᵀX by tiles of users scaled by `scale` (U,), (I, I)."""
+def gram_of(history: History, scale: Tensor, values: Tensor | None = None, tile: int = 8192) -> Tensor:
+    """XᵀX by tiles of users scaled by `scale` (U,), (I, I); `values` (E,) are the entries, by default 1."""
     gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
     for start in range(0, len(history), tile):
         rows = torch.arange(start, min(start + tile, len(history)), device=history.items.device)
-        x = history[rows].dense().mul_(scale[rows, None])  # (tile, I)
+        part = history[rows]
+        x = part.dense().mul_(scale[rows, None])  # (tile, I)
+        if values is not None:
+            x[part.rows, part.items] *= values[history.offsets[rows[0]] : history.offsets[rows[-1] + 1]]
         gram.addmm_(x.T, x)
     return gram
