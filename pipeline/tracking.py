@@ -32,32 +32,16 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from pipeline import journal, lake, pictures, plots, search_plots
+from pipeline import tracking_words as words
 from pipeline.masking import without_user
 from pipeline.paths import Home
 from pipeline.run import Run
-from pipeline.settings import Select
 
 USERS_URI = os.environ.get("MLFLOW_TRACKING_URI")  # as found: mlflow.set_tracking_uri overwrites it
 PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
 NIGHT = "nightrecs.run_id"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 KIND = "custom_model_development"
-ABOUT = """The nights of **{dataset}**: one run a night, named by its start (UTC) and who made the lists, and below it a
-run for every model.
-
-- nights alone: ``tags.`nightrecs.kind` = 'night'``; one model through the nights: `attributes.run_name = 'ease'`
-- columns that tell most: `test_full_ndcg_at_10` with its interval `…_ci_low` and `…_ci_high`, `data_raw_rows`, the
-  tags `nightrecs.outcome` and `nightrecs.champion`
-- a night's description is its digest; `report.html` among its artifacts is the whole of it"""
-ABOUT_MODEL = """Who makes the lists of **{dataset}**. The alias `champion` is the published night's model, and
-`previous` the one before.
-
-```python
-champion = mlflow.pyfunc.load_model("models:/{dataset}@champion")
-champion.predict(pandas.DataFrame({{"user_id": ["42"]}}), params={{"top_n": 10}})
-```
-
-The published tables serve users whom the filters left out too, and they are the truth."""
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "user_id")]),
     outputs=Schema(
@@ -85,16 +69,16 @@ def log_night(run: Run) -> str:
     tags |= {"nightrecs.dataset": run.dataset, "nightrecs.recipe": run.settings.recipe}
     parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
-    _log(client, parent, params={**_flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
+    _log(client, parent, params={**words.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
     source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
     content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
     client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
     encoded, refit = Path(made["encoded"]), Path(made["refit"])
     figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
-    _log(client, parent, metrics=_named(figures[champion], run.settings.select))  # before the data's
+    _log(client, parent, metrics=words.named(figures[champion], run.settings.select))  # before the data's
     if profile := journal.read_run(run.home, run.dataset, run.run_id).get("profile"):
-        _log(client, parent, metrics=_shapes(lake.info(Path(profile))["shapes"]))
+        _log(client, parent, metrics=words.shapes(lake.info(Path(profile))["shapes"]))
         client.log_artifact(parent, str(Path(profile) / "profile.json"))
         _log_pictures(client, run, parent, lambda to: pictures.of_data(Path(profile), to))
     _log_pictures(client, run, parent, lambda to: pictures.of_model(refit, encoded, to))
@@ -169,7 +153,7 @@ def _register(client: MlflowClient, run: Run) -> str:
             metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
         )
     with suppress(MlflowException):  # there already
-        client.create_registered_model(run.dataset, description=ABOUT_MODEL.format(dataset=run.dataset))
+        client.create_registered_model(run.dataset, description=words.ABOUT_MODEL.format(dataset=run.dataset))
     label, gate = lake.info(refit)["label"], (record.get("gate") or {}).get("text")
     description = f"{label}, refitted on all rows of night {run.run_id}; gate: {gate}. In: user_id. Out: top-N items."
     parent = record["mlflow_run_id"]
@@ -191,7 +175,7 @@ def _log_family(
     tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.family": info["family"]}
     if info["label"] == journal.read_run(run.home, run.dataset, run.run_id)["made"]["champion"]:
         tags |= {"nightrecs.made_the_lists": "true"}
-    tags |= {MLFLOW_RUN_NOTE: _about(run, info, figures)}
+    tags |= {MLFLOW_RUN_NOTE: words.about(run, info, figures)}
     child = _start(client, experiment, run, info["label"], tags)
     now = int(time.time() * 1000)
     curve = [
@@ -202,11 +186,11 @@ def _log_family(
     ]
     for start in range(0, len(curve), 1000):
         client.log_batch(child, metrics=curve[start : start + 1000])
-    numbers = _named(figures, run.settings.select) if figures is not None else {}
+    numbers = words.named(figures, run.settings.select) if figures is not None else {}
     _log(
         client,
         child,
-        params=_flat(info.get("config", {})),
+        params=words.flat(info.get("config", {})),
         metrics={**numbers, "fit_seconds": info.get("seconds")},
     )
     if info["history"]:
@@ -218,20 +202,6 @@ def _log_family(
     _log_pictures(client, run, child, lambda to: pictures.of_model(folder, encoded, to))
     client.set_terminated(child)
     return child
-
-
-def _about(run: Run, info: dict[str, Any], figures: pl.DataFrame | None) -> str:
-    """A family's run in one line: what was fitted, and the figure that decides."""
-    select = run.settings.select
-    told = [f"`{info['family']}` of night {run.run_id}, fitted on train in {info.get('seconds') or 0:.1f} s"]
-    if figures is None:
-        return told[0]
-    wanted = {"segment": "all", "metric": select.metric, "protocol": select.protocol}
-    for row in figures.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
-        ends = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["ci_low"] is not None else ""
-        at = f"@{row['cutoff']}" if row["cutoff"] else ""
-        told.append(f"{row['split']} {row['metric']}{at} {row['value']:.4f}{ends}")
-    return "; ".join(told)
 
 
 def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, folder: Path) -> None:
@@ -247,7 +217,7 @@ def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, fo
         child = _start(client, experiment, run, f"{info['label']} trial {trial['number']}", tags)
         figure = f"valid_{info['metric'].replace('@', '_at_')}"
         numbers = {figure: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
-        _log(client, child, params=_flat(json.loads(trial["params"])), metrics=numbers)
+        _log(client, child, params=words.flat(json.loads(trial["params"])), metrics=numbers)
         client.set_terminated(child, "FAILED" if trial["state"] == "failed" else "FINISHED")
 
 
@@ -261,31 +231,6 @@ def _log_pictures(client: MlflowClient, run: Run, run_id: str, draw: Callable[[P
             return
         for path in made:
             client.log_artifact(run_id, str(path))
-
-
-def _shapes(shapes: dict[str, dict[str, float]]) -> dict[str, float]:
-    """`data_raw_density`, `data_clean_users`, …"""
-    return {f"data_{at}_{name}": value for at, shape in shapes.items() for name, value in shape.items()}
-
-
-def _named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
-    """`test_full_ndcg_at_10`, for MLflow allows no @; at the cutoff that decides with its `…_ci_low`, `…_ci_high`.
-
-    The figure that decides comes first, and test before valid, as the UI lists them in this order.
-    """
-
-    def place(row: dict[str, Any]) -> tuple[str, bool]:
-        decides = (row["protocol"], row["metric"]) == (select.protocol, select.metric)
-        return row["split"], not (decides and row["cutoff"] in (0, select.cutoff))
-
-    named = {}
-    for row in sorted(figures.filter(pl.col("segment") == "all").to_dicts(), key=place):
-        name = f"{row['split']}_{row['protocol']}_{row['metric']}"
-        name += f"_at_{row['cutoff']}" if row["cutoff"] else ""
-        named[name] = row["value"]
-        if row["cutoff"] in (0, select.cutoff):
-            named |= {f"{name}_{end}": row[end] for end in ("ci_low", "ci_high")}
-    return named
 
 
 def _start(
@@ -316,16 +261,6 @@ def _log(
         params=[Param(name, str(value)[:6000]) for name, value in (params or {}).items()],
         tags=[RunTag("nightrecs.version", journal.code_version())],
     )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[prefix + key] = json.dumps(value) if isinstance(value, list) else value
-    return flat
 
 
 def _client(home: Home) -> MlflowClient:
@@ -372,7 +307,9 @@ def _experiment(home: Home, dataset: str) -> str:
         identity = found.experiment_id
     mlflow.set_experiment(experiment_id=identity)
     if found is None or MLFLOW_RUN_NOTE not in found.tags:  # without a kind the UI opens on pages for chat models
-        mlflow.set_experiment_tags({"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: ABOUT.format(dataset=dataset)})
+        mlflow.set_experiment_tags(
+            {"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: words.ABOUT.format(dataset=dataset)}
+        )
     return identity
 
 
