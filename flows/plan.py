@@ -42,7 +42,8 @@ def in_words(answer: dict[str, Any]) -> str:
     if any(stage["state"] == OPEN for stage in answer["stages"]):
         lines.append("open: what comes before it decides")
     untimed = f"; stages that no past night has timed: {answer['untimed']}" if answer["untimed"] else ""
-    return "\n".join([*lines, f"in all {in_minutes(answer['minutes'])}{untimed}"])
+    timed = any(stage["minutes"] is not None for stage in answer["stages"])
+    return "\n".join([*lines, f"in all {in_minutes(answer['minutes']) if timed else 'unknown'}{untimed}"])
 
 
 def in_minutes(minutes: float) -> str:

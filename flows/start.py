@@ -45,7 +45,7 @@ def prepare(
     if not look_only:
         check_writable(place)
     now = utcnow()
-    return Run(
+    run = Run(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
         home_root=place.root,
         data=made_on_the_spot(place, settings.dataset, look_only)
@@ -55,6 +55,11 @@ def prepare(
         started_at=now,
         look_only=look_only,
     )
+    if until not in DATA_STAGES:
+        from pipeline import rules
+
+        rules.fingerprint(settings.export, run.data, now.date())  # a list that can't be read is told now
+    return run
 
 
 def check_choices(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.look import dataset_name, unknown_dataset
-from pipeline import journal, warehouse
+from pipeline import journal, paths, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 from pipeline.run import utcnow
@@ -98,11 +98,12 @@ def lock_holder(path: Path) -> str | None:
 def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
     """Commands to type."""
     start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
-    name = shlex.quote(options.dataset)
+    name, file = shlex.quote(options.dataset), paths.DATASETS / f"{answer['dataset']}.toml"
+    own = name if file.exists() or name.endswith(".toml") else f"./{name}.toml"  # `run` takes one's own by its file
     if answer["healthy"]:
         return [f"{start} leaderboard {name}"]
     steps = [f"{start} runs {name}"] if answer["last_night"] else []
-    return steps if answer["running"] else [*steps, f"{start} run {name}"]
+    return steps if answer["running"] else [*steps, f"{start} run {own}"]
 
 
 def describe(answer: dict[str, Any]) -> None:

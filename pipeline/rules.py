@@ -45,6 +45,8 @@ def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
     Columns: item_id; reason, from and until (ISO dates, from included, until not) may be missing.
     """
     path = folder / Path(name).expanduser()
+    if not path.is_file():
+        raise UnreadableInput(f"there is no rule file {path}; export.exclude_items and only_items name it")
     try:
         frame = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -72,6 +74,19 @@ def fingerprint(export: Export, folder: Path, today: dt.date) -> str | None:
     """What of the rules determines the lists, beside their settings: for the lake's key. None without lists."""
     lists = [read_list(folder, name, today) if name else None for name in (export.exclude_items, export.only_items)]
     return hashlib.sha256(json.dumps(lists).encode()).hexdigest()[:16] if any(n is not None for n in lists) else None
+
+
+def strangers(export: Export, folder: Path, today: dt.date, source: pl.Series) -> list[str]:
+    """A sentence for every list with items that the source does not have: a slip, perhaps, in a list of recalls."""
+    said = []
+    for key in ("exclude_items", "only_items"):
+        if name := getattr(export, key):
+            listed = pl.Series(list(read_list(folder, name, today)), dtype=pl.String)
+            unknown = listed.filter(~listed.is_in(source.implode()))
+            if len(unknown):
+                few = ", ".join(unknown.head(3))
+                said.append(f"export.{key}: {len(unknown):,} of {len(listed):,} items are not in the source: {few}")
+    return said
 
 
 def rules_of(

@@ -43,7 +43,7 @@ def test_a_list_holds_by_date_and_keeps_its_reasons(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("id\na\n", "no column item_id"), ("item_id,until\na,tomorrow\n", "dates like"), (None, "can't be read")],
+    [("id\na\n", "no column item_id"), ("item_id,until\na,tomorrow\n", "dates like"), (None, "no rule file")],
 )
 def test_a_bad_list_says_what_is_wrong(tmp_path, text, says):
     if text is not None:
@@ -138,3 +138,16 @@ def test_a_night_keeps_its_rules_and_tells(ruled):
     )
     counts = rows.join(values.select("item_id", "v"), on="item_id").explode("v").group_by("user_id", "v").len()
     assert counts["len"].max() <= 4
+
+
+def test_items_that_the_source_does_not_have_are_told(tmp_path):
+    (tmp_path / "recalled.csv").write_text("item_id\na\nP999\n")
+    export = Export(exclude_items="recalled.csv")
+    (said,) = rules.strangers(export, tmp_path, dt.date(2026, 1, 1), pl.Series(["a", "b"]))
+    assert said == "export.exclude_items: 1 of 2 items are not in the source: P999"
+    assert not rules.strangers(export, tmp_path, dt.date(2026, 1, 1), pl.Series(["a", "P999"]))
+
+
+def test_a_missing_list_is_told_before_the_night_starts(tmp_path):
+    with pytest.raises(UnreadableInput, match=r"there is no rule file .*nosuch\.csv"):
+        prepare("sample", home=str(tmp_path), overrides=["export.exclude_items=nosuch.csv"])

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline import catalog, lake, neighbours, rules, tables
+from pipeline import catalog, journal, lake, neighbours, rules, tables
 from pipeline.contracts import Table
 from pipeline.device import resolve_device, set_threads
 from pipeline.interactions import History, Interactions
@@ -55,6 +55,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         items = catalog.items(rows, attributes)
         last_seen = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")["last_seen"]
         in_force = rules.rules_of(export, run.data, run.started_at.date(), ids, last_seen, attributes)
+        for said in rules.strangers(export, run.data, run.started_at.date(), items["item_id"]):
+            journal.note(run, f"warning: {said}")
         allowed, out = in_force.allowed, in_force.out(ids)
         listable = rows.filter(~pl.col("item_id").is_in(out.implode())) if len(out) else rows
         if len(out):  # for the audit
