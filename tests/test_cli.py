@@ -283,7 +283,7 @@ def test_status_after_a_night_that_ended_otherwise(published_home, tmp_path, cap
     if code:
         assert ("for a reason" in told["problems"][0]) != (outcome == "running")
         assert told["last_outcome"] == ("crashed" if outcome == "running" else outcome)
-        assert any(" run tiny" in step for step in told["next"])
+        assert any(" run ./tiny.toml" in step for step in told["next"]), "one of your own is given by its file"
 
 
 def test_status_while_a_night_runs(published_home, tmp_path, capsys):
