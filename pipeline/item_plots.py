@@ -71,7 +71,7 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _write_apart(axis, points: np.ndarray, order: np.ndarray, titles: list[str | None]) -> None:
     """Titles of the first items of `order` that have one, leaving out those that would overlap one before."""
-    axis.figure.canvas.draw()  # places are known from here on
+    axis.figure.draw_without_rendering()  # places are known from here on
     taken = []
     for item in order[: 4 * N_LABELLED].tolist():
         if not titles[item] or len(taken) == N_LABELLED:
