@@ -1,20 +1,15 @@
 """The only importer of mlflow: writes nights into its SQLite store. A view of the journal, never the truth."""
 
 import datetime as dt
-import fcntl
 import json
 import logging
 import os
-import socket
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlparse
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -33,14 +28,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW
 
 from pipeline import journal, lake, pictures, plots, search_plots
 from pipeline import tracking_words as words
-from pipeline.masking import without_user
 from pipeline.paths import Home
 from pipeline.run import Run
+from pipeline.tracking_server import initialised_alone, refuse_dead_server, tracking_uri
 
-USERS_URI = os.environ.get("MLFLOW_TRACKING_URI")  # as found: mlflow.set_tracking_uri overwrites it
 PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
 NIGHT = "nightrecs.run_id"
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 KIND = "custom_model_development"
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "user_id")]),
@@ -60,10 +53,9 @@ SIGNATURE = ModelSignature(
 def log_night(run: Run) -> str:
     """Log a night from its journal: a parent run with a child for every family. Returns the parent's MLflow id."""
     client, experiment = _client(run.home), _experiment(run.home, run.dataset)
-    made = journal.read_run(run.home, run.dataset, run.run_id)["made"]
-    parts, champion = Path(made["parts"]), made["champion"]
-    data = lake.info(parts)
-    gate = journal.read_run(run.home, run.dataset, run.run_id).get("gate", {})
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    made, gate = record["made"], record.get("gate", {})
+    champion, data = made["champion"], lake.info(Path(made["parts"]))
     journal.update_run(run, mlflow_experiment_id=experiment)
     tags = {"nightrecs.kind": "night", "nightrecs.champion": champion, "nightrecs.gate": json.dumps(gate)[:5000]}
     tags |= {"nightrecs.dataset": run.dataset, "nightrecs.recipe": run.settings.recipe}
@@ -77,20 +69,22 @@ def log_night(run: Run) -> str:
     encoded, refit = Path(made["encoded"]), Path(made["refit"])
     figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
     _log(client, parent, metrics=words.named(figures[champion], run.settings.select))  # before the data's
-    if profile := journal.read_run(run.home, run.dataset, run.run_id).get("profile"):
+    if profile := record.get("profile"):
         _log(client, parent, metrics=words.shapes(lake.info(Path(profile))["shapes"]))
         client.log_artifact(parent, str(Path(profile) / "profile.json"))
         _log_pictures(client, run, parent, lambda to: pictures.of_data(Path(profile), to))
     _log_pictures(client, run, parent, lambda to: pictures.of_model(refit, encoded, to))
     searched = {lake.info(folder)["label"]: folder for folder in map(Path, made.get("searched", []))}
     for folder in map(Path, made["fitted"]):
-        child = _log_family(client, experiment, run, parent, folder, encoded, figures.get(lake.info(folder)["label"]))
-        if (label := lake.info(folder)["label"]) in searched:
+        label = lake.info(folder)["label"]
+        tags = {"mlflow.parentRunId": parent} | ({"nightrecs.made_the_lists": "true"} if label == champion else {})
+        child = _log_family(client, experiment, run, tags, folder, encoded, figures.get(label))
+        if label in searched:
             _log_search(client, experiment, run, child, searched[label])
-    for label, reason in journal.read_run(run.home, run.dataset, run.run_id).get("left_out", {}).items():
+    for label, reason in record.get("left_out", {}).items():
         tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
         client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
-    if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "published":
+    if record["outcome"] == "published":
         end_night(run, "published", parent)
     return parent
 
@@ -166,17 +160,15 @@ def _log_family(
     client: MlflowClient,
     experiment: str,
     run: Run,
-    parent: str,
+    tags: dict[str, str],
     folder: Path,
     encoded: Path,
     figures: pl.DataFrame | None,
 ) -> str:
     info = lake.info(folder)
-    tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.family": info["family"]}
-    if info["label"] == journal.read_run(run.home, run.dataset, run.run_id)["made"]["champion"]:
-        tags |= {"nightrecs.made_the_lists": "true"}
-    tags |= {MLFLOW_RUN_NOTE: words.about(run, info, figures)}
-    child = _start(client, experiment, run, info["label"], tags)
+    about = {"nightrecs.kind": "family", "nightrecs.family": info["family"]}
+    about |= {MLFLOW_RUN_NOTE: words.about(run, info, figures)}
+    child = _start(client, experiment, run, info["label"], tags | about)
     now = int(time.time() * 1000)
     curve = [
         Metric(name, value, now, int(epoch["epoch"]))
@@ -270,31 +262,10 @@ def _client(home: Home) -> MlflowClient:
     refuse_dead_server(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    with _initialised_alone(home):
+    with initialised_alone(home):
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)  # creates or migrates the database
     return client
-
-
-def refuse_dead_server(uri: str) -> None:
-    """OSError, after seconds, where a tracking or database server does not answer; MLflow itself tries for minutes."""
-    if not uri.startswith(("http://", "https://")):
-        server = urlparse(uri)
-        if server.hostname:  # a file's address has none
-            port = server.port or DATABASE_PORTS.get(server.scheme.partition("+")[0], 5432)
-            socket.create_connection((server.hostname, port), timeout=5).close()
-    else:
-        try:
-            with urllib.request.urlopen(f"{without_user(uri).rstrip('/')}/health", timeout=5):
-                pass
-        except HTTPError as answer:
-            if answer.code >= 500:  # anything else is an answer, if only that it wants a password
-                raise
-
-
-def tracking_uri(home: Home) -> str:
-    """Where this home's MLflow keeps its runs; MLFLOW_TRACKING_URI, where the user has set one."""
-    return USERS_URI or f"sqlite:///{home.mlflow_db}"
 
 
 def _experiment(home: Home, dataset: str) -> str:
@@ -311,12 +282,3 @@ def _experiment(home: Home, dataset: str) -> str:
             {"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: words.ABOUT.format(dataset=dataset)}
         )
     return identity
-
-
-@contextmanager
-def _initialised_alone(home: Home) -> Iterator[None]:
-    """Only one process of a home may create the database at a time; parallel first initialisations fail."""
-    home.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
-    with (home.mlflow_db.parent / "init.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

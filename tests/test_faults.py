@@ -12,7 +12,7 @@ from faults.killed import AFTER_GOING_LIVE
 from faults.table import ROWS
 
 from flows import nightly as line
-from pipeline import checkpoint, faults, journal, tracking, training
+from pipeline import checkpoint, faults, journal, tracking_server, training
 from pipeline.disk import is_full
 from pipeline.faults import POINTS, Planted, fault, planted
 
@@ -83,7 +83,7 @@ def test_every_point_is_in_the_code_and_the_other_way_round():
 def base(tmp_path_factory) -> tuple[Ground, str]:
     """A home with a published night, older than the sources; and the hash that tonight has, undisturbed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "USERS_URI", "http://127.0.0.1:9")
+        patch.setattr(tracking_server, "USERS_URI", "http://127.0.0.1:9")
         ground = Ground(tmp_path_factory.mktemp("faults") / "base", recipe=RECIPE)
         ground.write(rows(30))
         night(ground)
@@ -106,7 +106,7 @@ def planted_everywhere():
 
 @pytest.mark.parametrize(("point", "action"), planted_everywhere())
 def test_an_error_at_any_point_keeps_the_promise(base, tmp_path, monkeypatch, point, action):
-    monkeypatch.setattr(tracking, "USERS_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking_server, "USERS_URI", "http://127.0.0.1:9")
     ground, expected = Ground(tmp_path).copy_of(base[0]), base[1]
     (old,) = ground.run_ids()
     raised: Exception | None = None
@@ -128,7 +128,7 @@ def test_an_error_at_any_point_keeps_the_promise(base, tmp_path, monkeypatch, po
 
 
 def test_a_full_disk_while_the_journal_is_closed_hides_nothing(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "USERS_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking_server, "USERS_URI", "http://127.0.0.1:9")
     ground = Ground(tmp_path).copy_of(base[0])
 
     def full(*_):
@@ -145,7 +145,7 @@ def test_a_full_disk_while_the_journal_is_closed_hides_nothing(base, tmp_path, m
 
 
 def test_a_signal_in_training_leaves_the_last_finished_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "USERS_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking_server, "USERS_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(checkpoint, "SNAPSHOT_SECONDS", 0.0)
     ground = Ground(tmp_path, recipe=RECIPE + "[models.mf]\nepochs = 6\nembedding_dim = 4\n")
     ground.write(rows(20))

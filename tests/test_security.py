@@ -9,7 +9,7 @@ import pytest
 from published import publish
 
 from flows.cli import main
-from pipeline import journal, masking, sources, tables, tracking, warehouse
+from pipeline import journal, masking, sources, tables, tracking_server, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 
@@ -72,7 +72,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("x") / "it's; drop table users; --"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "USERS_URI", f"http://watcher:{SECRET}@127.0.0.1:9")
+        patch.setattr(tracking_server, "USERS_URI", f"http://watcher:{SECRET}@127.0.0.1:9")
         patch.setenv("PREFECT_API_KEY", SECRET)
         patch.setenv("NIGHTRECS_SEED", "42")
         return publish(folder)

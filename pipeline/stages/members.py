@@ -10,9 +10,6 @@ from pipeline.models import Recommender
 from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.saving import load
 from pipeline.run import Run
-from pipeline.standing import is_blend as blends
-
-__all__ = ["assemble", "blends", "members_of", "refitted"]
 
 
 def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:

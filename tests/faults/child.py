@@ -94,9 +94,9 @@ def _run(
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     if not mlflow:
-        from pipeline import tracking
+        from pipeline import tracking_server
 
-        tracking.USERS_URI = NOWHERE
+        tracking_server.USERS_URI = NOWHERE
     if max_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
     if before:
