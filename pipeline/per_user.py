@@ -1,18 +1,25 @@
 """The figure that selects, user by user: what two models are compared by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline import metrics
+from pipeline import lake, metrics
 from pipeline.ranking import Ranks
 from pipeline.settings import Select
 
 FILES = {"valid": "per_user.parquet", "test": "per_user_test.parquet"}
 """Where a measured model keeps them, by split."""
+
+
+def read(measured: Iterable[Path], split: str) -> dict[str, pl.DataFrame]:
+    """tables.PER_USER by label, of the folders of `evaluate` that have it."""
+    files = {lake.info(folder)["label"]: folder / FILES[split] for folder in measured}
+    return {label: pl.read_parquet(file) for label, file in files.items() if file.exists()}
 
 
 def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:

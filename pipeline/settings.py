@@ -220,6 +220,11 @@ class Select(Section):
     """error: of predicted ratings, for the metrics rmse and mae, and rmse_scaled and mae_scaled: the same on the scale
     of the fit, as `dataset.feedback.normalize` makes it."""
 
+    @property
+    def recorded_cutoff(self) -> int:
+        """The cutoff that stands in tables.METRICS: errors have none, which is 0."""
+        return 0 if self.protocol == "error" else self.cutoff
+
     @model_validator(mode="after")
     def _metric_of_protocol(self) -> "Select":
         if (self.protocol == "error") != (self.metric in ERRORS):

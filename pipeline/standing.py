@@ -25,7 +25,7 @@ def best_first(run: Run) -> list[str]:
     select = run.settings.select
     figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(
         split="valid", segment="all", protocol=select.protocol, metric=select.metric,
-        cutoff=0 if select.protocol == "error" else select.cutoff,
+        cutoff=select.recorded_cutoff,
     )  # fmt: skip
     found = figures.drop_nans("value").sort(
         "value", descending=metrics.higher_is_better(select.metric), maintain_order=True

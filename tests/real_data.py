@@ -1,5 +1,7 @@
 """MovieLens 100K as tensors, for the tests of quality of single families; skips where it is absent."""
 
+from collections.abc import Callable
+
 import polars as pl
 import torch
 from conftest import data_set
@@ -38,6 +40,18 @@ def leave_last_out() -> tuple[Interactions, Tensor, Tensor]:
     rows = ratings()
     last = torch.cat([rows.users.diff() > 0, torch.tensor([True])])  # (N,)
     return rows.select(~last), rows.users[last], rows.items[last]
+
+
+def ten_a_user_out() -> tuple[Interactions, Callable[[Tensor], float]]:
+    """Train of the published split `ua`, and a function of scores (U, I): the share of its test rows among the best 10."""
+    train, test = ratings("ua.base"), ratings("ua.test")
+    known = train.history().dense()  # (U, I)
+
+    def recall(scores: Tensor) -> float:
+        listed = scores.masked_fill(known > 0, -torch.inf).topk(10).indices  # (U, 10)
+        return float((listed[test.users] == test.items[:, None]).any(1).double().mean())
+
+    return train, recall
 
 
 def hit_rate(model: Recommender, train: Interactions, users: Tensor, items: Tensor, k: int = 10) -> float:

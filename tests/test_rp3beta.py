@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import data_set
 from pydantic import ValidationError
-from test_ials import frame, random_interactions
+from real_data import ten_a_user_out
+from test_ials import random_interactions
 from torch import Tensor
 
 from pipeline.context import FitContext
@@ -86,14 +86,7 @@ def test_config_refuses(wrong: dict):
 
 
 def test_movielens_100k_beats_popularity():
-    base, test = (frame(data_set("ml-100k") / name) for name in ("ua.base", "ua.test"))  # 10 rows a user in test
-    train = Interactions(base[:, 0] - 1, base[:, 1] - 1, 943, 1682)
+    train, recall = ten_a_user_out()
     model = fitted(train)
-    known = train.history().dense()  # (U, I)
-
-    def recall(scores: Tensor) -> float:
-        listed = scores.masked_fill(known > 0, -torch.inf).topk(10).indices  # (U, 10)
-        return float((listed[test[:, 0] - 1] == test[:, 1:2] - 1).any(1).double().mean())
-
     popularity = recall(train.item_counts().expand(943, -1))
     assert recall(model.score(torch.arange(943), train.history())) > 1.5 * popularity

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import polars as pl
-
-from pipeline import journal, lake, metrics, per_user, standing, tables
+from pipeline import journal, metrics, per_user, standing, tables
 from pipeline.comparing import against
 from pipeline.run import Run
 
@@ -19,19 +17,15 @@ def compare_models(run: Run, measured: list[Path]) -> int:
     sign = 1 if metrics.higher_is_better(select.metric) else -1
     records = []
     with journal.stage(run, "compare") as stage:
-        for split, file in per_user.FILES.items():
-            figures = {
-                lake.info(folder)["label"]: pl.read_parquet(folder / file)
-                for folder in measured
-                if (folder / file).exists()
-            }
+        for split in per_user.FILES:
+            figures = per_user.read(measured, split)
             best = next((label for label in ranked if label in figures), None)
             if best is None:
                 continue
             found = against(figures, best, sign, run.settings.seed, run.settings.gate.confidence)
             records += [
                 {"split": split, "protocol": select.protocol, "metric": select.metric,
-                 "cutoff": 0 if select.protocol == "error" else select.cutoff, "model": label, "other": best,
+                 "cutoff": select.recorded_cutoff, "model": label, "other": best,
                  "difference": of.value, "ci_low": of.ci_low, "ci_high": of.ci_high, "p_value": of.p_value, "n": of.n,
                  "is_real": of.p_value <= 1 - run.settings.gate.confidence}
                 for label, of in found.items()

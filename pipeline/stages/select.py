@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import gate, journal, lake, metrics
+from pipeline import gate, journal, lake, metrics, per_user
 from pipeline.comparing import activity_of
 from pipeline.contracts import Refused
 from pipeline.faults import fault
@@ -28,7 +28,7 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
     """
     fault("select:before_verdict")
     select = run.settings.select
-    cutoff = 0 if select.protocol == "error" else select.cutoff
+    cutoff = select.recorded_cutoff
     if not measured:
         raise Refused("no model could be fitted, so there is nothing to publish")
     labels = [lake.info(folder)["label"] for folder in measured]
@@ -63,11 +63,7 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
         sign = 1 if metrics.higher_is_better(select.metric) else -1
         champion = max(eligible, key=lambda label: sign * values[label])
         return _settled(run, champion, lineup, {"decision": "off", "text": f"off; {champion} is the best on valid"})
-    by_user = {
-        label: pl.read_parquet(folder / "per_user.parquet")
-        for label, folder in zip(labels, measured, strict=True)
-        if label in eligible and (folder / "per_user.parquet").exists()
-    }
+    by_user = {label: of for label, of in per_user.read(measured, "valid").items() if label in eligible}
     activity = activity_of(parts / "train.parquet")
     verdict = gate.judge(run.settings.gate, select, choice["values"], by_user, activity, lineup, run.settings.seed)
     return _settled(run, verdict["published"], lineup, verdict)
