@@ -1,7 +1,9 @@
 """The shipped data sets: valid, found where they are said to be, and read with the rows, users and items they have."""
 
+import gzip
 import re
 import uuid
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline import journal, lake, layers, paths
 from pipeline.contracts import UnreadableInput
 from pipeline.datasets.loader import resolve_data
+from pipeline.datasets.ncf_timed import write_ncf_timed
 from pipeline.run import Run, utcnow
 from pipeline.settings import Dataset, Settings
 from pipeline.stages import ingest
@@ -121,3 +124,32 @@ def test_odd_globs_never_crash(name):
         assert resolve_data(dataset, Path("/nonexistent/toy.toml"), "/nonexistent") is None
     except UnreadableInput as error:
         assert name in str(error)
+
+
+def test_the_ncf_split_with_times_is_a_part_of_the_published_one(tmp_path):
+    data_set("ml-1m")
+    write_ncf_timed(tmp_path, {"NIGHTRECS_DATA": str(DATA)})
+    columns = ["user", "item", "rating", "timestamp"]
+    read = partial(pl.read_csv, separator="\t", has_header=False)
+    train = read(tmp_path / "ml-1m.train.rating", new_columns=columns)
+    published = read(DATA / "ml-1m/ncf/ml-1m.train-no-timestamp.rating.gz", new_columns=columns[:3])
+    assert train.height == 687_058 == train.join(published, on=columns[:3], how="semi").height
+    test = read(tmp_path / "ml-1m.test.rating", new_columns=columns)
+    assert not train.join(test, on=["user", "item"], how="semi").height
+    assert train.join(test, on="user").select(pl.col("timestamp") <= pl.col("timestamp_right")).to_series().all()
+
+
+def test_the_ncf_split_with_times_needs_files_that_have_them(tmp_path):
+    with pytest.raises(UnreadableInput, match=r"no .*ml-1m/ratings-no-timestamp.dat.gz.*--data"):
+        write_ncf_timed(tmp_path, {"NIGHTRECS_DATA": str(tmp_path)})
+    source = tmp_path / "ml-1m"
+    (source / "ncf").mkdir(parents=True)
+    for name, text in {
+        "ratings-no-timestamp": "1::7::5\n1::9::4\n",
+        "ratings-timestamp-subset": "1::7::5::20\n",
+    }.items():
+        (source / f"{name}.dat.gz").write_bytes(gzip.compress(text.encode()))
+    (source / "ncf/ml-1m.test.negative").write_text("(0,1)\t0\n")
+    (source / "ncf/ml-1m.test.rating").write_text("0\t1\t4\t10\n")
+    with pytest.raises(UnreadableInput, match=r"holds out ratings that 1 of ratings-timestamp-subset"):
+        write_ncf_timed(tmp_path, {"NIGHTRECS_DATA": str(tmp_path)})
