@@ -45,7 +45,8 @@ def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
 def quick_config(family: str) -> Any:
     """The family's defaults, with steps enough for tiny data."""
     config = MODELS[family].Config
-    return config(epochs=30, batch_size=128, learning_rate=0.02) if issubclass(config, TrainingConfig) else config()
+    rate = 0.005 if family == "recvae" else 0.02  # steps of deep layers must be smaller
+    return config(epochs=30, batch_size=128, learning_rate=rate) if issubclass(config, TrainingConfig) else config()
 
 
 def fit(family: str, train: Interactions, **context: Any) -> Recommender:

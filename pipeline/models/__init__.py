@@ -12,6 +12,7 @@ from pipeline.models.multvae import MultVae
 from pipeline.models.ncf import Ncf
 from pipeline.models.pmf import Pmf
 from pipeline.models.popularity import Popularity
+from pipeline.models.recvae import RecVae
 from pipeline.models.rp3beta import Rp3Beta
 from pipeline.models.sasrec import SasRec
 from pipeline.models.slim import Slim
@@ -28,6 +29,7 @@ MODELS: dict[str, type[Recommender]] = {
     "ncf": Ncf,
     "pmf": Pmf,
     "popularity": Popularity,
+    "recvae": RecVae,
     "rp3beta": Rp3Beta,
     "sasrec": SasRec,
     "slim": Slim,

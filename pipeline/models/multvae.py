@@ -44,8 +44,7 @@ class MultVae(Recommender):
     def __init__(self, config: MultVaeConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: MultVaeConfig = config
-        # the first layer of the encoder as bags of rows: a history is sparse
-        self.into = nn.EmbeddingBag(n_items, config.hidden_dim, mode="sum", include_last_offset=True)
+        self.into = nn.EmbeddingBag(n_items, config.hidden_dim, mode="sum", include_last_offset=True)  # see `bagged`
         self.into_bias = nn.Parameter(torch.zeros(config.hidden_dim))
         self.to_latent = nn.Linear(config.hidden_dim, 2 * config.embedding_dim)
         self.from_latent = nn.Linear(config.embedding_dim, config.hidden_dim)
@@ -56,11 +55,7 @@ class MultVae(Recommender):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Learn to rebuild every history from a part of it."""
         self.to(context.device)
-        history = train.history().distinct()
-        users = torch.nonzero(history.lengths).flatten()  # (N,)
-        if not len(users):
-            raise NotServable("multvae learns from histories, and no user of train has one")
-        history = history[users]
+        history = histories(train, "multvae")
         with seeded(seed_of(context.seed, "init"), context.device):
             for layer in (self.into, self.to_latent, self.from_latent, self.out):
                 nn.init.xavier_normal_(layer.weight)
@@ -70,25 +65,18 @@ class MultVae(Recommender):
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             rows = history[batch]
-            kept = torch.rand(len(rows.items), device=batch.device, generator=generator) >= self.config.dropout  # (E,)
-            mean, log_variance = self._encode(rows, kept / (1 - self.config.dropout))  # (B, D) each
-            noise = torch.randn(mean.shape, device=batch.device, generator=generator)  # (B, D)
-            logits = self._decode(mean + noise * torch.exp(log_variance / 2))  # (B, I)
-            log_p = logits - logits.logsumexp(1, keepdim=True)  # (B, I)
-            likelihood = log_p[rows.rows, rows.items].sum() / len(batch)
+            mean, log_variance = self._encode(rows, thinned(rows, self.config.dropout, generator))  # (B, D) each
+            logits = self._decode(drawn(mean, log_variance, generator))  # (B, I)
             divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(1).mean() / 2
             self.steps += 1
             climbed = (self.steps / max(self.config.anneal_steps, 1)).clamp(max=1.0)
-            return self.config.beta * climbed * divergence - likelihood
+            return self.config.beta * climbed * divergence - log_likelihood(logits, rows)
 
-        self.best_epoch = fit_by_gradient(self, len(users), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(history), loss, self.config, context)
 
     def _encode(self, history: History, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent vectors, (B, D) each; `kept` (E,) weighs the events."""
-        weights = history.lengths.clamp(min=1).rsqrt()[history.rows]  # (E,): rows of length 1
-        weights = weights if kept is None else weights * kept
-        hidden = self.into(history.items, history.offsets, per_sample_weights=weights.to(self.into.weight.dtype))
-        latent = self.to_latent(torch.tanh(hidden + self.into_bias))  # (B, 2 D)
+        latent = self.to_latent(torch.tanh(bagged(self.into, history, kept) + self.into_bias))  # (B, 2 D)
         mean, log_variance = latent.float().chunk(2, 1)
         return mean, log_variance
 
@@ -103,3 +91,40 @@ class MultVae(Recommender):
     def item_vectors(self) -> Tensor:
         """Rows of the last layer, (I, hidden_dim)."""
         return self.out.weight.detach()
+
+
+def histories(train: Interactions, family: str) -> History:
+    """The distinct items of every user who has any; NotServable where nobody has."""
+    history = train.history().distinct()
+    users = torch.nonzero(history.lengths).flatten()  # (N,)
+    if not len(users):
+        raise NotServable(f"{family} learns from histories, and no user of train has one")
+    return history[users]
+
+
+def thinned(history: History, dropout: float, generator: torch.Generator) -> Tensor:
+    """Weights of the events of which a random share `dropout` is hidden, (E,); their mean is 1."""
+    kept = torch.rand(len(history.items), device=history.items.device, generator=generator) >= dropout  # (E,)
+    return kept / (1 - dropout)
+
+
+def bagged(layer: nn.EmbeddingBag, history: History, kept: Tensor | None = None) -> Tensor:
+    """A dense first layer over histories scaled to length 1, (B, H), as bags of its rows: a history is sparse.
+
+    `kept` (E,) weighs the events, after the scaling.
+    """
+    weights = history.lengths.clamp(min=1).rsqrt()[history.rows]  # (E,)
+    weights = weights if kept is None else weights * kept
+    return layer(history.items, history.offsets, per_sample_weights=weights.to(layer.weight.dtype))
+
+
+def drawn(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+    """A latent vector a row from its normal distribution, (B, D), through which gradients pass."""
+    noise = torch.randn(mean.shape, device=mean.device, generator=generator)  # (B, D)
+    return mean + noise * torch.exp(log_variance / 2)
+
+
+def log_likelihood(logits: Tensor, history: History) -> Tensor:
+    """Multinomial log-likelihood of the histories given logits (B, I), up to a constant; the mean of the rows."""
+    log_p = logits - logits.logsumexp(1, keepdim=True)  # (B, I)
+    return log_p[history.rows, history.items].sum() / len(history)
