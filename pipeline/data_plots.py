@@ -8,14 +8,6 @@ from pipeline.plots import MAIN, QUIET, SECOND, picture, plain
 Described = dict[str, Any]
 
 
-def of_data(described: Described, folder: Path) -> list[Path]:
-    """`data_shape.png`, `data_ratings.png` (where there are ratings) and `data_activity.png` in `folder`."""
-    made = [shape(described, folder / "data_shape.png"), activity(described, folder / "data_activity.png")]
-    if described["ratings"]["raw"]:
-        made.append(ratings(described, folder / "data_ratings.png"))
-    return made
-
-
 def shape(described: Described, path: Path) -> Path:
     """A sample of rows, the columns, and rows, users, items and density before and after cleaning, as tables."""
     shapes = described["shapes"]

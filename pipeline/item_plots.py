@@ -28,19 +28,24 @@ def item_biases(items: pl.DataFrame, label: str, path: Path) -> Path:
     return path
 
 
-def embedding_map(items: pl.DataFrame, vectors: np.ndarray, label: str, path: Path) -> Path:
-    """Item vectors (I, D) in their first two principal components; the most popular titles are written.
+def dots_of(items: pl.DataFrame, vectors: np.ndarray) -> tuple[pl.DataFrame, list[float]]:
+    """The most popular `items` (title, n_interactions) with their places x and y, and the variance each explains.
 
-    `items`: title, n_interactions, in the order of the vectors. Colour and size tell the popularity.
+    Places are the first two principal components of the vectors (I, D), which are in the order of the items.
     """
     points, explained = principal_components(vectors)  # (I, 2), (2,)
-    order = np.argsort(-items["n_interactions"].to_numpy(), kind="stable")
-    shown = order[:DOTS]
-    counts = items["n_interactions"].to_numpy()[shown].clip(min=1)  # (N,)
+    placed = items.with_columns(x=points[:, 0], y=points[:, 1])
+    return placed.sort("n_interactions", descending=True, maintain_order=True).head(DOTS), explained.tolist()
+
+
+def embedding_map(dots: pl.DataFrame, explained: list[float], label: str, path: Path) -> Path:
+    """A map of items, as `dots_of` places them; the most popular titles are written. Colour and size: popularity."""
+    points = dots.select("x", "y").to_numpy()  # (N, 2)
+    counts = dots["n_interactions"].to_numpy().clip(min=1)  # (N,)
     with picture(path, f"{label}: item embeddings", 1, (9, 7)) as (axis,):
         sizes = 4 + 60 * counts / counts.max()  # (N,)
-        dots = axis.scatter(*points[shown].T, s=sizes, c=counts, norm="log", cmap="viridis_r", alpha=0.6, linewidths=0)
-        bar = axis.figure.colorbar(dots, ax=axis, label="rows of the item", shrink=0.6)
+        drawn = axis.scatter(*points.T, s=sizes, c=counts, norm="log", cmap="viridis_r", alpha=0.6, linewidths=0)
+        bar = axis.figure.colorbar(drawn, ax=axis, label="rows of the item", shrink=0.6)
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         bar.ax.yaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:.0f}"[0] in "25" else "")
         axis.axhline(0, color=QUIET, linewidth=0.4)
@@ -49,7 +54,7 @@ def embedding_map(items: pl.DataFrame, vectors: np.ndarray, label: str, path: Pa
             xlabel=f"first principal component ({explained[0]:.0%} of the variance)",
             ylabel=f"second ({explained[1]:.0%})",
         )
-        _write_apart(axis, points, order, items["title"].to_list())
+        _write_apart(axis, points, dots["title"].to_list())
     return path
 
 
@@ -69,16 +74,16 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, shares
 
 
-def _write_apart(axis, points: np.ndarray, order: np.ndarray, titles: list[str | None]) -> None:
-    """Titles of the first items of `order` that have one, leaving out those that would overlap one before."""
+def _write_apart(axis, points: np.ndarray, titles: list[str | None]) -> None:
+    """Titles of the first points that have one, leaving out those that would overlap one before."""
     axis.figure.draw_without_rendering()  # places are known from here on
     taken = []
-    for item in order[: 4 * N_LABELLED].tolist():
-        if not titles[item] or len(taken) == N_LABELLED:
+    for point, title in zip(points[: 4 * N_LABELLED], titles, strict=False):
+        if not title or len(taken) == N_LABELLED:
             continue
         for side, shift in (("left", 4), ("right", -4)):
             place = {"xytext": (shift, 3), "textcoords": "offset points", "ha": side}
-            text = axis.annotate(_short(titles[item], 24), points[item], fontsize=7.5, **place)
+            text = axis.annotate(_short(title, 24), point, fontsize=7.5, **place)
             text.set_in_layout(False)
             box = text.get_window_extent()
             if axis.bbox.containsx(box.x0) and axis.bbox.containsx(box.x1) and not any(map(box.overlaps, taken)):

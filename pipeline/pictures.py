@@ -1,31 +1,82 @@
-"""The pictures of a night, from its folders in the lake."""
+"""The pictures of a night: which there are, by its folders in the lake. `drawing` has them drawn."""
 
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline import catalog, data_plots, item_plots, lake
+from pipeline import catalog, data_plots, item_plots, lake, plots, search_plots
 from pipeline.models.saving import load
 
 
-def of_data(profile: Path, to: Path) -> list[Path]:
-    """Of the data set, from the folder of stage `profile`."""
-    return data_plots.of_data(json.loads((profile / "profile.json").read_text()), to)
+class Picture(NamedTuple):
+    """`draw(**shown, path=…)` makes it, in another process too: `shown` is frames and what JSON can hold."""
+
+    name: str
+    draw: Callable[..., Path]
+    shown: dict[str, Any]
 
 
-def of_model(folder: Path, encoded: Path, to: Path) -> list[Path]:
-    """`item_biases.png` and `embedding_map.png` of the model in `folder`, as far as its family has them."""
-    model, label = load(folder), lake.info(folder)["label"]
-    title = f"{label} ({lake.info(folder)['fit']})"
+Source = tuple[str | None, Callable[[], list[Picture]]]
+"""A model's label, None for the night, and what lists its pictures."""
+
+
+def of_night(record: dict[str, Any], valid: str) -> Iterator[Source]:
+    """All of a night, from its record in the journal; `valid`: the metric that fits are validated by."""
+    made = record["made"]
+    encoded = Path(made["encoded"])
+    if profile := record.get("profile"):
+        yield None, partial(of_data, Path(profile))
+    yield None, partial(of_model, Path(made["refit"]), encoded)
+    for folder in map(Path, made["fitted"]):
+        label = lake.info(folder)["label"]
+        yield label, partial(of_fit, folder, valid)
+        yield label, partial(of_model, folder, encoded)
+    for folder in map(Path, made.get("searched", [])):
+        yield lake.info(folder)["label"], partial(of_search, folder)
+
+
+def of_data(profile: Path) -> list[Picture]:
+    """Of the data set, from the folder of stage `profile`; of ratings where there are any."""
+    described = json.loads((profile / "profile.json").read_text())
+    shown = {"data_shape.png": data_plots.shape, "data_activity.png": data_plots.activity}
+    if described["ratings"]["raw"]:
+        shown["data_ratings.png"] = data_plots.ratings
+    return [Picture(name, draw, {"described": described}) for name, draw in shown.items()]
+
+
+def of_fit(folder: Path, valid: str) -> list[Picture]:
+    """How the fit in `folder` went: its curve, and its learning-rate finder's sweep."""
+    info, made = lake.info(folder), []
+    if info["history"]:
+        made.append(Picture("training.png", plots.training_curve, {"info": info, "valid": valid}))
+    if info.get("finder", {}).get("rates"):
+        made.append(Picture("learning_rate_finder.png", search_plots.rate_sweep, {"info": info}))
+    return made
+
+
+def of_search(folder: Path) -> list[Picture]:
+    """All trials of a search, from its folder."""
+    shown = {"info": lake.info(folder), "trials": pl.read_parquet(folder / "trials.parquet")}
+    return [Picture("search.png", search_plots.search, shown)]
+
+
+def of_model(folder: Path, encoded: Path) -> list[Picture]:
+    """Biases and embeddings of the items, as far as the family of the model in `folder` has them."""
+    model, info = load(folder), lake.info(folder)
+    title, made = f"{info['label']} ({info['fit']})", []
     biases, vectors = model.item_biases(), model.item_vectors()
     items = items_of(encoded) if biases is not None or vectors is not None else pl.DataFrame()
-    made = []
     if biases is not None and items.height > 1:
         ranked = items.with_columns(bias=pl.Series(biases.double().cpu().numpy()))
-        made.append(item_plots.item_biases(ranked, title, to / "item_biases.png"))
+        made.append(Picture("item_biases.png", item_plots.item_biases, {"items": ranked, "label": title}))
     if vectors is not None and items.height > 1:
-        made.append(item_plots.embedding_map(items, vectors.float().cpu().numpy(), title, to / "embedding_map.png"))
+        dots, explained = item_plots.dots_of(items, vectors.float().cpu().numpy())
+        shown = {"dots": dots, "explained": explained, "label": title}
+        made.append(Picture("embedding_map.png", item_plots.embedding_map, shown))
     return made
 
 

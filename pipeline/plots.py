@@ -1,17 +1,18 @@
-"""Pictures of a night, as PNG files; `picture` is how each is made."""
+"""Pictures of a night, as PNG files; `picture` is how each is made.
+
+Matplotlib is imported by what draws, not by what only names a picture to be drawn.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties, findfont, get_font
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DPI = 110
 MAIN, SECOND, QUIET = "#2b6cb0", "#dd6b20", "#718096"
@@ -21,6 +22,11 @@ MAIN, SECOND, QUIET = "#2b6cb0", "#dd6b20", "#718096"
 @contextmanager
 def picture(path: Path, title: str, panels: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> Iterator[list[Axes]]:
     """Axes of that many panels side by side, each of `size` inches; saved under `title` when the block ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     inches = size[0] * panels, size[1]
     figure, axes = plt.subplots(1, panels, figsize=inches, dpi=DPI, squeeze=False, layout="constrained")
     figure.suptitle(title)  # now, so that places are final once drawn
@@ -35,6 +41,8 @@ def picture(path: Path, title: str, panels: int = 1, size: tuple[float, float] =
 
 def plain(text: str) -> str:
     """A title as it can be drawn: nothing is read as mathematics, and a box stands for what the font lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
     known = get_font(findfont(FontProperties())).get_charmap()
     return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text).replace("$", r"\$")
 

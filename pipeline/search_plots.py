@@ -1,12 +1,17 @@
 """Pictures of a learning-rate sweep and of a search."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pipeline.plots import MAIN, QUIET, SECOND, Axes, picture
+from pipeline.plots import MAIN, QUIET, SECOND, picture
+
+if TYPE_CHECKING:
+    from pipeline.plots import Axes
 
 
 def rate_sweep(info: dict[str, Any], path: Path) -> Path:

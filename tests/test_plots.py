@@ -1,18 +1,19 @@
 """Pictures: made whatever the data is like, and showing what they say they show."""
 
+import json
 import struct
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 import pytest
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import data_plots, item_plots, plots, profile, tracking, warehouse
+from pipeline import item_plots, pictures, plots, profile, tracking_client, warehouse
 from pipeline.interactions import History
 from pipeline.models.saving import load
-from pipeline.plots import plt
 
 
 def width_and_height(path: Path) -> tuple[int, int]:
@@ -25,7 +26,7 @@ def width_and_height(path: Path) -> tuple[int, int]:
 def drawn(monkeypatch: pytest.MonkeyPatch):
     """Figures stay open until the test has looked at them."""
     figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
+    monkeypatch.setattr(plt, "close", figures.append)
     yield figures
     monkeypatch.undo()
     for figure in figures:
@@ -84,7 +85,7 @@ def described(ratings: np.ndarray | None, normalize: str = "none") -> dict:
     ],
 )
 def test_pictures_of_any_ratings(tmp_path, drawn, ratings, normalize, panels):
-    made = data_plots.of_data(described(ratings, normalize), tmp_path)
+    made = data_pictures(described(ratings, normalize), tmp_path)
     assert [path.name for path in made] == ["data_shape.png", "data_activity.png", "data_ratings.png"]
     assert all(width_and_height(path) > (300, 150) for path in made)
     assert len(drawn[2].axes) == panels and "rows" in texts(drawn[2])
@@ -92,7 +93,12 @@ def test_pictures_of_any_ratings(tmp_path, drawn, ratings, normalize, panels):
 
 
 def test_without_ratings_there_is_no_picture_of_them(tmp_path):
-    assert len(data_plots.of_data(described(None), tmp_path)) == 2
+    assert len(data_pictures(described(None), tmp_path)) == 2
+
+
+def data_pictures(of: dict, folder: Path) -> list[Path]:
+    (folder / "profile.json").write_text(json.dumps(of))
+    return [picture.draw(**picture.shown, path=folder / picture.name) for picture in pictures.of_data(folder)]
 
 
 def test_what_the_font_lacks_is_a_box_and_no_mathematics():
@@ -126,7 +132,8 @@ def test_principal_components_find_the_plane():
 def test_the_most_popular_titles_are_on_the_map_and_none_overlaps(tmp_path, drawn):
     rng = np.random.default_rng(1)
     items = pl.DataFrame({"title": [f"title {i}" for i in range(300)], "n_interactions": list(range(300, 0, -1))})
-    item_plots.embedding_map(items, rng.normal(size=(300, 8)), "mine", tmp_path / "m.png")
+    dots, explained = item_plots.dots_of(items, rng.normal(size=(300, 8)))
+    item_plots.embedding_map(dots, explained, "mine", tmp_path / "m.png")
     axis = drawn[0].axes[0]
     shown = [text.get_text() for text in axis.texts]
     assert "title 0" in shown and 15 <= len(shown) <= item_plots.N_LABELLED
@@ -192,10 +199,10 @@ def torch_index(value: int):
 
 def pictures_of(run) -> dict[str, set[str]]:
     """Artifacts of the night's run (`night`) and of its families', by name."""
-    client = tracking.MlflowClient(tracking.tracking_uri(run.home), tracking.tracking_uri(run.home))
+    client = tracking_client.connect(run.home)
     experiment = client.get_experiment_by_name(run.dataset)
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], f"tags.`{tracking.NIGHT}` = '{run.run_id}'")
+    found = client.search_runs([experiment.experiment_id], f"tags.`{tracking_client.NIGHT}` = '{run.run_id}'")
     names = {}
     for each in found:
         name = "night" if each.data.tags["nightrecs.kind"] == "night" else each.info.run_name

@@ -5,7 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal
+from pipeline import journal, pictures
+from pipeline.drawing import Drawer
 from pipeline.faults import fault
 from pipeline.paths import Home
 from pipeline.run import Run
@@ -32,7 +33,7 @@ def log_night(
     journal.update_run(run, made={**made, "champion": champion})
     fault("track:before_log")
     with journal.stage(run, "track"):
-        parent = None if run.as_of else _tolerantly(run, lambda tracking: _logged(tracking, run))
+        parent = None if run.as_of else _tolerantly(run, lambda: _logged(run))
         if parent:
             _catch_up(run)
         return parent
@@ -44,22 +45,26 @@ def register_champion(run: Run) -> str | None:
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id") is None:
         return None
     with journal.stage(run, "register"):
-        return _tolerantly(run, lambda tracking: tracking.ensure_champion(run))
+        return _tolerantly(run, lambda: _tracking().ensure_champion(run))
 
 
 def log_report(run: Run, html: str, markdown: str) -> str | None:
     """Keep a report beside the night, and in short as its description; returns MLflow's id, None if MLflow failed."""
-    return _tolerantly(run, lambda tracking: tracking.log_report(run, html, markdown))
+    return _tolerantly(run, lambda: _tracking().log_report(run, html, markdown))
 
 
 def end_night(run: Run, outcome: str) -> None:
     """Tell MLflow how the night ended, where it knows of the night."""
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
-        _tolerantly(run, lambda tracking: tracking.end_night(run, outcome))
+        _tolerantly(run, lambda: _tracking().end_night(run, outcome))
 
 
-def _logged(tracking: Any, night: Run) -> str:
-    parent = tracking.log_night(night)
+def _logged(night: Run) -> str:
+    """Its pictures are drawn while MLflow is imported and written to."""
+    with Drawer() as drawer:
+        record = journal.read_run(night.home, night.dataset, night.run_id)
+        drawer.ask(pictures.of_night(record, night.settings.select.metric))
+        parent = _tracking().log_night(night, drawer)
     journal.update_run(night, mlflow_run_id=parent)
     return parent
 
@@ -70,17 +75,15 @@ def _catch_up(run: Run) -> None:
         record = journal.read_run(run.home, run.dataset, run_id)
         missed = record["outcome"] == "published" and not record.get("mlflow_run_id")
         if missed and _is_there(record):
-            _tolerantly(run, lambda tracking, i=run_id: _logged(tracking, journal.load_run(run.home, run.dataset, i)))
-    _tolerantly(run, lambda tracking: _followed(tracking, run.home, run.dataset))
-    _tolerantly(run, lambda _: _end_stale(run.home, run.dataset))
+            _tolerantly(run, lambda i=run_id: _logged(journal.load_run(run.home, run.dataset, i)))
+    _tolerantly(run, lambda: _followed(_tracking(), run.home, run.dataset))
+    _tolerantly(run, lambda: _end_stale(run.home, run.dataset))
 
 
 def follow_live(home: Home, dataset: str) -> str:
     """Point the alias `champion` to the night that is live, as after a rollback; returns what to say of it."""
     try:
-        from pipeline import tracking  # imports mlflow, which takes seconds
-
-        version = _followed(tracking, home, dataset)
+        version = _followed(_tracking(), home, dataset)
     except Exception as error:
         return f"alias champion did not follow ({type(error).__name__}: {error}); the next night repairs it"
     return f"alias champion is version {version}" if version else "it has no model of that night; alias champion stays"
@@ -120,11 +123,16 @@ def _listed(folders: str | list[str]) -> list[str]:
     return [folders] if isinstance(folders, str) else folders
 
 
-def _tolerantly(run: Run, deed: Callable[[Any], str | None]) -> str | None:
+def _tolerantly(run: Run, deed: Callable[[], str | None]) -> str | None:
     try:
-        from pipeline import tracking  # imports mlflow, which takes seconds
-
-        return deed(tracking)
+        return deed()
     except Exception as error:
         journal.note(run, f"MLflow did not take it: {type(error).__name__}: {error}")
         return None
+
+
+def _tracking() -> Any:
+    """The module that imports mlflow, which takes seconds and may fail."""
+    from pipeline import tracking
+
+    return tracking
