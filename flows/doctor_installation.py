@@ -85,6 +85,27 @@ def threads(home: Home) -> Lines:
     yield "warn" if over else "ok", f"{cores} cores{told}", f"set them to {cores} at most" if over else ""
 
 
+def devices(home: Home) -> Lines:
+    """How many one fit could have, and whether as many as NIGHTRECS_DEVICES says work together."""
+    import torch
+
+    from pipeline import distributed, processes
+    from pipeline.device import resolve_device
+
+    there, wanted = torch.cuda.device_count(), os.environ.get("NIGHTRECS_DEVICES", "1")
+    text = f"{there or 'no'} CUDA device{'s' * (there != 1)}, devices = {wanted}"
+    try:
+        device = resolve_device(os.environ.get("NIGHTRECS_DEVICE", "auto"))
+        distributed.check(int(wanted), device)
+        if int(wanted) > 1:
+            met = processes.launch(distributed.meet, int(wanted), device, lambda: None)
+            text += f": {met} processes work together by {'nccl' if device.type == 'cuda' else 'gloo'}"
+    except (ValueError, RuntimeError) as error:
+        yield "fail", f"{text}: {str(error).splitlines()[0]}", "mend it, or set NIGHTRECS_DEVICES=1"
+        return
+    yield "ok", text, ""
+
+
 def duckdb(home: Home) -> Lines:
     """A file written as a night writes it, and read again."""
     from pipeline.stages.audit import OLDEST_READABLE
@@ -131,5 +152,6 @@ CHECKS = {
     "disk": disk,
     "memory": memory,
     "threads": threads,
+    "devices": devices,
     "duckdb": duckdb,
 }

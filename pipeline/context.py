@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 class ModelConfig(BaseModel):
@@ -20,6 +23,27 @@ class NotServable(ValueError):
 
     The night goes on without it.
     """
+
+
+class World:
+    """The processes that fit a model together: this one, alone. For several see distributed.py."""
+
+    rank, size = 0, 1
+
+    def agreed(self, value: T) -> T:
+        """What process 0 says, in all of them."""
+        return value
+
+    def learn(self, model: nn.Module, rows: Tensor, backward: Callable[[Tensor], Tensor], look: bool) -> Tensor:
+        """Put the gradient of the loss of rows (B,) into the model, by `backward`; that loss, ().
+
+        With `look` memory that is out in any process is so in all.
+        """
+        return backward(rows)
+
+    def out_of_memory(self, error: torch.OutOfMemoryError) -> NoReturn:
+        """Raise what a step without memory comes to: `error` where all processes have it."""
+        raise error
 
 
 @dataclass
@@ -57,6 +81,8 @@ class FitContext:
     None: the configured one. Families without gradient steps never call it."""
     memory: int | None = None
     """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""
+    world: World = field(default_factory=World)
+    """Who fits the model with this process: a gradient fit takes its steps together with them."""
     course: Course = field(default_factory=Course)
     """Copies of a context have the same one: what a family's loop sets, the caller sees."""
 

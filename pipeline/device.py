@@ -28,9 +28,9 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def set_threads(threads: int) -> None:
-    """Limit torch's threads to `threads`; 0 leaves one a core."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+def set_threads(threads: int, processes: int = 1) -> None:
+    """Limit torch's threads to `threads`; 0 leaves one a core, shared among `processes`."""
+    torch.set_num_threads(threads or max((os.cpu_count() or 1) // processes, 1))
 
 
 def on_device(device: torch.device) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.rng import seed_of
 from pipeline.settings import Finder
-from pipeline.training import Stepper, seeded
+from pipeline.training import Stepper, generators, seeded
 
 EXPLODED = 4.0
 """Times the first loss above the lowest one, where a sweep ends."""
@@ -79,7 +79,7 @@ def find_rate(stepper: Stepper, settings: Finder) -> Found:
     try:
         model.train()
         with seeded(seed, stepper.context.device):
-            raw = _sweep(stepper, settings, seed)
+            raw = _sweep(stepper, settings)
     except torch.OutOfMemoryError:
         return Found(note="a step did not fit into memory")
     finally:
@@ -91,15 +91,15 @@ def find_rate(stepper: Stepper, settings: Finder) -> Found:
     return read_sweep(raw, settings)
 
 
-def _sweep(stepper: Stepper, settings: Finder, seed: int) -> list[float]:
+def _sweep(stepper: Stepper, settings: Finder) -> list[float]:
     """Raw losses of the steps, up to a few after the explosion."""
     device = stepper.context.device
-    generator = torch.Generator(device).manual_seed(seed)
+    of_order, generator = generators(stepper.context, "finder")
     losses = torch.full((settings.steps,), torch.nan, device=device)  # (S,)
-    order, start = torch.randperm(stepper.n_rows, device=device, generator=generator), 0  # (N,)
+    order, start = torch.randperm(stepper.n_rows, device=device, generator=of_order), 0  # (N,)
     for step in range(settings.steps):
         if start + stepper.batch_size > stepper.n_rows:  # only whole batches, so that losses compare
-            order, start = torch.randperm(stepper.n_rows, device=device, generator=generator), 0
+            order, start = torch.randperm(stepper.n_rows, device=device, generator=of_order), 0
         rows = order[start : start + stepper.batch_size]  # (B,)
         start += stepper.batch_size
         _set_rate(stepper, rate_of(settings, step))

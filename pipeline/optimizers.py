@@ -44,7 +44,7 @@ class TrainingConfig(ModelConfig):
 
 def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """One for the tables with sparse gradients and one for the rest, where there are such."""
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
+    tables = sparse_tables(model)
     ids = {id(p) for p in tables}
     dense = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
     made = [_optimizer(dense, config, config.optimizer)] if dense else []
@@ -52,6 +52,11 @@ def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Opt
     if tables and (config.weight_decay or config.momentum or config.clip_norm):
         raise NotServable("weight_decay, momentum and clip_norm need dense gradients; set sparse = false or l2 instead")
     return [*made, _optimizer(tables, config, name)] if tables else made
+
+
+def sparse_tables(model: nn.Module) -> list[Tensor]:
+    """Those whose gradients are sparse."""
+    return [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
 
 
 def _optimizer(parameters: Sequence[Tensor], config: TrainingConfig, name: str) -> torch.optim.Optimizer:

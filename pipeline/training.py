@@ -18,7 +18,7 @@ from pipeline.faults import fault
 from pipeline.optimizers import TrainingConfig, learning_rate, optimizers
 from pipeline.rng import seed_of
 
-__all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "seeded"]
+__all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 180.0
@@ -41,6 +41,15 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
+def generators(context: FitContext, *names: object) -> tuple[torch.Generator, torch.Generator]:
+    """Of the order of rows, which all processes have in common, and of what losses draw, each its own; alone, one."""
+    device, world = context.device, context.world
+    order = torch.Generator(device).manual_seed(seed_of(context.seed, *names))
+    if world.size == 1:
+        return order, order
+    return order, torch.Generator(device).manual_seed(seed_of(context.seed, *names, "process", world.rank))
+
+
 def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext) -> int:
     """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
 
@@ -54,6 +63,8 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
 
     With `context.finder` the learning rate is what it finds, unless it finds none.
 
+    The processes of `context.world` come here together, and stay so; the first of them writes the checkpoints.
+
     Raises Diverged when a loss or, after an epoch, a parameter is not finite.
     """
     stepper = Stepper(model, n_rows, loss, config, context)
@@ -65,13 +76,14 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
     progress, best_state = stepper.resume(identity)
     context.course.earlier_seconds, started = progress.seconds, time.monotonic()
-    with checkpoint.Keeper(context.checkpoint, CHECKPOINT_SECONDS) as keeper:
+    kept_at = context.checkpoint if context.world.rank == 0 else None
+    with checkpoint.Keeper(kept_at, CHECKPOINT_SECONDS) as keeper:
         for epoch in range(progress.epoch + 1, last_epoch + 1):
             if progress.waited >= config.patience:  # as the checkpoint was
                 break
             values = {"loss": stepper.run_epoch(epoch)}
             _refuse_non_finite(model, config)
-            late = context.deadline is not None and stepper.next_epoch_ends() > context.deadline
+            late = context.deadline is not None and context.world.agreed(stepper.next_epoch_ends() > context.deadline)
             if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
                 values["valid"] = _validated(model, validate)
                 progress.waited += 1
@@ -109,7 +121,8 @@ class Stepper:
     def run_epoch(self, epoch: int) -> float:
         """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
         started = time.monotonic()
-        with seeded(seed_of(self.context.seed, "training", epoch), self.context.device):
+        own = ("process", self.context.world.rank) if self.context.world.rank else ()
+        with seeded(seed_of(self.context.seed, "training", epoch, *own), self.context.device):
             mean = self._run_epoch(epoch)
         self.longest = max(self.longest, time.monotonic() - started)
         return mean
@@ -126,9 +139,9 @@ class Stepper:
 
     def _run_epoch(self, epoch: int) -> float:
         device = self.context.device
-        generator = torch.Generator(device).manual_seed(seed_of(self.context.seed, "epoch", epoch))
+        of_order, generator = generators(self.context, "epoch", epoch)
         one_batch = self.batch_size >= self.n_rows  # its order is all the same
-        draw = torch.arange if one_batch else partial(torch.randperm, generator=generator)
+        draw = torch.arange if one_batch else partial(torch.randperm, generator=of_order)
         order = draw(self.n_rows, device=device)  # (N,)
         total = torch.zeros((), dtype=torch.float64, device=device)  # stays there: the only sync is at the end
         self.model.train()
@@ -153,16 +166,27 @@ class Stepper:
 
     def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """One update by the rows (B,); their mean loss, still on the device."""
-        with autocast(self.context.device, self.context.precision):
-            loss = self.loss(rows, generator)
+        try:
+            return self._step(rows, generator)
+        except torch.OutOfMemoryError as error:
+            self.context.world.out_of_memory(error)
+
+    def _step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        def backward(own: Tensor) -> Tensor:
+            with autocast(self.context.device, self.context.precision):
+                loss = self.loss(own, generator)
+            loss.backward()
+            return loss.detach()
+
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        look = not (self.longest or self.halved)  # where memory is short, it is so in the first epoch
+        loss = self.context.world.learn(self.model, rows, backward, look)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-        return loss.detach()
+        return loss
 
     def set_rate(self, at: float) -> None:
         """Learning rate for the moment `at`, in epochs since the start."""

@@ -46,6 +46,7 @@ def pretrain(model: "Ncf", train: Interactions, context: FitContext) -> "NcfConf
             epochs=config.pretrain_epochs,
             deadline=context.deadline,
             memory=context.memory,
+            world=context.world,
         )
         parts[variant].fit(train, of_part)
         context.cut_short |= of_part.cut_short

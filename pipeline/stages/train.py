@@ -6,26 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import torch
 from pydantic import ValidationError
 
-from pipeline import budget, journal, lake, layers, progress, tables
-from pipeline.device import memory_budget, on_device, resolve_device, set_threads
-from pipeline.finder import RateFinder
-from pipeline.guide import validator
-from pipeline.interactions import Interactions
-from pipeline.models import MODELS, FitContext, ModelConfig, NotServable, Recommender
+from pipeline import budget, journal, lake, layers, progress, standing, tables
+from pipeline.device import on_device, resolve_device, set_threads
+from pipeline.models import MODELS, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
 from pipeline.models.saving import save
-from pipeline.normalize import Normalizer
-from pipeline.question import load_parts
-from pipeline.ranking import ScoreError
-from pipeline.rng import seed_of
 from pipeline.run import Run
 from pipeline.settings import Settings
-from pipeline.stages import members
-from pipeline.training import seeded
+from pipeline.stages import fitting, members
+from pipeline.stages.fitting import Job, devices_of
 
 VERSION = 3
 SECONDS_BETWEEN_LINES = 5.0
@@ -66,6 +57,7 @@ def fit_model(
     finder = run.settings.models[label].finder if chosen is None else None
     set_threads(run.settings.threads)
     device, feedback = resolve_device(run.settings.device), run.settings.dataset.feedback
+    devices = devices_of(run.settings, family)
     title = f"train {label}" + (" tuned" if searched else "") + ("" if fit == "train" else f" on {fit}")
     spec = lake.Spec(
         stage=title,
@@ -78,6 +70,7 @@ def fit_model(
             "precision": run.settings.precision, "label": label,
             "normalize": feedback.normalize, "normalize_to": feedback.normalize_to,
             **({"finder": finder.model_dump()} if finder else {}),
+            **({"devices": devices} if devices > 1 else {}),
         },
         parents=tuple(parents),
         head=f"{label}-{fit.replace('+', '-')}",
@@ -86,62 +79,34 @@ def fit_model(
     checkpoint = run.home.lake(run.dataset) / spec.layer / f".checkpoint-{spec.key}.safetensors"
 
     def write(folder: Path) -> lake.Report:
-        if fit == "all":
-            shape = lake.info(data)
-            frame = pl.read_parquet(data / "interactions.parquet")
-            train = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
-            parts = None
-        else:
-            parts = load_parts(data, device)
-            train = parts.fitted_on(fit)
         epochs = lake.info(chosen)["best_epoch"] if chosen else None
-        told = Telling(title, epochs or getattr(config, "epochs", None), len(train))
-        info: dict[str, Any] = {"label": label, "family": config_family(run.settings, label), "fit": fit}
-        finding = RateFinder(finder) if finder else None
+        told = Telling(title, epochs or getattr(config, "epochs", None))
+        info: dict[str, Any] = {"label": label, "family": standing.family_name(run.settings, label), "fit": fit}
+        if made_of:
+            info["members"] = {name: path.name for name, path in made_of.items()}
         started = time.perf_counter()
         try:
             deadline = budget.deadline(run, label, title) if fit == "train" else None
-            normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
-            guide = validator(parts, run.settings, family, normalizer) if parts and not chosen else None
-            context = FitContext(
-                device=device,
-                precision=run.settings.precision,
-                seed=seed_of(run.settings.seed, "fit", label),
-                log=told,
-                validate=guide,
-                per_user=guide.per_user if guide else None,
-                epochs=epochs,
-                checkpoint=checkpoint,
-                deadline=deadline,
-                finder=finding,
-                memory=memory_budget(run.settings.memory_limit, device),
-            )
-            if isinstance(config, BlendConfig):
-                model = members.assemble(config, made_of, device)
-                info["members"] = {name: path.name for name, path in made_of.items()}
-            else:
-                model = build(family, config, train.n_users, train.n_items, context.seed)
-            model.fit(normalizer.on(train), context)
-            valid = figure_on_valid(model, told.history, context) if run.settings.budget.minutes else None
-        except (NotServable, ScoreError) as error:
-            diverged = isinstance(error, ScoreError)
-            reason = f"the fit diverged: {error}; lower learning_rate or raise l2" if diverged else str(error)
-            raise Skipped(reason) from error  # nothing is kept: tomorrow's memory or settings may allow it
+            refit = chosen is not None
+            job = Job(run, data, label, fit, family, config, epochs, refit, made_of, checkpoint, deadline)
+            model, came = fitting.fit(job, device, told, folder)
+        except NotServable as error:
+            raise Skipped(str(error)) from error  # nothing is kept: tomorrow's memory or settings may allow it
         info |= {
-            "seconds": round(context.course.earlier_seconds + time.perf_counter() - started, 3),
+            "seconds": round(came.earlier_seconds + time.perf_counter() - started, 3),
             "best_epoch": model.best_epoch, "history": told.history,
-            "config": model.config.model_dump(), "valid": valid,
+            "config": model.config.model_dump(), "valid": came.valid,
         }  # fmt: skip
-        if finding:
+        if finding := came.finding:
             journal.say(f"  {title}: {finding.words(info['config'].get('learning_rate'))}")
             info |= {"finder": finding.info(), "config": {**info["config"], **finding.rate_used()}}
 
         def keep(folder: Path) -> lake.Report:
             save(model, folder)
-            normalizer.save(folder)
-            return lake.Report(rows_in=len(train), rows_out=len(train), info=info)
+            came.normalizer.save(folder)
+            return lake.Report(rows_in=came.rows, rows_out=came.rows, info=info)
 
-        if context.cut_short:
+        if came.cut_short:
             after = f" after epoch {len(told.history)}" if told.history else " before it was done"
             raise CutShort(f"{title}: the budget ended the fit{after}", keep)
         return keep(folder)
@@ -175,11 +140,15 @@ class Telling:
     Who watches has them all, and needs no lines.
     """
 
-    def __init__(self, title: str, epochs: int | None, rows: int = 0):
-        self.title, self.epochs, self.rows = title, epochs, rows
-        progress.watcher.rows(rows)
+    def __init__(self, title: str, epochs: int | None):
+        self.title, self.epochs, self.rows = title, epochs, 0
         self.history: list[dict[str, float]] = []
         self.said = time.monotonic()
+
+    def begin(self, rows: int) -> None:
+        """So many rows are learnt from."""
+        self.rows, self.said = rows, time.monotonic()
+        progress.watcher.rows(rows)
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
         """Take the figures of an epoch, 1-based."""
@@ -191,12 +160,6 @@ class Telling:
             journal.say(f"  {self.title}  epoch {epoch}{of}{figures}")
 
 
-def build(family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int) -> Recommender:
-    """A new model; its initial values depend on `seed` alone, and torch's global generator is left as it was."""
-    with seeded(seed):
-        return family(config, n_users, n_items)
-
-
 def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | None = None) -> ModelConfig:
     """The hyperparameters of a fit: those of `chosen`; else the configured ones, with the best that were found."""
     if chosen is not None:
@@ -205,22 +168,9 @@ def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | 
     return type(config).model_validate({**config.model_dump(), **best["params"]}) if best else config
 
 
-def figure_on_valid(model: Recommender, history: list[dict[str, float]], context: FitContext) -> float | None:
-    """The figure that selects, higher is better: the best epoch's, else asked of the fitted model."""
-    if known := [epoch["valid"] for epoch in history if "valid" in epoch]:
-        return max(known)
-    with torch.no_grad():
-        return context.validate(model) if context.validate else None
-
-
-def config_family(settings: Settings, label: str) -> str:
-    """Name of the family behind a label."""
-    return settings.models[label].family or label
-
-
 def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelConfig]:
     """The class and the checked hyperparameters of a label; SettingsError names the key at fault."""
-    name = config_family(settings, label)
+    name = standing.family_name(settings, label)
     if name not in MODELS:
         raise layers.SettingsError(
             f"models.{label}: no family is called {name!r}{layers.nearest(name, MODELS)}; "
