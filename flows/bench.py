@@ -15,9 +15,9 @@ from flows import nightly as line
 from flows.start import prepare
 from pipeline import journal, lake, layers, tables
 from pipeline.contracts import UnreadableInput
+from pipeline.metrics import sign_of
 from pipeline.paths import Home
 from pipeline.run import Run
-from pipeline.settings import ERRORS
 
 FOLDER = Path(__file__).parent / "quality"
 Row = dict[str, Any]
@@ -117,7 +117,7 @@ def table(name: str, protocol: dict[str, Any], rows: list[Row]) -> str:
     metrics = protocol["metrics"]
     head = ["model", *metrics, "seconds", "seeds", "source"]
     own = {model: [row for row in rows if row["model"] == model] for model in dict.fromkeys(r["model"] for r in rows)}
-    sign = -1 if metrics[0] in ERRORS else 1
+    sign = sign_of(metrics[0].partition("@")[0])
     order = sorted(own, key=lambda model: sign * statistics.fmean(row["values"][0] for row in own[model]), reverse=True)
     ours = [
         [

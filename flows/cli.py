@@ -21,6 +21,7 @@ ELSEWHERE = {
     "init": "flows.init:init",
     "doctor": "flows.doctor:doctor",
     "explain": "flows.explain:explain",
+    "leaderboard": "flows.leaderboard:leaderboard",
     "status": "flows.status:status",
     "runs": "flows.runs:runs",
     "rollback": "flows.operate:rollback",

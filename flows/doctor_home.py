@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 from flows.doctor_installation import existing
+from flows.look import runnable
 from flows.status import lock_holder
 from pipeline import journal, warehouse
 from pipeline.masking import masked
@@ -48,7 +49,7 @@ def nights(home: Home) -> Lines:
             open_ones = open_ones[:-1]
         stale += len(open_ones)
         for run_id in open_ones:
-            fix = f"nothing is lost: the next night closes it. nightrecs run {dataset}"
+            fix = f"nothing is lost: the next night closes it. nightrecs run {runnable(dataset)}"
             yield "warn", f"night {run_id} of {dataset} ended without saying how", fix
     if not stale:
         yield "ok", "no night hangs in the journal", ""
@@ -71,7 +72,7 @@ def leftovers(home: Home) -> Lines:
 def published(home: Home) -> Lines:
     """Every live database opens, and has no stray log beside it."""
     for live in sorted(home.warehouse.glob("*.duckdb")):
-        fix = f"nightrecs run {live.stem}; earlier ones are in {home.generations(live.stem)}"
+        fix = f"nightrecs run {runnable(live.stem)}; earlier ones are in {home.generations(live.stem)}"
         wal = live.with_name(live.name + ".wal")
         if wal.exists():
             yield (

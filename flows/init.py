@@ -38,7 +38,9 @@ def decisions(text: str) -> str:
     found = [f"{role} = {columns[role]!r}" for role in ("user", "item", "rating", "timestamp") if role in columns]
     found += [f"no {role}" for role in ("rating", "timestamp") if role not in columns]
     header = toml["source"].get("header", True)
-    return f"{'a header' if header else 'no header'}, {', '.join(found)}" + (f" ({unit})" if unit else "")
+    titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog beside it"
+    unit = f" ({unit})" if unit else ""
+    return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {titles}"
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:

@@ -6,13 +6,12 @@ import os
 import shlex
 import shutil
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from typing import Any
 
 from flows import nightly as line
+from flows import services
 from flows.start import prepare
 from pipeline import contracts, journal, layers, warehouse
 from pipeline.masking import without_user
@@ -124,11 +123,7 @@ def end_quietly() -> None:
 
 def answers(api: str) -> bool:
     """Whether a Prefect API is there."""
-    try:
-        with urllib.request.urlopen(f"{without_user(api).rstrip('/')}/health", timeout=5) as response:
-            return response.status == 200
-    except (OSError, ValueError, HTTPException):
-        return False
+    return services.answers(f"{without_user(api).rstrip('/')}/health")
 
 
 def close(run: Run, outcome: str, as_json: bool) -> None:

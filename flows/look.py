@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from flows import exports
-from pipeline import layers, paths, warehouse
+from pipeline import journal, layers, paths, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 
@@ -68,43 +68,6 @@ def similar(options: Any) -> None:
     show(found, options)
 
 
-def leaderboard(options: Any) -> None:
-    """Models side by side, the best first; metrics as columns."""
-    long = query(options, "select * from leaderboard where split = $split", {"split": options.split})
-    if options.all:
-        show(long, options)
-        return
-    names = pl.concat_str(
-        "metric",
-        pl.when(pl.col("cutoff") > 0).then(pl.concat_str(pl.lit("@"), "cutoff")).otherwise(pl.lit("")),
-    )
-    against = compared(long)
-    wide = (
-        long.filter(pl.col("cutoff").is_in([0, 10]))
-        .with_columns(names.alias("name"), pl.col("value").round(4))
-        .pivot("name", index=["model", "champion", "split", "protocol", "n"], values="value")
-    )
-    by = next((name for name in ("ndcg@10", "rmse") if name in wide.columns), "model")
-    wide = wide.join(against, on=["model", "protocol"], how="left", maintain_order="left")
-    show(wide.sort("protocol", by, descending=[False, by == "ndcg@10"]), options)
-    if against.height and not options.json:
-        best = against.filter(against_best="best")["model"].item()
-        print(f"against_best: paired by user with {best}, the best on valid; like: not told apart", file=sys.stderr)
-
-
-def compared(long: pl.DataFrame) -> pl.DataFrame:
-    """model, protocol, against_best (best, like, worse or better) of what was compared; empty for older nights."""
-    if "compared_with" not in long.columns:
-        return pl.DataFrame(schema={"model": pl.String, "protocol": pl.String, "against_best": pl.String})
-    rows = long.drop_nulls("compared_with")
-    real = pl.when(pl.col("difference") < 0).then(pl.lit("worse")).otherwise(pl.lit("better"))
-    word = pl.when("is_real").then(real).otherwise(pl.lit("like"))
-    best = rows.select("protocol", model="compared_with", against_best=pl.lit("best")).unique()
-    return pl.concat(
-        [best.select("model", "protocol", "against_best"), rows.select("model", "protocol", against_best=word)]
-    )
-
-
 def sql(options: Any) -> None:
     """Whatever one asks; the connection can't write, read files or change its settings."""
     found = query(options, options.query, {})
@@ -153,6 +116,8 @@ def require(options: Any, kind: str) -> None:
 
 def unknown_dataset(home: Home, dataset: str) -> str:
     """What to say where nothing is published under a name."""
+    if journal.run_ids(home, dataset):
+        return f"nothing is published for {dataset!r} yet; `nightrecs status {dataset}` says how its last night went"
     published = sorted(path.stem for path in home.warehouse.glob("*.duckdb"))
     shipped = {path.stem for path in paths.DATASETS.glob("*.toml")}
     text = f"nothing is published for {dataset!r} in {home.warehouse}{layers.nearest(dataset, published)}"
@@ -161,6 +126,12 @@ def unknown_dataset(home: Home, dataset: str) -> str:
     elif dataset not in shipped:
         text += layers.nearest(dataset, shipped)
     return text + (f"; try `nightrecs run {dataset}`" if dataset in shipped else "")
+
+
+def runnable(dataset: str) -> str:
+    """What `run` takes for a data set: the name of a shipped one; one's own by its file, here where it isn't known."""
+    is_known = dataset.endswith(".toml") or (paths.DATASETS / f"{dataset}.toml").exists()
+    return dataset if is_known else f"./{dataset}.toml"
 
 
 def dataset_name(dataset: str) -> str:

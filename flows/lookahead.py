@@ -6,10 +6,12 @@ from typing import Any
 import polars as pl
 
 from flows import nightly as line
+from flows.competing import Competition
 from pipeline import budget, incumbent, lake, progress, standing
+from pipeline.models.blend import BlendConfig
 from pipeline.run import Run
-from pipeline.settings import FLOOR, INCUMBENT
-from pipeline.stages import evaluate, train
+from pipeline.settings import FLOOR
+from pipeline.stages import train
 from pipeline.stages.publish import live_run_id
 
 CACHED, TO_DO, OPEN = "cached", "to do", "open"
@@ -63,6 +65,7 @@ class Plan:
         self.run, self.until, self.timings = run, until, budget.Timings(run)
         self.stages: list[dict[str, Any]] = []
         self.parts: Any = Later(TO_DO)
+        self.fitted: dict[str, Any] = {}  # fits on train so far, by label; Later where a search may find a better one
         try:
             try:
                 with progress.watched_by(Silence()):
@@ -85,17 +88,21 @@ class Plan:
         found = folder or Later(state)
         if name == "split":
             self.parts = found
+        if name == "search" or (name == "train" and " on " not in title):
+            self.fitted[args[2]] = Later(OPEN) if name == "search" else found
         return found
 
     def look(self, stage: Any, title: str, args: tuple[Any, ...]) -> tuple[str, Path | None]:
         """State of a stage that keeps its result in the lake, and the result's folder."""
+        if title.startswith("train ") and len(args) > 6:
+            (_, config), made_of = train.family_of(args[0].settings, args[2]), {}  # other models are for blends only
+            if isinstance(config, BlendConfig):
+                if config.most:
+                    return OPEN, None  # figures decide on its members
+                families = {label: standing.family_name(args[0].settings, label) for label in args[6]}
+                made_of = {label: args[6][label] for label in standing.members_of(config, families, [])}
+            args = (*args[:6], made_of)
         needed = [each for arg in args for each in (arg.values() if isinstance(arg, dict) else [arg])]
-        if title.startswith("train "):
-            _, config = train.family_of(args[0].settings, args[2])
-            if not standing.is_blend(args[0].settings, args[2]):
-                needed = args[:6]  # the other models are for blends only
-            elif getattr(config, "most", None):
-                return OPEN, None  # figures decide on its members
         waits = [each.state for each in needed if isinstance(each, Later)]
         if waits or not self.source_is_there():
             return (OPEN if waits and TO_DO not in waits else TO_DO), None
@@ -108,8 +115,8 @@ class Plan:
         raise AssertionError(f"{title} does not keep its result in the lake")
 
     def source_is_there(self) -> bool:
-        """A synthetic one is made when its first night begins."""
-        return self.run.settings.dataset.source.generator is None or self.run.data.is_dir()
+        """What a generator writes is there once a night has begun; its folder alone where it could not write."""
+        return self.run.settings.dataset.source.generator is None or any(self.run.data.glob("*"))
 
     def add(self, title: str, state: str, pattern: str | None = None) -> None:
         """One more stage, timed by the titles that match `pattern`, else by its own. Raises Ended behind `until`."""
@@ -132,35 +139,25 @@ class Plan:
 
     def rest_of_models(self) -> None:
         """Searches, blends, and what the gate adds, as far as settings and the published night tell."""
-        settings, known = self.run.settings, {}
-        normalize = settings.dataset.feedback.model_dump(mode="json", include={"normalize", "normalize_to"})
-        for label, entry in settings.models.items():
+        models = self.run.settings.models
+        for label, entry in models.items():
             if entry.search and not self.planned(f"search {label}"):
                 self.add(f"search {label}", TO_DO)
-        for label in settings.models:
+                self.fitted[label] = Later(OPEN)
+        field = Competition(self.run, self.step, self.parts)
+        field.fitted = self.fitted
+        for label in models:
             if not self.planned(f"evaluate {label}"):
-                self.compete(label, self.run)
-            config = train.family_of(settings, label)[1].model_dump(mode="json")
-            known[label] = incumbent.Configuration(
-                family=train.config_family(settings, label), hyperparameters=config, normalize=normalize
-            )
-        if not settings.gate.enabled:
-            return
-        published, _ = incumbent.published_configuration(self.run, live_run_id(self.run.home, self.run.dataset))
-        if published and not published.blends and not any(each.same_as(published) for each in known.values()):
-            n, tuned = len(self.stages), any(entry.search or entry.finder for entry in settings.models.values())
-            self.compete(INCUMBENT, incumbent.run_with(self.run, INCUMBENT, published))
-            for stage in self.stages[n:] if tuned else []:  # what is found tonight may be the published configuration
+                field.compete(label, self.run)
+        known, n = incumbent.configured(self.run.settings), len(self.stages)
+        lineup = incumbent.lineup(self.run, live_run_id(self.run.home, self.run.dataset), known)
+        field.beside_the_recipe(lineup)
+        undecided = any(entry.search or entry.finder for entry in models.values())
+        if lineup.incumbent and lineup.configurations[lineup.incumbent].blends:
+            undecided |= any(each.hyperparameters.get("most") for each in known.values())
+        for stage in self.stages[n:]:
+            if undecided and FLOOR not in stage["stage"]:  # what is found tonight may be the published configuration
                 stage["state"] = OPEN
-        if floor := incumbent.find_floor(self.run, known)[1]:
-            self.compete(FLOOR, incumbent.run_with(self.run, FLOOR, floor))
-
-    def compete(self, label: str, own: Run) -> None:
-        """Fits and evaluation of a model, as the line has them; the members of a blend are not known."""
-        fit = tested = self.step(train.fit_model, own, self.parts, label, "train", None, None, {"": Later(TO_DO)})
-        if (both := own.settings.evaluation.fit_for_test) != "train":
-            tested = self.step(train.fit_model, own, self.parts, label, both, fit)
-        self.step(evaluate.measure_model, own, self.parts, label, fit, tested)
 
     def rest_of_night(self) -> None:
         """What figures decide, and what is done anew each night."""

@@ -6,9 +6,10 @@
 >>> night.sql("select * from leaderboard where split = 'test'")
 >>> night.recommend(["u0001", "u0002"], top_n=5)
 >>> night.compare("ease", "ials")                # is one better, user by user?
->>> night.evaluate(my_lists)                     # user_id, item_id, rank
+>>> night.evaluate(my_lists)                     # user_id, item_id, rank, in a frame of Polars or pandas
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from flows.look import dataset_name, unknown_dataset
 from pipeline import comparing, journal, lake, metrics, per_user, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.interactions import History
@@ -33,13 +35,13 @@ class Published:
 
     def __init__(self, dataset: str, home: str | Path | None = None):
         """`home` as of the command: NIGHTRECS_HOME, else the checkout. UnreadableInput where nothing is published."""
-        self.dataset, self.home = dataset, Home.resolve(home)
-        live = live_run_id(self.home, dataset)
+        self.dataset, self.home = dataset_name(dataset), Home.resolve(home)
+        live = live_run_id(self.home, self.dataset)
         if live is None:
-            raise UnreadableInput(f"nothing is published for {dataset!r} in {self.home.warehouse}")
+            raise UnreadableInput(unknown_dataset(self.home, self.dataset))
         self.run_id = live
-        kept = self.home.generation(dataset, live)
-        self.file = kept if kept.exists() else self.home.live(dataset)
+        kept = self.home.generation(self.dataset, live)
+        self.file = kept if kept.exists() else self.home.live(self.dataset)
 
     def sql(self, query: str, **params: Any) -> pl.DataFrame:
         """Rows of a query; `$name` in it is bound to the argument of that name."""
@@ -50,12 +52,23 @@ class Published:
         """A whole table or view."""
         return self.sql(f"from {warehouse.identifier(name)}")
 
-    def recommend(self, users: Sequence[str], top_n: int = 10) -> pl.DataFrame:
-        """The published lists of some users: user_id, rank, item_id, title, score, source."""
+    def recommend(self, users: str | Sequence[str], top_n: int = 10) -> pl.DataFrame:
+        """The published lists of one user or some: user_id, rank, item_id, title, score, source.
+
+        A warning names the users that the published tables don't know; ValueError where they know none.
+        """
+        wanted = list(dict.fromkeys([users] if isinstance(users, str) else map(str, users)))
+        known = set(self.sql("select user_id from users where list_contains($users, user_id)", users=wanted)["user_id"])
+        if unknown := [user for user in wanted if user not in known]:
+            shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else "")
+            said = f"not in the published tables of {self.dataset}: {shown}"
+            if not known:
+                raise ValueError(f"{said}. Ids are the source's: table('users')['user_id'] has them all")
+            warnings.warn(said, stacklevel=2)
         return self.sql(
             "select user_id, rank, item_id, title, score, source from recommendations_titled "
             "where list_contains($users, user_id) and rank <= $n order by user_id, rank",
-            users=list(users), n=top_n,
+            users=wanted, n=top_n,
         )  # fmt: skip
 
     @property
@@ -71,19 +84,17 @@ class Published:
             rows = rows.join(pl.read_parquet(encoded / f"{kind}s.parquet"), on=f"{kind}_idx", maintain_order="left")
         return rows.select("user_id", "item_id")
 
-    def evaluate(self, lists: pl.DataFrame, split: str = "valid", cutoffs: Sequence[int] = (10,)) -> pl.DataFrame:
+    def evaluate(self, lists: Any, split: str = "valid", cutoffs: Sequence[int] = (10,)) -> pl.DataFrame:
         """Your own lists by the measure of the models, protocol `full`: metric, cutoff, value, interval, n.
 
-        `lists`: user_id, item_id, rank (1 is the best). All users with holdout and history count: one without a list
-        has no hit. Items that the user had before are taken out first, as they are for the models; unknown ids are an
-        error, since they would look like misses.
+        `lists`: user_id, item_id, rank (1 is the best), in whatever Polars makes a frame of: its own, one of pandas or
+        Arrow, a dict of columns. All users with holdout and history count: one without a list has no hit. Items that
+        the user had before are taken out first, as they are for the models; unknown ids are an error, since they would
+        look like misses.
         """
-        missing = {"user_id", "item_id", "rank"} - set(lists.columns)
-        if missing:
-            raise ValueError(f"lists need the columns user_id, item_id, rank; missing: {', '.join(sorted(missing))}")
         parts = load_parts(self._folder("parts"), torch.device("cpu"))
         question, depth = ask(parts, split, "train"), max(cutoffs)
-        known = self._indices(lists)
+        known = self._indices(_lists(lists))
         masked = pl.DataFrame({"row": question.mask.rows.numpy(), "item_idx": question.mask.items.numpy()})
         rows = pl.DataFrame({"user_idx": question.users.numpy()}).with_row_index("row").cast(pl.Int64)
         kept = known.join(rows, on="user_idx").join(masked, on=["row", "item_idx"], how="anti")
@@ -121,8 +132,7 @@ class Published:
                 there = ", ".join(label for label, file in files.items() if file.is_file()) or "none"
                 raise ValueError(f"{label!r} has no values by user on {split}; models that have: {there}")
         figures, settings = {label: pl.read_parquet(files[label]) for label in (model, other)}, self.run.settings
-        sign = 1 if metrics.higher_is_better(settings.select.metric) else -1
-        found = comparing.against(figures, other, sign, settings.seed, confidence).get(model)
+        found = comparing.against(figures, other, settings.select.metric, settings.seed, confidence).get(model)
         if found is None:
             raise ValueError(
                 f"{model!r} and {other!r} share no user on {split}" if model != other else "it is one model"
@@ -130,7 +140,7 @@ class Published:
         return asdict(found)
 
     def _indices(self, lists: pl.DataFrame) -> pl.DataFrame:
-        encoded, found = self._folder("encoded"), lists.select("user_id", "item_id", "rank")
+        encoded, found = self._folder("encoded"), lists
         for kind in ("user", "item"):
             ids = pl.read_parquet(encoded / f"{kind}s.parquet").cast({f"{kind}_idx": pl.Int64})
             found = found.join(ids, on=f"{kind}_id", how="left", maintain_order="left")
@@ -145,6 +155,20 @@ class Published:
         if not lake.is_complete(folder):
             raise UnreadableInput(f"what night {self.run_id} made of {name} is no longer in the lake; run a night")
         return folder
+
+
+def _lists(lists: Any) -> pl.DataFrame:
+    """user_id and item_id as text, rank as a number. ValueError where that can't be had."""
+    try:
+        frame = pl.DataFrame(lists.collect() if isinstance(lists, pl.LazyFrame) else lists)
+        if missing := {"user_id", "item_id", "rank"} - set(frame.columns):
+            raise ValueError(f"missing: {', '.join(sorted(missing))}")
+        frame = frame.select(pl.col("user_id", "item_id").cast(pl.String), pl.col("rank").cast(pl.Float64))
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"lists need the columns user_id, item_id, rank; {str(error).splitlines()[0]}") from None
+    if empty := frame["rank"].null_count() + frame["rank"].is_nan().sum():
+        raise ValueError(f"{empty:,} rows have no rank; 1 is the best")
+    return frame
 
 
 def _ranks(items: torch.Tensor, holdout: History, history: History) -> Ranks:

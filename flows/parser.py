@@ -129,7 +129,7 @@ def _add_run(command: Any) -> None:
         help="publish this night even where its lists differ more than churn.max_change allows",
     )
     init = command(
-        "init", "look at a file of interactions and write a commented data set TOML for it",
+        "init", "look at a file of interactions, and for item titles beside it, and write a commented data set TOML",
         "init ratings.csv", "init ~/data/plays.tsv.gz --output plays.toml --force", "init ratings.csv --output -",
         json=False,
     )  # fmt: skip
@@ -152,12 +152,14 @@ def _add_looking(command: Any) -> None:
         look.add_argument("-n", type=int, default=20, help="how many (default: 20)")
     explain = command(
         "explain", "what the published model thinks of an item for a user, and what of their history says so",
-        "explain sample u0001 b0001", "explain sample u0001 b0001 --json",
-        more="Linear models and iALS: what each item of the history adds. Models with biases: their terms.",
+        "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",
+        more="Linear models and iALS: what each item of the history adds. Models with biases: their terms.\n"
+        "The champion is explained as it was fitted on all rows, the others as they were on train.",
     )  # fmt: skip
     explain.add_argument("dataset")
     explain.add_argument("user", help="user id, as in the source")
     explain.add_argument("item", help="item id, as in the source")
+    explain.add_argument("--model", metavar="LABEL", help="another model of the published night than its champion")
     explain.add_argument("-n", type=int, default=10, help="history items to print (default: 10; JSON has all)")
     board = command(
         "leaderboard", "compare the models of the published night",
@@ -165,7 +167,7 @@ def _add_looking(command: Any) -> None:
     )  # fmt: skip
     board.add_argument("dataset")
     board.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
-    board.add_argument("--all", action="store_true", help="every metric and cutoff")
+    board.add_argument("--all", action="store_true", help="a row a figure: every metric and cutoff, with intervals")
     runs = command("runs", "list the nights of a data set, newest first", "runs sample", "runs sample -n 5 --json")
     runs.add_argument("dataset")
     runs.add_argument("-n", type=int, default=20, help="how many (default: 20)")

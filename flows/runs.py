@@ -10,6 +10,7 @@ from flows.look import dataset_name, show, unknown_dataset
 from pipeline import journal, tables
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
+from pipeline.settings import Select
 from pipeline.stages.publish import kept_generations, live_run_id
 
 
@@ -37,12 +38,13 @@ def key_figure(home: Home, dataset: str, run_id: str, champion: str | None) -> t
     if champion is None:
         return None, None
     with suppress(OSError, ValueError, KeyError):
-        select = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())["select"]
-        cutoff = 0 if select["protocol"] == "error" else select["cutoff"]
+        settings = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())
+        select = Select.model_validate(settings["select"])
+        metric, cutoff = select.metric, select.recorded_cutoff
         found = journal.read(home, dataset, tables.METRICS, run_id).filter(
             pl.col("model") == champion, split="test", segment="all",
-            protocol=select["protocol"], metric=select["metric"], cutoff=cutoff,
+            protocol=select.protocol, metric=metric, cutoff=cutoff,
         )  # fmt: skip
         if found.height == 1:
-            return f"{select['metric']}@{cutoff}" if cutoff else select["metric"], round(found["value"].item(), 4)
+            return tables.name_of_figure(metric, cutoff), round(found["value"].item(), 4)
     return None, None

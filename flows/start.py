@@ -58,21 +58,26 @@ def prepare(
     if until not in DATA_STAGES:
         from pipeline import rules
 
-        rules.fingerprint(settings.export, run.data, now.date())  # a list that can't be read is told now
+        rules.read_lists(settings.export, run.data, now.date())  # one that can't be read is told now
     return run
 
 
 def check_choices(settings: Settings) -> None:
     """Device, memory and the figure that selects, before hours are spent; SettingsError names the key."""
+    from pipeline import distributed
     from pipeline.device import parse_bytes, resolve_device
-    from pipeline.errors import ERRORS
     from pipeline.metrics import METRICS
+    from pipeline.settings import ERRORS
 
     select, evaluation = settings.select, settings.evaluation
     try:
-        resolve_device(settings.device)
+        device = resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise layers.SettingsError(f"device = {settings.device!r}: {str(error).splitlines()[0]}") from None
+    try:
+        distributed.check(settings.devices, device)
+    except ValueError as error:
+        raise layers.SettingsError(str(error)) from None
     try:
         if settings.memory_limit:
             parse_bytes(settings.memory_limit)
@@ -90,15 +95,17 @@ def check_choices(settings: Settings) -> None:
 
 
 def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> Path:
-    """The files of a synthetic data set, the same in every night and with every seed of the settings."""
+    """The files of a data set that has a generator, the same in every night and with every seed of the settings."""
     from pipeline.datasets.anime_like import write_anime
+    from pipeline.datasets.ncf_timed import write_ncf_timed
     from pipeline.datasets.sample import write_sample
 
     folder = home.lake(dataset.name) / "0_source"
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    {"sample": write_sample, "anime": write_anime}[dataset.source.generator or SAMPLE](folder)
+    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed}
+    write[dataset.source.generator or SAMPLE](folder)
     return folder
 
 

@@ -6,22 +6,28 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from flows.look import dataset_name, unknown_dataset
-from pipeline import journal, paths, warehouse
+import polars as pl
+
+from flows.look import dataset_name, runnable, show, unknown_dataset
+from pipeline import journal, warehouse
 from pipeline.contracts import UnreadableInput
+from pipeline.parts import REJECTED
 from pipeline.paths import Home
 from pipeline.run import utcnow
 from pipeline.stages.publish import live_run_id
 from pipeline.stages.rollback import next_target, standing
 
 HEALTHY, UNHEALTHY = 0, 3
+SHOWN = 5  # rejected lines
 
 
 def status(options: Any) -> int:
     """Print it; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     answer = health(home, dataset, live_run_id(home, dataset))
-    answer |= about_tables(home, dataset)
+    answer |= about_tables(home, dataset) | {"rejected": None}
+    if answer["last_outcome"] not in (None, "published"):
+        answer["rejected"] = rejected(home.journal(dataset) / answer["last_night"] / REJECTED)
     age = answer["age_hours"]
     if options.max_age is not None and age is not None and age > options.max_age:
         answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
@@ -30,7 +36,7 @@ def status(options: Any) -> int:
     if options.json:
         print(json.dumps(answer, default=str, ensure_ascii=False, indent=1))
     else:
-        describe(answer)
+        describe(answer, options)
     return HEALTHY if answer["healthy"] else UNHEALTHY
 
 
@@ -74,6 +80,15 @@ def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rejected(file: Path) -> dict[str, Any] | None:
+    """How many lines a night rejected, the first ones, and the SQL for all: a night that publishes has a table."""
+    if not file.is_file():
+        return None
+    lines = pl.scan_parquet(file).select("file", "line", "column", "reason", "raw")
+    rows, first = lines.select(pl.len()).collect().item(), lines.head(SHOWN).collect().to_dicts()
+    return {"rows": rows, "first": first, "sql": f"from {warehouse.literal(file)}"} if rows else None
+
+
 def unreadable(live: Path) -> str | None:
     """Why a published file can't be opened; None where it can."""
     try:
@@ -98,15 +113,14 @@ def lock_holder(path: Path) -> str | None:
 def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
     """Commands to type."""
     start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
-    name, file = shlex.quote(options.dataset), paths.DATASETS / f"{answer['dataset']}.toml"
-    own = name if file.exists() or name.endswith(".toml") else f"./{name}.toml"  # `run` takes one's own by its file
+    name = shlex.quote(options.dataset)
     if answer["healthy"]:
         return [f"{start} leaderboard {name}"]
     steps = [f"{start} runs {name}"] if answer["last_night"] else []
-    return steps if answer["running"] else [*steps, f"{start} run {own}"]
+    return steps if answer["running"] else [*steps, f"{start} run {shlex.quote(runnable(options.dataset))}"]
 
 
-def describe(answer: dict[str, Any]) -> None:
+def describe(answer: dict[str, Any], options: Any) -> None:
     """For people."""
     print(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
     for problem in answer["problems"]:
@@ -124,5 +138,8 @@ def describe(answer: dict[str, Any]) -> None:
         print(f"running  {answer['lock']}")
     if answer["rollback_target"]:
         print(f"before   {answer['rollback_target']}, to which `rollback` would go")
+    if found := answer["rejected"]:
+        print(f"rejected {found['rows']:,} lines of its source; all of them, by DuckDB: {found['sql']}")
+        show([{**line, "raw": line["raw"][:60]} for line in found["first"]], options)
     for step in answer["next"]:
         print(f"next     {step}")

@@ -2,40 +2,19 @@
 
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows import deployed
 from flows.schedules import schedules
+from flows.services import HOST, Service, answers, free_port, start, stop, wait
 from flows.watch import Watch
 from pipeline import journal
 from pipeline.paths import Home
 
-HOST = "127.0.0.1"
-PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-START_SECONDS = 180
-STOP_SECONDS = 15
 NOT_WELL = 3
-
-
-@dataclass
-class Service:
-    """One child process and how to ask whether it is there."""
-
-    name: str
-    command: list[str]
-    url: str | None = None
-    """For people."""
-    health: tuple[str, ...] = ()
-    """Addresses that all say 200 once it is there."""
-    process: subprocess.Popen[bytes] | None = None
 
 
 def up(options: Any) -> int:
@@ -111,60 +90,6 @@ def plan(home: Home, options: Any) -> tuple[list[Service], dict[str, str]]:
     return services, environment
 
 
-def free_port(wanted: int) -> int:
-    """The port, or the next one that nobody has."""
-    for port in range(wanted, wanted + 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise OSError(f"no port is free between {wanted} and {wanted + 99}")
-
-
-def start(service: Service, environment: dict[str, str], logs: Path) -> None:
-    """As leader of a group of its own, so that its children end with it."""
-    with (logs / f"{service.name.lower()}.log").open("wb") as log:
-        service.process = subprocess.Popen(
-            service.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=_end_with_parent,
-        )  # fmt: skip
-
-
-def _end_with_parent() -> None:
-    """Linux: have SIGTERM sent when whoever started us is gone, kill -9 included."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def wait(service: Service, logs: Path) -> None:
-    """Until it answers; RuntimeError with the end of its log where it does not."""
-    assert service.process is not None
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if service.process.poll() is not None:
-            break
-        if all(map(answers, service.health)):
-            return
-        time.sleep(0.3)
-    log = logs / f"{service.name.lower()}.log"
-    last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    raise RuntimeError(f"{service.name} did not start; the end of {log}:\n{last}")
-
-
-def answers(url: str) -> bool:
-    """Whether a URL says 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=3) as response:
-            return response.status == 200
-    except (OSError, ValueError):
-        return False
-
-
 def watch(services: list[Service], logs: Path, nights: Watch) -> int:
     """Until a service ends by itself, which ends the others too."""
     while True:
@@ -175,30 +100,6 @@ def watch(services: list[Service], logs: Path, nights: Watch) -> int:
                 return 1
         nights.look()
         time.sleep(1)
-
-
-def stop(services: list[Service]) -> None:
-    """End every group, politely, then not."""
-    running = [s.process for s in reversed(services) if s.process is not None]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for process in running:
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline and any(alive(process) for process in running):
-            time.sleep(0.1)
-
-
-def alive(process: subprocess.Popen[bytes]) -> bool:
-    """Whether anybody of a process's group is still there."""
-    process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def check(home: Home, as_json: bool) -> int:

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 
 from pipeline.bootstrap import Difference, paired_difference, paired_differences
+from pipeline.metrics import sign_of
 from pipeline.settings import Gate
 
 Figures = Mapping[str, pl.DataFrame]
@@ -20,8 +21,8 @@ THIRDS = ("activity_low", "activity_mid", "activity_high")
 class Comparing:
     """Paired comparisons of two labels on the same users."""
 
-    def __init__(self, gate: Gate, metric: str, sign: int, figures: Figures, activity: pl.DataFrame, seed: int) -> None:
-        self.gate, self.metric, self.sign, self.figures, self.seed = gate, metric, sign, figures, seed
+    def __init__(self, gate: Gate, metric: str, figures: Figures, activity: pl.DataFrame, seed: int) -> None:
+        self.gate, self.metric, self.figures, self.seed = gate, metric, figures, seed
         self.activity = activity
 
     def challenge(self, challenger: str, incumbent: str) -> dict[str, Any]:
@@ -60,8 +61,8 @@ class Comparing:
         """Paired bootstrap over users. Their values weigh by n, so that the means are those that select."""
         if users.is_empty():
             return None
-        weight = users["n"] / users["n"].mean()
-        a, b = (torch.from_numpy((users[name] * weight * self.sign).to_numpy(writable=True)) for name in "ab")
+        weight = sign_of(self.metric) * users["n"] / users["n"].mean()
+        a, b = (torch.from_numpy((users[name] * weight).to_numpy(writable=True)) for name in "ab")
         return paired_difference(a, b, self.seed, confidence=confidence)
 
     def allowed(self, users: pl.DataFrame) -> float:
@@ -85,7 +86,7 @@ def activity_of(train: Path) -> pl.DataFrame:
     return rows.sort("user_idx").collect()
 
 
-def against(figures: Figures, other: str, sign: int, seed: int, confidence: float) -> dict[str, Difference]:
+def against(figures: Figures, other: str, metric: str, seed: int, confidence: float) -> dict[str, Difference]:
     """Every label's difference from `other`, over the users of segment `all`, with p-values adjusted by Holm.
 
     Users are resampled once for all models that were measured on the same ones, as gate.judge resamples them for two.
@@ -94,7 +95,7 @@ def against(figures: Figures, other: str, sign: int, seed: int, confidence: floa
     together: dict[bytes, dict[str, pl.Series]] = defaultdict(dict)  # by the users compared on
     for label, mine in figures.items():
         users = mine.filter("warm").join(theirs, on="user_idx").sort("user_idx")
-        users = users.with_columns(change=sign * (pl.col("value") - pl.col("theirs"))).drop_nans("change")
+        users = users.with_columns(change=sign_of(metric) * (pl.col("value") - pl.col("theirs"))).drop_nans("change")
         if label != other and users.height:
             change = users["change"] * users["n"] / users["n"].mean()
             together[users["user_idx"].to_numpy().tobytes()][label] = change

@@ -7,9 +7,6 @@ from torch import Tensor
 
 from pipeline.bootstrap import RESAMPLES, intervals
 from pipeline.interactions import Interactions
-from pipeline.settings import ERRORS
-
-__all__ = ["ERRORS", "baselines", "known_pairs", "rating_errors"]
 
 ITEM_DAMPING, USER_DAMPING = 25.0, 10.0
 

@@ -27,7 +27,7 @@ def judge(
     more than that margin. Whoever wins must not be significantly worse than the floor; else the other one is tried,
     then it is the floor.
     """
-    sign = 1 if metrics.higher_is_better(select.metric) else -1
+    sign = metrics.sign_of(select.metric)
     ranked = sorted(values, key=lambda label: -sign * values[label])  # stable: ties go to the first in the recipe
     others = [label for label in ranked if label not in (lineup.incumbent, *lineup.entrants)]
     incumbent = lineup.incumbent if lineup.incumbent in values else None
@@ -36,7 +36,7 @@ def judge(
         "decision": "first", "challenger": challenger, "incumbent": incumbent, "incumbent_night": lineup.live,
         "floor": lineup.floor, "confidence": gate.confidence, "margin": gate.margin,
     }  # fmt: skip
-    compare = Comparing(gate, select.metric, sign, figures, activity, seed)
+    compare = Comparing(gate, select.metric, figures, activity, seed)
     order = [label for label in (challenger, incumbent) if label] or ranked[:1]
     named = Named(lineup)
     said = f"{named(order[0])} is the best of the night, and there is no incumbent"

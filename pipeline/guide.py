@@ -41,7 +41,7 @@ def validator(parts: Parts, settings: Settings, family: type[Recommender], norma
     select = settings.select
     if parts.frames["valid"].is_empty():
         return None
-    sign = 1 if metrics.higher_is_better(select.metric) else -1
+    sign = metrics.sign_of(select.metric)
     if select.protocol == "error":
         valid = parts.of("valid")
         if valid.ratings is None or not rated.predicts(family):

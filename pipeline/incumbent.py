@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline import journal, lake
+from pipeline import journal, lake, standing
 from pipeline.models import MODELS
+from pipeline.models.blend import BlendConfig
 from pipeline.run import Run
-from pipeline.settings import FLOOR, INCUMBENT, ModelEntry
+from pipeline.settings import FLOOR, INCUMBENT, ModelEntry, Settings
 
 FLOOR_DAYS = 30.0
 """Window of the popularity that is the floor, where there are times."""
@@ -73,13 +74,13 @@ class Lineup:
     """What a published blend is made of and tonight has no fit of, by label: fitted before it, not measured."""
 
 
-def lineup(run: Run, live: str | None, fitted: Mapping[str, Path]) -> Lineup:
-    """Find incumbent and floor for the recipe's models, `fitted` by label; `live` is the night that is published.
+def lineup(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> Lineup:
+    """Find incumbent and floor for the recipe's models, by label; `live` is the night that is published.
 
     A recipe's model of the incumbent's configuration is the incumbent: nothing is fitted twice. With the gate off
     nobody is added.
     """
-    known = {label: configuration_of(folder) for label, folder in fitted.items()}
+    known = dict(recipe)
     if not run.settings.gate.enabled:
         return Lineup(known)
     entrants: dict[str, Run] = {}
@@ -104,6 +105,23 @@ def lineup(run: Run, live: str | None, fitted: Mapping[str, Path]) -> Lineup:
         floor = FLOOR
         known[FLOOR], entrants[FLOOR] = wanted, run_with(run, FLOOR, wanted)
     return Lineup(known, entrants, holder, live, floor, "; ".join(said) or None, members)
+
+
+def configured(settings: Settings) -> dict[str, Configuration]:
+    """The recipe's models by label, as they are fitted where no search, rate finder or figure changes them."""
+    normalize = settings.dataset.feedback.model_dump(mode="json", include={"normalize", "normalize_to"})
+    known: dict[str, Configuration] = {}
+    for label in sorted(settings.models, key=lambda label: standing.is_blend(settings, label)):
+        given = settings.models[label].model_extra or {}
+        own = Configuration(family=standing.family_name(settings, label), hyperparameters=given, normalize=normalize)
+        own = own.completed()
+        if own.blends:
+            config = BlendConfig.model_validate(own.hyperparameters)
+            of = standing.members_of(config, {name: each.family for name, each in known.items()}, [])
+            members = {name: {"family": known[name].family, "config": known[name].hyperparameters} for name in of}
+            own.hyperparameters["members"] = members
+        known[label] = own
+    return known
 
 
 def configuration_of(fitted: Path) -> Configuration:

@@ -15,6 +15,11 @@ from pipeline.settings import Settings
 NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
 NOT_KEYS |= {f"NIGHTRECS_NOTIFY_{name}" for name in ("WEBHOOK", "EMAIL", "SMTP")}
 
+NO_MODELS = """a recipe names the models to fit, at least one, each in a table of its own, e.g.
+  [models.popularity]
+  [models.ease]
+The families are popularity, ease, ials, mf and others; `nightrecs models` lists all with their hyperparameters."""
+
 
 class SettingsError(ValueError):
     """A setting that a person can mend; the message says file, key and what to do."""
@@ -43,6 +48,8 @@ def load_settings(
             raise SettingsError(f"--set {override!r}: write it as key.path=value, e.g. --set split.test=0.2")
         _merge(tree, _nest(key.strip().split("."), _value(text)), f"--set {override}", origin)
     tree.setdefault("recipe", recipe_file.stem)
+    tree.setdefault("models", {})
+    origin.setdefault(("models",), str(recipe_file))
     try:
         return Settings.model_validate(tree), dataset_file
     except ValidationError as error:
@@ -86,6 +93,8 @@ def explain(
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, keys[:-1])
             text = f"unknown key{nearest(keys[-1], known)}; known here: {', '.join(known)}"
+        elif problem["type"] in ("too_short", "dict_type") and keys == ("models",):
+            text = NO_MODELS
         elif problem["type"] == "missing":
             text = "is missing"
         else:

@@ -1,7 +1,6 @@
 """Measures a fitted model on one part of a split, by every protocol asked for."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,41 +10,29 @@ from torch import Tensor
 from pipeline import metrics, per_user, rated, segments
 from pipeline.candidates import N_NEGATIVES, sampled_99
 from pipeline.models import Recommender
-from pipeline.normalize import Normalizer
-from pipeline.question import PARTS, Parts, Question, ask
+from pipeline.question import PARTS, Case, Parts, Question, ask
 from pipeline.ranking import Ranks, candidate_ranks, holdout_ranks
 from pipeline.rated import Records
-from pipeline.settings import Settings
 
 
-def measure(
-    model: Recommender,
-    label: str,
-    parts: Parts,
-    split: str,
-    fit: str,
-    settings: Settings,
-    normalizer: Normalizer = rated.AS_IN_THE_SOURCE,
-    keep: Callable[[pl.DataFrame], Any] | None = None,
-) -> Records:
-    """Records of tables.METRICS (without run_id) of a model fitted on `fit`, by every protocol asked for.
+def measure(case: Case, keep: Callable[[pl.DataFrame], None]) -> Records:
+    """Records of tables.METRICS (without run_id), by every protocol asked for.
 
     Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the
     figure that selects for every user (tables.PER_USER), where it is a mean over users, events or rows.
     """
-    if not parts.frames[split]["positive"].any():
+    if not case.parts.frames[case.split]["positive"].any():
         return []
-    protocols = {"full": _full, "sampled_99": _sampled}
-    question = ask(parts, split, fit)
-    about = {"model": label, "split": split, "seed": settings.seed, "popular": question.popular}
+    protocols, settings = {"full": _full, "sampled_99": _sampled}, case.settings
+    question = ask(case.parts, case.split, case.fit)
     records: Records = []
     for protocol in settings.evaluation.protocols:
-        ranks, users, found = protocols[protocol](model, question, parts, settings, about)
+        ranks, users, found = protocols[protocol](case, question)
         records += found
-        if keep and protocol == settings.select.protocol:
+        if protocol == settings.select.protocol:
             per_user.of_ranks(ranks, users, settings.select, keep)
     if settings.dataset.feedback.kind == "explicit" or settings.select.protocol == "error":
-        records += rated.errors(model, label, parts, split, fit, settings, normalizer, keep)
+        records += rated.errors(case, keep)
     return records
 
 
@@ -75,31 +62,27 @@ def ranks_among(model: Recommender, question: Question, negatives: Tensor) -> Ra
     )
 
 
-def _full(
-    model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
-) -> tuple[Ranks, Tensor, Records]:
+def _full(case: Case, question: Question) -> tuple[Ranks, Tensor, Records]:
     """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
-    cutoffs = settings.evaluation.cutoffs
-    ranks = ranks_of(model, question, max(cutoffs))
-    records = metrics.summarise(ranks, cutoffs, protocol="full", **about)
-    shape = cutoffs, question.popular, about
+    cutoffs = case.settings.evaluation.cutoffs
+    ranks = ranks_of(case.model, question, max(cutoffs))
+    records = metrics.summarise(ranks, cutoffs, protocol="full", popular=question.popular, **case.about)
+    shape = cutoffs, question.popular, case.about
     records += segments.by_segment(ranks, question.holdout, question.history.lengths, *shape)
     records += segments.beyond_accuracy(ranks, question.holdout, question.fitted, *shape)
     return ranks, question.users, records
 
 
-def _sampled(
-    model: Recommender, question: Question, parts: Parts, settings: Settings, about: dict[str, Any]
-) -> tuple[Ranks, Tensor, Records]:
+def _sampled(case: Case, question: Question) -> tuple[Ranks, Tensor, Records]:
     """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
-    split, cutoffs = about["split"], settings.evaluation.cutoffs
-    published = parts.frames.get("candidates") if split == "test" else None
+    published = case.parts.frames.get("candidates") if case.split == "test" else None
     if published is not None:
-        negatives = published_candidates(published, parts)[question.users]
+        negatives = published_candidates(published, case.parts)[question.users]
     else:
-        negatives = drawn(parts, question, settings.seed, split)
-    ranks = ranks_among(model, question, negatives)
-    found = metrics.summarise(ranks, [k for k in cutoffs if k <= ranks.depth], protocol="sampled_99", **about)
+        negatives = drawn(case.parts, question, case.settings.seed, case.split)
+    ranks = ranks_among(case.model, question, negatives)
+    cutoffs = [k for k in case.settings.evaluation.cutoffs if k <= ranks.depth]
+    found = metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=question.popular, **case.about)
     return ranks, question.users[question.holdout.rows], found
 
 

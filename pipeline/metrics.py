@@ -10,20 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.bootstrap import RESAMPLES, intervals, paired_difference
-from pipeline.errors import ERRORS, rating_errors
+from pipeline.bootstrap import RESAMPLES, intervals
 from pipeline.ranking import Ranks
-
-__all__ = [
-    "METRICS",
-    "coverage",
-    "higher_is_better",
-    "mean_of",
-    "paired_difference",
-    "per_user",
-    "rating_errors",
-    "summarise",
-]
+from pipeline.settings import ERRORS
 
 
 @dataclass(frozen=True)
@@ -123,6 +112,11 @@ def coverage(items: Tensor, popular: Tensor) -> float:
 def higher_is_better(name: str) -> bool:
     """Which way a metric improves; raises KeyError on an unknown one."""
     return HIGHER_IS_BETTER[name]
+
+
+def sign_of(name: str) -> int:
+    """1 where higher is better, else -1: times it, a figure is one of which more is better."""
+    return 1 if higher_is_better(name) else -1
 
 
 def per_user(ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None = None) -> dict[tuple[str, int], Tensor]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from pipeline import lake
 from pipeline.interactions import History, Interactions
+from pipeline.models import Recommender
+from pipeline.normalize import Normalizer
+from pipeline.settings import Settings
 
 EARLIER = {"valid": ("train",), "test": ("train", "valid")}
 FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
@@ -46,6 +50,27 @@ def load_parts(folder: Path, device: torch.device) -> Parts:
     info = lake.info(folder)
     frames = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
     return Parts(frames, info["n_users"], info["n_items"], device)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fitted model, and the part of a split that it is measured on."""
+
+    model: Recommender
+    label: str
+    parts: Parts
+    split: str
+    """The part."""
+    fit: str
+    """What the model was fitted on, as in FITTED_ON."""
+    settings: Settings
+    normalizer: Normalizer
+    """Of the ratings that it was fitted on."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What makers of records are told."""
+        return {"model": self.label, "split": self.split, "seed": self.settings.seed}
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline import metrics, per_user
-from pipeline.errors import baselines, known_pairs
+from pipeline import per_user
+from pipeline.errors import baselines, known_pairs, rating_errors
 from pipeline.interactions import Interactions
 from pipeline.models import Recommender
 from pipeline.normalize import Normalizer
-from pipeline.question import Parts
-from pipeline.settings import Settings
+from pipeline.question import Case
 
 AS_IN_THE_SOURCE = Normalizer()
 Records = list[dict[str, Any]]
@@ -24,26 +23,17 @@ def predicts(family: type[Recommender]) -> bool:
     return family.predict is not Recommender.predict
 
 
-def errors(
-    model: Recommender,
-    label: str,
-    parts: Parts,
-    split: str,
-    fit: str,
-    settings: Settings,
-    normalizer: Normalizer,
-    keep: Callable[[pl.DataFrame], Any] | None = None,
-) -> Records:
+def errors(case: Case, keep: Callable[[pl.DataFrame], None]) -> Records:
     """Errors of predicted ratings on the part, beside those of simple predictors: in the source's unit and, where
     that is another, on the scale of the fit (the simple predictors are fitted anew there).
 
     Segment `all`: rows whose user and item both have a rating in what was fitted on; `cold`: the others.
     """
-    part = parts.of(split)
-    if part.ratings is None or not predicts(type(model)):
+    part, normalizer, select = case.parts.of(case.split), case.normalizer, case.settings.select
+    if part.ratings is None or not predicts(type(case.model)):
         return []
-    train, rows = parts.fitted_on(fit), part.rated()
-    predicted = predicted_ratings(model, rows, normalizer)
+    train, rows = case.parts.fitted_on(case.fit), part.rated()
+    predicted = predicted_ratings(case.model, rows, normalizer)
     if predicted is None or not len(rows):
         return []
     assert rows.ratings is not None
@@ -51,15 +41,15 @@ def errors(
     known = known_pairs(train, rows)  # (N,)
     for scale in dict.fromkeys((AS_IN_THE_SOURCE, normalizer)):
         actual, simple = scale.apply(rows.ratings), baselines(scale.on(train), rows.users, rows.items)
-        if keep and settings.select.protocol == "error" and scale == _scale_of(settings.select.metric, normalizer):
-            warm = torch.ones(parts.n_users, dtype=torch.bool, device=parts.device)
+        if select.protocol == "error" and scale == _scale_of(select.metric, normalizer):
+            warm = torch.ones(case.parts.n_users, dtype=torch.bool, device=case.parts.device)
             chosen = (scale.apply(predicted)[known], actual[known], rows.users[known])
-            per_user.of_errors(*chosen, warm, settings.select, keep)
-        about = {"model": label, "split": split, "scaled": scale != AS_IN_THE_SOURCE, "seed": settings.seed}
+            per_user.of_errors(*chosen, warm, select, keep)
+        about = {**case.about, "scaled": scale != AS_IN_THE_SOURCE}
         for segment, chosen in (("all", known), ("cold", ~known)):
             beside = {name: values[chosen] for name, values in simple.items()}
             compared = (scale.apply(predicted)[chosen], actual[chosen], rows.users[chosen], beside)
-            records += metrics.rating_errors(*compared, segment=segment, **about)
+            records += rating_errors(*compared, segment=segment, **about)
     return records
 
 

@@ -17,6 +17,8 @@ from pipeline.settings import Export
 
 Held = dict[tuple[int, str, str], int]
 """(item index, rule, reason) to the users whose list it would have been in."""
+Listed = dict[str, dict[str, str]]
+"""The lists in force today by rule, `exclude_items` or `only_items`: item ids to their reason."""
 
 
 @dataclass
@@ -70,28 +72,31 @@ def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
     return dict(zip(rows["item_id"], rows["reason"].fill_null(""), strict=True))
 
 
-def fingerprint(export: Export, folder: Path, today: dt.date) -> str | None:
+def read_lists(export: Export, folder: Path, today: dt.date) -> Listed:
+    """The lists that the recipe names, as `read_list` has them."""
+    named = {"exclude_items": export.exclude_items, "only_items": export.only_items}
+    return {rule: read_list(folder, name, today) for rule, name in named.items() if name}
+
+
+def fingerprint(listed: Listed) -> str | None:
     """What of the rules determines the lists, beside their settings: for the lake's key. None without lists."""
-    lists = [read_list(folder, name, today) if name else None for name in (export.exclude_items, export.only_items)]
-    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()[:16] if any(n is not None for n in lists) else None
+    both = [listed.get(rule) for rule in ("exclude_items", "only_items")]
+    return hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16] if listed else None
 
 
-def strangers(export: Export, folder: Path, today: dt.date, source: pl.Series) -> list[str]:
+def strangers(listed: Listed, source: pl.Series) -> list[str]:
     """A sentence for every list with items that the source does not have: a slip, perhaps, in a list of recalls."""
     said = []
-    for key in ("exclude_items", "only_items"):
-        if name := getattr(export, key):
-            listed = pl.Series(list(read_list(folder, name, today)), dtype=pl.String)
-            unknown = listed.filter(~listed.is_in(source.implode()))
-            if len(unknown):
-                few = ", ".join(unknown.head(3))
-                said.append(f"export.{key}: {len(unknown):,} of {len(listed):,} items are not in the source: {few}")
+    for rule, items in listed.items():
+        ids = pl.Series(list(items), dtype=pl.String)
+        unknown = ids.filter(~ids.is_in(source.implode()))
+        if len(unknown):
+            few = ", ".join(unknown.head(3))
+            said.append(f"export.{rule}: {len(unknown):,} of {len(ids):,} items are not in the source: {few}")
     return said
 
 
-def rules_of(
-    export: Export, folder: Path, today: dt.date, ids: pl.Series, last_seen: pl.Series, catalog: pl.DataFrame
-) -> Rules:
+def rules_of(export: Export, listed: Listed, ids: pl.Series, last_seen: pl.Series, catalog: pl.DataFrame) -> Rules:
     """The rules over items `ids` (I,), `last_seen` (I,) their last interaction; `catalog` has their attributes."""
     rules = Rules(rule=[""] * len(ids), reason=[""] * len(ids))
     held = torch.zeros(len(ids), dtype=torch.bool)
@@ -102,11 +107,9 @@ def rules_of(
                 held[at] = True
                 rules.rule[at], rules.reason[at] = rule, (reasons or {}).get(ids[at], "")
 
-    if export.exclude_items:
-        excluded = read_list(folder, export.exclude_items, today)
+    if (excluded := listed.get("exclude_items")) is not None:
         hold(ids.is_in(list(excluded)), "exclude_items", excluded)
-    if export.only_items:
-        only = read_list(folder, export.only_items, today)
+    if (only := listed.get("only_items")) is not None:
         hold(~ids.is_in(list(only)), "only_items")
     if export.fresh_days is not None:
         newest = last_seen.max()

@@ -54,8 +54,8 @@ class Source(Reading):
 
     folder: str | None = None
     """Folder below NIGHTRECS_DATA; the data set's name when absent."""
-    generator: Literal["sample", "anime"] | None = None
-    """Makes the files on the spot, all synthetic, where `--data` names no others."""
+    generator: Literal["sample", "anime", "ncf_timed"] | None = None
+    """Makes the files on the spot, synthetic or of others at hand, where `--data` names none."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
     """incremental: files are added up; one seen before, by content, is not read twice."""
     static: bool = False
@@ -309,6 +309,9 @@ class Settings(Section):
     memory_limit: str | None = None
     """Of DuckDB, and of the matrices of one fit, e.g. "4GB"; half the machine's when absent."""
     device: str = "auto"
+    devices: PositiveInt = 1
+    """On which a gradient family is fitted at once: GPUs of this machine, or processes on its CPU. More than one needs
+    the extra `fabric`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     recipe: str = "nightly"
     dataset: Dataset
@@ -324,6 +327,13 @@ class Settings(Section):
     budget: Budget = Budget()
     export: Export = Export()
     keep: Keep = Keep()
+
+    @model_validator(mode="after")
+    def _devices_have_no_number(self) -> "Settings":
+        if self.devices > 1 and ":" in self.device:
+            kind = self.device.partition(":")[0]
+            raise ValueError(f"device = {self.device!r} is one, and devices = {self.devices}: set device = {kind!r}")
+        return self
 
     @model_validator(mode="after")
     def _there_is_a_scale(self) -> "Settings":

@@ -1,41 +1,33 @@
 """Looks at an interaction file and writes a commented data set TOML for it, for a person to read over."""
 
 import glob
-import io
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline import layout, sources
-from pipeline.column_roles import NAMES, fits, is_numeric, number, roles_of
+from pipeline.column_roles import number, roles_of
 from pipeline.contracts import UnreadableInput
+from pipeline.peek import Peek, peek
+from pipeline.sniff_items import catalog_beside
 
-_PEEK = 2**22  # bytes
-
-
-@dataclass
-class _Table:
-    """The first rows of a file, as text."""
-
-    names: list[str]
-    rows: list[list[str]]
-    reading: list[str] = field(default_factory=list)
-    """Lines of [source] that say how it is laid out."""
+NO_CATALOG = """# No item catalog was found beside it. Where there is one, lists have titles, for example:
+# [items]
+# files = ["items.csv"]
+# id = "item"
+# title = "title"
+# attributes = { genres = "|" }  # several in a cell, split by this"""
 
 
 def sniff(path: Path) -> str:
     """The TOML of a data set with this file. Raises UnreadableInput where it has no user and item columns."""
     if not path.is_file():
         raise UnreadableInput(f"{path} does not exist, or is no file")
-    table = _parquet(path) if path.suffix == ".parquet" else _text(path)
+    table = peek(path)
     unit, roles = roles_of(table.names, table.rows)
     if not table.rows or not {"user", "item"} <= roles.keys():
         raise UnreadableInput(f"{path}: found no lines with both a user and an item; is it an interaction file?")
-    texts = [row[roles["rating"]] for row in table.rows] if "rating" in roles else []
+    texts = table.column(roles["rating"]) if "rating" in roles else []
     ratings = sorted({value for text in texts if (value := number(text)) is not None})
     lines = [
         f"# Sniffed from the first lines of {path.name!r}; read it over.",
@@ -44,7 +36,7 @@ def sniff(path: Path) -> str:
         "",
         "[source]",
         f"files = [{_quoted(glob.escape(path.name))}]  # globs, beside this file or in --data",
-        *table.reading,
+        *_lines(table.reading),
         "",
         "[columns]",
         f"# the file has: {', '.join(map(_quoted, table.names))}",
@@ -58,62 +50,26 @@ def sniff(path: Path) -> str:
         lines.append("missing_ratings = [-1]  # 'seen, not rated'")
     if explicit:
         lines.append(f'# positive_if = "rating >= {ratings[-1] * 0.8:g}"  # every row is positive without it')
+    catalog = catalog_beside(path, table.names[roles["item"]], set(table.column(roles["item"])))
+    if catalog:
+        about = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
+        lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(about)]
+    else:
+        lines += ["", NO_CATALOG]
     return "\n".join(lines) + "\n"
 
 
-def _text(path: Path) -> _Table:
-    start = sources.first_bytes(path, _PEEK)
-    whole = start[: start.rfind(b"\n") + 1] if len(start) >= _PEEK else start
-    encoding = "utf-8" if _decodes(whole) else "latin-1"
-    lines = [layout.decode(line, encoding, "replace") for line in layout.head(io.BytesIO(start), path.name)]
-    lines = [line for line in lines if line]
-    delimiter = layout.sniff_delimiter(lines, '"', [], path.name)
-    quote = max(('"', ""), key=lambda q: _alike(lines, delimiter, q))
-    rows = [layout.fields(line, delimiter, quote) for line in lines]
-    width = max((len(row) for row in rows), key=[len(row) for row in rows].count, default=0)
-    header = bool(rows) and _is_header(rows[0], [row for row in rows[1:] if len(row) == width])
-    names = [name.strip() for name in rows[0]] if header else []
-    body = [row for row in (rows[1:] if header else rows) if len(row) == width]
-    reading = [f"delimiter = {_quoted(delimiter)}", f"header = {'true' if header else 'false'}"]
-    if not header:
-        found = {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
-        names = [found.get(at, f"column_{at + 1}") for at in range(width)]
-        reading.append(f"column_names = [{', '.join(map(_quoted, names))}]  # guessed: the file has no header")
-    reading.append(f"encoding = {_quoted(encoding)}")
-    reading.append(f"quote = {json.dumps(quote)}")
-    return _Table(names, [row for row in body if len(row) == len(names)], reading)
+def _lines(settings: dict[str, Any]) -> list[str]:
+    """Keys of one table of the TOML."""
+    guessed = {"column_names": "  # guessed: the file has no header"}
+    return [f"{key} = {_toml(value)}{guessed.get(key, '')}" for key, value in settings.items()]
 
 
-def _parquet(path: Path) -> _Table:
-    try:
-        batch = next(pq.ParquetFile(path).iter_batches(100))
-    except (OSError, pa.ArrowException, StopIteration) as error:
-        raise UnreadableInput(f"{path} is no Parquet file, is cut off or empty ({error})") from None
-    columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in batch.columns]
-    return _Table(list(batch.schema.names), [list(row) for row in zip(*columns, strict=True)])
-
-
-def _is_header(first: list[str], rest: list[list[str]]) -> bool:
-    if any(number(name.strip()) is not None for name in first):
-        return False
-    known = sum(any(fits(name, role) for role in NAMES) for name in first)
-    return known >= 2 or any(is_numeric(list(column)) for column in zip(*rest, strict=False))
-
-
-def _alike(lines: list[str], delimiter: str, quote: str) -> int:
-    """Lines that split into the usual number of fields; the quote counts where it is at work."""
-    widths = [
-        len(split[0]) if (split := layout.split_quoted(line, delimiter, quote))[1] == "whole" else 0 for line in lines
-    ]
-    return max(map(widths.count, set(widths) - {0}), default=0)
-
-
-def _decodes(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        keys = (key if re.fullmatch("[A-Za-z0-9_-]+", key) else _quoted(key) for key in value)
+        return "{ " + ", ".join(f"{key} = {_quoted(by)}" for key, by in zip(keys, value.values(), strict=True)) + " }"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _name(path: Path) -> str:
@@ -121,7 +77,7 @@ def _name(path: Path) -> str:
     return name.lstrip("-_")[:64] or "dataset"
 
 
-def _example(table: _Table, at: int) -> str:
+def _example(table: Peek, at: int) -> str:
     return f"  # e.g. {table.rows[0][at][:40]!r}" if table.rows else ""
 
 

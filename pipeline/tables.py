@@ -210,3 +210,8 @@ PUBLISHED = (
     RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
     SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
 )  # fmt: skip
+
+
+def name_of_figure(metric: str, cutoff: int) -> str:
+    """`ndcg@10`, `rmse`: what a row of METRICS is about."""
+    return f"{metric}@{cutoff}" if cutoff else metric

@@ -11,9 +11,10 @@ from urllib.parse import unquote, urlparse
 
 import polars as pl
 
-from pipeline import tracking
+from pipeline import tracking_client
 from pipeline.leftovers import Leftover, delete, size_of
 from pipeline.paths import Home
+from pipeline.tracking_server import tracking_uri
 
 STATUS = {"published": "FINISHED", "crashed": "KILLED"}
 """Of MLflow, by a night's outcome; of all others it is FAILED."""
@@ -25,10 +26,10 @@ class NotOurs(RuntimeError):
 
 def end_stale(home: Home, dataset: str, outcomes: Mapping[str, str]) -> int:
     """End the runs that are still RUNNING though their night, by the journal's outcome, is not; returns how many."""
-    client = tracking._client(home)
+    client = tracking_client.connect(home)
     ended = 0
     for run in _runs(client, dataset, "attributes.status = 'RUNNING'"):
-        outcome = outcomes.get(run.data.tags.get(tracking.NIGHT, ""), "running")
+        outcome = outcomes.get(run.data.tags.get(tracking_client.NIGHT, ""), "running")
         if outcome == "running":
             continue
         if run.data.tags.get("nightrecs.kind") == "night":
@@ -51,7 +52,7 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
             continue
         found.append(_model(client, store, dataset, model, versions))
     for run in _runs(client, dataset):
-        night = run.data.tags.get(tracking.NIGHT)
+        night = run.data.tags.get(tracking_client.NIGHT)
         if night is None or night in keep_runs | keep_models or run.info.start_time / 1000 >= before:
             continue
         at, run_id = _local(run.info.artifact_uri).parent, run.info.run_id
@@ -100,10 +101,10 @@ def _hard(store: Any, kind: str, identity: str, at: Path) -> Callable[[], None]:
 
 
 def _store(home: Home) -> tuple[Any, Any]:
-    client = tracking._client(home)
+    client = tracking_client.connect(home)
     store = client._tracking_client.store
     if not hasattr(store, "_hard_delete_run"):
-        raise NotOurs(f"MLflow is at {tracking.tracking_uri(home)}: remove there what is no longer wanted (mlflow gc)")
+        raise NotOurs(f"MLflow is at {tracking_uri(home)}: remove there what is no longer wanted (mlflow gc)")
     return client, store
 
 
@@ -132,7 +133,7 @@ def _models(client: Any, dataset: str) -> Iterator[tuple[Any, str | None, list[s
         page = client.search_logged_models(experiment_ids=[experiment.experiment_id], page_token=token)
         for model in page:
             of = versions.get(model.model_id, [])
-            nights = [v.tags[tracking.NIGHT] for v in of if tracking.NIGHT in v.tags]
+            nights = [v.tags[tracking_client.NIGHT] for v in of if tracking_client.NIGHT in v.tags]
             yield model, nights[0] if nights else None, [str(v.version) for v in of]
         token = page.token
         if not token:

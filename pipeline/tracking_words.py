@@ -7,6 +7,7 @@ import polars as pl
 
 from pipeline.run import Run
 from pipeline.settings import Select
+from pipeline.tables import name_of_figure
 
 ABOUT = """The nights of **{dataset}**: one run a night, named by its start (UTC) and who made the lists, and below it a
 run for every model.
@@ -35,8 +36,8 @@ def about(run: Run, info: dict[str, Any], figures: pl.DataFrame | None) -> str:
     wanted = {"segment": "all", "metric": select.metric, "protocol": select.protocol}
     for row in figures.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
         ends = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["ci_low"] is not None else ""
-        at = f"@{row['cutoff']}" if row["cutoff"] else ""
-        told.append(f"{row['split']} {row['metric']}{at} {row['value']:.4f}{ends}")
+        name = name_of_figure(row["metric"], row["cutoff"])
+        told.append(f"{row['split']} {name} {row['value']:.4f}{ends}")
     return "; ".join(told)
 
 
@@ -57,8 +58,8 @@ def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
 
     named = {}
     for row in sorted(figures.filter(pl.col("segment") == "all").to_dicts(), key=place):
-        name = f"{row['split']}_{row['protocol']}_{row['metric']}"
-        name += f"_at_{row['cutoff']}" if row["cutoff"] else ""
+        name = name_of_figure(row["metric"], row["cutoff"]).replace("@", "_at_")
+        name = f"{row['split']}_{row['protocol']}_{name}"
         named[name] = row["value"]
         if row["cutoff"] in (0, select.cutoff):
             named |= {f"{name}_{end}": row[end] for end in ("ci_low", "ci_high")}

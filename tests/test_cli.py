@@ -152,11 +152,14 @@ def test_init_writes_beside_the_user_and_names_the_next_command(tmp_path, monkey
     assert main(["init", str(source)]) == 0
     told = capsys.readouterr()
     assert tomllib.loads((place / "my-plays.toml").read_text())["source"]["files"] == ["my plays.csv"]
+    assert "a header, user = 'user', item = 'item', rating = 'rating', no timestamp; no item catalog" in told.err
     command = shlex.split(told.err.splitlines()[-1])
     assert command == ["nightrecs", "run", "./my-plays.toml", "--data", str(tmp_path)] and not told.out
     monkeypatch.chdir(tmp_path)
+    write(tmp_path / "artists.tsv", "id\tname\nx\tXX\ny\tYpsilon\n")
     assert main(["init", source.name]) == 0
-    assert capsys.readouterr().err.endswith("  nightrecs run ./my-plays.toml\n")
+    said = capsys.readouterr().err
+    assert "; titles from artists.tsv. Read it over" in said and said.endswith("  nightrecs run ./my-plays.toml\n")
 
 
 def test_init_overwrites_only_when_told(tmp_path, monkeypatch, capsys):
@@ -252,6 +255,7 @@ def test_runs_are_newest_first_with_time_outcome_and_champion(published_home, ca
 def test_status_of_a_published_night(published_home, capsys):
     told = printed(published_home, capsys, "status", "tiny", "--max-age", "24")
     assert told["healthy"] and not told["problems"] and told["champion"] == "ease" and not told["running"]
+    assert told["rejected"] is None, "they are in a table"
     assert told["live"] == told["last_night"] and told["rows"] == 477 and told["users"] == 62
     assert 0 <= told["age_hours"] < 24
     assert main(["--home", str(published_home), "status", "tiny"]) == 0
@@ -323,6 +327,30 @@ def test_a_refused_night_is_exit_3_and_the_live_tables_stay(published_home, tmp_
     assert main(["--home", str(source / "home"), *words]) == 3
     assert live.read_bytes() == before
     assert printed(source / "home", capsys, "status", "tiny", code=3)["last_outcome"] == "refused"
+
+
+def test_lines_of_a_first_night_that_was_refused_can_be_asked(tmp_path, monkeypatch, capsys):
+    """Nothing is published, so there is no table of them."""
+    monkeypatch.chdir(tmp_path)
+    home = ["--home", str(tmp_path / "it's home")]
+    write(tmp_path / "log.csv", "user,item,rating\n" + "a,b,4\n" * 3 + "a,b,not a number\n" * 7)
+    write(tmp_path / "own.toml", 'name = "own"\n[source]\nfiles = ["log.csv"]\n[columns]\nrating = "rating"\n')
+    assert main([*home, "run", "./own.toml", "--no-prefect"]) == 3
+    reason = capsys.readouterr().err
+    told = printed(tmp_path / "it's home", capsys, "status", "own", code=3)["rejected"]
+    assert told["rows"] == 7 and told["sql"] in reason
+    assert told["first"][0] == {
+        "file": "log.csv", "line": 5, "column": "rating", "reason": "rating_not_a_number", "raw": "a,b,not a number",
+    }  # fmt: skip
+    assert len(told["first"]) == 5
+    with warehouse.connect() as con:
+        assert con.sql(told["sql"]).pl().select("file", "line").rows() == [("log.csv", n) for n in range(5, 12)]
+    assert main([*home, "status", "own"]) == 3
+    out = capsys.readouterr().out
+    assert f"rejected 7 lines of its source; all of them, by DuckDB: {told['sql']}" in out
+    assert "rating_not_a_number  a,b,not a number" in out
+    assert main([*home, "leaderboard", "own"]) == 2
+    assert "nothing is published for 'own' yet; `nightrecs status own` says" in capsys.readouterr().err
 
 
 def test_a_second_night_is_exit_4(tmp_path, capsys):

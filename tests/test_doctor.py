@@ -103,7 +103,7 @@ def test_who_holds_a_lock_is_named_and_the_lock_stays_theirs(run: Run):
 
 def test_a_night_that_never_ended(run: Run):
     told = only(run.home_root, "nights")
-    assert told.status == "warn" and run.run_id in told.found and "nightrecs run tiny" in told.fix
+    assert told.status == "warn" and run.run_id in told.found and "nightrecs run ./tiny.toml" in told.fix
     journal.close_run(run, "stopped")
     assert only(run.home_root, "nights").status == "ok"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from published import FILTERED_OUT, NEVER_POSITIVE, RARE
+from published import FILTERED_OUT, NEVER_POSITIVE, RARE, RECIPE
 
 from flows import explain
 from flows.cli import main
+from flows.explanation import Night, explanation, published_night
 from pipeline import warehouse
 from pipeline.interactions import Interactions
 from pipeline.models import MODELS, FitContext, Recommender
@@ -55,14 +56,14 @@ def test_a_normalised_rating_is_told_in_the_unit_of_the_source(tmp_path, capsys)
     )
     items.write_parquet(tmp_path / "items.parquet")
     users.write_parquet(tmp_path / "users.parquet")
-    rows.write_parquet(tmp_path / "interactions.parquet")
+    rows.write_parquet(tmp_path / "rows.parquet")
     (tmp_path / "raw").mkdir()
     raw.write_parquet(tmp_path / "raw" / "interactions.parquet")
     settings = Settings.model_validate({"dataset": {"name": "x"}, "models": {"pmf": {}}})
     scale = Normalizer.fit("log1p", raw["rating"].to_torch())
-    night = explain.Night("r", "pmf", model, settings, tmp_path / "raw", tmp_path, scale)
+    night = Night("r", "pmf", model, settings, tmp_path / "raw", tmp_path, tmp_path / "rows.parquet", normalizer=scale)
     item = raw.filter(user_id="u0")["item_id"][0]
-    answer = explain.explanation(night, "u0", item)
+    answer = explanation(night, "u0", item)
     with torch.no_grad():
         learnt = model.predict(torch.tensor([0]), torch.tensor([int(item[1:])])).item()
     assert answer["predicted_rating"] == pytest.approx(math.expm1(learnt), rel=1e-5) and answer["scale"] == "log1p"
@@ -143,15 +144,52 @@ def told(home: Path, capsys: pytest.CaptureFixture, *words: str) -> dict:
 def test_every_published_score_and_rank_is_explained(published_home: Path):
     """Of fitted users, users folded in, and users who get the fallback."""
     published = lists(published_home)
-    night = explain.published_night(Home(published_home), "tiny", published["run_id"][0])
+    night = published_night(Home(published_home), "tiny", published["run_id"][0])
     picked = published.filter(pl.col("user_id").is_in(["u03", "u41", FILTERED_OUT, NEVER_POSITIVE]))
     assert picked["user_id"].n_unique() == 4 and set(picked["source"]) == {"model", "fallback"}
     for row in picked.iter_rows(named=True):
-        answer = explain.explanation(night, row["user_id"], row["item_id"])
+        answer = explanation(night, row["user_id"], row["item_id"])
         assert (answer["rank"], answer["source"], answer["masked"]) == (row["rank"], row["source"], False)
         assert answer["score"] == pytest.approx(row["score"], abs=1e-5)
         made = sum(part["contribution"] for part in answer["contributions"])
         assert made == (pytest.approx(row["score"], abs=1e-5) if row["source"] == "model" else 0)
+
+
+@pytest.fixture(scope="module")
+def home_of_two(published_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A night with a second family, in a copy of the home."""
+    home = shutil.copytree(published_home, tmp_path_factory.mktemp("two") / "home")
+    recipe = home.parent / "two.toml"
+    recipe.write_text(RECIPE + "[models.ials]\nepochs = 2\nembedding_dim = 8\n")
+    words = ["run", str(published_home.parent / "tiny.toml"), "--recipe", str(recipe), "--no-prefect"]
+    assert main(["--home", str(home), *words]) == 0
+    return home
+
+
+def test_another_model_is_explained_as_it_was_fitted_on_train(home_of_two, capsys):
+    """By the history that it was fitted on: else the parts of iALS would not sum to its score."""
+    champion = told(home_of_two, capsys, "u20", "i05")
+    other = {"ease": "ials", "ials": "ease"}[champion["model"]]
+    assert told(home_of_two, capsys, "u20", "i05", "--model", champion["model"]) == champion
+    answer = told(home_of_two, capsys, "u20", "i05", "--model", other)
+    assert (champion["fit"], answer["fit"], answer["model"]) == ("all", "train", other)
+    made = {part["item_id"]: part["contribution"] for part in answer["contributions"]}
+    assert sum(made.values()) == pytest.approx(answer["score"], abs=1e-4)
+    night = published_night(Home(home_of_two), "tiny", answer["run_id"], other)
+    rows = pl.read_parquet(night.rows).filter("positive")
+    for kind in ("user", "item"):
+        rows = rows.join(pl.read_parquet(night.encoded / f"{kind}s.parquet"), on=f"{kind}_idx")
+    assert made.keys() == set(rows.filter(user_id="u20")["item_id"]) < {p["item_id"] for p in champion["contributions"]}
+    plain = told(home_of_two, capsys, "u20", "i05", "--model", "popularity_floor")
+    assert int(plain["score"]) == rows.filter(item_id="i05").height and not plain["contributions"]
+    main(["--home", str(home_of_two), "explain", "tiny", "u20", "i05", "--model", other])
+    assert f"by {other} as fitted on train" in capsys.readouterr().out
+
+
+def test_an_unknown_model_gets_the_labels_there_are(published_home, capsys):
+    assert main(["--home", str(published_home), "explain", "tiny", "u03", "i05", "--model", "eese"]) == 2
+    error = capsys.readouterr().err
+    assert "has no model 'eese' (did you mean 'ease'?); there are: ease, popularity_floor" in error
 
 
 def test_an_item_the_user_has_is_masked_and_says_when(published_home, capsys):
@@ -197,4 +235,4 @@ def test_without_the_lake_it_says_what_is_gone(published_home, tmp_path, capsys)
     shutil.rmtree(Home(moved).lake("tiny") / "5_models")
     assert main(["--home", str(moved), "explain", "tiny", "u03", "i05"]) == 2
     error = capsys.readouterr().err
-    assert "5_models" in error and "gone or damaged" in error and "nightrecs run tiny" in error
+    assert "5_models" in error and "gone or damaged" in error and "nightrecs run ./tiny.toml" in error

@@ -12,8 +12,12 @@ CHECKOUT = Path(__file__).parent.parent
 FILES = sorted([*(CHECKOUT / "flows").rglob("*.py"), *(CHECKOUT / "pipeline").rglob("*.py")])
 ONLY_IMPORTERS = {
     "duckdb": {"pipeline/warehouse.py"},
-    "mlflow": {"pipeline/tracking.py", "pipeline/champion_pyfunc.py"},
+    "mlflow": {
+        "pipeline/champion_pyfunc.py",
+        *(f"pipeline/tracking{part}.py" for part in ("", "_client", "_registry")),
+    },
     "matplotlib": {"pipeline/plots.py"},
+    "lightning_fabric": {"pipeline/processes.py"},
 }
 BOTTOM = {"contracts", "tables", "paths", "settings", "rng", "device", "conditions", "layers"}
 DATA_STAGES = {"ingest", "clean", "encode", "split"}
@@ -39,6 +43,14 @@ def test_heavy_libraries_have_one_importer(path: Path):
     for library, importers in ONLY_IMPORTERS.items():
         assert library not in roots or name(path) in importers, f"{name(path)} imports {library}"
     assert "prefect" not in roots or name(path).startswith("flows/")
+
+
+@pytest.mark.parametrize("module", ["tracking", "tracking_registry"])
+def test_mlflow_is_told_to_be_quiet_before_it_is_imported(module: str):
+    text = (CHECKOUT / "pipeline" / f"{module}.py").read_text()
+    assert text.index("from pipeline.tracking_client import") < text.index("from mlflow")
+    client = (CHECKOUT / "pipeline" / "tracking_client.py").read_text()
+    assert client.index("MLFLOW_DISABLE_TELEMETRY") < client.index("import mlflow")
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -339,6 +339,27 @@ def test_the_catalog_survives_broken_lines(tmp_path):
     assert lake.info(folder)["catalog"] == {"items": 2, "repeated": 1, "skipped": 3}
 
 
+def test_a_catalog_may_be_parquet(tmp_path):
+    data = write(tmp_path / "data", HEADER + GOOD)
+    films = pl.DataFrame(
+        {"id": [1, None, 4, 1], "title": ["Heat", "C", None, "Heat II"], "year": [1995, 0, 2000, 2022]}
+    )
+    films.write_parquet(data / "films.parquet")
+    config = {"files": ["films.parquet"], "id": "id", "title": "title", "attributes": {"year": ""}}
+    folder = ingest.read_source(make_run(tmp_path / "a", data, items=config))
+    rows = tables.CATALOG.check(pl.read_parquet(folder / "catalog.parquet")).rows()
+    assert rows == [("1", "Heat II", '{"year": ["2022"]}'), ("4", None, '{"year": ["2000"]}')]
+    assert lake.info(folder)["catalog"] == {"items": 2, "repeated": 1, "skipped": 1}
+    with pytest.raises(UnreadableInput, match=r"no column 'name' \(items.title\).*'title'"):
+        ingest.read_source(make_run(tmp_path / "b", data, items={**config, "title": "name"}))
+    films.select("id", title=pl.concat_list("title")).write_parquet(data / "films.parquet")
+    with pytest.raises(UnreadableInput, match=r"films.parquet is no Parquet file of plain columns"):
+        ingest.read_source(make_run(tmp_path / "c", data, items={**config, "attributes": {}}))
+    (data / "films.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(UnreadableInput, match=r"films.parquet is no Parquet file"):
+        ingest.read_source(make_run(tmp_path / "d", data, items=config))
+
+
 def read_both(folder: Path, path: Path, dataset: Dataset) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The file by the fast way and line by line."""
     frames = []

@@ -78,6 +78,22 @@ def test_errors_name_file_key_and_nearest_known_key(toml, dataset, overrides, en
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize("recipe", ["", "[models]\n", "models = 5\n", "[model.ease]\n"])
+def test_a_recipe_without_models_is_told_what_to_write(toml, recipe):
+    """What it is told to write is a recipe."""
+    file = toml(recipe, "r.toml")
+    with pytest.raises(SettingsError, match="names the models to fit") as error:
+        load_settings(toml(DATASET), file, [], {})
+    said = str(error.value)
+    assert f"{file}: models: a recipe" in said and "`nightrecs models`" in said
+    assert ("did you mean 'models'" in said) == recipe.startswith("[model.")
+    example = "\n".join(line.strip() for line in said.splitlines() if line.strip().startswith("["))
+    settings, _ = load_settings(toml(DATASET), toml(example, "r.toml"), [], {})
+    named = said.partition("families are ")[2].partition(" and others")[0].split(", ")
+    families = {path.stem for path in (paths.CHECKOUT / "pipeline" / "models").iterdir()}
+    assert settings.models.keys() <= set(named) <= families
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(SettingsError, match="did you mean 'ml-100k'"):
         load_settings("ml-100", "nightly", [], {})

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline import metrics, tables
-from pipeline.bootstrap import intervals
-from pipeline.errors import baselines
+from pipeline.bootstrap import intervals, paired_difference
+from pipeline.errors import baselines, rating_errors
 from pipeline.interactions import Interactions
 from pipeline.ranking import Lists, Ranks
 
@@ -118,7 +118,8 @@ def test_a_cutoff_below_the_known_ranks_raises():
 
 def test_every_metric_says_which_way_is_better():
     for name in [*metrics.METRICS, "coverage"]:
-        assert metrics.higher_is_better(name)
+        assert metrics.higher_is_better(name) and metrics.sign_of(name) == 1
+    assert metrics.sign_of("gini") == metrics.sign_of("mae_scaled") == -1
     assert not metrics.higher_is_better("rmse") and not metrics.higher_is_better("mae")
     with pytest.raises(KeyError):
         metrics.higher_is_better("unheard_of")
@@ -200,32 +201,29 @@ def test_paired_difference():
     rng = np.random.default_rng(2)
     a = torch.from_numpy(rng.random(2000))
     noise = torch.from_numpy(rng.normal(0, 0.05, 2000))
-    better = metrics.paired_difference(a + 0.01 + noise, a)
+    better = paired_difference(a + 0.01 + noise, a)
     assert better.value == pytest.approx(0.01, abs=0.005) and 0 < better.ci_low < better.value < better.ci_high
     assert better.p_value < 0.01 and better.n == 2000
-    same = metrics.paired_difference(a, a)
+    same = paired_difference(a, a)
     assert (same.value, same.ci_low, same.ci_high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
-    swapped = metrics.paired_difference(a, a + 0.01 + noise)
+    swapped = paired_difference(a, a + 0.01 + noise)
     assert swapped.value == -better.value and swapped.p_value == better.p_value
     with_gap = a.clone()
     with_gap[:500] = math.nan
-    assert metrics.paired_difference(with_gap, a).n == 1500
+    assert paired_difference(with_gap, a).n == 1500
 
 
 def test_pure_noise_is_rarely_a_difference():
     rng = np.random.default_rng(3)
-    p = [
-        metrics.paired_difference(torch.from_numpy(rng.normal(size=80)), torch.zeros(80), t, 300).p_value
-        for t in range(200)
-    ]
+    p = [paired_difference(torch.from_numpy(rng.normal(size=80)), torch.zeros(80), t, 300).p_value for t in range(200)]
     assert 0 < sum(x < 0.05 for x in p) <= 21 and statistics.median(p) == pytest.approx(0.5, abs=0.15)
 
 
 def test_what_cannot_be_paired_raises():
     with pytest.raises(ValueError, match="same users"):
-        metrics.paired_difference(torch.zeros(3), torch.zeros(4))
+        paired_difference(torch.zeros(3), torch.zeros(4))
     with pytest.raises(ValueError, match="no user"):
-        metrics.paired_difference(torch.tensor([math.nan]), torch.zeros(1))
+        paired_difference(torch.tensor([math.nan]), torch.zeros(1))
 
 
 # ── rating errors ──
@@ -238,7 +236,7 @@ def as_dict(records: list[dict]) -> dict[str, float]:
 def test_rating_errors_by_hand():
     predicted, actual = torch.tensor([3.0, 4.0, 2.0]), torch.tensor([4.0, 4.0, 0.0])
     simple = {"mean": torch.tensor([2.0, 2.0, 2.0])}
-    records = metrics.rating_errors(predicted, actual, torch.tensor([0, 0, 1]), simple, model="m", split="test")
+    records = rating_errors(predicted, actual, torch.tensor([0, 0, 1]), simple, model="m", split="test")
     values = as_dict(records)
     assert values["rmse"] == pytest.approx(math.sqrt(5 / 3)) and values["mae"] == pytest.approx(1.0)
     assert values["target_variance"] == pytest.approx(32 / 9)
@@ -253,9 +251,7 @@ def test_the_interval_of_errors_resamples_users():
 
     def width(users: Tensor) -> float:
         record = next(
-            r
-            for r in metrics.rating_errors(off, torch.zeros(2000), users, model="m", split="test")
-            if r["metric"] == "mae"
+            r for r in rating_errors(off, torch.zeros(2000), users, model="m", split="test") if r["metric"] == "mae"
         )
         return record["ci_high"] - record["ci_low"]
 
@@ -275,6 +271,6 @@ def test_rating_baselines():
 
 def test_ratings_that_are_not_finite_raise_and_no_rows_give_no_records():
     with pytest.raises(ValueError, match="1 predicted"):
-        metrics.rating_errors(torch.tensor([math.nan]), torch.ones(1), torch.zeros(1), model="m", split="test")
+        rating_errors(torch.tensor([math.nan]), torch.ones(1), torch.zeros(1), model="m", split="test")
     nothing = torch.zeros(0)
-    assert metrics.rating_errors(nothing, nothing, nothing.long(), model="m", split="test") == []
+    assert rating_errors(nothing, nothing, nothing.long(), model="m", split="test") == []

@@ -11,7 +11,7 @@ import pytest
 from flows import nightly as line
 from flows.cli import main
 from flows.start import prepare
-from pipeline import journal, layers, tables, tracking, warehouse
+from pipeline import journal, layers, tables, tracking, tracking_server, warehouse
 from pipeline.contracts import Refused
 from pipeline.paths import Home
 from pipeline.stages import evaluate
@@ -109,7 +109,7 @@ def test_the_champion_is_the_best_on_valid(published):
 
 
 def test_mlflow_has_the_night_and_serves_the_published_lists(published):
-    mlflow.set_tracking_uri(tracking.tracking_uri(published.home))
+    mlflow.set_tracking_uri(tracking_server.tracking_uri(published.home))
     runs = mlflow.search_runs(experiment_names=["sample"], output_format="list")
     kinds = sorted(run.data.tags["nightrecs.kind"] for run in runs)
     assert kinds == ["family"] * 5 + ["night"]
@@ -224,7 +224,7 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
     assert outcome == "published"
     assert any("MLflow is gone" in note for note in journal.notes(first.home, "sample", first.run_id))
     second, _ = one_night(tmp_path)
-    client = mlflow.MlflowClient(tracking.tracking_uri(first.home))
+    client = mlflow.MlflowClient(tracking_server.tracking_uri(first.home))
     nights = client.search_runs(["1"], "tags.`nightrecs.kind` = 'night'")
     assert {run.data.tags["nightrecs.run_id"] for run in nights} == {first.run_id, second.run_id}
     assert [run.inputs.dataset_inputs[0].dataset.name for run in nights] == ["sample", "sample"]

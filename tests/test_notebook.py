@@ -22,8 +22,20 @@ def test_tables_and_queries_are_frames(night):
     assert night.table("recommendations").height == night.sql("select count(*) n from recommendations")["n"][0]
     got = night.recommend(["u0001", "u0002"], top_n=3)
     assert got["user_id"].unique(maintain_order=True).to_list() == ["u0001", "u0002"] and got.height == 6
+    assert night.recommend("u0001", top_n=3).equals(got.filter(user_id="u0001"))
     with pytest.raises(ValueError, match="not allowed as a name"):
         night.table("recommendations; drop table users")
+
+
+def test_unknown_users_are_named(night):
+    """Nobody would look for them in an empty frame."""
+    with pytest.warns(UserWarning, match=r"not in the published tables of sample: 'one', '2'$"):
+        assert night.recommend(["one", "u0001", 2], top_n=1)["user_id"].to_list() == ["u0001"]
+    with pytest.raises(ValueError, match=r"'one'\. Ids are the source's"):
+        night.recommend("one")
+    with pytest.raises(ValueError, match="'4' and 2 more"):
+        night.recommend(range(7))
+    assert night.recommend([]).is_empty()
 
 
 def test_a_perfect_list_is_perfect_and_an_empty_one_is_nothing(night):
@@ -33,6 +45,14 @@ def test_a_perfect_list_is_perfect_and_an_empty_one_is_nothing(night):
     assert dict(figures.filter(metric="recall").select("metric", "value").iter_rows())["recall"] == 1
     nothing = night.evaluate(perfect.head(0))
     assert nothing.filter(metric="hit_rate")["value"][0] == 0
+
+
+def test_lists_of_any_kind_of_frame_have_the_same_figures(night):
+    held = night.holdout("valid").with_columns(rank=pl.int_range(1, pl.len() + 1).over("user_id"))
+    own = night.evaluate(held, cutoffs=(2,))
+    text = held.cast({"rank": pl.String})  # "10" is after "2"
+    for lists in (held.to_pandas(), held.to_arrow(), held.lazy(), held.to_dict(as_series=False), text):
+        assert night.evaluate(lists, cutoffs=(2,)).equals(own)
 
 
 def test_a_models_own_lists_have_the_models_figure(night):
@@ -80,5 +100,15 @@ def test_mistakes_are_told(night, tmp_path):
         night.evaluate(pl.DataFrame({"user_id": ["u0001"], "item_id": ["b0001"]}))
     with pytest.raises(ValueError, match=r"takes no part, e\.g\. 'nobody'"):
         night.evaluate(pl.DataFrame({"user_id": ["nobody"], "item_id": ["b0001"], "rank": [1]}))
+    one = {"user_id": ["u0001"], "item_id": ["b0001"]}
+    for lists, told in (
+        (5, "need the columns user_id, item_id, rank; .*'int'"),
+        ({**one, "rank": ["first"]}, "need the columns .*first"),
+        ({**one, "rank": [None]}, "1 rows have no rank"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            night.evaluate(lists)
     with pytest.raises(UnreadableInput, match="nothing is published"):
         Published("sample", tmp_path)
+    with pytest.raises(UnreadableInput, match="did you mean 'sample'"):
+        Published("smaple", night.home.root)

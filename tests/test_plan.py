@@ -7,7 +7,8 @@ import pytest
 from operating import Dataset, without_mlflow
 
 from flows.cli import main
-from flows.lookahead import CACHED, OPEN, TO_DO
+from flows.lookahead import CACHED, OPEN, TO_DO, Plan
+from flows.start import prepare
 from pipeline import journal, tables
 from pipeline.paths import Home
 
@@ -24,6 +25,16 @@ family = "blend"
 [search]
 trials = 2
 """
+
+BLENDED = """[split]
+kind = "leave_one_out"
+[models.sasrec]
+epochs = 1
+[models.ease]
+[models.both]
+family = "blend"
+"""
+"""On this data the blend is better than what it is made of."""
 
 
 @pytest.fixture
@@ -72,8 +83,12 @@ def did(data: Dataset, *words: str) -> dict[str, bool]:
 
 
 def holds(planned: dict, done: dict[str, bool]) -> None:
-    """The night did what was planned, in that order; all that was called cached was, and no more than that."""
-    champion = next(title for title in done if title.endswith(" on all"))
+    """The night did what was planned, in that order; all that was called cached was, and no more than that.
+
+    Of the refit of a blend the plan does not tell the members.
+    """
+    *members, champion = [title for title in done if title.endswith(" on all")]
+    done = {title: skipped for title, skipped in done.items() if title not in members}
     expected = {champion if "champion" in title else title: state for title, state in states(planned).items()}
     for untimed in ("select", "register"):  # the latter without MLflow
         expected.pop(untimed)
@@ -92,6 +107,18 @@ def test_on_a_machine_without_a_home_everything_is_to_do(data: Dataset, capsys):
     assert all(stage["minutes"] is None for stage in planned["stages"] if stage["stage"] != "select")
     assert planned["home"] == str(data.home_root) and planned["recipe"] == "cheap"
     assert planned["overrides"] == ["threads=1"] and planned["budget_minutes"] is None
+
+
+def test_an_error_is_told_and_not_journaled(tmp_path, monkeypatch):
+    def broken(plan: Plan, stage, title: str, args):
+        if title.startswith("train"):
+            raise ValueError("planted")
+        return TO_DO, None
+
+    monkeypatch.setattr(Plan, "look", broken)
+    with pytest.raises(ValueError, match="planted"):
+        Plan(prepare(home=str(tmp_path), look_only=True))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_built_in_sample_is_not_even_made(tmp_path, capsys):
@@ -167,6 +194,38 @@ def test_another_recipe_meets_the_incumbent(data: Dataset, capsys):
     assert (states(planned)["train ease"], states(planned)["evaluate incumbent"]) == (TO_DO, TO_DO)
     assert states(planned)["evaluate popularity_floor"] == CACHED
     holds(planned, did(data, "--set", "models.ease.l2=7.0"))
+
+
+def test_a_published_blend_is_made_again_of_its_members(data: Dataset, capsys):
+    """But for those that the night fits anyway."""
+    (data.folder / "cheap.toml").write_text(BLENDED)
+    did(data, "--set", "gate.enabled=false")
+    record = journal.read_run(Home(data.home_root), "tiny", journal.run_ids(Home(data.home_root), "tiny")[-1])
+    assert record["champion"] == "both"
+    data.write("b.csv", first_day=3)
+    same = plan(data, capsys)
+    assert "evaluate incumbent" not in states(same), "it is the recipe's own blend"
+    changed = ["--set", "models.sasrec.embedding_dim=8"]
+    planned = plan(data, capsys, *changed)
+    added = [title for title in states(planned) if "incumbent" in title]
+    assert added == ["train incumbent_sasrec", "train incumbent", "evaluate incumbent"], "ease is fitted anyway"
+    holds(planned, did(data, *changed))
+    holds(plan(data, capsys, *changed), did(data, *changed))  # through the line to its end: everything is there
+    again = ["--set", "models.sasrec.embedding_dim=12"]
+    planned = plan(data, capsys, *again)
+    assert states(planned)["train sasrec"] == TO_DO
+    assert {states(planned)[title] for title in added} == {CACHED}, "members too are asked of the lake"
+    holds(planned, did(data, *again))
+
+
+def test_what_figures_may_make_the_published_blend_is_open(data: Dataset, capsys):
+    (data.folder / "cheap.toml").write_text(BLENDED)
+    did(data, "--set", "gate.enabled=false")
+    changed = ["--set", "models.both.most=2", "--set", "models.sasrec.embedding_dim=8"]
+    told = states(plan(data, capsys, *changed))
+    assert {told[title] for title in ("train incumbent_sasrec", "train incumbent")} == {OPEN}
+    assert told["evaluate popularity_floor"] == TO_DO
+    holds(plan(data, capsys, *changed), did(data, *changed))
 
 
 def test_a_fit_for_the_test_of_its_own(data: Dataset, capsys):

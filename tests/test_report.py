@@ -14,7 +14,7 @@ from published import RECIPE, TOML
 from flows import nightly as line
 from flows.cli import main
 from flows.start import prepare
-from pipeline import journal, tracking
+from pipeline import journal, tracking_client
 from pipeline.contracts import Refused
 from pipeline.paths import Home
 from pipeline.report import charts, page, published, words
@@ -307,7 +307,7 @@ def test_mlflow_has_the_report_without_users(published_home):
     home = Home(published_home)
     (night,) = journal.run_ids(home, "tiny")
     parent = journal.read_run(home, "tiny", night)["mlflow_run_id"]
-    kept = Path(tracking._client(home).download_artifacts(parent, "report.html")).read_text(encoding="utf-8")
+    kept = Path(tracking_client.connect(home).download_artifacts(parent, "report.html")).read_text(encoding="utf-8")
     assert "users" not in Page(kept).headings and "leaderboard" in Page(kept).headings
     assert "users" in Page(text_of(home, night)).headings
 

@@ -56,26 +56,35 @@ def test_each_rule_says_whom_it_holds_back(tmp_path):
     (tmp_path / "deny.csv").write_text("item_id,reason\nb,recalled\nnobody,\n")
     (tmp_path / "only.csv").write_text("item_id\nb\nc\nd\n")
     export = Export(exclude_items="deny.csv", only_items="only.csv", fresh_days=15)
-    found = rules.rules_of(export, tmp_path, TODAY, IDS, SEEN, CATALOG)
+    found = rules.rules_of(export, rules.read_lists(export, tmp_path, TODAY), IDS, SEEN, CATALOG)
     assert found.allowed is not None and found.allowed.tolist() == [False, False, True, True]
     assert found.rule[:2] == ["only_items", "exclude_items"] and found.reason[1] == "recalled"
     assert found.out(IDS).to_list() == ["a", "b"]
 
 
 def test_without_rules_nothing_is_held_back(tmp_path):
-    found = rules.rules_of(Export(), tmp_path, TODAY, IDS, SEEN, CATALOG)
-    assert not found and rules.fingerprint(Export(), tmp_path, TODAY) is None
+    listed = rules.read_lists(Export(), tmp_path, TODAY)
+    assert not rules.rules_of(Export(), listed, IDS, SEEN, CATALOG) and rules.fingerprint(listed) is None
 
 
-def test_fresh_days_of_untimed_data_is_an_error(tmp_path):
+def test_an_empty_list_is_a_rule_too(tmp_path):
+    """Nothing may be listed but what stands in it; and it has a key of its own."""
+    (tmp_path / "none.csv").write_text("item_id\n")
+    export = Export(only_items="none.csv")
+    listed = rules.read_lists(export, tmp_path, TODAY)
+    assert rules.rules_of(export, listed, IDS, SEEN, CATALOG).out(IDS).to_list() == IDS.to_list()
+    assert rules.fingerprint(listed) not in (None, rules.fingerprint({"exclude_items": {}}))
+
+
+def test_fresh_days_of_untimed_data_is_an_error():
     untimed = pl.Series([None] * 4, dtype=pl.Datetime("us"))
     with pytest.raises(UnreadableInput, match="goes by time"):
-        rules.rules_of(Export(fresh_days=3), tmp_path, TODAY, IDS, untimed, CATALOG)
+        rules.rules_of(Export(fresh_days=3), {}, IDS, untimed, CATALOG)
 
 
-def test_an_unknown_attribute_is_an_error(tmp_path):
+def test_an_unknown_attribute_is_an_error():
     with pytest.raises(UnreadableInput, match="no attribute 'genre'"):
-        rules.rules_of(Export(max_per_attribute={"genre": 1}), tmp_path, TODAY, IDS, SEEN, CATALOG)
+        rules.rules_of(Export(max_per_attribute={"genre": 1}), {}, IDS, SEEN, CATALOG)
 
 
 def test_limits_are_kept_from_the_top():
@@ -143,9 +152,10 @@ def test_a_night_keeps_its_rules_and_tells(ruled):
 def test_items_that_the_source_does_not_have_are_told(tmp_path):
     (tmp_path / "recalled.csv").write_text("item_id\na\nP999\n")
     export = Export(exclude_items="recalled.csv")
-    (said,) = rules.strangers(export, tmp_path, dt.date(2026, 1, 1), pl.Series(["a", "b"]))
+    listed = rules.read_lists(export, tmp_path, TODAY)
+    (said,) = rules.strangers(listed, pl.Series(["a", "b"]))
     assert said == "export.exclude_items: 1 of 2 items are not in the source: P999"
-    assert not rules.strangers(export, tmp_path, dt.date(2026, 1, 1), pl.Series(["a", "P999"]))
+    assert not rules.strangers(listed, pl.Series(["a", "P999"]))
 
 
 def test_a_missing_list_is_told_before_the_night_starts(tmp_path):

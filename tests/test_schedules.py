@@ -8,7 +8,8 @@ import pytest
 
 from flows.cli import main
 from flows.schedules import schedules
-from flows.up import check, free_port, standing, state
+from flows.services import free_port
+from flows.up import check, standing, state
 from pipeline.paths import Home
 
 

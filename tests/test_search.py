@@ -10,7 +10,7 @@ import pytest
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import journal, lake, layers, tables, tracking
+from pipeline import journal, lake, layers, tables, tracking_server
 from pipeline.limits import Limits
 from pipeline.models import MODELS
 from pipeline.search import Failed, Trial, best_of, search
@@ -360,7 +360,7 @@ def test_the_refit_repeats_the_chosen_configuration(searched):
 
 def test_mlflow_has_a_run_for_every_trial_and_the_pictures(searched):
     run, _ = searched
-    mlflow.set_tracking_uri(tracking.tracking_uri(run.home))
+    mlflow.set_tracking_uri(tracking_server.tracking_uri(run.home))
     runs = mlflow.search_runs(experiment_names=["sample"], output_format="list")
     of = {each.info.run_name: each for each in runs if each.data.tags["nightrecs.kind"] == "family"}
     for label, pictures in (("ease", {"search.png"}), ("mf", {"search.png", "learning_rate_finder.png"})):

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from pipeline import journal, lake
 from pipeline.contracts import Refused, UnreadableInput
+from pipeline.paths import Home
 from pipeline.run import Run, utcnow
 from pipeline.settings import Dataset, Settings
 from pipeline.sniff import sniff
 from pipeline.stages import ingest
+from pipeline.stages.ingest_items import read_items
 
 
 def sniffed(path: Path) -> Dataset:
@@ -73,6 +75,74 @@ def test_columns_by_name_and_by_value(tmp_path, text, columns, unit, packed):
     assert tuple(getattr(dataset.columns, role) for role in ("user", "item", "rating", "timestamp")) == columns
     assert dataset.columns.timestamp_unit == unit
     assert rows_of(tmp_path, path, dataset).height == len(text.splitlines()) - dataset.source.header
+
+
+LOG = "user_id,movie_id,rating\n" + "".join(f"{n % 7},{n % 11},{n % 5 + 1}\n" for n in range(60))
+FILMS = [(n, f'Film "{n}" of, many') for n in range(11)]
+
+
+def films(folder: Path, name: str) -> None:
+    """An item catalog in the form that its name says."""
+    text = {
+        "movies.csv": "movie_id,title,genres\n"
+        + "".join(f'{n},"Film ""{n}"" of, many",Drama|War\n' for n in range(11)),
+        "u.item": "".join(f'{n}|Film "{n}" of, many|{1950 + n % 2}|Música\n' for n in range(11)),
+        "Artists_2020.dat": "id\turl\tname\n" + "".join(f'{n}\thttp://x/{n}\tFilm "{n}" of, many\n' for n in range(11)),
+        "meta.csv": "key;movie_id;label\n" + "".join(f'k{n};{n};Film "{n}" of, many\n' for n in range(11)),
+    }
+    if name.endswith(".parquet"):
+        pl.DataFrame(FILMS, schema=["movie_id", "title"], orient="row").write_parquet(folder / name)
+    else:
+        (folder / name).write_text(text[name], encoding="latin-1" if name == "u.item" else "utf-8")
+
+
+@pytest.mark.parametrize("name", ["movies.csv", "u.item", "Artists_2020.dat", "meta.csv", "items.parquet"])
+def test_the_catalog_beside_it_is_found_and_gives_titles(tmp_path, name):
+    """Among files that look much like one: of users, of other items, of tags, and a broken one."""
+    path = tmp_path / "log.csv"
+    path.write_text(LOG)
+    films(tmp_path, name)
+    (tmp_path / "users.csv").write_text("id,name\n" + "".join(f"{n},User {n}\n" for n in range(11)))
+    (tmp_path / "books.csv").write_text("movie_id,title\n" + "".join(f"b{n},Book {n}\n" for n in range(11)))
+    (tmp_path / "movie_tags.csv").write_text("movie_id,tag\n" + "".join(f"{n % 11},Tag {n}\n" for n in range(50)))
+    (tmp_path / "links.csv").write_text("movie_id,imdb\n" + "".join(f"{n},{n + 70}\n" for n in range(11)))
+    (tmp_path / "items_old.csv").write_bytes(b"movie_id,title\n\xff\xfe\x00")
+    (tmp_path / "items_cut.parquet").write_bytes(b"PAR1 cut")
+    dataset = sniffed(path)
+    assert dataset.items and dataset.items.files == [name]
+    assert dataset.items.attributes == ({"genres": "|"} if name == "movies.csv" else {})
+    rows_of(tmp_path, path, dataset)
+    (catalog,) = Home(tmp_path).lake(dataset.name).glob("1_raw/*/catalog.parquet")
+    found = pl.read_parquet(catalog).select(pl.col("item_id").cast(pl.Int64), "title").sort("item_id")
+    assert found.rows() == FILMS
+
+
+def test_without_a_catalog_there_is_an_example_to_uncomment(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(LOG)
+    text = sniff(path)
+    assert "items" not in tomllib.loads(text)
+    told = text.partition("# No item catalog")[2]
+    lines = [line.removeprefix("# ") for line in told.splitlines()[1:]]
+    items = Dataset.model_validate({"name": "x", **tomllib.loads("\n".join(lines))}).items
+    assert items and items.files == ["items.csv"] and items.attributes
+
+
+@pytest.mark.parametrize(
+    ("name", "catalog", "n"),
+    [
+        ("ml-100k/u.data", "u.item", 1682),
+        ("ml-latest-small/ratings.csv", "movies.csv", 9742),
+        ("lastfm-hetrec/user_artists.dat", "artists.dat", 17_632),
+        ("ml-1m/ratings-timestamp-subset.dat.gz", "movies.dat", 3883),
+    ],
+)
+def test_real_catalogs(name, catalog, n, tmp_path):
+    path = data_set(name.split("/")[0]) / name.split("/", 1)[1]
+    items = sniffed(path).items
+    assert items and items.files == [catalog]
+    _, told = read_items(path.parent, items.files, items, tmp_path)
+    assert told == {"items": n, "repeated": 0, "skipped": 0}
 
 
 def test_minus_one_among_ratings_is_a_missing_rating(tmp_path):

@@ -184,6 +184,17 @@ def night(run, rows: pl.DataFrame):
     return split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, store(run, rows))))
 
 
+def test_the_kind_its_reason_and_the_sizes_are_said_each_night(tmp_path, capsys):
+    rows = raw(*[(f"u{n % 7}", f"i{n}", 1, n) for n in range(20)])
+    run = make_run(tmp_path, split={"kind": "global_time"})
+    for _ in range(2):  # the second time it is in the lake
+        night(run, rows)
+        said = capsys.readouterr().err
+        assert "  global_time (as set): train 16, valid 2 from 2026-01-17, test 2 from 2026-01-19\n" in said
+    night(make_run(tmp_path / "other", split={"kind": "random", "valid": 0, "by": "row"}), rows)
+    assert "  random (as set): train 18, valid 0, test 2\n" in capsys.readouterr().err
+
+
 def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
     run = make_run(tmp_path)
     folder = night(run, raw(("u", "a", 1, 0), ("u", "b", 2, 1), ("u", "c", 3, 1), ("v", "z", 4, 1), ("v", "a", 1, 0)))

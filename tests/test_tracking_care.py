@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from operating import SECRET, Dataset
 
-from pipeline import journal, tracking
+from pipeline import journal, tracking, tracking_client, tracking_server
 from pipeline.paths import Home
 from pipeline.stages import track
 
@@ -23,18 +23,18 @@ def data(tmp_path_factory) -> Dataset:
 
 
 def night_of(home: Home, alias: str = "champion") -> str:
-    version = tracking._client(home).get_model_version_by_alias("tiny", alias)
-    return version.tags[tracking.NIGHT]
+    version = tracking_client.connect(home).get_model_version_by_alias("tiny", alias)
+    return version.tags[tracking_client.NIGHT]
 
 
 def models(home: Home) -> set[str]:
-    return {v.tags[tracking.NIGHT] for v in tracking._client(home).search_model_versions("name = 'tiny'")}
+    return {v.tags[tracking_client.NIGHT] for v in tracking_client.connect(home).search_model_versions("name = 'tiny'")}
 
 
 def nights(home: Home) -> set[str]:
-    client = tracking._client(home)
+    client = tracking_client.connect(home)
     found = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    return {run.data.tags[tracking.NIGHT] for run in found}
+    return {run.data.tags[tracking_client.NIGHT] for run in found}
 
 
 def test_one_life(data, capsys):
@@ -57,7 +57,7 @@ def test_one_life(data, capsys):
     assert data.command("rollback", "tiny") == 0 and night_of(home) == second
 
     # the repair goes by what is live, not by the newest night
-    client = tracking._client(home)
+    client = tracking_client.connect(home)
     client.set_registered_model_alias("tiny", "champion", client.get_model_version_by_alias("tiny", "previous").version)
     assert night_of(home) == third
     track._catch_up(journal.load_run(home, "tiny", third))
@@ -82,7 +82,7 @@ def test_one_life(data, capsys):
     assert holding == [], "neither do their examples and settings"
     later = data.night()
     assert night_of(home) == later and models(home) == {later}
-    mlflow.set_tracking_uri(tracking.tracking_uri(home))
+    mlflow.set_tracking_uri(tracking_server.tracking_uri(home))
     served = mlflow.pyfunc.load_model("models:/tiny@champion").predict(pd.DataFrame({"user_id": [SECRET, "u01"]}))
     assert set(served[served.user_id == SECRET]["source"]) == {"fallback"}
 
@@ -94,6 +94,6 @@ def test_a_server_is_left_alone(data, monkeypatch):
         class _tracking_client:
             store = object()
 
-    monkeypatch.setattr(tracking, "_client", lambda home: Remote)
+    monkeypatch.setattr(tracking_client, "connect", lambda home: Remote)
     with pytest.raises(tracking_care.NotOurs, match="mlflow gc"):
         tracking_care.leftovers(data.home, "tiny", set(), set(), 0)

@@ -32,10 +32,7 @@ class ItemKnn(ItemGraph):
     """score(u, j) = sum of s(i, j) over the items i of the history that are nearest neighbours of j."""
 
     Config = ItemKnnConfig
-
-    def __init__(self, config: ItemKnnConfig, n_users: int, n_items: int):
-        super().__init__(config, n_users, n_items)
-        self.config: ItemKnnConfig = config
+    config: ItemKnnConfig
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Count, by tiles of items."""

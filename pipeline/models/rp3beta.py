@@ -29,10 +29,7 @@ class Rp3Beta(ItemGraph):
     """
 
     Config = Rp3BetaConfig
-
-    def __init__(self, config: Rp3BetaConfig, n_users: int, n_items: int):
-        super().__init__(config, n_users, n_items)
-        self.config: Rp3BetaConfig = config
+    config: Rp3BetaConfig
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Walk, by tiles of items."""

@@ -174,8 +174,3 @@ class Night:
         with suppress(OSError, ValueError, KeyError):
             return lake.info(self.raw) if self.raw else {}
         return {}
-
-
-def name_of_figure(metric: str, cutoff: int) -> str:
-    """`ndcg@10`, `rmse`."""
-    return f"{metric}@{cutoff}" if cutoff else metric

@@ -6,8 +6,9 @@ import polars as pl
 
 from pipeline import metrics, tables
 from pipeline.report import charts
-from pipeline.report.night import Night, name_of_figure
+from pipeline.report.night import Night
 from pipeline.report.words import SEGMENTS, figure, interval, moment, named, number, percent, plural, reason, when
+from pipeline.tables import name_of_figure
 
 Drawn = dict[str, Any]
 ACCURACY = ("ndcg", "recall", "hit_rate", "precision", "map", "mrr", "rmse", "mae", "rmse_scaled", "mae_scaled")

@@ -4,8 +4,9 @@ import datetime as dt
 import re
 from typing import Any
 
-from pipeline.report.night import Night, name_of_figure
+from pipeline.report.night import Night
 from pipeline.settings import INCUMBENT
+from pipeline.tables import name_of_figure
 
 NOTHING = "–"
 SEGMENTS = {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import journal, metrics, per_user, standing, tables
+from pipeline import journal, per_user, standing, tables
 from pipeline.comparing import against
 from pipeline.run import Run
 
@@ -14,7 +14,6 @@ def compare_models(run: Run, measured: list[Path]) -> int:
     that are compared, which flatters it; on test nothing is chosen. There are none where only one model has the figure.
     """
     select, ranked = run.settings.select, standing.best_first(run)
-    sign = 1 if metrics.higher_is_better(select.metric) else -1
     records = []
     with journal.stage(run, "compare") as stage:
         for split in per_user.FILES:
@@ -22,7 +21,7 @@ def compare_models(run: Run, measured: list[Path]) -> int:
             best = next((label for label in ranked if label in figures), None)
             if best is None:
                 continue
-            found = against(figures, best, sign, run.settings.seed, run.settings.gate.confidence)
+            found = against(figures, best, select.metric, run.settings.seed, run.settings.gate.confidence)
             records += [
                 {"split": split, "protocol": select.protocol, "metric": select.metric,
                  "cutoff": select.recorded_cutoff, "model": label, "other": best,

@@ -42,11 +42,10 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            keep = partial(kept.__setitem__, split)
-            records += measure.measure(model, label, data, split, fit, settings, normalizer, keep)
+            case = question.Case(model, label, data, split, fit, settings, normalizer)
+            records += measure.measure(case, partial(kept.__setitem__, split))
             if split == "test":
-                shown = predictions.of_sample(model, data, split, fit, normalizer, settings.seed)
-                shown.write_parquet(folder / "predictions.parquet")
+                predictions.of_sample(case).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
         for split, figures in kept.items():

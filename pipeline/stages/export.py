@@ -32,12 +32,12 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
     `champion` is the refit on all rows, `fitted` are the night's models, `measured` what was measured of them.
     """
-    rules_today = rules.fingerprint(run.settings.export, run.data, run.started_at.date())
+    listed = rules.read_lists(run.settings.export, run.data, run.started_at.date())
     spec = lake.Spec(
         stage="export",
         layer="7_recommendations",
         version=VERSION,
-        settings={**run.settings.export.model_dump(), "rules": rules_today},
+        settings={**run.settings.export.model_dump(), "rules": rules.fingerprint(listed)},
         parents=(raw, encoded, champion, *fitted, *measured),
         head=lake.info(champion)["label"],
     )
@@ -54,8 +54,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         attributes = catalog.read_catalog(raw)
         items = catalog.items(rows, attributes)
         last_seen = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")["last_seen"]
-        in_force = rules.rules_of(export, run.data, run.started_at.date(), ids, last_seen, attributes)
-        for said in rules.strangers(export, run.data, run.started_at.date(), items["item_id"]):
+        in_force = rules.rules_of(export, listed, ids, last_seen, attributes)
+        for said in rules.strangers(listed, items["item_id"]):
             journal.note(run, f"warning: {said}")
         allowed, out = in_force.allowed, in_force.out(ids)
         listable = rows.filter(~pl.col("item_id").is_in(out.implode())) if len(out) else rows

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, lake, progress, sources, tables
+from pipeline import journal, lake, progress, sources, tables, warehouse
 from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
 from pipeline.parts import REJECTED
 from pipeline.run import Run
@@ -142,7 +142,7 @@ def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) ->
     limit_text = f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
     raise Refused(
         f"{rate:.1%} of the lines were rejected{limit_text}: {reasons}; for "
-        f"example {lines}. All of them are in {journal.folder(run) / REJECTED}"
+        f"example {lines}. All of them, by DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}"
     )
 
 

@@ -1,13 +1,14 @@
 """Reads the item catalog, always line by line; a broken line costs an item its title, never a night."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
 from pipeline import sources, tables
 from pipeline.contracts import Reason, UnreadableInput
-from pipeline.layout import read_layout
+from pipeline.layout import find_column, read_layout
 from pipeline.reading import records
 from pipeline.settings import Items
 from pipeline.values import Rejected, check_id
@@ -18,19 +19,12 @@ def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> t
     found: dict[str, tuple[str | None, str | None]] = {}
     repeated = skipped = 0
     for name in names:
-        if name.endswith(".parquet"):
-            raise UnreadableInput(f"{name}: an item catalog is a text file (csv, tsv, dat, txt)")
-        plain = sources.unpack(folder / name, scratch / "items.plain")
         wanted = {"items.id": items.id, **{f"items.attributes.{a}": a for a in items.attributes}}
         wanted |= {"items.title": items.title} if items.title else {}
-        layout = read_layout(plain, name, items, wanted)
-        for _, _, fields in records(plain, layout) if layout else ():
-            if isinstance(fields, Reason):
-                skipped += 1
-                continue
-            values = {column: fields[layout.positions[key]] for key, column in wanted.items()} if layout else {}
-            item = values[items.id]
+        rows = _parquet_rows if name.endswith(".parquet") else _text_rows
+        for values in rows(folder / name, name, items, wanted, scratch):
             try:
+                item = values.get(items.id, "")
                 check_id(item, Reason.EMPTY_ITEM, items.id)
             except Rejected:
                 skipped += 1
@@ -39,6 +33,27 @@ def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> t
             found[item] = (values[items.title] or None) if items.title else None, _attributes(values, items)
     frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=tables.CATALOG.schema, orient="row")
     return tables.CATALOG.check(frame), {"items": len(found), "repeated": repeated, "skipped": skipped}
+
+
+def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[dict[str, str]]:
+    """Column to cell, line by line; a broken line has none."""
+    plain = sources.unpack(path, scratch / "items.plain")
+    if layout := read_layout(plain, name, items, wanted):
+        for _, _, fields in records(plain, layout):
+            is_whole = not isinstance(fields, Reason)
+            yield {column: fields[layout.positions[key]] for key, column in wanted.items()} if is_whole else {}
+
+
+def _parquet_rows(path: Path, name: str, _: Items, wanted: dict[str, str], __: Path) -> Iterator[dict[str, str]]:
+    """The same of a Parquet file: numbers and times as text, nothing as the empty one."""
+    try:
+        frame = pl.read_parquet(path)
+        for key, column in wanted.items():
+            find_column(column, key, frame.columns, name)
+        frame = frame.select(pl.col(sorted(set(wanted.values()))).cast(pl.String).fill_null(""))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UnreadableInput(f"{name} is no Parquet file of plain columns, or cut off ({error})") from None
+    yield from frame.iter_rows(named=True)
 
 
 def _attributes(values: dict[str, str], items: Items) -> str | None:

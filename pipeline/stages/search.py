@@ -11,9 +11,10 @@ from pipeline.run import Run
 from pipeline.search import Trial, best_of, search
 from pipeline.settings import Settings
 from pipeline.space import Choices, usual_point
-from pipeline.stages.train import Skipped, config_family, family_of
+from pipeline.stages.train import Skipped, family_of
 from pipeline.stages.trials import Fits
 from pipeline.stages.tuning import space_of
+from pipeline.standing import family_name
 
 VERSION = 1
 LAYER = "5_searches"
@@ -75,7 +76,7 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
         ]  # fmt: skip
         contracts.rows(tables.TRIALS, records).write_parquet(folder / "trials.parquet")
         info = {
-            "label": label, "family": config_family(settings, label), "ended": ended, "metric": figure_of(settings),
+            "label": label, "family": family_name(settings, label), "ended": ended, "metric": told.figure,
             "best": best and {"number": best.number, "params": best.params, "value": sign * (best.value or 0),
                               "figure": best.value},
             "better": best is not None and best.params != usual_point(space, config),
@@ -93,8 +94,9 @@ class Telling:
     """Says every trial as it ends."""
 
     def __init__(self, run: Run, title: str):
-        self.title, self.figure = title, figure_of(run.settings)
-        self.sign = 1 if metrics.higher_is_better(run.settings.select.metric) else -1
+        select = run.settings.select
+        self.title, self.sign = title, metrics.sign_of(select.metric)
+        self.figure = tables.name_of_figure(select.metric, select.recorded_cutoff)
         self.of: int | None = None
 
     def begin(self, of: int | None) -> None:
@@ -118,12 +120,6 @@ def words_of(folder: Path) -> str:
     if best:
         found = f"best {info['metric']} on valid {best['value']:.4g} with {_words(best['params'])}"
     return f"{found} ({n_trials} trials; ended by {info['ended']})"
-
-
-def figure_of(settings: Settings) -> str:
-    """`ndcg@10`, `rmse`: the figure that selects."""
-    select = settings.select
-    return select.metric if select.protocol == "error" else f"{select.metric}@{select.cutoff}"
 
 
 def _limits(run: Run, label: str, fitted: Path | None, seconds: float | None) -> Limits:

@@ -12,6 +12,7 @@ from pipeline.contracts import Refused
 from pipeline.faults import fault
 from pipeline.incumbent import Lineup
 from pipeline.run import Run
+from pipeline.tables import name_of_figure
 
 NOBODY = Lineup()
 """Nobody beside the recipe's models, and no incumbent."""
@@ -39,7 +40,8 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
     beside = figures.filter(pl.col("metric").is_in(simple)).unique("metric", maintain_order=True)
     figures = figures.filter(metric=select.metric)
     values = dict(zip(figures["model"], figures["value"], strict=True))
-    figure = f"{select.metric}@{cutoff} ({select.protocol})" if cutoff else select.metric
+    name = name_of_figure(select.metric, cutoff)
+    figure = f"{name} ({select.protocol})" if cutoff else name
     eligible = [label for label in labels if not math.isnan(values.get(label, math.nan))]
     if not eligible and len(own) == 1:
         return _settled(run, own[0], lineup, {"decision": "unmeasured", "text": f"{own[0]} has no {figure} on valid"})
@@ -52,7 +54,7 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
         if label not in eligible:
             journal.note(run, f"{label} can't be champion: it has no {figure} on valid")
     choice: dict[str, Any] = {
-        "metric": f"{select.metric}@{cutoff}" if cutoff else select.metric,
+        "metric": name,
         "split": "valid",
         "values": {label: values[label] for label in eligible},
     }
@@ -60,7 +62,7 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
         choice["beside"] = dict(zip(beside["metric"], beside["value"], strict=True))
     journal.update_run(run, choice=choice)
     if not run.settings.gate.enabled or parts is None:
-        sign = 1 if metrics.higher_is_better(select.metric) else -1
+        sign = metrics.sign_of(select.metric)
         champion = max(eligible, key=lambda label: sign * values[label])
         return _settled(run, champion, lineup, {"decision": "off", "text": f"off; {champion} is the best on valid"})
     by_user = {label: of for label, of in per_user.read(measured, "valid").items() if label in eligible}

@@ -65,6 +65,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     built = lake.build(run, lake.Spec("split", "4_split", VERSION, settings, parents=(encoded,)), write)
     info = lake.info(built)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
+    journal.say(f"  {in_words(info)}")
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,
@@ -72,6 +73,13 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             "a seeded hash decided which is held out",
         )
     return built
+
+
+def in_words(info: dict[str, Any]) -> str:
+    """`random (as set): train 80, valid 10, test 10`; of a cut in time also the day on which each part begins."""
+    days = {name: f" from {cut[:10]}" for name, cut in info["cuts"].items()}
+    rows = (f"{name} {n:,}{days.get(name, '')}" for name, n in info["rows"].items())
+    return f"{info['kind']} ({info['reason']}): {', '.join(rows)}"
 
 
 def _write_parts(parts: dict[str, pl.DataFrame], folder: Path) -> None:

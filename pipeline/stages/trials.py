@@ -16,7 +16,8 @@ from pipeline.ranking import ScoreError
 from pipeline.rng import seed_of
 from pipeline.run import Run
 from pipeline.search import Failed, Report
-from pipeline.stages.train import Skipped, build, family_of, figure_on_valid
+from pipeline.stages.fitting import build, figure_on_valid
+from pipeline.stages.train import Skipped, family_of
 
 EXPECTED = (NotServable, ScoreError, MemoryError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # pyright: ignore[reportPrivateImportUsage]
 """What hyperparameters can bring about: a fit diverges, a matrix can't be solved or held."""

@@ -4,7 +4,8 @@ from pipeline import layers
 from pipeline.optimizers import TrainingConfig
 from pipeline.settings import Settings
 from pipeline.space import Space, grid_of, read_space
-from pipeline.stages.train import config_family, family_of
+from pipeline.stages.train import family_of
+from pipeline.standing import family_name
 
 
 def space_of(settings: Settings, label: str) -> Space:
@@ -19,7 +20,7 @@ def check_label(settings: Settings, label: str) -> None:
     """Finder and search of a label, before the night starts; SettingsError names the key."""
     entry, (_, config) = settings.models[label], family_of(settings, label)
     where, key = f"recipe {settings.recipe}", f"models.{label}"
-    name = config_family(settings, label)
+    name = family_name(settings, label)
     if entry.finder:
         if not isinstance(config, TrainingConfig):
             raise layers.SettingsError(

@@ -1,0 +1,100 @@
+"""The models of a night: each is searched, fitted and measured by itself, so that one may fail without the others."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.nightly import Step, Stopped
+from pipeline import incumbent, journal, standing
+from pipeline.disk import is_full
+from pipeline.incumbent import Lineup
+from pipeline.masking import masked
+from pipeline.run import Run
+from pipeline.settings import FLOOR
+from pipeline.stages import evaluate, train
+from pipeline.stages.publish import live_run_id
+
+
+class Competition:
+    """What came of the models so far, by label."""
+
+    def __init__(self, run: Run, step: Step, parts: Path):
+        self.run, self.step, self.parts = run, step, parts
+        self.searched: dict[str, Path] = {}
+        self.fitted: dict[str, Path] = {}
+        """On train."""
+        self.measured: dict[str, Path] = {}
+        self.fits: set[Path] = set()
+        """All of which something was measured, or made."""
+
+    def of_the_recipe(self) -> None:
+        """The recipe's models. Under a budget what time they leave goes into searches; blends are made of them all."""
+        run, models = self.run, self.run.settings.models
+        budgeted = run.settings.budget.minutes is not None
+        blends = [label for label in models if standing.is_blend(run.settings, label)]
+        for label, entry in models.items():
+            if label in blends:
+                continue
+            if entry.search and not budgeted:
+                from pipeline.stages import search  # optuna takes its time
+
+                with family_alone(run, f"search {label}"):
+                    self.searched[label] = self.step(search.search_model, run, self.parts, label)
+            self.compete(label, run)
+        if budgeted:  # something can be published by now
+            from flows.turns import search_in_turns
+
+            for label, folder, is_better in search_in_turns(run, self.step, self.parts, self.fitted, family_alone):
+                self.searched[label] = folder
+                if is_better:
+                    self.compete(label, run)
+        for label in blends:
+            self.compete(label, run)
+
+    def lineup(self) -> Lineup:
+        """Who else takes part, what was measured being the recipe's."""
+        recipe = {label: incumbent.configuration_of(self.fitted[label]) for label in self.measured}
+        return incumbent.lineup(self.run, live_run_id(self.run.home, self.run.dataset), recipe)
+
+    def beside_the_recipe(self, lineup: Lineup) -> None:
+        """What is published now, a blend with what it is made of, and popularity."""
+        for label, own in lineup.members.items():
+            with family_alone(self.run, label):
+                self.fitted[label] = self.step(train.fit_model, own, self.parts, label)
+                self.fits.add(self.fitted[label])
+        for label, own in lineup.entrants.items():
+            if label == FLOOR or lineup.members.keys() <= self.fitted.keys():
+                self.compete(label, own)
+
+    def compete(self, label: str, own: Run) -> None:
+        """Fit and measure one model, `own` being the night whose settings have it; again, once its search is done."""
+        searched, both = self.searched.get(label), self.run.settings.evaluation.fit_for_test
+        with family_alone(self.run, f"{label} tuned" if label in self.measured else label):
+            fit = tested = self.step(train.fit_model, own, self.parts, label, "train", None, searched, {**self.fitted})
+            self.fitted.setdefault(label, fit)
+            if both != "train":
+                tested = self.step(train.fit_model, own, self.parts, label, both, fit)
+            self.measured[label] = self.step(evaluate.measure_model, own, self.parts, label, fit, tested)
+            self.fitted[label] = fit
+            self.fits.update((fit, tested))
+
+
+class family_alone:
+    """A family that can't be used, or that crashes, is journaled and left out; the night goes on with the others."""
+
+    def __init__(self, run: Run, label: str):
+        self.run, self.label = run, label
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, Stopped) or is_full(error):  # full for all of them
+            return False
+        if self.run.look_only:  # it has no journal
+            return False
+        verb = "skipped" if isinstance(error, train.Skipped) else f"failed ({kind.__name__ if kind else ''})"
+        journal.note(self.run, f"{self.label} {verb}: {error}")
+        left_out = journal.read_run(self.run.home, self.run.dataset, self.run.run_id).get("left_out", {})
+        journal.update_run(self.run, left_out={**left_out, self.label: masked(f"{verb}: {error}")})
+        if not isinstance(error, train.Skipped):
+            journal.keep_traceback(self.run)
+        return True
