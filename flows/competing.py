@@ -35,9 +35,9 @@ class Competition:
             if label in blends:
                 continue
             if entry.search and not budgeted:
-                from pipeline.stages import search  # optuna takes its time
-
                 with family_alone(run, f"search {label}"):
+                    from pipeline.stages import search  # optuna takes its time
+
                     self.searched[label] = self.step(search.search_model, run, self.parts, label)
             self.compete(label, run)
         if budgeted:  # something can be published by now

@@ -42,7 +42,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def generators(context: FitContext, *names: object) -> tuple[torch.Generator, torch.Generator]:
-    """Of the order of rows, which all processes have in common, and of what losses draw, each its own; alone, one."""
+    """Of the order of rows, the same in all processes; of what losses draw, each process's own. Alone, they are one."""
     device, world = context.device, context.world
     order = torch.Generator(device).manual_seed(seed_of(context.seed, *names))
     if world.size == 1:

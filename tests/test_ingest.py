@@ -352,6 +352,12 @@ def test_a_catalog_may_be_parquet(tmp_path):
     assert lake.info(folder)["catalog"] == {"items": 2, "repeated": 1, "skipped": 1}
     with pytest.raises(UnreadableInput, match=r"no column 'name' \(items.title\).*'title'"):
         ingest.read_source(make_run(tmp_path / "b", data, items={**config, "title": "name"}))
+    kinds = [["Crime", " Drama"], ["x"], None, ["Crime", None]]
+    films.with_columns(kinds=pl.Series(kinds)).write_parquet(data / "films.parquet")
+    for at, by in (("by", "|"), ("no", "")):
+        folder = ingest.read_source(make_run(tmp_path / at, data, items={**config, "attributes": {"kinds": by}}))
+        kept = pl.read_parquet(folder / "catalog.parquet")["attributes"].to_list()
+        assert kept == ['{"kinds": ["Crime"]}', '{"kinds": []}']
     films.select("id", title=pl.concat_list("title")).write_parquet(data / "films.parquet")
     with pytest.raises(UnreadableInput, match=r"films.parquet is no Parquet file of plain columns"):
         ingest.read_source(make_run(tmp_path / "c", data, items={**config, "attributes": {}}))

@@ -1,5 +1,6 @@
 """RecVAE: its prior and loss by hand, whose turn a step is, and what a checkpoint keeps of that."""
 
+import copy
 import math
 
 import pytest
@@ -83,7 +84,8 @@ def test_divergence_weighs_as_much_as_the_history_is_long(monkeypatch):
     users, items = (torch.tensor(side) for side in zip(*pairs, strict=True))
     train = Interactions(users, items, 2, 8)
     model, _ = started(monkeypatch, train, gamma=0.5, dropout=0.0)
-    model.old.to_latent.weight.data.mul_(3)  # so that the prior is not the posterior
+    old = copy.deepcopy(model.encoder)
+    old.to_latent.weight.data.mul_(3)  # so that the prior is not the posterior
     rows = train.history()
     kept = []
     monkeypatch.setattr(recvae, "drawn", lambda *given: kept.append(multvae.drawn(*given)) or kept[-1])
@@ -91,13 +93,13 @@ def test_divergence_weighs_as_much_as_the_history_is_long(monkeypatch):
     def of(gamma: float, user: int) -> float:
         model.config = RecVaeConfig(**{**SMALL, "gamma": gamma, "dropout": 0.0})
         with torch.no_grad():
-            return model._encoder_loss(rows[torch.tensor([user])], torch.Generator().manual_seed(1)).item()
+            return model._encoder_loss(rows[torch.tensor([user])], old, torch.Generator().manual_seed(1)).item()
 
     for user, length in ((0, 6), (1, 2)):
         got = of(0.5, user) - of(0.0, user)
         with torch.no_grad():
             row = rows[torch.tensor([user])]
-            posterior, prior = log_normal(kept[-1], *model.encoder(row)), log_prior(kept[-1], *model.old(row))
+            posterior, prior = log_normal(kept[-1], *model.encoder(row)), log_prior(kept[-1], *old(row))
         assert got == pytest.approx(0.5 * length * (posterior - prior).sum().item(), rel=1e-3)
         likelihood = of(0.0, user)
         log_p = torch.log_softmax(model.decoder(kept[-1]), 1)[0, history[user]]
@@ -118,12 +120,16 @@ def test_encoder_and_decoder_learn_in_turns(monkeypatch):
 
 def test_the_prior_is_the_encoder_of_the_start_of_the_epoch(monkeypatch):
     model, stepper = started(monkeypatch)
+    loss, priors = model._encoder_loss, []
+    monkeypatch.setattr(model, "_encoder_loss", lambda rows, old, draw: priors.append(old) or loss(rows, old, draw))
     for _ in range(3):
         before = copied(model)
+        priors.clear()
         stepper.run_epoch(1)
-        for name, tensor in model.old.state_dict().items():
+        assert len(priors) == 3 and priors[0] is priors[2], "of four steps, the last is the decoder's"
+        for name, tensor in priors[0].state_dict().items():
             assert torch.equal(tensor, before[f"encoder.{name}"])
-        assert not torch.equal(model.old.into.weight, model.encoder.into.weight)
+        assert not torch.equal(priors[0].into.weight, model.encoder.into.weight)
 
 
 def test_the_decoder_learns_from_whole_histories(monkeypatch):
@@ -139,7 +145,7 @@ def test_the_decoder_learns_from_whole_histories(monkeypatch):
 
 @pytest.mark.parametrize("steps", [2, 3], ids="{} encoder steps".format)
 def test_a_fit_that_was_ended_keeps_its_turn(tmp_path, monkeypatch, steps):
-    """Turns and epochs don't fall together here; the whole state, the old encoder too, ends as undisturbed."""
+    """Turns and epochs don't fall together here; the whole state ends as undisturbed."""
     keys = {**SMALL, "encoder_steps": steps, "batch_size": 15}  # 3 steps an epoch
     train = checkerboard()
 

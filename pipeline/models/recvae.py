@@ -1,5 +1,6 @@
 """RecVAE: Mult-VAE with a prior that remembers, user-specific β and alternating updates (Shenbin et al., WSDM 2020)."""
 
+import copy
 import math
 from typing import Annotated
 
@@ -88,7 +89,6 @@ class RecVae(Recommender):
         super().__init__(config, n_users, n_items)
         self.config: RecVaeConfig = config
         self.encoder = Encoder(n_items, config.hidden_dim, config.embedding_dim)
-        self.old = Encoder(n_items, config.hidden_dim, config.embedding_dim).requires_grad_(False)
         self.decoder = nn.Linear(config.embedding_dim, n_items)
         self.step = 0
 
@@ -109,24 +109,27 @@ class RecVae(Recommender):
             self.decoder.reset_parameters()
         self.step = 0
         an_epoch = math.ceil(len(history) / (self.config.batch_size or len(history)))  # steps
+        old: Encoder | None = None  # no part of the state: it is renewed when an epoch begins, and when a fit goes on
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-            if self.step % an_epoch == 0:
-                self.old.load_state_dict(self.encoder.state_dict())
+            nonlocal old
+            if old is None or self.step % an_epoch == 0:
+                old = copy.deepcopy(self.encoder).requires_grad_(False)
             turn = self.step % (self.config.encoder_steps + 1)
             self.step += 1
-            of = self._encoder_loss if turn < self.config.encoder_steps else self._decoder_loss
-            return of(history[batch], generator)
+            if turn < self.config.encoder_steps:
+                return self._encoder_loss(history[batch], old, generator)
+            return self._decoder_loss(history[batch], generator)
 
         self.best_epoch = fit_by_gradient(self, len(history), loss, self.config, context)
 
-    def _encoder_loss(self, rows: History, generator: torch.Generator) -> Tensor:
+    def _encoder_loss(self, rows: History, old: Encoder, generator: torch.Generator) -> Tensor:
         """Negative likelihood and γ |history| times the divergence, with a decoder that gets no gradient."""
         mean, log_variance = self.encoder(rows, thinned(rows, self.config.dropout, generator))  # (B, D) each
         latent = drawn(mean, log_variance, generator)  # (B, D)
         with torch.no_grad():
-            old = self.old(rows)  # (B, D) each
-        divergence = (log_normal(latent, mean, log_variance) - log_prior(latent, *old)).sum(1)  # (B,): of one draw
+            before = old(rows)  # (B, D) each
+        divergence = (log_normal(latent, mean, log_variance) - log_prior(latent, *before)).sum(1)  # (B,): of one draw
         beta = self.config.gamma * rows.lengths  # (B,)
         logits = functional.linear(latent, self.decoder.weight.detach(), self.decoder.bias.detach())  # (B, I)
         return (beta * divergence).mean() - log_likelihood(logits.float(), rows)

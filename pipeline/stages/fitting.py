@@ -142,7 +142,7 @@ def fit_here(job: Job, device: torch.device, told: Told, world: World) -> tuple[
         checkpoint=job.checkpoint,
         deadline=job.deadline,
         finder=finding,
-        memory=memory_budget(settings.memory_limit, device),
+        memory=memory_budget(settings.memory_limit, device) // (world.size if device.type == "cpu" else 1),
         world=world,
     )
     try:

@@ -13,6 +13,9 @@ from pipeline.reading import records
 from pipeline.settings import Items
 from pipeline.values import Rejected, check_id
 
+PARTED = "\x1f"
+"""Between the values of a Parquet list where no separator is configured: ASCII's own for that."""
+
 
 def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> tuple[pl.DataFrame, dict[str, int]]:
     """The catalog, and how many items, repeated ids (the last one counts) and skipped lines there were."""
@@ -44,22 +47,29 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
             yield {column: fields[layout.positions[key]] for key, column in wanted.items()} if is_whole else {}
 
 
-def _parquet_rows(path: Path, name: str, _: Items, wanted: dict[str, str], __: Path) -> Iterator[dict[str, str]]:
-    """The same of a Parquet file: numbers and times as text, nothing as the empty one."""
+def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[dict[str, str]]:
+    """The same of a Parquet file: numbers and times as text, lists joined, nothing as the empty one."""
     try:
         frame = pl.read_parquet(path)
         for key, column in wanted.items():
             find_column(column, key, frame.columns, name)
+        lists = {column for column, kind in frame.schema.items() if isinstance(kind, pl.List)}
+        frame = frame.with_columns(
+            pl.col(name).cast(pl.List(pl.String)).list.join(by or PARTED, ignore_nulls=True)
+            for name, by in items.attributes.items()
+            if name in lists
+        )
         frame = frame.select(pl.col(sorted(set(wanted.values()))).cast(pl.String).fill_null(""))
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UnreadableInput(f"{name} is no Parquet file of plain columns, or cut off ({error})") from None
+        told = str(error).partition("\n")[0]
+        raise UnreadableInput(f"{name} is no Parquet file of plain columns, or cut off ({told})") from None
     yield from frame.iter_rows(named=True)
 
 
 def _attributes(values: dict[str, str], items: Items) -> str | None:
     """`{"genres": ["Drama", "War"]}`; a column without a separator has one value."""
     lists = {
-        name: [part.strip() for part in (values[name].split(by) if by else [values[name]]) if part.strip()]
+        name: [part.strip() for part in values[name].split(by or PARTED) if part.strip()]
         for name, by in items.attributes.items()
     }
     return json.dumps(lists, ensure_ascii=False) if lists else None
