@@ -69,7 +69,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         keys = (key if re.fullmatch("[A-Za-z0-9_-]+", key) else _quoted(key) for key in value)
         return "{ " + ", ".join(f"{key} = {_quoted(by)}" for key, by in zip(keys, value.values(), strict=True)) + " }"
-    return json.dumps(value, ensure_ascii=False)
+    return _quoted(value)
 
 
 def _name(path: Path) -> str:
@@ -81,5 +81,6 @@ def _example(table: Peek, at: int) -> str:
     return f"  # e.g. {table.rows[0][at][:40]!r}" if table.rows else ""
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _quoted(value: Any) -> str:
+    """As in JSON, but that TOML takes no DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import data_set
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import journal, lake
@@ -184,6 +184,7 @@ def test_what_is_no_interaction_file_is_refused(tmp_path, content):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(st.lists(st.text(max_size=6) | st.sampled_from(["user", "item", "1", "964982703", '"']), min_size=1, max_size=5), max_size=6), delimiter=st.sampled_from([",", "\t", "::"]))  # fmt: skip
+@example(rows=[["", "", "", "\x7f"], ["", "", "", "0"]], delimiter=",")
 def test_whatever_the_text(tmp_path_factory, rows, delimiter):
     """The TOML is always valid, and ingest never stumbles over it in another way than it may."""
     path = tmp_path_factory.mktemp("sniff") / "x.csv"
