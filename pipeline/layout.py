@@ -64,7 +64,8 @@ def _check_encodable(reading: Reading) -> None:
 
 def head(file: BinaryIO, name: str) -> list[bytes]:
     """The first lines, without byte order mark and newlines."""
-    lines = [line.rstrip(b"\r\n") for line in islice(_lines(file), _HEAD)]
+    raw = list(islice(_lines(file), _HEAD))
+    lines = [line.rstrip(b"\r\n") for line in raw if raw != [BOM]]  # nothing but the mark is an empty file
     if lines and lines[0].startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UnreadableInput(f"{name} is UTF-16; convert it, e.g. iconv -f utf-16 -t utf-8")
     return [lines[0].removeprefix(BOM), *lines[1:]] if lines else []

@@ -118,6 +118,13 @@ def no_line_is_lost(content: bytes, layout: dict[str, Any], unit: str, packed: b
     assert not places or places[-1] <= lines + layout["header"]
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
+def test_a_file_of_a_mark_alone_has_no_line(content, header):
+    layout = {"header": header, "encoding": "utf-8", "quote": '"', "delimiter": ","}
+    no_line_is_lost(content, layout, "s", packed=False)
+
+
 KEYS = st.sampled_from(
     ["name", "source", "files", "mode", "delimiter", "columns", "user", "rating", "feedback", "keep_if", "positive_if",
      "kind", "filter", "user_fraction", "split", "valid", "test", "models", "ease", "l2", "mf", "epochs", "search", "low",
