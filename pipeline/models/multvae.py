@@ -12,27 +12,32 @@ from pipeline.rng import seed_of
 from pipeline.training import TrainingConfig, fit_by_gradient, seeded
 
 
-class MultVaeConfig(TrainingConfig):
-    """Hyperparameters of `MultVae`."""
+class AutoencoderConfig(TrainingConfig):
+    """Hyperparameters that autoencoders of histories have in common."""
 
     hidden_dim: PositiveInt = 600
-    """Width of the layer between items and the latent vector, on both sides."""
+    """Width of the layers between items and the latent vector."""
     embedding_dim: PositiveInt = 200
     """Length of the latent vector."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of a history that is hidden from the encoder."""
-    beta: NonNegativeFloat = 0.2
-    """Weight of the divergence from the prior, reached at the end of the annealing."""
-    anneal_steps: NonNegativeInt = 2000
-    """Steps over which the weight of the divergence climbs from 0 to beta."""
+    """Share of a history that is hidden from the encoder while it learns."""
     epochs: PositiveInt = 100
     """Most epochs, or their number where there is no valid."""
     batch_size: NonNegativeInt = 100
-    """Users a step; 500 in the paper, of a hundred thousand users."""
+    """Users a step; 500 in the papers, of a hundred thousand users."""
     learning_rate: PositiveFloat = 0.001
     """Of the schedule."""
     patience: PositiveInt = 10
     """Validations without a better figure after which the fit ends; epochs are few steps here."""
+
+
+class MultVaeConfig(AutoencoderConfig):
+    """Hyperparameters of `MultVae`."""
+
+    beta: NonNegativeFloat = 0.2
+    """Weight of the divergence from the prior, reached at the end of the annealing."""
+    anneal_steps: NonNegativeInt = 2000
+    """Steps over which the weight of the divergence climbs from 0 to beta."""
 
 
 class MultVae(Recommender):

@@ -2,18 +2,17 @@
 
 import copy
 import math
-from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, Recommender, pick
-from pipeline.models.multvae import bagged, drawn, histories, log_likelihood, thinned
+from pipeline.models.multvae import AutoencoderConfig, bagged, drawn, histories, log_likelihood, thinned
 from pipeline.rng import seed_of
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training import fit_by_gradient, seeded
 
 N_LAYERS = 5
 PRIOR = (3 / 20, 3 / 4, 1 / 10)
@@ -22,27 +21,13 @@ WIDE = 10.0
 """Log variance of the wide normal."""
 
 
-class RecVaeConfig(TrainingConfig):
-    """Hyperparameters of `RecVae`."""
+class RecVaeConfig(AutoencoderConfig):
+    """Hyperparameters of `RecVae`; the paper's learning rate is 0.0005, of larger steps."""
 
-    hidden_dim: PositiveInt = 600
-    """Width of the five layers of the encoder."""
-    embedding_dim: PositiveInt = 200
-    """Length of the latent vector."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of a history that is hidden from the encoder while it learns."""
     gamma: NonNegativeFloat = 0.005
     """Weight of a user's divergence from the prior, for each item of the history."""
     encoder_steps: PositiveInt = 3
     """Steps of the encoder before each step of the decoder."""
-    epochs: PositiveInt = 100
-    """Most epochs, or their number where there is no valid."""
-    batch_size: NonNegativeInt = 100
-    """Users a step; 500 in the paper, of a hundred thousand users."""
-    learning_rate: PositiveFloat = 0.001
-    """Of the schedule; 0.0005 in the paper, of larger steps."""
-    patience: PositiveInt = 10
-    """Validations without a better figure after which the fit ends; epochs are few steps here."""
 
 
 class Encoder(nn.Module):
