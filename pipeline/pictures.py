@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,14 +27,14 @@ Source = tuple[str | None, Callable[[], list[Picture]]]
 def of_night(record: dict[str, Any], valid: str) -> Iterator[Source]:
     """All of a night, from its record in the journal; `valid`: the metric that fits are validated by."""
     made = record["made"]
-    encoded = Path(made["encoded"])
+    items = cache(partial(items_of, Path(made["encoded"])))  # read once, and only where a model needs them
     if profile := record.get("profile"):
         yield None, partial(of_data, Path(profile))
-    yield None, partial(of_model, Path(made["refit"]), encoded)
+    yield None, partial(of_model, Path(made["refit"]), items)
     for folder in map(Path, made["fitted"]):
         label = lake.info(folder)["label"]
         yield label, partial(of_fit, folder, valid)
-        yield label, partial(of_model, folder, encoded)
+        yield label, partial(of_model, folder, items)
     for folder in map(Path, made.get("searched", [])):
         yield lake.info(folder)["label"], partial(of_search, folder)
 
@@ -64,12 +64,12 @@ def of_search(folder: Path) -> list[Picture]:
     return [Picture("search.png", search_plots.search, shown)]
 
 
-def of_model(folder: Path, encoded: Path) -> list[Picture]:
+def of_model(folder: Path, items_of_night: Callable[[], pl.DataFrame]) -> list[Picture]:
     """Biases and embeddings of the items, as far as the family of the model in `folder` has them."""
     model, info = load(folder), lake.info(folder)
     title, made = f"{info['label']} ({info['fit']})", []
     biases, vectors = model.item_biases(), model.item_vectors()
-    items = items_of(encoded) if biases is not None or vectors is not None else pl.DataFrame()
+    items = items_of_night() if biases is not None or vectors is not None else pl.DataFrame()
     if biases is not None and items.height > 1:
         ranked = items.with_columns(bias=pl.Series(biases.double().cpu().numpy()))
         made.append(Picture("item_biases.png", item_plots.item_biases, {"items": ranked, "label": title}))

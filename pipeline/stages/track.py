@@ -5,8 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal, pictures
-from pipeline.drawing import Drawer
+from pipeline import journal
 from pipeline.faults import fault
 from pipeline.paths import Home
 from pipeline.run import Run
@@ -61,6 +60,9 @@ def end_night(run: Run, outcome: str) -> None:
 
 def _logged(night: Run) -> str:
     """Its pictures are drawn while MLflow is imported and written to."""
+    from pipeline import pictures  # imports torch
+    from pipeline.drawing import Drawer
+
     with Drawer() as drawer:
         record = journal.read_run(night.home, night.dataset, night.run_id)
         drawer.ask(pictures.of_night(record, night.settings.select.metric))
