@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from flows.look import query, show
+from pipeline import tables
 from pipeline.settings import ERRORS
 
 USUAL_DEPTH = 10
@@ -22,10 +23,9 @@ def leaderboard(options: Any) -> None:
     against, decides = compared(long)
     depths = [*decides["cutoff"], USUAL_DEPTH, *long["cutoff"].sort(descending=True)]
     depth = next((k for k in depths if k and k in long["cutoff"]), 0)
-    name = pl.when(pl.col("cutoff") > 0).then(pl.concat_str("metric", pl.lit("@"), "cutoff")).otherwise("metric")
     wide = (
         long.filter(pl.col("cutoff").is_in([0, depth]))
-        .with_columns(name.alias("name"), pl.col("value").round(4))
+        .with_columns(tables.names_of_figures().alias("name"), pl.col("value").round(4))
         .pivot("name", index=["model", "champion", "split", "protocol", "n"], values="value")
         .join(against, on=["model", "protocol"], how="left", maintain_order="left")
     )
