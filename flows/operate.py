@@ -11,7 +11,7 @@ from pipeline.contracts import UnreadableInput
 from pipeline.layers import nearest
 from pipeline.leftovers import Leftover
 from pipeline.paths import Home
-from pipeline.settings import Keep
+from pipeline.publishing_settings import Keep
 from pipeline.stages import gc as collector
 from pipeline.stages import track
 from pipeline.stages.rollback import between_nights, roll_back

@@ -6,10 +6,11 @@ from pathlib import Path
 from flows.nightly import DATA_STAGES
 from pipeline import faults, journal, layers
 from pipeline.contracts import UnreadableInput
+from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home
 from pipeline.run import Run, new_run_id, utcnow
-from pipeline.settings import Dataset, Settings
+from pipeline.settings import Settings
 
 SAMPLE = "sample"
 

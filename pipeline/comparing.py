@@ -11,7 +11,7 @@ import torch
 
 from pipeline.bootstrap import Difference, paired_difference, paired_differences
 from pipeline.metrics import sign_of
-from pipeline.settings import Gate
+from pipeline.publishing_settings import Gate
 
 Figures = Mapping[str, pl.DataFrame]
 """tables.PER_USER by label."""

@@ -10,7 +10,8 @@ from pipeline import metrics
 from pipeline.bootstrap import Difference
 from pipeline.comparing import Comparing, Figures
 from pipeline.incumbent import Lineup
-from pipeline.settings import Gate, Select
+from pipeline.publishing_settings import Gate
+from pipeline.settings import Select
 
 
 def judge(

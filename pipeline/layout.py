@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from pipeline.contracts import UnreadableInput
-from pipeline.settings import Reading
+from pipeline.dataset_settings import Reading
 
 LINE_LIMIT = 2**20
 """Bytes of the longest line that is read."""

@@ -23,7 +23,7 @@ class Peek:
     names: list[str]
     rows: list[list[str]]
     reading: dict[str, Any] = field(default_factory=dict)
-    """Keys of settings.Reading that say how it is laid out; none of a Parquet file."""
+    """Keys of dataset_settings.Reading that say how it is laid out; none of a Parquet file."""
 
     def column(self, at: int) -> list[str]:
         """Its cells."""

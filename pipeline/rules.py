@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.contracts import UnreadableInput
 from pipeline.lists import Lists
-from pipeline.settings import Export
+from pipeline.publishing_settings import Export
 
 Held = dict[tuple[int, str, str], int]
 """(item index, rule, reason) to the users whose list it would have been in."""

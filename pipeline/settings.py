@@ -1,4 +1,8 @@
-"""The one settings tree: its keys, their defaults and what they mean. `layers.py` merges the sources into it."""
+"""The one settings tree: its keys, their defaults and what they mean. `layers.py` merges the sources into it.
+
+Here are the root and how models are fitted, measured and chosen; the data set's part is in `dataset_settings.py`, that
+of publishing in `publishing_settings.py`.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -13,128 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from pipeline.dataset_settings import Dataset
+from pipeline.publishing_settings import Checks, Churn, Export, Gate, Keep
+from pipeline.section import Name, Section
+
 INCUMBENT, FLOOR = "incumbent", "popularity_floor"
 """Labels of the configurations that the gate lets take part beside the recipe's."""
 ERRORS = ("rmse", "mae", "rmse_scaled", "mae_scaled")
 """Metrics of predicted ratings."""
-
-
-class Section(BaseModel):
-    """A part of the tree; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
-
-
-class Reading(Section):
-    """How a text file is laid out."""
-
-    files: list[str] = []
-    """Globs, relative to `--data` or to the TOML; csv tsv dat txt parquet, also .gz and .zst."""
-    delimiter: str | None = None
-    """Up to 4 bytes; sniffed when absent."""
-    header: bool = True
-    column_names: list[str] | None = None
-    """Names of the columns where `header` is false."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    quote: str = '"'
-    """Empty where the file does not quote."""
-
-    @field_validator("delimiter")
-    @classmethod
-    def _delimiter_fits(cls, value: str | None) -> str | None:
-        if value is not None and not 1 <= len(value.encode()) <= 4:
-            raise ValueError("a delimiter has 1 to 4 bytes")
-        return value
-
-
-class Source(Reading):
-    """The interaction files."""
-
-    folder: str | None = None
-    """Folder below NIGHTRECS_DATA; the data set's name when absent."""
-    generator: Literal["sample", "anime", "ncf_timed"] | None = None
-    """Makes the files on the spot, synthetic or of others at hand, where `--data` names none."""
-    mode: Literal["snapshot", "incremental"] = "snapshot"
-    """incremental: files are added up; one seen before, by content, is not read twice."""
-    static: bool = False
-    """The files don't grow, as those of a public data set: their age is nothing to warn of."""
-    max_reject_rate: Fraction = 0.05
-    """A night with a larger share of rejected rows stops (exit 3)."""
-
-
-class Columns(Section):
-    """Names of the source's columns."""
-
-    user: str = "user"
-    item: str = "item"
-    rating: str | None = None
-    """A rating, or a weight such as a play count."""
-    timestamp: str | None = None
-    timestamp_unit: str = "s"
-    """s, ms, iso, or a strptime format."""
-
-
-class Feedback(Section):
-    """What a row means."""
-
-    kind: Literal["explicit", "implicit"] = "implicit"
-    missing_ratings: list[float] = []
-    """Values that mean 'seen, not rated': an interaction without a rating."""
-    keep_if: str | None = None
-    """Condition on `rating`; other rows don't exist for fitting and metrics, but are never recommended again."""
-    positive_if: str | None = None
-    """Condition on `rating`; which kept rows count as positive for ranking."""
-    normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
-    """Of ratings; fitted on train only."""
-    normalize_to: tuple[float, float] = (0.0, 1.0)
-    """Of min_max: what the lowest and the highest rating become."""
-
-    @model_validator(mode="after")
-    def _a_range(self) -> "Feedback":
-        if self.normalize_to[0] >= self.normalize_to[1]:
-            raise ValueError("normalize_to is [lowest, highest], and the first must be below the second")
-        return self
-
-
-class Filter(Section):
-    """Which users and items take part."""
-
-    min_user_interactions: PositiveInt = 1
-    min_item_interactions: PositiveInt = 1
-    user_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Seeded sample of users."""
-
-
-class Items(Reading):
-    """The item catalog."""
-
-    id: str = "item"
-    title: str | None = None
-    attributes: dict[str, str] = {}
-    """Attribute column to the separator of its values."""
-
-
-class Published(Section):
-    """Files of a published split."""
-
-    train: str
-    test: str
-    candidates: str | None = None
-
-
-class Dataset(Section):
-    """A data set, as its TOML says."""
-
-    name: Name
-    description: str = ""
-    source: Source = Source()
-    columns: Columns = Columns()
-    feedback: Feedback = Feedback()
-    filter: Filter = Filter()
-    items: Items | None = None
-    published: Published | None = None
 
 
 class Split(Section):
@@ -205,8 +95,8 @@ class Budget(Section):
 class Evaluation(Section):
     """How models are measured."""
 
-    cutoffs: Annotated[list[PositiveInt], Field(min_length=1)] = [5, 10, 20]
-    protocols: list[Literal["full", "sampled_99"]] = ["full"]
+    cutoffs: list[PositiveInt] = Field(default=[5, 10, 20], min_length=1)
+    protocols: list[Literal["full", "sampled_99"]] = Field(default=["full"])
     fit_for_test: Literal["train", "train+valid"] = "train"
     """What the models that are reported on test have seen."""
 
@@ -230,74 +120,6 @@ class Select(Section):
         if (self.protocol == "error") != (self.metric in ERRORS):
             raise ValueError(f'protocol "error" goes with {", ".join(ERRORS)}, and the others with ranking metrics')
         return self
-
-
-class Checks(Section):
-    """Bounds of the audits in `sql/checks`; where one is absent, the audit only warns."""
-
-    max_shrink: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """A source that lost this share of the last published night's rows stops the night (exit 3)."""
-    max_age_days: PositiveFloat | None = None
-    """Oldest that the newest interaction may be when the night starts."""
-    max_future_days: Annotated[float, Field(ge=0)] = 1.0
-    """How far ahead of the night's start an interaction may be: time zones, clocks that are off."""
-    min_coverage: Fraction | None = None
-    """Share of the items that take part which must be in somebody's list."""
-
-
-class Gate(Section):
-    """What a new champion must show on valid, against the published configuration and windowed popularity."""
-
-    enabled: bool = True
-    """false: plainly the best on valid is published."""
-    margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """A challenger may be worse than the incumbent by this share of the incumbent's figure, and no more."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of the intervals that decide; for segments split among them (Bonferroni)."""
-    min_segment_users: PositiveInt = 100
-    """A smaller segment can't stop a challenger."""
-
-
-class Churn(Section):
-    """How much lists may differ from the published ones; change is 1 - Jaccard, mean over the users of both."""
-
-    warn_change: Fraction = 0.7
-    """Above it the night says so."""
-    max_change: Fraction | None = None
-    """Above it nothing is published (exit 3)."""
-    accept: bool = False
-    """true: `max_change` is let pass; `run --accept-churn` sets it for one night."""
-
-
-class Export(Section):
-    """What is published."""
-
-    top_n: PositiveInt = 20
-    similar_items: NonNegativeInt = 20
-    popular_items: PositiveInt = 100
-    popular_windows: list[PositiveInt] = [7, 30]
-    """Days before the last interaction, beside the whole history."""
-    exclude_items: str | None = None
-    """CSV of items that are never recommended, below the data folder: item_id, and if wanted reason, from, until."""
-    only_items: str | None = None
-    """CSV of the only items that are recommended; as exclude_items."""
-    max_per_attribute: dict[str, PositiveInt] = {}
-    """Attribute of the item catalog to the most items of one of its values in a list, e.g. { genres = 3 }."""
-    fresh_days: PositiveInt | None = None
-    """Only items with an interaction in so many days before the newest of all are recommended."""
-
-
-class Keep(Section):
-    """What is kept of past nights: generations by every night that publishes, the rest by `nightrecs gc`."""
-
-    generations: PositiveInt = 7
-    """Published databases to roll back to, the live one among them."""
-    lake_nights: PositiveInt = 3
-    """Newest nights whose results in the lake stay; beside them those of the live one and of the one before."""
-    mlflow_nights: PositiveInt = 30
-    """Newest nights that stay in MLflow; their registered models stay as long as the generation."""
-    days: Annotated[float, Field(ge=0)] = 0
-    """`gc` removes nothing younger, however much there is."""
 
 
 class Settings(Section):

@@ -34,7 +34,7 @@ class Catalog:
     """Of the interactions' items, those that it has."""
 
     def settings(self) -> dict[str, Any]:
-        """Keys of settings.Items, but for `files`."""
+        """Keys of dataset_settings.Items, but for `files`."""
         reading, names = self.seen.reading, self.seen.names
         if "column_names" in reading:
             own = {self.id: "item", self.title: "title"}

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, StrictBool, ValidationError, model_validator
 
 from pipeline import layers
 from pipeline.context import ModelConfig
-from pipeline.settings import Section
+from pipeline.section import Section
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from pipeline.contracts import Reason, UnreadableInput
-from pipeline.settings import Columns
+from pipeline.dataset_settings import Columns
 
 MAX_ID_BYTES = 1024
 _SHORT = MAX_ID_BYTES // 4  # characters: never too long

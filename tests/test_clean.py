@@ -9,8 +9,8 @@ from small_nights import make_run, raw, store
 
 from pipeline import contracts, journal, tables
 from pipeline.conditions import condition
+from pipeline.dataset_settings import Feedback, Filter
 from pipeline.layers import SettingsError
-from pipeline.settings import Feedback, Filter
 from pipeline.stages import clean
 
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from pipeline import journal, lake, layers, paths
 from pipeline.contracts import UnreadableInput
+from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
 from pipeline.datasets.ncf_timed import write_ncf_timed
 from pipeline.run import Run, utcnow
-from pipeline.settings import Dataset, Settings
+from pipeline.settings import Settings
 from pipeline.stages import ingest
 
 SHIPPED = sorted(paths.DATASETS.glob("*.toml"))

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from flows.start import check_choices
 from pipeline import layers, tables, warehouse
 from pipeline.contracts import Reason, UnreadableInput
-from pipeline.settings import Dataset, Settings
+from pipeline.dataset_settings import Dataset
+from pipeline.settings import Settings
 from pipeline.stages import ingest_file
 
 QUICK, THOROUGH = 250, 10_000

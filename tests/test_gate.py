@@ -13,7 +13,8 @@ from pipeline import gate, incumbent, journal, tables
 from pipeline.comparing import by_segment
 from pipeline.incumbent import Configuration, Lineup, find_floor, published_configuration
 from pipeline.paths import Home
-from pipeline.settings import FLOOR, INCUMBENT, Gate, Select
+from pipeline.publishing_settings import Gate
+from pipeline.settings import FLOOR, INCUMBENT, Select
 
 N = 900
 
@@ -278,7 +279,7 @@ def _fit(run, head: str) -> Path:
 
 
 def _columns(timestamp: str):
-    from pipeline.settings import Columns
+    from pipeline.dataset_settings import Columns
 
     return Columns(timestamp=timestamp)
 

@@ -19,7 +19,10 @@ ONLY_IMPORTERS = {
     "matplotlib": {"pipeline/plots.py"},
     "lightning_fabric": {"pipeline/processes.py"},
 }
-BOTTOM = {"contracts", "tables", "paths", "settings", "rng", "device", "conditions", "layers"}
+BOTTOM = {
+    "contracts", "tables", "paths", "section", "dataset_settings", "publishing_settings", "settings", "rng", "device",
+    "conditions", "layers",
+}  # fmt: skip
 DATA_STAGES = {"ingest", "clean", "encode", "split"}
 
 

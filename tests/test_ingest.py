@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from pipeline import journal, lake, layers, paths, reading, survey, tables, warehouse
 from pipeline.contracts import Refused, UnreadableInput
+from pipeline.dataset_settings import Dataset
 from pipeline.layout import LINE_LIMIT
 from pipeline.run import Run, utcnow
-from pipeline.settings import Dataset, Settings
+from pipeline.settings import Settings
 from pipeline.stages import ingest, ingest_file, ingest_parts
 from pipeline.values import clock
 

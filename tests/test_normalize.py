@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.context import NotServable
+from pipeline.dataset_settings import Feedback
 from pipeline.interactions import Interactions
 from pipeline.normalize import FILE, Normalizer
-from pipeline.settings import Feedback
 
 KINDS = ["none", "standardize", "min_max", "log1p"]
 SOME = torch.tensor([1.0, 5.0, math.nan, 3.0, 3.0])

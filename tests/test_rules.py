@@ -12,7 +12,7 @@ from flows.start import prepare
 from pipeline import rules, tables, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.lists import Lists
-from pipeline.settings import Export
+from pipeline.publishing_settings import Export
 
 TODAY = dt.date(2026, 11, 22)
 IDS = pl.Series("item_id", ["a", "b", "c", "d"])

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline import journal, lake
 from pipeline.contracts import Refused, UnreadableInput
+from pipeline.dataset_settings import Dataset
 from pipeline.paths import Home
 from pipeline.run import Run, utcnow
-from pipeline.settings import Dataset, Settings
+from pipeline.settings import Settings
 from pipeline.sniff import sniff
 from pipeline.stages import ingest
 from pipeline.stages.ingest_items import read_items

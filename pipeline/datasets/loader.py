@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import sources
 from pipeline.contracts import UnreadableInput
-from pipeline.settings import Dataset
+from pipeline.dataset_settings import Dataset
 
 
 def resolve_data(

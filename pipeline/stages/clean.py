@@ -9,8 +9,8 @@ import polars as pl
 from pipeline import lake, tables
 from pipeline.conditions import condition
 from pipeline.contracts import Reason, Refused
+from pipeline.dataset_settings import Feedback, Filter
 from pipeline.run import Run
-from pipeline.settings import Feedback, Filter
 from pipeline.stages.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
 
 VERSION = 2

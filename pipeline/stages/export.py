@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline import catalog, journal, lake, neighbours, rules, tables
 from pipeline.contracts import Table
+from pipeline.dataset_settings import Feedback
 from pipeline.device import resolve_device, set_threads
 from pipeline.interactions import History, Interactions
 from pipeline.lists import Lists
@@ -18,7 +19,6 @@ from pipeline.models import Recommender
 from pipeline.models.saving import load
 from pipeline.ranking import top_k
 from pipeline.run import Run
-from pipeline.settings import Feedback
 from pipeline.stages.clean import mark
 from pipeline.stages.ids import codes_of
 

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import journal, lake
 from pipeline.leftovers import Leftover, of_path
 from pipeline.paths import Home
-from pipeline.settings import Keep
+from pipeline.publishing_settings import Keep
 from pipeline.stages.publish import kept_generations, live_run_id, old_generations
 from pipeline.stages.rollback import next_target
 

@@ -9,9 +9,9 @@ import polars as pl
 
 from pipeline import journal, lake, progress, sources, tables, warehouse
 from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
+from pipeline.dataset_settings import Dataset
 from pipeline.parts import REJECTED
 from pipeline.run import Run
-from pipeline.settings import Dataset
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult
 from pipeline.stages.ingest_items import read_items

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import warehouse
+from pipeline.dataset_settings import Columns, Dataset
 from pipeline.layout import Layout
-from pipeline.settings import Columns, Dataset
 from pipeline.values import SCALES
 from pipeline.warehouse import Connection
 

@@ -8,9 +8,9 @@ import polars as pl
 
 from pipeline import sources, tables
 from pipeline.contracts import Reason, UnreadableInput
+from pipeline.dataset_settings import Items
 from pipeline.layout import find_column, read_layout
 from pipeline.reading import records
-from pipeline.settings import Items
 from pipeline.values import Rejected, check_id
 
 PARTED = "\x1f"

@@ -10,9 +10,9 @@ import polars as pl
 
 from pipeline import lake, sources, tables, warehouse
 from pipeline.contracts import UnreadableInput
+from pipeline.dataset_settings import Dataset
 from pipeline.parts import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.run import Run
-from pipeline.settings import Dataset
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult, read_file
 

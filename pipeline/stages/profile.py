@@ -9,9 +9,9 @@ import torch
 
 from pipeline import catalog, journal, lake, profile
 from pipeline.context import NotServable
+from pipeline.dataset_settings import Feedback
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
-from pipeline.settings import Feedback
 
 VERSION = 1
 FILE = "profile.json"
