@@ -1,7 +1,5 @@
 """`nightrecs schedule`: nights to run at their hour, kept in the home as one JSON file each."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from flows.look import show
 from flows.start import prepare
-from pipeline import journal, layers
+from pipeline import journal, layers, state_files
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 
@@ -98,10 +96,12 @@ def schedules(home: Home) -> list[Schedule]:
     """All recorded nights of a home, by name; one that can't be read is told and left out."""
     found = []
     for path in sorted(folder(home).glob("*.json")):
+        if (content := state_files.read(path, dict)) is None:
+            continue
         try:
-            found.append(Schedule.model_validate(json.loads(path.read_text())))
+            found.append(Schedule.model_validate(content))
         except (ValidationError, ValueError) as error:
-            print(f"{path} can't be read and is left out: {error}", file=sys.stderr)
+            state_files.skip(path, str(error))
     return found
 
 

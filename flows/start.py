@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from flows.nightly import DATA_STAGES
-from pipeline import faults, journal, layers
+from pipeline import faults, forgotten, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
@@ -45,6 +45,7 @@ def prepare(
     place = Home.resolve(home)
     if not look_only:
         check_writable(place)
+    forgotten.read(place, settings.dataset.name)  # a list that can't be read is no empty list: the night must not run
     now = utcnow()
     run = Run(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flows.look import dataset_name, runnable, show, unknown_dataset
-from pipeline import journal, warehouse
+from pipeline import forgotten, journal, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.parts import REJECTED
 from pipeline.paths import Home
@@ -71,6 +71,10 @@ def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
         problems.append("nothing is published yet")
     elif trouble := unreadable(home.live(dataset)):
         problems.append(f"the published tables can't be read: {trouble}")
+    try:
+        forgotten.read(home, dataset)
+    except UnreadableInput as trouble:
+        problems.append(f"the next night will not run: {trouble}")
     champion = next((n.get("champion") for n in nights if n.get("run_id") == live), None)
     return {
         "dataset": dataset, "healthy": not problems, "problems": problems, "live": live, "champion": champion,
@@ -105,8 +109,8 @@ def lock_holder(path: Path) -> str | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except BlockingIOError:
-        return path.read_text().strip() or "somebody"
-    except FileNotFoundError:
+        return path.read_text(errors="replace").strip() or "somebody"
+    except (FileNotFoundError, IsADirectoryError):
         return None
 
 
