@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.settings import Settings
 
 NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
-NOT_KEYS |= {f"NIGHTRECS_NOTIFY_{name}" for name in ("WEBHOOK", "EMAIL", "SMTP")}
+NOT_KEYS |= {f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")}
 
 NO_MODELS = """a recipe names the models to fit, at least one, each in a table of its own, e.g.
   [models.popularity]
