@@ -1,6 +1,7 @@
 """From what a person asked for to a Run: settings, data folder, home, run id."""
 
 import os
+import re
 from pathlib import Path
 
 from flows.nightly import DATA_STAGES
@@ -13,6 +14,7 @@ from pipeline.run import Run, new_run_id, utcnow
 from pipeline.settings import Settings
 
 SAMPLE = "sample"
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def prepare(
@@ -31,6 +33,8 @@ def prepare(
     written: neither home nor synthetic source need be there.
     """
     faults.check()
+    if run_id and not re.fullmatch(RUN_ID, run_id):
+        raise layers.SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = layers.load_settings(dataset, recipe, overrides)
     if until not in DATA_STAGES:
         from pipeline.stages.train import family_of  # imports torch

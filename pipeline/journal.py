@@ -119,7 +119,7 @@ def notes(home: Home, dataset: str, run_id: str) -> list[str]:
 
 def say(text: str) -> None:
     """Talk goes to stderr; stdout is for data."""
-    progress.watcher.say(masked(text))
+    progress.say(text)
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -237,7 +237,7 @@ def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
     """Of records that keep the contract; the others are counted and left out."""
     rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
     if wrong := len(records) - len(rows):
-        state_files.say_once(f"warning: {wrong} records of the journal's {table.name} are damaged and left out")
+        progress.say_once(f"warning: {wrong} records of the journal's {table.name} are damaged and left out")
     frame = pl.DataFrame(rows, schema=table.schema, orient="row")
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.paths import Home
 from pipeline.settings import Settings
 
-LATEST_YEAR = 2200
+LATEST_YEAR = 3000
 """Ids from then on are not taken for a night's."""
 
 

@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pipeline import state_files
+from pipeline import progress, state_files
 from pipeline.rng import seed_of
 from pipeline.space import Choices, Range, Space, grid_of
 
@@ -168,7 +168,7 @@ def _opened(path: Path, prune: bool) -> optuna.Study:
         aside = state_files.set_aside(path) if path.exists() else None
         if aside is None:
             raise
-        state_files.say_once(f"warning: {path} is damaged ({type(error).__name__}); it is set aside as {aside.name}")
+        progress.say_once(f"warning: {path} is damaged ({type(error).__name__}); it is set aside as {aside.name}")
         return _study(path, prune)
 
 

@@ -5,16 +5,14 @@ treated as absent. Who holds the data set's lock may set it aside, so that the n
 """
 
 import datetime as dt
-import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import progress
 from pipeline.contracts import BIG, BOOL, FLOAT, INT, TIME, Table, UnreadableInput
-from pipeline.masking import masked
+from pipeline.progress import say_once
 
 T = TypeVar("T")
 DAMAGED = ".damaged"
@@ -131,12 +129,6 @@ def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None
 def skip(path: Path, why: str) -> None:
     """Say once that a file is left out."""
     say_once(f"warning: {path} is damaged and left out: {why}")
-
-
-@functools.cache
-def say_once(text: str) -> None:
-    """Say it, but not again in this process."""
-    progress.watcher.say(masked(text))
 
 
 def _text(path: Path, errors: str, advice: str = "") -> str:

@@ -162,8 +162,11 @@ def test_no_message_names_a_user(webhook):
     url, got = webhook
     text = "the night is refused: audit found bad rows: lists: 3 bad rows (e.g. user_id u7, item_id i1)"
     assert notify.tell(text, {}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
-    assert notify.tell("line 7: 'u7,i1,3' is bad, user_id=u7", {}, {"NIGHTRECS_NOTIFY": url}) == []
+    assert (
+        notify.tell("it can't: line 7: 'u7,i1,3' is bad, doesn't fit, user_id=u7", {}, {"NIGHTRECS_NOTIFY": url}) == []
+    )
     assert not any(word in json.dumps(got) for word in ("u7", "i1")) and "audit found bad rows" in got[0]["text"]
+    assert got[1]["text"] == "it can't: line 7: '…' is bad, doesn't fit, user_id=…"
 
 
 def test_the_e_mail_variables_as_an_address():
