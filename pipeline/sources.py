@@ -8,6 +8,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,8 +25,10 @@ BOMB_RATIO, BOMB_BYTES = 100, 2**30
 def find_files(folder: Path, patterns: list[str]) -> list[str]:
     """Sorted names, relative to `folder`, of the files that match; a pattern without a match is an error.
 
-    A file that several names lead to by symbolic links is there once, under the name with the fewest parts.
+    A file that several names lead to by symbolic links is there once: under its own name, else that with the fewest
+    parts.
     """
+    root = folder.resolve()
     names: dict[Path, str] = {}
     for pattern in patterns:
         matches = [m for m in _matching(folder, pattern) if (folder / m).is_file()]
@@ -35,8 +38,12 @@ def find_files(folder: Path, patterns: list[str]) -> list[str]:
             )
         for name in matches:
             real = (folder / name).resolve()
-            names[real] = min(names.get(real, name), name, key=lambda name: (len(Path(name).parts), name))
+            names[real] = min(names.get(real, name), name, key=partial(_preference, root, real))
     return sorted(names.values())
+
+
+def _preference(root: Path, real: Path, name: str) -> tuple[bool, int, str]:
+    return root / name != real, len(Path(name).parts), name
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[str]:
@@ -47,16 +54,18 @@ def _matching(folder: Path, pattern: str) -> Iterator[str]:
         yield from glob.glob(pattern, root_dir=folder)
         return
     seen: set[Path] = set()
-    waiting = sorted(glob.glob(before, root_dir=folder)) if before else [""]
-    while waiting:
-        at = waiting.pop(0)
+    waiting, links = sorted(glob.glob(before, root_dir=folder)) if before else [""], []
+    while waiting or links:
+        at = waiting.pop(0) if waiting else links.pop(0)  # a folder by its own name before links to it
         place = folder / at
         if not place.is_dir() or (real := place.resolve()) in seen:
             continue
         seen.add(real)
         yield from (os.path.join(at, name) for name in _matching(place, after))
         with suppress(OSError):
-            waiting += [os.path.join(at, name) for name in sorted(os.listdir(place)) if not name.startswith(".")]
+            for name in sorted(os.listdir(place)):
+                if not name.startswith("."):
+                    (links if (place / name).is_symlink() else waiting).append(os.path.join(at, name))
 
 
 def _split_recursive(pattern: str) -> tuple[str, bool, str]:
