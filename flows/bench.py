@@ -13,7 +13,7 @@ import polars as pl
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import journal, lake, layers, tables
+from pipeline import journal, lake, layers, state_files, tables
 from pipeline.contracts import UnreadableInput
 from pipeline.metrics import sign_of
 from pipeline.paths import Home
@@ -43,7 +43,7 @@ def bench(options: Any) -> None:
             measure(name, known[name], home, options.seeds)
         except UnreadableInput as error:
             journal.say(f"{name} is left out: {error}")
-    results = {name: read(home, name) for name in known if path_of(home, name).exists()}
+    results = {name: rows for name in known if (rows := read(home, name))}
     if options.json:
         print(json.dumps(results, indent=1))
     else:
@@ -103,7 +103,7 @@ def path_of(home: Home, name: str) -> Path:
 
 def read(home: Home, name: str) -> list[Row]:
     """What was measured."""
-    return json.loads(path_of(home, name).read_text())
+    return state_files.read(path_of(home, name), list) or []
 
 
 def markdown(known: dict[str, dict[str, Any]], results: dict[str, list[Row]]) -> str:

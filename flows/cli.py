@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from flows.parser import Parser, build_parser
 from pipeline.disk import ADVICE, is_full
 from pipeline.masking import masked
+from pipeline.terminal import plain
 
 __all__ = ["Parser", "Terminated", "build_parser", "main"]
 
@@ -73,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
-            print(masked(traceback.format_exc()), file=sys.stderr)
+            print(plain(masked(traceback.format_exc())), file=sys.stderr)
         code = exit_code(error)
         crash = f"{type(error).__name__}: " if code == CRASHED else ""
-        print(masked(f"nightrecs: {crash}{error}"), file=sys.stderr)
+        print(plain(masked(f"nightrecs: {crash}{error}")), file=sys.stderr)
         if code == CRASHED and is_full(error):
             print(ADVICE, file=sys.stderr)
         elif code == CRASHED and not debug:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from flows.doctor_installation import existing
 from flows.look import runnable
 from flows.status import lock_holder
-from pipeline import journal, warehouse
+from pipeline import forgotten, journal, state_files, warehouse
+from pipeline.contracts import UnreadableInput
 from pipeline.masking import masked
 from pipeline.paths import Home
 
@@ -53,6 +54,26 @@ def nights(home: Home) -> Lines:
             yield "warn", f"night {run_id} of {dataset} ended without saying how", fix
     if not stale:
         yield "ok", "no night hangs in the journal", ""
+
+
+def state(home: Home) -> Lines:
+    """State files that commands can't use: nights that are left out, lists without which no night runs."""
+    found = 0
+    for dataset in datasets(home):
+        for path in sorted(home.journal(dataset).glob(f"*/*{state_files.DAMAGED}*")):
+            found += 1
+            yield "warn", f"{path} is damaged and was set aside", "compare with a backup, or remove it"
+        for path in sorted(home.journal(dataset).glob("*/run.json")):
+            if journal.find_run(home, dataset, path.parent.name) is None:
+                found += 1
+                yield "warn", f"{path} can't be used: its night is left out", "the next night sets it aside"
+        try:
+            forgotten.read(home, dataset)
+        except UnreadableInput as error:
+            found += 1
+            yield "fail", str(error).partition("; ")[0], forgotten.ADVICE
+    if not found:
+        yield "ok", "no state file is damaged", ""
 
 
 def leftovers(home: Home) -> Lines:
@@ -133,6 +154,7 @@ CHECKS = {
     "home": writable,
     "locks": locks,
     "nights": nights,
+    "state": state,
     "leftovers": leftovers,
     "published": published,
     "prefect": prefect,

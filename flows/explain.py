@@ -1,6 +1,5 @@
 """`nightrecs explain`: what a published model thinks of an item for a user, and what that is made of."""
 
-import json
 from typing import Any
 
 import polars as pl
@@ -8,6 +7,7 @@ import polars as pl
 from flows.explanation import explanation, published_night
 from flows.look import dataset_name, query, require, show
 from pipeline.paths import Home
+from pipeline.terminal import as_json, show_line
 
 
 def explain(options: Any) -> None:
@@ -30,7 +30,7 @@ def explain(options: Any) -> None:
     for part in answer["contributions"]:
         part["title"] = titles.get(part["item_id"])
     if options.json:
-        print(json.dumps(answer, default=str, ensure_ascii=False, indent=1))
+        print(as_json(answer, indent=1))
     else:
         describe(answer, options)
 
@@ -39,25 +39,25 @@ def describe(answer: dict[str, Any], options: Any) -> None:
     """For people."""
     title = f" ({answer['title']})" if answer["title"] else ""
     by = answer["model"] + (f" as fitted on {answer['fit']}" if answer["fit"] != "all" else "")
-    print(f"item {answer['item_id']}{title} for user {answer['user_id']}, by {by}, night {answer['run_id']}")
+    show_line(f"item {answer['item_id']}{title} for user {answer['user_id']}, by {by}, night {answer['run_id']}")
     times = ", ".join(f"{row['timestamp']}"[:19] for row in answer["seen"] if row["timestamp"])
     seen = f"the user has it already{f' ({times})' if times else ''}"
     masked = f"masked: {seen}; its rank is what it would have without that"
-    print(masked if answer["masked"] else "not masked: the user does not have it")
+    show_line(masked if answer["masked"] else "not masked: the user does not have it")
     if answer["score"] is None:
-        print("the model does not know it: the filters left it out, or nobody has it; so it is in no list")
+        show_line("the model does not know it: the filters left it out, or nobody has it; so it is in no list")
         return
     listed = f"rank {answer['published_rank']} of the list" if answer["published_rank"] else "not in the list"
-    print(
+    show_line(
         f"score {answer['score']:.6g}, rank {answer['rank']:,} of {answer['candidates']:,} items; published: {listed}"
     )
     if answer["source"] == "fallback":
-        print("the model can't serve this user, so the score is the item's popularity")
+        show_line("the model can't serve this user, so the score is the item's popularity")
     if answer["predicted_rating"] is not None:
         given = [row["rating"] for row in answer["seen"] if row["rating"] is not None]
         said = f"; the user's own: {given[-1]:,.6g}" if given else ""
         scale = "" if answer["scale"] == "none" else f"; score and terms: on the scale of the fit, {answer['scale']}"
-        print(f"predicted rating {answer['predicted_rating']:,.4g}{said}{scale}")
+        show_line(f"predicted rating {answer['predicted_rating']:,.4g}{said}{scale}")
     rows = [{"contribution": v, "from": name} for name, v in answer["terms"].items()]
     parts = answer["contributions"]
     rows += [{"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]} for p in parts[: options.n]]
@@ -65,7 +65,7 @@ def describe(answer: dict[str, Any], options: Any) -> None:
         total = sum(part["contribution"] for part in rest)
         rows.append({"contribution": total, "from": f"({len(rest)} others)", "title": None})
     if rows:
-        print()
+        show_line()
         show(rows, options)
     elif answer["source"] == "model":
-        print(f"{answer['model']} has no parts to show: its score is no sum over items or terms")
+        show_line(f"{answer['model']} has no parts to show: its score is no sum over items or terms")

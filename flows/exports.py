@@ -8,8 +8,9 @@ import polars as pl
 from pipeline.contracts import UnreadableInput
 
 FORMATS = ("csv", "jsonl", "parquet")
-FORMULA = r"^[=+\-@\t\r]"
-"""Text that a spreadsheet would run (OWASP, "CSV injection"); numbers are no text."""
+FORMULA = r"^[\s\x00-\x20\u{feff}]*[=+\-@＝＋－＠]|^[\t\r\n]"
+"""Text that a spreadsheet would run (OWASP, "CSV injection"), after blanks too, and with the full-width forms that some
+take for the plain ones; numbers are no text."""
 
 
 def guarded(frame: pl.DataFrame) -> pl.DataFrame:
@@ -17,7 +18,7 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
     nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
     frame = frame.with_columns(frame[name].map_elements(_as_json, return_dtype=pl.String) for name in nested)
     text = pl.col(pl.String)
-    return frame.with_columns(text.str.replace(FORMULA, "'$0"))
+    return frame.with_columns(text.str.replace(FORMULA, "'${0}"))
 
 
 def write(frame: pl.DataFrame, form: str | None, output: str | None) -> None:

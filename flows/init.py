@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.contracts import UnreadableInput
 from pipeline.sniff import sniff
+from pipeline.terminal import plain
 
 
 def init(options: Any) -> None:
@@ -28,7 +29,7 @@ def init(options: Any) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    print(f"wrote {target}: {decisions(text)}. Read it over, then:\n  {command}", file=sys.stderr)
+    print(plain(f"wrote {target}: {decisions(text)}. Read it over, then:\n  {command}"), file=sys.stderr)
 
 
 def decisions(text: str) -> str:

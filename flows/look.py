@@ -1,6 +1,5 @@
 """The commands that only look: what there is, and what was published."""
 
-import json
 import sys
 from typing import Any
 
@@ -10,6 +9,7 @@ from flows import exports
 from pipeline import journal, layers, paths, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
+from pipeline.terminal import as_json, plain, show_line
 
 LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
 
@@ -137,33 +137,35 @@ def runnable(dataset: str) -> str:
 def dataset_name(dataset: str) -> str:
     """The name under which a data set, given by name or TOML, is published."""
     if not dataset.endswith(".toml"):
-        return dataset
+        return layers.check_name(dataset, "data set", "; one of your own is also given by its file, e.g. ./mine.toml")
     path = layers.find_toml(dataset, paths.DATASETS, "data set")
     name = layers.read_toml(path).get("name")
     if not isinstance(name, str):
         raise layers.SettingsError(f"{path}: name: is missing")
-    return name
+    try:
+        return layers.check_name(name, "data set")
+    except layers.SettingsError as error:
+        raise layers.SettingsError(f"{path}: name: {error}") from None
 
 
 def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
     """To stdout: JSON, or a table as wide as it needs to be."""
     records = data.to_dicts() if isinstance(data, pl.DataFrame) else data
     if options.json:
-        json.dump(records, sys.stdout, default=str, ensure_ascii=False, indent=1)
-        print()
+        print(as_json(records, indent=1))
         return
     if not records:
         print("(no rows)", file=sys.stderr)
         return
-    cells = [list(map(str, records[0])), *([_cell(v) for v in record.values()] for record in records)]
+    cells = [list(map(_cell, records[0])), *([_cell(v) for v in record.values()] for record in records)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     numeric = [all(isinstance(r[key], int | float) or r[key] is None for r in records) for key in records[0]]
     for row in cells:
         line = (cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True))
-        print("  ".join(line).rstrip())
+        show_line("  ".join(line).rstrip())
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+    return f"{value:.6g}" if isinstance(value, float) else plain(" ".join(str(value).split()))

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from flows.parser_house import add_house
 from flows.parser_operate import add_operating
+from pipeline.terminal import plain
 
 USAGE = 2
 STAGES = "ingest admit clean encode split profile search train evaluate leaks select compare"
@@ -44,6 +45,7 @@ class Parser(argparse.ArgumentParser):
             words = known.removesuffix(")").replace("'", "").split(", ")
             wrong = wrong.strip("'\"")
             message = f"there is no {wrong!r}" + (nearest(wrong, words) or f"; there are: {', '.join(words)}")
+        message = plain(message)
         print(f"{self.prog}: {message}\nSee `{self.prog} --help`.", file=sys.stderr)
         raise SystemExit(USAGE)
 

@@ -1,6 +1,5 @@
 """`nightrecs runs`: the nights of a data set, newest first, refused and crashed ones too."""
 
-import json
 from contextlib import suppress
 from typing import Any
 
@@ -37,8 +36,8 @@ def key_figure(home: Home, dataset: str, run_id: str, champion: str | None) -> t
     """Name and value, on test over all users, of what the night's champions are chosen by."""
     if champion is None:
         return None, None
-    with suppress(OSError, ValueError, KeyError):
-        settings = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())
+    with suppress(ValueError, KeyError):
+        settings = journal.read_settings(home, dataset, run_id) or {}
         select = Select.model_validate(settings["select"])
         metric, cutoff = select.metric, select.recorded_cutoff
         found = journal.read(home, dataset, tables.METRICS, run_id).filter(

@@ -1,17 +1,17 @@
 """`nightrecs schedule`: nights to run at their hour, kept in the home as one JSON file each."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from flows.look import show
+from flows.look import dataset_name, show
 from flows.start import prepare
-from pipeline import journal, layers
+from pipeline import journal, layers, state_files
 from pipeline.contracts import UnreadableInput
+from pipeline.leftovers import delete
 from pipeline.paths import Home
+from pipeline.section import Name
 
 
 class Schedule(BaseModel):
@@ -19,7 +19,7 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: Name
     """The data set's, as it is published."""
     dataset: str
     """Shipped name, or absolute path of a TOML."""
@@ -60,12 +60,13 @@ def schedule(options: Any) -> None:
     if options.dataset is None:
         show([s.model_dump(exclude={"overrides"}) for s in schedules(home)], options)
     elif options.remove:
-        path = path_of(home, options.dataset)
+        name = dataset_name(options.dataset)
+        path = path_of(home, name)
         if not path.exists():
             known = ", ".join(s.name for s in schedules(home)) or "none"
-            raise UnreadableInput(f"no night of {options.dataset!r} is scheduled; scheduled: {known}")
-        path.unlink()
-        journal.say(f"{options.dataset} is no longer scheduled; a running `nightrecs up` forgets it at its next start")
+            raise UnreadableInput(f"no night of {name!r} is scheduled; scheduled: {known}")
+        delete(path)
+        journal.say(f"{name} is no longer scheduled; a running `nightrecs up` forgets it at its next start")
     else:
         record(home, options)
 
@@ -98,10 +99,16 @@ def schedules(home: Home) -> list[Schedule]:
     """All recorded nights of a home, by name; one that can't be read is told and left out."""
     found = []
     for path in sorted(folder(home).glob("*.json")):
+        if (content := state_files.read(path, dict)) is None:
+            continue
         try:
-            found.append(Schedule.model_validate(json.loads(path.read_text())))
+            night = Schedule.model_validate(content)
+            if night.name == path.stem:
+                found.append(night)
+            else:
+                state_files.skip(path, f"it is of {night.name}")
         except (ValidationError, ValueError) as error:
-            print(f"{path} can't be read and is left out: {error}", file=sys.stderr)
+            state_files.skip(path, str(error))
     return found
 
 

@@ -1,10 +1,11 @@
 """From what a person asked for to a Run: settings, data folder, home, run id."""
 
 import os
+import re
 from pathlib import Path
 
 from flows.nightly import DATA_STAGES
-from pipeline import faults, journal, layers
+from pipeline import faults, forgotten, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
@@ -13,6 +14,7 @@ from pipeline.run import Run, new_run_id, utcnow
 from pipeline.settings import Settings
 
 SAMPLE = "sample"
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def prepare(
@@ -31,6 +33,8 @@ def prepare(
     written: neither home nor synthetic source need be there.
     """
     faults.check()
+    if run_id and not re.fullmatch(RUN_ID, run_id):
+        raise layers.SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = layers.load_settings(dataset, recipe, overrides)
     if until not in DATA_STAGES:
         from pipeline.stages.train import family_of  # imports torch
@@ -45,6 +49,7 @@ def prepare(
     place = Home.resolve(home)
     if not look_only:
         check_writable(place)
+    forgotten.read(place, settings.dataset.name)  # a list that can't be read is no empty list: the night must not run
     now = utcnow()
     run = Run(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),

@@ -1,7 +1,6 @@
 """`nightrecs status`: one data set's health, for people and for monitors."""
 
 import fcntl
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,14 @@ from typing import Any
 import polars as pl
 
 from flows.look import dataset_name, runnable, show, unknown_dataset
-from pipeline import journal, warehouse
+from pipeline import forgotten, journal, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.parts import REJECTED
 from pipeline.paths import Home
 from pipeline.run import utcnow
 from pipeline.stages.publish import live_run_id
 from pipeline.stages.rollback import next_target, standing
+from pipeline.terminal import as_json, show_line
 
 HEALTHY, UNHEALTHY = 0, 3
 SHOWN = 5  # rejected lines
@@ -34,7 +34,7 @@ def status(options: Any) -> int:
     answer["healthy"] = not answer["problems"]
     answer["next"] = next_steps(answer, options)
     if options.json:
-        print(json.dumps(answer, default=str, ensure_ascii=False, indent=1))
+        print(as_json(answer, indent=1))
     else:
         describe(answer, options)
     return HEALTHY if answer["healthy"] else UNHEALTHY
@@ -71,6 +71,10 @@ def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
         problems.append("nothing is published yet")
     elif trouble := unreadable(home.live(dataset)):
         problems.append(f"the published tables can't be read: {trouble}")
+    try:
+        forgotten.read(home, dataset)
+    except UnreadableInput as trouble:
+        problems.append(f"the next night will not run: {trouble}")
     champion = next((n.get("champion") for n in nights if n.get("run_id") == live), None)
     return {
         "dataset": dataset, "healthy": not problems, "problems": problems, "live": live, "champion": champion,
@@ -105,8 +109,8 @@ def lock_holder(path: Path) -> str | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except BlockingIOError:
-        return path.read_text().strip() or "somebody"
-    except FileNotFoundError:
+        return path.read_text(errors="replace").strip() or "somebody"
+    except (FileNotFoundError, IsADirectoryError):
         return None
 
 
@@ -122,24 +126,24 @@ def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
 
 def describe(answer: dict[str, Any], options: Any) -> None:
     """For people."""
-    print(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
+    show_line(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
     for problem in answer["problems"]:
-        print(f"  ! {problem}")
+        show_line(f"  ! {problem}")
     if answer["age_hours"] is not None:
-        print(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
+        show_line(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
         if back := answer["rolled_back"]:
             when = f" by {back['by']} at {back['at'][:16].replace('T', ' ')} UTC" if back["at"] else ""
-            print(f"         rolled back{when} from {back['from']}")
+            show_line(f"         rolled back{when} from {back['from']}")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
-        print(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
+        show_line(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
     if answer["last_night"]:
-        print(f"last     {answer['last_night']}, {answer['last_outcome']}")
+        show_line(f"last     {answer['last_night']}, {answer['last_outcome']}")
     if answer["running"]:
-        print(f"running  {answer['lock']}")
+        show_line(f"running  {answer['lock']}")
     if answer["rollback_target"]:
-        print(f"before   {answer['rollback_target']}, to which `rollback` would go")
+        show_line(f"before   {answer['rollback_target']}, to which `rollback` would go")
     if found := answer["rejected"]:
-        print(f"rejected {found['rows']:,} lines of its source; all of them, by DuckDB: {found['sql']}")
+        show_line(f"rejected {found['rows']:,} lines of its source; all of them, by DuckDB: {found['sql']}")
         show([{**line, "raw": line["raw"][:60]} for line in found["first"]], options)
     for step in answer["next"]:
-        print(f"next     {step}")
+        show_line(f"next     {step}")

@@ -11,7 +11,7 @@ from flows import deployed
 from flows.schedules import schedules
 from flows.services import HOST, Service, answers, free_port, start, stop, wait
 from flows.watch import Watch
-from pipeline import journal
+from pipeline import journal, state_files
 from pipeline.paths import Home
 
 NOT_WELL = 3
@@ -142,12 +142,19 @@ def health_of(name: str, url: str) -> str:
 
 def standing(home: Home) -> dict[str, Any] | None:
     """What a running `up` of this home wrote of itself; None where there is none."""
-    try:
-        found = json.loads(state(home).read_text())
-        os.kill(found["pid"], 0)
-        return found
-    except (OSError, ValueError, KeyError):
+    found = state_files.read(state(home), dict) or {}
+    pid, urls = found.get("pid"), found.get("urls")
+    if not (isinstance(pid, int) and pid > 0 and isinstance(urls, dict) and all(map(_is_text, urls.values()))):
         return None
+    try:
+        os.kill(pid, 0)
+        return found
+    except (OSError, OverflowError):
+        return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def state(home: Home) -> Path:

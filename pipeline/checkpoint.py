@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,8 @@ def read(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             progress = Progress(**json.loads(header["progress"]))
             plain = json.loads(header["plain"])
+        if not (isinstance(plain, dict) and _same_shapes(_below(tensors, "model/"), model.state_dict())):
+            raise ValueError("it has not the tensors of this model")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         log.warning("%s can't be read and is ignored: %s", path, error)
         return None
@@ -153,6 +155,10 @@ def read(
     device = next(model.parameters()).device
     best = {name: tensor.to(device) for name, tensor in _below(tensors, "best/").items()}
     return progress, best
+
+
+def _same_shapes(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    return {n: t.shape for n, t in tensors.items()} == {n: t.shape for n, t in wanted.items()}
 
 
 def _below(values: dict[str, Any], prefix: str) -> dict[str, Any]:

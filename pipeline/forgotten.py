@@ -6,15 +6,20 @@ the list is as readable as the journal.)
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pipeline import journal
+from pipeline import journal, state_files
 from pipeline.paths import Home
 
 REDACTED = "(forgotten)"
 """Stands for the text of a source line that names a forgotten user."""
+ADVICE = (
+    "it names the users who were forgotten, so no night runs without it: put it back from a backup, or remove it and "
+    "forget each of them again with --force before the next night"
+)
 DELIMITERS = (",", "\t", ";", "|", "::", " ")
 
 
@@ -52,12 +57,23 @@ class Forgotten:
 
 
 def read(home: Home, dataset: str) -> Forgotten:
-    """The list of a data set; empty where nobody was forgotten."""
+    """The list of a data set; empty where nobody was forgotten.
+
+    Raises state_files.Damaged where it can't be read: a night without it would publish those whom it names.
+    """
     path = home.forgotten(dataset)
-    if not path.is_file():
+    try:
+        content = state_files.load(path, dict, ADVICE)
+    except FileNotFoundError:
         return Forgotten()
-    content = json.loads(path.read_text())
-    return Forgotten(content["salt"], frozenset(content["users"]))
+    salt, users = content.get("salt"), content.get("users")
+    if not (isinstance(salt, str) and salt and isinstance(users, list) and all(map(_is_hash, users))):
+        raise state_files.Damaged(path, "it has no salt or no list of hashes", ADVICE)
+    return Forgotten(salt, frozenset(users))
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def add(home: Home, dataset: str, user_id: str) -> Forgotten:

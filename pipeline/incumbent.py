@@ -144,7 +144,7 @@ def published_configuration(run: Run, live: str | None) -> tuple[Configuration |
         published = Configuration.model_validate(stored) if stored else configuration_of(Path(made))
         made_again(published, {})  # so are its members
         return published.completed(), None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"the configuration published by night {live} can't take part: {error}"
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from typing import Any, TextIO
 
 import polars as pl
 
-from pipeline import contracts, progress, tables
+from pipeline import contracts, progress, state_files, tables
 from pipeline.faults import fault
 from pipeline.masking import masked
 from pipeline.paths import Home
-from pipeline.run import Run, utcnow
+from pipeline.run import Run, moment_of, utcnow
 
 
 class Locked(RuntimeError):
@@ -29,9 +30,10 @@ def folder(run: Run) -> Path:
 
 
 def run_ids(home: Home, dataset: str) -> list[str]:
-    """All nights of a data set, oldest first."""
+    """All nights of a data set, oldest first. Stray folders, and nights whose run.json is damaged, are left out."""
     root = home.journal(dataset)
-    return sorted(path.name for path in root.iterdir() if (path / "run.json").is_file()) if root.is_dir() else []
+    folders = [path.name for path in root.iterdir()] if root.is_dir() else []
+    return sorted(name for name in folders if find_run(home, dataset, name))
 
 
 def open_run(run: Run) -> None:
@@ -55,7 +57,8 @@ def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[N
     """
     path = home.lock(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    state_files.free_name(path)
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,13 +114,12 @@ def note(run: Run, text: str) -> None:
 
 def notes(home: Home, dataset: str, run_id: str) -> list[str]:
     """The notes of a night."""
-    at = home.journal(dataset) / run_id / "notes.txt"
-    return at.read_text().splitlines() if at.exists() else []
+    return state_files.read_lines(home.journal(dataset) / run_id / "notes.txt")
 
 
 def say(text: str) -> None:
     """Talk goes to stderr; stdout is for data."""
-    progress.watcher.say(masked(text))
+    progress.say(text)
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -137,6 +139,7 @@ def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, 
 
     The one that is `live` was killed after its tables went live, so it did publish; the others crashed.
     """
+    mend(home, dataset)
     stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
     outcomes = {run_id: "published" if run_id == live else "crashed" for run_id in stale}
     for run_id, outcome in outcomes.items():
@@ -146,21 +149,57 @@ def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, 
     return outcomes
 
 
+def mend(home: Home, dataset: str) -> None:
+    """Set damaged JSON files of all nights aside. The caller holds the lock."""
+    root = home.journal(dataset)
+    for at in sorted(root.iterdir()) if root.is_dir() else []:
+        state_files.mend(at / "run.json", dict, _trouble_of)
+        state_files.mend(at / "settings.json", dict)
+
+
 def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
-    """run.json of a night."""
-    return json.loads((home.journal(dataset) / run_id / "run.json").read_text())
+    """run.json of a night. Raises FileNotFoundError or state_files.Damaged."""
+    return state_files.load(home.journal(dataset) / run_id / "run.json", dict)
+
+
+def find_run(home: Home, dataset: str, name: str) -> dict[str, Any] | None:
+    """run.json in a folder of the journal; None where the folder is no night, or its run.json is damaged."""
+    path = home.journal(dataset) / name / "run.json"
+    record = state_files.read(path, dict)
+    if record is None:
+        return None
+    trouble = _trouble_of(record)
+    if not trouble and record["run_id"] != name:  # a copy of a night's folder
+        trouble = f"it is of night {record['run_id']}, and its folder is {name}"
+    if not trouble and re.match("[0-9]{8}T", name) and not moment_of(name):
+        trouble = "the night's id is no time at which a night can have run"
+    if trouble:
+        state_files.skip(path, trouble)
+    return None if trouble else record
+
+
+def _trouble_of(record: dict[str, Any]) -> str | None:
+    """What is wrong with the content of a run.json."""
+    if state_files.fits(tables.RUNS, record) is None or not isinstance(record.get("made") or {}, dict):
+        return "a value is missing or of another type"
+    return None
+
+
+def read_settings(home: Home, dataset: str, run_id: str) -> dict[str, Any] | None:
+    """settings.json of a night; None where it is absent or damaged."""
+    return state_files.read(home.journal(dataset) / run_id / "settings.json", dict)
 
 
 def load_run(home: Home, dataset: str, run_id: str) -> Run:
     """A night of the past, as its stages saw it."""
     record = read_run(home, dataset, run_id)
-    settings = (home.journal(dataset) / run_id / "settings.json").read_text()
+    settings = state_files.load(home.journal(dataset) / run_id / "settings.json", dict)
     return Run.model_validate(
         {
             "run_id": run_id,
             "home_root": home.root,
             "data": record["data"],
-            "settings": json.loads(settings),
+            "settings": settings,
             "started_at": record["started_at"],
         }
     )
@@ -187,37 +226,30 @@ def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> N
 def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = None) -> pl.DataFrame:
     """Rows of one journal table, of one night or of all; of rows with the same key the last one counts."""
     if table is tables.RUNS:
-        records = [read_run(home, dataset, i) for i in run_ids(home, dataset)]
-        return _frame(table, [r for r in records if run_id in (None, r.get("run_id"))])
+        names = [run_id] if run_id else run_ids(home, dataset)
+        return _frame(table, [record for name in names if (record := find_run(home, dataset, name))])
     ids = [run_id] if run_id else run_ids(home, dataset)
     files = [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids]
-    lines = [line for file in files if file.is_file() for line in file.read_text().splitlines()]
-    return _frame(table, [record for record in map(_parsed, lines) if record])
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A record; None for an empty line, or one that a full disk or a kill tore."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
+    return _frame(table, [record for file in files for record in state_files.read_records(file)])
 
 
 def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
-    times = [name for name, column in table.columns.items() if column.dtype == tables.TIME]
-    schema = {name: (pl.String if name in times else column.dtype) for name, column in table.columns.items()}
-    frame = pl.DataFrame([{name: r.get(name) for name in schema} for r in records], schema=schema, orient="row")
-    frame = frame.with_columns(pl.col(times).str.to_datetime(time_unit="us"))
+    """Of records that keep the contract; the others are counted and left out."""
+    rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
+    if wrong := len(records) - len(rows):
+        progress.say_once(f"warning: {wrong} records of the journal's {table.name} are damaged and left out")
+    frame = pl.DataFrame(rows, schema=table.schema, orient="row")
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 
 
 def _update(at: Path, fields: dict[str, Any]) -> None:
     path = at / "run.json"
-    write_atomically(path, json.dumps({**json.loads(path.read_text()), **fields}, indent=2, default=str))
+    write_atomically(path, json.dumps({**state_files.load(path, dict), **fields}, indent=2, default=str))
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file whole: a reader sees the old text or the new one."""
+    state_files.free_name(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
         file.write(text)

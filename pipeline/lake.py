@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal, progress, tables
+from pipeline import journal, progress, state_files, tables
 from pipeline.faults import fault
 from pipeline.run import Run
 
@@ -111,8 +111,8 @@ def info(folder: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """manifest.json of a complete folder."""
-    return json.loads((folder / MANIFEST).read_text())
+    """manifest.json of a complete folder. Raises FileNotFoundError or state_files.Damaged."""
+    return state_files.load(folder / MANIFEST, dict)
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def is_complete(folder: Path) -> bool:
         if manifest["own_hash"] != _own_hash(manifest):
             return False
         return all(sha256(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -159,5 +159,7 @@ def _complete(folder: Path, spec: Spec, report: Report) -> None:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
+    else:  # a stray file under a folder's name
+        folder.unlink(missing_ok=True)

@@ -2,18 +2,23 @@
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline import paths
+from pipeline.progress import say_once
+from pipeline.section import NAME, NAME_IN_WORDS
 from pipeline.settings import Settings
 
+PREFIX = "NIGHTRECS_"
+"""Of environment variables that set a key of the tree."""
 NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
-NOT_KEYS |= {f"NIGHTRECS_NOTIFY_{name}" for name in ("WEBHOOK", "EMAIL", "SMTP")}
+NOT_KEYS |= {f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")}
 
 NO_MODELS = """a recipe names the models to fit, at least one, each in a table of its own, e.g.
   [models.popularity]
@@ -39,9 +44,14 @@ def load_settings(
     _merge(tree, {"dataset": read_toml(dataset_file)}, str(dataset_file), origin)
     _merge(tree, read_toml(recipe_file), str(recipe_file), origin)
     for name, text in sorted(environ.items()):
-        if name.startswith("NIGHTRECS_") and name not in NOT_KEYS:
-            keys = name.removeprefix("NIGHTRECS_").lower().split("__")
+        if not name.startswith(PREFIX) or name in NOT_KEYS:
+            continue
+        keys = name.removeprefix(PREFIX).lower().split("__")
+        if _is_key(keys):
             _merge(tree, _nest(keys, _value(text)), f"environment variable {name}", origin)
+        else:  # of another version or another program: no reason not to run
+            known = nearest(name, [*NOT_KEYS, *_variables(Settings, PREFIX)])
+            say_once(f"warning: the environment variable {name} is not known and is ignored{known}")
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -54,6 +64,13 @@ def load_settings(
         return Settings.model_validate(tree), dataset_file
     except ValidationError as error:
         raise SettingsError(explain(error, Settings, origin)) from None
+
+
+def check_name(name: str, what: str, advice: str = "") -> str:
+    """Return a name that may become part of a path; SettingsError where it may not."""
+    if not re.fullmatch(NAME, name) or "\n" in name:
+        raise SettingsError(f"{name!r} is not the name of a {what}: a name has {NAME_IN_WORDS}{advice}")
+    return name
 
 
 def find_toml(name: str, folder: Path, what: str) -> Path:
@@ -136,6 +153,39 @@ def _origin_of(keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> 
         if keys[:end] in origin:
             return origin[keys[:end]]
     return "settings"
+
+
+def _is_key(keys: list[str]) -> bool:
+    """Whether the tree has such a key; in tables with names of the user's own, every key is one."""
+    model: type[BaseModel] = Settings
+    for at, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        if field is None:
+            return model.model_config.get("extra") == "allow"
+        if getattr(field.annotation, "__origin__", None) is dict:
+            section = next((t for t in _types(field.annotation) if _is_section(t)), None)
+            inner = keys[at + 2 :]
+            return section is None or not inner or inner[0] in section.model_fields or _allows_more(section)
+        section = next((t for t in _types(field.annotation) if _is_section(t)), None)
+        if section is None:
+            return at == len(keys) - 1 or dict in [getattr(t, "__origin__", None) for t in _types(field.annotation)]
+        model = section
+    return True
+
+
+def _allows_more(section: type[BaseModel]) -> bool:
+    return section.model_config.get("extra") == "allow"
+
+
+def _variables(model: type[BaseModel], before: str) -> Iterator[str]:
+    """Names of the environment variables for the keys of a section and of those below it."""
+    for key, field in model.model_fields.items():
+        name = before + key.upper()
+        section = next((t for t in _types(field.annotation) if _is_section(t)), None)
+        if section is None:
+            yield name
+        elif getattr(field.annotation, "__origin__", None) is not dict:
+            yield from _variables(section, f"{name}__")
 
 
 def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:

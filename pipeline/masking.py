@@ -2,22 +2,52 @@
 
 import os
 import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import unquote
 
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|AUTH_STRING|CREDENTIAL", re.IGNORECASE).search
+_NOTIFY = "NIGHTRECS_NOTIFY"
 _SHORTEST = 6
 """Shorter values are words that stand in many texts."""
+_SHORTEST_PART = 12
+"""Of a part of an address for notifications: `services` is a word, a token is longer."""
+_EXAMPLES = re.compile(r"\s*\(?\be\.g\. .*", re.DOTALL)
+_IDS = re.compile(r"\b((?:user|item)_id)([ =:]+)[^\s,;)]+")
+_QUOTED = re.compile(r"(?<!\w)'[^'\n]*'|\"[^\"\n]*\"")
 
 
-def masked(text: str) -> str:
+def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """The text with `***` for each secret of the environment and for user and password of each address."""
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and _SECRET_NAME(name):
-            text = text.replace(value, "***")
+    for secret in sorted(_secrets(environ), key=len, reverse=True):
+        text = text.replace(secret, "***")
     return _IN_ADDRESS.sub("***", text) if "@" in text else text
 
 
 def without_user(address: str) -> str:
     """The address without user and password, which urllib takes for a part of the host."""
     return _USER.sub("", address)
+
+
+def without_examples(text: str) -> str:
+    """A message that leaves the house: without its examples of rows and all that is quoted, which may be ids."""
+    return "\n".join(_IDS.sub(r"\1\2…", _QUOTED.sub("'…'", _EXAMPLES.sub("", line))) for line in text.splitlines())
+
+
+def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
+    for name, value in environ.items():
+        if name.startswith(_NOTIFY) and "://" in value:
+            yield from _parts(value)
+        elif len(value) >= _SHORTEST and _SECRET_NAME(name):
+            yield value
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Of addresses for notifications: each of them, what follows its host, and whatever in it is as long as a token."""
+    for address in re.split(r"[\s,]+", value):
+        after = address.partition("://")[2]
+        path = after[re.search(r"[/?]|$", after).start() :]  # type: ignore[union-attr]
+        yield from (part for part in (address, path) if len(part) >= _SHORTEST)
+        for part in re.split(r"[/?&=:@]", after):
+            yield from (form for form in {part, unquote(part)} if len(form) >= _SHORTEST_PART)

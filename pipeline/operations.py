@@ -6,6 +6,7 @@ import os
 import socket
 from typing import Any
 
+from pipeline import state_files
 from pipeline.paths import Home
 from pipeline.run import utcnow
 
@@ -15,6 +16,7 @@ def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str,
     entry = {"operation": operation, "at": utcnow().isoformat(), "by": who(), **fields}
     path = home.operations(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
+    state_files.free_name(path)
     with path.open("a") as file:
         if file.tell():
             file.write("\n")  # a torn last line must not take the next one with it
@@ -25,15 +27,14 @@ def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str,
 
 
 def read(home: Home, dataset: str, operation: str | None = None) -> list[dict[str, Any]]:
-    """All lines, or those of one operation, oldest first; torn ones are left out."""
-    path = home.operations(dataset)
-    entries = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [entry for entry in entries if operation in (None, entry.get("operation"))]
+    """All lines, or those of one operation, oldest first; damaged ones are left out."""
+    entries = [entry for entry in state_files.read_records(home.operations(dataset)) if _is_entry(entry)]
+    return [entry for entry in entries if operation in (None, entry["operation"])]
+
+
+def _is_entry(entry: dict[str, Any]) -> bool:
+    texts = [entry.get(name) for name in ("from", "to", "at", "by")]
+    return isinstance(entry.get("operation"), str) and all(text is None or isinstance(text, str) for text in texts)
 
 
 def who() -> str:

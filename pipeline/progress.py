@@ -1,8 +1,12 @@
 """How far the running stage is, told to whoever watches. Nobody does, until the command line says who."""
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from pipeline.masking import masked
+from pipeline.terminal import plain
 
 
 class Watcher:
@@ -34,6 +38,17 @@ class Watcher:
 
 
 watcher = Watcher()
+
+
+def say(text: str) -> None:
+    """Tell the watcher, without secrets and without control characters."""
+    watcher.say(plain(masked(text)))
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Say it, but not again in this process."""
+    say(text)
 
 
 @contextmanager

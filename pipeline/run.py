@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.paths import Home
 from pipeline.settings import Settings
 
+LATEST_YEAR = 3000
+"""Ids from then on are not taken for a night's."""
+
 
 class Run(BaseModel):
     """Who runs, on what, where. Stages get it first, then the folders of the stages before."""
@@ -48,8 +51,16 @@ def utcnow() -> dt.datetime:
 def new_run_id(now: dt.datetime, earlier: list[str]) -> str:
     """`20261122T030000.123Z-4f2a`: ordered by time, and after every earlier one even if the clock went back."""
     stamp = now.strftime("%Y%m%dT%H%M%S.") + f"{now.microsecond // 1000:03d}Z"
-    last = max(earlier, default="")
-    if stamp <= last[:20]:
-        after = dt.datetime.strptime(last[:19], "%Y%m%dT%H%M%S.%f") + dt.timedelta(milliseconds=1)
-        return new_run_id(after, [])
+    last = max((moment for run_id in earlier if (moment := moment_of(run_id))), default=None)
+    if last and stamp <= last.strftime("%Y%m%dT%H%M%S.") + f"{last.microsecond // 1000:03d}Z":
+        return new_run_id(last + dt.timedelta(milliseconds=1), [])
     return f"{stamp}-{secrets.token_hex(2)}"
+
+
+def moment_of(run_id: str) -> dt.datetime | None:
+    """When a night began, by its id; None where that is no time, or one so late that the clock was wrong."""
+    try:
+        moment = dt.datetime.strptime(run_id[:20], "%Y%m%dT%H%M%S.%fZ")
+    except ValueError:
+        return None
+    return moment if moment.year < LATEST_YEAR else None

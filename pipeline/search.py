@@ -15,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pipeline import progress, state_files
 from pipeline.rng import seed_of
 from pipeline.space import Choices, Range, Space, grid_of
 
@@ -158,7 +159,20 @@ def _nothing_new(done: list[Trial], grid: list[dict[str, Any]] | None) -> str | 
 
 
 def _opened(path: Path, prune: bool) -> optuna.Study:
-    """The study at `path`; what a kill left half done there is put right."""
+    """The study at `path`; what a kill left half done there is put right, and what can't be read is set aside."""
+    try:
+        study = _study(path, prune)
+        trials_of(study)
+        return study
+    except Exception as error:  # of optuna, which trusts its file
+        aside = state_files.set_aside(path) if path.exists() else None
+        if aside is None:
+            raise
+        progress.say_once(f"warning: {path} is damaged ({type(error).__name__}); it is set aside as {aside.name}")
+        return _study(path, prune)
+
+
+def _study(path: Path, prune: bool) -> optuna.Study:
     path.parent.mkdir(parents=True, exist_ok=True)
     for lock in path.parent.glob(f"{path.name}.lock*"):  # one process at a time: the data set is locked
         lock.unlink()

@@ -4,7 +4,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+NAME_IN_WORDS = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first a letter or a digit"
+"""Names become parts of paths, so they hold no separator and no dot."""
+Name = Annotated[str, Field(pattern=NAME)]
+FileStem = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$")]
+"""Name of a file without its ending: no separator, no leading dot, no control character."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

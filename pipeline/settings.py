@@ -19,7 +19,7 @@ from pydantic import (
 
 from pipeline.dataset_settings import Dataset
 from pipeline.publishing_settings import Checks, Churn, Export, Gate, Keep
-from pipeline.section import Name, Section
+from pipeline.section import FileStem, Name, Section
 
 INCUMBENT, FLOOR = "incumbent", "popularity_floor"
 """Labels of the configurations that the gate lets take part beside the recipe's."""
@@ -135,7 +135,7 @@ class Settings(Section):
     """On which a gradient family is fitted at once: GPUs of this machine, or processes on its CPU. More than one needs
     the extra `fabric`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    recipe: str = "nightly"
+    recipe: FileStem = "nightly"
     dataset: Dataset
     split: Split = Split()
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]

@@ -3,8 +3,12 @@
 import glob
 import gzip
 import io
+import os
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,16 +23,58 @@ BOMB_RATIO, BOMB_BYTES = 100, 2**30
 
 
 def find_files(folder: Path, patterns: list[str]) -> list[str]:
-    """Sorted names, relative to `folder`, of the files that match; a pattern without a match is an error."""
-    names: set[str] = set()
+    """Sorted names, relative to `folder`, of the files that match; a pattern without a match is an error.
+
+    A file that several names lead to by symbolic links is there once: under its own name, else that with the fewest
+    parts.
+    """
+    root = folder.resolve()
+    names: dict[Path, str] = {}
     for pattern in patterns:
-        matches = {m for m in glob.glob(pattern, root_dir=folder, recursive=True) if (folder / m).is_file()}
+        matches = [m for m in _matching(folder, pattern) if (folder / m).is_file()]
         if not matches:
             raise UnreadableInput(
                 f"no file matches {pattern!r} in {folder}: put it there, or name its folder with --data"
             )
-        names |= matches
-    return sorted(names)
+        for name in matches:
+            real = (folder / name).resolve()
+            names[real] = min(names.get(real, name), name, key=partial(_preference, root, real))
+    return sorted(names.values())
+
+
+def _preference(root: Path, real: Path, name: str) -> tuple[bool, int, str]:
+    return root / name != real, len(Path(name).parts), name
+
+
+def _matching(folder: Path, pattern: str) -> Iterator[str]:
+    """Names that match a glob. `**` goes into each folder once, wherever links lead: a link to a folder above it is a
+    loop, of which glob itself follows 40 rounds."""
+    before, recursive, after = _split_recursive(pattern)
+    if not recursive:
+        yield from glob.glob(pattern, root_dir=folder)
+        return
+    seen: set[Path] = set()
+    waiting, links = sorted(glob.glob(before, root_dir=folder)) if before else [""], []
+    while waiting or links:
+        at = waiting.pop(0) if waiting else links.pop(0)  # a folder by its own name before links to it
+        place = folder / at
+        if not place.is_dir() or (real := place.resolve()) in seen:
+            continue
+        seen.add(real)
+        yield from (os.path.join(at, name) for name in _matching(place, after))
+        with suppress(OSError):
+            for name in sorted(os.listdir(place)):
+                if not name.startswith("."):
+                    (links if (place / name).is_symlink() else waiting).append(os.path.join(at, name))
+
+
+def _split_recursive(pattern: str) -> tuple[str, bool, str]:
+    """A pattern before its first `**`, whether it has one, and after it."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return pattern, False, ""
+    at = parts.index("**")
+    return "/".join(parts[:at]) or ("/" if pattern.startswith("/") else ""), True, "/".join(parts[at + 1 :]) or "*"
 
 
 def fingerprint(path: Path) -> str:

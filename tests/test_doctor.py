@@ -150,8 +150,23 @@ def test_a_prefect_api_that_does_not_answer(tmp_path, monkeypatch):
     assert told.status == "warn" and "127.0.0.1:9" in told.found and "unset PREFECT_API_URL" in told.fix
 
 
-def test_a_check_that_crashes_is_a_failure_and_not_the_end(run: Run):
+def test_damaged_state_files_are_named(run: Run):
+    assert only(run.home_root, "state").status == "ok"
     (journal.folder(run) / "run.json").write_text("{ cut")
+    told = only(run.home_root, "state")
+    assert told.status == "warn" and f"{run.run_id}/run.json" in told.found
+    journal.close_stale(run.home, run.dataset)
+    assert "run.json.damaged" in only(run.home_root, "state").found
+    (journal.folder(run) / "run.json.damaged").unlink()
+    run.home.forgotten(run.dataset).write_text("")
+    assert only(run.home_root, "state").status == "fail"
+
+
+def test_a_check_that_crashes_is_a_failure_and_not_the_end(run: Run, monkeypatch):
+    def crashes(*_):
+        raise KeyError("planted")
+
+    monkeypatch.setattr(journal, "run_ids", crashes)
     assert only(run.home_root, "nights").status == "fail"
     assert only(run.home_root, "mlflow").status == "ok"
 

@@ -23,6 +23,18 @@ def test_formulas_are_disarmed_and_numbers_are_not():
     assert exports.guarded(FRAME)["score"].to_list() == FRAME["score"].to_list()
 
 
+@pytest.mark.parametrize("before", ["", "\n", "\r", "\t", " ", "\r\n \t", "\x0b", "\u00a0", "\u3000", "\ufeff", "\x00"])
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")
+def test_formulas_are_disarmed_after_blanks_and_in_full_width(before, sign):
+    text = f"{before}{sign}1+1"
+    assert exports.guarded(pl.DataFrame({"x": [text]}))["x"].item() == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["a=1", " a", "1+1", "", " ", "«=»", "naïve-x"])
+def test_other_text_is_left_as_it_is(text):
+    assert exports.guarded(pl.DataFrame({"x": [text]}))["x"].item() == text
+
+
 def test_csv_comes_back_with_lists_as_json(tmp_path):
     exports.write(FRAME, None, str(tmp_path / "out.csv"))
     back = pl.read_csv(tmp_path / "out.csv", infer_schema=False)

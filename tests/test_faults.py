@@ -18,7 +18,7 @@ from pipeline.faults import POINTS, Planted, fault, planted
 
 CHECKOUT = Path(__file__).parent.parent
 RECIPE = '[split]\nkind = "leave_one_out"\n[models.popularity]\n'
-CHEAP_ROWS = (6, 8, 27)
+CHEAP_ROWS = (6, 8, 27, 39)
 OF_A_FAMILY = ("train", "evaluate")
 OF_THE_LINE = [p for p in POINTS if not re.search("search:|checkpoint|epoch", p)]
 ERRORS = (
@@ -184,7 +184,7 @@ def test_the_scorecard_has_every_row_and_tells_of_a_failure(capsys, monkeypatch)
     from faults import __main__ as scorecard
     from faults.table import Row
 
-    assert sorted(ROWS) == list(range(1, 28))
+    assert set(ROWS) >= {*range(1, 28), 37, 38, 39}
 
     def fails(root: Path) -> str:
         raise AssertionError("a | b")

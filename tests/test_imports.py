@@ -21,7 +21,7 @@ ONLY_IMPORTERS = {
 }
 BOTTOM = {
     "contracts", "tables", "paths", "section", "dataset_settings", "publishing_settings", "settings", "rng", "device",
-    "conditions", "layers",
+    "conditions", "layers", "masking", "terminal", "progress",
 }  # fmt: skip
 DATA_STAGES = {"ingest", "clean", "encode", "split"}
 

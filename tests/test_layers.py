@@ -1,11 +1,14 @@
 """The settings tree: order of the layers, and errors that name file, key and the nearest known key."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline import paths
+from pipeline import layers, paths
 from pipeline.layers import SettingsError, load_settings
+from pipeline.progress import say_once
+from pipeline.settings import Settings
 
 
 @pytest.fixture
@@ -57,12 +60,7 @@ def test_set_takes_bare_text_lists_and_numbers(toml):
             ["mine.toml", "dataset.source.delimitr", "did you mean 'delimiter'?"],
         ),
         (DATASET, ["split.tets=0.1"], {}, ["--set split.tets=0.1", "did you mean 'test'?"]),
-        (
-            DATASET,
-            [],
-            {"NIGHTRECS_SPLIT__KINDS": "random"},
-            ["NIGHTRECS_SPLIT__KINDS", "did you mean 'kind'?"],
-        ),
+        (DATASET, [], {"NIGHTRECS_SPLIT__KIND": "rndom"}, ["NIGHTRECS_SPLIT__KIND", "'random'"]),
         (DATASET, ["split.test=2"], {}, ["split.test", "less than 1"]),
         (DATASET, ["split.kind=temporal"], {}, ["split.kind", "global_time"]),
         (DATASET, ["sed=1"], {}, ["sed", "did you mean 'seed'?"]),
@@ -76,6 +74,38 @@ def test_errors_name_file_key_and_nearest_known_key(toml, dataset, overrides, en
         load_settings(toml(dataset), toml(RECIPE, "r.toml"), overrides, environ)
     for words in says:
         assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("NIGHTRECS_SPLIT__KINDD", "NIGHTRECS_SPLIT__KIND"),
+        ("NIGHTRECS_SEDD", "NIGHTRECS_SEED"),
+        ("NIGHTRECS_HOMEE", "NIGHTRECS_HOME"),
+        ("NIGHTRECS_DATASET__SOURCE__MODEE", "NIGHTRECS_DATASET__SOURCE__MODE"),
+        ("NIGHTRECS_SEED__X", "NIGHTRECS_SEED"),
+        ("NIGHTRECS_", None),
+    ],
+)
+def test_an_unknown_variable_is_a_warning_once(toml, capsys, variable, meant):
+    say_once.cache_clear()
+    for _ in range(2):
+        load_settings(toml(DATASET), toml(RECIPE, "r.toml"), [], {variable: "7"})
+    said = capsys.readouterr().err
+    assert said.count(f"{variable} is not known and is ignored") == 1
+    assert meant is None or f"did you mean {meant!r}" in said
+
+
+def test_every_key_of_the_tree_is_a_variable(toml, capsys):
+    """Each of them changes the tree, or is refused for its value; none is ignored."""
+    say_once.cache_clear()
+    names = [*layers._variables(Settings, "NIGHTRECS_"), "NIGHTRECS_MODELS__MF__EPOCHS"]
+    names.append("NIGHTRECS_DATASET__ITEMS__ATTRIBUTES__GENRES")
+    assert len(names) > 80
+    for name in names:
+        with suppress(SettingsError):
+            load_settings(toml(DATASET), toml(RECIPE, "r.toml"), [], {name: "7"})
+    assert "is not known" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["", "[models]\n", "models = 5\n", "[model.ease]\n"])

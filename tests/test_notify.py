@@ -1,8 +1,10 @@
 """Word is sent where the environment says, and trouble with it never stops anything."""
 
 import json
+import socket
 import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -90,8 +92,89 @@ def test_trouble_is_told_in_words_without_the_secret():
     }
     told = notify.tell("x", {}, environ)
     assert len(told) == 2 and not any("of-mine" in line for line in told)
-    assert "ValueError" in notify.tell("x", {}, {"NIGHTRECS_NOTIFY_WEBHOOK": "file:///etc/passwd"})[0]
+    assert "begins with http" in notify.tell("x", {}, {"NIGHTRECS_NOTIFY_WEBHOOK": "file:///etc/passwd"})[0]
     assert notify.tell("x", {}, {}) == []
+
+
+@pytest.fixture
+def no_http():
+    """A server that answers every connection with a line that is no HTTP, or with nothing at all."""
+    answers, server = [b"SSH-2.0-OpenSSH_9\r\n"], socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def serve():
+        while True:
+            try:
+                connection = server.accept()[0]
+            except OSError:
+                return
+            held.append(connection)
+            if answers[0]:
+                connection.sendall(answers[0])
+                connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"127.0.0.1:{server.getsockname()[1]}", answers
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NIGHTRECS_NOTIFY_WEBHOOK": "http://PLACE/secret-of-mine"},
+        {"NIGHTRECS_NOTIFY": "http://PLACE/secret-of-mine"},
+        {"NIGHTRECS_NOTIFY": "json://me:secret-of-mine@PLACE/secret-of-mine"},
+        {"NIGHTRECS_NOTIFY_EMAIL": "a@example.org", "NIGHTRECS_NOTIFY_SMTP": "smtp://me:secret-of-mine@PLACE"},
+        {"NIGHTRECS_NOTIFY_WEBHOOK": "http://PLACE/secret-of-mine with a space"},
+        {"NIGHTRECS_NOTIFY": "http://PLACE/secret-of-mine with a space"},
+        {"NIGHTRECS_NOTIFY": "http://[secret-of-mine"},
+        {"NIGHTRECS_NOTIFY": "secret-of-mine"},
+        {"NIGHTRECS_NOTIFY": "nonsense://secret-of-mine"},
+        {"NIGHTRECS_NOTIFY_WEBHOOK": "http://PLACE:port/secret-of-mine"},
+        {"NIGHTRECS_NOTIFY_EMAIL": "a@example.org", "NIGHTRECS_NOTIFY_SMTP": "smtp://me:secret-of-mine@host:port"},
+    ],
+)
+def test_whatever_is_configured_nothing_is_raised_and_no_secret_said(no_http, environ, caplog, capfd):
+    environ = {name: value.replace("PLACE", no_http[0]) for name, value in environ.items()}
+    (problem,) = notify.tell("all is lost", {"dataset": "tiny"}, environ)
+    assert "NIGHTRECS_NOTIFY" in problem
+    assert "of-mine" not in problem + caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_target_that_never_answers_costs_seconds_and_the_others_nothing(no_http, webhook, monkeypatch):
+    place, answers = no_http
+    answers[0] = b""
+    monkeypatch.setattr(notify, "SECONDS", 1)
+    environ = {"NIGHTRECS_NOTIFY": f"http://{place}/ json://{place}, {webhook[0]}"}
+    started = time.monotonic()
+    problems = notify.tell("all is lost", {"dataset": "tiny"}, environ)
+    assert time.monotonic() - started < 4 and len(problems) == 2, problems
+    assert webhook[1] == [{"text": "all is lost", "dataset": "tiny"}]
+
+
+def test_apprise_gets_title_and_text(webhook):
+    url, got = webhook
+    assert notify.tell("all is lost\nand more", {"dataset": "tiny"}, {"NIGHTRECS_NOTIFY": f"json{url[4:]}"}) == []
+    assert got[0]["title"] == "all is lost" and "dataset: tiny" in got[0]["message"]
+
+
+def test_no_message_names_a_user(webhook):
+    url, got = webhook
+    text = "the night is refused: audit found bad rows: lists: 3 bad rows (e.g. user_id u7, item_id i1)"
+    assert notify.tell(text, {}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
+    assert (
+        notify.tell("it can't: line 7: 'u7,i1,3' is bad, doesn't fit, user_id=u7", {}, {"NIGHTRECS_NOTIFY": url}) == []
+    )
+    assert not any(word in json.dumps(got) for word in ("u7", "i1")) and "audit found bad rows" in got[0]["text"]
+    assert got[1]["text"] == "it can't: line 7: '…' is bad, doesn't fit, user_id=…"
+
+
+def test_the_e_mail_variables_as_an_address():
+    assert notify.mail_url("a@x.org", "smtps://me%40x.org:p%2Fw@mail.x.org:465").startswith(
+        "mailtos://me%40x.org:p%2Fw@mail.x.org:465?from=Nightrecs%20%3Cme%40x.org%3E&to=a%40x.org&mode=ssl"
+    )
+    assert "mode=starttls" in notify.mail_url("a@x.org", "smtp://me:pw@mail.x.org:587")
+    assert notify.is_known(notify.mail_url("a@x.org, b@x.org", notify.LOCAL_SMTP))
 
 
 def test_a_killed_night_is_told_once_and_its_recovery_too(run, webhook, monkeypatch):

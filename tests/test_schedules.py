@@ -59,7 +59,7 @@ def test_a_broken_schedule_is_told_and_left_out(nightrecs, tmp_path, capsys):
     assert nightrecs("schedule", "sample", "--cron", "0 3 * * *") == 0
     (tmp_path / "warehouse" / "schedules" / "broken.json").write_text("{")
     assert [night.name for night in schedules(Home(tmp_path))] == ["sample"]
-    assert "broken.json can't be read" in capsys.readouterr().err
+    assert "broken.json is damaged and left out" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_left_alone():

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import contracts, journal, lake, tables
+from pipeline import contracts, journal, lake, state_files, tables
 from pipeline.paths import Home
 
 NIGHTS = 30
@@ -50,9 +50,7 @@ class Night:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings tree; empty where it can't be read."""
-        with suppress(OSError, ValueError):
-            return json.loads((self.home.journal(self.dataset) / self.run_id / "settings.json").read_text())
-        return {}
+        return journal.read_settings(self.home, self.dataset, self.run_id) or {}
 
     @property
     def is_published(self) -> bool:
@@ -120,14 +118,13 @@ class Night:
         """What the night made (`fitted`, `searched`, `encoded`, …), as far as it is still there."""
         named = (self.record.get("made") or {}).get(kind) or []
         found = map(self.folder, [named] if isinstance(named, str) else named)
-        return [folder for folder in found if (folder / lake.MANIFEST).is_file()]
+        return [folder for folder in found if state_files.read(folder / lake.MANIFEST, dict)]
 
     @cached_property
     def profile(self) -> dict[str, Any] | None:
         """What the data looks like (pipeline/profile.py)."""
-        with suppress(OSError, ValueError, KeyError):
-            return json.loads((self.folder(self.record["profile"]) / "profile.json").read_text())
-        return None
+        named = self.record.get("profile")
+        return state_files.read(self.folder(named) / "profile.json", dict) if named else None
 
     @cached_property
     def raw(self) -> Path | None:
@@ -156,8 +153,7 @@ class Night:
     @cached_property
     def lineage(self) -> list[dict[str, Any]]:
         """Folders of the lake that the night made or took, in order: layer, folder, stage, rows."""
-        listed = self.home.journal(self.dataset) / self.run_id / "folders.txt"
-        names = dict.fromkeys(listed.read_text().splitlines()) if listed.is_file() else {}
+        names = dict.fromkeys(state_files.read_lines(self.home.journal(self.dataset) / self.run_id / "folders.txt"))
         rows = []
         for name in names:
             entry: dict[str, Any] = {"layer": Path(name).parent.name, "folder": Path(name).name}

@@ -3,14 +3,13 @@
 Never the live generation, what a rollback or tonight's night needs, incremental sources' files, or a journal.
 """
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal, lake
+from pipeline import journal, lake, state_files
 from pipeline.leftovers import Leftover, of_path
 from pipeline.paths import Home
 from pipeline.publishing_settings import Keep
@@ -25,9 +24,9 @@ SOURCE_FILES = "files"
 def keep_of(home: Home, dataset: str) -> Keep:
     """The `[keep]` of the newest night's settings; the defaults where there is none."""
     for run_id in reversed(journal.run_ids(home, dataset)):
-        with suppress(OSError, ValueError):
-            settings = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())
-            return Keep.model_validate(settings.get("keep", {}))
+        with suppress(ValueError):
+            if settings := journal.read_settings(home, dataset, run_id):
+                return Keep.model_validate(settings.get("keep", {}))
     return Keep()
 
 
@@ -56,7 +55,7 @@ def needed_nights(home: Home, dataset: str, keep: Keep, generations: set[str]) -
     for run_id in generations & set(nights):
         if not journal.read_run(home, dataset, run_id).get("mlflow_run_id"):
             needed.add(run_id)
-    return [run_id for run_id in nights if run_id in needed]
+    return sorted(run_id for run_id in needed if run_id)
 
 
 def used_folders(home: Home, dataset: str, run_ids: Iterable[str]) -> set[Path]:
@@ -67,18 +66,18 @@ def used_folders(home: Home, dataset: str, run_ids: Iterable[str]) -> set[Path]:
         folder = waiting.pop()  # its last two names: a home can be moved
         if folder not in used:
             used.add(folder)
-            with suppress(OSError, ValueError, KeyError):
+            with suppress(OSError, ValueError, KeyError, TypeError):
                 waiting += [root.joinpath(*Path(p).parts[-2:]) for p in lake.read_manifest(folder)["parents"]]
     return used
 
 
 def _named(home: Home, dataset: str, run_id: str) -> list[str]:
     """Folders that a night's journal names."""
-    listed = home.journal(dataset) / run_id / "folders.txt"
-    made: dict[str, Any] = journal.read_run(home, dataset, run_id).get("made") or {}
+    listed = state_files.read_lines(home.journal(dataset) / run_id / "folders.txt")
+    made: dict[str, Any] = (journal.find_run(home, dataset, run_id) or {}).get("made") or {}
     values = [value for name, value in made.items() if name != "champion"]
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    return [*(listed.read_text().splitlines() if listed.is_file() else []), *flat]
+    return [*listed, *(item for item in flat if isinstance(item, str))]
 
 
 def _unused(home: Home, dataset: str, needed: list[str]) -> Iterator[Path]:
@@ -119,7 +118,11 @@ def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], befo
     from pipeline import tracking_care  # imports mlflow, which takes seconds
 
     newest = set(nights[-keep.mlflow_nights :])
-    return tracking_care.leftovers(home, dataset, newest, generations, before)
+    try:
+        return tracking_care.leftovers(home, dataset, newest, generations, before)
+    except Exception as error:  # MLflow is a view: what else may go does not wait for it
+        journal.say(f"nothing is removed from MLflow: {type(error).__name__}: {error}")
+        return []
 
 
 def _older(path: Path, before: float) -> bool:

@@ -4,10 +4,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pipeline import journal, lake
+from pipeline import journal, lake, state_files
 from pipeline.contracts import UnreadableInput
 from pipeline.stages.ingest_file import FileResult
 
+ADVICE = (
+    "it lists the files that were read so far: put it back from a backup, or, where all of them are in the source's "
+    "folder, remove it"
+)
 Seen = dict[str, str]
 """SHA-256 of a file's content to its name, in the order of first sight."""
 
@@ -18,9 +22,15 @@ def folder(layer: Path) -> Path:
 
 
 def read_seen(layer: Path) -> Seen:
-    """The files of earlier nights."""
+    """The files of earlier nights. Raises state_files.Damaged: without the list, their rows would be missing."""
     path = folder(layer) / "seen.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        seen = state_files.load(path, dict, ADVICE)
+    except FileNotFoundError:
+        return {}
+    if not all(isinstance(name, str) for name in seen.values()):
+        raise state_files.Damaged(path, "a file's name is no text", ADVICE)
+    return seen
 
 
 def write_seen(layer: Path, seen: Seen) -> None:

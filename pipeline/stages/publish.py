@@ -89,10 +89,8 @@ def _generations(home: Home, dataset: str) -> list[str]:
 
 def _published(home: Home, dataset: str, run_id: str) -> bool:
     """Whether its journal says so; where that is gone, nothing speaks against it."""
-    try:
-        return journal.read_run(home, dataset, run_id)["outcome"] == "published"
-    except (OSError, ValueError):
-        return True
+    record = journal.find_run(home, dataset, run_id)
+    return record is None or record["outcome"] == "published"
 
 
 def drop_old_generations(home: Home, dataset: str, keep: int) -> None:

@@ -76,7 +76,7 @@ def _catch_up(run: Run) -> None:
     for run_id in journal.run_ids(run.home, run.dataset):
         record = journal.read_run(run.home, run.dataset, run_id)
         missed = record["outcome"] == "published" and not record.get("mlflow_run_id")
-        if missed and _is_there(record):
+        if missed and _is_there(record) and journal.read_settings(run.home, run.dataset, run_id):
             _tolerantly(run, lambda i=run_id: _logged(journal.load_run(run.home, run.dataset, i)))
     _tolerantly(run, lambda: _followed(_tracking(), run.home, run.dataset))
     _tolerantly(run, lambda: _end_stale(run.home, run.dataset))
