@@ -47,7 +47,7 @@ def about_tables(home: Home, dataset: str) -> dict[str, Any]:
         with reader.open_live(home, dataset) as con:
             made = con.sql("select generated_at from freshness").pl()["generated_at"].item()
             about = con.sql("select rows, users, items, last_timestamp from interactions_summary").pl()
-    except (warehouse.DatabaseError, Held, ValueError):
+    except (warehouse.DatabaseError, Held, ValueError):  # UnreadableInput is a ValueError
         return answer
     age = round((utcnow() - made).total_seconds() / 3600, 2)
     return answer | about.row(0, named=True) | {"generated_at": made, "age_hours": age}

@@ -79,14 +79,26 @@ def fingerprint(path: Path, run_id: str) -> Live:
 
 def live_entry(home: Home, dataset: str) -> Live | None:
     """The record whose size and time the live file has."""
-    live = home.live(dataset)
-    return next((entry for entry in read(home, dataset).live if live.exists() and entry.looks_like(live)), None)
+    live, record = home.live(dataset), read(home, dataset)
+    while True:
+        if entry := next((entry for entry in record.live if live.exists() and entry.looks_like(live)), None):
+            return entry
+        before, record = record, read(home, dataset)
+        if record == before:  # else a night swapped the file between the two looks
+            return None
 
 
 def last_live(home: Home, dataset: str) -> str | None:
     """The night that was live by the record, whatever has become of the live file."""
     entries = read(home, dataset).live
     return entries[0].run_id if entries else None
+
+
+def linked_generation(home: Home, dataset: str) -> str | None:
+    """The generation to which the live name is a hard link, as earlier versions of Nightrecs publish."""
+    live = home.live(dataset)
+    paths = home.generations(dataset).glob("[!.]*.duckdb")
+    return next((path.stem for path in paths if live.exists() and path.samefile(live)), None)
 
 
 def logs(path: Path) -> list[Path]:
@@ -97,12 +109,12 @@ def logs(path: Path) -> list[Path]:
 def live_trouble(home: Home, dataset: str, deep: bool = False) -> str | None:
     """How the live file differs from what was published; None where it doesn't, or where nothing is recorded.
 
-    `deep` computes the checksum whatever size and time say.
+    `deep` computes the checksum whatever size and time say. Of a live name that is a link to a generation, as
+    earlier versions publish, nothing is recorded.
     """
-    live, record = home.live(dataset), read(home, dataset)
-    if not record.live or not live.exists():
+    live, entry, record = home.live(dataset), live_entry(home, dataset), read(home, dataset)
+    if not record.live or not live.exists() or (entry is None and linked_generation(home, dataset)):
         return None
-    entry = live_entry(home, dataset)
     if entry and not deep and entry.bytes > SMALL:
         return None
     found = lake.sha256(live)

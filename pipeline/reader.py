@@ -19,37 +19,47 @@ MEMORY_LIMIT = "NIGHTRECS_MEMORY_LIMIT"
 
 def open_file(path: Path) -> warehouse.Connection:
     """Open a published file. Held names the process that has it open for writing."""
+    limit = os.environ.get(MEMORY_LIMIT)
     try:
-        return warehouse.open_locked(path, os.environ.get(MEMORY_LIMIT))
+        return warehouse.open_locked(path, limit)
     except warehouse.DatabaseError as error:
         if who := warehouse.holder(error):
             raise Held(
                 f"{path} is held by {who}, which opened it for writing. Close it there, or open it read-only: "
                 "DuckDB lets one process write or many read"
             ) from None
+        if limit and "memory" in str(error).lower():
+            raise UnreadableInput(f"{MEMORY_LIMIT}={limit!r}: {str(error).splitlines()[0]}") from None
         raise
 
 
 def open_live(home: Home, dataset: str) -> warehouse.Connection:
-    """Open the live tables of a data set; where somebody writes to the live file, the generation of that night.
+    """Open the live tables of a data set; where the live file is not as it was published, its generation.
 
-    Held where there is no such generation; DuckDB's own error where the file can't be read.
+    That is while somebody writes to it, has left a log next to it, or has changed it. Without a generation: Held,
+    or UnreadableInput where the file can't be read.
     """
     live, generation = home.live(dataset), generation_of_live(home, dataset)
-    if generation and (logs := checksums.logs(live)):
-        journal.say(f"{logs[0].name} is next to {live.name}: somebody opened it for writing; {_instead(generation)}")
-        return open_file(generation)
-    try:
-        return open_file(live)
-    except Held as held:
-        if generation is None:
-            raise
-        journal.say(f"{str(held).partition('. ')[0]}; {_instead(generation)}")
-        return open_file(generation)
-
-
-def _instead(generation: Path) -> str:
-    return f"reading generation {generation.stem}, the same night"
+    trouble = None
+    if logs := checksums.logs(live):
+        trouble = f"{logs[0].name} is next to {live.name}: somebody opened it for writing"
+    elif checksums.live_entry(home, dataset) is None:
+        trouble = checksums.live_trouble(home, dataset)
+    if trouble is None or generation is None:
+        try:
+            return open_file(live)
+        except Held as held:
+            if generation is None:
+                raise
+            trouble = str(held).partition(". ")[0]
+        except warehouse.DatabaseError as error:
+            if generation is None:
+                raise UnreadableInput(
+                    f"{live} can't be read: {str(error).splitlines()[0]}; `nightrecs status {dataset}` says more"
+                ) from None
+            trouble = f"{live.name} can't be read ({str(error).splitlines()[0]})"
+    journal.say(f"{trouble}; reading generation {generation.stem}, the same night")
+    return open_file(generation)
 
 
 def generation_of_live(home: Home, dataset: str) -> Path | None:

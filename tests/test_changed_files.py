@@ -67,6 +67,10 @@ def test_a_changed_live_file_is_named_and_restored(nights, capsys, how, by):
     assert command(run, "status", "tiny", "--json") == 0, capsys.readouterr()
     damage(live, how)
     capsys.readouterr()
+    if how != "flipped":
+        assert command(run, "sql", "tiny", "select distinct item_id from recommendations", "--json") == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out) == [{"item_id": "i1"}] and "reading generation" in told.err
     assert command(run, "status", "tiny", "--json") == 3
     told = json.loads(capsys.readouterr().out)
     assert any("tiny.duckdb was changed after it was published" in problem for problem in told["problems"]), told
@@ -148,6 +152,21 @@ def test_while_somebody_writes_readers_get_the_generation(nights, capsys):
         client.wait()
 
 
+def test_a_live_file_that_nothing_can_be_read_from(nights, capsys, monkeypatch):
+    run, second = nights
+    run.home.generation("tiny", second.run_id).unlink()
+    monkeypatch.setenv(reader.MEMORY_LIMIT, "plenty")
+    assert command(run, "sql", "tiny", "select 1") == 2 and "NIGHTRECS_MEMORY_LIMIT='plenty'" in capsys.readouterr().err
+    monkeypatch.delenv(reader.MEMORY_LIMIT)
+    damage(run.home.live("tiny"), "overwritten")
+    for words in (("sql", "tiny", "select 1"), ("recommend", "tiny", "u1"), ("leaderboard", "tiny")):
+        assert command(run, *words) == 2 and "nightrecs status tiny" in capsys.readouterr().err
+    (said,) = restore_live(run.home, "tiny")
+    assert "its generation is gone" in said
+    publish(third := night(run, 3))
+    assert live_run_id(run.home, "tiny") == third.run_id and command(run, "status", "tiny", "--deep") == 0
+
+
 def test_homes_of_earlier_versions_are_understood_and_separated(nights):
     """There the live name is a hard link to its generation, and nothing is recorded."""
     run, second = nights
@@ -160,9 +179,16 @@ def test_homes_of_earlier_versions_are_understood_and_separated(nights):
     assert command(run, "status", "tiny") == 0
     with between_nights(run.home, "tiny", "gc"):
         assert not live.samefile(generation) and live_run_id(run.home, "tiny") == second.run_id
+    third = night(run, 3)
+    publish(third)
+    live.unlink()
+    os.link(generation, live)  # rolled back by an earlier version
+    assert live_run_id(run.home, "tiny") == second.run_id and checksums.live_trouble(run.home, "tiny", True) is None
+    assert restore_live(run.home, "tiny") == [] and live_run_id(run.home, "tiny") == second.run_id
+    assert not live.samefile(generation)
     entry = roll_back(run.home, "tiny")
     assert entry["to"] == run.run_id == live_run_id(run.home, "tiny")
-    assert set(checksums.read(run.home, "tiny").generations) == {run.run_id, second.run_id}
+    assert set(checksums.read(run.home, "tiny").generations) == {run.run_id, second.run_id, third.run_id}
 
 
 @pytest.mark.parametrize("preserving", [True, False])

@@ -1,10 +1,14 @@
 """What a reader may run: every statement type and table function of this DuckDB stands in a list; both locks hold."""
 
+import ast
 import json
+from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from small_tables import publish
 
 from flows.cli import main
@@ -12,6 +16,7 @@ from flows.notebook import Published
 from pipeline import reader, statements, warehouse
 from pipeline.contracts import UnreadableInput
 
+CHECKOUT = Path(__file__).parent.parent
 ALLOWED = {
     "SELECT": (
         "select 1", "from users", "from users select user_id limit 2", "values (1), (2)", "table users",
@@ -110,6 +115,20 @@ HARMLESS = {
     "random", "setseed", "sleep_ms", "stats", "uuid", "uuidv4", "uuidv7", "vector_type",
 }  # fmt: skip
 """Volatile scalar functions that change nothing beyond their own connection."""
+
+
+WRAPPERS = (
+    "with x as ({}) select 1", "with x as materialized ({}) from x", "explain {}", "explain analyze {}",
+    "explain (analyze, format json) {}", "select * from ({})", "({})", "pivot ({}) on a", "/* select */ {}", "\n{} ;",
+    "with y as (select 1 as a), x as ({}) pivot y on a", "summarize {}", "select 1 where exists ({})", "describe {}",
+    "with recursive r as (select 1 as a union all ({})) from r", "select (select count(*) from ({}) as t)",
+)  # fmt: skip
+WRITING = (
+    "copy users to 'x'", "copy (select 1) to 'x' (format blob)", "insert into users values ('a', 1)",
+    "delete from users", "update users set n_interactions = 1", "from checkpoint()", "select * from read_text('x')",
+    "checkpoint", "create table t as select 1", "select nextval('s')", "from query('select 1')", "attach 'x' as y",
+)  # fmt: skip
+READING = ("select 1 as a", "from users", "select user_id as a from users", "values (1)", "select 'copy to' as a")
 
 
 @pytest.fixture
@@ -223,6 +242,34 @@ def test_a_query_beyond_the_memory_says_what_to_do(run, monkeypatch, capsys):
     monkeypatch.setenv(reader.MEMORY_LIMIT, "2GB")
     assert main(["--home", home, "sql", "tiny", large, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 2_000_000}]
+
+
+def test_there_is_no_other_way_to_open_a_published_file():
+    for path in [*CHECKOUT.glob("flows/*.py"), *CHECKOUT.glob("pipeline/**/*.py")]:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        opened = [ast.unparse(call) for call in calls if ast.unparse(call.func) == "warehouse.connect"]
+        read_only = [call for call in opened if "read_only=True" in call]
+        of_its_own = path.name == "doctor_installation.py"
+        assert len(read_only) <= of_its_own, f"{path.name}: use reader.open_file or reader.open_live"
+
+
+@given(st.lists(st.sampled_from(WRAPPERS), max_size=4), st.sampled_from([*WRITING, *READING]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_it_is_wrapped_a_statement_that_writes_is_refused(con, wrappers, statement):
+    text = statement
+    for wrapper in wrappers:
+        text = wrapper.replace("{}", text)
+    try:
+        parsed = bool(warehouse.statement_types(con, text))
+    except duckdb.Error:
+        parsed = False
+    if not parsed:
+        return
+    if statement in WRITING:
+        with pytest.raises(statements.NotAQuery):
+            statements.check(con, text)
+    else:
+        statements.check(con, text)
 
 
 def test_the_command_and_the_notebook_use_the_same_door(run, capsys):

@@ -101,6 +101,7 @@ def rebuild(source: Path, target: Path, user_id: str, listed: Forgotten) -> int:
     """Copy a published file without the user; returns how many rows were left out or redacted."""
     changed = 0
     with warehouse.connect() as con:
+        reader.open_file(source).close()  # says who holds it
         con.execute(f"ATTACH {warehouse.literal(source)} AS old (READ_ONLY)")
         con.execute(f"ATTACH {warehouse.literal(target)} AS new (STORAGE_VERSION '{OLDEST_READABLE}')")
         con.execute("COPY FROM DATABASE old TO new (SCHEMA)")

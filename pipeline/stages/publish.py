@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from pipeline import checksums, journal, lake, warehouse
-from pipeline.contracts import Refused
+from pipeline import checksums, journal, lake, reader, warehouse
+from pipeline.contracts import Held, Refused
 from pipeline.copying import copy_file
 from pipeline.faults import fault
 from pipeline.paths import Home
@@ -86,22 +86,18 @@ def restore_live(home: Home, dataset: str, before: str | None = None) -> list[st
     if not live.exists():
         return []
     said = set_logs_aside(live, before or f"{utcnow():%Y%m%dT%H%M%S}")
-    trouble, run_id = checksums.live_trouble(home, dataset, deep=True), live_run_id(home, dataset)
-    if trouble:
-        run_id = checksums.last_live(home, dataset)
+    trouble = checksums.live_trouble(home, dataset, deep=True)
+    run_id = checksums.last_live(home, dataset) if trouble else live_run_id(home, dataset)
     generation = home.generation(dataset, run_id) if run_id else None
     if run_id is None or generation is None or not generation.exists():
         return [*said, f"{trouble}, and its generation is gone: the next night replaces it"] if trouble else said
-    entry = checksums.live_entry(home, dataset)
-    if trouble:
+    if trouble or generation.samefile(live):
         try:
             said += go_live(home, dataset, run_id, again=True)
         except Refused as refused:
-            return [*said, f"{trouble}, and could not be restored: {refused}"]
-        return [*said, f"{trouble}; it is restored from its generation"]
-    if generation.samefile(live):
-        said += go_live(home, dataset, run_id, again=True)
-    elif entry is None:  # a copied home, or one of an earlier version
+            return [*said, f"{trouble or live.name} can't be made from its generation: {refused}"]
+        return [*said, f"{trouble}; it is restored from its generation"] if trouble else said
+    if checksums.live_entry(home, dataset) is None:  # a copied home
         checksums.record_live(home, dataset, checksums.fingerprint(live, run_id))
     return said
 
@@ -117,13 +113,12 @@ def live_run_id(home: Home, dataset: str) -> str | None:
         return None
     if entry := checksums.live_entry(home, dataset):
         return entry.run_id
-    for generation in home.generations(dataset).glob("[!.]*.duckdb"):
-        if generation.samefile(live):
-            return generation.stem
+    if linked := checksums.linked_generation(home, dataset):
+        return linked
     try:
-        with warehouse.connect(live, read_only=True) as con:
+        with reader.open_file(live) as con:
             return con.sql("select max(run_id) from runs where outcome = 'published'").fetchall()[0][0]
-    except warehouse.DatabaseError:  # a file that can't be read must not keep the next night from replacing it
+    except (warehouse.DatabaseError, Held):  # a file that can't be read must not keep the next night from replacing it
         return checksums.last_live(home, dataset)
 
 
