@@ -28,6 +28,10 @@ def open_file(path: Path) -> warehouse.Connection:
                 f"{path} is held by {who}, which opened it for writing. Close it there, or open it read-only: "
                 "DuckDB lets one process write or many read"
             ) from None
+        if "different configuration" in str(error):  # DuckDB's rule for connections of one process
+            raise UnreadableInput(
+                f"this process has {path} open already, with other options: close that connection"
+            ) from None
         if limit and "memory" in str(error).lower():
             raise UnreadableInput(f"{MEMORY_LIMIT}={limit!r}: {str(error).splitlines()[0]}") from None
         raise

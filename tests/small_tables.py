@@ -17,7 +17,7 @@ create table recommendations as
 create view recommendations_titled as select * from recommendations join items using (item_id);
 create table similar_items_titled as
     select 'i1' as item_id, 1 as rank, 'i2' as similar_item_id, 'Title 2' as similar_title, 0.1 as score, 'ease' as model;
-create table runs as select '{run_id}' as run_id, 'published' as outcome;
+create table runs as select '{run_id}' as run_id, 'published' as outcome, null::varchar as reason;
 create table leaderboard as
     select 'ease' as model, true as champion, 'test' as split, 'full' as protocol, 20::bigint as n, 'ndcg' as metric,
            10 as cutoff, 0.5 as value, 'x' as compared_with, 0.0 as difference, false as is_real;

@@ -8,11 +8,13 @@ import pytest
 from small_tables import night, publish, writer
 
 from flows.cli import main
-from pipeline import checksums, copying, journal, lake, reader, warehouse
+from pipeline import checksums, copying, forgotten, journal, lake, reader, warehouse
 from pipeline.contracts import Held
 from pipeline.disk import is_full
+from pipeline.faults import Planted, planted
 from pipeline.paths import Home
 from pipeline.run import Run
+from pipeline.stages import forget
 from pipeline.stages.publish import go_live, live_run_id, restore_live
 from pipeline.stages.rollback import between_nights, roll_back
 
@@ -201,15 +203,43 @@ def test_a_copied_home_knows_its_live_night(nights, tmp_path, preserving):
     assert restore_live(there, "tiny") == [] and checksums.live_entry(there, "tiny")
 
 
-def test_a_swap_that_was_cut_short_leaves_a_known_night(nights, monkeypatch):
+def test_a_swap_that_was_cut_short_leaves_a_known_night(nights):
     run, second = nights
     for place, expected in (("before", second.run_id), ("after", run.run_id)):
-        with monkeypatch.context() as patch:
-            patch.setenv("NIGHTRECS_FAULT", f"publish:{place}_replace:error")
-            with pytest.raises(RuntimeError):
-                go_live(run.home, "tiny", run.run_id)
+        with planted(f"publish:{place}_replace:error"), pytest.raises(Planted):
+            go_live(run.home, "tiny", run.run_id)
         assert len(checksums.read(run.home, "tiny").live) == 2
         assert live_run_id(run.home, "tiny") == expected and restore_live(run.home, "tiny") == []
+
+
+@pytest.mark.parametrize(
+    "place", ["publish:before_link", "publish:before_replace", "publish:after_replace", "os.replace"]
+)
+def test_a_forget_that_was_killed_leaves_the_user_nowhere_once_it_is_called_again(nights, monkeypatch, place):
+    run, second = nights
+    home, listed = run.home, forgotten.add(run.home, "tiny", "u1")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if place == "os.replace":
+            patch.setattr(forget.os, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                forget.from_tables(home, "tiny", "u1", listed)
+        else:
+            with planted(f"{place}:error"), pytest.raises(Planted):
+                forget.from_tables(home, "tiny", "u1", listed)
+    assert restore_live(home, "tiny") == [], "neither half is taken for a changed file"
+    forget.from_tables(home, "tiny", "u1", listed)
+    for path in (home.live("tiny"), *(home.generation("tiny", of.run_id) for of in nights)):
+        with reader.open_file(path) as con:
+            assert con.sql("select count(*) from users where user_id = 'u1'").fetchall() == [(0,)], path
+            assert con.sql("select count(*) from users").fetchall() == [(19,)]
+    record = checksums.read(home, "tiny")
+    assert [len(of) for of in record.generations.values()] == [1, 1] and len(record.live) == 1
+    assert record.generations[second.run_id] == [record.live[0].sha256]
+    assert command(run, "status", "tiny", "--deep") == 0
 
 
 def test_copies_are_independent_and_count_their_space(tmp_path, monkeypatch):

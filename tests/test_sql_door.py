@@ -126,7 +126,7 @@ WRAPPERS = (
 WRITING = (
     "copy users to 'x'", "copy (select 1) to 'x' (format blob)", "insert into users values ('a', 1)",
     "delete from users", "update users set n_interactions = 1", "from checkpoint()", "select * from read_text('x')",
-    "checkpoint", "create table t as select 1", "select nextval('s')", "from query('select 1')", "attach 'x' as y",
+    "call checkpoint()", "create table t as select 1", "select nextval('s')", "from query('select 1')", "attach 'x' as y",
 )  # fmt: skip
 READING = ("select 1 as a", "from users", "select user_id as a from users", "values (1)", "select 'copy to' as a")
 
@@ -282,3 +282,5 @@ def test_the_command_and_the_notebook_use_the_same_door(run, capsys):
             night.sql(text)
     assert live.read_bytes() == before and not live.with_name(live.name + ".wal").exists()
     assert night.sql("pivot users on n_interactions using count(*)").height == 20
+    with duckdb.connect(str(night.file), read_only=True), pytest.raises(UnreadableInput, match="open already"):
+        night.sql("from users")

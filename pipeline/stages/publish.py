@@ -97,8 +97,9 @@ def restore_live(home: Home, dataset: str, before: str | None = None) -> list[st
         except Refused as refused:
             return [*said, f"{trouble or live.name} can't be made from its generation: {refused}"]
         return [*said, f"{trouble}; it is restored from its generation"] if trouble else said
-    if checksums.live_entry(home, dataset) is None:  # a copied home
-        checksums.record_live(home, dataset, checksums.fingerprint(live, run_id))
+    entry = checksums.live_entry(home, dataset)
+    if entry is None or len(checksums.read(home, dataset).live) > 1:  # a copied home, or a swap that was cut short
+        checksums.record_live(home, dataset, entry or checksums.fingerprint(live, run_id))
     return said
 
 
