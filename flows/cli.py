@@ -119,7 +119,7 @@ def exit_code(error: Exception) -> int:
         return USAGE
     if isinstance(error, contracts.Refused):
         return REFUSED
-    return LOCKED if isinstance(error, journal.Locked) else CRASHED
+    return LOCKED if isinstance(error, journal.Locked | contracts.Held) else CRASHED
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from flows.doctor_installation import existing
 from flows.look import runnable
 from flows.status import lock_holder
-from pipeline import forgotten, journal, state_files, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline import checksums, forgotten, journal, reader, state_files, warehouse
+from pipeline.contracts import Held, UnreadableInput
 from pipeline.masking import masked
 from pipeline.paths import Home
 
@@ -94,21 +94,32 @@ def published(home: Home) -> Lines:
     """Every live database opens, and has no stray log beside it."""
     for live in sorted(home.warehouse.glob("*.duckdb")):
         fix = f"nightrecs run {runnable(live.stem)}; earlier ones are in {home.generations(live.stem)}"
-        wal = live.with_name(live.name + ".wal")
-        if wal.exists():
-            yield (
-                "fail",
-                f"{wal} keeps readers from {live.name}",
-                f"mv {shlex.quote(str(wal))} somewhere else",
-            )
+        if logs := checksums.logs(live):
+            found = f"{logs[0]} changes what readers of {live.name} see, or keeps them from it"
+            yield "fail", found, f"mv {shlex.quote(str(logs[0]))} somewhere else"
             continue
         try:
-            with warehouse.connect(live, read_only=True) as con:
+            with reader.open_file(live) as con:
                 rows = con.sql("SELECT count(*) FROM recommendations").fetchall()[0][0]
+        except Held as held:
+            yield "fail", str(held), "close it there, or open it read-only; until then readers get the generation"
+            continue
         except (warehouse.DatabaseError, OSError) as error:
             yield "fail", f"{live} can't be read: {str(error).splitlines()[0]}", fix
             continue
         yield "ok", f"{live.stem}: {rows:,} recommendations", ""
+
+
+def writers(home: Home) -> Lines:
+    """Whom file modes keep from writing to published files."""
+    if os.geteuid():
+        yield "ok", "not root: published files are read-only for everybody", ""
+        return
+    found = (
+        "runs as root, whom the read-only mode of published files does not stop: a client that opens one without "
+        "read_only keeps all others out while it is open, and what it writes is what they read until the next night"
+    )
+    yield "warn", found, "run nightrecs as a user of its own, clients as others of its group, and those read-only"
 
 
 def prefect(home: Home) -> Lines:
@@ -157,6 +168,7 @@ CHECKS = {
     "state": state,
     "leftovers": leftovers,
     "published": published,
+    "writers": writers,
     "prefect": prefect,
     "mlflow": mlflow,
 }

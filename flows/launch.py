@@ -13,7 +13,7 @@ from typing import Any
 from flows import nightly as line
 from flows import services
 from flows.start import prepare
-from pipeline import contracts, journal, layers, warehouse
+from pipeline import contracts, journal, layers, reader
 from pipeline.masking import without_user
 from pipeline.run import Run, new_run_id, utcnow
 
@@ -137,7 +137,7 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
     if outcome != "published":
         journal.say(f"{outcome}: {record.get('reason')}")
         return
-    with warehouse.connect(live, read_only=True) as con:
+    with reader.open_live(run.home, run.dataset) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = "nightrecs" if shutil.which("nightrecs") else os.path.relpath(sys.argv[0])

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from flows import exports
-from pipeline import journal, layers, paths, warehouse
+from pipeline import journal, layers, paths, reader
 from pipeline.contracts import UnreadableInput
 from pipeline.paths import Home
 from pipeline.terminal import as_json, plain, show_line
@@ -80,19 +80,10 @@ def sql(options: Any) -> None:
 def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
     """Run a query on the live tables."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
-    live = home.live(dataset)
-    if not live.exists():
+    if not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
-    with warehouse.connect(live, read_only=True) as con:
-        con.execute("SET enable_external_access = false")
-        con.execute("SET lock_configuration = true")
-        try:
-            relation = con.sql(text, params=params or None)
-            return relation.pl() if relation is not None else pl.DataFrame()
-        except warehouse.DatabaseError as error:
-            raise UnreadableInput(f"the query failed: {error}") from None
-        except pl.exceptions.PolarsError as error:  # an interval, say, which Polars has no type for
-            raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None
+    with reader.open_live(home, dataset) as con:
+        return reader.ask(con, text, params)
 
 
 def require(options: Any, kind: str) -> None:

@@ -11,7 +11,7 @@ from pipeline.disk import is_full
 from pipeline.run import Run
 from pipeline.settings import FLOOR
 from pipeline.stages import admit, clean, encode, ingest, split
-from pipeline.stages.publish import live_run_id
+from pipeline.stages.publish import live_run_id, restore_live
 
 Step = Callable[..., Any]
 DATA_STAGES = ["ingest", "admit", "clean", "encode", "split"]
@@ -81,11 +81,14 @@ def conduct(run: Run, step: Step, until: str | None = None, at_start: Callable[[
         return result
 
     with journal.lock(run.home, run.dataset, run.run_id):
+        restored = restore_live(run.home, run.dataset, run.run_id)
         closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
         for stale, outcome in closed.items():
             journal.say(f"night {stale} had never ended; it is closed as {outcome}")
         ending.end_stale_in_mlflow(run, list(closed))
         journal.open_run(run)
+        for line in restored:
+            journal.note(run, f"warning: {line}")
         try:
             if at_start:
                 at_start()

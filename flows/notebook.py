@@ -19,7 +19,7 @@ import polars as pl
 import torch
 
 from flows.look import dataset_name, unknown_dataset
-from pipeline import comparing, journal, lake, metrics, per_user, warehouse
+from pipeline import comparing, journal, lake, metrics, per_user, reader, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.interactions import History
 from pipeline.lists import Lists
@@ -44,9 +44,9 @@ class Published:
         self.file = kept if kept.exists() else self.home.live(self.dataset)
 
     def sql(self, query: str, **params: Any) -> pl.DataFrame:
-        """Rows of a query; `$name` in it is bound to the argument of that name."""
-        with warehouse.connect(self.file, read_only=True) as con:
-            return con.sql(query, params=params or None).pl()
+        """Rows of a query; `$name` in it is bound to the argument of that name. UnreadableInput where it fails."""
+        with reader.open_file(self.file) as con:
+            return reader.ask(con, query, params)
 
     def table(self, name: str) -> pl.DataFrame:
         """A whole table or view."""

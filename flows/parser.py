@@ -196,6 +196,9 @@ def _add_care(command: Any) -> None:
     )  # fmt: skip
     status.add_argument("dataset")
     status.add_argument("--max-age", type=float, metavar="HOURS", help="oldest that the tables may be")
+    status.add_argument(
+        "--deep", action="store_true", help="compute the checksums of all published files, large ones too"
+    )
     doctor = command(
         "doctor", "check the installation, the home and the device",
         "doctor", "doctor --device cuda:1", "doctor --device none --json",

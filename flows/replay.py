@@ -13,7 +13,7 @@ from typing import Any
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import forgotten, journal, lake, layers, operations, warehouse
+from pipeline import forgotten, journal, lake, layers, operations, reader
 from pipeline.contracts import Refused
 from pipeline.leftovers import delete
 from pipeline.parts import INTERACTIONS, REJECTED
@@ -56,7 +56,7 @@ def replay(options: Any) -> None:
     if options.json:
         print(json.dumps(answer, indent=1))
         return
-    with warehouse.connect(target, read_only=True) as con:
+    with reader.open_file(target) as con:
         rows, last = con.sql("select rows, last_timestamp from interactions_summary").fetchall()[0]
     journal.say(
         f"\nreplayed by {record.get('champion')} from {rows:,} interactions, the last of {last}: {target}\n"

@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 
 from flows.look import dataset_name, runnable, show, unknown_dataset
-from pipeline import forgotten, journal, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline import checksums, forgotten, journal, reader, warehouse
+from pipeline.contracts import Held, UnreadableInput
 from pipeline.parts import REJECTED
 from pipeline.paths import Home
 from pipeline.run import utcnow
-from pipeline.stages.publish import live_run_id
+from pipeline.stages.publish import kept_generations, live_run_id
 from pipeline.stages.rollback import next_target, standing
 from pipeline.terminal import as_json, show_line
 
@@ -24,7 +24,7 @@ SHOWN = 5  # rejected lines
 def status(options: Any) -> int:
     """Print it; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
-    answer = health(home, dataset, live_run_id(home, dataset))
+    answer = health(home, dataset, live_run_id(home, dataset), options.deep)
     answer |= about_tables(home, dataset) | {"rejected": None}
     if answer["last_outcome"] not in (None, "published"):
         answer["rejected"] = rejected(home.journal(dataset) / answer["last_night"] / REJECTED)
@@ -44,17 +44,20 @@ def about_tables(home: Home, dataset: str) -> dict[str, Any]:
     """What the live file says of itself; all None where there is none, or where it can't be read."""
     answer = dict.fromkeys(["generated_at", "age_hours", "rows", "users", "items", "last_timestamp"])
     try:
-        with warehouse.connect(home.live(dataset), read_only=True) as con:
+        with reader.open_live(home, dataset) as con:
             made = con.sql("select generated_at from freshness").pl()["generated_at"].item()
             about = con.sql("select rows, users, items, last_timestamp from interactions_summary").pl()
-    except (warehouse.DatabaseError, ValueError):
+    except (warehouse.DatabaseError, Held, ValueError):  # UnreadableInput is a ValueError
         return answer
     age = round((utcnow() - made).total_seconds() / 3600, 2)
     return answer | about.row(0, named=True) | {"generated_at": made, "age_hours": age}
 
 
-def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
-    """Live night, last night that counts, who runs now; `problems` says what is not well."""
+def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> dict[str, Any]:
+    """Live night, last night that counts, who runs now; `problems` says what is not well.
+
+    `deep` computes the checksums of all published files.
+    """
     nights = [journal.read_run(home, dataset, run_id) for run_id in journal.run_ids(home, dataset)]
     if not nights and not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
@@ -75,6 +78,7 @@ def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
         forgotten.read(home, dataset)
     except UnreadableInput as trouble:
         problems.append(f"the next night will not run: {trouble}")
+    problems += changed(home, dataset, deep)
     champion = next((n.get("champion") for n in nights if n.get("run_id") == live), None)
     return {
         "dataset": dataset, "healthy": not problems, "problems": problems, "live": live, "champion": champion,
@@ -82,6 +86,24 @@ def health(home: Home, dataset: str, live: str | None) -> dict[str, Any]:
         "running": nights[-1]["run_id"] if running else None, "lock": holder,
         "rolled_back": standing(home, dataset), "rollback_target": next_target(home, dataset),
     }  # fmt: skip
+
+
+def changed(home: Home, dataset: str, deep: bool) -> list[str]:
+    """How published files differ from what was published."""
+    live = home.live(dataset)
+    if not live.exists():
+        return []
+    found = [
+        f"{log.name} is next to {live.name}: somebody opened it for writing, and what that holds is what readers see; "
+        "the next night sets it aside"
+        for log in checksums.logs(live)
+    ]
+    if trouble := checksums.live_trouble(home, dataset, deep):
+        found.append(f"{trouble}; the next night, `rollback` or `gc` restores it from its generation")
+    if deep:
+        troubles = (checksums.generation_trouble(home, dataset, i) for i in kept_generations(home, dataset))
+        found += [f"{trouble}; `rollback` refuses it" for trouble in troubles if trouble]
+    return found
 
 
 def rejected(file: Path) -> dict[str, Any] | None:
@@ -96,8 +118,8 @@ def rejected(file: Path) -> dict[str, Any] | None:
 def unreadable(live: Path) -> str | None:
     """Why a published file can't be opened; None where it can."""
     try:
-        warehouse.connect(live, read_only=True).close()
-    except warehouse.DatabaseError as error:
+        reader.open_file(live).close()
+    except (warehouse.DatabaseError, Held) as error:
         return str(error).splitlines()[0]
     return None
 

@@ -21,6 +21,10 @@ class Refused(Exception):
     """Ran, but a check refuses to publish: exit code 3, the published tables are as they were."""
 
 
+class Held(RuntimeError):
+    """Another process has a published file open for writing: exit code 4. Names the process."""
+
+
 class UnreadableInput(ValueError):
     """Input that can't be read, or a home that can't be written: exit code 2. Names the file and what to do."""
 

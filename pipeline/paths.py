@@ -69,6 +69,10 @@ class Home:
         """Hashes of the users whom every night leaves out."""
         return self.journal(dataset) / "forgotten.json"
 
+    def checksums(self, dataset: str) -> Path:
+        """SHA-256 of the kept generations and of the live file."""
+        return self.journal(dataset) / "checksums.json"
+
     @property
     def reports(self) -> Path:
         """Folder of the reports."""

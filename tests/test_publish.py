@@ -94,4 +94,6 @@ def test_what_is_live_is_known_beside_a_stray_log_and_in_a_copied_home(run):
     live.write_bytes(content)
     assert live_run_id(run.home, run.dataset) == run.run_id
     live.write_bytes(b"no database")
+    assert live_run_id(run.home, run.dataset) == run.run_id, "the record knows"
+    run.home.checksums(run.dataset).write_text("torn")
     assert live_run_id(run.home, run.dataset) is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import warehouse
+from pipeline import reader, warehouse
 
 LISTED, REMEMBERED, NEIGHBOURS, WELL_KNOWN = 10, 10, 6, 6
 """Lengths of what is shown: recommendations, history, similar items, items that have them."""
@@ -48,7 +48,7 @@ order by known.n_interactions desc, known.item_id, s.rank
 
 def look(file: Path, raw: Path | None) -> dict[str, Any]:
     """All that is shown of a published database; histories only where the source rows (`raw`) are there."""
-    with warehouse.connect(file, read_only=True) as con:
+    with reader.open_file(file) as con:
         served = con.sql(
             "select count(distinct user_id) as users, count(*) as rows, "
             "count(distinct user_id) filter (source = 'fallback') as fallback from recommendations"

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import forgotten, journal, lake, tables, warehouse
+from pipeline import checksums, forgotten, journal, lake, reader, tables, warehouse
 from pipeline.contracts import Reason
 from pipeline.forgotten import REDACTED, Forgotten
 from pipeline.leftovers import delete
@@ -34,20 +34,20 @@ QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 
 
 def databases(home: Home, dataset: str) -> list[Path]:
-    """Published files, the live one first: kept generations, a live file that is none of them, replays."""
+    """Published files, the live one first: kept generations, a live file that is a copy of none of them, replays."""
     generations = sorted(home.generations(dataset).glob("[!.]*.duckdb"), reverse=True)
-    live = home.live(dataset)
-    if live.exists():
-        generations.sort(key=lambda path: not path.samefile(live))
-        if not generations or not generations[0].samefile(live):
-            generations.insert(0, live)
+    if home.live(dataset).exists():
+        run_id = live_run_id(home, dataset)
+        generations.sort(key=lambda path: path.stem != run_id)
+        if not generations or generations[0].stem != run_id:
+            generations.insert(0, home.live(dataset))
     return [*generations, *sorted(home.replays(dataset).glob("[!.]*.duckdb"))]
 
 
 def is_known(home: Home, dataset: str, user_id: str) -> bool:
     """Whether any published file or anything read from the source names the user."""
     for path in databases(home, dataset):
-        with warehouse.connect(path, read_only=True) as con:
+        with reader.open_file(path) as con:
             if con.sql("SELECT 1 FROM users WHERE user_id = $user", params={"user": user_id}).fetchall():
                 return True
     rows = [*home.lake(dataset).glob(f"1_raw/*/{INTERACTIONS}"), *home.lake(dataset).glob(f"1_raw/*/*/{INTERACTIONS}")]
@@ -62,31 +62,46 @@ def from_tables(home: Home, dataset: str, user_id: str, listed: Forgotten) -> di
 
     Whoever has an old file open goes on reading it; the live name never points to half a file.
     """
-    removed = {}
+    removed, live_id = {}, live_run_id(home, dataset)
     for path in databases(home, dataset):
-        live = home.live(dataset).exists() and path.samefile(home.live(dataset))
+        live = path == home.live(dataset) or path.stem == live_id
+        is_generation = path.parent == home.generations(dataset)
         beside = path.with_name(f".{path.stem}.building")
         beside.unlink(missing_ok=True)
         if not (rows := rebuild(path, beside, user_id, listed)):
             beside.unlink()
+            if is_generation:  # a call that was killed may have come this far
+                _settle(home, dataset, path, live_id)
             continue
         journal.sync(beside)
         beside.chmod(0o440)
-        run_id = live_run_id(home, dataset) if path == home.live(dataset) else path.stem
-        target = home.generation(dataset, run_id) if live and run_id else path
+        target = home.generation(dataset, live_id) if live and live_id else path
         target.parent.mkdir(parents=True, exist_ok=True)
+        digest = lake.sha256(beside)
+        if target.parent == home.generations(dataset):  # both count until the swap is done
+            before = checksums.read(home, dataset).generations.get(target.stem, [])
+            checksums.record_generation(home, dataset, target.stem, *before, digest)
         os.replace(beside, target)
         journal.sync(target.parent)
-        if live and run_id:
-            go_live(home, dataset, run_id)
+        if target.parent == home.generations(dataset):
+            _settle(home, dataset, target, live_id)
         removed[str(path.relative_to(home.warehouse))] = rows
     return removed
+
+
+def _settle(home: Home, dataset: str, generation: Path, live_id: str | None) -> None:
+    """A generation is as it stays: record that, and bring the live file up to it."""
+    if len(checksums.read(home, dataset).generations.get(generation.stem, [])) != 1:
+        checksums.record_generation(home, dataset, generation.stem, lake.sha256(generation))
+    if generation.stem == live_id:
+        go_live(home, dataset, generation.stem)
 
 
 def rebuild(source: Path, target: Path, user_id: str, listed: Forgotten) -> int:
     """Copy a published file without the user; returns how many rows were left out or redacted."""
     changed = 0
     with warehouse.connect() as con:
+        reader.open_file(source).close()  # says who holds it
         con.execute(f"ATTACH {warehouse.literal(source)} AS old (READ_ONLY)")
         con.execute(f"ATTACH {warehouse.literal(target)} AS new (STORAGE_VERSION '{OLDEST_READABLE}')")
         con.execute("COPY FROM DATABASE old TO new (SCHEMA)")

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
-from pipeline import journal, warehouse
+from pipeline import checksums, journal, lake, reader, warehouse
+from pipeline.contracts import Held, Refused
+from pipeline.copying import copy_file
 from pipeline.faults import fault
 from pipeline.paths import Home
-from pipeline.run import Run
+from pipeline.run import Run, utcnow
 
 
 def publish_tables(run: Run, building: Path) -> Path:
@@ -20,12 +22,12 @@ def _publish(run: Run, building: Path) -> Path:
     generation = home.generation(dataset, run.run_id)
     journal.sync(building)
     building.chmod(0o440)
+    checksums.record_generation(home, dataset, run.run_id, lake.sha256(building))
     fault("publish:before_rename")
     building.rename(generation)
     journal.sync(generation.parent)
-    if aside := go_live(home, dataset, run.run_id):
-        beside = "a DuckDB log lay beside the live file: somebody opened it for writing"
-        journal.note(run, f"warning: {beside}; it is set aside as {aside.name}")
+    for line in go_live(home, dataset, run.run_id):
+        journal.note(run, f"warning: {line}")
     fault("publish:before_close")
     journal.close_run(run, "published")
     fault("publish:before_drop")
@@ -33,42 +35,92 @@ def _publish(run: Run, building: Path) -> Path:
     return home.live(dataset)
 
 
-def go_live(home: Home, dataset: str, run_id: str) -> Path | None:
-    """Point the live name at a generation, atomically; where a stray log was set aside to, if there was one."""
+def go_live(home: Home, dataset: str, run_id: str, again: bool = False) -> list[str]:
+    """Make a copy of a generation the live file, atomically; returns what a person should know.
+
+    Where that night is live already nothing is done, unless `again`. Raises Refused where the generation is not the
+    file that was published; then the live file is as it was.
+    """
     generation, live = home.generation(dataset, run_id), home.live(dataset)
-    if live.exists() and live.samefile(generation):
-        return None  # replacing a file by itself does nothing
+    current, wanted = checksums.live_entry(home, dataset), checksums.read(home, dataset).generations.get(run_id)
+    if not again and current and current.run_id == run_id and (not wanted or current.sha256 == wanted[-1]):
+        return []
     temporary = live.with_name(f".{live.name}.next")
     temporary.unlink(missing_ok=True)
     fault("publish:before_link")
-    os.link(generation, temporary)
-    stray = live.with_name(live.name + ".wal")
-    aside = None
-    if stray.exists():  # DuckDB would refuse the new file beside an old log
-        aside = stray.rename(live.with_name(f"{stray.name}.stray-before-{run_id}"))
+    copy_file(generation, temporary, 0o440)
+    following = checksums.fingerprint(temporary, run_id)
+    if wanted and following.sha256 not in wanted:
+        temporary.unlink()
+        raise Refused(f"{checksums.generation_trouble(home, dataset, run_id)}; the live tables are as they were")
+    if not wanted:  # of a home of an earlier version
+        checksums.record_generation(home, dataset, run_id, following.sha256)
+    checksums.record_live(home, dataset, *([current] if current else []), following)
+    said = set_logs_aside(live, run_id)  # DuckDB would refuse the new file next to an old log
     fault("publish:before_replace")
     os.replace(temporary, live)
     fault("publish:after_replace")
     journal.sync(live.parent)
-    return aside
+    checksums.record_live(home, dataset, following)
+    return said
+
+
+def set_logs_aside(live: Path, before: str) -> list[str]:
+    """Rename DuckDB's logs next to the live file; returns what to say of each."""
+    said = []
+    for log in checksums.logs(live):
+        aside = log.rename(log.with_name(f"{log.name}.stray-before-{before}"))
+        said.append(
+            f"{log.name} was next to the live file: somebody opened it for writing; it is set aside as {aside.name}"
+        )
+    return said
+
+
+def restore_live(home: Home, dataset: str, before: str | None = None) -> list[str]:
+    """Make the live file what was published again, where somebody changed it; returns what a person should know.
+
+    The caller holds the lock. `before` names what is set aside. In homes of earlier versions the live file and its
+    generation are one file; they become two here.
+    """
+    live = home.live(dataset)
+    if not live.exists():
+        return []
+    said = set_logs_aside(live, before or f"{utcnow():%Y%m%dT%H%M%S}")
+    trouble = checksums.live_trouble(home, dataset, deep=True)
+    run_id = checksums.last_live(home, dataset) if trouble else live_run_id(home, dataset)
+    generation = home.generation(dataset, run_id) if run_id else None
+    if run_id is None or generation is None or not generation.exists():
+        return [*said, f"{trouble}, and its generation is gone: the next night replaces it"] if trouble else said
+    if trouble or generation.samefile(live):
+        try:
+            said += go_live(home, dataset, run_id, again=True)
+        except Refused as refused:
+            return [*said, f"{trouble or live.name} can't be made from its generation: {refused}"]
+        return [*said, f"{trouble}; it is restored from its generation"] if trouble else said
+    entry = checksums.live_entry(home, dataset)
+    if entry is None or len(checksums.read(home, dataset).live) > 1:  # a copied home, or a swap that was cut short
+        checksums.record_live(home, dataset, entry or checksums.fingerprint(live, run_id))
+    return said
 
 
 def live_run_id(home: Home, dataset: str) -> str | None:
-    """The night whose generation is live; None before the first publish.
+    """The night that is live; None before the first publish.
 
-    A home that was copied without its hard links has no such generation; then the live file says it itself.
+    By the record of checksums; where the live file has changed since, or in homes of earlier versions, it is the
+    generation of which the live name is a link, or what the file says of itself.
     """
     live = home.live(dataset)
     if not live.exists():
         return None
-    for generation in home.generations(dataset).glob("[!.]*.duckdb"):
-        if generation.samefile(live):
-            return generation.stem
+    if entry := checksums.live_entry(home, dataset):
+        return entry.run_id
+    if linked := checksums.linked_generation(home, dataset):
+        return linked
     try:
-        with warehouse.connect(live, read_only=True) as con:
+        with reader.open_file(live) as con:
             return con.sql("select max(run_id) from runs where outcome = 'published'").fetchall()[0][0]
-    except warehouse.DatabaseError:
-        return None  # a file that can't be read must not keep the next night from replacing it
+    except (warehouse.DatabaseError, Held):  # a file that can't be read must not keep the next night from replacing it
+        return checksums.last_live(home, dataset)
 
 
 def kept_generations(home: Home, dataset: str) -> list[str]:

@@ -4,17 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import journal, operations, warehouse
+from pipeline import journal, operations, reader, warehouse
 from pipeline.contracts import Refused, UnreadableInput
 from pipeline.layers import nearest
 from pipeline.paths import Home
-from pipeline.stages.publish import go_live, kept_generations, live_run_id
+from pipeline.stages.publish import go_live, kept_generations, live_run_id, restore_live
 
 
 @contextmanager
 def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
-    """Hold the data set's lock for a command; nights that never ended are closed first. Raises journal.Locked."""
+    """Hold the data set's lock for a command. Raises journal.Locked.
+
+    First a live file that somebody changed is restored, and nights that never ended are closed.
+    """
     with journal.lock(home, dataset, command, "command"):
+        for line in restore_live(home, dataset):
+            journal.say(f"warning: {line}")
         journal.close_stale(home, dataset, live_run_id(home, dataset))
         yield
 
@@ -40,8 +45,8 @@ def standing(home: Home, dataset: str) -> dict[str, Any] | None:
 def roll_back(home: Home, dataset: str, to: str | None = None) -> dict[str, Any]:
     """Go live with generation `to`, else with `next_target`; returns the record of it. The caller holds the lock.
 
-    Raises Refused where there is nothing to go back to or the generation can't be read, UnreadableInput where
-    `to` is no kept generation.
+    Raises Refused where there is nothing to go back to, or the generation can't be read or was changed after it was
+    published, UnreadableInput where `to` is no kept generation.
     """
     live, kept = live_run_id(home, dataset), kept_generations(home, dataset)
     if to and to not in kept:
@@ -53,14 +58,15 @@ def roll_back(home: Home, dataset: str, to: str | None = None) -> dict[str, Any]
     if target == live:
         raise Refused(f"generation {target} of {dataset} is live already")
     _check_readable(home, dataset, target)
-    go_live(home, dataset, target)
+    for line in go_live(home, dataset, target):
+        journal.say(f"warning: {line}")
     return operations.record(home, dataset, "rollback", **{"from": live, "to": target})
 
 
 def _check_readable(home: Home, dataset: str, run_id: str) -> None:
     generation = home.generation(dataset, run_id)
     try:
-        with warehouse.connect(generation, read_only=True) as con:
+        with reader.open_file(generation) as con:
             con.sql("select count(*) from recommendations").fetchall()
     except warehouse.DatabaseError as error:
         why = str(error).splitlines()[0]
