@@ -71,7 +71,10 @@ def _refused(what: str) -> NotAQuery:
 
 def _check_tree(con: warehouse.Connection, text: str) -> None:
     """Walk the parsed tree of a SELECT."""
-    parsed = json.loads(warehouse.parsed_tree(con, text))
+    try:
+        parsed = json.loads(warehouse.parsed_tree(con, text))
+    except RecursionError:
+        raise NotAQuery("it is nested too deeply to be examined") from None
     if parsed.get("error"):
         raise NotAQuery(f"it can't be examined: {parsed.get('error_message')}")
     waiting: list[Any] = list(parsed["statements"])

@@ -12,7 +12,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flows import doctor, doctor_installation
+from flows import doctor, doctor_home, doctor_installation
 from flows.cli import main
 from pipeline import journal, parity
 from pipeline.paths import Home
@@ -80,6 +80,29 @@ def test_little_disk_and_memory(tmp_path, monkeypatch):
     assert {only(tmp_path, check).status for check in ("disk", "memory", "threads")} == {"warn"}
     usage.free = 2**20
     assert only(tmp_path, "disk").status == "fail"
+
+
+def test_the_disk_needs_room_for_a_generation_and_its_copy(tmp_path, monkeypatch):
+    live = Home(tmp_path).live("large")
+    live.parent.mkdir()
+    with live.open("wb") as file:
+        file.truncate(4 * 2**30)  # a hole: it takes no space
+    usage = type("usage", (), {"free": 14 * 2**30})
+    monkeypatch.setattr(doctor_installation.shutil, "disk_usage", lambda path: usage)
+    assert only(tmp_path, "disk").status == "ok" and "8.0 GiB of tables" in only(tmp_path, "disk").found
+    for free, status in ((12, "warn"), (7, "fail")):
+        usage.free = free * 2**30
+        assert only(tmp_path, "disk").status == status
+
+
+def test_root_is_warned_of(tmp_path, monkeypatch):
+    for user, status in ((0, "warn"), (1000, "ok")):
+        monkeypatch.setattr(doctor_home.os, "geteuid", lambda user=user: user)
+        finding = only(tmp_path, "writers")
+        assert finding.status == status
+    monkeypatch.setattr(doctor_home.os, "geteuid", lambda: 0)
+    finding = only(tmp_path, "writers")
+    assert "runs as root" in finding.found and "read_only" in finding.found and finding.fix
 
 
 def test_a_home_below_a_file_can_not_be_written(tmp_path):

@@ -209,6 +209,8 @@ def test_the_reader_sees_one_file_and_no_variable_of_python(con):
             reader.ask(con, text)
     with pytest.raises(UnreadableInput, match="the query failed: Parser Error"):
         reader.ask(con, "selec 1")
+    with pytest.raises(UnreadableInput, match="nested too deeply"):
+        reader.ask(con, "select " + "+".join("1" * 900))
     for text in ("", " ; ", "-- nothing"):
         with pytest.raises(UnreadableInput, match="there is no statement"):
             reader.ask(con, text)
