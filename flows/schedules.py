@@ -65,7 +65,7 @@ def schedule(options: Any) -> None:
             known = ", ".join(s.name for s in schedules(home)) or "none"
             raise UnreadableInput(f"no night of {options.dataset!r} is scheduled; scheduled: {known}")
         path.unlink()
-        journal.say(f"{options.dataset} is no longer scheduled; a running `nightrecs up` forgets it at its next start")
+        journal.say(f"{options.dataset} is no longer scheduled; a running `nightrecs up` refuses it from now on")
     else:
         record(home, options)
 
@@ -85,7 +85,7 @@ def record(home: Home, options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     journal.write_atomically(path, wanted.model_dump_json(indent=2))
     journal.say(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.data}")
-    journal.say("`nightrecs up` runs it; one that runs already takes it up at its next start")
+    journal.say("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
 
 
 def absolute(value: str | None) -> str | None:

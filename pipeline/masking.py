@@ -1,5 +1,6 @@
 """Keeps secrets out of what is said and written: passwords in addresses, and values of variables named as secrets."""
 
+import base64
 import os
 import re
 
@@ -15,6 +16,8 @@ def masked(text: str) -> str:
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST and _SECRET_NAME(name):
             text = text.replace(value, "***")
+            if "AUTH_STRING" in name.upper():  # as it stands in the header of a request
+                text = text.replace(base64.b64encode(value.encode()).decode(), "***")
     return _IN_ADDRESS.sub("***", text) if "@" in text else text
 
 
