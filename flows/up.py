@@ -52,6 +52,7 @@ def why_not(home: Home) -> str:
 
 def stand(home: Home, options: Any) -> int:
     """As the only one of this home; returns when it is stopped."""
+    state(home).unlink(missing_ok=True)  # of one that was killed
     auth = api_access.auth_of(home)
     nights = schedules(home)
     services, environment, api = plan(home, options, auth, nights)
