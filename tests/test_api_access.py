@@ -1,12 +1,16 @@
 """The auth string of a home is secret from its first byte on, and every server and client of ours uses it."""
 
 import asyncio
+import importlib
 import os
 import stat
+import subprocess
 import sys
 import threading
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +23,8 @@ from pipeline import journal
 from pipeline.contracts import UnreadableInput
 from pipeline.masking import masked
 from pipeline.paths import Home
+
+CHECKOUT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -328,8 +334,16 @@ def test_mlflow_answers_its_own_pages_alone(headers, passes, kind):
     assert reached, "the server starts whatever the requests are"
 
 
-def test_looking_at_the_guard_imports_no_mlflow():
-    import subprocess
+def test_mlflow_finds_the_guard(monkeypatch, capsys):
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    module, _, name = project["entry-points"]["mlflow.app"][up.APP].partition(":")
+    assert isinstance(getattr(importlib.import_module(module), name), OwnPagesOnly)
+    monkeypatch.setattr(up.importlib.metadata, "entry_points", lambda **_: ["there"])
+    assert up.guard() == ["--app-name", up.APP] and not capsys.readouterr().err
+    monkeypatch.setattr(up.importlib.metadata, "entry_points", lambda **_: [])
+    assert up.guard() == [] and "make install" in capsys.readouterr().err
 
+
+def test_looking_at_the_guard_imports_no_mlflow():
     code = "import sys, flows.mlflow_app; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=str(up.__file__).rpartition("/flows/")[0]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
