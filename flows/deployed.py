@@ -1,49 +1,96 @@
 """What a Prefect server knows of a home's scheduled nights. Plain HTTP: importing Prefect takes seconds."""
 
+import base64
 import datetime as dt
 import json
+import secrets
 import urllib.request
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 from pipeline.paths import Home
 
 OURS = {"deployments": {"tags": {"all_": ["nightrecs"]}}}
 MISSED = "due while nothing was up; of the nights that were missed only the newest runs"
+SECONDS = 10
+NO_CSRF = 422
+"""Answer of a server without CSRF protection to the question for a token."""
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The server is on this machine, and a proxy would see the auth string."""
 
 
-def address(api: str, name: str) -> str:
+@dataclass(frozen=True)
+class Api:
+    """A Prefect API, and the auth string that it asks for."""
+
+    url: str
+    auth: str | None = field(default=None, repr=False)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+        """The answer to a request as JSON; OSError where there is none."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, headers_of(self.auth), method=method)
+        request.add_header("Content-Type", "application/json")
+        if request.get_method() != "GET":
+            for name, value in self._csrf().items():
+                request.add_header(name, value)
+        with _DIRECTLY.open(request, timeout=SECONDS) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def _csrf(self) -> dict[str, str]:
+        """The headers that a server with CSRF protection wants of a request that changes something."""
+        client = secrets.token_hex(16)
+        try:
+            token = self.ask(f"/csrf-token?client={client}")["token"]
+        except HTTPError as error:
+            if error.code == NO_CSRF:
+                return {}
+            raise
+        return {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
+
+
+def headers_of(auth: str | None) -> dict[str, str]:
+    """HTTP Basic, as Prefect takes it."""
+    return {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
+
+
+def path_of(name: str) -> str:
     """Where the API says what it knows of a night; 404 until it is served."""
-    return f"{api}/deployments/name/nightly/{quote(name)}"
+    return f"/deployments/name/nightly/{quote(name)}"
 
 
-def tidy(home: Home, api: str, names: Iterable[str]) -> list[str]:
+def tidy(home: Home, api: Api, names: Iterable[str]) -> list[str]:
     """Forget nights of this home that are no longer scheduled, and of those missed keep the newest; what was done."""
     told, now = [], dt.datetime.now(dt.UTC)
-    for night in ask(f"{api}/deployments/filter", OURS):
+    for night in api.ask("/deployments/filter", OURS):
         if night["parameters"].get("home") != str(home.root):
             continue
-        if night["name"] not in names:
-            ask(f"{api}/deployments/{night['id']}", method="DELETE")
-            told.append(f"{night['name']} is no longer scheduled")
+        gone = night["name"] not in names
+        if gone or "schedule" not in night["parameters"]:
+            api.ask(f"/deployments/{night['id']}", method="DELETE")
+            why = "no longer scheduled" if gone else "registered again: an earlier version had done it"
+            told.append(f"{night['name']} is {why}")
             continue
         missed = [run for run in due(api, night["id"]) if dt.datetime.fromisoformat(run["expected_start_time"]) < now]
         for run in missed[:-1]:
             state = {"type": "CANCELLED", "name": "Missed", "message": MISSED}
-            ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+            api.ask(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         if len(missed) > 1:
             told.append(f"{len(missed)} nights of {night['name']} were missed; one of them runs now")
     return told
 
 
-def plan(api: str, name: str) -> str:
+def plan(api: Api, name: str) -> str:
     """Have the server list a night's next runs now, which it else does within a minute; returns when it is due.
 
     RuntimeError where the server can't: then no night would ever run, without a word.
     """
     try:
-        ask(f"{api}/deployments/{ask(address(api, name))['id']}/schedule", {})
+        api.ask(f"/deployments/{api.ask(path_of(name))['id']}/schedule", {})
         if at := next_night(api, name):
             return at
         why = "it lists none"
@@ -52,26 +99,17 @@ def plan(api: str, name: str) -> str:
     raise RuntimeError(f"Prefect's server can't plan the nights of {name} ({why}): none would run; see prefect.log")
 
 
-def next_night(api: str, name: str) -> str | None:
+def next_night(api: Api, name: str) -> str | None:
     """When a night is due by the server's own list, ISO 8601 UTC; None where it has none."""
-    found = due(api, ask(address(api, name))["id"])
+    found = due(api, api.ask(path_of(name))["id"])
     return found[0]["expected_start_time"] if found else None
 
 
-def due(api: str, deployment_id: str) -> list[dict[str, Any]]:
+def due(api: Api, deployment_id: str) -> list[dict[str, Any]]:
     """Scheduled runs of a night, the earliest first."""
     wanted = {
         "deployments": {"id": {"any_": [deployment_id]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    return ask(f"{api}/flow_runs/filter", wanted)
-
-
-def ask(address: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-    """The answer as JSON; OSError where there is none."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=10) as response:
-        text = response.read()
-    return json.loads(text) if text else None
+    return api.ask("/flow_runs/filter", wanted)

@@ -12,6 +12,7 @@ from typing import Any
 
 from flows import nightly as line
 from flows import services
+from flows.api_access import close_the_door
 from flows.start import prepare
 from pipeline import contracts, journal, layers, reader
 from pipeline.masking import without_user
@@ -67,6 +68,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         api = os.environ.get("PREFECT_API_URL")
         if api and not answers(api):
             raise ConnectionError(f"PREFECT_API_URL {api} does not answer")
+        close_the_door(run.home)
         from flows.tasks import nightly
 
         return run, str(nightly(**arguments))

@@ -31,9 +31,10 @@ def add_house(command: Any) -> None:
     up = command(
         "up", "Prefect's UI, MLflow's UI and the scheduled nights, on this machine, until Ctrl-C",
         "up", "up --check", "up --prefect-port 4300 --mlflow-port 5100",
-        more="Servers listen on 127.0.0.1 only. A port that is taken is left alone: the next free one is used.\n\n"
+        more="Servers listen on 127.0.0.1 only. A port that is taken is left alone: the next free one is used.\n"
+        "Prefect asks for a login: `up` says which file holds the string. Pages of other origins get nothing.\n\n"
         "exit codes: 0 stopped by Ctrl-C (--check: all of it answers), 1 something ended by itself,\n"
-        "3 it is up already (--check: something does not answer)",
+        "3 it is up already, or starting (--check: something does not answer)",
     )  # fmt: skip
     up.add_argument("--check", action="store_true", help="say what is running, and end")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="first to try (default: 4200)")

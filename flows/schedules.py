@@ -66,7 +66,7 @@ def schedule(options: Any) -> None:
             known = ", ".join(s.name for s in schedules(home)) or "none"
             raise UnreadableInput(f"no night of {name!r} is scheduled; scheduled: {known}")
         delete(path)
-        journal.say(f"{name} is no longer scheduled; a running `nightrecs up` forgets it at its next start")
+        journal.say(f"{name} is no longer scheduled; a running `nightrecs up` refuses it from now on")
     else:
         record(home, options)
 
@@ -86,7 +86,7 @@ def record(home: Home, options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     journal.write_atomically(path, wanted.model_dump_json(indent=2))
     journal.say(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.data}")
-    journal.say("`nightrecs up` runs it; one that runs already takes it up at its next start")
+    journal.say("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
 
 
 def absolute(value: str | None) -> str | None:

@@ -3,8 +3,8 @@
 from prefect import serve
 from prefect.schedules import Cron
 
-from flows.schedules import schedules
-from flows.tasks import nightly
+from flows.scheduled import scheduled
+from flows.schedules import Schedule, schedules
 from pipeline.paths import Home
 
 
@@ -12,19 +12,26 @@ def main() -> None:
     """Until it is stopped; a stop doesn't pause the schedules."""
     home = Home.resolve()
     deployments = [
-        nightly.to_deployment(
+        scheduled.to_deployment(
             name=night.name,
             schedule=Cron(night.cron, timezone=night.timezone),
-            parameters={
-                "dataset": night.dataset, "recipe": night.recipe, "data": night.data, "home": str(home.root),
-                "overrides": night.overrides,
-            },
+            parameters={"schedule": night.name, "home": str(home.root)},
             tags=["nightrecs", night.name],
-            description=f"The nights of {night.name}: {night.cron} ({night.timezone})",
+            description=about(night),
         )
         for night in schedules(home)
-    ]  # fmt: skip
+    ]
     serve(*deployments, pause_on_shutdown=False, print_starting_message=False, limit=1)  # type: ignore[arg-type]
+
+
+def about(night: Schedule) -> str:
+    """What a person reads of a night in Prefect's UI; the parameters of its runs don't say it."""
+    data = f", data {night.data}" if night.data else ""
+    sets = "".join(f", {override}" for override in night.overrides)
+    return (
+        f"The nights of {night.name}: {night.cron} ({night.timezone}). As recorded by `nightrecs schedule`: "
+        f"data set {night.dataset}, recipe {night.recipe}{data}{sets}"
+    )
 
 
 if __name__ == "__main__":

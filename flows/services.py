@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Service:
     """For people."""
     health: tuple[str, ...] = ()
     """Addresses that all say 200 once it is there."""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Of the requests to those addresses."""
     process: subprocess.Popen[bytes] | None = None
 
 
@@ -66,7 +68,7 @@ def wait(service: Service, logs: Path) -> None:
     while time.monotonic() < deadline:
         if service.process.poll() is not None:
             break
-        if all(map(answers, service.health)):
+        if all(answers(address, service.headers) for address in service.health):
             return
         time.sleep(0.3)
     log = logs / f"{service.name.lower()}.log"
@@ -74,10 +76,10 @@ def wait(service: Service, logs: Path) -> None:
     raise RuntimeError(f"{service.name} did not start; the end of {log}:\n{last}")
 
 
-def answers(url: str) -> bool:
+def answers(url: str, headers: dict[str, str] | None = None) -> bool:
     """Whether a URL says 200."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=5) as response:
             return response.status == 200
     except (OSError, ValueError, HTTPException):
         return False

@@ -61,7 +61,8 @@ def tags_of(name: str, run: Run) -> list[str]:
 
 def name_of_run() -> str:
     """`ml-100k 2026-11-22 03:00`: the night's start, UTC, as MLflow names it too."""
-    return f"{Path(flow_run.parameters['dataset']).stem} {utcnow():%Y-%m-%d %H:%M}"
+    about = flow_run.parameters
+    return f"{Path(about.get('schedule') or about['dataset']).stem} {utcnow():%Y-%m-%d %H:%M}"
 
 
 @flow(name="nightly", flow_run_name=name_of_run, persist_result=False, log_prints=False)

@@ -1,5 +1,6 @@
 """`nightrecs up`: Prefect's server and UI, MLflow's UI and the scheduled nights, on this machine, until Ctrl-C."""
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -7,14 +8,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import deployed
-from flows.schedules import schedules
+from flows import api_access, deployed
+from flows.api_access import LOCK, standing, state
+from flows.deployed import Api
+from flows.schedules import Schedule, schedules
 from flows.services import HOST, Service, answers, free_port, start, stop, wait
+from flows.start import check_writable
+from flows.status import lock_holder
 from flows.watch import Watch
-from pipeline import journal, state_files
+from pipeline import journal
 from pipeline.paths import Home
 
 NOT_WELL = 3
+APP = "nightrecs"
+"""MLflow's server with our guard, see mlflow_app.py."""
+RUNS = "workflowType=machine_learning"
+"""Without it MLflow opens on its pages for chat models."""
 
 
 def up(options: Any) -> int:
@@ -22,72 +31,137 @@ def up(options: Any) -> int:
     home = Home.resolve(options.home)
     if options.check:
         return check(home, options.json)
-    if running := standing(home):
-        journal.say(f"it is up already, as process {running['pid']}; `nightrecs up --check` says more")
+    check_writable(home)
+    try:
+        with journal.lock(home, LOCK, "up", kind="command"):
+            return stand(home, options)
+    except journal.Locked:
+        journal.say(why_not(home))
         return NOT_WELL
-    services, environment = plan(home, options)
+    except KeyboardInterrupt:
+        return 0
+
+
+def why_not(home: Home) -> str:
+    """What to say where another `up` of this home holds the lock."""
+    if running := standing(home):
+        return f"it is up already, as process {running['pid']}; `nightrecs up --check` says more"
+    holder = (lock_holder(home.lock(LOCK)) or "").removeprefix("command up, ")
+    return f"another `nightrecs up` of this home is starting ({holder}); `nightrecs up --check` says when it is up"
+
+
+def stand(home: Home, options: Any) -> int:
+    """As the only one of this home; returns when it is stopped."""
+    state(home).unlink(missing_ok=True)  # of one that was killed
+    auth = api_access.auth_of(home)
+    nights = schedules(home)
+    services, environment, api = plan(home, options, auth, nights)
+    hide(environment)
     logs = home.warehouse / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     try:
-        nights = schedules(home)
         for service in services:
             start(service, environment, logs)
             wait(service, logs)
             if service.name == "Prefect":
-                for text in deployed.tidy(home, environment["PREFECT_API_URL"], {night.name for night in nights}):
+                for text in deployed.tidy(home, api, {night.name for night in nights}):
                     journal.say(text)
-        due = {night.name: deployed.plan(environment["PREFECT_API_URL"], night.name) for night in nights}
+        due = {night.name: deployed.plan(api, night.name) for night in nights}
         urls = {service.name: service.url for service in services if service.url}
         journal.write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
-        for name, url in urls.items():
-            journal.say(f"{name:<8} {url}")
-        for night in nights:
-            journal.say(
-                f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}; "
-                f"next {moment(due[night.name])}"
-            )
-        if not nights:
-            journal.say('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
+        introduce(home, urls, nights, due)
         journal.say(f"logs     {logs}\nCtrl-C stops everything")
         return watch(services, logs, Watch(home, nights))
-    except KeyboardInterrupt:
-        return 0
     finally:
         state(home).unlink(missing_ok=True)
         stop(services)
 
 
-def plan(home: Home, options: Any) -> tuple[list[Service], dict[str, str]]:
-    """What to start, on ports that are free, and the environment of all."""
+def hide(environment: dict[str, str]) -> None:
+    """Have the auth string masked in what is said, and kept from proxies."""
+    for name in ("PREFECT_API_AUTH_STRING", "NO_PROXY", "no_proxy"):
+        os.environ[name] = environment[name]
+
+
+def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dict[str, str]) -> None:
+    """Say where everything is, and what runs when."""
+    journal.say(f"Prefect  {urls['Prefect']}")
+    file = api_access.file_of(home)
+    journal.say(f"         its login takes the line that is in {file}")
+    journal.say(
+        f'         other clients: PREFECT_API_URL={urls["Prefect"]}/api PREFECT_API_AUTH_STRING="$(cat {file})"'
+    )
+    for number, link in enumerate(links(urls["MLflow"])) if "MLflow" in urls else ():
+        journal.say(f"{'' if number else 'MLflow':<8} {link}")
+    for night in nights:
+        journal.say(
+            f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}; "
+            f"next {moment(due[night.name])}"
+        )
+    if not nights:
+        journal.say('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
+
+
+def links(mlflow: str) -> list[str]:
+    """The pages of the data sets' runs; before the first night, the list in which they will be."""
+    try:
+        wanted = {"max_results": 100, "order_by": ["name"]}
+        found = Api(mlflow).ask("/api/2.0/mlflow/experiments/search", wanted).get("experiments", [])
+    except (OSError, ValueError):
+        found = []
+    runs = [
+        f"{mlflow}/#/experiments/{one['experiment_id']}/runs?{RUNS}  {one['name']}"
+        for one in found
+        if one["name"] != "Default"
+    ]
+    return runs or [f"{mlflow}/#/experiments?{RUNS}"]
+
+
+def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[list[Service], dict[str, str], Api]:
+    """What to start, on ports that are free, the environment of all, and Prefect's API."""
     prefect, mlflow = free_port(options.prefect_port), free_port(options.mlflow_port)
-    api, store = f"http://{HOST}:{prefect}/api", os.environ.get("MLFLOW_TRACKING_URI")
+    api, store = Api(f"http://{HOST}:{prefect}/api", auth), os.environ.get("MLFLOW_TRACKING_URI")
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
-        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api,
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api.url,
+        **api_access.settings(auth, api_access.origins(prefect)),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NIGHTRECS_HOME": str(home.root),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        "NIGHTRECS_HOME": str(home.root),
     }  # fmt: skip
     python = sys.executable
     own_store = store or f"sqlite:///{home.mlflow_db}"
+    hosts = [place for local in api_access.LOCAL for place in (local, f"{local}:*")]  # any port: there are tunnels
     services = [
         Service(
             "Prefect", [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
-            f"http://{HOST}:{prefect}", (f"{api}/health",),
+            f"http://{HOST}:{prefect}", (f"{api.url}/health",),
         ),
         Service(
             "MLflow",
             [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
-             "--backend-store-uri", own_store, "--artifacts-destination", str(home.mlflow_artifacts)],
+             "--backend-store-uri", own_store, "--artifacts-destination", str(home.mlflow_artifacts),
+             "--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(api_access.origins(mlflow)),
+             *guard()],
             f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
         ),
     ]  # fmt: skip
     if store and store.startswith("http"):
         services.pop()  # somebody else's server shows it
-    if nights := schedules(home):
-        served = tuple(deployed.address(api, night.name) for night in nights)
-        services.append(Service("nights", [python, "-m", "flows.serve"], health=served))
-    return services, environment
+    if nights:
+        served = tuple(f"{api.url}{deployed.path_of(night.name)}" for night in nights)
+        command = [python, "-m", "flows.serve"]
+        services.append(Service("nights", command, health=served, headers=deployed.headers_of(auth)))
+    return services, environment, api
+
+
+def guard() -> list[str]:
+    """Options of MLflow's server for our guard, where the installation has it."""
+    if importlib.metadata.entry_points(group="mlflow.app", name=APP):
+        return ["--app-name", APP]
+    journal.say("MLflow trusts pages of every port of this machine until nightrecs is installed again (make install)")
+    return []
 
 
 def watch(services: list[Service], logs: Path, nights: Watch) -> int:
@@ -107,12 +181,13 @@ def check(home: Home, as_json: bool) -> int:
     running = standing(home)
     urls = (running or {}).get("urls", {})
     found = {name: answers(health_of(name, url)) for name, url in urls.items()}
-    due = {night.name: next_of(urls["Prefect"], night.name) for night in schedules(home)} if running else {}
+    due = next_nights(home, urls["Prefect"]) if "Prefect" in urls else {}
+    starting = running is None and lock_holder(home.lock(LOCK)) is not None
     if as_json:
         print(json.dumps({"up": running is not None, "pid": (running or {}).get("pid"), "answers": found,
-                          "urls": urls, "next": due}))  # fmt: skip
+                          "urls": urls, "next": due, "starting": starting}))  # fmt: skip
     elif running is None:
-        print("nothing is up in this home; `nightrecs up` starts it")
+        print(why_not(home) if starting else "nothing is up in this home; `nightrecs up` starts it")
     else:
         print(f"up as process {running['pid']}")
         for name, url in urls.items():
@@ -122,12 +197,15 @@ def check(home: Home, as_json: bool) -> int:
     return 0 if running and all(found.values()) and all(due.values()) else NOT_WELL
 
 
-def next_of(prefect: str, name: str) -> str | None:
-    """When a night runs next, ISO 8601 UTC; None where Prefect doesn't know."""
-    try:
-        return deployed.next_night(f"{prefect}/api", name)
-    except (OSError, ValueError):
-        return None
+def next_nights(home: Home, prefect: str) -> dict[str, str | None]:
+    """When each scheduled night runs next, ISO 8601 UTC; None where Prefect doesn't know."""
+    api, due = Api(f"{prefect}/api", api_access.auth_of(home)), {}
+    for night in schedules(home):
+        try:
+            due[night.name] = deployed.next_night(api, night.name)
+        except (OSError, ValueError):
+            due[night.name] = None
+    return due
 
 
 def moment(at: str) -> str:
@@ -138,25 +216,3 @@ def moment(at: str) -> str:
 def health_of(name: str, url: str) -> str:
     """Where a service says that it is well."""
     return f"{url}/api/health" if name == "Prefect" else f"{url}/health"
-
-
-def standing(home: Home) -> dict[str, Any] | None:
-    """What a running `up` of this home wrote of itself; None where there is none."""
-    found = state_files.read(state(home), dict) or {}
-    pid, urls = found.get("pid"), found.get("urls")
-    if not (isinstance(pid, int) and pid > 0 and isinstance(urls, dict) and all(map(_is_text, urls.values()))):
-        return None
-    try:
-        os.kill(pid, 0)
-        return found
-    except (OSError, OverflowError):
-        return None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def state(home: Home) -> Path:
-    """File in which a running `up` says where it is."""
-    return home.warehouse / "up.json"

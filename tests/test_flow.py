@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.launch import answers
 from pipeline.contracts import Refused
 
 CHECKOUT = Path(__file__).parent.parent
@@ -84,6 +85,45 @@ def check_stale_flow_runs(client, root: Path) -> None:
     assert end_flow_runs(own) == ["29990101T000000.000Z-dead"] and end_flow_runs(own) == []
     assert client.read_flow_run(killed).state_name == "Crashed"
     assert client.read_flow_run(runs).state_name == "Running"
+
+
+@pytest.mark.server
+def test_the_temporary_server_answers_nobody_else(tmp_path):
+    from faults.house import EVIL, asked, wait_for
+
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("NIGHTRECS_", "PREFECT_", "MLFLOW_"))}
+    words = [sys.executable, "-m", "flows.cli", "--home", str(tmp_path), "run", "--until", "split"]
+    with (tmp_path / "log").open("w") as log:
+        night = subprocess.Popen(words, cwd=CHECKOUT, env=clean, stderr=log)
+    try:
+        api = wait_for(lambda: temporary_api(night.pid) or (night.poll() is not None), 120)
+        assert isinstance(api, str), (tmp_path / "log").read_text()
+        assert wait_for(lambda: answers(api), 120), (tmp_path / "log").read_text()
+        for headers in ({}, {"Origin": EVIL}, {"Host_": "evil.example"}):
+            read = asked(f"{api}/admin/version", **headers)
+            assert read.status == 401 and not read.readable, read
+            made = asked(f"{api}/flow_runs/filter", "POST", {}, **headers)
+            assert made.status in (401, 403) and not made.readable, made
+        assert night.wait(300) == 0
+    finally:
+        night.kill()
+        night.wait()
+    said = (tmp_path / "log").read_text()
+    assert "stopped: --until split" in said and "running without it" not in said, said
+    assert not (tmp_path / ".prefect" / "api-auth.txt").exists(), "its string is for one time"
+
+
+def temporary_api(parent: int) -> str | None:
+    """The API of Prefect's temporary server that a process has started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            is_child = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if is_child and "prefect.server.api.server:create_app" in words:
+            return f"http://127.0.0.1:{words[words.index('--port') + 1]}/api"
+    return None
 
 
 def test_an_api_that_does_not_answer_does_not_stop_the_night(tmp_path):

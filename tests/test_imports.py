@@ -13,6 +13,7 @@ FILES = sorted([*(CHECKOUT / "flows").rglob("*.py"), *(CHECKOUT / "pipeline").rg
 ONLY_IMPORTERS = {
     "duckdb": {"pipeline/warehouse.py"},
     "mlflow": {
+        "flows/mlflow_app.py",
         "pipeline/champion_pyfunc.py",
         *(f"pipeline/tracking{part}.py" for part in ("", "_client", "_registry")),
     },

@@ -3,13 +3,18 @@
 import json
 import os
 import socket
+import stat
 
 import pytest
 
+from flows import api_access, up
+from flows.api_access import LOCK, standing, state
 from flows.cli import main
 from flows.schedules import schedules
 from flows.services import free_port
-from flows.up import check, standing, state
+from flows.status import lock_holder
+from flows.up import check
+from pipeline import journal
 from pipeline.paths import Home
 
 
@@ -73,9 +78,61 @@ def test_a_taken_port_is_left_alone():
 def test_check_says_what_is_up(tmp_path, capsys):
     home = Home(tmp_path)
     assert check(home, False) == 3 and "nothing is up" in capsys.readouterr().out
-    state(home).parent.mkdir(parents=True)
-    state(home).write_text(json.dumps({"pid": os.getpid(), "urls": {"MLflow": "http://127.0.0.1:9"}}))
-    assert standing(home) and check(home, False) == 3
-    assert "DOES NOT ANSWER" in capsys.readouterr().out
-    state(home).write_text(json.dumps({"pid": 2**22 + 1, "urls": {}}))
-    assert standing(home) is None
+    with journal.lock(home, LOCK, "up", kind="command"):
+        assert check(home, False) == 3 and "is starting (process" in capsys.readouterr().out
+        assert check(home, True) == 3 and json.loads(capsys.readouterr().out)["starting"] is True
+        state(home).write_text(json.dumps({"pid": os.getpid(), "urls": {"MLflow": "http://127.0.0.1:9"}}))
+        assert standing(home) and check(home, False) == 3
+        assert "DOES NOT ANSWER" in capsys.readouterr().out
+    assert standing(home) is None and check(home, False) == 3
+    assert "nothing is up" in capsys.readouterr().out
+
+
+def test_a_second_up_starts_nothing(nightrecs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(up, "stand", lambda *_: pytest.fail("it went on"))
+    home = Home(tmp_path)
+    with journal.lock(home, LOCK, "up", kind="command"):
+        assert nightrecs("up") == 3
+        assert f"is starting (process {os.getpid()}, since" in capsys.readouterr().err
+        state(home).write_text(json.dumps({"pid": os.getpid(), "urls": {}}))
+        assert nightrecs("up") == 3
+        assert f"it is up already, as process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_up_holds_the_lock_from_its_first_moment_to_the_end(nightrecs, tmp_path, monkeypatch):
+    """As the first command of a home: whatever is made is not for everybody."""
+    home, held = Home(tmp_path / "home"), []
+
+    def starts(service, environment, logs):
+        held.append(lock_holder(home.lock(LOCK)))
+        raise KeyboardInterrupt
+
+    def stops(services):
+        held.append(lock_holder(home.lock(LOCK)))
+
+    monkeypatch.setattr(up, "start", starts)
+    monkeypatch.setattr(up, "stop", stops)
+    for name in ("PREFECT_API_AUTH_STRING", "NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    before = os.umask(0)
+    try:
+        assert nightrecs("--home", str(home.root), "up") == 0
+    finally:
+        os.umask(before)
+    assert len(held) == 2 and all(f"process {os.getpid()}," in (holder or "") for holder in held)
+    assert lock_holder(home.lock(LOCK)) is None and not state(home).exists()
+    made = [home.root, *home.root.rglob("*")]
+    assert len(made) > 6
+    for path in made:
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o027, path
+    assert stat.S_IMODE(api_access.file_of(home).stat().st_mode) == 0o600
+
+
+def test_links_open_mlflow_on_the_runs(monkeypatch):
+    found = [{"name": "Default", "experiment_id": "0"}, {"name": "sample", "experiment_id": "3"}]
+    monkeypatch.setattr(up.Api, "ask", lambda *_: {"experiments": found})
+    assert up.links("http://m") == ["http://m/#/experiments/3/runs?workflowType=machine_learning  sample"]
+    monkeypatch.setattr(up.Api, "ask", lambda *_: {})
+    assert up.links("http://m") == ["http://m/#/experiments?workflowType=machine_learning"]
+    monkeypatch.undo()
+    assert up.links("http://127.0.0.1:9") == ["http://127.0.0.1:9/#/experiments?workflowType=machine_learning"]

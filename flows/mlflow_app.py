@@ -1,0 +1,51 @@
+"""MLflow's server for the pages that it serves itself. By default it trusts pages of every port of this machine, too.
+
+MLflow finds it as the app `nightrecs` (entry point `mlflow.app` in pyproject.toml), and loads it in its own process.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class OwnPagesOnly:
+    """ASGI: refuses a request by a name other than this machine's, or by a page of another origin."""
+
+    def __init__(self, load: Callable[[], Asgi]):
+        self.load, self.app = load, None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on, or answer 403; a web socket is closed before it is accepted."""
+        if scope["type"] in ("http", "websocket") and not _is_own(scope["headers"]):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"only for pages of this server"})
+            return
+        self.app = self.app or self.load()
+        await self.app(scope, receive, send)
+
+
+def _is_own(headers: list[tuple[bytes, bytes]]) -> bool:
+    """One local Host; where there is an Origin, that of the same server."""
+    hosts = [value.decode("latin-1") for name, value in headers if name.lower() == b"host"]
+    origins = [value.decode("latin-1") for name, value in headers if name.lower() == b"origin"]
+    try:
+        local = len(hosts) == 1 and urlsplit(f"http://{hosts[0]}").hostname in LOCAL
+    except ValueError:
+        return False
+    return local and all(origin == f"http://{hosts[0]}" for origin in origins)
+
+
+def _load() -> Asgi:
+    """Imported at the first call: the process that only starts the server looks at this module, too."""
+    from mlflow.server.fastapi_app import app
+
+    return app
+
+
+app = OwnPagesOnly(_load)
