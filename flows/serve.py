@@ -2,6 +2,7 @@
 
 from prefect import serve
 from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
 
 from flows.schedules import schedules
 from flows.tasks import nightly
@@ -19,6 +20,7 @@ def main() -> None:
                 "dataset": night.dataset, "recipe": night.recipe, "data": night.data, "home": str(home.root),
                 "overrides": night.overrides,
             },
+            entrypoint_type=EntrypointType.MODULE_PATH,  # a file's would be relative to the folder of the moment
             tags=["nightrecs", night.name],
             description=f"The nights of {night.name}: {night.cron} ({night.timezone})",
         )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from flows.nightly import DATA_STAGES
-from pipeline import faults, journal, layers
+from pipeline import faults, home_identity, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
@@ -122,3 +122,4 @@ def check_writable(home: Home) -> None:
         raise UnreadableInput(
             f"can't write to the home {home.root}: {error.strerror}; choose another with --home"
         ) from None
+    home_identity.settle(home)  # before anything, Prefect's server too, reads the paths that are stored there

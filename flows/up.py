@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from flows import deployed
 from flows.schedules import schedules
 from flows.services import HOST, Service, answers, free_port, start, stop, wait
 from flows.watch import Watch
-from pipeline import journal
+from pipeline import children, home_identity, journal
 from pipeline.paths import Home
+from pipeline.tracking_server import tracking_uri
 
 NOT_WELL = 3
 
@@ -22,6 +22,7 @@ def up(options: Any) -> int:
     home = Home.resolve(options.home)
     if options.check:
         return check(home, options.json)
+    home_identity.settle(home)  # a copy must neither serve the original's nights nor take its services for its own
     if running := standing(home):
         journal.say(f"it is up already, as process {running['pid']}; `nightrecs up --check` says more")
         return NOT_WELL
@@ -63,22 +64,23 @@ def plan(home: Home, options: Any) -> tuple[list[Service], dict[str, str]]:
     api, store = f"http://{HOST}:{prefect}/api", os.environ.get("MLFLOW_TRACKING_URI")
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     environment = {
-        **os.environ,
+        **children.environment(),
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "NIGHTRECS_HOME": str(home.root),
     }  # fmt: skip
-    python = sys.executable
-    own_store = store or f"sqlite:///{home.mlflow_db}"
+    own_store = tracking_uri(home)
     services = [
         Service(
-            "Prefect", [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
+            "Prefect", children.command("prefect", "server", "start", "--host", HOST, "--port", str(prefect)),
             f"http://{HOST}:{prefect}", (f"{api}/health",),
         ),
         Service(
             "MLflow",
-            [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
-             "--backend-store-uri", own_store, "--artifacts-destination", str(home.mlflow_artifacts)],
+            children.command(
+                "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
+                "--backend-store-uri", own_store, "--artifacts-destination", home.mlflow_artifacts.as_uri(),
+            ),
             f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
         ),
     ]  # fmt: skip
@@ -86,7 +88,7 @@ def plan(home: Home, options: Any) -> tuple[list[Service], dict[str, str]]:
         services.pop()  # somebody else's server shows it
     if nights := schedules(home):
         served = tuple(deployed.address(api, night.name) for night in nights)
-        services.append(Service("nights", [python, "-m", "flows.serve"], health=served))
+        services.append(Service("nights", children.command("flows.serve"), health=served))
     return services, environment
 
 

@@ -1,13 +1,40 @@
 """The name of everything at rest. A home holds all that runs write; two homes never touch each other."""
 
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SQL = next(p for p in (CHECKOUT / "sql", Path(__file__).resolve().parent / "sql") if p.is_dir())
+"""Folder that has the packages `flows` and `pipeline`: the checkout, or site-packages."""
+SQL = next(p for p in (Path(__file__).resolve().parent / "sql", CHECKOUT / "sql") if p.is_dir())
+"""A wheel has it inside the package; a folder `sql` in site-packages would be somebody else's."""
 DATASETS = Path(__file__).resolve().parent / "datasets"
 RECIPES = CHECKOUT / "flows" / "recipes"
+PATTERNS = frozenset("*?[\\")
+"""Characters that DuckDB and Polars don't take as they are in a file's name: no home has them in its path."""
+
+
+def from_checkout(folder: Path = CHECKOUT) -> bool:
+    """Whether the code runs from a checkout of nightrecs, not from an installed package."""
+    if {"site-packages", "dist-packages"} & set(folder.parts):
+        return False
+    try:
+        return tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] == "nightrecs"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def default_home() -> tuple[Path, str]:
+    """Where a run writes when nobody says where, and why there."""
+    if from_checkout():
+        return CHECKOUT, "the checkout"
+    here = Path.cwd()
+    if Home(here).marker.is_file() or Home(here).lock("_").parent.is_dir():
+        return here, "the current folder, which is a home"
+    import platformdirs
+
+    return platformdirs.user_data_path("nightrecs", appauthor=False), "the data folder of this user"
 
 
 @dataclass(frozen=True)
@@ -18,8 +45,22 @@ class Home:
 
     @classmethod
     def resolve(cls, option: str | Path | None = None) -> "Home":
-        """`--home`, else NIGHTRECS_HOME, else the checkout."""
-        return cls(Path(option or os.environ.get("NIGHTRECS_HOME") or CHECKOUT).expanduser().resolve())
+        """`--home`, else NIGHTRECS_HOME, else `default_home`."""
+        chosen = option or os.environ.get("NIGHTRECS_HOME") or default_home()[0]
+        root = Path(chosen).expanduser().resolve()
+        if odd := next((name for name in str(root) if name in PATTERNS or not name.isprintable()), None):
+            from pipeline.contracts import UnreadableInput  # imports Polars
+
+            raise UnreadableInput(
+                f"the home {str(root)!r} has the character {odd!r} in its path, which DuckDB, Polars or a "
+                "terminal does not take as it is; choose a folder without it: --home, or NIGHTRECS_HOME"
+            )
+        return cls(root)
+
+    @property
+    def marker(self) -> Path:
+        """File that says which home this is; see home_identity.py."""
+        return self.warehouse / "home.json"
 
     @property
     def warehouse(self) -> Path:

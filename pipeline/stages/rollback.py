@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import journal, operations, warehouse
+from pipeline import home_identity, journal, operations, warehouse
 from pipeline.contracts import Refused, UnreadableInput
 from pipeline.layers import nearest
 from pipeline.paths import Home
@@ -13,8 +13,11 @@ from pipeline.stages.publish import go_live, kept_generations, live_run_id
 
 @contextmanager
 def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
-    """Hold the data set's lock for a command; nights that never ended are closed first. Raises journal.Locked."""
-    with journal.lock(home, dataset, command, "command"):
+    """Hold the data set's lock for a command; nights that never ended are closed first.
+
+    Raises journal.Locked, and UnreadableInput where nothing can be written in the home.
+    """
+    with home_identity.refusing_read_only(home), journal.lock(home, dataset, command, "command"):
         journal.close_stale(home, dataset, live_run_id(home, dataset))
         yield
 
