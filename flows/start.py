@@ -8,7 +8,7 @@ from pipeline import faults, home_identity, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
-from pipeline.paths import Home
+from pipeline.paths import Home, default_home, from_checkout
 from pipeline.run import Run, new_run_id, utcnow
 from pipeline.settings import Settings
 
@@ -108,6 +108,14 @@ def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> P
     write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed}
     write[dataset.source.generator or SAMPLE](folder)
     return folder
+
+
+def say_where(option: str | None) -> None:
+    """Name the home, and why it is that one, where nobody chose it and it is not the checkout."""
+    if option or os.environ.get("NIGHTRECS_HOME") or from_checkout():
+        return
+    place, why = default_home()
+    journal.say(f"home: {place}, {why}; --home or NIGHTRECS_HOME choose another")
 
 
 def check_writable(home: Home) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from flows import deployed
 from flows.schedules import schedules
 from flows.services import HOST, Service, answers, free_port, start, stop, wait
+from flows.start import say_where
 from flows.watch import Watch
 from pipeline import children, home_identity, journal
 from pipeline.paths import Home
@@ -22,6 +23,7 @@ def up(options: Any) -> int:
     home = Home.resolve(options.home)
     if options.check:
         return check(home, options.json)
+    say_where(options.home)
     home_identity.settle(home)  # a copy must neither serve the original's nights nor take its services for its own
     if running := standing(home):
         journal.say(f"it is up already, as process {running['pid']}; `nightrecs up --check` says more")
