@@ -138,7 +138,8 @@ def _settle(home: Home, found: Identity | None) -> None:
     relocation = Relocation(former, home.root)
     new_id = str(uuid.uuid4()) if event == "copied" else now.id
     # The marker names the repair before it begins: one that is killed goes on, wherever the home is by then
-    _write(home, replace(now, path=found.path if found else (*former, now.path)[0], former=former))
+    pending = (*former, str(home.root))
+    _write(home, replace(now, path=found.path if found else pending[0], former=pending))
     backups = home_paths.back_up(home, event if former else f"format-{FORMAT}")
     changed = home_paths.repair(home, relocation) if former else 0
     if event == "copied":

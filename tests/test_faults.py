@@ -184,7 +184,7 @@ def test_the_scorecard_has_every_row_and_tells_of_a_failure(capsys, monkeypatch)
     from faults import __main__ as scorecard
     from faults.table import Row
 
-    assert sorted(ROWS) == list(range(1, 28))
+    assert set(ROWS) >= {*range(1, 28), 35, 36}
 
     def fails(root: Path) -> str:
         raise AssertionError("a | b")
