@@ -4,6 +4,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Folder that has the packages `flows` and `pipeline`: the checkout, or site-packages."""
@@ -11,8 +12,9 @@ SQL = next(p for p in (Path(__file__).resolve().parent / "sql", CHECKOUT / "sql"
 """A wheel has it inside the package; a folder `sql` in site-packages would be somebody else's."""
 DATASETS = Path(__file__).resolve().parent / "datasets"
 RECIPES = CHECKOUT / "flows" / "recipes"
-PATTERNS = frozenset("*?[\\")
-"""Characters that DuckDB and Polars don't take as they are in a file's name: no home has them in its path."""
+REFUSED = frozenset("*?[\\#")
+"""Characters that no home has in its path: DuckDB and Polars take the first ones for a pattern or a separator, and
+MLflow ends a model's path at a `#`, as it reads a local path like a URL."""
 
 
 def from_checkout(folder: Path = CHECKOUT) -> bool:
@@ -23,6 +25,12 @@ def from_checkout(folder: Path = CHECKOUT) -> bool:
         return tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] == "nightrecs"
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _odd_character(path: str) -> str | None:
+    """The first character that no home may have; a `%` counts where two hexadecimal digits follow."""
+    found = next((character for character in path if character in REFUSED or not character.isprintable()), None)
+    return found or ("%" if unquote(path) != path else None)
 
 
 def default_home() -> tuple[Path, str]:
@@ -48,11 +56,11 @@ class Home:
         """`--home`, else NIGHTRECS_HOME, else `default_home`."""
         chosen = option or os.environ.get("NIGHTRECS_HOME") or default_home()[0]
         root = Path(chosen).expanduser().resolve()
-        if odd := next((name for name in str(root) if name in PATTERNS or not name.isprintable()), None):
+        if odd := _odd_character(str(root)):
             from pipeline.contracts import UnreadableInput  # imports Polars
 
             raise UnreadableInput(
-                f"the home {str(root)!r} has the character {odd!r} in its path, which DuckDB, Polars or a "
+                f"the home {str(root)!r} has the character {odd!r} in its path, which DuckDB, Polars, MLflow or a "
                 "terminal does not take as it is; choose a folder without it: --home, or NIGHTRECS_HOME"
             )
         return cls(root)

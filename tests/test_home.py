@@ -24,8 +24,8 @@ from pipeline.paths import Home
 from pipeline.tracking_client import connect
 
 CHECKOUT = Path(__file__).parent.parent
-ODD = "h #%41%;&'\"$é{}=+,~:@]"
-REFUSED = ("?", "*", "[", "\\", "\n", "\x1b")
+ODD = "h %;&'\"$é{}=+,~:@]"
+REFUSED = ("?", "*", "[", "\\", "#", "%41", "\n", "\x1b")
 
 
 def copy(home: Path, to: Path) -> Path:
@@ -317,7 +317,7 @@ def test_a_night_in_a_home_with_odd_characters_writes_nothing_elsewhere(publishe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("odd", [*"#%]'\";&é ~$:@{}=+,", "%41", "x" * 200, "目录"])
+@pytest.mark.parametrize("odd", [*"%]'\";&é ~$:@{}=+,!", "x" * 200, "目录"])
 def test_a_night_in_a_home_with_one_odd_character(published_home, tmp_path, odd):
     home = tmp_path / f"h{odd}x"
     assert night(home, published_home) == 0
@@ -327,7 +327,7 @@ def test_a_night_in_a_home_with_one_odd_character(published_home, tmp_path, odd)
 @pytest.mark.parametrize("odd", REFUSED)
 def test_a_character_that_no_home_can_have_is_named(published_home, tmp_path, capsys, odd):
     assert night(tmp_path / f"h{odd}x", published_home) == 2
-    assert f"the character {odd!r}" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert f"the character {odd[0]!r}" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_an_odd_path_is_quoted_in_the_address_of_a_database(tmp_path):
