@@ -217,6 +217,35 @@ def test_a_torn_marker_is_set_aside_and_made_again(tmp_path, capsys, content):
     assert aside.read_text() == content and aside.name in capsys.readouterr().err
 
 
+def test_a_copy_plans_no_night_into_the_original(movable, tmp_path):
+    """Prefect keeps parameters of flow runs that are due: `up` in a copy would run them with the original's home."""
+    database = Home(movable).prefect / "prefect.db"
+    database.parent.mkdir()
+    with sqlite3.connect(database) as con:
+        con.execute("create table flow_run (id text primary key, parameters json, name text) without rowid")
+        con.execute("create table log (message text, state json generated always as (json_object('a', message)))")
+        told = {"home": str(movable), "data": "/data/x", "dataset": f"{movable}/warehouse/x.toml"}
+        con.execute("insert into flow_run values ('1', ?, null)", [json.dumps(told)])
+        con.execute("insert into log values (?)", [f"wrote {movable}/warehouse"])
+    con.close()
+    (Home(movable).warehouse / "up.json").write_text(json.dumps({"pid": os.getpid(), "urls": {}}))
+    schedules = Home(movable).warehouse / "schedules"
+    schedules.mkdir()
+    (schedules / "tiny.json").write_text(json.dumps({"name": "tiny", "data": f"{movable}/mlflow", "cron": "0 3 * * *"}))
+    second = copy(movable, tmp_path / "second")
+    home_identity.settle(Home(second))
+    with sqlite3.connect(Home(second).prefect / "prefect.db") as con:
+        ((parameters,),) = con.execute("select parameters from flow_run").fetchall()
+        ((message,),) = con.execute("select message from log").fetchall()
+    con.close()
+    assert json.loads(parameters) == {"home": str(second), "data": "/data/x", "dataset": f"{second}/warehouse/x.toml"}
+    assert message == f"wrote {movable}/warehouse", "what was logged is history"
+    assert not (Home(second).warehouse / "up.json").exists(), "the services are the original's"
+    assert (Home(movable).warehouse / "up.json").exists()
+    assert str(second) in (Home(second).warehouse / "schedules" / "tiny.json").read_text()
+    assert len(home_paths.backups(Home(second).prefect / "prefect.db")) == 1
+
+
 def test_only_a_few_backups_stay(tmp_path):
     home = Home(tmp_path)
     home.mlflow_db.parent.mkdir()
