@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install run test test-all bench faults soak lint format clean
+.PHONY: install run test test-all wheel-check bench faults soak lint format clean
 
 install: $(STAMP)
 
@@ -22,6 +22,9 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -m ''
+
+wheel-check: install
+	$(BIN)/python -m tests.wheel_check
 
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from flows.parser import Parser, build_parser
+from pipeline import children
 from pipeline.disk import ADVICE, is_full
 from pipeline.masking import masked
 from pipeline.terminal import plain
@@ -35,6 +36,8 @@ ELSEWHERE = {
     "report": "flows.report:report",
 }
 """Commands that are not in flows.look; a command returns its exit code, or None for 0."""
+HOMELESS = ("datasets", "recipes", "models", "init", "doctor")
+"""Commands that need no home; doctor says itself what is wrong with it."""
 FOR_LIBRARIES = {
     "OMP_WAIT_POLICY": "PASSIVE",  # torch's threads spin while they wait, which starves whoever shares the machine
     # Polars keeps freed memory for some seconds and uses it again: new pages cost a quarter of the CPU time otherwise
@@ -60,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["NIGHTRECS_HOME"] = str(options.home)
     for name, value in FOR_LIBRARIES.items():
         os.environ.setdefault(name, value)
+    children.share()
     try:
         with signals_raised():
             return execute(options)
@@ -87,6 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(options: Any) -> int:
     """Dispatch to the command's module."""
+    if options.command not in HOMELESS:
+        from pipeline import home_identity
+        from pipeline.paths import Home
+
+        home_identity.check(Home.resolve(options.home))
     module, _, name = ELSEWHERE.get(options.command, f"flows.look:{options.command}").partition(":")
     code = getattr(importlib.import_module(module), name)(options)
     sys.stdout.flush()  # a closed pipe shows here, not at exit

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from flows.doctor_installation import existing
 from flows.look import runnable
 from flows.status import lock_holder
-from pipeline import checksums, forgotten, journal, reader, state_files, warehouse
+from pipeline import checksums, forgotten, home_identity, journal, reader, state_files, warehouse
 from pipeline.contracts import Held, UnreadableInput
 from pipeline.masking import masked
 from pipeline.paths import Home
@@ -28,6 +28,22 @@ def writable(home: Home) -> Lines:
             f"can't write to {home.root}: {error.strerror}",
             "choose another with --home, or chown it",
         )
+
+
+def identity(home: Home) -> Lines:
+    """The home is where it says that it is, and in a format that this version reads."""
+    try:
+        home_identity.check(home)
+    except UnreadableInput as error:
+        yield "fail", str(error), "install the version that wrote it, or choose another home"
+        return
+    event, came_from = home_identity.standing(home)
+    told = {"copied": f"it is a copy of {came_from}", "moved": f"it was moved from {came_from}",
+            "unmarked": "it was made by an older nightrecs"}  # fmt: skip
+    if event in told:
+        yield "warn", told[event], "nothing is lost: the next night makes it a home of its own"
+    else:
+        yield "ok", "it is new" if event == "new" else f"format {home_identity.FORMAT}, made here or moved here", ""
 
 
 def locks(home: Home) -> Lines:
@@ -163,6 +179,7 @@ def datasets(home: Home) -> list[str]:
 
 CHECKS = {
     "home": writable,
+    "identity": identity,
     "locks": locks,
     "nights": nights,
     "state": state,

@@ -13,7 +13,7 @@ from typing import Any
 from flows import nightly as line
 from flows import services
 from flows.api_access import close_the_door
-from flows.start import prepare
+from flows.start import prepare, say_where
 from pipeline import contracts, journal, layers, reader
 from pipeline.masking import without_user
 from pipeline.run import Run, new_run_id, utcnow
@@ -30,6 +30,7 @@ def run_night(options: Any) -> int:
         from flows.plan import show_plan
 
         return show_plan(options)
+    say_where(options.home)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
     journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
     arguments = {

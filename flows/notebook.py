@@ -19,7 +19,7 @@ import polars as pl
 import torch
 
 from flows.look import dataset_name, unknown_dataset
-from pipeline import comparing, journal, lake, metrics, per_user, reader, warehouse
+from pipeline import comparing, home_identity, journal, lake, metrics, per_user, reader, warehouse
 from pipeline.contracts import UnreadableInput
 from pipeline.interactions import History
 from pipeline.lists import Lists
@@ -34,8 +34,9 @@ class Published:
     """What is live of a data set, read-only. A new object sees a newer night; this one keeps its own."""
 
     def __init__(self, dataset: str, home: str | Path | None = None):
-        """`home` as of the command: NIGHTRECS_HOME, else the checkout. UnreadableInput where nothing is published."""
+        """`home` as of the command, see paths.Home.resolve. UnreadableInput where nothing is published."""
         self.dataset, self.home = dataset_name(dataset), Home.resolve(home)
+        home_identity.check(self.home)
         live = live_run_id(self.home, self.dataset)
         if live is None:
             raise UnreadableInput(unknown_dataset(self.home, self.dataset))

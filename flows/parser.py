@@ -68,7 +68,8 @@ def build_parser() -> Parser:
     common.add_argument(
         "--home",
         default=argparse.SUPPRESS,
-        help="folder for everything written (else NIGHTRECS_HOME, else the checkout)",
+        help="folder for everything written (else NIGHTRECS_HOME, else the checkout, or for an installed package the "
+        "current folder where it is a home, else the data folder of the user)",
     )
     as_json = Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from flows.look import dataset_name, show
-from flows.start import prepare
+from flows.start import prepare, say_where
 from pipeline import journal, layers, state_files
 from pipeline.contracts import UnreadableInput
 from pipeline.leftovers import delete
@@ -75,6 +75,7 @@ def record(home: Home, options: Any) -> None:
     """Check all that a night would check before it starts, then keep it."""
     if not options.cron:
         raise layers.SettingsError('say when: --cron "0 3 * * *" is every night at three')
+    say_where(options.home)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
     own = {key: absolute(getattr(options, key)) for key in ("dataset", "recipe", "data")}
     about = {"cron": options.cron, "timezone": options.timezone, "max_age": options.max_age}

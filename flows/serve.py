@@ -2,6 +2,7 @@
 
 from prefect import serve
 from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
 
 from flows.scheduled import scheduled
 from flows.schedules import Schedule, schedules
@@ -16,6 +17,7 @@ def main() -> None:
             name=night.name,
             schedule=Cron(night.cron, timezone=night.timezone),
             parameters={"schedule": night.name, "home": str(home.root)},
+            entrypoint_type=EntrypointType.MODULE_PATH,  # a file's would be relative to the folder of the moment
             tags=["nightrecs", night.name],
             description=about(night),
         )

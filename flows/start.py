@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 from flows.nightly import DATA_STAGES
-from pipeline import faults, forgotten, journal, layers
+from pipeline import faults, forgotten, home_identity, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
-from pipeline.paths import Home
+from pipeline.paths import Home, default_home, from_checkout
 from pipeline.run import Run, new_run_id, utcnow
 from pipeline.settings import Settings
 
@@ -115,6 +115,14 @@ def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> P
     return folder
 
 
+def say_where(option: str | None) -> None:
+    """Name the home, and why it is that one, where nobody chose it and it is not the checkout."""
+    if option or os.environ.get("NIGHTRECS_HOME") or from_checkout():
+        return
+    place, why = default_home()
+    journal.say(f"home: {place}, {why}; --home or NIGHTRECS_HOME choose another")
+
+
 def check_writable(home: Home) -> None:
     """Create the home's folders, group-readable; UnreadableInput where that can't be done."""
     os.umask(0o027)  # files 0640, folders 0750: SQL users of the group can read
@@ -127,3 +135,4 @@ def check_writable(home: Home) -> None:
         raise UnreadableInput(
             f"can't write to the home {home.root}: {error.strerror}; choose another with --home"
         ) from None
+    home_identity.settle(home)  # before anything, Prefect's server too, reads the paths that are stored there

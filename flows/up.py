@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from flows.api_access import LOCK, standing, state
 from flows.deployed import Api
 from flows.schedules import Schedule, schedules
 from flows.services import HOST, Service, answers, free_port, start, stop, wait
-from flows.start import check_writable
+from flows.start import check_writable, say_where
 from flows.status import lock_holder
 from flows.watch import Watch
-from pipeline import journal
+from pipeline import children, home_identity, journal
 from pipeline.paths import Home
+from pipeline.tracking_server import tracking_uri
 
 NOT_WELL = 3
 APP = "nightrecs"
@@ -31,7 +31,9 @@ def up(options: Any) -> int:
     home = Home.resolve(options.home)
     if options.check:
         return check(home, options.json)
+    say_where(options.home)
     check_writable(home)
+    home_identity.settle(home)  # a copy must neither serve the original's nights nor take its services for its own
     try:
         with journal.lock(home, LOCK, "up", kind="command"):
             return stand(home, options)
@@ -123,27 +125,28 @@ def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[l
     api, store = Api(f"http://{HOST}:{prefect}/api", auth), os.environ.get("MLFLOW_TRACKING_URI")
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     environment = {
-        **os.environ,
+        **children.environment(),
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api.url,
         **api_access.settings(auth, api_access.origins(prefect)),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
         "NIGHTRECS_HOME": str(home.root),
     }  # fmt: skip
-    python = sys.executable
-    own_store = store or f"sqlite:///{home.mlflow_db}"
+    own_store = tracking_uri(home)
     hosts = [place for local in api_access.LOCAL for place in (local, f"{local}:*")]  # any port: there are tunnels
     services = [
         Service(
-            "Prefect", [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
+            "Prefect", children.command("prefect", "server", "start", "--host", HOST, "--port", str(prefect)),
             f"http://{HOST}:{prefect}", (f"{api.url}/health",),
         ),
         Service(
             "MLflow",
-            [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
-             "--backend-store-uri", own_store, "--artifacts-destination", str(home.mlflow_artifacts),
-             "--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(api_access.origins(mlflow)),
-             *guard()],
+            children.command(
+                "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
+                "--backend-store-uri", own_store, "--artifacts-destination", home.mlflow_artifacts.as_uri(),
+                "--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(api_access.origins(mlflow)),
+                *guard(),
+            ),
             f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
         ),
     ]  # fmt: skip
@@ -151,7 +154,7 @@ def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[l
         services.pop()  # somebody else's server shows it
     if nights:
         served = tuple(f"{api.url}{deployed.path_of(night.name)}" for night in nights)
-        command = [python, "-m", "flows.serve"]
+        command = children.command("flows.serve")
         services.append(Service("nights", command, health=served, headers=deployed.headers_of(auth)))
     return services, environment, api
 

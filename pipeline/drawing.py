@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from pipeline import children
+
 if TYPE_CHECKING:  # the process that draws needs no models
     from pipeline.pictures import Picture, Source
 
@@ -30,9 +32,9 @@ class Drawer:
         self._folder = tempfile.TemporaryDirectory(prefix="nightrecs-pictures-")
         self._asked: list[tuple[str | None, Path]] = []
         self._failed: list[str] = []
-        command, root = [sys.executable, "-m", "pipeline.drawing"], Path(__file__).parents[1]
-        with (Path(self._folder.name) / "stderr").open("w") as told:  # -m looks for `pipeline` where it starts first
-            self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stderr=told, text=True)
+        command, env = children.command("pipeline.drawing"), children.environment()
+        with (Path(self._folder.name) / "stderr").open("w") as told:
+            self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=told, text=True)
 
     def __enter__(self) -> "Drawer":
         return self

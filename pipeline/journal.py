@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import polars as pl
 
-from pipeline import contracts, progress, state_files, tables
+from pipeline import contracts, home_identity, progress, state_files, tables
 from pipeline.faults import fault
 from pipeline.masking import masked
 from pipeline.paths import Home
@@ -53,12 +53,16 @@ def open_run(run: Run) -> None:
 def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[None]:
     """Hold the data set's kernel lock; it vanishes with the process. Raises Locked, naming who holds it.
 
-    `holder` is a run id, or the name of a command where `kind` is "command".
+    A home that was copied or moved is made independent first. `holder` is a run id, or the name of a command where
+    `kind` is "command". UnreadableInput where nothing can be written in the home.
     """
+    home_identity.settle(home)
     path = home.lock(dataset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state_files.free_name(path)
-    with path.open("a+", encoding="utf-8", errors="replace") as file:
+    with home_identity.refusing_read_only(home):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state_files.free_name(path)
+        opened = path.open("a+", encoding="utf-8", errors="replace")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

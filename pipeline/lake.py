@@ -121,6 +121,11 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     journal.write_atomically(folder / MANIFEST, json.dumps({**content, "own_hash": _own_hash(content)}, indent=2))
 
 
+def holds(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest is as it was written, by the hash of itself."""
+    return manifest.get("own_hash") == _own_hash(manifest)
+
+
 def _own_hash(manifest: dict[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != "own_hash"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -131,7 +136,7 @@ def is_complete(folder: Path) -> bool:
     try:
         manifest = read_manifest(folder)
         files = manifest["files"]
-        if manifest["own_hash"] != _own_hash(manifest):
+        if not holds(manifest):
             return False
         return all(sha256(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

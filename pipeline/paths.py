@@ -1,13 +1,48 @@
 """The name of everything at rest. A home holds all that runs write; two homes never touch each other."""
 
 import os
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SQL = next(p for p in (CHECKOUT / "sql", Path(__file__).resolve().parent / "sql") if p.is_dir())
+"""Folder that has the packages `flows` and `pipeline`: the checkout, or site-packages."""
+SQL = next(p for p in (Path(__file__).resolve().parent / "sql", CHECKOUT / "sql") if p.is_dir())
+"""A wheel has it inside the package; a folder `sql` in site-packages would be somebody else's."""
 DATASETS = Path(__file__).resolve().parent / "datasets"
 RECIPES = CHECKOUT / "flows" / "recipes"
+REFUSED = frozenset("*?[\\#")
+"""Characters that no home has in its path: DuckDB and Polars take the first ones for a pattern or a separator, and
+MLflow ends a model's path at a `#`, as it reads a local path like a URL."""
+
+
+def from_checkout(folder: Path = CHECKOUT) -> bool:
+    """Whether the code runs from a checkout of nightrecs, not from an installed package."""
+    if {"site-packages", "dist-packages"} & set(folder.parts):
+        return False
+    try:
+        return tomllib.loads((folder / "pyproject.toml").read_text())["project"]["name"] == "nightrecs"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _odd_character(path: str) -> str | None:
+    """The first character that no home may have; a `%` counts where two hexadecimal digits follow."""
+    found = next((character for character in path if character in REFUSED or not character.isprintable()), None)
+    return found or ("%" if unquote(path) != path else None)
+
+
+def default_home() -> tuple[Path, str]:
+    """Where a run writes when nobody says where, and why there."""
+    if from_checkout():
+        return CHECKOUT, "the checkout"
+    here = Path.cwd()
+    if Home(here).marker.is_file() or Home(here).lock("_").parent.is_dir():
+        return here, "the current folder, which is a home"
+    import platformdirs
+
+    return platformdirs.user_data_path("nightrecs", appauthor=False), "the data folder of this user"
 
 
 @dataclass(frozen=True)
@@ -18,8 +53,22 @@ class Home:
 
     @classmethod
     def resolve(cls, option: str | Path | None = None) -> "Home":
-        """`--home`, else NIGHTRECS_HOME, else the checkout."""
-        return cls(Path(option or os.environ.get("NIGHTRECS_HOME") or CHECKOUT).expanduser().resolve())
+        """`--home`, else NIGHTRECS_HOME, else `default_home`."""
+        chosen = option or os.environ.get("NIGHTRECS_HOME") or default_home()[0]
+        root = Path(chosen).expanduser().resolve()
+        if odd := _odd_character(str(root)):
+            from pipeline.contracts import UnreadableInput  # imports Polars
+
+            raise UnreadableInput(
+                f"the home {str(root)!r} has the character {odd!r} in its path, which DuckDB, Polars, MLflow or a "
+                "terminal does not take as it is; choose a folder without it: --home, or NIGHTRECS_HOME"
+            )
+        return cls(root)
+
+    @property
+    def marker(self) -> Path:
+        """File that says which home this is; see home_identity.py."""
+        return self.warehouse / "home.json"
 
     @property
     def warehouse(self) -> Path:

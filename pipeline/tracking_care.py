@@ -21,7 +21,7 @@ STATUS = {"published": "FINISHED", "crashed": "KILLED"}
 
 
 class NotOurs(RuntimeError):
-    """MLflow's store is a server: what it holds can't be removed from here."""
+    """What MLflow's store holds can't be removed from here: it is a server, or its files are of another home."""
 
 
 def end_stale(home: Home, dataset: str, outcomes: Mapping[str, str]) -> int:
@@ -50,13 +50,15 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
     for model, night, versions in _models(client, dataset):
         if night in keep_models or aliased & set(versions) or model.creation_timestamp / 1000 >= before:
             continue
-        found.append(_model(client, store, dataset, model, versions))
+        found.append(_model(home, client, store, dataset, model, versions))
     for run in _runs(client, dataset):
         night = run.data.tags.get(tracking_client.NIGHT)
         if night is None or night in keep_runs | keep_models or run.info.start_time / 1000 >= before:
             continue
         at, run_id = _local(run.info.artifact_uri).parent, run.info.run_id
-        found.append(Leftover("run", f"{run.info.run_name} ({run_id})", size_of([at]), _hard(store, "run", run_id, at)))
+        found.append(
+            Leftover("run", f"{run.info.run_name} ({run_id})", size_of([at]), _hard(home, store, "run", run_id, at))
+        )
     return found
 
 
@@ -64,7 +66,7 @@ def models_with(home: Home, dataset: str, user_id: str) -> list[Leftover]:
     """Models whose artifacts know a user, aliases or not."""
     client, store = _store(home)
     return [
-        _model(client, store, dataset, model, versions)
+        _model(home, client, store, dataset, model, versions)
         for model, _, versions in _models(client, dataset)
         if any(_has(users, user_id) for users in _local(model.artifact_location).rglob("users.parquet"))
     ]
@@ -74,11 +76,12 @@ def _has(users: Path, user_id: str) -> bool:
     return not pl.scan_parquet(users).filter(pl.col("user_id") == user_id).head(1).collect().is_empty()
 
 
-def _model(client: Any, store: Any, dataset: str, model: Any, versions: list[str]) -> Leftover:
+def _model(home: Home, client: Any, store: Any, dataset: str, model: Any, versions: list[str]) -> Leftover:
     at = _local(model.artifact_location).parent
-    hard = _hard(store, "logged_model", model.model_id, at)
+    hard = _hard(home, store, "logged_model", model.model_id, at)
 
     def remove() -> None:
+        check_inside(home, at)
         for version in versions:
             client.delete_model_version(dataset, version)
         client.delete_logged_model(model.model_id)
@@ -88,16 +91,23 @@ def _model(client: Any, store: Any, dataset: str, model: Any, versions: list[str
     return Leftover("model", name, size_of([at]), remove)
 
 
-def _hard(store: Any, kind: str, identity: str, at: Path) -> Callable[[], None]:
+def _hard(home: Home, store: Any, kind: str, identity: str, at: Path) -> Callable[[], None]:
     """Removal of a row of the store and of its folder, for good, as `mlflow gc` does it."""
 
     def remove() -> None:
+        check_inside(home, at)
         if kind == "run":
             store.delete_run(identity)
         getattr(store, f"_hard_delete_{kind}")(identity)
         delete(at)
 
     return remove
+
+
+def check_inside(home: Home, at: Path) -> None:
+    """Raises NotOurs where artifacts lie in another home; what removes a thing calls it before it removes anything."""
+    if at.exists() and not at.resolve().is_relative_to(home.root.resolve()):
+        raise NotOurs(f"{at} lies outside the home {home.root}, so nothing is removed there")
 
 
 def _store(home: Home) -> tuple[Any, Any]:

@@ -61,12 +61,12 @@ def _register(client: MlflowClient, run: Run) -> str:
     record = journal.read_run(run.home, run.dataset, run.run_id)
     encoded, refit = Path(record["made"]["encoded"]), Path(record["made"]["refit"])
     users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
-    settings = str(journal.folder(run) / "settings.json")
+    parts = {"model": refit, "encoded": encoded, "settings": journal.folder(run) / "settings.json"}
     with mlflow.start_run(run_id=record["mlflow_run_id"]):
         logged = mlflow.pyfunc.log_model(
             name="champion",
             python_model=str(PYFUNC),
-            artifacts={"model": str(refit), "encoded": str(encoded), "settings": settings},
+            artifacts={name: path.as_uri() for name, path in parts.items()},  # a plain path ends at a `#`
             signature=SIGNATURE,
             input_example=(pd.DataFrame({"user_id": users}), {"top_n": 5}),
             pip_requirements=[f"nightrecs=={journal.code_version()}"],

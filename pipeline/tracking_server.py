@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+import re
 import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import HTTPError
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 
 from pipeline.masking import without_user
 from pipeline.paths import Home
@@ -18,7 +20,13 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 def tracking_uri(home: Home) -> str:
     """Where this home's MLflow keeps its runs; MLFLOW_TRACKING_URI, where the user has set one."""
-    return USERS_URI or f"sqlite:///{home.mlflow_db}"
+    return USERS_URI or sqlite_url(home.mlflow_db)
+
+
+def sqlite_url(file: Path) -> str:
+    """SQLAlchemy's address of a database file. It ends a plain path at `?`, so an odd one goes as SQLite's own URI."""
+    plain = re.fullmatch(r"[\w./ -]+", str(file), re.ASCII)
+    return f"sqlite:///{file}" if plain else f"sqlite:///file:{quote(str(file), safe='')}?uri=true"
 
 
 def refuse_dead_server(uri: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .table import ROWS, Row
 
-MODULES = ("killed", "overlap", "space", "files", "values", "verdicts", "services", "state", "tampered", "doors")
+MODULES = ("killed", "overlap", "space", "files", "values", "verdicts", "services", "state", "tampered", "doors", "homes")
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
         importlib.import_module(f"{__package__}.{module}")
     wanted = [int(number) for number in options.only.split(",")] if options.only else sorted(ROWS)
     if unknown := set(wanted) - set(ROWS):
-        parser.error(f"no row {', '.join(map(str, sorted(unknown)))}; there are 1 to {max(ROWS)}")
+        parser.error(f"no row {', '.join(map(str, sorted(unknown)))}; there are {', '.join(map(str, sorted(ROWS)))}")
     lines, failed = ["| # | fault | expected | observed | pass |", "|---|---|---|---|---|"], 0
     for number in wanted:
         row = ROWS[number]
