@@ -28,6 +28,8 @@ class Service:
     """Addresses that all say 200 once it is there."""
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     """Of the requests to those addresses."""
+    cwd: Path | None = None
+    """Where it runs; uvicorn looks for modules in its folder first."""
     process: subprocess.Popen[bytes] | None = None
 
 
@@ -49,7 +51,7 @@ def start(service: Service, environment: dict[str, str], logs: Path) -> None:
     with (logs / f"{service.name.lower()}.log").open("wb") as log:
         service.process = subprocess.Popen(
             service.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=_end_with_parent,
+            start_new_session=True, preexec_fn=_end_with_parent, cwd=service.cwd,
         )  # fmt: skip
 
 

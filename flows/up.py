@@ -148,6 +148,7 @@ def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[l
                 *guard(),
             ),
             f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
+            cwd=None if store else home.mlflow_artifacts,  # a store of the user's may be relative to the current folder
         ),
     ]  # fmt: skip
     if store and store.startswith("http"):
