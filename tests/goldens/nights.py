@@ -127,7 +127,7 @@ class Nights:
             "datasets": (), "recipes": (), "models": (), "status": ("sample",), "runs": ("sample",),
             "leaderboard": ("sample",), "leaderboard --all": ("sample", "--all"), "recommend": ("sample", user),
             "similar": ("sample", item), "explain": ("sample", user, item), "sql": ("sample", "from freshness"),
-            "report": ("sample",), "doctor": ("--device", "none"), "schedule": (), "gc": ("--dry-run",),
+            "report": ("sample",), "doctor": ("--device", "none"), "gc": ("--dry-run",),
             "gc sample": ("sample", "--dry-run"), "up --check": ("--check",),
             "run --plan": ("sample", "--plan", "--recipe", str(HERE / "sample.toml")),
         }  # fmt: skip
@@ -136,6 +136,11 @@ class Nights:
             code, text = self.command(name.split()[0], *words, "--json")
             assert code == 0 or name in ("doctor", "up --check"), f"{name}: exit code {code}"
             shapes[name] = shape(json.loads(text))
+        scheduled = self.folder / "scheduled"
+        for name, words in (("schedule", ()), ("schedule one", ("sample", "--cron", "0 3 * * *")), ("schedule", ())):
+            code, text = self.command("schedule", *words, "--json", home=scheduled)
+            assert code == 0
+            shapes[name] = shape(json.loads(text)) if text else None
         return {**shapes, **self._old[0]}
 
     @cached_property

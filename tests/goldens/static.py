@@ -25,7 +25,10 @@ def commands() -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """Keys, types and defaults of the settings, of a data set's TOML and of each family, as JSON schema."""
+    """Keys, types and defaults of the settings, of a data set's TOML and of each family, as JSON schema.
+
+    As Pydantic of the pinned versions writes it.
+    """
     from pipeline.models import MODELS
     from pipeline.settings import Settings
 
@@ -153,8 +156,9 @@ def _meanings(schema: dict[str, Any], before: str) -> Iterator[str]:
 def _is_runnable(module: str) -> bool:
     """Whether `python -m` finds it, as a module with a main or a package with `__main__`."""
     place = CHECKOUT / module.replace(".", "/")
-    own = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
-    return own.is_file() and "__main__" in own.read_text("utf-8")
+    if place.is_dir():
+        return (place / "__main__.py").is_file()
+    return "__main__" in place.with_suffix(".py").read_text("utf-8")
 
 
 @contextmanager
