@@ -22,6 +22,7 @@ BEHAVIOUR: dict[str, Callable[[Nights], Any]] = {
     "json_keys": Nights.json_keys,
     "exit_codes": Nights.exit_codes,
     "tables": Nights.tables,
+    "vocabulary": Nights.vocabulary,
     "hashes": Nights.hashes,
     "logical_hash": Nights.logical_hash,
     "stages": Nights.stages,

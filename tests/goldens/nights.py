@@ -226,6 +226,22 @@ class Nights:
         )["line"]
         return "\n".join(lines) + "\n"
 
+    def vocabulary(self) -> dict[str, Any]:
+        """Words in the data and in commands: data sets, recipes, checks, metrics, segments, reasons of rejects."""
+        from pipeline.contracts import Reason
+
+        shipped = {each: json.loads(self.command(each, "--json")[1]) for each in ("datasets", "recipes")}
+        checks = self.ask("select distinct check_name, severity from checks").rows()
+        metrics = self.ask("select distinct protocol || ' ' || metric as name from metrics")["name"]
+        return {
+            "datasets": sorted(each["name"] for each in shipped["datasets"]),
+            "recipes": {each["name"]: each["models"].split(", ") for each in shipped["recipes"]},
+            "checks": {name: severity for name, severity in sorted(checks)}, "metrics": sorted(metrics),
+            "segments": sorted(set(self.ask("select distinct segment from metrics")["segment"])),
+            "sources": sorted(set(self.ask("select distinct source from recommendations")["source"])),
+            "reasons": sorted(map(str, Reason)),
+        }  # fmt: skip
+
     def hashes(self) -> dict[str, Any]:
         """Rows of the tables that nothing but counting made, hashed: the same on every machine."""
         found = {}
