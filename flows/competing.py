@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from flows.nightly import Step, Stopped
+from flows.step import Step, Stopped
 from pipeline import incumbent, journal, standing
 from pipeline.disk import is_full
 from pipeline.incumbent import Lineup
 from pipeline.masking import masked
 from pipeline.run import Run
 from pipeline.settings import FLOOR
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import evaluate, train
 from pipeline.stages.publish import live_run_id
 
@@ -38,7 +39,8 @@ class Competition:
                 with family_alone(run, f"search {label}"):
                     from pipeline.stages import search  # optuna takes its time
 
-                    self.searched[label] = self.step(search.search_model, run, self.parts, label)
+                    search_call = StageCall(StageName.SEARCH, label)
+                    self.searched[label] = self.step(search_call, search.search_model, run, self.parts, label)
             self.compete(label, run)
         if budgeted:  # something can be published by now
             from flows.turns import search_in_turns
@@ -59,7 +61,9 @@ class Competition:
         """What is published now, a blend with what it is made of, and popularity."""
         for label, own in lineup.members.items():
             with family_alone(self.run, label):
-                self.fitted[label] = self.step(train.fit_model, own, self.parts, label)
+                self.fitted[label] = self.step(
+                    StageCall(StageName.TRAIN, label), train.fit_model, own, self.parts, label
+                )
                 self.fits.add(self.fitted[label])
         for label, own in lineup.entrants.items():
             if label == FLOOR or lineup.members.keys() <= self.fitted.keys():
@@ -69,11 +73,16 @@ class Competition:
         """Fit and measure one model, `own` being the night whose settings have it; again, once its search is done."""
         searched, both = self.searched.get(label), self.run.settings.evaluation.fit_for_test
         with family_alone(self.run, f"{label} tuned" if label in self.measured else label):
-            fit = tested = self.step(train.fit_model, own, self.parts, label, "train", None, searched, {**self.fitted})
+            first = StageCall(StageName.TRAIN, label, tuned=searched is not None)
+            fit = tested = self.step(
+                first, train.fit_model, own, self.parts, label, "train", None, searched, {**self.fitted}
+            )
             self.fitted.setdefault(label, fit)
             if both != "train":
-                tested = self.step(train.fit_model, own, self.parts, label, both, fit)
-            self.measured[label] = self.step(evaluate.measure_model, own, self.parts, label, fit, tested)
+                refit = StageCall(StageName.TRAIN, label, fit=both)
+                tested = self.step(refit, train.fit_model, own, self.parts, label, both, fit)
+            evaluation = StageCall(StageName.EVALUATE, label)
+            self.measured[label] = self.step(evaluation, evaluate.measure_model, own, self.parts, label, fit, tested)
             self.fitted[label] = fit
             self.fits.update((fit, tested))
 

@@ -1,5 +1,6 @@
 """The stages of a night in order, found by driving the line with a step that looks into the lake and builds nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ from pipeline import budget, incumbent, lake, progress, standing
 from pipeline.models.blend import BlendConfig
 from pipeline.run import Run
 from pipeline.settings import FLOOR
-from pipeline.stages import train
+from pipeline.stage_call import StageCall, StageName
+from pipeline.stages import LINE, train
 from pipeline.stages.publish import live_run_id
 
 CACHED, TO_DO, OPEN = "cached", "to do", "open"
 """OPEN: what comes before decides whether it is done, or with which model."""
 NIGHTS = 5
 """Past nights by which a stage is timed, the last that did it."""
-UNTIMED = ("select",)  # a moment, which no journal has
+UNTIMED = (StageName.SELECT,)  # a moment, which no journal has
+REFIT = StageCall(StageName.TRAIN, "the champion", fit="all")
+"""Whichever that will be; of a blend, the members are fitted on all rows too."""
 
 
 class Later:
@@ -78,23 +82,24 @@ class Plan:
         except Ended:
             pass
 
-    def step(self, stage: Any, *args: Any) -> Any:
+    def step(self, call: StageCall, stage: Any, *args: Any) -> Any:
         """The folder of the stage's result, or a Later where it isn't there."""
-        name, title = line.name_of(stage), line.title_of(stage, args)
-        if name == "leaks":
+        if call.stage is StageName.LEAKS:
             raise FiguresDecide
-        state, folder = (TO_DO, args[-1]) if name == "admit" else self.look(stage, title, args)  # never kept
-        self.add(title, state)
+        state, folder = (
+            (TO_DO, args[-1]) if call.stage is StageName.ADMIT else self.look(call, stage, args)
+        )  # never kept
+        self.add(call, state)
         found = folder or Later(state)
-        if name == "split":
+        if call.stage is StageName.SPLIT:
             self.parts = found
-        if name == "search" or (name == "train" and " on " not in title):
-            self.fitted[args[2]] = Later(OPEN) if name == "search" else found
+        if call.label and call.fit == "train" and call.stage in (StageName.SEARCH, StageName.TRAIN):
+            self.fitted[call.label] = Later(OPEN) if call.stage is StageName.SEARCH else found
         return found
 
-    def look(self, stage: Any, title: str, args: tuple[Any, ...]) -> tuple[str, Path | None]:
+    def look(self, call: StageCall, stage: Any, args: tuple[Any, ...]) -> tuple[str, Path | None]:
         """State of a stage that keeps its result in the lake, and the result's folder."""
-        if title.startswith("train ") and len(args) > 6:
+        if call.stage is StageName.TRAIN and len(args) > 6:
             (_, config), made_of = train.family_of(args[0].settings, args[2]), {}  # other models are for blends only
             if isinstance(config, BlendConfig):
                 if config.most:
@@ -111,43 +116,48 @@ class Plan:
         except lake.Looked as looked:
             if not looked.there:
                 return TO_DO, None
-            return (CACHED, looked.folder) if looked.stage == title else (OPEN, None)  # a blend's member goes before it
-        raise AssertionError(f"{title} does not keep its result in the lake")
+            return (
+                (CACHED, looked.folder) if looked.stage == call.title else (OPEN, None)
+            )  # a blend's member goes before it
+        raise AssertionError(f"{call.title} does not keep its result in the lake")
 
     def source_is_there(self) -> bool:
         """What a generator writes is there once a night has begun; its folder alone where it could not write."""
         return self.run.settings.dataset.source.generator is None or any(self.run.data.glob("*"))
 
-    def add(self, title: str, state: str, pattern: str | None = None) -> None:
-        """One more stage, timed by the titles that match `pattern`, else by its own. Raises Ended behind `until`."""
-        name = "track" if title == "register" else title.split()[0]
-        if self.until and line.ORDER.index(name) > line.ORDER.index(self.until):
+    def add(self, call: StageCall, state: str) -> None:
+        """One more stage. Raises Ended behind `until`."""
+        if self.until and LINE.index(call.place) > LINE.index(StageName(self.until)):
             raise Ended
-        seconds = 0.0 if state == CACHED or name in UNTIMED else self.usual(title, pattern)
-        self.stages.append({"stage": title, "state": state, "minutes": seconds and round(seconds / 60, 4)})
+        seconds = 0.0 if state == CACHED or call.stage in UNTIMED else self.usual(call)
+        self.stages.append({"stage": call.title, "state": state, "minutes": seconds and round(seconds / 60, 4)})
 
-    def usual(self, title: str, pattern: str | None = None) -> float | None:
+    def usual(self, call: StageCall) -> float | None:
         """Median seconds of the last nights that did it; None: no night has."""
-        own = pl.col("stage").is_in([title, f"{title}, cut short"])
-        timed = self.timings.stages.filter(pl.col("stage").str.contains(pattern) if pattern else own)
-        nights = timed.group_by("run_id").agg(pl.col("seconds").sum()).sort("run_id").tail(NIGHTS)
+
+        def same(done: StageCall) -> bool:
+            if call == REFIT:
+                return (done.stage, done.fit) == (REFIT.stage, REFIT.fit)
+            return replace(done, cut_short=False) == call
+
+        nights = self.timings.of(same).group_by("run_id").agg(pl.col("seconds").sum()).sort("run_id").tail(NIGHTS)
         return nights["seconds"].median()  # type: ignore[return-value]
 
-    def planned(self, title: str) -> bool:
+    def planned(self, call: StageCall) -> bool:
         """Whether the stage is in the plan already."""
-        return any(stage["stage"] == title for stage in self.stages)
+        return any(stage["stage"] == call.title for stage in self.stages)
 
     def rest_of_models(self) -> None:
         """Searches, blends, and what the gate adds, as far as settings and the published night tell."""
         models = self.run.settings.models
         for label, entry in models.items():
-            if entry.search and not self.planned(f"search {label}"):
-                self.add(f"search {label}", TO_DO)
+            if entry.search and not self.planned(StageCall(StageName.SEARCH, label)):
+                self.add(StageCall(StageName.SEARCH, label), TO_DO)
                 self.fitted[label] = Later(OPEN)
         field = Competition(self.run, self.step, self.parts)
         field.fitted = self.fitted
         for label in models:
-            if not self.planned(f"evaluate {label}"):
+            if not self.planned(StageCall(StageName.EVALUATE, label)):
                 field.compete(label, self.run)
         known, n = incumbent.configured(self.run.settings), len(self.stages)
         lineup = incumbent.lineup(self.run, live_run_id(self.run.home, self.run.dataset), known)
@@ -161,9 +171,9 @@ class Plan:
 
     def rest_of_night(self) -> None:
         """What figures decide, and what is done anew each night."""
-        for name in line.ORDER[line.ORDER.index("leaks") :]:
-            if name == "track":  # of a blend, the members are fitted anew too
-                self.add("train the champion on all", OPEN, r"^train .* on all$")
-            self.add(name, OPEN if name == "export" else TO_DO)
-            if name == "publish":
-                self.add("register", TO_DO)
+        for name in LINE[LINE.index(StageName.LEAKS) :]:
+            if name is StageName.TRACK:
+                self.add(REFIT, OPEN)
+            self.add(StageCall(name), OPEN if name is StageName.EXPORT else TO_DO)
+            if name is StageName.PUBLISH:
+                self.add(StageCall(StageName.REGISTER), TO_DO)

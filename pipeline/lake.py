@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import journal, progress, tables
 from pipeline.faults import fault
 from pipeline.run import Run
+from pipeline.stage_call import StageCall
 
 MANIFEST = "manifest.json"
 
@@ -30,8 +31,8 @@ class Report:
 class Spec:
     """Identity of a result. Equal spec, equal content: a stage whose folder is complete is skipped."""
 
-    stage: str
-    """As people see it, e.g. `clean` or `train ease`."""
+    call: StageCall
+    """What makes it; its title is what people see, e.g. `clean` or `train ease`."""
     layer: str
     """Folder of the lake, e.g. `2_clean`."""
     version: int
@@ -46,7 +47,7 @@ class Spec:
     def key(self) -> str:
         """64-bit hash of all that determines the content."""
         identity = [
-            self.stage,
+            self.call.title,
             self.version,
             dict(self.settings),
             [p.name.rsplit("-", 1)[-1] for p in self.parents],
@@ -67,10 +68,10 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
 
     Raises Looked, and leaves everything as it is, where `run.look_only`.
     """
-    target = run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.stage.replace(' ', '-')}-{spec.key}"
+    target = run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.call.title.replace(' ', '-')}-{spec.key}"
     if run.look_only:
-        raise Looked(spec.stage, target, is_complete(target))
-    with journal.stage(run, spec.stage) as record:
+        raise Looked(spec.call.title, target, is_complete(target))
+    with journal.stage(run, spec.call.title) as record:
         if progress.watcher.watches and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
             progress.watcher.rows(rows)
         skipped = is_complete(target)
@@ -80,7 +81,7 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
         journal.used(run, target)
         record.update(rows_in=manifest["rows_in"], rows_out=manifest["rows_out"], skipped=skipped)
     if ledger := manifest["ledger"]:
-        records = [{"stage": spec.stage, "reason": reason, "rows": rows} for reason, rows in ledger.items()]
+        records = [{"stage": spec.call.title, "reason": reason, "rows": rows} for reason, rows in ledger.items()]
         journal.append(run, tables.ROW_LEDGER, records)
     return target
 
@@ -90,7 +91,7 @@ def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     for leftover in (target, *target.parent.glob(f".{target.name}.*")):  # of killed nights; the lock is ours
         _remove(leftover)
-    stage = spec.stage.split()[0]
+    stage = spec.call.stage
     temporary.mkdir(parents=True)
     try:
         fault(f"{stage}:before_write")
@@ -151,7 +152,7 @@ def _complete(folder: Path, spec: Spec, report: Report) -> None:
         journal.sync(path)
         files[str(path.relative_to(folder))] = sha256(path)
     manifest = {
-        "stage": spec.stage, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),
+        "stage": spec.call.title, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),
         "parents": [str(p) for p in spec.parents], "rows_in": report.rows_in, "rows_out": report.rows_out,
         "ledger": report.ledger, "info": report.info, "files": files,
     }  # fmt: skip

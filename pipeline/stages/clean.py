@@ -11,6 +11,7 @@ from pipeline.conditions import condition
 from pipeline.contracts import Reason, Refused
 from pipeline.dataset_settings import Feedback, Filter
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
 
 VERSION = 2
@@ -35,7 +36,7 @@ def clean_interactions(run: Run, raw: Path) -> Path:
         info = {"data_hash": lake.info(raw).get("data_hash")}
         return lake.Report(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
-    spec = lake.Spec("clean", "2_clean", VERSION, settings, parents=(raw,))
+    spec = lake.Spec(StageCall(StageName.CLEAN), "2_clean", VERSION, settings, parents=(raw,))
     return lake.build(run, spec, write)
 
 

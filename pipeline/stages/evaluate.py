@@ -10,6 +10,7 @@ from pipeline.device import resolve_device, set_threads
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 
 VERSION = 7
 
@@ -22,7 +23,7 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
     """
     settings = run.settings
     spec = lake.Spec(
-        stage=f"evaluate {label}",
+        call=StageCall(StageName.EVALUATE, label),
         layer="6_metrics",
         version=VERSION,
         settings={

@@ -19,6 +19,7 @@ from pipeline.models import Recommender
 from pipeline.models.saving import load
 from pipeline.ranking import top_k
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.clean import mark
 from pipeline.stages.ids import codes_of
 
@@ -34,7 +35,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
     """
     listed = rules.read_lists(run.settings.export, run.data, run.started_at.date())
     spec = lake.Spec(
-        stage="export",
+        call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
         version=VERSION,
         settings={**run.settings.export.model_dump(), "rules": rules.fingerprint(listed)},

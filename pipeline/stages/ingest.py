@@ -12,6 +12,7 @@ from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.parts import REJECTED
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult
 from pipeline.stages.ingest_items import read_items
@@ -66,7 +67,7 @@ def read_source(run: Run) -> Path:
         finally:
             sources.remove(scratch)
 
-    target = lake.build(run, lake.Spec("ingest", LAYER, VERSION, settings), write)
+    target = lake.build(run, lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings), write)
     _journal_rejects(run, target)
     return target
 

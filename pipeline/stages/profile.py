@@ -12,6 +12,7 @@ from pipeline.context import NotServable
 from pipeline.dataset_settings import Feedback
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 
 VERSION = 1
 FILE = "profile.json"
@@ -25,7 +26,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
     """
     feedback = run.settings.dataset.feedback
     settings = {"normalize": feedback.normalize, "normalize_to": feedback.normalize_to}
-    spec = lake.Spec("profile", "4_profile", VERSION, settings, parents=(raw, cleaned, parts))
+    spec = lake.Spec(StageCall(StageName.PROFILE), "4_profile", VERSION, settings, parents=(raw, cleaned, parts))
 
     def write(folder: Path) -> lake.Report:
         source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))

@@ -1,6 +1,7 @@
 """Searches the hyperparameters of one family, and keeps every trial."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipeline.run import Run
 from pipeline.search import Trial, best_of, search
 from pipeline.settings import Settings
 from pipeline.space import Choices, usual_point
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.train import Skipped, family_of
 from pipeline.stages.trials import Fits
 from pipeline.stages.tuning import space_of
@@ -43,13 +45,14 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
         "device": on_device(resolve_device(settings.device)),
         "finder": entry.finder.model_dump() if entry.finder and entry.finder.use else None,
     }  # fmt: skip
-    title, within = f"search {label}", {"trials": settings.search.trials, "minutes": settings.search.minutes}
-    study = lake.Spec(title, LAYER, VERSION, determines, (parts,))
+    call = StageCall(StageName.SEARCH, label)
+    within = {"trials": settings.search.trials, "minutes": settings.search.minutes}
+    study = lake.Spec(call, LAYER, VERSION, determines, (parts,))
     if seconds is not None:  # what comes of a turn depends on the time that night had, so it is that night's alone
-        turn = len(budget.Timings(run).tonight(title)) + 1
-        title, within = f"{title}, turn {turn}", {**within, "night": run.run_id, "turn": turn}
-    spec = lake.Spec(title, LAYER, VERSION, {**determines, **within}, (parts,), head=label)
-    told = Telling(run, title)
+        turn = budget.Timings(run).turns(label) + 1
+        call, within = replace(call, turn=turn), {**within, "night": run.run_id, "turn": turn}
+    spec = lake.Spec(call, LAYER, VERSION, {**determines, **within}, (parts,), head=label)
+    told = Telling(run, call.title)
 
     def write(folder: Path) -> lake.Report:
         limits = _limits(run, label, fitted, seconds)
@@ -86,7 +89,7 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
         return lake.Report(rows_out=len(trials), info=info)
 
     folder = lake.build(run, spec, write)
-    (journal.say if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")
+    (journal.say if seconds is not None else partial(journal.note, run))(f"{call.title}: {words_of(folder)}")
     return folder
 
 

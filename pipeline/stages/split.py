@@ -11,6 +11,7 @@ from pipeline.contracts import Refused
 from pipeline.layers import SettingsError
 from pipeline.run import Run
 from pipeline.settings import Split
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import leakage, published, splitting
 from pipeline.stages.ids import ENCODED_PARQUET
 from pipeline.stages.splitting import PARTS
@@ -62,7 +63,9 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         info |= {"kind": kind, "reason": reason, **figures}
         return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
-    built = lake.build(run, lake.Spec("split", "4_split", VERSION, settings, parents=(encoded,)), write)
+    built = lake.build(
+        run, lake.Spec(StageCall(StageName.SPLIT), "4_split", VERSION, settings, parents=(encoded,)), write
+    )
     info = lake.info(built)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
     journal.say(f"  {in_words(info)}")

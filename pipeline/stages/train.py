@@ -15,6 +15,7 @@ from pipeline.models.blend import BlendConfig
 from pipeline.models.saving import save
 from pipeline.run import Run
 from pipeline.settings import Settings
+from pipeline.stage_call import Fit, StageCall, StageName
 from pipeline.stages import fitting, members
 from pipeline.stages.fitting import Job, devices_of
 
@@ -30,7 +31,7 @@ def fit_model(
     run: Run,
     data: Path,
     label: str,
-    fit: str = "train",
+    fit: Fit = "train",
     chosen: Path | None = None,
     searched: Path | None = None,
     fitted: Mapping[str, Path] | None = None,
@@ -58,9 +59,9 @@ def fit_model(
     set_threads(run.settings.threads)
     device, feedback = resolve_device(run.settings.device), run.settings.dataset.feedback
     devices = devices_of(run.settings, family)
-    title = f"train {label}" + (" tuned" if searched else "") + ("" if fit == "train" else f" on {fit}")
+    call = StageCall(StageName.TRAIN, label, fit, tuned=searched is not None)
     spec = lake.Spec(
-        stage=title,
+        call=call,
         layer="5_models",
         version=VERSION,
         settings={
@@ -80,13 +81,13 @@ def fit_model(
 
     def write(folder: Path) -> lake.Report:
         epochs = lake.info(chosen)["best_epoch"] if chosen else None
-        told = Telling(title, epochs or getattr(config, "epochs", None))
+        told = Telling(call.title, epochs or getattr(config, "epochs", None))
         info: dict[str, Any] = {"label": label, "family": standing.family_name(run.settings, label), "fit": fit}
         if made_of:
             info["members"] = {name: path.name for name, path in made_of.items()}
         started = time.perf_counter()
         try:
-            deadline = budget.deadline(run, label, title) if fit == "train" else None
+            deadline = budget.deadline(run, call) if fit == "train" else None
             refit = chosen is not None
             job = Job(run, data, label, fit, family, config, epochs, refit, made_of, checkpoint, deadline)
             model, came = fitting.fit(job, device, told, folder)
@@ -98,7 +99,7 @@ def fit_model(
             "config": model.config.model_dump(), "valid": came.valid,
         }  # fmt: skip
         if finding := came.finding:
-            journal.say(f"  {title}: {finding.words(info['config'].get('learning_rate'))}")
+            journal.say(f"  {call.title}: {finding.words(info['config'].get('learning_rate'))}")
             info |= {"finder": finding.info(), "config": {**info["config"], **finding.rate_used()}}
 
         def keep(folder: Path) -> lake.Report:
@@ -108,7 +109,7 @@ def fit_model(
 
         if came.cut_short:
             after = f" after epoch {len(told.history)}" if told.history else " before it was done"
-            raise CutShort(f"{title}: the budget ended the fit{after}", keep)
+            raise CutShort(f"{call.title}: the budget ended the fit{after}", keep)
         return keep(folder)
 
     try:
@@ -116,11 +117,11 @@ def fit_model(
     except CutShort as cut:  # kept for this night only: another one may have the time
         journal.note(run, str(cut))
         own = {**spec.settings, "cut short in": run.run_id}
-        spec = replace(spec, stage=f"{title}, cut short", settings=own)
+        spec = replace(spec, call=replace(call, cut_short=True), settings=own)
         folder = lake.build(run, spec, cut.keep)
         seconds = lake.info(folder)["seconds"]  # of the fit, not of writing it: later nights plan by it
         rows = lake.read_manifest(folder)["rows_out"]
-        record = {"stage": spec.stage, "seconds": seconds, "rows_in": rows, "rows_out": rows, "skipped": False}
+        record = {"stage": spec.call.title, "seconds": seconds, "rows_in": rows, "rows_out": rows, "skipped": False}
         journal.append(run, tables.STAGES, [record])
     checkpoint.unlink(missing_ok=True)
     return folder
