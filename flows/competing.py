@@ -1,7 +1,8 @@
 """The models of a night: each is searched, fitted and measured by itself, so that one may fail without the others."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from flows.step import Step, Stopped
 from pipeline import incumbent, journal, standing
@@ -36,7 +37,7 @@ class Competition:
             if label in blends:
                 continue
             if entry.search and not budgeted:
-                with family_alone(run, f"search {label}"):
+                with isolate_family(run, f"search {label}"):
                     from pipeline.stages import search  # optuna takes its time
 
                     search_call = StageCall(StageName.SEARCH, label)
@@ -45,7 +46,7 @@ class Competition:
         if budgeted:  # something can be published by now
             from flows.turns import search_in_turns
 
-            for label, folder, is_better in search_in_turns(run, self.step, self.parts, self.fitted, family_alone):
+            for label, folder, is_better in search_in_turns(run, self.step, self.parts, self.fitted, isolate_family):
                 self.searched[label] = folder
                 if is_better:
                     self.compete(label, run)
@@ -60,7 +61,7 @@ class Competition:
     def beside_the_recipe(self, lineup: Lineup) -> None:
         """What is published now, a blend with what it is made of, and popularity."""
         for label, own in lineup.members.items():
-            with family_alone(self.run, label):
+            with isolate_family(self.run, label):
                 self.fitted[label] = self.step(
                     StageCall(StageName.TRAIN, label), train.fit_model, own, self.parts, label
                 )
@@ -72,7 +73,7 @@ class Competition:
     def compete(self, label: str, own: Run) -> None:
         """Fit and measure one model, `own` being the night whose settings have it; again, once its search is done."""
         searched, both = self.searched.get(label), self.run.settings.evaluation.fit_for_test
-        with family_alone(self.run, f"{label} tuned" if label in self.measured else label):
+        with isolate_family(self.run, f"{label} tuned" if label in self.measured else label):
             first = StageCall(StageName.TRAIN, label, tuned=searched is not None)
             fit = tested = self.step(
                 first, train.fit_model, own, self.parts, label, "train", None, searched, {**self.fitted}
@@ -87,23 +88,18 @@ class Competition:
             self.fits.update((fit, tested))
 
 
-class family_alone:
+@contextmanager
+def isolate_family(run: Run, label: str) -> Iterator[None]:
     """A family that can't be used, or that crashes, is journaled and left out; the night goes on with the others."""
-
-    def __init__(self, run: Run, label: str):
-        self.run, self.label = run, label
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, Stopped) or is_full(error):  # full for all of them
-            return False
-        if self.run.look_only:  # it has no journal
-            return False
-        verb = "skipped" if isinstance(error, train.Skipped) else f"failed ({kind.__name__ if kind else ''})"
-        journal.note(self.run, f"{self.label} {verb}: {error}")
-        left_out = journal.read_run(self.run.home, self.run.dataset, self.run.run_id).get("left_out", {})
-        journal.update_run(self.run, left_out={**left_out, self.label: masked(f"{verb}: {error}")})
-        if not isinstance(error, train.Skipped):
-            journal.keep_traceback(self.run)
-        return True
+    try:
+        yield
+    except Exception as error:
+        if run.look_only or isinstance(error, Stopped) or is_full(error):  # a full disk is full for all of them
+            raise
+        skipped = isinstance(error, train.Skipped)
+        verb = "skipped" if skipped else f"failed ({type(error).__name__})"
+        journal.note(run, f"{label} {verb}: {error}")
+        left_out = journal.read_run(run.home, run.dataset, run.run_id).get("left_out", {})
+        journal.update_run(run, left_out={**left_out, label: masked(f"{verb}: {error}")})
+        if not skipped:
+            journal.keep_traceback(run)

@@ -17,16 +17,6 @@ from pipeline.stage_call import StageCall
 MANIFEST = "manifest.json"
 
 
-@dataclass
-class Report:
-    """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
-
-    rows_in: int | None = None
-    rows_out: int | None = None
-    ledger: dict[str, int] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Spec:
     """Identity of a result. Equal spec, equal content: a stage whose folder is complete is skipped."""
@@ -55,6 +45,18 @@ class Spec:
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+@dataclass
+class Report:
+    """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
+
+    rows_in: int | None = None
+    rows_out: int | None = None
+    ledger: dict[str, int] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    kept_as: Spec | None = None
+    """Where what was made is another thing than what was asked for; None: it is that."""
+
+
 class Looked(BaseException):
     """Raised instead of building where a Run only looks; no error, so it passes whoever catches those of a family."""
 
@@ -66,9 +68,10 @@ class Looked(BaseException):
 def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
     """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes.
 
-    Raises Looked, and leaves everything as it is, where `run.look_only`.
+    That is completed, and journaled, as the spec that the report of `write` names, if it names one. Raises Looked,
+    and leaves everything as it is, where `run.look_only`.
     """
-    target = run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.call.title.replace(' ', '-')}-{spec.key}"
+    target = folder_of(run, spec)
     if run.look_only:
         raise Looked(spec.call.title, target, is_complete(target))
     with journal.stage(run, spec.call.title) as record:
@@ -76,18 +79,25 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
             progress.watcher.rows(rows)
         skipped = is_complete(target)
         if not skipped:
-            _write(target, spec, write)
+            target = _write(run, spec, write)
         manifest = read_manifest(target)
         journal.used(run, target)
-        record.update(rows_in=manifest["rows_in"], rows_out=manifest["rows_out"], skipped=skipped)
+        rows = {name: manifest[name] for name in ("rows_in", "rows_out")}
+        record.update(stage=manifest["stage"], skipped=skipped, **rows)
     if ledger := manifest["ledger"]:
-        records = [{"stage": spec.call.title, "reason": reason, "rows": rows} for reason, rows in ledger.items()]
+        records = [{"stage": manifest["stage"], "reason": reason, "rows": rows} for reason, rows in ledger.items()]
         journal.append(run, tables.ROW_LEDGER, records)
     return target
 
 
-def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
-    """Build in a folder of our own, complete it, rename it."""
+def folder_of(run: Run, spec: Spec) -> Path:
+    """Where the result of `spec` is, once it is built."""
+    return run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.call.title.replace(' ', '-')}-{spec.key}"
+
+
+def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
+    """Build in a folder of our own, complete it, rename it to where it belongs."""
+    target = folder_of(run, spec)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     for leftover in (target, *target.parent.glob(f".{target.name}.*")):  # of killed nights; the lock is ours
         _remove(leftover)
@@ -96,14 +106,18 @@ def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
     try:
         fault(f"{stage}:before_write")
         report = write(temporary)
+        spec = report.kept_as or spec
+        target = folder_of(run, spec)
         fault(f"{stage}:before_manifest")
         _complete(temporary, spec, report)
         fault(f"{stage}:before_rename")
+        _remove(target)
         temporary.rename(target)
         fault(f"{stage}:after_rename")
     finally:
         _remove(temporary)
     journal.sync(target.parent)
+    return target
 
 
 def info(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which fitted models a blend is made of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,11 +18,11 @@ def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dic
     return {label: fitted[label] for label in standing.members_of(config, families, standing.best_first(run))}
 
 
-def refitted(run: Run, chosen: Path, fit: Callable[[str, Path], Path]) -> dict[str, Path]:
-    """The members that have a weight in `chosen`, each fitted anew by `fit(label, its first fit)`."""
+def first_fits(run: Run, chosen: Path) -> dict[str, Path]:
+    """The first fits of the members that have a weight in the blend `chosen`, by label."""
     layer, info = run.home.lake(run.dataset) / "5_models", lake.info(chosen)
     weights = info["config"]["weights"]
-    return {label: fit(label, layer / name) for label, name in info["members"].items() if weights[label]}
+    return {label: layer / name for label, name in info["members"].items() if weights[label]}
 
 
 def assemble(config: BlendConfig, members: Mapping[str, Path], device: torch.device) -> Recommender:
