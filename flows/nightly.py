@@ -2,56 +2,90 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flows import ending
-from flows.step import Step, Stopped, plainly
+from flows.step import Step, Stopped, plainly, stopping
 from pipeline import journal
 from pipeline.contracts import Refused
 from pipeline.disk import is_full
 from pipeline.run import Run
 from pipeline.settings import FLOOR
 from pipeline.stage_call import StageCall, StageName
-from pipeline.stages import DATA_STAGES, LINE, admit, clean, encode, ingest, split
+from pipeline.stages import admit, clean, encode, ingest, split
 from pipeline.stages.publish import live_run_id
 
 
-def night(run: Run, step: Step) -> None:
-    """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
+@dataclass(frozen=True)
+class Data:
+    """Folders of what the data stages made."""
+
+    raw: Path
+    cleaned: Path
+    encoded: Path
+    parts: Path
+    """The split."""
+
+
+def data_stages(run: Run, step: Step) -> Data:
+    """From the source to a split; without torch."""
     raw = step(StageCall(StageName.INGEST), ingest.read_source, run)
     raw = step(StageCall(StageName.ADMIT), admit.admit_source, run, raw)
     cleaned = step(StageCall(StageName.CLEAN), clean.clean_interactions, run, raw)
     encoded = step(StageCall(StageName.ENCODE), encode.encode_ids, run, cleaned)
     parts = step(StageCall(StageName.SPLIT), split.split_interactions, run, encoded)
+    return Data(raw, cleaned, encoded, parts)
+
+
+def night(run: Run, step: Step) -> None:
+    """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
+    data = data_stages(run, step)
 
     from flows.competing import Competition  # torch takes its time
     from pipeline.stages import audit, compare, export, leaks, profile, publish, report, select, track, train
 
-    step(StageCall(StageName.PROFILE), profile.describe_data, run, raw, cleaned, parts)
+    step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
 
-    field = Competition(run, step, parts)
-    field.of_the_recipe()
+    field = Competition(run, step, data.parts)
+    field.first_fits()
+    field.searches()
+    field.blends()
     lineup = field.lineup()
     field.beside_the_recipe(lineup)
 
     if field.measured.keys() <= {FLOOR}:
         raise Refused("no model could be fitted, so there is nothing to publish")
     fitted, measured = field.fitted, list(field.measured.values())
-    step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, parts, sorted(field.fits))
-    champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, parts, lineup)
+    step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, data.parts, sorted(field.fits))
+    champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup)
     step(StageCall(StageName.COMPARE), compare.compare_models, run, measured)
     on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.entrants.get(champion, run)
     try:
-        refit = step(on_all, train.fit_model, own, encoded, champion, "all", fitted[champion])
+        refit = step(on_all, train.fit_model, own, data.encoded, champion, "all", fitted[champion])
     except train.Skipped as reason:
         raise Refused(f"{champion} was chosen, but can't be fitted on all rows: {reason}") from reason
     shown = [fit for label, fit in fitted.items() if label not in lineup.members]
     searched = list(field.searched.values())
-    step(StageCall(StageName.TRACK), track.log_night, run, parts, encoded, refit, shown, measured, champion, searched)
+    step(
+        StageCall(StageName.TRACK),
+        track.log_night,
+        run,
+        data.parts,
+        data.encoded,
+        refit,
+        shown,
+        measured,
+        champion,
+        searched,
+    )
 
     models = [fitted[label] for label in field.measured]
-    lists = step(StageCall(StageName.EXPORT), export.export_tables, run, raw, encoded, refit, models, measured)
-    building = step(StageCall(StageName.AUDIT), audit.audit_tables, run, raw, encoded, lists, champion)
+    lists = step(
+        StageCall(StageName.EXPORT), export.export_tables, run, data.raw, data.encoded, refit, models, measured
+    )
+    building = step(StageCall(StageName.AUDIT), audit.audit_tables, run, data.raw, data.encoded, lists, champion)
     step(StageCall(StageName.PUBLISH), publish.publish_tables, run, building)
     step(StageCall(StageName.REGISTER), track.register_champion, run)
     step(StageCall(StageName.REPORT), report.write_report, run)
@@ -62,15 +96,6 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
 
     `at_start` is called once the lock is held and nights that never ended are closed.
     """
-
-    def guarded(call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
-        if until and LINE.index(call.place) > LINE.index(StageName(until)):
-            raise Stopped(until)
-        result = step(call, stage, *inputs)
-        if until in DATA_STAGES and call.place == until:
-            raise Stopped(until)
-        return result
-
     with journal.lock(run.home, run.dataset, run.run_id):
         closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
         for stale, outcome in closed.items():
@@ -80,7 +105,7 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
         try:
             if at_start:
                 at_start()
-            night(run, guarded)
+            night(run, stopping(step, until))
         except Stopped:
             journal.close_run(run, "stopped", f"--until {until}")
             if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":

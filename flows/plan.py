@@ -15,7 +15,8 @@ def show_plan(options: Any) -> int:
     """Print the plan; errors of settings and input as when the night itself begins."""
     o = options
     run = prepare(o.dataset, o.recipe, o.data, o.home, o.overrides, until=o.until, look_only=True)
-    stages = Plan(run, o.until).stages
+    plan = Plan(run, o.until).stages
+    stages = [{"stage": each.call.title, "state": each.state, "minutes": each.minutes} for each in plan]
     timed = [stage["minutes"] for stage in stages if stage["minutes"] is not None]
     names = sorted(name for name in os.environ if name.startswith("NIGHTRECS_") and name not in layers.NOT_KEYS)
     answer = {

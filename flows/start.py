@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from flows.nightly import DATA_STAGES
 from pipeline import faults, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
@@ -11,6 +10,7 @@ from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home
 from pipeline.run import Run, new_run_id, utcnow
 from pipeline.settings import Settings
+from pipeline.stages import DATA_STAGES
 
 SAMPLE = "sample"
 
@@ -54,7 +54,6 @@ def prepare(
         else resolve_data(settings.dataset, toml, data),
         settings=settings,
         started_at=now,
-        look_only=look_only,
     )
     if until not in DATA_STAGES:
         from pipeline import rules

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pipeline.stage_call import StageCall
+from pipeline.stage_call import StageCall, StageName
+from pipeline.stages import DATA_STAGES, LINE
 
 
 class Step(Protocol):
@@ -15,6 +16,20 @@ class Step(Protocol):
 
 class Stopped(Exception):
     """The night ended where `--until` said."""
+
+
+def stopping(step: Step, until: str | None) -> Step:
+    """A step that raises Stopped behind the stage `until`; None: it goes on."""
+
+    def guarded(call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
+        if until and LINE.index(call.place) > LINE.index(StageName(until)):
+            raise Stopped(until)
+        result = step(call, stage, *inputs)
+        if until in DATA_STAGES and call.place == until:
+            raise Stopped(until)
+        return result
+
+    return guarded
 
 
 def plainly(call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:

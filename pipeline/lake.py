@@ -57,23 +57,20 @@ class Report:
     """Where what was made is another thing than what was asked for; None: it is that."""
 
 
-class Looked(BaseException):
-    """Raised instead of building where a Run only looks; no error, so it passes whoever catches those of a family."""
+class NotYetKnown(FileNotFoundError):
+    """What is asked for depends on a result that isn't there yet."""
 
-    def __init__(self, stage: str, folder: Path, there: bool):
-        super().__init__(stage)
-        self.stage, self.folder, self.there = stage, folder, there
+    def __init__(self, place: Path):
+        super().__init__(f"{place} is not there yet")
+        self.place = place
 
 
 def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
     """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes.
 
-    That is completed, and journaled, as the spec that the report of `write` names, if it names one. Raises Looked,
-    and leaves everything as it is, where `run.look_only`.
+    That is completed, and journaled, as the spec that the report of `write` names, if it names one.
     """
     target = folder_of(run, spec)
-    if run.look_only:
-        raise Looked(spec.call.title, target, is_complete(target))
     with journal.stage(run, spec.call.title) as record:
         if progress.watcher.watches and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
             progress.watcher.rows(rows)
@@ -121,13 +118,16 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
 
 
 def info(folder: Path) -> dict[str, Any]:
-    """What the stage that built `folder` noted for others."""
+    """What the stage that built `folder` noted for others. Raises NotYetKnown where none has built it."""
     return read_manifest(folder)["info"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """manifest.json of a complete folder."""
-    return json.loads((folder / MANIFEST).read_text())
+    """manifest.json of a complete folder. Raises NotYetKnown where there is none."""
+    try:
+        return json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise NotYetKnown(folder) from None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

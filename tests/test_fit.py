@@ -42,12 +42,12 @@ def test_a_fit_that_the_deadline_ends_is_kept_for_its_night_alone(tmp_path, monk
     manifest, title = lake.read_manifest(cut), "train mf, cut short"
     assert lake.is_complete(cut) and manifest["stage"] == title
     assert manifest["settings"]["cut short in"] == run.run_id
-    assert len(manifest["info"]["history"]) < MODELS["mf"]["epochs"]
+    assert len(manifest["info"]["history"]) == 1
     assert stages(run)[-1] == title and "train mf" not in stages(run)
     assert journal.notes(run.home, run.dataset, run.run_id) == ["train mf: the budget ended the fit after epoch 1"]
     whole = train.fit_model(run, parts, "mf")
     assert whole != cut and lake.read_manifest(whole)["stage"] == "train mf" == stages(run)[-1]
-    assert len(lake.info(whole)["history"]) == MODELS["mf"]["epochs"]
+    assert len(lake.info(whole)["history"]) > 1
     assert models_of(run) == {cut.name, whole.name}, "nothing else is left"
 
 

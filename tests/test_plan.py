@@ -111,10 +111,10 @@ def test_on_a_machine_without_a_home_everything_is_to_do(data: Dataset, capsys):
 
 
 def test_an_error_is_told_and_not_journaled(tmp_path, monkeypatch):
-    def broken(plan: Plan, call: StageCall, stage, args):
+    def broken(plan: Plan, call: StageCall, *inputs):
         if call.stage is StageName.TRAIN:
             raise ValueError("planted")
-        return TO_DO, None
+        return TO_DO, plan.unknown(call)
 
     monkeypatch.setattr(Plan, "look", broken)
     with pytest.raises(ValueError, match="planted"):

@@ -14,8 +14,9 @@ from pipeline.run import Run
 
 def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:
     """Fits by label, of what was `fitted` on train tonight; see `standing.members_of`."""
-    families = {label: lake.info(folder)["family"] for label, folder in fitted.items()}
-    return {label: fitted[label] for label in standing.members_of(config, families, standing.best_first(run))}
+    families = {label: standing.family_name(run.settings, label) for label in fitted}
+    ranked = standing.best_first(run) if config.most else []
+    return {label: fitted[label] for label in standing.members_of(config, families, ranked)}
 
 
 def first_fits(run: Run, chosen: Path) -> dict[str, Path]:

@@ -113,6 +113,19 @@ def resolve(
     return FitRequest(run, data, label, family, config, spec, epochs, chosen is not None, made_of)
 
 
+def spec(
+    run: Run,
+    data: Path,
+    label: str,
+    fit: Fit = "train",
+    chosen: Path | None = None,
+    searched: Path | None = None,
+    fitted: Mapping[str, Path] | None = None,
+) -> lake.Spec:
+    """Key of `fit_model`. Raises NotYetKnown where hyperparameters or members depend on what isn't there yet."""
+    return resolve(run, data, label, fit, chosen, searched, fitted).spec
+
+
 def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
     """Write the state of the model and of its normalizer; the report says how the fit went, and as what it is kept."""
     model = result.model
