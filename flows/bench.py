@@ -13,11 +13,13 @@ import polars as pl
 
 from flows import nightly as line
 from flows.start import prepare
+from flows.step import Stopped
 from pipeline import journal, lake, layers, state_files, tables
 from pipeline.contracts import UnreadableInput
 from pipeline.metrics import sign_of
 from pipeline.paths import Home
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 
 FOLDER = Path(__file__).parent / "quality"
 Row = dict[str, Any]
@@ -80,13 +82,13 @@ def figures(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]
     ]  # fmt: skip
 
 
-def keeping(fits: dict[str, Path], stage: Callable[..., Any], *args: Any) -> Any:
+def keeping(fits: dict[str, Path], call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
     """A step that keeps every label's last fit, the one that test is asked of, and ends the night with the choice."""
-    result = stage(*args)
-    if line.name_of(stage) == "train":
-        fits[args[2]] = result
-    if line.name_of(stage) == "select":
-        raise line.Stopped("select")  # before the champion is fitted on all rows
+    result = stage(*inputs)
+    if call.stage is StageName.TRAIN and call.label:
+        fits[call.label] = result
+    if call.stage is StageName.SELECT:
+        raise Stopped("select")  # before the champion is fitted on all rows
     return result
 
 

@@ -1,5 +1,7 @@
-"""The stages of a night in order, found by driving the line with a step that looks into the lake and builds nothing."""
+"""The stages of a night in order: the line, walked with a step that asks for keys and builds nothing."""
 
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,163 +9,165 @@ import polars as pl
 
 from flows import nightly as line
 from flows.competing import Competition
-from pipeline import budget, incumbent, lake, progress, standing
-from pipeline.models.blend import BlendConfig
+from flows.step import Step, Stopped, stopping
+from pipeline import budget, incumbent, journal, lake, standing
+from pipeline.incumbent import Lineup
 from pipeline.run import Run
 from pipeline.settings import FLOOR
-from pipeline.stages import train
+from pipeline.stage_call import StageCall, StageName
+from pipeline.stages import LINE, clean, encode, evaluate, ingest, profile, search, split, train
 from pipeline.stages.publish import live_run_id
 
 CACHED, TO_DO, OPEN = "cached", "to do", "open"
 """OPEN: what comes before decides whether it is done, or with which model."""
 NIGHTS = 5
 """Past nights by which a stage is timed, the last that did it."""
-UNTIMED = ("select",)  # a moment, which no journal has
+UNTIMED = (StageName.SELECT,)  # a moment, which no journal has
+REFIT = StageCall(StageName.TRAIN, "the champion", fit="all")
+"""Whichever that will be; of a blend, the members are fitted on all rows too."""
+READ_SOURCE = (StageName.INGEST, StageName.SPLIT)
+"""Stages whose keys need the source's files: the latter those of a published split."""
+SPECS = {
+    StageName.INGEST: ingest.spec,
+    StageName.CLEAN: clean.spec,
+    StageName.ENCODE: encode.spec,
+    StageName.SPLIT: split.spec,
+    StageName.PROFILE: profile.spec,
+    StageName.SEARCH: search.spec,
+    StageName.TRAIN: train.spec,
+    StageName.EVALUATE: evaluate.spec,
+}
+"""How a stage says the key of its result, given what it would be called with."""
 
 
-class Later:
-    """The result of a stage that has yet to run, or may not run."""
+@dataclass(frozen=True)
+class Planned:
+    """A stage of the plan."""
 
-    def __init__(self, state: str):
-        self.state = state
-
-    def __truediv__(self, name: str) -> Path:
-        raise Unknown
-
-    def __lt__(self, other: Any) -> bool:
-        return True  # the line sorts its folders; in which order is all the same
-
-    __gt__ = __lt__
-
-
-class Unknown(BaseException):
-    """What follows depends on what is in a result that isn't there yet."""
-
-
-class FiguresDecide(BaseException):
-    """All models are measured; what follows depends on how well they did."""
-
-
-class Ended(BaseException):
-    """The night would stop here, as `--until` says."""
-
-
-class Silence(progress.Watcher):
-    """What the line says on its way is for nights."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
+    call: StageCall
+    state: str
+    minutes: float | None
+    """None: no past night did it."""
 
 
 class Plan:
-    """`stages`: dicts of stage, state and minutes (None: no past night did it), in the order of the night.
+    """`stages`: those of the night, in its order.
 
-    `run` must be one that looks only. Raises SettingsError and UnreadableInput, as the night itself would.
+    Raises SettingsError and UnreadableInput, as the night itself would.
     """
 
     def __init__(self, run: Run, until: str | None = None):
         self.run, self.until, self.timings = run, until, budget.Timings(run)
-        self.stages: list[dict[str, Any]] = []
-        self.parts: Any = Later(TO_DO)
-        self.fitted: dict[str, Any] = {}  # fits on train so far, by label; Later where a search may find a better one
+        self.stages: list[Planned] = []
+        self.states: dict[Path, str] = {}
+        """Of results that are not there, by where they will be."""
+        with suppress(Stopped):
+            self.walk(stopping(self.step, until))
+
+    def walk(self, step: Step) -> None:
+        """The line up to where figures decide, then what follows in any case."""
+        data = line.data_stages(self.run, step)
+        step(StageCall(StageName.PROFILE), profile.describe_data, self.run, data.raw, data.cleaned, data.parts)
+        field = Competition(self.run, step, data.parts, isolate=not_isolated)
+        field.first_fits()
+        if field.budgeted:
+            self.searches(field)
+        field.blends()
         try:
-            try:
-                with progress.watched_by(Silence()):
-                    line.night(run, self.step)
-            except Unknown:
-                self.rest_of_models()
-            except FiguresDecide:
-                pass
-            self.rest_of_night()
-        except Ended:
-            pass
+            lineup, undecided = field.lineup(), False
+        except lake.NotYetKnown:
+            lineup, undecided = self.expected_lineup()
+        n = len(self.stages)
+        field.beside_the_recipe(lineup)
+        if undecided:  # what is found tonight may be the published configuration
+            decided = [each if each.call.label == FLOOR else replace(each, state=OPEN) for each in self.stages[n:]]
+            self.stages[n:] = decided
+        self.rest()
 
-    def step(self, stage: Any, *args: Any) -> Any:
-        """The folder of the stage's result, or a Later where it isn't there."""
-        name, title = line.name_of(stage), line.title_of(stage, args)
-        if name == "leaks":
-            raise FiguresDecide
-        state, folder = (TO_DO, args[-1]) if name == "admit" else self.look(stage, title, args)  # never kept
-        self.add(title, state)
-        found = folder or Later(state)
-        if name == "split":
-            self.parts = found
-        if name == "search" or (name == "train" and " on " not in title):
-            self.fitted[args[2]] = Later(OPEN) if name == "search" else found
-        return found
+    def step(self, call: StageCall, stage: Any, run: Run, *inputs: Any) -> Path:
+        """Where the stage's result is, or will be."""
+        if call.stage is StageName.ADMIT:  # it depends on the clock, and is never kept
+            self.add(call, TO_DO)
+            return inputs[-1]
+        state, folder = self.look(call, run, *inputs)
+        if state != CACHED:
+            self.states[folder] = state
+        self.add(call, state)
+        return folder
 
-    def look(self, stage: Any, title: str, args: tuple[Any, ...]) -> tuple[str, Path | None]:
+    def look(self, call: StageCall, run: Run, *inputs: Any) -> tuple[str, Path]:
         """State of a stage that keeps its result in the lake, and the result's folder."""
-        if title.startswith("train ") and len(args) > 6:
-            (_, config), made_of = train.family_of(args[0].settings, args[2]), {}  # other models are for blends only
-            if isinstance(config, BlendConfig):
-                if config.most:
-                    return OPEN, None  # figures decide on its members
-                families = {label: standing.family_name(args[0].settings, label) for label in args[6]}
-                made_of = {label: args[6][label] for label in standing.members_of(config, families, [])}
-            args = (*args[:6], made_of)
-        needed = [each for arg in args for each in (arg.values() if isinstance(arg, dict) else [arg])]
-        waits = [each.state for each in needed if isinstance(each, Later)]
-        if waits or not self.source_is_there():
-            return (OPEN if waits and TO_DO not in waits else TO_DO), None
         try:
-            stage(*args)
-        except lake.Looked as looked:
-            if not looked.there:
-                return TO_DO, None
-            return (CACHED, looked.folder) if looked.stage == title else (OPEN, None)  # a blend's member goes before it
-        raise AssertionError(f"{title} does not keep its result in the lake")
+            if call.stage in READ_SOURCE and not self.source_is_there():
+                raise lake.NotYetKnown(run.data)
+            spec = SPECS[call.stage](run, *inputs)
+        except lake.NotYetKnown as missing:
+            if missing.place == journal.folder(run):  # tonight's figures decide
+                return OPEN, self.unknown(call)
+            return self.waits([each for each in inputs if isinstance(each, Path)]) or TO_DO, self.unknown(call)
+        folder, waits = lake.folder_of(run, spec), self.waits(spec.parents)
+        if call.fit != "train" and call.label and standing.is_blend(run.settings, call.label):
+            return waits or OPEN, folder  # its members are fitted before it
+        return waits or (CACHED if lake.is_complete(folder) else TO_DO), folder
+
+    def waits(self, parents: Any) -> str | None:
+        """The state of a stage whose inputs are not all there; None: they are."""
+        states = {self.states[parent] for parent in parents if parent in self.states}
+        return TO_DO if TO_DO in states else OPEN if states else None
+
+    def unknown(self, call: StageCall) -> Path:
+        """Where no result is: stands for one whose key is not yet known."""
+        return self.run.home.lake(self.run.dataset) / "not yet known" / call.title
 
     def source_is_there(self) -> bool:
         """What a generator writes is there once a night has begun; its folder alone where it could not write."""
         return self.run.settings.dataset.source.generator is None or any(self.run.data.glob("*"))
 
-    def add(self, title: str, state: str, pattern: str | None = None) -> None:
-        """One more stage, timed by the titles that match `pattern`, else by its own. Raises Ended behind `until`."""
-        name = "track" if title == "register" else title.split()[0]
-        if self.until and line.ORDER.index(name) > line.ORDER.index(self.until):
-            raise Ended
-        seconds = 0.0 if state == CACHED or name in UNTIMED else self.usual(title, pattern)
-        self.stages.append({"stage": title, "state": state, "minutes": seconds and round(seconds / 60, 4)})
+    def searches(self, field: Competition) -> None:
+        """Those of a budget; of each model that is searched, the best fit is then yet to be found."""
+        for label, first in list(field.fitted.items()):
+            if self.run.settings.models[label].search:
+                call = StageCall(StageName.SEARCH, label)
+                field.step(call, search.search_model, self.run, field.parts, label, first, 0.0)
+                field.fitted[label] = self.unknown(StageCall(StageName.TRAIN, label, tuned=True))
+                self.states[field.fitted[label]] = OPEN
 
-    def usual(self, title: str, pattern: str | None = None) -> float | None:
-        """Median seconds of the last nights that did it; None: no night has."""
-        own = pl.col("stage").is_in([title, f"{title}, cut short"])
-        timed = self.timings.stages.filter(pl.col("stage").str.contains(pattern) if pattern else own)
-        nights = timed.group_by("run_id").agg(pl.col("seconds").sum()).sort("run_id").tail(NIGHTS)
-        return nights["seconds"].median()  # type: ignore[return-value]
-
-    def planned(self, title: str) -> bool:
-        """Whether the stage is in the plan already."""
-        return any(stage["stage"] == title for stage in self.stages)
-
-    def rest_of_models(self) -> None:
-        """Searches, blends, and what the gate adds, as far as settings and the published night tell."""
-        models = self.run.settings.models
-        for label, entry in models.items():
-            if entry.search and not self.planned(f"search {label}"):
-                self.add(f"search {label}", TO_DO)
-                self.fitted[label] = Later(OPEN)
-        field = Competition(self.run, self.step, self.parts)
-        field.fitted = self.fitted
-        for label in models:
-            if not self.planned(f"evaluate {label}"):
-                field.compete(label, self.run)
-        known, n = incumbent.configured(self.run.settings), len(self.stages)
+    def expected_lineup(self) -> tuple[Lineup, bool]:
+        """What the gate adds, as far as settings and the published night tell; and whether tonight may change it."""
+        known = incumbent.configured(self.run.settings)
         lineup = incumbent.lineup(self.run, live_run_id(self.run.home, self.run.dataset), known)
-        field.beside_the_recipe(lineup)
-        undecided = any(entry.search or entry.finder for entry in models.values())
+        undecided = any(entry.search or entry.finder for entry in self.run.settings.models.values())
         if lineup.incumbent and lineup.configurations[lineup.incumbent].blends:
             undecided |= any(each.hyperparameters.get("most") for each in known.values())
-        for stage in self.stages[n:]:
-            if undecided and FLOOR not in stage["stage"]:  # what is found tonight may be the published configuration
-                stage["state"] = OPEN
+        return lineup, undecided
 
-    def rest_of_night(self) -> None:
-        """What figures decide, and what is done anew each night."""
-        for name in line.ORDER[line.ORDER.index("leaks") :]:
-            if name == "track":  # of a blend, the members are fitted anew too
-                self.add("train the champion on all", OPEN, r"^train .* on all$")
-            self.add(name, OPEN if name == "export" else TO_DO)
-            if name == "publish":
-                self.add("register", TO_DO)
+    def rest(self) -> None:
+        """What figures decide, and what is done in each night."""
+        last = LINE.index(StageName(self.until)) if self.until else len(LINE)
+        for name in LINE[LINE.index(StageName.LEAKS) : last + 1]:
+            self.add(StageCall(name), OPEN if name is StageName.EXPORT else TO_DO)
+            if name is StageName.COMPARE:
+                self.add(REFIT, OPEN)
+            if name is StageName.PUBLISH:
+                self.add(StageCall(StageName.REGISTER), TO_DO)
+
+    def add(self, call: StageCall, state: str) -> None:
+        """One more stage, timed by past nights."""
+        seconds = 0.0 if state == CACHED or call.stage in UNTIMED else self.usual(call)
+        self.stages.append(Planned(call, state, seconds and round(seconds / 60, 4)))
+
+    def usual(self, call: StageCall) -> float | None:
+        """Median seconds of the last nights that did it; None: no night has."""
+
+        def same(done: StageCall) -> bool:
+            if call == REFIT:
+                return (done.stage, done.fit) == (REFIT.stage, REFIT.fit)
+            return replace(done, cut_short=False) == call
+
+        nights = self.timings.of(same).group_by("run_id").agg(pl.col("seconds").sum()).sort("run_id").tail(NIGHTS)
+        return nights["seconds"].median()  # type: ignore[return-value]
+
+
+def not_isolated(run: Run, label: str) -> AbstractContextManager[None]:
+    """What goes wrong with a model while planning ends the plan: there is no journal to keep it in."""
+    return nullcontext()

@@ -9,8 +9,10 @@ from typing import Any
 from prefect.events.worker import EventsWorker
 from prefect.task_engine import TaskRunTimeoutError
 
+from flows.step import Step
 from pipeline import journal
 from pipeline.run import Run
+from pipeline.stage_call import StageCall
 
 
 class Reporting:
@@ -19,16 +21,16 @@ class Reporting:
     Whatever is raised here is a stage's own doing: a family must not be left out because Prefect was lost.
     """
 
-    def __init__(self, run: Run, as_task: Callable[..., Any]):
+    def __init__(self, run: Run, as_task: Step):
         self.run, self.as_task, self.lost = run, as_task, False
 
-    def __call__(self, stage: Callable, *args: Any) -> Any:
+    def __call__(self, call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
         """The stage's result, as a task where Prefect is there."""
         if self.lost:
-            return stage(*args)
+            return stage(*inputs)
         own = Remembered(stage)
         try:
-            return self.as_task(own.called, *args)
+            return self.as_task(call, own.called, *inputs)
         except Exception as error:
             if own.error is not None and not isinstance(error, TaskRunTimeoutError):
                 self.lost = error is not own.error and of_prefect(error)
@@ -37,7 +39,7 @@ class Reporting:
                 raise
             self.lost = True
             self.say_so(error)
-            return own.result if own.ended else stage(*args)
+            return own.result if own.ended else stage(*inputs)
         finally:
             if self.lost:
                 let_go()

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 from flows.parser_house import add_house
 from flows.parser_operate import add_operating
+from pipeline.stages import LINE
 from pipeline.terminal import plain
 
 USAGE = 2
-STAGES = "ingest admit clean encode split profile search train evaluate leaks select compare"
-STAGES += " track export audit publish report"
+STAGES = " ".join(LINE)
 EPILOG = """examples:
   nightrecs run                                      a night on the built-in synthetic sample
   nightrecs init ratings.csv                         a data set of your own

@@ -8,13 +8,15 @@ from flows.lookahead import CACHED, OPEN, Plan
 from flows.start import prepare
 from pipeline import layers
 from pipeline.masking import masked
+from pipeline.stage_call import StageCall, StageName
 
 
 def show_plan(options: Any) -> int:
     """Print the plan; errors of settings and input as when the night itself begins."""
     o = options
     run = prepare(o.dataset, o.recipe, o.data, o.home, o.overrides, until=o.until, look_only=True)
-    stages = Plan(run, o.until).stages
+    plan = Plan(run, o.until).stages
+    stages = [{"stage": each.call.title, "state": each.state, "minutes": each.minutes} for each in plan]
     timed = [stage["minutes"] for stage in stages if stage["minutes"] is not None]
     names = sorted(name for name in os.environ if name.startswith("NIGHTRECS_") and name not in layers.NOT_KEYS)
     answer = {
@@ -36,7 +38,7 @@ def in_words(answer: dict[str, Any]) -> str:
     lines += [f"  reads    {answer['data']}", f"  writes   {answer['tables']}, and journal and lake beside it"]
     lines += [f"  budget   {answer['budget_minutes']:g} minutes"] if budgeted else []
     for stage in answer["stages"]:
-        minutes, searches = stage["minutes"], budgeted and stage["stage"].startswith("search ")
+        minutes, searches = stage["minutes"], budgeted and StageCall.parse(stage["stage"]).stage is StageName.SEARCH
         usual = "what the budget leaves" if searches else "no past night" if minutes is None else in_minutes(minutes)
         lines.append(f"  {stage['stage']:<28} {stage['state']:<7} {'' if stage['state'] == CACHED else usual}".rstrip())
     if any(stage["state"] == OPEN for stage in answer["stages"]):

@@ -4,7 +4,6 @@ import os
 import re
 from pathlib import Path
 
-from flows.nightly import DATA_STAGES
 from pipeline import faults, forgotten, home_identity, journal, layers
 from pipeline.contracts import UnreadableInput
 from pipeline.dataset_settings import Dataset
@@ -12,6 +11,7 @@ from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home, default_home, from_checkout
 from pipeline.run import Run, new_run_id, utcnow
 from pipeline.settings import Settings
+from pipeline.stages import DATA_STAGES
 
 SAMPLE = "sample"
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -59,7 +59,6 @@ def prepare(
         else resolve_data(settings.dataset, toml, data),
         settings=settings,
         started_at=now,
-        look_only=look_only,
     )
     if until not in DATA_STAGES:
         from pipeline import rules

@@ -24,8 +24,9 @@ from pipeline import journal, progress
 from pipeline.device import resolve_device
 from pipeline.masking import masked
 from pipeline.run import Run, utcnow
+from pipeline.stage_call import OF_MODELS, StageCall, StageName
 
-TIMEOUTS = {"train": 6 * 3600, "search": 12 * 3600, "ingest": 2 * 3600}  # seconds
+TIMEOUTS = {StageName.TRAIN: 6 * 3600, StageName.SEARCH: 12 * 3600, StageName.INGEST: 2 * 3600}  # seconds
 TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)
 GPU = "gpu"  # tasks with this tag run one at a time, over all nights of a server
 
@@ -36,27 +37,26 @@ def is_transient(task: Any, run: Any, state: Any) -> bool:
     return isinstance(error, TRANSIENT) and not isinstance(error, TaskRunTimeoutError)  # a hung stage would hang again
 
 
-def as_task(stage: Callable, *args: Any) -> Any:
-    """Run a stage as a task. Arguments are paths and one small object, and are never hashed."""
-    name = line.name_of(stage)
+def as_task(call: StageCall, stage: Callable[..., Any], run: Run, *inputs: Any) -> Any:
+    """Run a stage as a task. Inputs are paths and one small object, and are never hashed."""
     as_prefect_task = task(
-        name=name,
-        task_run_name=line.title_of(stage, args),
-        tags=tags_of(name, args[0]),
+        name=str(call.place),
+        task_run_name=call.title,
+        tags=tags_of(call.place, run),
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=2,
         retry_delay_seconds=5,
         retry_condition_fn=is_transient,
-        timeout_seconds=TIMEOUTS.get(name, 3600),
+        timeout_seconds=TIMEOUTS.get(call.place, 3600),
     )
-    return as_prefect_task(stage)(*args)
+    return as_prefect_task(stage)(run, *inputs)
 
 
-def tags_of(name: str, run: Run) -> list[str]:
+def tags_of(name: StageName, run: Run) -> list[str]:
     """What the UI filters by; models on an accelerator are also marked as such."""
-    on_gpu = name in ("search", "train", "evaluate", "export") and resolve_device(run.settings.device).type != "cpu"
-    return [run.dataset, "model" if name in ("search", "train", "evaluate") else "data", *([GPU] if on_gpu else [])]
+    on_gpu = name in (*OF_MODELS, StageName.EXPORT) and resolve_device(run.settings.device).type != "cpu"
+    return [run.dataset, "model" if name in OF_MODELS else "data", *([GPU] if on_gpu else [])]
 
 
 def name_of_run() -> str:

@@ -4,16 +4,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
+from flows.step import Step
 from pipeline import budget, journal, lake
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import search
 
 
 def search_in_turns(
     run: Run,
-    step: Callable[..., Any],
+    step: Step,
     parts: Path,
     fitted: Mapping[str, Path],
     alone: Callable[[Run, str], AbstractContextManager],
@@ -42,7 +43,8 @@ def search_in_turns(
         for label in racing:
             with alone(run, f"search {label}"):
                 turn = seconds / (rounds - number) / len(racing)
-                found[label] = step(search.search_model, run, parts, label, fitted[label], turn)
+                call = StageCall(StageName.SEARCH, label)
+                found[label] = step(call, search.search_model, run, parts, label, fitted[label], turn)
     for label in sorted(found, key=promise, reverse=True):
         journal.note(run, f"search {label}: {search.words_of(found[label])}")
         yield label, found[label], lake.info(found[label])["better"]

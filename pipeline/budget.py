@@ -1,6 +1,9 @@
 """What is left of a night's minutes, and how long its deeds will take, by the journals of this and past nights."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 import polars as pl
 
@@ -9,10 +12,19 @@ from pipeline.context import NotServable
 from pipeline.models.blend import BlendConfig
 from pipeline.run import Run, utcnow
 from pipeline.settings import FLOOR, INCUMBENT
+from pipeline.stage_call import StageCall, StageName
 
 NIGHTS = 20
 """Past nights that are looked at."""
-AFTER_FITS = ("select", "track", "export", "audit", "publish", "register", "compare")
+AFTER_FITS = (
+    StageName.SELECT,
+    StageName.TRACK,
+    StageName.EXPORT,
+    StageName.AUDIT,
+    StageName.PUBLISH,
+    StageName.REGISTER,
+    StageName.COMPARE,
+)
 NEVER_EXPORTED = 0.2
 """Share of the budget that is kept for them on a data set's first night."""
 LEARNING = 3.0
@@ -27,8 +39,8 @@ def left(run: Run) -> float | None:
     return None if minutes is None else minutes * 60 - (utcnow() - run.started_at).total_seconds()
 
 
-def deadline(run: Run, label: str, title: str) -> float | None:
-    """On time.monotonic(): when a fit on train must end, so that the night can still measure, refit and publish.
+def deadline(run: Run, call: StageCall) -> float | None:
+    """On time.monotonic(): when this fit on train must end, so that the night can still measure, refit and publish.
 
     The time is shared equally by the models that are not yet fitted and by the searches; what a cheap model leaves
     goes to the others. A tuned fit, after the searches, may have all of it but what blends need, and blends, which
@@ -36,15 +48,15 @@ def deadline(run: Run, label: str, title: str) -> float | None:
     which there must be. Raises NotServable when past timings say that the fit won't end in time; learning the
     weights of a blend can end at any time.
     """
-    seconds, known = left(run), Timings(run)
-    if seconds is None or label == FLOOR or label.startswith(INCUMBENT) or not known.tonight("evaluate"):
+    seconds, known, label = left(run), Timings(run), call.label or ""
+    if seconds is None or label == FLOOR or label.startswith(INCUMBENT) or not known.tonight(StageName.EVALUATE):
         return None
     spare, waiting = seconds - known.after_fit(label), known.labels[known.labels.index(label) :]
     searches = sum(entry.search is not None for entry in run.settings.models.values())
     is_blend = label in known.blends
-    last = title.endswith(" tuned") or is_blend
+    last = call.tuned or is_blend
     share = spare / len(known.blends_from(label) if is_blend else [label] if last else [*waiting, *range(searches)])
-    fit = None if is_blend else known.expected(title, f"{title}, cut short")
+    fit = None if is_blend else known.expected(call, replace(call, cut_short=True))
     if share <= 0 or (fit is not None and fit > share):
         takes = "the fit" if fit is None else f"the fit, {fit:.0f} s when last timed,"
         raise NotServable(
@@ -60,7 +72,7 @@ def spare(run: Run, label: str, usual: float) -> float:
     So must the best of the others that a blend would have as members.
     """
     known = Timings(run)
-    own = known.expected(f"train {label} tuned") or usual
+    own = known.expected(StageCall(StageName.TRAIN, label, tuned=True)) or usual
     return (left(run) or 0) - known.after_fit(label) - own - known.tuned_members(label)
 
 
@@ -78,18 +90,30 @@ class Timings:
         self.stages = pl.concat([tables.STAGES.empty(), *stages]).filter(~pl.col("skipped"))
         self.all_stages = pl.concat([tables.STAGES.empty(), *stages])
 
-    def expected(self, *titles: str) -> float | None:
-        """Seconds that the stage of the first known title will take: the longest of its last three times."""
-        for title in titles:
-            times = self.stages.filter(stage=title).sort("run_id")["seconds"].tail(3)
+    def expected(self, *calls: StageCall) -> float | None:
+        """Seconds that the first of these calls that was timed will take: the longest of its last three times."""
+        for call in calls:
+            times = self.stages.filter(stage=call.title).sort("run_id")["seconds"].tail(3)
             if len(times):
                 return float(times.max())  # type: ignore[arg-type]
         return None
 
-    def tonight(self, start: str) -> list[str]:
-        """Stages of this night whose title starts so, those whose result was there already too."""
-        titles = self.all_stages.filter(run_id=self.run_id)["stage"].to_list()
-        return [title for title in titles if title.startswith(start)]
+    def of(self, wanted: Callable[[StageCall], bool]) -> pl.DataFrame:
+        """Rows of the calls that are wanted."""
+        titles = []
+        for title in self.stages["stage"].unique():
+            with suppress(ValueError):  # a stage that another version of the code had
+                titles += [title] if wanted(StageCall.parse(title)) else []
+        return self.stages.filter(pl.col("stage").is_in(titles))
+
+    def tonight(self, stage: StageName) -> list[StageCall]:
+        """Calls of a stage in this night, those whose result was there already too."""
+        calls = map(StageCall.parse, self.all_stages.filter(run_id=self.run_id)["stage"])
+        return [call for call in calls if call.stage is stage]
+
+    def turns(self, label: str) -> int:
+        """How many turns the search of this label has had tonight."""
+        return sum(call.label == label for call in self.tonight(StageName.SEARCH))
 
     def blends_from(self, label: str) -> list[str]:
         """Those that come at this label of the recipe, or later."""
@@ -104,27 +128,33 @@ class Timings:
 
     def fitted(self) -> list[str]:
         """Labels that have a fit tonight."""
-        titles = {title.replace(",", " ").split()[1] for title in self.tonight("train ")}
-        return [label for label in self.labels if label in titles]
+        fitted = {call.label for call in self.tonight(StageName.TRAIN)}
+        return [label for label in self.labels if label in fitted]
 
     def evaluation(self, label: str) -> float:
         """Of a family never measured before, as long as the slowest so far; of a blend, as long as of its members."""
+        own = StageCall(StageName.EVALUATE, label)
         if label in self.blends:
-            return self.expected(f"evaluate {label}") or sum(map(self.evaluation, self.members(label)))
-        slowest = self.stages.filter(pl.col("stage").str.starts_with("evaluate "))["seconds"].max()
-        return self.expected(f"evaluate {label}") or float(slowest or 0)  # type: ignore[arg-type]
+            return self.expected(own) or sum(map(self.evaluation, self.members(label)))
+        slowest = self.of(lambda call: call.stage is StageName.EVALUATE)["seconds"].max()
+        return self.expected(own) or float(slowest or 0)  # type: ignore[arg-type]
 
     def refit(self, label: str) -> float:
         """Fit on all rows, and on train and valid where the test asks for that; of a blend, its members'."""
+        on_all = self.expected(StageCall(StageName.TRAIN, label, fit="all"))
         if label in self.blends:
-            return (self.expected(f"train {label} on all") or 0.0) + sum(map(self.refit, self.members(label)))
-        fit = self.expected(f"train {label} tuned", f"train {label}", f"train {label}, cut short") or 0.0
-        return self.expected(f"train {label} on all") or REFIT * fit
+            return (on_all or 0.0) + sum(map(self.refit, self.members(label)))
+        return on_all or REFIT * self.best_fit(label)
+
+    def best_fit(self, label: str) -> float:
+        """Fit on train with what a search found, else with the configured hyperparameters; 0: never timed."""
+        first = StageCall(StageName.TRAIN, label)
+        return self.expected(replace(first, tuned=True), first, replace(first, cut_short=True)) or 0.0
 
     def publishing(self) -> float:
         """All that follows the fits on train but the refit."""
-        known = [self.expected(stage) for stage in AFTER_FITS]
-        return sum(seconds or 0 for seconds in known) + (0 if known[2] else NEVER_EXPORTED * self.budget)
+        known = {stage: self.expected(StageCall(stage)) or 0.0 for stage in AFTER_FITS}
+        return sum(known.values()) + (0 if known[StageName.EXPORT] else NEVER_EXPORTED * self.budget)
 
     def after_fit(self, label: str) -> float:
         """From the end of a fit of `label` to the end of the night, whichever of tonight's models is refitted."""
@@ -137,17 +167,16 @@ class Timings:
         """Fits and evaluations of what a blend would have as members, but for `label`, with what was searched."""
         members = {member for blend in self.blends for member in self.members(blend)} - {label}
         searched = [member for member in members if self.run.settings.models[member].search]
-        fits = (self.expected(f"train {m} tuned", f"train {m}", f"train {m}, cut short") or 0.0 for m in searched)
-        return sum(fits) + sum(map(self.evaluation, searched))
+        return sum(map(self.best_fit, searched)) + sum(map(self.evaluation, searched))
 
     def learning(self, blend: str) -> float:
         """Fit of a blend, whose members are fitted already."""
         guess = LEARNING * sum(map(self.evaluation, self.members(blend)))
-        return self.expected(f"train {blend}") or guess
+        return self.expected(StageCall(StageName.TRAIN, blend)) or guess
 
     def gate(self) -> float:
         """Fit and evaluation of the configuration that is published, where it is not tonight's own."""
         if not self.gated:
             return 0.0
-        tonight = [self.expected(f"train {label}") or 0.0 for label in self.labels]
-        return (self.expected(f"train {INCUMBENT}") or max(tonight)) + self.evaluation(INCUMBENT)
+        fits = {label: self.expected(StageCall(StageName.TRAIN, label)) or 0.0 for label in (INCUMBENT, *self.labels)}
+        return (fits.pop(INCUMBENT) or max(fits.values())) + self.evaluation(INCUMBENT)

@@ -88,8 +88,8 @@ def _told(file: TextIO) -> str:
 
 @contextmanager
 def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
-    """Time a stage; the block may set rows_in, rows_out and skipped in the dict it gets."""
-    record: dict[str, Any] = {"rows_in": None, "rows_out": None, "skipped": False}
+    """Time a stage; the block may set rows_in, rows_out, skipped and stage, its name, in the dict it gets."""
+    record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
     started = time.perf_counter()
     progress.watcher.begin(name)
     try:
@@ -97,9 +97,9 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     finally:
         progress.watcher.end()
     seconds = round(time.perf_counter() - started, 3)
-    append(run, tables.STAGES, [{"stage": name, "seconds": seconds, **record}])
+    append(run, tables.STAGES, [{**record, "seconds": seconds}])
     rows = f"{record['rows_out']:>12,} rows" if record["rows_out"] is not None else " " * 17
-    say(f"  {name:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
+    say(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
 
 
 def used(run: Run, result: Path) -> None:

@@ -12,26 +12,17 @@ from typing import Any
 from pipeline import journal, progress, state_files, tables
 from pipeline.faults import fault
 from pipeline.run import Run
+from pipeline.stage_call import StageCall
 
 MANIFEST = "manifest.json"
-
-
-@dataclass
-class Report:
-    """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
-
-    rows_in: int | None = None
-    rows_out: int | None = None
-    ledger: dict[str, int] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Spec:
     """Identity of a result. Equal spec, equal content: a stage whose folder is complete is skipped."""
 
-    stage: str
-    """As people see it, e.g. `clean` or `train ease`."""
+    call: StageCall
+    """What makes it; its title is what people see, e.g. `clean` or `train ease`."""
     layer: str
     """Folder of the lake, e.g. `2_clean`."""
     version: int
@@ -46,7 +37,7 @@ class Spec:
     def key(self) -> str:
         """64-bit hash of all that determines the content."""
         identity = [
-            self.stage,
+            self.call.title,
             self.version,
             dict(self.settings),
             [p.name.rsplit("-", 1)[-1] for p in self.parents],
@@ -54,65 +45,89 @@ class Spec:
         return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-class Looked(BaseException):
-    """Raised instead of building where a Run only looks; no error, so it passes whoever catches those of a family."""
+@dataclass
+class Report:
+    """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
 
-    def __init__(self, stage: str, folder: Path, there: bool):
-        super().__init__(stage)
-        self.stage, self.folder, self.there = stage, folder, there
+    rows_in: int | None = None
+    rows_out: int | None = None
+    ledger: dict[str, int] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    kept_as: Spec | None = None
+    """Where what was made is another thing than what was asked for; None: it is that."""
+
+
+class NotYetKnown(FileNotFoundError):
+    """What is asked for depends on a result that isn't there yet."""
+
+    def __init__(self, place: Path):
+        super().__init__(f"{place} is not there yet")
+        self.place = place
 
 
 def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
     """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes.
 
-    Raises Looked, and leaves everything as it is, where `run.look_only`.
+    That is completed, and journaled, as the spec that the report of `write` names, if it names one.
     """
-    target = run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.stage.replace(' ', '-')}-{spec.key}"
-    if run.look_only:
-        raise Looked(spec.stage, target, is_complete(target))
-    with journal.stage(run, spec.stage) as record:
+    target = folder_of(run, spec)
+    with journal.stage(run, spec.call.title) as record:
         if progress.watcher.watches and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
             progress.watcher.rows(rows)
         skipped = is_complete(target)
         if not skipped:
-            _write(target, spec, write)
+            target = _write(run, spec, write)
         manifest = read_manifest(target)
         journal.used(run, target)
-        record.update(rows_in=manifest["rows_in"], rows_out=manifest["rows_out"], skipped=skipped)
+        rows = {name: manifest[name] for name in ("rows_in", "rows_out")}
+        record.update(stage=manifest["stage"], skipped=skipped, **rows)
     if ledger := manifest["ledger"]:
-        records = [{"stage": spec.stage, "reason": reason, "rows": rows} for reason, rows in ledger.items()]
+        records = [{"stage": manifest["stage"], "reason": reason, "rows": rows} for reason, rows in ledger.items()]
         journal.append(run, tables.ROW_LEDGER, records)
     return target
 
 
-def _write(target: Path, spec: Spec, write: Callable[[Path], Report]) -> None:
-    """Build in a folder of our own, complete it, rename it."""
+def folder_of(run: Run, spec: Spec) -> Path:
+    """Where the result of `spec` is, once it is built."""
+    return run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.call.title.replace(' ', '-')}-{spec.key}"
+
+
+def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
+    """Build in a folder of our own, complete it, rename it to where it belongs."""
+    target = folder_of(run, spec)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     for leftover in (target, *target.parent.glob(f".{target.name}.*")):  # of killed nights; the lock is ours
         _remove(leftover)
-    stage = spec.stage.split()[0]
+    stage = spec.call.stage
     temporary.mkdir(parents=True)
     try:
         fault(f"{stage}:before_write")
         report = write(temporary)
+        spec = report.kept_as or spec
+        target = folder_of(run, spec)
         fault(f"{stage}:before_manifest")
         _complete(temporary, spec, report)
         fault(f"{stage}:before_rename")
+        _remove(target)
         temporary.rename(target)
         fault(f"{stage}:after_rename")
     finally:
         _remove(temporary)
     journal.sync(target.parent)
+    return target
 
 
 def info(folder: Path) -> dict[str, Any]:
-    """What the stage that built `folder` noted for others."""
+    """What the stage that built `folder` noted for others. Raises NotYetKnown where none has built it."""
     return read_manifest(folder)["info"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """manifest.json of a complete folder. Raises FileNotFoundError or state_files.Damaged."""
-    return state_files.load(folder / MANIFEST, dict)
+    """manifest.json of a complete folder. Raises NotYetKnown where there is none, or state_files.Damaged."""
+    try:
+        return state_files.load(folder / MANIFEST, dict)
+    except FileNotFoundError:
+        raise NotYetKnown(folder) from None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -156,7 +171,7 @@ def _complete(folder: Path, spec: Spec, report: Report) -> None:
         journal.sync(path)
         files[str(path.relative_to(folder))] = sha256(path)
     manifest = {
-        "stage": spec.stage, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),
+        "stage": spec.call.title, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),
         "parents": [str(p) for p in spec.parents], "rows_in": report.rows_in, "rows_out": report.rows_out,
         "ledger": report.ledger, "info": report.info, "files": files,
     }  # fmt: skip

@@ -29,8 +29,6 @@ class Run(BaseModel):
     """A replay: only interactions before this moment exist. UTC, naive."""
     flow_run_id: str | None = None
     """Prefect's id of the night, where it runs there."""
-    look_only: bool = False
-    """A plan: the lake says what is there already, and nothing is built."""
 
     @property
     def home(self) -> Home:

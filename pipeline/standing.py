@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipeline import journal, metrics, tables
+from pipeline import journal, lake, metrics, tables
 from pipeline.models import MODELS
 from pipeline.models.blend import BlendConfig
 from pipeline.run import Run
@@ -21,7 +21,12 @@ def is_blend(settings: Settings, label: str) -> bool:
 
 
 def best_first(run: Run) -> list[str]:
-    """Labels measured tonight that have the figure that selects, by it, on valid; ties as they were measured."""
+    """Labels measured tonight that have the figure that selects, by it, on valid; ties as they were measured.
+
+    Raises NotYetKnown where the night has not begun.
+    """
+    if not journal.folder(run).is_dir():
+        raise lake.NotYetKnown(journal.folder(run))
     select = run.settings.select
     figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(
         split="valid", segment="all", protocol=select.protocol, metric=select.metric,

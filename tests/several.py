@@ -15,7 +15,7 @@ from pipeline.finder import RateFinder
 from pipeline.models import MODELS
 from pipeline.optimizers import TrainingConfig
 from pipeline.settings import Finder
-from pipeline.stages.fitting import Fitted, Job, fit_together, guided_by_first
+from pipeline.stages.fitting import FitRequest, fit_together, guided_by_first
 from pipeline.testing import checkerboard
 from pipeline.training import fit_by_gradient
 
@@ -180,10 +180,10 @@ def waits_to_be_ended(world: Processes, saved: Path) -> None:
         raise
 
 
-def broken_in_one(world: World, job: Job, folder: Path) -> Fitted:
+def broken_in_one(world: World, request: FitRequest, folder: Path) -> dict[str, Any]:
     """A fit, of which that of `broken` goes wrong in the second process after it began in both."""
-    if job.label == "broken":
+    if request.label == "broken":
         distributed.barrier()
         if world.rank == 1:
             raise ValueError("planted in one")
-    return fit_together(world, job, folder)
+    return fit_together(world, request, folder)

@@ -9,6 +9,7 @@ from flows import nightly as line
 from flows.start import prepare
 from pipeline import journal, warehouse
 from pipeline.run import Run
+from pipeline.stage_call import StageName
 
 TOML = """name = "tastes"
 [source]
@@ -54,7 +55,7 @@ def one_night(
     options = ["threads=1", "export.top_n=5", *overrides]
     places = [str(folder / name) for name in ("tastes.toml", "recipe.toml", "data", "home")]
     run = prepare(*places, options)
-    line.conduct(run, lambda stage, *args: None if line.name_of(stage) == "track" else step(stage, *args))
+    line.conduct(run, lambda call, stage, *args: None if call.place is StageName.TRACK else step(call, stage, *args))
     return run
 
 

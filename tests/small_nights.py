@@ -8,6 +8,7 @@ import polars as pl
 from pipeline import journal, lake, tables
 from pipeline.run import Run, utcnow
 from pipeline.settings import Settings
+from pipeline.stage_call import StageCall, StageName
 
 DAY = dt.datetime(2026, 1, 1)
 
@@ -37,4 +38,4 @@ def store(run: Run, rows: pl.DataFrame) -> Path:
         rows.write_parquet(folder / "interactions.parquet")
         return lake.Report(rows_out=rows.height, info={"data_hash": "d"})
 
-    return lake.build(run, lake.Spec("ingest", "1_raw", 1, {}), write)
+    return lake.build(run, lake.Spec(StageCall(StageName.INGEST), "1_raw", 1, {}), write)

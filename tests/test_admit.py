@@ -12,6 +12,7 @@ from small_nights import make_run, raw
 from pipeline import journal, lake, paths, tables, warehouse
 from pipeline.contracts import Refused
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import admit
 
 START = dt.datetime(2026, 1, 20)
@@ -37,7 +38,7 @@ def night(home, run_id: str, frame: pl.DataFrame, outcome: str | None = "publish
         frame.write_parquet(at / "interactions.parquet")
         return lake.Report(rows_in=frame.height, rows_out=frame.height)
 
-    folder = lake.build(run, lake.Spec("ingest", "1_raw", 1, {"of": run_id}), write)
+    folder = lake.build(run, lake.Spec(StageCall(StageName.INGEST), "1_raw", 1, {"of": run_id}), write)
     try:
         assert admit.admit_source(run, folder) == folder
     except Refused as reason:

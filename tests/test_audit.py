@@ -78,7 +78,7 @@ def test_what_a_bad_model_would_publish_is_refused(published, fault, check, tmp_
     SEEN["item"] = pl.read_csv(folder / "data" / "log.csv").filter(user="u001")["item"][0]
     before = ask(first, "select * from recommendations order by user_id, rank")
 
-    def plants(stage, *args):
+    def plants(call, stage, *args):
         result = stage(*args)
         return planted(result, tmp_path / "lists", fault) if stage is export.export_tables else result
 
@@ -102,7 +102,7 @@ def planted(lists: Path, copy: Path, fault) -> Path:
 def test_the_same_lists_without_a_fault_pass(published, tmp_path):
     folder, first = published
 
-    def copies(stage, *args):
+    def copies(call, stage, *args):
         result = stage(*args)
         return planted(result, tmp_path / "lists", lambda lists: lists) if stage is export.export_tables else result
 
@@ -122,7 +122,7 @@ def test_a_coverage_bound_refuses(published):
 def test_constant_scores_are_told(published, tmp_path):
     folder, _ = published
 
-    def plants(stage, *args):
+    def plants(call, stage, *args):
         result = stage(*args)
         constant = lambda lists: lists.with_columns(score=pl.lit(0.5))  # noqa: E731
         return planted(result, tmp_path / "lists", constant) if stage is export.export_tables else result

@@ -16,6 +16,7 @@ from pipeline.models.base import Recommender, pick
 from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.saving import load
 from pipeline.ranking import holdout_ranks
+from pipeline.stage_call import StageName
 
 N_USERS, N_ITEMS = 400, 30
 NOTHING = Interactions(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), N_USERS, N_ITEMS)
@@ -196,10 +197,10 @@ def test_one_model_or_no_weight_is_no_blend():
         Blend.of(BlendConfig(weights={"third": 1.0}), {"ease": ease, "knn": fit("item_knn", train)})
 
 
-def blend_wins(stage, *args):
+def blend_wins(call, stage, *args):
     """The line's step, but whoever is chosen, the blend is published."""
-    result = line.plainly(stage, *args)
-    return "blend" if line.name_of(stage) == "select" else result
+    result = line.plainly(call, stage, *args)
+    return "blend" if call.stage is StageName.SELECT else result
 
 
 def test_a_night_refits_a_blends_members_and_publishes_it(tmp_path: Path):

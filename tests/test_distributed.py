@@ -12,12 +12,12 @@ import small_lines
 import torch
 
 from flows import doctor_installation
-from flows import nightly as line
 from flows.cli import main
 from pipeline import distributed, journal, lake, processes, tables
 from pipeline.context import NotServable, World
 from pipeline.layers import SettingsError, load_settings
 from pipeline.paths import Home
+from pipeline.stage_call import StageName
 from pipeline.stages import fitting
 
 needs_fabric = pytest.mark.skipif(
@@ -38,8 +38,8 @@ enabled = false
 def nothing(*message: object) -> None: ...
 
 
-def without_report(stage, *args):
-    return None if line.name_of(stage) == "report" else stage(*args)
+def without_report(call, stage, *args):
+    return None if call.stage is StageName.REPORT else stage(*args)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from flows.cli import main
 from flows.start import prepare
 from pipeline import journal, warehouse
 from pipeline.contracts import Refused
+from pipeline.stage_call import StageName
 
 QUICK = ["models.mf.epochs=2", "threads=1"]
 HOSTILE = [" 7", "007", "7", "7.0", "🎬", 'a "b"', "'; drop table users; --", "NULL", "nan", "É", "É", "a,b"]
@@ -188,8 +189,8 @@ def test_a_second_file_is_added_up(tmp_path):
 def test_where_every_family_fails_the_night_is_refused_with_the_reasons(tmp_path):
     write(tmp_path, grid(12, 9))
 
-    def fails(stage, *args):
-        if line.name_of(stage) == "train":
+    def fails(call, stage, *args):
+        if call.stage is StageName.TRAIN:
             raise MemoryError("out of memory")
         return stage(*args)
 

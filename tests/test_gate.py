@@ -202,8 +202,8 @@ def test_a_published_blend_stays_out_where_a_member_fails(tmp_path):
     made = incumbent.configuration_of(_fit(first, "blend-train-"))
     journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
 
-    def fails(stage, *args):
-        if f"{INCUMBENT}_ease" in args:
+    def fails(call, stage, *args):
+        if call.label == f"{INCUMBENT}_ease":
             raise MemoryError("out of memory")
         return stage(*args)
 
@@ -234,8 +234,8 @@ def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
     write_log(tmp_path / "data")
     one_night(tmp_path)
 
-    def fails(stage, *args):
-        if INCUMBENT in args:
+    def fails(call, stage, *args):
+        if call.label == INCUMBENT:
             raise MemoryError("out of memory")
         return stage(*args)
 

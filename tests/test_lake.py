@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import journal, lake, tables
+from pipeline.stage_call import StageCall, StageName
+
+CLEAN = StageCall(StageName.CLEAN)
 
 
 def spec(**settings) -> lake.Spec:
-    return lake.Spec(stage="clean", layer="2_clean", version=1, settings=settings)
+    return lake.Spec(CLEAN, layer="2_clean", version=1, settings=settings)
 
 
 def writer(text: str, calls: list[str]):
@@ -37,13 +40,13 @@ def test_what_matters_changes_the_key(run):
     keys = {
         spec(a=1).key,
         spec(a=2).key,
-        lake.Spec("clean", "2_clean", 2, {"a": 1}).key,
-        lake.Spec("clean", "2_clean", 1, {"a": 1}, (parent,)).key,
-        lake.Spec("encode", "2_clean", 1, {"a": 1}).key,
+        lake.Spec(CLEAN, "2_clean", 2, {"a": 1}).key,
+        lake.Spec(CLEAN, "2_clean", 1, {"a": 1}, (parent,)).key,
+        lake.Spec(StageCall(StageName.ENCODE), "2_clean", 1, {"a": 1}).key,
     }
     assert len(keys) == 5
-    other_place = lake.Spec("clean", "2_clean", 1, {"a": 1}, (Path("elsewhere/renamed-abc"),))
-    assert other_place.key == lake.Spec("clean", "2_clean", 1, {"a": 1}, (parent,)).key
+    other_place = lake.Spec(CLEAN, "2_clean", 1, {"a": 1}, (Path("elsewhere/renamed-abc"),))
+    assert other_place.key == lake.Spec(CLEAN, "2_clean", 1, {"a": 1}, (parent,)).key
 
 
 def test_a_flipped_byte_is_found_and_the_stage_rebuilt(run):

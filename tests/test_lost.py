@@ -6,7 +6,9 @@ import pytest
 from flows.lost import Reporting
 from pipeline import journal
 from pipeline.contracts import Refused
+from pipeline.stage_call import StageCall, StageName
 
+CLEAN = StageCall(StageName.CLEAN)
 GONE = httpx.ConnectError("the server is gone")
 
 
@@ -16,7 +18,7 @@ class Prefect:
     def __init__(self, dies: str):
         self.dies, self.asked = dies, 0
 
-    def __call__(self, stage, *args):
+    def __call__(self, call, stage, *args):
         self.asked += 1
         if self.dies == "before":
             raise GONE
@@ -45,7 +47,7 @@ def counted(calls: list, error: Exception | None = None):
 def test_each_stage_runs_once_and_prefect_is_not_asked_again(run, capsys, dies):
     calls, prefect = [], Prefect(dies)
     step = Reporting(run, prefect)
-    assert [step(counted(calls), n) for n in range(3)] == ["folder 1", "folder 2", "folder 3"]
+    assert [step(CLEAN, counted(calls), n) for n in range(3)] == ["folder 1", "folder 2", "folder 3"]
     assert calls == [(0,), (1,), (2,)] and prefect.asked == 1 and step.lost
     assert journal.notes(run.home, run.dataset, run.run_id) == [
         "Prefect was lost on the way (the server is gone); the night goes on without it"
@@ -56,19 +58,19 @@ def test_each_stage_runs_once_and_prefect_is_not_asked_again(run, capsys, dies):
 def test_a_stage_s_own_error_is_what_is_raised(run, dies):
     step = Reporting(run, Prefect(dies))
     with pytest.raises(Refused, match="too few"):
-        step(counted([], Refused("too few rows")))
+        step(CLEAN, counted([], Refused("too few rows")))
     assert step.lost == (dies == "before its error")
 
 
 def test_a_hung_stage_is_not_taken_for_a_lost_prefect(run):
     from prefect.task_engine import TaskRunTimeoutError
 
-    def hung(stage, *args):
+    def hung(call, stage, *args):
         raise TaskRunTimeoutError("Scope timed out after 3600 second(s).")
 
     step, calls = Reporting(run, hung), []
     with pytest.raises(TaskRunTimeoutError):
-        step(counted(calls))
+        step(CLEAN, counted(calls))
     assert not step.lost and calls == []
 
 

@@ -145,7 +145,7 @@ def test_a_night_goes_on_where_the_last_one_stopped(tmp_path):
     _, outcome = one_night(tmp_path, until="split")
     assert outcome == "stopped"
 
-    def dies(stage, *args):
+    def dies(call, stage, *args):
         if stage is evaluate.measure_model:
             raise KeyboardInterrupt
         return stage(*args)
@@ -166,8 +166,8 @@ def test_a_night_goes_on_where_the_last_one_stopped(tmp_path):
 
 
 def test_a_family_that_crashes_is_left_out(tmp_path):
-    def crashes(stage, *args):
-        if "ease" in args:
+    def crashes(call, stage, *args):
+        if call.label == "ease":
             raise MemoryError("out of memory")
         return stage(*args)
 

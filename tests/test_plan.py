@@ -11,6 +11,7 @@ from flows.lookahead import CACHED, OPEN, TO_DO, Plan
 from flows.start import prepare
 from pipeline import journal, tables
 from pipeline.paths import Home
+from pipeline.stage_call import StageCall, StageName
 
 MANY = """[split]
 kind = "leave_one_out"
@@ -110,10 +111,10 @@ def test_on_a_machine_without_a_home_everything_is_to_do(data: Dataset, capsys):
 
 
 def test_an_error_is_told_and_not_journaled(tmp_path, monkeypatch):
-    def broken(plan: Plan, stage, title: str, args):
-        if title.startswith("train"):
+    def broken(plan: Plan, call: StageCall, *inputs):
+        if call.stage is StageName.TRAIN:
             raise ValueError("planted")
-        return TO_DO, None
+        return TO_DO, plan.unknown(call)
 
     monkeypatch.setattr(Plan, "look", broken)
     with pytest.raises(ValueError, match="planted"):

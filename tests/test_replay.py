@@ -12,6 +12,7 @@ from flows import nightly as line
 from flows import replay
 from pipeline import forgotten, journal, operations
 from pipeline.layers import SettingsError
+from pipeline.stage_call import StageCall, StageName
 
 AS_OF = "2023-11-20"  # six of the ten days are before
 
@@ -98,9 +99,9 @@ def test_a_killed_replay_goes_on_and_ends_the_same(four_nights, monkeypatch, cap
 
 
 def interrupted(step):
-    def stop_after_train(stage, *args):
-        made = step(stage, *args)
-        if line.title_of(stage, args) == "train mf":
+    def stop_after_train(call, stage, *args):
+        made = step(call, stage, *args)
+        if call == StageCall(StageName.TRAIN, "mf"):
             raise KeyboardInterrupt
         return made
 

@@ -11,6 +11,7 @@ from pipeline.conditions import condition
 from pipeline.contracts import Reason, Refused
 from pipeline.dataset_settings import Feedback, Filter
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
 
 VERSION = 2
@@ -23,9 +24,6 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     Raises Refused where nothing is left, SettingsError for a condition that can't be read.
     """
     feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
-    settings = {"keep_if": feedback.keep_if, "positive_if": feedback.positive_if, **filters.model_dump()}
-    if filters.user_fraction < 1:
-        settings["seed"] = run.settings.seed
 
     def write(folder: Path) -> lake.Report:
         source = pl.read_parquet(raw / "interactions.parquet")
@@ -35,8 +33,16 @@ def clean_interactions(run: Run, raw: Path) -> Path:
         info = {"data_hash": lake.info(raw).get("data_hash")}
         return lake.Report(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
-    spec = lake.Spec("clean", "2_clean", VERSION, settings, parents=(raw,))
-    return lake.build(run, spec, write)
+    return lake.build(run, spec(run, raw), write)
+
+
+def spec(run: Run, raw: Path) -> lake.Spec:
+    """Key of `clean_interactions`."""
+    feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
+    settings = {"keep_if": feedback.keep_if, "positive_if": feedback.positive_if, **filters.model_dump()}
+    if filters.user_fraction < 1:
+        settings["seed"] = run.settings.seed
+    return lake.Spec(StageCall(StageName.CLEAN), "2_clean", VERSION, settings, parents=(raw,))
 
 
 def clean(raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -8,6 +8,7 @@ import polars as pl
 
 from pipeline import lake, tables
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.ids import ENCODED_PARQUET, codes_of, pair_hashes
 
 VERSION = 1
@@ -25,8 +26,13 @@ def encode_ids(run: Run, clean: Path) -> Path:
         info = {**lake.info(clean), "n_users": users.height, "n_items": items.height}
         return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
-    spec = lake.Spec("encode", "3_encoded", VERSION, {"seed": run.settings.seed}, parents=(clean,))
-    return lake.build(run, spec, write)
+    return lake.build(run, spec(run, clean), write)
+
+
+def spec(run: Run, clean: Path) -> lake.Spec:
+    """Key of `encode_ids`."""
+    settings = {"seed": run.settings.seed}
+    return lake.Spec(StageCall(StageName.ENCODE), "3_encoded", VERSION, settings, parents=(clean,))
 
 
 def encode(clean: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:

@@ -10,6 +10,7 @@ from pipeline.device import resolve_device, set_threads
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 
 VERSION = 7
 
@@ -21,18 +22,6 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
     and per_user_test.parquet; and predictions.parquet: ratings of test beside predicted ones.
     """
     settings = run.settings
-    spec = lake.Spec(
-        stage=f"evaluate {label}",
-        layer="6_metrics",
-        version=VERSION,
-        settings={
-            **settings.evaluation.model_dump(), "seed": settings.seed,
-            "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
-            "select": settings.select.model_dump(),
-        },
-        parents=(parts, chosen, tested),
-        head=label,
-    )  # fmt: skip
 
     def write(folder: Path) -> lake.Report:
         set_threads(settings.threads)
@@ -54,10 +43,27 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         n = dict(zip(errors["segment"], errors["n"], strict=True))
         return lake.Report(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})
 
-    folder = lake.build(run, spec, write)
+    folder = lake.build(run, spec(run, parts, label, chosen, tested), write)
     _tell_of_cold(run, lake.info(folder)["rated_rows_of_test"])
     journal.append(run, tables.METRICS, pl.read_parquet(folder / "metrics.parquet").to_dicts())
     return folder
+
+
+def spec(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> lake.Spec:
+    """Key of `measure_model`."""
+    settings = run.settings
+    return lake.Spec(
+        call=StageCall(StageName.EVALUATE, label),
+        layer="6_metrics",
+        version=VERSION,
+        settings={
+            **settings.evaluation.model_dump(), "seed": settings.seed,
+            "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
+            "select": settings.select.model_dump(),
+        },
+        parents=(parts, chosen, tested),
+        head=label,
+    )  # fmt: skip
 
 
 def _tell_of_cold(run: Run, n: dict[str, int]) -> None:

@@ -19,6 +19,7 @@ from pipeline.models import Recommender
 from pipeline.models.saving import load
 from pipeline.ranking import top_k
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.clean import mark
 from pipeline.stages.ids import codes_of
 
@@ -33,14 +34,6 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
     `champion` is the refit on all rows, `fitted` are the night's models, `measured` what was measured of them.
     """
     listed = rules.read_lists(run.settings.export, run.data, run.started_at.date())
-    spec = lake.Spec(
-        stage="export",
-        layer="7_recommendations",
-        version=VERSION,
-        settings={**run.settings.export.model_dump(), "rules": rules.fingerprint(listed)},
-        parents=(raw, encoded, champion, *fitted, *measured),
-        head=lake.info(champion)["label"],
-    )
 
     def write(folder: Path) -> lake.Report:
         set_threads(run.settings.threads)
@@ -85,7 +78,20 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             _write(folder / f"{table.name}.parquet", table, content)
         return lake.Report(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
-    return lake.build(run, spec, write)
+    return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
+
+
+def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:
+    """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
+    listed = rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    return lake.Spec(
+        call=StageCall(StageName.EXPORT),
+        layer="7_recommendations",
+        version=VERSION,
+        settings={**run.settings.export.model_dump(), "rules": rules.fingerprint(listed)},
+        parents=(raw, encoded, champion, *fitted, *measured),
+        head=lake.info(champion)["label"],
+    )
 
 
 def _recommendations(

@@ -1,7 +1,8 @@
 """One fit of one model: its rows are read, it is built, and it learns; in this process, or in several at once."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch
 
 from pipeline import lake, processes
 from pipeline.context import World
-from pipeline.device import memory_budget, set_threads
+from pipeline.device import memory_budget, resolve_device, set_threads
 from pipeline.finder import RateFinder
 from pipeline.guide import validator
 from pipeline.interactions import Interactions
@@ -24,42 +25,65 @@ from pipeline.ranking import ScoreError
 from pipeline.rng import seed_of
 from pipeline.run import Run
 from pipeline.settings import Settings
+from pipeline.stage_call import Fit
 from pipeline.stages import members
 from pipeline.training import seeded
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is fitted on what; paths and small configs, so that another process can be told."""
+class FitRequest:
+    """What is fitted on what, and the key of it; paths and small configs, so that another process can be told."""
 
     run: Run
     data: Path
-    """The split; the encoded rows where `fit` is `all`."""
+    """The split; the encoded rows where the fit is on `all`."""
     label: str
-    fit: str
     family: type[Recommender]
     config: ModelConfig
-    epochs: int | None
+    spec: lake.Spec
+    epochs: int | None = None
     """Of a refit, where its family has epochs."""
-    refit: bool
+    refit: bool = False
     """Not guided by valid."""
-    members: Mapping[str, Path]
+    members: Mapping[str, Path] = field(default_factory=dict)
     """Of a blend."""
-    checkpoint: Path
-    deadline: float | None
+    deadline: float | None = None
+    """On time.monotonic()."""
+
+    @property
+    def fit(self) -> Fit:
+        """The part of the data."""
+        return self.spec.call.fit
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a long fit that is killed goes on."""
+        return self.run.home.lake(self.run.dataset) / self.spec.layer / f".checkpoint-{self.spec.key}.safetensors"
+
+    def kept_as(self, result: "FitResult") -> lake.Spec:
+        """The key of a result. One that was cut short is this night's alone: another one may have the time."""
+        if not result.cut_short:
+            return self.spec
+        settings = {**self.spec.settings, "cut short in": self.run.run_id}
+        return replace(self.spec, call=replace(self.spec.call, cut_short=True), settings=settings)
 
 
-@dataclass
-class Fitted:
-    """What is known of a fit, beside the model."""
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted model, and how its fit went."""
 
+    model: Recommender
     normalizer: Normalizer
     rows: int
     valid: float | None
     """The figure that selects, where the night's budget wants to know it."""
     cut_short: bool
-    earlier_seconds: float
+    """The deadline ended the fit."""
     finding: RateFinder | None
+    history: list[dict[str, float]]
+    """The figures of every epoch."""
+    seconds: float
+    """Those before a kill too."""
 
 
 class Told(Protocol):
@@ -79,30 +103,35 @@ def devices_of(settings: Settings, family: type[Recommender]) -> int:
     return settings.devices if issubclass(family.Config, TrainingConfig) else 1
 
 
-def fit(job: Job, device: torch.device, told: Told, folder: Path) -> tuple[Recommender, Fitted]:
+def fit_request(request: FitRequest, told: Told, folder: Path) -> FitResult:
     """The model, fitted on as many devices as the settings say; several leave it in `folder` in between.
 
     Raises NotServable where it can't be used on this data, or diverged.
     """
-    devices = devices_of(job.run.settings, job.family)
+    settings, started = request.run.settings, time.perf_counter()
+    devices, device = devices_of(settings, request.family), resolve_device(settings.device)
     if devices == 1:
-        return fit_here(job, device, told, World())
+        result = fit_here(request, device, told, World())
+        return replace(result, seconds=result.seconds + time.perf_counter() - started)
 
     def hear(what: str, *values: Any) -> None:
         getattr(told, what)(*values)
 
-    fitted = processes.launch(fit_together, devices, device, hear, job, folder)
-    return load(folder), fitted
+    rest = processes.launch(fit_together, devices, device, hear, request, folder)
+    result = FitResult(model=load(folder), **rest)
+    return replace(result, seconds=result.seconds + time.perf_counter() - started)
 
 
-def fit_together(world: Any, job: Job, folder: Path) -> Fitted:
-    """What each of several processes does; the first one saves the model, they are all the same."""
-    settings = job.run.settings
-    set_threads(settings.threads, world.size)
-    model, fitted = fit_here(job, world.device, Sent(world), world)
+def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any]:
+    """What each of several processes does; the first one saves the model, they are all the same.
+
+    Returns the fields of the FitResult but for the model, whose tensors can't be sent.
+    """
+    set_threads(request.run.settings.threads, world.size)
+    result = fit_here(request, world.device, Sent(world), world)
     if world.rank == 0:
-        save(model, folder)
-    return fitted
+        save(result.model, folder)
+    return {name: value for name, value in vars(result).items() if name != "model"}
 
 
 class Sent:
@@ -122,47 +151,56 @@ class Sent:
         self.world.tell("__call__", epoch, values)
 
 
-def fit_here(job: Job, device: torch.device, told: Told, world: World) -> tuple[Recommender, Fitted]:
+def fit_here(request: FitRequest, device: torch.device, told: Told, world: World) -> FitResult:
     """The model, fitted in this process, with the others of `world`."""
-    settings, feedback = job.run.settings, job.run.settings.dataset.feedback
-    train, parts = read(job, device)
+    settings, feedback = request.run.settings, request.run.settings.dataset.feedback
+    train, parts = read(request, device)
     told.begin(len(train))
-    finder = None if job.refit else settings.models[job.label].finder
+    finder = None if request.refit else settings.models[request.label].finder
     finding = RateFinder(finder) if finder else None
     normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
-    guide = validator(parts, settings, job.family, normalizer) if parts and not job.refit else None
+    guide = validator(parts, settings, request.family, normalizer) if parts and not request.refit else None
     context = FitContext(
         device=device,
         precision=settings.precision,
-        seed=seed_of(settings.seed, "fit", job.label),
+        seed=seed_of(settings.seed, "fit", request.label),
         log=told,
         validate=guided_by_first(guide, world) if guide else None,
         per_user=guide.per_user if guide else None,
-        epochs=job.epochs,
-        checkpoint=job.checkpoint,
-        deadline=job.deadline,
+        epochs=request.epochs,
+        checkpoint=request.checkpoint,
+        deadline=request.deadline,
         finder=finding,
         memory=memory_budget(settings.memory_limit, device) // (world.size if device.type == "cpu" else 1),
         world=world,
     )
     try:
-        if isinstance(job.config, BlendConfig):
-            model = members.assemble(job.config, job.members, device)
+        if isinstance(request.config, BlendConfig):
+            model = members.assemble(request.config, request.members, device)
         else:
-            model = build(job.family, job.config, train.n_users, train.n_items, context.seed)
+            model = build(request.family, request.config, train.n_users, train.n_items, context.seed)
         model.fit(normalizer.on(train), context)
         valid = figure_on_valid(model, told.history, context) if settings.budget.minutes else None
     except ScoreError as error:
         raise NotServable(f"the fit diverged: {error}; lower learning_rate or raise l2") from error
-    return model, Fitted(normalizer, len(train), valid, context.cut_short, context.course.earlier_seconds, finding)
+    return FitResult(
+        model=model,
+        normalizer=normalizer,
+        rows=len(train),
+        valid=valid,
+        cut_short=context.cut_short,
+        finding=finding,
+        history=told.history,
+        seconds=context.course.earlier_seconds,
+    )
 
 
-def read(job: Job, device: torch.device) -> tuple[Interactions, Parts | None]:
+def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Parts | None]:
     """The rows that are learnt from, and the split they are of, unless they are all."""
-    if job.fit != "all":
-        parts = load_parts(job.data, device)
-        return parts.fitted_on(job.fit), parts
-    shape, frame = lake.info(job.data), pl.read_parquet(job.data / "interactions.parquet")
+    if request.fit != "all":
+        parts = load_parts(request.data, device)
+        return parts.fitted_on(request.fit), parts
+    shape, frame = lake.info(request.data), pl.read_parquet(request.data / "interactions.parquet")
     return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device), None
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.parts import REJECTED
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult
 from pipeline.stages.ingest_items import read_items
@@ -29,46 +31,81 @@ def read_source(run: Run) -> Path:
     blank, or has no user, item, number or time where one is configured, is a reject, never a guess.
     """
     dataset, layer = run.settings.dataset, run.home.lake(run.dataset) / LAYER
-    incremental = dataset.source.mode == "incremental"
-    seen = ingest_seen.read_seen(layer) if incremental else {}
-    present = _fingerprints(run.data, _patterns(dataset), optional=bool(seen))
-    catalog = _fingerprints(run.data, dataset.items.files if dataset.items else [])
-    if incremental:
-        files = ingest_seen.merge(seen, {digest: name for name, digest in present.items()})
-        order = [(name, digest) for digest, name in files.items()]
-    else:
-        order = sorted(present.items())
-    data_hash = hash_of([digest for _, digest in [*order, *sorted(catalog.items())]])
-    settings = {**_that_matter(dataset), "files": order, "catalog": catalog, "data_hash": data_hash}
-    settings |= leave_out.that_matter(run)
+    source = look_at(run)
 
     def write(folder: Path) -> lake.Report:
         scratch = _scratch(layer)
         try:
-            reader = Parts(run, folder, scratch, {digest: name for name, digest in present.items()})
+            reader = Parts(run, folder, scratch, {digest: name for name, digest in source.present.items()})
             parts, rows = [], 0
-            for number, (_, digest) in enumerate(order):
+            for number, (_, digest) in enumerate(source.order):
                 parts.append(reader.part(digest, number))
                 rows += parts[-1][1].ledger.get(Reason.KEPT, 0)
-                progress.watcher.at("file", number + 1, len(order), rows=rows)
-            reader.concatenate(parts, [name for name, _ in order])
+                progress.watcher.at("file", number + 1, len(source.order), rows=rows)
+            reader.concatenate(parts, [name for name, _ in source.order])
             results = [result for _, result in parts]
-            report = _report(results, dict(order), data_hash)
-            new = [result for (_, digest), result in zip(order, results, strict=True) if digest not in seen]
+            report = _report(results, dict(source.order), source.data_hash)
+            new = [
+                result for (_, digest), result in zip(source.order, results, strict=True) if digest not in source.seen
+            ]
             _gate(run, folder, report, new)
             if dataset.items:
-                frame, report.info["catalog"] = read_items(run.data, sorted(catalog), dataset.items, scratch)
+                frame, report.info["catalog"] = read_items(run.data, sorted(source.catalog), dataset.items, scratch)
                 frame.write_parquet(folder / "catalog.parquet")
             reader.check_unchanged()
-            if incremental:
-                ingest_seen.write_seen(layer, {digest: name for name, digest in order})
+            if dataset.source.mode == "incremental":
+                ingest_seen.write_seen(layer, {digest: name for name, digest in source.order})
             return report
         finally:
             sources.remove(scratch)
 
-    target = lake.build(run, lake.Spec("ingest", LAYER, VERSION, settings), write)
+    target = lake.build(run, _spec(run, source), write)
     _journal_rejects(run, target)
     return target
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a night, by their fingerprints."""
+
+    seen: dict[str, str]
+    """Read on nights before, in incremental mode: digest to name."""
+    present: dict[str, str]
+    """In the folder now: name to digest."""
+    catalog: dict[str, str]
+    """The same, of `dataset.items`."""
+    order: list[tuple[str, str]]
+    """Name and digest of all that are read, in the order of the rows."""
+
+    @property
+    def data_hash(self) -> str:
+        """Of all content."""
+        return hash_of([digest for _, digest in [*self.order, *sorted(self.catalog.items())]])
+
+
+def look_at(run: Run) -> Source:
+    """Find the source's files. Raises UnreadableInput where one is missing."""
+    dataset, layer = run.settings.dataset, run.home.lake(run.dataset) / LAYER
+    incremental = dataset.source.mode == "incremental"
+    seen = ingest_seen.read_seen(layer) if incremental else {}
+    present = _fingerprints(run.data, _patterns(dataset), optional=bool(seen))
+    catalog = _fingerprints(run.data, dataset.items.files if dataset.items else [])
+    order = sorted(present.items())
+    if incremental:
+        files = ingest_seen.merge(seen, {digest: name for name, digest in present.items()})
+        order = [(name, digest) for digest, name in files.items()]
+    return Source(seen, present, catalog, order)
+
+
+def spec(run: Run) -> lake.Spec:
+    """Key of `read_source`. Raises UnreadableInput where a file is missing."""
+    return _spec(run, look_at(run))
+
+
+def _spec(run: Run, source: Source) -> lake.Spec:
+    files = {"files": source.order, "catalog": source.catalog, "data_hash": source.data_hash}
+    settings = {**_that_matter(run.settings.dataset), **files, **leave_out.that_matter(run)}
+    return lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings)
 
 
 def _patterns(dataset: Dataset) -> list[str]:

@@ -1,6 +1,6 @@
 """Which fitted models a blend is made of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,15 +14,16 @@ from pipeline.run import Run
 
 def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:
     """Fits by label, of what was `fitted` on train tonight; see `standing.members_of`."""
-    families = {label: lake.info(folder)["family"] for label, folder in fitted.items()}
-    return {label: fitted[label] for label in standing.members_of(config, families, standing.best_first(run))}
+    families = {label: standing.family_name(run.settings, label) for label in fitted}
+    ranked = standing.best_first(run) if config.most else []
+    return {label: fitted[label] for label in standing.members_of(config, families, ranked)}
 
 
-def refitted(run: Run, chosen: Path, fit: Callable[[str, Path], Path]) -> dict[str, Path]:
-    """The members that have a weight in `chosen`, each fitted anew by `fit(label, its first fit)`."""
+def first_fits(run: Run, chosen: Path) -> dict[str, Path]:
+    """The first fits of the members that have a weight in the blend `chosen`, by label."""
     layer, info = run.home.lake(run.dataset) / "5_models", lake.info(chosen)
     weights = info["config"]["weights"]
-    return {label: fit(label, layer / name) for label, name in info["members"].items() if weights[label]}
+    return {label: layer / name for label, name in info["members"].items() if weights[label]}
 
 
 def assemble(config: BlendConfig, members: Mapping[str, Path], device: torch.device) -> Recommender:

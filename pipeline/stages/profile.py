@@ -12,6 +12,7 @@ from pipeline.context import NotServable
 from pipeline.dataset_settings import Feedback
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
+from pipeline.stage_call import StageCall, StageName
 
 VERSION = 1
 FILE = "profile.json"
@@ -24,8 +25,6 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
     popularity, each of raw and clean; what they hold is in `pipeline.profile`. Says what the filters did to density.
     """
     feedback = run.settings.dataset.feedback
-    settings = {"normalize": feedback.normalize, "normalize_to": feedback.normalize_to}
-    spec = lake.Spec("profile", "4_profile", VERSION, settings, parents=(raw, cleaned, parts))
 
     def write(folder: Path) -> lake.Report:
         source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))
@@ -47,12 +46,19 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
         return lake.Report(rows_in=source.height, info={"shapes": described["shapes"]})
 
-    folder = lake.build(run, spec, write)
+    folder = lake.build(run, spec(run, raw, cleaned, parts), write)
     journal.update_run(run, profile=folder)
     before, after = lake.info(folder)["shapes"]["raw"], lake.info(folder)["shapes"]["clean"]
     if after["rows"] < before["rows"]:
         journal.say(f"  of {in_words(before)}, {in_words(after)} take part")
     return folder
+
+
+def spec(run: Run, raw: Path, cleaned: Path, parts: Path) -> lake.Spec:
+    """Key of `describe_data`."""
+    feedback = run.settings.dataset.feedback
+    settings = {"normalize": feedback.normalize, "normalize_to": feedback.normalize_to}
+    return lake.Spec(StageCall(StageName.PROFILE), "4_profile", VERSION, settings, parents=(raw, cleaned, parts))
 
 
 def in_words(shape: dict) -> str:

@@ -1,16 +1,19 @@
 """Searches the hyperparameters of one family, and keeps every trial."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from pipeline import budget, contracts, journal, lake, metrics, progress, tables
+from pipeline.context import ModelConfig
 from pipeline.device import on_device, resolve_device, set_threads
 from pipeline.limits import Limits
 from pipeline.run import Run
 from pipeline.search import Trial, best_of, search
 from pipeline.settings import Settings
 from pipeline.space import Choices, usual_point
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.train import Skipped, family_of
 from pipeline.stages.trials import Fits
 from pipeline.stages.tuning import space_of
@@ -30,25 +33,10 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
     it. Raises Skipped when there is no figure to search by, or no time for a single trial.
     """
     settings = run.settings
-    family, config = family_of(settings, label)
-    space, entry = space_of(settings, label), settings.models[label]
+    space, config = space_of(settings, label), config_of_trials(settings, label)
     set_threads(settings.threads)
-    if settings.search.epochs and "epochs" in type(config).model_fields:
-        config = config.model_copy(update={"epochs": settings.search.epochs})
-    determines = {
-        "family": family.__name__, "version": family.version, "config": config.model_dump(), "label": label,
-        "space": {name: repr(of) for name, of in space.items()}, "sampler": settings.search.sampler,
-        "prune": settings.search.prune, "seed": settings.seed, "select": settings.select.model_dump(),
-        "feedback": settings.dataset.feedback.model_dump(mode="json"), "precision": settings.precision,
-        "device": on_device(resolve_device(settings.device)),
-        "finder": entry.finder.model_dump() if entry.finder and entry.finder.use else None,
-    }  # fmt: skip
-    title, within = f"search {label}", {"trials": settings.search.trials, "minutes": settings.search.minutes}
-    study = lake.Spec(title, LAYER, VERSION, determines, (parts,))
-    if seconds is not None:  # what comes of a turn depends on the time that night had, so it is that night's alone
-        turn = len(budget.Timings(run).tonight(title)) + 1
-        title, within = f"{title}, turn {turn}", {**within, "night": run.run_id, "turn": turn}
-    spec = lake.Spec(title, LAYER, VERSION, {**determines, **within}, (parts,), head=label)
+    study, wanted = study_spec(run, parts, label), spec(run, parts, label, fitted, seconds)
+    title = wanted.call.title
     told = Telling(run, title)
 
     def write(folder: Path) -> lake.Report:
@@ -85,9 +73,44 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
         }  # fmt: skip
         return lake.Report(rows_out=len(trials), info=info)
 
-    folder = lake.build(run, spec, write)
+    folder = lake.build(run, wanted, write)
     (journal.say if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")
     return folder
+
+
+def spec(run: Run, parts: Path, label: str, fitted: Path | None = None, seconds: float | None = None) -> lake.Spec:
+    """Key of `search_model`; of a turn, that of tonight's next one."""
+    search, study = run.settings.search, study_spec(run, parts, label)
+    call, within = study.call, {"trials": search.trials, "minutes": search.minutes}
+    if seconds is not None:  # what comes of a turn depends on the time that night had, so it is that night's alone
+        turn = budget.Timings(run).turns(label) + 1
+        call, within = replace(call, turn=turn), {**within, "night": run.run_id, "turn": turn}
+    return replace(study, call=call, settings={**study.settings, **within}, head=label)
+
+
+def study_spec(run: Run, parts: Path, label: str) -> lake.Spec:
+    """Key of the study: of all that its trials depend on, however many there are."""
+    settings = run.settings
+    family, finder = family_of(settings, label)[0], settings.models[label].finder
+    determines = {
+        "family": family.__name__, "version": family.version,
+        "config": config_of_trials(settings, label).model_dump(), "label": label,
+        "space": {name: repr(of) for name, of in space_of(settings, label).items()},
+        "sampler": settings.search.sampler,
+        "prune": settings.search.prune, "seed": settings.seed, "select": settings.select.model_dump(),
+        "feedback": settings.dataset.feedback.model_dump(mode="json"), "precision": settings.precision,
+        "device": on_device(resolve_device(settings.device)),
+        "finder": finder.model_dump() if finder and finder.use else None,
+    }  # fmt: skip
+    return lake.Spec(StageCall(StageName.SEARCH, label), LAYER, VERSION, determines, (parts,))
+
+
+def config_of_trials(settings: Settings, label: str) -> ModelConfig:
+    """The configured hyperparameters, with the epochs of `[search]` where the family has epochs."""
+    _, config = family_of(settings, label)
+    if settings.search.epochs and "epochs" in type(config).model_fields:
+        return config.model_copy(update={"epochs": settings.search.epochs})
+    return config
 
 
 class Telling:

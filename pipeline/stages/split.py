@@ -8,9 +8,11 @@ import polars as pl
 
 from pipeline import journal, lake, tables
 from pipeline.contracts import Refused
+from pipeline.dataset_settings import Published
 from pipeline.layers import SettingsError
 from pipeline.run import Run
 from pipeline.settings import Split
+from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import leakage, published, splitting
 from pipeline.stages.ids import ENCODED_PARQUET
 from pipeline.stages.splitting import PARTS
@@ -29,13 +31,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     The folder's info has kind, reason, tie_share, cuts, rows, users, n_cold, n_users and n_items.
     Raises SettingsError for a split that the data can't have, Refused where train or test comes out empty.
     """
-    dataset, wanted = run.settings.dataset, run.settings.split
-    source = dataset.published if wanted.kind in ("auto", "published") else None
-    settings: dict[str, Any] = {**wanted.model_dump(), "seed": run.settings.seed}
-    if source:
-        layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate"})
-        settings["columns"] = [dataset.columns.user, dataset.columns.item]
-        settings |= {"layout": layout, "published": published.fingerprints(run.data, source)}
+    dataset, wanted, source = run.settings.dataset, run.settings.split, _published(run)
 
     def write(folder: Path) -> lake.Report:
         rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
@@ -62,7 +58,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         info |= {"kind": kind, "reason": reason, **figures}
         return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
-    built = lake.build(run, lake.Spec("split", "4_split", VERSION, settings, parents=(encoded,)), write)
+    built = lake.build(run, spec(run, encoded), write)
     info = lake.info(built)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
     journal.say(f"  {in_words(info)}")
@@ -73,6 +69,22 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             "a seeded hash decided which is held out",
         )
     return built
+
+
+def spec(run: Run, encoded: Path) -> lake.Spec:
+    """Key of `split_interactions`."""
+    dataset = run.settings.dataset
+    settings: dict[str, Any] = {**run.settings.split.model_dump(), "seed": run.settings.seed}
+    if source := _published(run):
+        layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate"})
+        settings["columns"] = [dataset.columns.user, dataset.columns.item]
+        settings |= {"layout": layout, "published": published.fingerprints(run.data, source)}
+    return lake.Spec(StageCall(StageName.SPLIT), "4_split", VERSION, settings, parents=(encoded,))
+
+
+def _published(run: Run) -> Published | None:
+    """The data set's own split, where it is asked for."""
+    return run.settings.dataset.published if run.settings.split.kind in ("auto", "published") else None
 
 
 def in_words(info: dict[str, Any]) -> str:

@@ -1,22 +1,23 @@
 """Fits one model family on one part of the data, and keeps its state."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import budget, journal, lake, layers, progress, standing, tables
+from pipeline import budget, journal, lake, layers, progress, standing
 from pipeline.device import on_device, resolve_device, set_threads
 from pipeline.models import MODELS, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
 from pipeline.models.saving import save
 from pipeline.run import Run
 from pipeline.settings import Settings
-from pipeline.stages import fitting, members
-from pipeline.stages.fitting import Job, devices_of
+from pipeline.stage_call import Fit, StageCall, StageName
+from pipeline.stages import members
+from pipeline.stages.fitting import FitRequest, FitResult, devices_of, fit_request
 
 VERSION = 3
 SECONDS_BETWEEN_LINES = 5.0
@@ -30,7 +31,7 @@ def fit_model(
     run: Run,
     data: Path,
     label: str,
-    fit: str = "train",
+    fit: Fit = "train",
     chosen: Path | None = None,
     searched: Path | None = None,
     fitted: Mapping[str, Path] | None = None,
@@ -43,95 +44,107 @@ def fit_model(
     blend is made of the models `fitted` on train; its refits refit them too.
     Raises Skipped, with the reason, where the family can't be used on this data, or not within the night's budget.
     """
+    set_threads(run.settings.threads)
+    request = resolve(run, data, label, fit, chosen, searched, fitted)
+    if chosen and request.family.blends:
+        for member, first in members.first_fits(run, chosen).items():
+            fit_model(run, data, member, fit, first)
+
+    def write(folder: Path) -> lake.Report:
+        title = request.spec.call.title
+        told = Telling(title, request.epochs or getattr(request.config, "epochs", None))
+        try:
+            deadline = budget.deadline(run, request.spec.call) if fit == "train" else None
+            result = fit_request(replace(request, deadline=deadline), told, folder)
+        except NotServable as error:
+            raise Skipped(str(error)) from error  # nothing is kept: tomorrow's memory or settings may allow it
+        report = store(request, result, folder)
+        if result.finding:
+            journal.say(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
+        if result.cut_short:
+            after = f" after epoch {len(result.history)}" if result.history else " before it was done"
+            journal.note(run, f"{title}: the budget ended the fit{after}")
+        return report
+
+    folder = lake.build(run, request.spec, write)
+    request.checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def resolve(
+    run: Run,
+    data: Path,
+    label: str,
+    fit: Fit = "train",
+    chosen: Path | None = None,
+    searched: Path | None = None,
+    fitted: Mapping[str, Path] | None = None,
+) -> FitRequest:
+    """The fit that these arguments of `fit_model` mean: family, hyperparameters, members, and the key of it all."""
     family, config = family_of(run.settings, label)
     config = config_of(config, chosen, searched)
-    parents, made_of = [data, *([chosen] if chosen else [])], {}
-    if family.blends:
+    made_of: dict[str, Path] = {}
+    if family.blends and chosen:
+        firsts = members.first_fits(run, chosen).items()
+        made_of = {name: lake.folder_of(run, resolve(run, data, name, fit, first).spec) for name, first in firsts}
+    elif family.blends:
         assert isinstance(config, BlendConfig)
-        made_of = (
-            members.refitted(run, chosen, lambda name, first: fit_model(run, data, name, fit, first))
-            if chosen
-            else members.members_of(run, config, fitted or {})
-        )
-        parents += made_of.values()
-    finder = run.settings.models[label].finder if chosen is None else None
-    set_threads(run.settings.threads)
-    device, feedback = resolve_device(run.settings.device), run.settings.dataset.feedback
-    devices = devices_of(run.settings, family)
-    title = f"train {label}" + (" tuned" if searched else "") + ("" if fit == "train" else f" on {fit}")
+        made_of = members.members_of(run, config, fitted or {})
+    settings, feedback = run.settings, run.settings.dataset.feedback
+    finder = settings.models[label].finder if chosen is None else None
+    devices = devices_of(settings, family)
     spec = lake.Spec(
-        stage=title,
+        call=StageCall(StageName.TRAIN, label, fit, tuned=searched is not None),
         layer="5_models",
         version=VERSION,
         settings={
             "family": family.__name__, "version": family.version, "config": config.model_dump(), "fit": fit,
-            "seed": run.settings.seed,
-            "select": run.settings.select.model_dump(), "device": on_device(device),
-            "precision": run.settings.precision, "label": label,
+            "seed": settings.seed,
+            "select": settings.select.model_dump(), "device": on_device(resolve_device(settings.device)),
+            "precision": settings.precision, "label": label,
             "normalize": feedback.normalize, "normalize_to": feedback.normalize_to,
             **({"finder": finder.model_dump()} if finder else {}),
             **({"devices": devices} if devices > 1 else {}),
         },
-        parents=tuple(parents),
+        parents=(data, *([chosen] if chosen else []), *made_of.values()),
         head=f"{label}-{fit.replace('+', '-')}",
     )  # fmt: skip
-
-    checkpoint = run.home.lake(run.dataset) / spec.layer / f".checkpoint-{spec.key}.safetensors"
-
-    def write(folder: Path) -> lake.Report:
-        epochs = lake.info(chosen)["best_epoch"] if chosen else None
-        told = Telling(title, epochs or getattr(config, "epochs", None))
-        info: dict[str, Any] = {"label": label, "family": standing.family_name(run.settings, label), "fit": fit}
-        if made_of:
-            info["members"] = {name: path.name for name, path in made_of.items()}
-        started = time.perf_counter()
-        try:
-            deadline = budget.deadline(run, label, title) if fit == "train" else None
-            refit = chosen is not None
-            job = Job(run, data, label, fit, family, config, epochs, refit, made_of, checkpoint, deadline)
-            model, came = fitting.fit(job, device, told, folder)
-        except NotServable as error:
-            raise Skipped(str(error)) from error  # nothing is kept: tomorrow's memory or settings may allow it
-        info |= {
-            "seconds": round(came.earlier_seconds + time.perf_counter() - started, 3),
-            "best_epoch": model.best_epoch, "history": told.history,
-            "config": model.config.model_dump(), "valid": came.valid,
-        }  # fmt: skip
-        if finding := came.finding:
-            journal.say(f"  {title}: {finding.words(info['config'].get('learning_rate'))}")
-            info |= {"finder": finding.info(), "config": {**info["config"], **finding.rate_used()}}
-
-        def keep(folder: Path) -> lake.Report:
-            save(model, folder)
-            came.normalizer.save(folder)
-            return lake.Report(rows_in=came.rows, rows_out=came.rows, info=info)
-
-        if came.cut_short:
-            after = f" after epoch {len(told.history)}" if told.history else " before it was done"
-            raise CutShort(f"{title}: the budget ended the fit{after}", keep)
-        return keep(folder)
-
-    try:
-        folder = lake.build(run, spec, write)
-    except CutShort as cut:  # kept for this night only: another one may have the time
-        journal.note(run, str(cut))
-        own = {**spec.settings, "cut short in": run.run_id}
-        spec = replace(spec, stage=f"{title}, cut short", settings=own)
-        folder = lake.build(run, spec, cut.keep)
-        seconds = lake.info(folder)["seconds"]  # of the fit, not of writing it: later nights plan by it
-        rows = lake.read_manifest(folder)["rows_out"]
-        record = {"stage": spec.stage, "seconds": seconds, "rows_in": rows, "rows_out": rows, "skipped": False}
-        journal.append(run, tables.STAGES, [record])
-    checkpoint.unlink(missing_ok=True)
-    return folder
+    epochs = lake.info(chosen)["best_epoch"] if chosen else None
+    return FitRequest(run, data, label, family, config, spec, epochs, chosen is not None, made_of)
 
 
-class CutShort(Exception):
-    """The budget's deadline ended the fit early; `keep` writes what it came to."""
+def spec(
+    run: Run,
+    data: Path,
+    label: str,
+    fit: Fit = "train",
+    chosen: Path | None = None,
+    searched: Path | None = None,
+    fitted: Mapping[str, Path] | None = None,
+) -> lake.Spec:
+    """Key of `fit_model`. Raises NotYetKnown where hyperparameters or members depend on what isn't there yet."""
+    return resolve(run, data, label, fit, chosen, searched, fitted).spec
 
-    def __init__(self, text: str, keep: Callable[[Path], lake.Report]):
-        super().__init__(text)
-        self.keep = keep
+
+def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
+    """Write the state of the model and of its normalizer; the report says how the fit went, and as what it is kept."""
+    model = result.model
+    save(model, folder)
+    result.normalizer.save(folder)
+    info: dict[str, Any] = {
+        "label": request.label, "family": standing.family_name(request.run.settings, request.label),
+        "fit": request.fit,
+    }  # fmt: skip
+    if request.members:
+        info["members"] = {name: path.name for name, path in request.members.items()}
+    info |= {
+        "seconds": round(result.seconds, 3),
+        "best_epoch": model.best_epoch, "history": result.history,
+        "config": model.config.model_dump(), "valid": result.valid,
+    }  # fmt: skip
+    if result.finding:
+        info |= {"finder": result.finding.info(), "config": {**info["config"], **result.finding.rate_used()}}
+    return lake.Report(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
 
 
 class Telling:

@@ -1,0 +1,100 @@
+"""What a stage is called with a label: the one place that makes the titles of journals, lake and Prefect, and reads
+them back."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Fit = Literal["train", "train+valid", "all"]
+"""The part of the data that a model is fitted on; `all`: every row, without a split."""
+
+
+class StageName(StrEnum):
+    """Every stage that a journal can name."""
+
+    INGEST = "ingest"
+    ADMIT = "admit"
+    CLEAN = "clean"
+    ENCODE = "encode"
+    SPLIT = "split"
+    PROFILE = "profile"
+    SEARCH = "search"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    LEAKS = "leaks"
+    SELECT = "select"
+    COMPARE = "compare"
+    TRACK = "track"
+    EXPORT = "export"
+    AUDIT = "audit"
+    PUBLISH = "publish"
+    REGISTER = "register"
+    REPORT = "report"
+
+
+OF_MODELS = (StageName.SEARCH, StageName.TRAIN, StageName.EVALUATE)
+"""Stages that are called once a model, or more often."""
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """A stage and what it is called for. Raises ValueError where these don't go together."""
+
+    stage: StageName
+    label: str | None = None
+    """Of the model, for `OF_MODELS`."""
+    fit: Fit = "train"
+    """Of `train`, as are the next two."""
+    tuned: bool = False
+    """A fit with the hyperparameters that a search found."""
+    cut_short: bool = False
+    """A fit that the deadline ended."""
+    turn: int | None = None
+    """Of a search under a budget, which has several."""
+
+    def __post_init__(self) -> None:
+        fits = self.fit != "train" or self.tuned or self.cut_short
+        if (
+            (self.stage in OF_MODELS) != bool(self.label)
+            or (fits and self.stage is not StageName.TRAIN)
+            or (self.turn is not None and self.stage is not StageName.SEARCH)
+        ):
+            raise ValueError(f"{self.stage} is not called so: {self}")
+
+    @property
+    def title(self) -> str:
+        """`clean`, `train ease`, `train ease tuned`, `train ease on all`, `search ease, turn 2`."""
+        words = [self.stage, *([self.label] if self.label else []), *(["tuned"] if self.tuned else [])]
+        words += ["on", self.fit] if self.fit != "train" else []
+        turn = f", turn {self.turn}" if self.turn is not None else ""
+        return " ".join(words) + turn + (", cut short" if self.cut_short else "")
+
+    @classmethod
+    def parse(cls, title: str) -> "StageCall":
+        """The call that has this title. Raises ValueError where none has."""
+        if not (found := _TITLE.fullmatch(title)):
+            raise ValueError(f"{title!r} is not the title of a stage")
+        return cls(
+            stage=StageName(found["stage"]),
+            label=found["label"],
+            fit=found["fit"] or "train",  # type: ignore[arg-type]
+            tuned=found["tuned"] is not None,
+            cut_short=found["cut_short"] is not None,
+            turn=int(found["turn"]) if found["turn"] else None,
+        )
+
+    @property
+    def place(self) -> StageName:
+        """Its name in `pipeline.stages.LINE`, by which `--until` and Prefect know it."""
+        return StageName.TRACK if self.stage is StageName.REGISTER else self.stage
+
+
+_TITLE = re.compile(
+    rf"(?P<stage>{'|'.join(StageName)})"
+    r"(?: (?P<label>[^,\s](?:[^,\n]*?[^,\s])??))?"  # the labels of settings have no spaces; a plan's "the champion" has
+    r"(?P<tuned> tuned)?"
+    r"(?: on (?P<fit>train\+valid|all))?"
+    r"(?:, turn (?P<turn>[0-9]+))?"
+    r"(?P<cut_short>, cut short)?"
+)
