@@ -11,7 +11,8 @@ import pytest
 from flows import nightly as line
 from flows.cli import main
 from flows.start import prepare
-from pipeline import warehouse
+from pipeline import home_identity, warehouse
+from pipeline.paths import Home
 from pipeline.run import Run
 from pipeline.stages import track
 
@@ -99,6 +100,8 @@ def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def copied(data: Dataset, folder: Path) -> Dataset:
-    """The same data set and home elsewhere; the live file stays a link to its generation."""
+    """The same data set elsewhere, with a home of its own; the live file stays a link to its generation."""
     subprocess.run(["cp", "-a", f"{data.folder}/.", str(folder)], check=True)
-    return Dataset(folder, data.mode)
+    copy = Dataset(folder, data.mode)
+    home_identity.settle(Home(copy.home_root))
+    return copy
