@@ -80,7 +80,10 @@ def resolve(
     searched: Path | None = None,
     fitted: Mapping[str, Path] | None = None,
 ) -> FitRequest:
-    """The fit that these arguments of `fit_model` mean: family, hyperparameters, members, and the key of it all."""
+    """The fit that these arguments of `fit_model` mean: family, hyperparameters, members, and the key of it all.
+
+    Writes nothing. Raises NotYetKnown where hyperparameters or members depend on what isn't there yet.
+    """
     family, config = family_of(run.settings, label)
     config = config_of(config, chosen, searched)
     made_of: dict[str, Path] = {}
@@ -113,17 +116,9 @@ def resolve(
     return FitRequest(run, data, label, family, config, spec, epochs, chosen is not None, made_of)
 
 
-def spec(
-    run: Run,
-    data: Path,
-    label: str,
-    fit: Fit = "train",
-    chosen: Path | None = None,
-    searched: Path | None = None,
-    fitted: Mapping[str, Path] | None = None,
-) -> lake.Spec:
-    """Key of `fit_model`. Raises NotYetKnown where hyperparameters or members depend on what isn't there yet."""
-    return resolve(run, data, label, fit, chosen, searched, fitted).spec
+def spec(run: Run, data: Path, label: str, *more: Any, **named: Any) -> lake.Spec:
+    """Key of `fit_model`, of the same arguments; NotYetKnown as `resolve` raises it."""
+    return resolve(run, data, label, *more, **named).spec
 
 
 def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
