@@ -51,7 +51,7 @@ class Ended(BaseException):
 class Silence(progress.Watcher):
     """What the line says on its way is for nights."""
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, ids: str = "") -> None:
         """Nothing."""
 
 

@@ -11,9 +11,9 @@ class Watcher:
     watches = False
     """Whether figures of every epoch are shown as they come, so that lines about them can be left out."""
 
-    def say(self, text: str) -> None:
-        """Talk, for people."""
-        print(text, file=sys.stderr, flush=True)
+    def say(self, text: str, ids: str = "") -> None:
+        """Talk, for people; `ids` of users and items follow on the terminal, and are kept nowhere."""
+        print(text + ids, file=sys.stderr, flush=True)
 
     def begin(self, stage: str) -> None:
         """A stage starts."""
