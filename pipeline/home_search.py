@@ -223,10 +223,28 @@ def _find_in_table(con: warehouse.Connection, source: str, table: str, person: P
         rows = con.sql(f"SELECT count(*) FROM {source} WHERE {where}", params={"user": person.user_id}).fetchall()[0][0]
         if rows:
             yield f"{table}: {rows:,} rows of the user"
-    for column in text_columns(table, types):
+    for column in may_name(con, source, text_columns(table, types), person):
         found = sum(1 for text in _candidates(con, source, column, person) if cleaned(column, text, person) != text)
         if found:
             yield f"{table}.{column}: {found:,} texts name the user"
+
+
+def may_name(con: warehouse.Connection, source: str, columns: list[str], person: Person) -> list[str]:
+    """The columns in which the id may be somewhere, found in one pass."""
+    if not columns:
+        return []
+    places = [f"coalesce(bool_or({_has_core(column, person)}), false)" for column in columns]
+    (found,) = con.sql(f"SELECT {', '.join(places)} FROM {source}", params=_cores(person)).fetchall()
+    return [column for column, there in zip(columns, found, strict=True) if there]
+
+
+def _has_core(column: str, person: Person) -> str:
+    name = f"{warehouse.quoted(column)}::VARCHAR"
+    return " OR ".join(f"contains({name}, $c{n})" for n in range(len(person.cores)))
+
+
+def _cores(person: Person) -> dict[str, str]:
+    return {f"c{n}": core for n, core in enumerate(person.cores)}
 
 
 def of_user(table: str, columns: list[str]) -> str | None:
@@ -248,13 +266,9 @@ def text_columns(table: str, types: dict[str, str]) -> list[str]:
 
 
 def _candidates(con: warehouse.Connection, source: str, column: str, person: Person) -> list[str]:
-    """Distinct texts of a column that have the id somewhere."""
-    name = f"{warehouse.quoted(column)}::VARCHAR"
-    where = " OR ".join(f"contains({name}, $s{n})" for n in range(len(person.spellings)))
-    params = {f"s{n}": spelling for n, spelling in enumerate(person.spellings)}
-    return [
-        text for (text,) in con.sql(f"SELECT DISTINCT {name} FROM {source} WHERE {where}", params=params).fetchall()
-    ]
+    """Distinct texts of a column that may have the id."""
+    query = f"SELECT DISTINCT {warehouse.quoted(column)}::VARCHAR FROM {source} WHERE {_has_core(column, person)}"
+    return [text for (text,) in con.sql(query, params=_cores(person)).fetchall()]
 
 
 def cleaned(column: str, text: str, person: Person) -> str:
@@ -323,9 +337,9 @@ def _sqlite_texts(con: sqlite3.Connection, person: Person) -> Iterator[tuple[str
     for (table,) in names.fetchall():
         for column in con.execute(f"PRAGMA table_info({_sqlite_name(table)})").fetchall():
             name = _sqlite_name(column[1])
-            where = " OR ".join([f"instr({name}, ?)"] * len(person.spellings))
+            where = " OR ".join([f"instr({name}, ?)"] * len(person.cores))
             query = f"SELECT DISTINCT {name} FROM {_sqlite_name(table)} WHERE typeof({name}) = 'text' AND ({where})"
-            for (text,) in con.execute(query, person.spellings).fetchall():
+            for (text,) in con.execute(query, person.cores).fetchall():
                 if person.redacted(text) != text:
                     yield table, column[1], text
 
@@ -407,10 +421,12 @@ def find_bytes(path: Path, person: Person) -> Iterator[str]:
     if not person.is_long:
         return
     longest = max(map(len, person.bytes_of_it))
+    cores = [core.encode(code, "surrogatepass") for core in person.cores for code in ("utf-8", "utf-16-le")]
     with path.open("rb") as file:
         tail = b""
         while block := file.read(1 << 22):
-            if any(spelling in tail + block for spelling in person.bytes_of_it):
+            both = tail + block
+            if any(core in both for core in cores) and any(spelling in both for spelling in person.bytes_of_it):
                 yield "has the bytes of the user's id"
                 return
             tail = block[-longest:]

@@ -72,6 +72,12 @@ class Person:
         return sorted({one for one in once | twice if one}, key=lambda one: (-len(one), one))
 
     @cached_property
+    def cores(self) -> list[str]:
+        """What every spelling has, to look for first: the longest run that no escape changes; else all spellings."""
+        runs = re.findall(r"[A-Za-z0-9]+", self.user_id)
+        return [max(runs, key=len)] if runs else self.spellings
+
+    @cached_property
     def bytes_of_it(self) -> list[bytes]:
         """The spellings as they stand in files."""
         found = {one.encode(code, "surrogatepass") for one in self.spellings for code in ("utf-8", "utf-16-le")}
@@ -117,7 +123,7 @@ class Person:
 
     def may_be_in(self, text: str) -> bool:
         """Whether looking closer is worth while."""
-        return any(one in text for one in self.spellings)
+        return any(core in text for core in self.cores) and any(one in text for one in self.spellings)
 
 
 def is_named(raw: str, listed: Forgotten, dialects: Iterable[Dialect]) -> bool:

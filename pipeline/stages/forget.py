@@ -242,9 +242,9 @@ def _copy(con: warehouse.Connection, table: str, types: dict[str, str], person: 
     name, of_user = warehouse.quoted(table), home_search.of_user(table, list(types))
     old = f"SELECT * FROM old.{name}" + (f" WHERE NOT coalesce({of_user}, false)" if of_user else "")
     params = {"user": person.user_id} if of_user else None
-    texts = [
-        c for c in home_search.text_columns(table, types) if types[c] == "VARCHAR" and _may_name(con, name, c, person)
-    ]
+    columns = [column for column in home_search.text_columns(table, types) if types[column] == "VARCHAR"]
+    texts = home_search.may_name(con, f"old.{name}", columns, person)
+    texts += [column for column in columns if column == home_search.RAW and column not in texts]
     redacted = 0
     if texts:  # never inserted and then mended: the bytes would stay in free blocks
         frame = con.sql(old, params=params).pl()
@@ -257,15 +257,6 @@ def _copy(con: warehouse.Connection, table: str, types: dict[str, str], person: 
         con.execute(f"INSERT INTO new.{name} {old}", params)
     counts = f"SELECT (SELECT count(*) FROM old.{name}) - (SELECT count(*) FROM new.{name})"
     return con.sql(counts).fetchall()[0][0] + redacted
-
-
-def _may_name(con: warehouse.Connection, name: str, column: str, person: Person) -> bool:
-    """Whether a column has to be looked at row by row: raw lines always, other texts where the id is in them."""
-    if column == home_search.RAW:
-        return True
-    where = " OR ".join(f"contains({warehouse.quoted(column)}, $s{n})" for n in range(len(person.spellings)))
-    params = {f"s{n}": spelling for n, spelling in enumerate(person.spellings)}
-    return bool(con.sql(f"SELECT 1 FROM old.{name} WHERE {where} LIMIT 1", params=params).fetchall())
 
 
 def _clean(table: str, frame: pl.DataFrame, texts: Iterable[str], person: Person) -> pl.DataFrame:
