@@ -418,7 +418,7 @@ def _documents(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 # ── bytes ──
 def find_bytes(path: Path, person: Person) -> Iterator[str]:
     """Bytes of a long id anywhere in a file; of a short one bytes say nothing."""
-    if not person.is_long:
+    if not person.is_long or person.is_part:
         return
     longest = max(map(len, person.bytes_of_it))
     cores = [core.encode(code, "surrogatepass") for core in person.cores for code in ("utf-8", "utf-16-le")]

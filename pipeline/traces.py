@@ -26,6 +26,7 @@ EXAMPLE = re.compile(r"(?<=\): )(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")")
 """A raw source line that older versions quoted in a reason: `a.csv line 3 (too_few_fields): '…'`."""
 CUT = 80
 """Characters after which they cut it."""
+PASSES = 9
 NAMED_BEFORE = r"(?i:(?<!\w)user(?:_?id)?['\"]?\s*[:=]?\s*['\"]?)"
 BEFORE = r"(?:(?<!\w)|(?<=\\[abfnrtv0])|(?<=\\x[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=%[0-9A-F]{2}))"
 """No letter or digit, but for one that ends an escape: `\\n`, `\\u0009`, `%2C`."""
@@ -56,13 +57,15 @@ class Person:
     listed: Forgotten
     """Everybody who is forgotten, this user included."""
     dialects: tuple[Dialect, ...] = (Dialect(),)
-    is_ambiguous: bool = False
-    """An item has this id too, or another id contains it: then only fields decide."""
+    is_item: bool = False
+    """An item has this id too: then prose only counts where it says that it is a user's."""
+    is_part: bool = False
+    """Another id contains this one: then bare bytes say nothing."""
 
     @property
     def is_long(self) -> bool:
         """Whether the bare id is a trace wherever it stands."""
-        return len(self.user_id) >= LONG and not self.is_ambiguous
+        return len(self.user_id) >= LONG and not self.is_item
 
     @cached_property
     def spellings(self) -> list[str]:
@@ -112,9 +115,13 @@ class Person:
             undecided = inner != REDACTED and (len(inner) >= CUT or is_undecided(inner, self.dialects))
             return repr(REDACTED) if undecided else piece[0]
 
-        text = self.redacted(EXAMPLE.sub(example, QUOTED.sub(blank, text)))
-        for token in self._bare if len(self.user_id) >= LONG else []:
-            text = token.sub(REDACTED, text)
+        for _ in range(PASSES):  # an apostrophe in an id may pair with the quote of another piece
+            before, text = text, self.redacted(EXAMPLE.sub(example, text))
+            for token in self._bare if len(self.user_id) >= LONG else []:
+                text = token.sub(REDACTED, text)
+            text = QUOTED.sub(blank, text)
+            if text == before:
+                break
         return text
 
     def is_in_raw(self, raw: str) -> bool:

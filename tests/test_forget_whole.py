@@ -264,7 +264,7 @@ USER = "somebody-with-a-long-id"
 
 @pytest.fixture
 def small(tmp_path: Path) -> Small:
-    return Small(Home(tmp_path / "home"), USER, ["u7", f"{USER}2"], "^").build([])
+    return Small(Home(tmp_path / "home"), USER, ["u7", "other-user-000000001"], "^").build([])
 
 
 def command(small: Small, *words: str) -> int:

@@ -116,7 +116,8 @@ def _carry_out(home: Home, dataset: str, pending: Pending) -> Outcome:
 def _person(home: Home, dataset: str, user_id: str, listed: Forgotten) -> Person:
     """The user, with the dialects of all sources that nights have read, and whether the id alone says who it is."""
     dialects = tuple(dialects_of(home, dataset))
-    return Person(user_id, listed, dialects, len(user_id) >= LONG and _is_ambiguous(home, dataset, user_id))
+    is_item, is_part = _likeness(home, dataset, user_id) if len(user_id) >= LONG else (True, True)
+    return Person(user_id, listed, dialects, is_item, is_part)
 
 
 def dialects_of(home: Home, dataset: str) -> list[Dialect]:
@@ -130,26 +131,20 @@ def dialects_of(home: Home, dataset: str) -> list[Dialect]:
     return list(found)
 
 
-def _is_ambiguous(home: Home, dataset: str, user_id: str) -> bool:
-    """Whether an item, or within it another id, has this one: then its bytes may be theirs."""
-    queries = ("SELECT user_id AS id FROM users WHERE user_id <> $id", "SELECT item_id AS id FROM items")
-    wide = f"SELECT 1 FROM ({' UNION ALL '.join(queries)}) WHERE contains(id, $id) LIMIT 1"
-    for path in databases(home, dataset):
-        with suppress(warehouse.DatabaseError), warehouse.connect(path, read_only=True) as con:
-            if con.sql(wide, params={"id": user_id}).fetchall():
-                return True
-    frames = [
-        pl.scan_parquet(path) for path in ingest_seen.folder(home.lake(dataset) / "1_raw").glob(f"*/{INTERACTIONS}")
-    ]
-    texts = [
-        frame.select(pl.col(column).cast(pl.String).unique()) for frame in frames for column in ("user_id", "item_id")
-    ]
-    for text, column in zip(texts, ("user_id", "item_id") * len(frames), strict=True):
-        other = pl.col(column).str.contains(user_id, literal=True)
-        other &= (pl.col(column) != user_id) if column == "user_id" else pl.lit(True)
-        if not text.filter(other).head(1).collect().is_empty():
-            return True
-    return False
+def _likeness(home: Home, dataset: str, user_id: str) -> tuple[bool, bool]:
+    """Whether an item has this id, and whether it is a part of another id, in any published file or kept source."""
+    files = ingest_seen.folder(home.lake(dataset) / "1_raw").glob(f"*/{INTERACTIONS}")
+    places = [(path, "users", "items") for path in databases(home, dataset)]
+    kept = [f"read_parquet({warehouse.literal(path)})" for path in files]
+    is_item = is_part = False
+    for path, users, items in [*places, *((":memory:", source, source) for source in kept)]:
+        both = f"SELECT user_id::VARCHAR AS id, false AS item FROM {users} UNION ALL "
+        both += f"SELECT item_id::VARCHAR, true FROM {items}"
+        query = f"SELECT bool_or(item AND id = $id), bool_or(id <> $id OR item) FROM ({both}) WHERE contains(id, $id)"
+        with suppress(warehouse.DatabaseError), warehouse.connect(path, read_only=path != ":memory:") as con:
+            ((same, wider),) = con.sql(query, params={"id": user_id}).fetchall()
+            is_item, is_part = is_item or bool(same), is_part or bool(wider)
+    return is_item, is_part
 
 
 def databases(home: Home, dataset: str) -> list[Path]:

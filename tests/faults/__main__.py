@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .table import ROWS, Row
 
-MODULES = ("killed", "overlap", "space", "files", "values", "verdicts", "services")
+MODULES = ("killed", "overlap", "space", "files", "values", "verdicts", "services", "forgetting")
 
 
 def main() -> int:
