@@ -83,5 +83,6 @@ def of_refused_nights(root: Path) -> str:
         assert code == 0, said[-900:]
         assert naming(ground) == [], naming(ground)
         ground.night("seed=2")
-        assert naming(ground) == [] and ground.promise() == ground.run_ids()[-1]
+        assert naming(ground) == []
+        assert live_run_id(ground.home, DATASET) == ground.run_ids()[-1]  # rebuilt generations have other hashes
     return "delimiters ^, :: and ~~~~: reason, rejected lines and tables without the user, later nights too"
