@@ -29,7 +29,7 @@ def one_time() -> str:
 
 def file_of(home: Home) -> Path:
     """Where the home keeps its auth string."""
-    return home.prefect / "api-auth.txt"
+    return home.api_auth
 
 
 def auth_of(home: Home) -> str:

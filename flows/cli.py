@@ -79,9 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             print(plain(masked(traceback.format_exc())), file=sys.stderr)
+        from pipeline.contracts import with_ids  # it imports polars
+
         code = exit_code(error)
         crash = f"{type(error).__name__}: " if code == CRASHED else ""
-        print(plain(masked(f"nightrecs: {crash}{error}")), file=sys.stderr)
+        message = with_ids(f"nightrecs: {crash}{error}", getattr(error, "ids", None))
+        print(plain(masked(message)), file=sys.stderr)
         if code == CRASHED and is_full(error):
             print(ADVICE, file=sys.stderr)
         elif code == CRASHED and not debug:

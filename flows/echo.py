@@ -22,9 +22,9 @@ class Echo(progress.Watcher):
         self.before, self.watches = before, before.watches
         logging.getLogger("prefect.task_runs").addFilter(is_news)
 
-    def say(self, text: str) -> None:
-        """Also into the log of the task that is running, or of the flow."""
-        self.before.say(text)
+    def say(self, text: str, ids: str = "") -> None:
+        """Also into the log of the task that is running, or of the flow, but without ids."""
+        self.before.say(text, ids)
         with suppress(MissingContextError):
             log = get_run_logger()
             (log.warning if text.startswith("warning: ") else log.info)(text.strip())

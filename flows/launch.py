@@ -88,7 +88,8 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
             raise
         let_go()
         if outcome == "refused":  # what Prefect could not be told
-            raise contracts.Refused(str(journal.read_run(run.home, run.dataset, run.run_id)["reason"])) from None
+            record = journal.read_run(run.home, run.dataset, run.run_id)
+            raise contracts.Refused(str(record["reason"]), journal.ids_of(record)) from None
         journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
         return (run, outcome) if ended else go_on_without(run, arguments["until"])
 

@@ -78,9 +78,9 @@ class LiveLine(Watcher):
         self.stage, self.began, self.n_rows = "", 0.0, 0
         self.counts: dict[str, Count] = {}
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, ids: str = "") -> None:
         """A line above the live one, never cut or wrapped by us."""
-        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self.console.print(text + ids, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def begin(self, stage: str) -> None:
         """Show the line."""

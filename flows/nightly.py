@@ -9,13 +9,14 @@ from typing import Any
 from flows import ending
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline import journal
-from pipeline.contracts import Refused
+from pipeline.contracts import Naming, Refused
 from pipeline.disk import is_full
 from pipeline.run import Run
 from pipeline.settings import FLOOR
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import admit, clean, encode, ingest, split
 from pipeline.stages.publish import live_run_id, restore_live
+from pipeline.stages.rollback import finish_forgetting
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,12 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
         for stale, outcome in closed.items():
             journal.say(f"night {stale} had never ended; it is closed as {outcome}")
         ending.end_stale_in_mlflow(run, list(closed))
+        open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
         journal.open_run(run)
         for line in restored:
             journal.note(run, f"warning: {line}")
+        for line in open_forgets:
+            journal.note(run, f"warning: a user who is to be forgotten is still there: {line}")
         try:
             if at_start:
                 at_start()
@@ -115,7 +119,7 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
                 return "stopped"
         except Refused as reason:
             with suppress(OSError):
-                journal.close_run(run, "refused", str(reason))
+                journal.close_run(run, "refused", str(reason), reason.ids)
             ending.end_in_mlflow(run, "refused")
             ending.report_shortly(run)
             ending.tell(run, "refused", str(reason))
@@ -124,7 +128,8 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
             outcome = "published" if live_run_id(run.home, run.dataset) == run.run_id else "crashed"
             with suppress(OSError):  # a full disk; the next night closes this one
                 journal.keep_traceback(run)
-                journal.close_run(run, outcome, f"{type(error).__name__}: {error}".rstrip(": "))
+                ids = error.ids if isinstance(error, Naming) else None
+                journal.close_run(run, outcome, f"{type(error).__name__}: {error}".rstrip(": "), ids)
             if isinstance(error, Exception) and not is_full(error):  # whoever sent a signal waits
                 ending.report_shortly(run)
             ending.tell(run, outcome, f"{type(error).__name__}: {error}".rstrip(": "))

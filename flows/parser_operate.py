@@ -50,7 +50,11 @@ def add_operating(command: Any) -> None:
         more="Published files are rebuilt without the user (live, kept and replayed ones), lake results deleted,\n"
         "kept source files and journals rewritten, models that know the user removed from MLflow. No way back.\n"
         "Sums over many users stay as they were. The id itself is not kept, but a salted hash of it.\n\n"
-        "exit codes: 0 done (again, too), 2 nothing knows this user, 4 a night runs",
+        "At the end the whole home is searched: tables and files by their fields, texts, raw bytes. Where something\n"
+        "still names the user, or can't be read, it is named, and `status` shows it until it is done. A forget that\n"
+        "was killed is finished by the next run, rollback, gc or replay.\n\n"
+        "exit codes: 0 done (again, too) and proved, 2 nothing knows this user, 3 something could not be cleared,\n"
+        "4 a night runs",
     )  # fmt: skip
     forget.add_argument("dataset")
     forget.add_argument("user", help="user id, as in the source")

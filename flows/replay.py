@@ -21,6 +21,7 @@ from pipeline.paths import Home
 from pipeline.run import Run
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest import LAYER
+from pipeline.stages.rollback import between_nights
 
 
 def replay(options: Any) -> None:
@@ -38,6 +39,9 @@ def replay(options: Any) -> None:
     again = run.model_copy(update={"home_root": work.root, "as_of": as_of})
     journal.say(f"replay {run.run_id} of {dataset} as of {as_of}, recipe {run.settings.recipe}, in {work.root}")
 
+    if forgotten.pending(home, dataset):
+        with between_nights(home, dataset, "replay"):
+            pass  # a user who is being forgotten must not come back
     with journal.lock(work, dataset, run.run_id, "replay"):
         listed = set_up(again, home)
     line.conduct(again, line.plainly)

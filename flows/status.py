@@ -9,7 +9,7 @@ import polars as pl
 
 from flows.look import dataset_name, runnable, show, unknown_dataset
 from pipeline import checksums, forgotten, journal, reader, warehouse
-from pipeline.contracts import Held, UnreadableInput
+from pipeline.contracts import Held, UnreadableInput, with_ids
 from pipeline.parts import REJECTED
 from pipeline.paths import Home
 from pipeline.run import utcnow
@@ -65,11 +65,11 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     running = holder is not None and bool(nights) and nights[-1].get("outcome") == "running"
     counted = [n for n in (nights[:-1] if running else nights) if n.get("outcome") != "stopped"]
     last = counted[-1] if counted else {}
-    outcome, reason, problems = last.get("outcome"), last.get("reason"), []
+    outcome, reason, ids, problems = last.get("outcome"), last.get("reason"), journal.ids_of(last), []
     if outcome == "running":
         outcome, reason = "crashed", "the process ended before the night did"
     if counted and outcome != "published":
-        problems.append(f"the last night did not publish: {outcome}: {reason}")
+        problems.append(with_ids(f"the last night did not publish: {outcome}: {reason}", ids))
     if live is None and not home.live(dataset).exists():
         problems.append("nothing is published yet")
     elif trouble := unreadable(home.live(dataset)):
@@ -79,12 +79,21 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     except UnreadableInput as trouble:
         problems.append(f"the next night will not run: {trouble}")
     problems += changed(home, dataset, deep)
+    if open_forgets := forgotten.pending(home, dataset):
+        left = [line for pending in open_forgets for line in pending.left]
+        problems.append(
+            f"{len(open_forgets)} forget{'s' * (len(open_forgets) > 1)} of a user not done"
+            f"{': ' + '; '.join(left) if left else ''}: the next command that changes the data set goes on with it, "
+            "or call `nightrecs forget` again"
+        )
     champion = next((n.get("champion") for n in nights if n.get("run_id") == live), None)
     return {
         "dataset": dataset, "healthy": not problems, "problems": problems, "live": live, "champion": champion,
         "last_night": last.get("run_id"), "last_outcome": outcome, "last_reason": reason,
+        "last_reason_ids": ids,
         "running": nights[-1]["run_id"] if running else None, "lock": holder,
         "rolled_back": standing(home, dataset), "rollback_target": next_target(home, dataset),
+        "open_forgets": len(open_forgets),
     }  # fmt: skip
 
 

@@ -1,23 +1,44 @@
 """Runs the audits of `sql/checks`: each file returns the rows that should not be, none means passed."""
 
 import re
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from pipeline import journal, paths, tables, warehouse
+from pipeline.contracts import Ids
 from pipeline.run import Run
 
 EXAMPLES = 3
 WARN_AGE_DAYS = 30.0
+NO_IDS = ("run_id", "night_before", "compared_with", "stage", "mode")
+"""Text columns of bad rows that never hold an id of a user or an item."""
 
 
-def run_checks(con: warehouse.Connection, run: Run, kind: str) -> list[str]:
-    """Run `sql/checks/<kind>`, `input` or `output`, and journal the results; returns what to say of failed errors.
+@dataclass
+class Failed:
+    """Failed checks of severity error: what to say, and apart from it the ids of the bad rows shown."""
+
+    said: list[str] = field(default_factory=list)
+    ids: dict[str, list[str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.said)
+
+    def add(self, said: str, ids: Ids) -> None:
+        """One more."""
+        self.said.append(said)
+        for column, values in ids.items():
+            self.ids.setdefault(column, []).extend(values)
+
+
+def run_checks(con: warehouse.Connection, run: Run, kind: str) -> Failed:
+    """Run `sql/checks/<kind>`, `input` or `output`, and journal the results; returns the failed errors.
 
     A file states `-- severity: error` (it refuses the night) or `warn` (it only tells, as a note), `-- reads:` its
     tables, what should hold, and, where a setting can let a night pass, `-- remedy:` how.
     """
-    failed, records = [], []
+    failed, records = Failed(), []
     for path in sorted((paths.SQL / "checks" / kind).glob("*.sql")):
         text = warehouse.read_sql(path)
         severity = header(text, "severity")
@@ -27,10 +48,12 @@ def run_checks(con: warehouse.Connection, run: Run, kind: str) -> list[str]:
         n = bad["bad_rows"][0] if bad.height else 0
         records.append({"check_name": path.stem, "severity": severity, "bad_rows": n, "passed": n == 0})
         if n:
-            said = f"{path.stem}: {n:,} bad row{'s' * (n > 1)}, e.g. {example(bad)} (wanted: {wanted(text)})"
+            figures, ids = example(bad)
+            shown = f", e.g. {figures}" if figures else ""
+            said = f"{path.stem}: {n:,} bad row{'s' * (n > 1)}{shown} (wanted: {wanted(text)})"
             if remedy := header(text, "remedy"):
                 said += f" [{remedy}]"
-            failed.append(said) if severity == "error" else journal.note(run, f"warning: {said}")
+            failed.add(said, ids) if severity == "error" else journal.note(run, f"warning: {said}", ids)
     journal.append(run, tables.CHECKS, records)
     return failed
 
@@ -47,10 +70,11 @@ def wanted(text: str) -> str:
     return " ".join(line for line in lines if not re.match(r"\w+: ", line)).rstrip(".")
 
 
-def example(bad: pl.DataFrame) -> str:
-    """The first bad row, for people."""
+def example(bad: pl.DataFrame) -> tuple[str, dict[str, list[str]]]:
+    """The first bad row, for people: its figures in words, and its ids (every text that isn't in NO_IDS) apart."""
     row = bad.drop("bad_rows").row(0, named=True)
-    return ", ".join(f"{name} {_readable(value)}" for name, value in row.items())
+    ids = {name: [value] for name, value in row.items() if isinstance(value, str) and name not in NO_IDS}
+    return ", ".join(f"{name} {_readable(value)}" for name, value in row.items() if name not in ids), ids
 
 
 def _readable(value: object) -> str:

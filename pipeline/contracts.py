@@ -1,5 +1,6 @@
 """Every table's schema, once: Polars schema, DuckDB DDL, comments and checks all come from here."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -17,7 +18,19 @@ class ContractError(ValueError):
     """A frame does not keep its contract."""
 
 
-class Refused(Exception):
+Ids = Mapping[str, Sequence[str]]
+"""Ids of users and items, and raw source lines, by column: what a message is about, kept out of its prose."""
+
+
+class Naming(Exception):
+    """An error whose message has no ids: they are in `ids`, so that a user can be forgotten without a text search."""
+
+    def __init__(self, message: str = "", ids: Ids | None = None):
+        super().__init__(message)
+        self.ids: Ids = {column: list(values) for column, values in (ids or {}).items() if values}
+
+
+class Refused(Naming):
     """Ran, but a check refuses to publish: exit code 3, the published tables are as they were."""
 
 
@@ -25,8 +38,14 @@ class Held(RuntimeError):
     """Another process has a published file open for writing: exit code 4. Names the process."""
 
 
-class UnreadableInput(ValueError):
+class UnreadableInput(Naming, ValueError):
     """Input that can't be read, or a home that can't be written: exit code 2. Names the file and what to do."""
+
+
+def with_ids(message: str, ids: Ids | None) -> str:
+    """A message and its ids, for the terminal only: `... [user_id 'u7'; item_id 'i1']`."""
+    said = "; ".join(f"{column} {', '.join(map(repr, values))}" for column, values in (ids or {}).items() if values)
+    return f"{message} [{said}]" if said else message
 
 
 class Reason(StrEnum):

@@ -32,6 +32,10 @@ POINTS = (
     "journal:append",
 )  # fmt: skip
 """In the order of a night, nearly."""
+OF_FORGET = tuple(f"forget:{place}" for place in (
+    "after_record", "after_list", "before_swap", "after_swap", "after_step", "before_done"
+))  # fmt: skip
+"""Of `nightrecs forget`, which no night comes to."""
 
 _passings: Counter[str] = Counter()
 
@@ -74,8 +78,8 @@ def _parse(wanted: str) -> tuple[str, str, int]:
     if not match:
         raise SettingsError(f"{VARIABLE}={wanted!r}: write it as point:action, e.g. publish:before_rename:kill")
     point, action, passing = match[1], match[2], int(match[3] or 1)
-    if point not in POINTS:
-        known = f"{nearest(point, POINTS)}; there are: {', '.join(POINTS)}"
+    if point not in (known_points := POINTS + OF_FORGET):
+        known = f"{nearest(point, known_points)}; there are: {', '.join(known_points)}"
         raise SettingsError(f"{VARIABLE}={wanted!r}: no fault point is called {point!r}{known}")
     if action not in ACTIONS:
         raise SettingsError(f"{VARIABLE}={wanted!r}: the actions are {', '.join(ACTIONS)}")

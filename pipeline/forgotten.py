@@ -6,10 +6,12 @@ the list is as readable as the journal.)
 
 import hashlib
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pipeline import journal, state_files
 from pipeline.paths import Home
@@ -85,3 +87,65 @@ def add(home: Home, dataset: str, user_id: str) -> Forgotten:
     path.parent.mkdir(parents=True, exist_ok=True)
     journal.write_atomically(path, json.dumps({"salt": found.salt, "users": sorted(found.hashes)}, indent=2))
     return found
+
+
+@dataclass
+class Pending:
+    """A `forget` that has begun and is not done: the only file at rest that has the id, and readable by nobody else."""
+
+    path: Path
+    user: str = field(repr=False)
+    done: list[str] = field(default_factory=list)
+    """Steps that need not be taken again."""
+    left: list[str] = field(default_factory=list)
+    """What could not be cleared, in words without the id."""
+
+    def save(self) -> None:
+        """Write it, atomically and synced; what a kill leaves of a temporary file, `drop_remains` removes."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(self.path.name + ".next")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"user": self.user, "done": self.done, "left": self.left}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        journal.sync(self.path.parent)
+
+    def end(self) -> None:
+        """It is done."""
+        self.path.unlink(missing_ok=True)
+        journal.sync(self.path.parent)
+
+
+def begin(home: Home, dataset: str, user_id: str) -> Pending:
+    """Record that a user is about to be forgotten; the one that is there already, with all its steps to take again."""
+    same = [found for found in pending(home, dataset) if found.user == user_id]
+    path = same[0].path if same else home.forgotten(dataset).with_name(f"forgetting-{secrets.token_hex(4)}.json")
+    begun = Pending(path, user_id)
+    begun.save()
+    return begun
+
+
+def pending(home: Home, dataset: str) -> list[Pending]:
+    """Those that have begun and are not done."""
+    found = []
+    for path in sorted(home.forgotten(dataset).parent.glob("forgetting-*.json")):
+        try:
+            content = json.loads(path.read_text())
+            found.append(Pending(path, content["user"], content["done"], content["left"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def drop_remains(home: Home, dataset: str) -> None:
+    """Remove what kills left of such records while they were written; the holder of the lock may."""
+    for path in home.forgotten(dataset).parent.glob("forgetting-*.json.next"):
+        path.unlink(missing_ok=True)
+
+
+def is_pending(home: Home, dataset: str, path: Path) -> bool:
+    """Whether a file is such a record."""
+    return path.parent == home.forgotten(dataset).parent and path.match("forgetting-*.json*")

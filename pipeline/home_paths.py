@@ -168,8 +168,9 @@ def repair(home: Home, relocation: Relocation) -> int:
 
 
 def forget_services(home: Home) -> None:
-    """A copy has no services running: those that its files name belong to the original."""
+    """A copy has no services running: those that its files name, and their auth string, belong to the original."""
     (home.warehouse / "up.json").unlink(missing_ok=True)
+    home.api_auth.unlink(missing_ok=True)
 
 
 def _repair_database(file: Path, relocation: Relocation) -> int:

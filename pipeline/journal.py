@@ -108,22 +108,49 @@ def used(run: Run, result: Path) -> None:
         file.write(f"{result.parent.name}/{result.name}\n")
 
 
-def note(run: Run, text: str) -> None:
-    """Something a person should know of this night: in the journal, and said."""
-    at = folder(run) / "notes.txt"
-    with at.open("a") as file:
-        file.write(masked(text) + "\n")
-    say(text)
+def note(run: Run, text: str, ids: contracts.Ids | None = None) -> None:
+    """Something a person should know of this night: in the journal, notes.jsonl, and said. The text has no ids."""
+    kept = _kept(run.home, run.dataset, ids)
+    with (folder(run) / "notes.jsonl").open("a") as file:
+        if file.tell():
+            file.write("\n")  # a torn last line must not take the next one with it
+        file.write(json.dumps({"text": masked(text), "ids": kept}) + "\n")
+    say(text, ids)
 
 
 def notes(home: Home, dataset: str, run_id: str) -> list[str]:
-    """The notes of a night."""
-    return state_files.read_lines(home.journal(dataset) / run_id / "notes.txt")
+    """The notes of a night. Those of older versions are plain lines, in notes.txt."""
+    at = home.journal(dataset) / run_id
+    records = state_files.read_records(at / "notes.jsonl")
+    lines = [line for record in records for line in str(record.get("text", "")).splitlines()]
+    return state_files.read_lines(at / "notes.txt") + lines
 
 
-def say(text: str) -> None:
-    """Talk goes to stderr; stdout is for data."""
-    progress.say(text)
+def _kept(home: Home, dataset: str, ids: contracts.Ids | None) -> list[dict[str, str]]:
+    """Ids as the journal keeps them: a list of column and value. What names a forgotten user is blanked."""
+    if not ids:
+        return []
+    from pipeline import forgotten  # it writes its list as journals are written
+
+    listed = forgotten.read(home, dataset)
+    return [
+        {"column": column, "value": forgotten.REDACTED if listed.named_in(value) else masked(value)}
+        for column, values in ids.items()
+        for value in values
+    ]
+
+
+def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
+    """The ids that belong to the reason of a night, by column, as `run.json` keeps them."""
+    found: dict[str, list[str]] = {}
+    for entry in record.get("reason_ids") or []:
+        found.setdefault(entry["column"], []).append(entry["value"])
+    return found
+
+
+def say(text: str, ids: contracts.Ids | None = None) -> None:
+    """Talk goes to stderr; stdout is for data. Ids go to the terminal only, not into Prefect's logs."""
+    progress.say(text, contracts.with_ids("", ids))
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -131,11 +158,15 @@ def update_run(run: Run, **fields: Any) -> None:
     _update(folder(run), fields)
 
 
-def close_run(run: Run, outcome: str, reason: str | None = None) -> None:
-    """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish."""
+def close_run(run: Run, outcome: str, reason: str | None = None, ids: contracts.Ids | None = None) -> None:
+    """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish.
+
+    `ids`: what the reason is about, kept apart from it as `reason_ids`.
+    """
     if read_run(run.home, run.dataset, run.run_id)["outcome"] != "running":
         return
-    update_run(run, outcome=outcome, reason=reason and masked(reason), finished_at=utcnow().isoformat())
+    fields = {"reason_ids": _kept(run.home, run.dataset, ids)} if ids else {}
+    update_run(run, outcome=outcome, reason=reason and masked(reason), finished_at=utcnow().isoformat(), **fields)
 
 
 def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, str]:

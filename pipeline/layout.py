@@ -47,7 +47,10 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
         names = reading.column_names
     else:
         raise UnreadableInput(f"{name}: header = false, so column_names has to name its columns")
-    positions = {role: find_column(column, role, names, name, reading.header) for role, column in wanted.items()}
+    positions = {
+        role: find_column(column, role, names, name, reading.header, "user" in wanted)
+        for role, column in wanted.items()
+    }
     n_fields = len(names)
     if not reading.header:  # one file of several may lack trailing columns that nobody wants
         usual = widths.most_common(1)[0][0]
@@ -146,17 +149,25 @@ def sniff_delimiter(lines: list[str], quote: str, names: list[str], name: str) -
     return best
 
 
-def find_column(column: str, key: str, names: list[str], name: str, header: bool = True) -> int:
-    """Index of a column by its exact name; `key` is the setting that names it, `name` the file."""
+def find_column(
+    column: str, key: str, names: list[str], name: str, header: bool = True, may_be_data: bool = False
+) -> int:
+    """Index of a column by its exact name; `key` is the setting that names it, `name` the file.
+
+    `may_be_data`: a header may turn out to be a line of interactions, so the message must not have its fields.
+    """
     if names.count(column) == 1:
         return names.index(column)
     if column in names:
         raise UnreadableInput(f"{name}: two columns are called {column!r} ({key}); rename one of them")
     close = difflib.get_close_matches(column, names, n=1, cutoff=0.4)
-    nearest = f"; the nearest is {close[0]!r}" if close else ""
-    shown = ", ".join(repr(n[:40]) for n in names[:30])
+    apart = header and may_be_data
+    ids = {"nearest": close, "first line": [n[:40] for n in names[:30]]} if apart else {}
+    shown = "" if apart else ", which has: " + ", ".join(repr(n[:40]) for n in names[:30])
+    nearest = f"; the nearest is {close[0]!r}" if close and not apart else ""
     where = "the header" if header else "column_names"
     raise UnreadableInput(
-        f"{name}: no column {column!r} ({key}) in {where}, which has: {shown}{nearest}. Mend {key} in the "
-        "data set's TOML; for a file without a header set header = false and column_names."
+        f"{name}: no column {column!r} ({key}) in {where}{shown}{nearest}. Mend {key} in the "
+        "data set's TOML; for a file without a header set header = false and column_names.",
+        ids,
     )

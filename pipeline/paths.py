@@ -90,6 +90,11 @@ class Home:
         """PREFECT_HOME where the user has not set one."""
         return self.root / ".prefect"
 
+    @property
+    def api_auth(self) -> Path:
+        """File with the auth string that the Prefect server of `up` asks for."""
+        return self.prefect / "api-auth.txt"
+
     def live(self, dataset: str) -> Path:
         """The name that readers open."""
         return self.warehouse / f"{dataset}.duckdb"

@@ -15,9 +15,9 @@ class Watcher:
     watches = False
     """Whether figures of every epoch are shown as they come, so that lines about them can be left out."""
 
-    def say(self, text: str) -> None:
-        """Talk, for people."""
-        print(text, file=sys.stderr, flush=True)
+    def say(self, text: str, ids: str = "") -> None:
+        """Talk, for people; `ids` of users and items follow on the terminal, and are kept nowhere."""
+        print(text + ids, file=sys.stderr, flush=True)
 
     def begin(self, stage: str) -> None:
         """A stage starts."""
@@ -40,9 +40,9 @@ class Watcher:
 watcher = Watcher()
 
 
-def say(text: str) -> None:
+def say(text: str, ids: str = "") -> None:
     """Tell the watcher, without secrets and without control characters."""
-    watcher.say(plain(masked(text)))
+    watcher.say(plain(masked(text)), plain(masked(ids)))
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.contracts import UnreadableInput
+from pipeline.contracts import Ids, UnreadableInput
 from pipeline.lists import Lists
 from pipeline.publishing_settings import Export
 
@@ -84,15 +84,15 @@ def fingerprint(listed: Listed) -> str | None:
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16] if listed else None
 
 
-def strangers(listed: Listed, source: pl.Series) -> list[str]:
-    """A sentence for every list with items that the source does not have: a slip, perhaps, in a list of recalls."""
+def strangers(listed: Listed, source: pl.Series) -> list[tuple[str, Ids]]:
+    """A sentence, and the first ids, for every list with items that the source does not have: a slip, perhaps."""
     said = []
     for rule, items in listed.items():
         ids = pl.Series(list(items), dtype=pl.String)
         unknown = ids.filter(~ids.is_in(source.implode()))
         if len(unknown):
-            few = ", ".join(unknown.head(3))
-            said.append(f"export.{rule}: {len(unknown):,} of {len(ids):,} items are not in the source: {few}")
+            text = f"export.{rule}: {len(unknown):,} of {len(ids):,} items are not in the source"
+            said.append((text, {"item_id": unknown.head(3).to_list()}))
     return said
 
 

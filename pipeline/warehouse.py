@@ -158,6 +158,11 @@ def identifier(name: str) -> str:
     return f'"{name}"'
 
 
+def quoted(name: str) -> str:
+    """Any name as an identifier: of files and columns that other versions or people made."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def literal(text: str | Path) -> str:
     """A quoted SQL string, for the few places that take no parameters."""
     return "'" + str(text).replace("'", "''") + "'"

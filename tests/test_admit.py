@@ -42,7 +42,7 @@ def night(home, run_id: str, frame: pl.DataFrame, outcome: str | None = "publish
     try:
         assert admit.admit_source(run, folder) == folder
     except Refused as reason:
-        journal.close_run(run, "refused", str(reason))
+        journal.close_run(run, "refused", str(reason), reason.ids)
         return run, str(reason)
     if outcome:
         journal.close_run(run, outcome)
@@ -104,7 +104,10 @@ def test_rows_from_the_future_are_refused(tmp_path):
     assert night(tmp_path, "r1", rows(50, day=19.9))[1] == "admitted", "a time zone ahead"
     mixed = pl.concat([rows(50), raw(("early bird", "i1", None, 400))])
     run, said = night(tmp_path, "r2", mixed)
-    assert failed(run) == ["nothing_from_the_future"] and "early bird" in said and "timestamp_unit" in said
+    assert failed(run) == ["nothing_from_the_future"] and "early bird" not in said and "timestamp_unit" in said
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    assert journal.ids_of(record) == {"user_id": ["early bird"], "item_id": ["i1"]}, "apart from the prose"
+    assert "early bird" not in str(journal.read(run.home, run.dataset, tables.RUNS).rows()), "nor in what is published"
     assert night(tmp_path, "r3", mixed, checks={"max_future_days": 1000})[1] == "admitted"
 
 

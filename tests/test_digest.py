@@ -110,7 +110,7 @@ class Heard(progress.Watcher):
     def __init__(self):
         self.lines, self.calls = [], []
 
-    def say(self, text):
+    def say(self, text, ids=""):
         self.lines.append(text)
 
     def begin(self, stage):

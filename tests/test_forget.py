@@ -9,6 +9,7 @@ from operating import SECRET, Dataset, without_mlflow
 from pipeline import forgotten, journal, operations, tables, warehouse
 from pipeline.stages import forget
 from pipeline.stages.publish import kept_generations, live_run_id
+from pipeline.traces import Person
 
 BAD = f"{SECRET},i01,not a number,1700000000"
 
@@ -108,9 +109,9 @@ def test_a_call_that_is_killed_anywhere_is_made_good_by_the_next(incremental, mo
     def killed(*_):
         raise KeyboardInterrupt
 
-    for name in ("from_tables", "from_lake", "from_journals"):
+    for name in ("published files", "lake", "rejected lines", "texts"):
         with monkeypatch.context() as patch:
-            patch.setattr(forget, name, killed)
+            patch.setitem(forget.STEPS, name, killed)
             assert data.command("forget", "tiny", SECRET) == 130
         assert SECRET in forgotten.read(data.home, "tiny")
     (part,) = data.home.lake("tiny").glob("1_raw/files/[!.]*/manifest.json")
@@ -119,16 +120,26 @@ def test_a_call_that_is_killed_anywhere_is_made_good_by_the_next(incremental, mo
     assert data.night()
 
 
-def test_what_a_night_said_of_the_user_is_blanked(run, capsys):
-    listed = forgotten.add(run.home, run.dataset, "42")
+def test_what_a_night_said_of_the_user_is_blanked(run):
+    """As older versions wrote it, in prose, and as it is written now, in fields."""
+    person = Person("42", forgotten.add(run.home, run.dataset, "43"))
     text = "nothing_seen: 1 bad rows, e.g. {'user_id': '42', 'item_id': '7'}; a.tsv line 3 (bad): '42\\t7\\tx'; 42 %"
-    clean = forget.redact_text(text, listed)
+    clean = person.redacted_message(text)
     assert clean.count(forgotten.REDACTED) == 2 and "'item_id': '7'" in clean and clean.endswith("42 %")
-    journal.note(run, text)
-    journal.close_run(run, "refused", text)
-    assert forget.from_journals(run.home, run.dataset, listed) == 2
-    assert journal.read_run(run.home, run.dataset, run.run_id)["reason"] == clean
-    assert journal.notes(run.home, run.dataset, run.run_id) == [clean]
+    (journal.folder(run) / "notes.txt").write_text(text + "\n")
+    journal.note(run, "1 bad row", {"user_id": ["42", "420"], "item_id": ["42"], "raw": ["42^7"]})
+    journal.close_run(run, "refused", text, {"user_id": ["42"], "raw": ["7::42::x", "43::9"]})
+    before = journal.ids_of(journal.read_run(run.home, run.dataset, run.run_id))
+    assert before == {"user_id": ["42"], "raw": ["7::42::x", forgotten.REDACTED]}, "43 is forgotten already"
+    outcome = forget.forget(run.home, run.dataset, "42")
+    assert outcome.left == [] and outcome.counts["texts"] == 3
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    assert record["reason"] == clean
+    assert journal.ids_of(record) == {"user_id": [forgotten.REDACTED], "raw": [forgotten.REDACTED] * 2}
+    assert journal.notes(run.home, run.dataset, run.run_id) == [clean, "1 bad row"]
+    (line,) = (journal.folder(run) / "notes.jsonl").read_text().splitlines()
+    values = [(entry["column"], entry["value"]) for entry in json.loads(line)["ids"]]
+    assert values == [("user_id", "(forgotten)"), ("user_id", "420"), ("item_id", "42"), ("raw", "(forgotten)")]
 
 
 @pytest.mark.parametrize(

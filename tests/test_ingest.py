@@ -167,10 +167,10 @@ def test_columns_are_found_by_name(tmp_path):
 
 def test_a_missing_column_is_refused_with_its_nearest(tmp_path):
     data = write(tmp_path / "data", b"user,item,ratings,timestamp\n")
-    with pytest.raises(
-        UnreadableInput, match=r"toy\.csv: no column 'rating' \(rating\).*'ratings'.*nearest is 'ratings'"
-    ):
+    with pytest.raises(UnreadableInput, match=r"toy\.csv: no column 'rating' \(rating\) in the header\. ") as error:
         read(tmp_path, data)
+    first = ["user", "item", "ratings", "timestamp"]  # apart: the first line may be one of data, with a user's id
+    assert error.value.ids == {"nearest": ["ratings"], "first line": first}
 
 
 @pytest.mark.parametrize(("delimiter", "sniffed"), [("::", True), ("\t", True), (";", True), ("|", True), ("~~~~", False), ("§", False)])  # fmt: skip
@@ -278,8 +278,9 @@ def test_a_source_without_lines_is_refused(tmp_path, content):
 def test_too_many_rejects_are_refused_and_kept_for_looking(tmp_path):
     data = write(tmp_path / "data", HEADER + GOOD * 9 + b"1,2,oops,964982703\n")
     run = make_run(tmp_path, data, source={"max_reject_rate": 0.05})
-    with pytest.raises(Refused, match=r"10\.0%.*max_reject_rate = 5\.0%.*rating_not_a_number 1.*line 11.*oops"):
+    with pytest.raises(Refused, match=r"10\.0%.*max_reject_rate = 5\.0%.*rating_not_a_number 1.*line 11") as error:
         ingest.read_source(run)
+    assert "oops" not in str(error.value) and error.value.ids == {"raw": ["1,2,oops,964982703"]}
     rejects = pl.read_parquet(journal.folder(run) / "rejected_rows.parquet")
     assert rejects.select("run_id", "line").rows() == [(run.run_id, 11)]
     ledger = journal.read(run.home, "toy", tables.ROW_LEDGER)
@@ -323,7 +324,7 @@ def test_incremental_judges_new_files_by_themselves(tmp_path):
     )
     read(tmp_path, data, source=source)
     write(data, HEADER + b"1,2,oops,1\n", "new.csv")
-    with pytest.raises(Refused, match="oops"):
+    with pytest.raises(Refused, match=r"new\.csv line 2 \(rating_not_a_number\)"):
         read(tmp_path, data, source=source)
     write(data, HEADER + GOOD, "new.csv")
     assert read(tmp_path, data, source=source)[0].height == 1001, "the refused file was not added"

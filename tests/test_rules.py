@@ -153,8 +153,8 @@ def test_items_that_the_source_does_not_have_are_told(tmp_path):
     (tmp_path / "recalled.csv").write_text("item_id\na\nP999\n")
     export = Export(exclude_items="recalled.csv")
     listed = rules.read_lists(export, tmp_path, TODAY)
-    (said,) = rules.strangers(listed, pl.Series(["a", "b"]))
-    assert said == "export.exclude_items: 1 of 2 items are not in the source: P999"
+    (found,) = rules.strangers(listed, pl.Series(["a", "b"]))
+    assert found == ("export.exclude_items: 1 of 2 items are not in the source", {"item_id": ["P999"]})
     assert not rules.strangers(listed, pl.Series(["a", "P999"]))
 
 

@@ -39,8 +39,9 @@ def admit_source(run: Run, raw: Path) -> Path:
             con.close()
     if failed:
         raise Refused(
-            "the source is not fit for a night: " + "; ".join(failed)
-            + ". Nothing was trained, and the published tables are as they were."
+            "the source is not fit for a night: " + "; ".join(failed.said)
+            + ". Nothing was trained, and the published tables are as they were.",
+            failed.ids,
         )  # fmt: skip
     return raw
 

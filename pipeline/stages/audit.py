@@ -43,7 +43,8 @@ def _build_and_check(run: Run, raw: Path, encoded: Path, lists: Path, champion: 
         failed = _check(con, run, raw, encoded, lists)
         fault("audit:after_checks")
         if failed:
-            raise Refused("the audit found bad rows: " + "; ".join(failed) + ". The published tables are as they were.")
+            said = "the audit found bad rows: " + "; ".join(failed.said)
+            raise Refused(f"{said}. The published tables are as they were.", failed.ids)
         _embed(con, run, tables.CHECKS)
         digest = logical_hash(con, run.run_id)
         _embed_run(con, run, champion, digest)
@@ -87,8 +88,8 @@ def _embed(con: warehouse.Connection, run: Run, table: Table) -> None:
     warehouse.insert(con, table.name, journal.read(run.home, run.dataset, table))
 
 
-def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists: Path) -> list[str]:
-    """Run all checks and journal them; returns what to say of the failed ones."""
+def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists: Path) -> checks.Failed:
+    """Run all checks and journal them; returns the failed ones."""
     con.execute(
         f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({warehouse.literal(raw / 'interactions.parquet')})"
     )

@@ -48,8 +48,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         items = catalog.items(rows, attributes)
         last_seen = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")["last_seen"]
         in_force = rules.rules_of(export, listed, ids, last_seen, attributes)
-        for said in rules.strangers(listed, items["item_id"]):
-            journal.note(run, f"warning: {said}")
+        for said, ids_said in rules.strangers(listed, items["item_id"]):
+            journal.note(run, f"warning: {said}", ids_said)
         allowed, out = in_force.allowed, in_force.out(ids)
         listable = rows.filter(~pl.col("item_id").is_in(out.implode())) if len(out) else rows
         if len(out):  # for the audit

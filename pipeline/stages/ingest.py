@@ -174,12 +174,13 @@ def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) ->
     if run.as_of and not report.rows_out:
         raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")
     reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
-    examples = pl.scan_parquet(folder / REJECTED).head(3).collect().iter_rows(named=True)
-    lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']}): {e['raw'][:80]!r}" for e in examples)
+    examples = pl.scan_parquet(folder / REJECTED).head(3).collect()
+    lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']})" for e in examples.iter_rows(named=True))
     limit_text = f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
     raise Refused(
         f"{rate:.1%} of the lines were rejected{limit_text}: {reasons}; for "
-        f"example {lines}. All of them, by DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}"
+        f"example {lines}. All of them, by DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}",
+        {"raw": [raw[:80] for raw in examples["raw"]]},
     )
 
 

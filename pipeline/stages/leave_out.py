@@ -3,7 +3,7 @@
 import datetime as dt
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.forgotten import Forgotten
 from pipeline.parts import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.run import Run
 from pipeline.stages.ingest_file import FileResult
+from pipeline.traces import Dialect, Person, is_named, is_undecided
 
 
 def of_the_night(run: Run, part: Path, result: FileResult) -> FileResult:
@@ -23,7 +24,8 @@ def of_the_night(run: Run, part: Path, result: FileResult) -> FileResult:
     listed = forgotten.read(run.home, run.dataset)
     if not listed and run.as_of is None:
         return result
-    return rewrite(part, result, listed, run.as_of, [run.settings.dataset.source.delimiter or ","])
+    source = run.settings.dataset.source
+    return rewrite(part, result, listed, run.as_of, [Dialect(source.delimiter, source.quote)])
 
 
 def that_matter(run: Run) -> dict[str, str]:
@@ -34,23 +36,30 @@ def that_matter(run: Run) -> dict[str, str]:
 
 
 def rewrite(
-    part: Path, result: FileResult, listed: Forgotten, as_of: dt.datetime | None = None, delimiters: Iterable[str] = ()
+    part: Path,
+    result: FileResult,
+    listed: Forgotten,
+    as_of: dt.datetime | None = None,
+    dialects: Sequence[Dialect] = (Dialect(),),
+    person: Person | None = None,
 ) -> FileResult:
     """Rewrite the rows, and the texts of rejected lines that name a forgotten user, in place."""
     gone: Counter[str] = Counter()
     rows, aside = part / INTERACTIONS, part / f".{INTERACTIONS}"
     write_rows(_staying(read_batches([rows]), listed, as_of, gone), aside)
     os.replace(aside, rows) if gone else aside.unlink()
-    redact_file(part / REJECTED, listed, delimiters)
+    redact_file(part / REJECTED, listed, dialects, person)
     kept = result.ledger.get(Reason.KEPT, 0) - gone.total()
     others = Counter({reason: n for reason, n in result.ledger.items() if reason != Reason.KEPT})
     return FileResult({**({Reason.KEPT: kept} if kept else {}), **(others + gone)}, result.rescanned)
 
 
-def redact_file(path: Path, listed: Forgotten, delimiters: Iterable[str] = ()) -> int:
+def redact_file(
+    path: Path, listed: Forgotten, dialects: Sequence[Dialect] = (Dialect(),), person: Person | None = None
+) -> int:
     """Blank the texts of rejected lines that name a forgotten user; the lines stay counted. Returns how many."""
     rejects = pl.read_parquet(path)
-    redacted = redact(rejects, listed, delimiters)
+    redacted = redact(rejects, listed, dialects, person)
     changed = int((rejects["raw"] != redacted["raw"]).sum())
     if changed:
         aside = path.with_name(f".{path.name}")
@@ -59,13 +68,28 @@ def redact_file(path: Path, listed: Forgotten, delimiters: Iterable[str] = ()) -
     return changed
 
 
-def redact(rejects: pl.DataFrame, listed: Forgotten, delimiters: Iterable[str] = ()) -> pl.DataFrame:
-    """Frame with a column `raw`: REDACTED where it names a forgotten user in any of its fields."""
+def redact(
+    rejects: pl.DataFrame,
+    listed: Forgotten,
+    dialects: Sequence[Dialect] = (Dialect(),),
+    person: Person | None = None,
+) -> pl.DataFrame:
+    """Frame with columns `reason` and `raw`: `raw` is REDACTED where it names a forgotten user, or may.
+
+    `dialects`: how the sources were laid out. `person`: the user who is being forgotten, whose id is known.
+    """
     if not listed:
         return rejects
-    named = [listed.named_in(raw, delimiters) for raw in rejects["raw"]]
-    texts = pl.when(pl.Series(named, dtype=pl.Boolean)).then(pl.lit(forgotten.REDACTED)).otherwise("raw")
-    return rejects.with_columns(texts.alias("raw"))
+
+    def stays(raw: str, reason: str) -> bool:
+        named = is_named(raw, listed, dialects) or (person is not None and person.is_in_raw(raw))
+        return not named and not is_undecided(raw, dialects, reason)
+
+    kept = [
+        raw if raw == forgotten.REDACTED or stays(raw, reason) else forgotten.REDACTED
+        for raw, reason in zip(rejects["raw"], rejects["reason"], strict=True)
+    ]
+    return rejects.with_columns(pl.Series("raw", kept, dtype=pl.String))
 
 
 def _staying(

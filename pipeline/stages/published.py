@@ -58,7 +58,8 @@ def parse_candidates(text: str, name: str) -> pl.DataFrame:
         head, *rest = line.rstrip("\t").split("\t")
         match = _POSITIVE(head)
         if match is None:
-            raise UnreadableInput(f"{name}, line {number}: {head[:80]!r} is not (user,item), as NCF wrote it")
+            said = f"{name}, line {number}: its start is not (user,item), as NCF wrote it"
+            raise UnreadableInput(said, {"raw": [head[:80]]})
         heads.append((number, *match.groups()))
         negatives.append(rest)
     schema = {"line": pl.Int64, "user_id": pl.String, "positive_id": pl.String}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import journal, operations, reader, warehouse
+from pipeline import forgotten, journal, operations, reader, warehouse
 from pipeline.contracts import Refused, UnreadableInput
 from pipeline.layers import nearest
 from pipeline.paths import Home
@@ -15,13 +15,26 @@ from pipeline.stages.publish import go_live, kept_generations, live_run_id, rest
 def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
     """Hold the data set's lock for a command. Raises journal.Locked.
 
-    First a live file that somebody changed is restored, and nights that never ended are closed.
+    First a live file that somebody changed is restored, and nights that never ended are closed. Then a `forget` that
+    was killed is finished; what of it is left is said.
     """
     with journal.lock(home, dataset, command, "command"):
         for line in restore_live(home, dataset):
             journal.say(f"warning: {line}")
         journal.close_stale(home, dataset, live_run_id(home, dataset))
+        if command != "forget":  # it does so itself
+            for line in finish_forgetting(home, dataset):
+                journal.say(f"warning: a user who is to be forgotten is still there: {line}")
         yield
+
+
+def finish_forgetting(home: Home, dataset: str, prove: bool = True) -> list[str]:
+    """As `forget.finish`, which is imported only where there is something to finish."""
+    if not list(home.forgotten(dataset).parent.glob("forgetting-*")):
+        return []
+    from pipeline.stages import forget
+
+    return forget.finish(home, dataset, prove)
 
 
 def next_target(home: Home, dataset: str) -> str | None:
@@ -58,6 +71,7 @@ def roll_back(home: Home, dataset: str, to: str | None = None) -> dict[str, Any]
     if target == live:
         raise Refused(f"generation {target} of {dataset} is live already")
     _check_readable(home, dataset, target)
+    _check_forgotten(home, dataset, target)
     for line in go_live(home, dataset, target):
         journal.say(f"warning: {line}")
     return operations.record(home, dataset, "rollback", **{"from": live, "to": target})
@@ -71,6 +85,19 @@ def _check_readable(home: Home, dataset: str, run_id: str) -> None:
     except warehouse.DatabaseError as error:
         why = str(error).splitlines()[0]
         raise Refused(f"{generation} can't be read ({why}); the live tables are as they were") from None
+
+
+def _check_forgotten(home: Home, dataset: str, run_id: str) -> None:
+    """While a user is being forgotten, no generation that names them goes live."""
+    if not forgotten.pending(home, dataset):
+        return
+    from pipeline.stages import forget
+
+    if forget.is_published_in(home, dataset, home.generation(dataset, run_id)):
+        raise Refused(
+            f"generation {run_id} of {dataset} still names a user who is to be forgotten; call `nightrecs forget` "
+            "again. The live tables are as they were"
+        )
 
 
 def _withdrawn(home: Home, dataset: str) -> set[str]:

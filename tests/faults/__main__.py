@@ -13,7 +13,20 @@ from pathlib import Path
 
 from .table import ROWS, Row
 
-MODULES = ("killed", "overlap", "space", "files", "values", "verdicts", "services", "state", "tampered", "doors", "homes")
+MODULES = (
+    "killed",
+    "overlap",
+    "space",
+    "files",
+    "values",
+    "verdicts",
+    "services",
+    "state",
+    "tampered",
+    "doors",
+    "forgetting",
+    "homes",
+)
 
 
 def main() -> int:
