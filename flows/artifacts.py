@@ -7,7 +7,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from flows.up import standing
+from flows.api_access import standing
 from pipeline import journal
 from pipeline.masking import without_user
 from pipeline.paths import Home
