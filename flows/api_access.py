@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from flows.status import lock_holder
 from pipeline import state_files
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.paths import Home
+from pipeline.storage.lock import lock_holder
 
 USER = "nightrecs"
 """Before the colon, so that the string is also a user and a password to clients of HTTP Basic."""

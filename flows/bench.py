@@ -14,8 +14,9 @@ import polars as pl
 from flows import nightly as line
 from flows.start import prepare
 from flows.step import Stopped
-from pipeline import journal, lake, layers, state_files, tables
-from pipeline.contracts import UnreadableInput
+from pipeline import journal, lake, state_files, tables
+from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.filesystem import write_atomically
 from pipeline.metrics import sign_of
 from pipeline.paths import Home
 from pipeline.run import Run
@@ -38,7 +39,7 @@ def bench(options: Any) -> None:
     known = protocols()
     names = options.only.split(",") if options.only else list(known)
     if unknown := [name for name in names if name not in known]:
-        raise layers.SettingsError(f"--only {unknown[0]}: there are {', '.join(known)}")
+        raise SettingsError(f"--only {unknown[0]}: there are {', '.join(known)}")
     home = Home.resolve(options.home)
     for name in names:
         try:
@@ -63,7 +64,7 @@ def measure(name: str, protocol: dict[str, Any], home: Home, n_seeds: int | None
         line.conduct(run, partial(keeping, fits), "select")
         rows += figures(run, protocol, seed, fits)
         path_of(home, name).parent.mkdir(parents=True, exist_ok=True)
-        journal.write_atomically(path_of(home, name), json.dumps(rows, indent=1))
+        write_atomically(path_of(home, name), json.dumps(rows, indent=1))
 
 
 def figures(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]) -> list[Row]:

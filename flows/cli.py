@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from flows.parser import Parser, build_parser
 from pipeline import children
-from pipeline.disk import ADVICE, is_full
+from pipeline.core.errors import Held, Locked, Refused, SettingsError, UnreadableInput
+from pipeline.core.filesystem import ADVICE, is_full
 from pipeline.masking import masked
 from pipeline.terminal import plain
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             print(plain(masked(traceback.format_exc())), file=sys.stderr)
-        from pipeline.contracts import with_ids  # it imports polars
+        from pipeline.core.errors import with_ids  # it imports polars
 
         code = exit_code(error)
         crash = f"{type(error).__name__}: " if code == CRASHED else ""
@@ -125,13 +126,13 @@ def signals_raised() -> Iterator[None]:
 
 def exit_code(error: Exception) -> int:
     """What an error means to whoever started us."""
-    from pipeline import contracts, journal, layers
+    pass  # import gone
 
-    if isinstance(error, layers.SettingsError | contracts.UnreadableInput):
+    if isinstance(error, SettingsError | UnreadableInput):
         return USAGE
-    if isinstance(error, contracts.Refused):
+    if isinstance(error, Refused):
         return REFUSED
-    return LOCKED if isinstance(error, journal.Locked | contracts.Held) else CRASHED
+    return LOCKED if isinstance(error, Locked | Held) else CRASHED
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from flows.step import Step, Stopped
 from pipeline import incumbent, journal, standing
-from pipeline.disk import is_full
+from pipeline.core.errors import Skipped
+from pipeline.core.filesystem import is_full
 from pipeline.incumbent import Lineup
 from pipeline.masking import masked
 from pipeline.run import Run
 from pipeline.settings import FLOOR
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import evaluate, train
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 Isolate = Callable[[Run, str], AbstractContextManager[None]]
 """Given the run and a label, a block whose errors are that model's alone."""
@@ -106,7 +107,7 @@ def isolate_family(run: Run, label: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, Stopped) or is_full(error):  # a full disk is full for all of them
             raise
-        skipped = isinstance(error, train.Skipped)
+        skipped = isinstance(error, Skipped)
         verb = "skipped" if skipped else f"failed ({type(error).__name__})"
         journal.note(run, f"{label} {verb}: {error}")
         left_out = journal.read_run(run.home, run.dataset, run.run_id).get("left_out", {})

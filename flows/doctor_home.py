@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Iterator
 
 from flows.doctor_installation import existing
-from flows.look import runnable
-from flows.status import lock_holder
-from pipeline import checksums, forgotten, home_identity, journal, reader, state_files, warehouse
-from pipeline.contracts import Held, UnreadableInput
+from pipeline import checksums, forgotten, home_identity, journal, reader, warehouse
+from pipeline.core.errors import Held, UnreadableInput
+from pipeline.core.filesystem import DAMAGED
+from pipeline.datasets.names import runnable
 from pipeline.masking import masked
 from pipeline.paths import Home
+from pipeline.storage.lock import lock_holder
 
 Lines = Iterator[tuple[str, str, str]]
 
@@ -76,7 +77,7 @@ def state(home: Home) -> Lines:
     """State files that commands can't use: nights that are left out, lists without which no night runs."""
     found = 0
     for dataset in datasets(home):
-        for path in sorted(home.journal(dataset).glob(f"*/*{state_files.DAMAGED}*")):
+        for path in sorted(home.journal(dataset).glob(f"*/*{DAMAGED}*")):
             found += 1
             yield "warn", f"{path} is damaged and was set aside", "compare with a backup, or remove it"
         for path in sorted(home.journal(dataset).glob("*/run.json")):

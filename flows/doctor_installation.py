@@ -110,7 +110,7 @@ def devices(home: Home) -> Lines:
 
 def duckdb(home: Home) -> Lines:
     """A file written as a night writes it, and read again."""
-    from pipeline.stages.audit import OLDEST_READABLE
+    from pipeline.storage.generations import OLDEST_READABLE
 
     try:
         with tempfile.TemporaryDirectory(dir=existing(home.warehouse), prefix=".doctor-") as folder:

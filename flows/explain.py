@@ -5,7 +5,9 @@ from typing import Any
 import polars as pl
 
 from flows.explanation import explanation, published_night
-from flows.look import dataset_name, query, require, show
+from flows.exports import show
+from flows.look import query, require
+from pipeline.datasets.names import dataset_name
 from pipeline.paths import Home
 from pipeline.terminal import as_json, show_line
 

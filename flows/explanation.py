@@ -8,18 +8,18 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from flows.look import runnable
 from pipeline import journal, lake
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.suggest import nearest
+from pipeline.datasets.names import runnable
 from pipeline.interactions import History
-from pipeline.layers import nearest
 from pipeline.models import Recommender
 from pipeline.models.saving import load
 from pipeline.normalize import Normalizer
 from pipeline.paths import Home
+from pipeline.preparation.filters import mark
 from pipeline.ranking import served
 from pipeline.settings import Settings
-from pipeline.stages.clean import mark
 
 
 @dataclass(frozen=True)

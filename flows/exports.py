@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
+from pipeline.terminal import as_json, plain, show_line
 
 FORMATS = ("csv", "jsonl", "parquet")
 FORMULA = r"^[\s\x00-\x20\u{feff}]*[=+\-@＝＋－＠]|^[\t\r\n]"
@@ -45,3 +47,26 @@ def _as_json(value: pl.Series) -> str:
     import json
 
     return json.dumps(value.to_list() if isinstance(value, pl.Series) else value, default=str, ensure_ascii=False)
+
+
+def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
+    """To stdout: JSON, or a table as wide as it needs to be."""
+    records = data.to_dicts() if isinstance(data, pl.DataFrame) else data
+    if options.json:
+        print(as_json(records, indent=1))
+        return
+    if not records:
+        print("(no rows)", file=sys.stderr)
+        return
+    cells = [list(map(_cell, records[0])), *([_cell(v) for v in record.values()] for record in records)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    numeric = [all(isinstance(r[key], int | float) or r[key] is None for r in records) for key in records[0]]
+    for row in cells:
+        line = (cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True))
+        show_line("  ".join(line).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else plain(" ".join(str(value).split()))

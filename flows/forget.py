@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.operate import known
 from pipeline import forgotten, journal
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.stages import forget as stage
 from pipeline.stages.rollback import between_nights
 

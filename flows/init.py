@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.sniff import sniff
 from pipeline.terminal import plain
 

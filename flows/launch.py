@@ -14,14 +14,14 @@ from flows import nightly as line
 from flows import services
 from flows.api_access import close_the_door
 from flows.start import prepare, say_where
-from pipeline import contracts, journal, layers, reader
+from pipeline import journal, reader
+from pipeline.core.errors import OURS, Refused
 from pipeline.masking import without_user
 from pipeline.run import Run, new_run_id, utcnow
 
 STARTUP_SECONDS = 60
 RETRIES, REQUEST_SECONDS = 2, 20
 """Of a request to Prefect, which its default tries for a minute: a night must not wait long for one that is gone."""
-OURS = (layers.SettingsError, contracts.Refused, contracts.UnreadableInput, journal.Locked)
 
 
 def run_night(options: Any) -> int:
@@ -89,7 +89,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         let_go()
         if outcome == "refused":  # what Prefect could not be told
             record = journal.read_run(run.home, run.dataset, run.run_id)
-            raise contracts.Refused(str(record["reason"]), journal.ids_of(record)) from None
+            raise Refused(str(record["reason"]), journal.ids_of(record)) from None
         journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
         return (run, outcome) if ended else go_on_without(run, arguments["until"])
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from flows.look import query, show
+from flows.exports import show
+from flows.look import query
 from pipeline import tables
 from pipeline.settings import ERRORS
 

@@ -6,10 +6,11 @@ from typing import Any
 import polars as pl
 
 from flows import exports
-from pipeline import journal, layers, paths, reader
-from pipeline.contracts import UnreadableInput
+from flows.exports import show
+from pipeline import layers, paths, reader
+from pipeline.core.errors import UnreadableInput
+from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.paths import Home
-from pipeline.terminal import as_json, plain, show_line
 
 LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
 
@@ -103,60 +104,3 @@ def require(options: Any, kind: str) -> None:
         f"{kind} {wanted!r} is not in the published tables of {options.dataset}{hint}"
         f' Ids are as in the source: nightrecs sql {options.dataset} "select {kind}_id from {kind}s limit 10"'
     )
-
-
-def unknown_dataset(home: Home, dataset: str) -> str:
-    """What to say where nothing is published under a name."""
-    if journal.run_ids(home, dataset):
-        return f"nothing is published for {dataset!r} yet; `nightrecs status {dataset}` says how its last night went"
-    published = sorted(path.stem for path in home.warehouse.glob("*.duckdb"))
-    shipped = {path.stem for path in paths.DATASETS.glob("*.toml")}
-    text = f"nothing is published for {dataset!r} in {home.warehouse}{layers.nearest(dataset, published)}"
-    if published:
-        text += f"; there are: {', '.join(published)}"
-    elif dataset not in shipped:
-        text += layers.nearest(dataset, shipped)
-    return text + (f"; try `nightrecs run {dataset}`" if dataset in shipped else "")
-
-
-def runnable(dataset: str) -> str:
-    """What `run` takes for a data set: the name of a shipped one; one's own by its file, here where it isn't known."""
-    is_known = dataset.endswith(".toml") or (paths.DATASETS / f"{dataset}.toml").exists()
-    return dataset if is_known else f"./{dataset}.toml"
-
-
-def dataset_name(dataset: str) -> str:
-    """The name under which a data set, given by name or TOML, is published."""
-    if not dataset.endswith(".toml"):
-        return layers.check_name(dataset, "data set", "; one of your own is also given by its file, e.g. ./mine.toml")
-    path = layers.find_toml(dataset, paths.DATASETS, "data set")
-    name = layers.read_toml(path).get("name")
-    if not isinstance(name, str):
-        raise layers.SettingsError(f"{path}: name: is missing")
-    try:
-        return layers.check_name(name, "data set")
-    except layers.SettingsError as error:
-        raise layers.SettingsError(f"{path}: name: {error}") from None
-
-
-def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
-    """To stdout: JSON, or a table as wide as it needs to be."""
-    records = data.to_dicts() if isinstance(data, pl.DataFrame) else data
-    if options.json:
-        print(as_json(records, indent=1))
-        return
-    if not records:
-        print("(no rows)", file=sys.stderr)
-        return
-    cells = [list(map(_cell, records[0])), *([_cell(v) for v in record.values()] for record in records)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    numeric = [all(isinstance(r[key], int | float) or r[key] is None for r in records) for key in records[0]]
-    for row in cells:
-        line = (cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True))
-        show_line("  ".join(line).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else plain(" ".join(str(value).split()))

@@ -16,7 +16,7 @@ from pipeline.run import Run
 from pipeline.settings import FLOOR
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import LINE, clean, encode, evaluate, ingest, profile, search, split, train
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 CACHED, TO_DO, OPEN = "cached", "to do", "open"
 """OPEN: what comes before decides whether it is done, or with which model."""

@@ -9,14 +9,15 @@ from typing import Any
 from flows import ending
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline import journal
-from pipeline.contracts import Naming, Refused
-from pipeline.disk import is_full
+from pipeline.core.errors import Naming, Refused, Skipped
+from pipeline.core.filesystem import is_full
 from pipeline.run import Run
 from pipeline.settings import FLOOR
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import admit, clean, encode, ingest, split
-from pipeline.stages.publish import live_run_id, restore_live
 from pipeline.stages.rollback import finish_forgetting
+from pipeline.storage.generations import live_run_id, restore_live
+from pipeline.storage.lock import lock
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def night(run: Run, step: Step) -> None:
     on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.entrants.get(champion, run)
     try:
         refit = step(on_all, train.fit_model, own, data.encoded, champion, "all", fitted[champion])
-    except train.Skipped as reason:
+    except Skipped as reason:
         raise Refused(f"{champion} was chosen, but can't be fitted on all rows: {reason}") from reason
     shown = [fit for label, fit in fitted.items() if label not in lineup.members]
     searched = list(field.searched.values())
@@ -97,7 +98,7 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
 
     `at_start` is called once the lock is held and nights that never ended are closed.
     """
-    with journal.lock(run.home, run.dataset, run.run_id):
+    with lock(run.home, run.dataset, run.run_id):
         restored = restore_live(run.home, run.dataset, run.run_id)
         closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
         for stale, outcome in closed.items():

@@ -18,16 +18,16 @@ from typing import Any
 import polars as pl
 import torch
 
-from flows.look import dataset_name, unknown_dataset
 from pipeline import comparing, home_identity, journal, lake, metrics, per_user, reader, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
+from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.interactions import History
 from pipeline.lists import Lists
 from pipeline.paths import Home
 from pipeline.question import ask, load_parts
 from pipeline.ranking import Ranks
 from pipeline.run import Run
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 
 class Published:

@@ -5,10 +5,11 @@ import sys
 from collections import Counter
 from typing import Any
 
-from flows.look import dataset_name, show, unknown_dataset
+from flows.exports import show
 from pipeline import journal, operations
-from pipeline.contracts import UnreadableInput
-from pipeline.layers import nearest
+from pipeline.core.errors import Locked, UnreadableInput
+from pipeline.core.suggest import nearest
+from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.leftovers import Leftover
 from pipeline.paths import Home
 from pipeline.publishing_settings import Keep
@@ -38,7 +39,7 @@ def gc(options: Any) -> int:
         try:
             with between_nights(home, dataset, "gc"):
                 records += [{"dataset": dataset, **entry} for entry in _collect(home, dataset, options)]
-        except journal.Locked as held:
+        except Locked as held:
             if options.dataset:
                 raise
             busy.append(f"{dataset} was left alone: {held}")

@@ -13,15 +13,16 @@ from typing import Any
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import forgotten, journal, lake, layers, operations, reader
-from pipeline.contracts import Refused
-from pipeline.leftovers import delete
+from pipeline import forgotten, journal, lake, operations, reader
+from pipeline.core.errors import Refused, SettingsError
+from pipeline.core.filesystem import delete, sync
 from pipeline.parts import INTERACTIONS, REJECTED
 from pipeline.paths import Home
 from pipeline.run import Run
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest import LAYER
 from pipeline.stages.rollback import between_nights
+from pipeline.storage.lock import lock
 
 
 def replay(options: Any) -> None:
@@ -30,7 +31,7 @@ def replay(options: Any) -> None:
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
     home, dataset = run.home, run.dataset
     if run.settings.dataset.columns.timestamp is None:
-        raise layers.SettingsError(
+        raise SettingsError(
             f"{dataset} has no times, so nothing says what was there before {as_of}: name dataset.columns.timestamp"
         )
     name = f"{as_of:%Y-%m-%dT%H%M%S}".removesuffix("T000000") + f"-{run.settings.recipe}"
@@ -42,16 +43,16 @@ def replay(options: Any) -> None:
     if forgotten.pending(home, dataset):
         with between_nights(home, dataset, "replay"):
             pass  # a user who is being forgotten must not come back
-    with journal.lock(work, dataset, run.run_id, "replay"):
+    with lock(work, dataset, run.run_id, "replay"):
         listed = set_up(again, home)
     line.conduct(again, line.plainly)
-    with journal.lock(work, dataset, run.run_id, "replay"):
+    with lock(work, dataset, run.run_id, "replay"):
         if forgotten.read(home, dataset) != listed:
             delete(work.root)
             raise Refused(f"a user of {dataset} was forgotten while the replay ran, so it was deleted: run it again")
         record = journal.read_run(work, dataset, run.run_id)
         os.replace(work.generation(dataset, run.run_id), target)
-        journal.sync(target.parent)
+        sync(target.parent)
         delete(work.root)
     keys = ("run_id", "recipe", "champion", "logical_hash")
     answer = {"dataset": dataset, "as_of": as_of.isoformat(), **{key: record.get(key) for key in keys}}
@@ -74,7 +75,7 @@ def moment(text: str) -> dt.datetime:
     try:
         parsed = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise layers.SettingsError(
+        raise SettingsError(
             f"--as-of {text!r} is no date: write it as 2026-11-22 or 2026-11-22T03:00:00+01:00"
         ) from None
     return parsed.astimezone(dt.UTC).replace(tzinfo=None) if parsed.tzinfo else parsed

@@ -4,10 +4,10 @@ import json
 import webbrowser
 from typing import Any
 
-from flows.look import dataset_name, unknown_dataset
 from pipeline import journal
-from pipeline.contracts import UnreadableInput
-from pipeline.layers import nearest
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.suggest import nearest
+from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.paths import Home
 
 

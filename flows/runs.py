@@ -5,12 +5,13 @@ from typing import Any
 
 import polars as pl
 
-from flows.look import dataset_name, show, unknown_dataset
+from flows.exports import show
 from pipeline import journal, tables
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
+from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.paths import Home
 from pipeline.settings import Select
-from pipeline.stages.publish import kept_generations, live_run_id
+from pipeline.storage.generations import kept_generations, live_run_id
 
 
 def runs(options: Any) -> None:

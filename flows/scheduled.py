@@ -5,11 +5,10 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed
 
-from flows.launch import OURS
-from flows.schedules import Schedule, schedules
+from flows.orchestration.schedules import Schedule, schedules
 from flows.start import prepare
 from flows.tasks import conducted, flow_run, name_of_run
-from pipeline.layers import SettingsError
+from pipeline.core.errors import OURS, SettingsError
 from pipeline.masking import masked
 from pipeline.paths import Home
 

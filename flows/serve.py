@@ -4,8 +4,8 @@ from prefect import serve
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
+from flows.orchestration.schedules import Schedule, schedules
 from flows.scheduled import scheduled
-from flows.schedules import Schedule, schedules
 from pipeline.paths import Home
 
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from pipeline import faults, forgotten, home_identity, journal, layers
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.suggest import nearest
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
 from pipeline.paths import Home, default_home, from_checkout
@@ -34,10 +35,10 @@ def prepare(
     """
     faults.check()
     if run_id and not re.fullmatch(RUN_ID, run_id):
-        raise layers.SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
+        raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = layers.load_settings(dataset, recipe, overrides)
     if until not in DATA_STAGES:
-        from pipeline.stages.train import family_of  # imports torch
+        from pipeline.experiments.families import family_of  # imports torch
 
         for label, entry in settings.models.items():
             family_of(settings, label)
@@ -78,25 +79,25 @@ def check_choices(settings: Settings) -> None:
     try:
         device = resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
-        raise layers.SettingsError(f"device = {settings.device!r}: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"device = {settings.device!r}: {str(error).splitlines()[0]}") from None
     try:
         distributed.check(settings.devices, device)
     except ValueError as error:
-        raise layers.SettingsError(str(error)) from None
+        raise SettingsError(str(error)) from None
     try:
         if settings.memory_limit:
             parse_bytes(settings.memory_limit)
     except ValueError as error:
-        raise layers.SettingsError(f"memory_limit: {error}") from None
+        raise SettingsError(f"memory_limit: {error}") from None
     if select.metric not in (*METRICS, *ERRORS):
-        known = f"{layers.nearest(select.metric, [*METRICS, *ERRORS])}; there are: {', '.join([*METRICS, *ERRORS])}"
-        raise layers.SettingsError(f"select.metric: no metric is called {select.metric!r}{known}")
+        known = f"{nearest(select.metric, [*METRICS, *ERRORS])}; there are: {', '.join([*METRICS, *ERRORS])}"
+        raise SettingsError(f"select.metric: no metric is called {select.metric!r}{known}")
     if select.protocol == "error" or len(settings.models) == 1:
         return  # rating errors are always measured; a single model needs no choice
     if select.protocol not in evaluation.protocols:
-        raise layers.SettingsError(f"select.protocol = {select.protocol!r} is not in evaluation.protocols")
+        raise SettingsError(f"select.protocol = {select.protocol!r} is not in evaluation.protocols")
     if select.cutoff not in evaluation.cutoffs:
-        raise layers.SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
+        raise SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
 
 
 def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> Path:

@@ -1,20 +1,21 @@
 """`nightrecs status`: one data set's health, for people and for monitors."""
 
-import fcntl
 import shlex
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flows.look import dataset_name, runnable, show, unknown_dataset
+from flows.exports import show
 from pipeline import checksums, forgotten, journal, reader, warehouse
-from pipeline.contracts import Held, UnreadableInput, with_ids
+from pipeline.core.errors import Held, UnreadableInput, with_ids
+from pipeline.datasets.names import dataset_name, runnable, unknown_dataset
 from pipeline.parts import REJECTED
 from pipeline.paths import Home
 from pipeline.run import utcnow
-from pipeline.stages.publish import kept_generations, live_run_id
 from pipeline.stages.rollback import next_target, standing
+from pipeline.storage.generations import kept_generations, live_run_id
+from pipeline.storage.lock import lock_holder
 from pipeline.terminal import as_json, show_line
 
 HEALTHY, UNHEALTHY = 0, 3
@@ -131,18 +132,6 @@ def unreadable(live: Path) -> str | None:
     except (warehouse.DatabaseError, Held) as error:
         return str(error).splitlines()[0]
     return None
-
-
-def lock_holder(path: Path) -> str | None:
-    """What the holder of a lock file wrote into it; None where nobody holds it. Never waits, keeps nothing."""
-    try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-    except BlockingIOError:
-        return path.read_text(errors="replace").strip() or "somebody"
-    except (FileNotFoundError, IsADirectoryError):
-        return None
 
 
 def next_steps(answer: dict[str, Any], options: Any) -> list[str]:

@@ -16,11 +16,11 @@ from prefect.task_engine import TaskRunTimeoutError
 from flows import nightly as line
 from flows.artifacts import show
 from flows.echo import Echo
-from flows.launch import OURS
 from flows.lost import Reporting
 from flows.stale import end_flow_runs
 from flows.start import prepare
 from pipeline import journal, progress
+from pipeline.core.errors import OURS
 from pipeline.device import resolve_device
 from pipeline.masking import masked
 from pipeline.run import Run, utcnow

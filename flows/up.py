@@ -10,13 +10,15 @@ from typing import Any
 from flows import api_access, deployed
 from flows.api_access import LOCK, standing, state
 from flows.deployed import Api
-from flows.schedules import Schedule, schedules
+from flows.orchestration.schedules import Schedule, schedules
 from flows.services import HOST, Service, answers, free_port, start, stop, wait
 from flows.start import check_writable, say_where
-from flows.status import lock_holder
 from flows.watch import Watch
 from pipeline import children, home_identity, journal
+from pipeline.core.errors import Locked
+from pipeline.core.filesystem import write_atomically
 from pipeline.paths import Home
+from pipeline.storage.lock import lock, lock_holder
 from pipeline.tracking_server import tracking_uri
 
 NOT_WELL = 3
@@ -35,9 +37,9 @@ def up(options: Any) -> int:
     check_writable(home)
     home_identity.settle(home)  # a copy must neither serve the original's nights nor take its services for its own
     try:
-        with journal.lock(home, LOCK, "up", kind="command"):
+        with lock(home, LOCK, "up", kind="command"):
             return stand(home, options)
-    except journal.Locked:
+    except Locked:
         journal.say(why_not(home))
         return NOT_WELL
     except KeyboardInterrupt:
@@ -70,7 +72,7 @@ def stand(home: Home, options: Any) -> int:
                     journal.say(text)
         due = {night.name: deployed.plan(api, night.name) for night in nights}
         urls = {service.name: service.url for service in services if service.url}
-        journal.write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
+        write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
         introduce(home, urls, nights, due)
         journal.say(f"logs     {logs}\nCtrl-C stops everything")
         return watch(services, logs, Watch(home, nights))

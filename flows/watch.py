@@ -2,12 +2,12 @@
 
 import time
 
-from flows.schedules import Schedule
+from flows.orchestration.schedules import Schedule
 from flows.status import about_tables, health
 from pipeline import journal, notify
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.paths import Home
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 SECONDS = 60
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from pipeline import journal, paths, tables, warehouse
-from pipeline.contracts import Ids
+from pipeline.core.errors import Ids
 from pipeline.run import Run
 
 EXAMPLES = 3

@@ -9,7 +9,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline import journal, lake
+from pipeline.core import filesystem
+from pipeline.core.filesystem import write_atomically
 from pipeline.paths import Home
 
 SMALL = 32 * 2**20
@@ -56,7 +57,7 @@ def _write(home: Home, dataset: str, record: Record) -> None:
     path = home.checksums(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {"generations": record.generations, "live": [asdict(entry) for entry in record.live]}
-    journal.write_atomically(path, json.dumps(stored, indent=1))
+    write_atomically(path, json.dumps(stored, indent=1))
 
 
 def record_generation(home: Home, dataset: str, run_id: str, *digests: str) -> None:
@@ -74,7 +75,7 @@ def record_live(home: Home, dataset: str, *live: Live) -> None:
 def fingerprint(path: Path, run_id: str) -> Live:
     """The record of a file that is, or is about to be, the live one."""
     stat = path.stat()
-    return Live(run_id, lake.sha256(path), stat.st_size, stat.st_mtime_ns)
+    return Live(run_id, filesystem.sha256(path), stat.st_size, stat.st_mtime_ns)
 
 
 def live_entry(home: Home, dataset: str) -> Live | None:
@@ -117,7 +118,7 @@ def live_trouble(home: Home, dataset: str, deep: bool = False) -> str | None:
         return None
     if entry and not deep and entry.bytes > SMALL:
         return None
-    found = lake.sha256(live)
+    found = filesystem.sha256(live)
     wanted = [entry.sha256] if entry else [entry.sha256 for entry in record.live]
     if found in wanted:
         return None
@@ -127,7 +128,7 @@ def live_trouble(home: Home, dataset: str, deep: bool = False) -> str | None:
 def generation_trouble(home: Home, dataset: str, run_id: str) -> str | None:
     """How a generation differs from what was published; None where it doesn't, or where nothing is recorded."""
     wanted, path = read(home, dataset).generations.get(run_id), home.generation(dataset, run_id)
-    if not wanted or (found := lake.sha256(path)) in wanted:
+    if not wanted or (found := filesystem.sha256(path)) in wanted:
         return None
     name = f"{path.parent.name}/{path.name}"
     return f"generation {name} was changed after it was published (SHA-256 {found[:12]}…, published {wanted[0][:12]}…)"

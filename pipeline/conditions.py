@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.layers import SettingsError
+from pipeline.core.errors import SettingsError
 
 ALLOWED = "`rating OP number` (OP: < <= > >= == !=), `rated`, `not …`, and / or between them, parentheses"
 COMPARE: dict[type, Callable[[Any, Any], pl.Expr]] = {

@@ -1,10 +1,10 @@
 """Every table's schema, once: Polars schema, DuckDB DDL, comments and checks all come from here."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import polars as pl
+
+from pipeline.core.errors import ContractError
 
 TEXT, INT, BIG, FLOAT, BOOL, TIME = pl.String, pl.Int32, pl.Int64, pl.Float64, pl.Boolean, pl.Datetime("us")
 VECTOR = pl.List(pl.Float32)
@@ -12,74 +12,6 @@ DUCKDB_TYPES = {
     TEXT: "VARCHAR", INT: "INTEGER", BIG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN",
     TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT",
 }  # fmt: skip
-
-
-class ContractError(ValueError):
-    """A frame does not keep its contract."""
-
-
-Ids = Mapping[str, Sequence[str]]
-"""Ids of users and items, and raw source lines, by column: what a message is about, kept out of its prose."""
-
-
-class Naming(Exception):
-    """An error whose message has no ids: they are in `ids`, so that a user can be forgotten without a text search."""
-
-    def __init__(self, message: str = "", ids: Ids | None = None):
-        super().__init__(message)
-        self.ids: Ids = {column: list(values) for column, values in (ids or {}).items() if values}
-
-
-class Refused(Naming):
-    """Ran, but a check refuses to publish: exit code 3, the published tables are as they were."""
-
-
-class Held(RuntimeError):
-    """Another process has a published file open for writing: exit code 4. Names the process."""
-
-
-class UnreadableInput(Naming, ValueError):
-    """Input that can't be read, or a home that can't be written: exit code 2. Names the file and what to do."""
-
-
-def with_ids(message: str, ids: Ids | None) -> str:
-    """A message and its ids, for the terminal only: `... [user_id 'u7'; item_id 'i1']`."""
-    said = "; ".join(f"{column} {', '.join(map(repr, values))}" for column, values in (ids or {}).items() if values)
-    return f"{message} [{said}]" if said else message
-
-
-class Reason(StrEnum):
-    """Why a row went where it went; every row of a stage has exactly one. `kept` goes on to the next stage."""
-
-    KEPT = "kept"
-    # ingest
-    EMPTY_LINE = "empty_line"
-    TOO_FEW_FIELDS = "too_few_fields"
-    TOO_MANY_FIELDS = "too_many_fields"
-    BROKEN_QUOTE = "broken_quote"
-    BAD_ENCODING = "bad_encoding"
-    LINE_TOO_LONG = "line_too_long"
-    EMPTY_USER = "empty_user"
-    EMPTY_ITEM = "empty_item"
-    ID_TOO_LONG = "id_too_long"
-    RATING_NOT_A_NUMBER = "rating_not_a_number"
-    RATING_NOT_FINITE = "rating_not_finite"
-    TIMESTAMP_UNREADABLE = "timestamp_unreadable"
-    TIMESTAMP_OUT_OF_RANGE = "timestamp_out_of_range"
-    FORGOTTEN = "forgotten"
-    AFTER_AS_OF = "after_as_of"
-    # clean
-    DUPLICATE = "duplicate"
-    KEEP_IF = "keep_if"
-    USER_NOT_SAMPLED = "user_not_sampled"
-    BELOW_MIN_INTERACTIONS = "below_min_interactions"
-    # split
-    COLD_IN_HOLDOUT = "cold_in_holdout"
-    NOT_IN_PUBLISHED_SPLIT = "not_in_published_split"
-
-
-LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF)
-"""Of ingest: valid rows that are not wanted, of a forgotten user or after the moment of a replay. No rejects."""
 
 
 @dataclass(frozen=True)

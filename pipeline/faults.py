@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.layers import SettingsError, nearest
+from pipeline.core.errors import SettingsError
+from pipeline.core.suggest import nearest
 
 VARIABLE = "NIGHTRECS_FAULT"
 ACTIONS = ("kill", "error", "full")

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline import journal, state_files
+from pipeline import state_files
+from pipeline.core.filesystem import sync, write_atomically
 from pipeline.paths import Home
 
 REDACTED = "(forgotten)"
@@ -85,7 +86,7 @@ def add(home: Home, dataset: str, user_id: str) -> Forgotten:
     found = replace(found, hashes=found.hashes | {found.hash_of(user_id)})
     path = home.forgotten(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    journal.write_atomically(path, json.dumps({"salt": found.salt, "users": sorted(found.hashes)}, indent=2))
+    write_atomically(path, json.dumps({"salt": found.salt, "users": sorted(found.hashes)}, indent=2))
     return found
 
 
@@ -111,12 +112,12 @@ class Pending:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
-        journal.sync(self.path.parent)
+        sync(self.path.parent)
 
     def end(self) -> None:
         """It is done."""
         self.path.unlink(missing_ok=True)
-        journal.sync(self.path.parent)
+        sync(self.path.parent)
 
 
 def begin(home: Home, dataset: str, user_id: str) -> Pending:

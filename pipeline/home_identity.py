@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import home_paths
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import Locked, UnreadableInput
+from pipeline.core.filesystem import write_atomically
 from pipeline.home_paths import Relocation
 from pipeline.paths import Home
 from pipeline.run import utcnow
@@ -161,9 +162,8 @@ def _settle(home: Home, found: Identity | None) -> None:
 
 
 def _write(home: Home, identity: Identity) -> None:
-    from pipeline import journal
 
-    journal.write_atomically(home.marker, json.dumps(asdict(identity), indent=1))
+    write_atomically(home.marker, json.dumps(asdict(identity), indent=1))
     home.marker.chmod(0o640)
 
 
@@ -196,7 +196,6 @@ def _has_id(place: str, identity: str) -> bool:
 
 def _nobody_works(home: Home) -> None:
     """Raises journal.Locked where a night of this home is running: it still writes to the old paths."""
-    from pipeline import journal
 
     for path in sorted(home.lock("_").parent.glob("*.lock")):
         with path.open("a") as file:
@@ -204,7 +203,7 @@ def _nobody_works(home: Home) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = path.read_text().strip() or path.name
-                raise journal.Locked(
+                raise Locked(
                     f"the home {home.root} was moved or copied while {path.stem} was at work in it ({holder}); "
                     "wait for its end"
                 ) from None

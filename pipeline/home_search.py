@@ -20,8 +20,10 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline import forgotten, journal, sources, tables, warehouse
-from pipeline.leftovers import delete
+from pipeline.core.errors import Locked
+from pipeline.core.filesystem import delete, sync
 from pipeline.paths import CHECKOUT, Home
+from pipeline.storage.lock import lock
 from pipeline.traces import Person, redact_json, texts_in
 
 OURS = ("warehouse", "mlflow", ".prefect")
@@ -115,9 +117,9 @@ def running_replays(home: Home, dataset: str) -> list[Path]:
     running = []
     for work in home.replays(dataset).glob(".[!.]*"):
         try:
-            with journal.lock(Home(work), dataset, "forget", "command"):
+            with lock(Home(work), dataset, "forget", "command"):
                 pass
-        except journal.Locked:
+        except Locked:
             running.append(work)
     return running
 
@@ -453,9 +455,9 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)
         aside.chmod(stat.S_IMODE(path.stat().st_mode))
-        journal.sync(aside)
+        sync(aside)
         aside.replace(path)
-        journal.sync(path.parent)
+        sync(path.parent)
     finally:
         delete(aside)
 

@@ -1,6 +1,5 @@
 """What each night did: the truth about it. Plain JSON lines, appended and synced; published files embed it."""
 
-import fcntl
 import json
 import os
 import re
@@ -9,19 +8,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import polars as pl
 
-from pipeline import contracts, home_identity, progress, state_files, tables
+from pipeline import contracts, progress, state_files, tables
+from pipeline.core.errors import Ids, with_ids
+from pipeline.core.filesystem import write_atomically
 from pipeline.faults import fault
 from pipeline.masking import masked
 from pipeline.paths import Home
 from pipeline.run import Run, moment_of, utcnow
-
-
-class Locked(RuntimeError):
-    """Another night of the same data set runs in this home."""
 
 
 def folder(run: Run) -> Path:
@@ -50,43 +47,6 @@ def open_run(run: Run) -> None:
 
 
 @contextmanager
-def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[None]:
-    """Hold the data set's kernel lock; it vanishes with the process. Raises Locked, naming who holds it.
-
-    A home that was copied or moved is made independent first. `holder` is a run id, or the name of a command where
-    `kind` is "command". UnreadableInput where nothing can be written in the home.
-    """
-    home_identity.settle(home)
-    path = home.lock(dataset)
-    with home_identity.refusing_read_only(home):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state_files.free_name(path)
-        opened = path.open("a+", encoding="utf-8", errors="replace")
-    with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = _told(file) or str(path)
-            what = "command" if other.startswith("command") else "night"
-            raise Locked(f"another {what} of {dataset} is running: {other}") from None
-        file.truncate(0)
-        file.write(f"{kind} {holder}, process {os.getpid()}, since {utcnow():%Y-%m-%d %H:%M:%S} UTC")
-        file.flush()
-        yield
-        file.truncate(0)
-
-
-def _told(file: TextIO) -> str:
-    """What the holder of a lock wrote of itself; it may be about to."""
-    for _ in range(20):
-        file.seek(0)
-        if told := file.read().strip():
-            return told
-        time.sleep(0.01)
-    return ""
-
-
-@contextmanager
 def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     """Time a stage; the block may set rows_in, rows_out, skipped and stage, its name, in the dict it gets."""
     record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
@@ -108,7 +68,7 @@ def used(run: Run, result: Path) -> None:
         file.write(f"{result.parent.name}/{result.name}\n")
 
 
-def note(run: Run, text: str, ids: contracts.Ids | None = None) -> None:
+def note(run: Run, text: str, ids: Ids | None = None) -> None:
     """Something a person should know of this night: in the journal, notes.jsonl, and said. The text has no ids."""
     kept = _kept(run.home, run.dataset, ids)
     with (folder(run) / "notes.jsonl").open("a") as file:
@@ -126,7 +86,7 @@ def notes(home: Home, dataset: str, run_id: str) -> list[str]:
     return state_files.read_lines(at / "notes.txt") + lines
 
 
-def _kept(home: Home, dataset: str, ids: contracts.Ids | None) -> list[dict[str, str]]:
+def _kept(home: Home, dataset: str, ids: Ids | None) -> list[dict[str, str]]:
     """Ids as the journal keeps them: a list of column and value. What names a forgotten user is blanked."""
     if not ids:
         return []
@@ -148,9 +108,9 @@ def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def say(text: str, ids: contracts.Ids | None = None) -> None:
+def say(text: str, ids: Ids | None = None) -> None:
     """Talk goes to stderr; stdout is for data. Ids go to the terminal only, not into Prefect's logs."""
-    progress.say(text, contracts.with_ids("", ids))
+    progress.say(text, with_ids("", ids))
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -158,7 +118,7 @@ def update_run(run: Run, **fields: Any) -> None:
     _update(folder(run), fields)
 
 
-def close_run(run: Run, outcome: str, reason: str | None = None, ids: contracts.Ids | None = None) -> None:
+def close_run(run: Run, outcome: str, reason: str | None = None, ids: Ids | None = None) -> None:
     """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish.
 
     `ids`: what the reason is about, kept apart from it as `reason_ids`.
@@ -280,26 +240,6 @@ def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
 def _update(at: Path, fields: dict[str, Any]) -> None:
     path = at / "run.json"
     write_atomically(path, json.dumps({**state_files.load(path, dict), **fields}, indent=2, default=str))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file whole: a reader sees the old text or the new one."""
-    state_files.free_name(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def code_version() -> str:

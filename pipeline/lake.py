@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import journal, progress, state_files, tables
+from pipeline.core.filesystem import sha256, sync, write_atomically
 from pipeline.faults import fault
 from pipeline.run import Run
 from pipeline.stage_call import StageCall
@@ -113,7 +114,7 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
         fault(f"{stage}:after_rename")
     finally:
         _remove(temporary)
-    journal.sync(target.parent)
+    sync(target.parent)
     return target
 
 
@@ -133,7 +134,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json, atomically, with a hash of itself."""
     content = json.loads(json.dumps(manifest, default=str))
-    journal.write_atomically(folder / MANIFEST, json.dumps({**content, "own_hash": _own_hash(content)}, indent=2))
+    write_atomically(folder / MANIFEST, json.dumps({**content, "own_hash": _own_hash(content)}, indent=2))
 
 
 def holds(manifest: dict[str, Any]) -> bool:
@@ -158,17 +159,11 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _complete(folder: Path, spec: Spec, report: Report) -> None:
     """Sync all files, then write the manifest: its existence means the folder is whole."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        journal.sync(path)
+        sync(path)
         files[str(path.relative_to(folder))] = sha256(path)
     manifest = {
         "stage": spec.call.title, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),

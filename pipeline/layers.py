@@ -1,6 +1,5 @@
 """Merges data set, recipe, environment and --set into the settings tree; errors name where a key came from."""
 
-import difflib
 import os
 import re
 import tomllib
@@ -11,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pipeline import paths
+from pipeline.core.errors import SettingsError
+from pipeline.core.suggest import nearest
 from pipeline.progress import say_once
 from pipeline.section import NAME, NAME_IN_WORDS
 from pipeline.settings import Settings
@@ -24,10 +25,6 @@ NO_MODELS = """a recipe names the models to fit, at least one, each in a table o
   [models.popularity]
   [models.ease]
 The families are popularity, ease, ials, mf and others; `nightrecs models` lists all with their hyperparameters."""
-
-
-class SettingsError(ValueError):
-    """A setting that a person can mend; the message says file, key and what to do."""
 
 
 def load_settings(
@@ -208,9 +205,3 @@ def _types(annotation: Any) -> list[Any]:
 
 def _is_section(candidate: Any) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, BaseModel)
-
-
-def nearest(word: str, known: Any) -> str:
-    """` (did you mean …?)`, or nothing where no known word is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from pipeline import state_files
+from pipeline.core.filesystem import free_name
 from pipeline.paths import Home
 from pipeline.run import utcnow
 
@@ -16,7 +17,7 @@ def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str,
     entry = {"operation": operation, "at": utcnow().isoformat(), "by": who(), **fields}
     path = home.operations(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    state_files.free_name(path)
+    free_name(path)
     with path.open("a") as file:
         if file.tell():
             file.write("\n")  # a torn last line must not take the next one with it

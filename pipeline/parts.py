@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.contracts import Reason
+from pipeline.schemas.reasons import Reason
 from pipeline.values import Row
 
 INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"

@@ -57,7 +57,7 @@ class Home:
         chosen = option or os.environ.get("NIGHTRECS_HOME") or default_home()[0]
         root = Path(chosen).expanduser().resolve()
         if odd := _odd_character(str(root)):
-            from pipeline.contracts import UnreadableInput  # imports Polars
+            from pipeline.core.errors import UnreadableInput  # imports Polars
 
             raise UnreadableInput(
                 f"the home {str(root)!r} has the character {odd!r} in its path, which DuckDB, Polars, MLflow or a "

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline import layout, sources
 from pipeline.column_roles import NAMES, fits, is_numeric, number, roles_of
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 
 FIRST = 2**22  # bytes
 

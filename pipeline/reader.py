@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from pipeline import checksums, journal, statements, warehouse
-from pipeline.contracts import Held, UnreadableInput
+from pipeline.core.errors import Held, UnreadableInput
 from pipeline.paths import Home
 
 MEMORY_LIMIT = "NIGHTRECS_MEMORY_LIMIT"

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.contracts import Reason
 from pipeline.layout import BOM, LINE_LIMIT, Layout, quoted, split_quoted
 from pipeline.parts import PartWriter
+from pipeline.schemas.reasons import Reason
 from pipeline.survey import Block
 from pipeline.values import Rejected, Row
 

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.contracts import Ids, UnreadableInput
+from pipeline.core.errors import Ids, UnreadableInput
 from pipeline.lists import Lists
 from pipeline.publishing_settings import Export
 

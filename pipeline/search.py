@@ -15,7 +15,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pipeline import progress, state_files
+from pipeline import progress
+from pipeline.core.filesystem import set_aside
 from pipeline.rng import seed_of
 from pipeline.space import Choices, Range, Space, grid_of
 
@@ -165,7 +166,7 @@ def _opened(path: Path, prune: bool) -> optuna.Study:
         trials_of(study)
         return study
     except Exception as error:  # of optuna, which trusts its file
-        aside = state_files.set_aside(path) if path.exists() else None
+        aside = set_aside(path) if path.exists() else None
         if aside is None:
             raise
         progress.say_once(f"warning: {path} is damaged ({type(error).__name__}); it is set aside as {aside.name}")

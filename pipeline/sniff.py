@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.column_roles import number, roles_of
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.peek import Peek, peek
 from pipeline.sniff_items import catalog_beside
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline import layout, sources
 from pipeline.column_roles import fits, is_numeric
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.peek import FIRST, Peek, alike, peek
 
 SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".gz", ".zst"}

@@ -14,8 +14,8 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
-from pipeline import lake
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.filesystem import sha256
 
 _BLOCK = 2**19  # bytes
 BOMB_RATIO, BOMB_BYTES = 100, 2**30
@@ -80,7 +80,7 @@ def _split_recursive(pattern: str) -> tuple[str, bool, str]:
 def fingerprint(path: Path) -> str:
     """SHA-256 of the content as it is stored, compressed or not."""
     try:
-        return lake.sha256(path)
+        return sha256(path)
     except OSError as error:
         raise UnreadableInput(f"{path} can't be read: {error.strerror or error}; check its permissions") from None
 

@@ -10,6 +10,8 @@ from pydantic import ConfigDict, StrictBool, ValidationError, model_validator
 
 from pipeline import layers
 from pipeline.context import ModelConfig
+from pipeline.core.errors import SettingsError
+from pipeline.core.suggest import nearest
 from pipeline.section import Section
 
 
@@ -62,33 +64,33 @@ def read_space(search: Mapping[str, Any], config: ModelConfig, where: str, key: 
     Raises SettingsError: `where` it was set, `key` (e.g. `models.mf.search`), what is wrong, the nearest known name.
     """
     if not search:
-        raise layers.SettingsError(f"{where}: {key} names no hyperparameter to search")
+        raise SettingsError(f"{where}: {key} names no hyperparameter to search")
     known = list(type(config).model_fields)
     for name in search:
         if name not in known:
-            near = f"{layers.nearest(name, known)}; known here: {', '.join(known)}"
-            raise layers.SettingsError(f"{where}: {key}.{name}: unknown hyperparameter{near}")
+            near = f"{nearest(name, known)}; known here: {', '.join(known)}"
+            raise SettingsError(f"{where}: {key}.{name}: unknown hyperparameter{near}")
     return {name: _read(value, name, config, where, f"{key}.{name}") for name, value in search.items()}
 
 
 def _read(value: Any, name: str, config: ModelConfig, where: str, key: str) -> Choices | Range:
     if isinstance(value, list):
         if not value:
-            raise layers.SettingsError(f"{where}: {key}: the list of choices is empty")
+            raise SettingsError(f"{where}: {key}: the list of choices is empty")
         for choice in value:
             _checked(choice, name, config, where, key)
         return Choices(tuple(value))
     if not isinstance(value, Mapping):
-        raise layers.SettingsError(f"{where}: {key}: write a list of choices or {{ low = …, high = … }}, got {value!r}")
+        raise SettingsError(f"{where}: {key}: write a list of choices or {{ low = …, high = … }}, got {value!r}")
     try:
         given = Range.model_validate(value)
     except ValidationError as error:
-        raise layers.SettingsError(layers.explain(error, Range, where, f"{key}.")) from None
+        raise SettingsError(layers.explain(error, Range, where, f"{key}.")) from None
     ends = [_checked(end, name, config, where, key) for end in (given.low, given.high)]
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise layers.SettingsError(f"{where}: {key}: {name} is no number; give a list of choices")
+        raise SettingsError(f"{where}: {key}: {name} is no number; give a list of choices")
     if isinstance(ends[0], int) and given.step is not None and not float(given.step).is_integer():
-        raise layers.SettingsError(f"{where}: {key}.step: {name} is a whole number, got {given.step!r}")
+        raise SettingsError(f"{where}: {key}.step: {name} is a whole number, got {given.step!r}")
     step = given.step if given.step is None or isinstance(ends[0], float) else int(given.step)
     return given.model_copy(update={"low": ends[0], "high": ends[1], "step": step})
 
@@ -100,7 +102,7 @@ def _checked(value: Any, name: str, config: ModelConfig, where: str, key: str) -
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             if problem["loc"][:1] == (name,):
-                raise layers.SettingsError(f"{where}: {key}: {problem['msg']}, got {value!r}") from None
+                raise SettingsError(f"{where}: {key}: {problem['msg']}, got {value!r}") from None
         return value
     return getattr(read, name)
 

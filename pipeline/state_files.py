@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.contracts import BIG, BOOL, FLOAT, INT, TIME, Table, UnreadableInput
+from pipeline.contracts import BIG, BOOL, FLOAT, INT, TIME, Table
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.filesystem import set_aside
 from pipeline.progress import say_once
 
 T = TypeVar("T")
-DAMAGED = ".damaged"
-"""End of the name that a file has once it is set aside."""
+
+
 INT_LIMITS = {INT: 2**31, BIG: 2**63}
 
 
@@ -85,25 +87,6 @@ def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
             return None
         row[name] = value
     return row
-
-
-def set_aside(path: Path) -> Path | None:
-    """Rename a damaged file, so that its name is free; the new name, None where that can't be done."""
-    aside = path.with_name(path.name + DAMAGED)
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}{DAMAGED}-{number}")
-    try:
-        return path.rename(aside)
-    except OSError:
-        return None
-
-
-def free_name(path: Path) -> None:
-    """Set a folder aside that lies where a file is to be written."""
-    if path.is_dir() and (aside := set_aside(path)):
-        say_once(f"{path} is a folder, not a file; it is set aside as {aside.name}")
 
 
 def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None = None) -> None:

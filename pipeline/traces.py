@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from pipeline.contracts import Reason
 from pipeline.forgotten import REDACTED, Forgotten
 from pipeline.layout import split_quoted
 from pipeline.reading import RAW_LIMIT
+from pipeline.schemas.reasons import Reason
 
 LONG = 16
 """Characters of an id that is nothing else by chance."""

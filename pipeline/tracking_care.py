@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlparse
 import polars as pl
 
 from pipeline import tracking_client
-from pipeline.leftovers import Leftover, delete, size_of
+from pipeline.core.filesystem import delete, size_of
+from pipeline.leftovers import Leftover
 from pipeline.paths import Home
 from pipeline.tracking_server import tracking_uri
 

@@ -4,8 +4,9 @@ import datetime as dt
 import re
 from collections.abc import Callable
 
-from pipeline.contracts import Reason, UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.dataset_settings import Columns
+from pipeline.schemas.reasons import Reason
 
 MAX_ID_BYTES = 1024
 _SHORT = MAX_ID_BYTES // 4  # characters: never too long

@@ -10,7 +10,7 @@ from small_lines import ask, last_record, one_night, record, write_log
 from small_nights import make_run, raw
 
 from pipeline import journal, lake, paths, tables, warehouse
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.run import Run
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import admit

@@ -19,10 +19,10 @@ from flows import api_access, deployed, services, up
 from flows.api_access import auth_of, file_of, one_time, settings, standing, state
 from flows.deployed import Api
 from flows.mlflow_app import OwnPagesOnly
-from pipeline import journal
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.masking import masked
 from pipeline.paths import Home
+from pipeline.storage.lock import lock
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -185,7 +185,7 @@ def test_an_api_in_a_profile_gets_no_string_of_ours(tmp_path, prefect_settings, 
 def test_the_api_of_our_own_up_gets_the_string_of_the_home(tmp_path, prefect_settings, environ):
     home = Home(tmp_path / "home")
     environ.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    with journal.lock(home, api_access.LOCK, "up", kind="command"):
+    with lock(home, api_access.LOCK, "up", kind="command"):
         state(home).write_text(f'{{"pid": {os.getpid()}, "urls": {{"Prefect": "http://127.0.0.1:4200"}}}}')
         prefect_settings()
         api_access.close_the_door(Home(tmp_path / "other"))
@@ -199,7 +199,7 @@ def test_up_json_counts_while_its_writer_holds_the_lock(tmp_path):
     home.warehouse.mkdir()
     state(home).write_text(f'{{"pid": {os.getpid()}, "urls": {{}}}}')
     assert standing(home) is None, "a number may belong to another process by now"
-    with journal.lock(home, api_access.LOCK, "up", kind="command"):
+    with lock(home, api_access.LOCK, "up", kind="command"):
         assert standing(home)
         state(home).write_text('{"pid": 1, "urls": {}}')
         assert standing(home) is None, "left by one that was killed"

@@ -8,7 +8,7 @@ import pytest
 from small_lines import GOOD, ask, one_night, record, write_log
 
 from pipeline import journal, tables
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.stages import export
 
 FIRST = pl.col("user_id") == "u001"

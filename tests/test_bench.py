@@ -9,7 +9,7 @@ import pytest
 from flows import bench
 from flows import nightly as line
 from pipeline import lake
-from pipeline.layers import SettingsError
+from pipeline.core.errors import SettingsError
 from pipeline.metrics import HIGHER_IS_BETTER
 from pipeline.paths import Home
 from pipeline.settings import ERRORS
@@ -155,8 +155,8 @@ def test_of_errors_the_lowest_is_on_top():
 
 @pytest.mark.parametrize("name", bench.protocols())
 def test_every_protocol_has_a_recipe_that_measures_it(name):
+    from pipeline.experiments.families import family_of
     from pipeline.layers import load_settings
-    from pipeline.stages.train import family_of
 
     protocol = bench.protocols()[name]
     settings, _ = load_settings(protocol["dataset"], str(bench.FOLDER / f"{name}.toml"), [])

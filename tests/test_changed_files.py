@@ -9,14 +9,14 @@ from small_tables import night, publish, writer
 
 from flows.cli import main
 from pipeline import checksums, copying, forgotten, journal, lake, reader, warehouse
-from pipeline.contracts import Held
-from pipeline.disk import is_full
+from pipeline.core.errors import Held
+from pipeline.core.filesystem import is_full, sha256
 from pipeline.faults import Planted, planted
 from pipeline.paths import Home
 from pipeline.run import Run
 from pipeline.stages import forget
-from pipeline.stages.publish import go_live, live_run_id, restore_live
 from pipeline.stages.rollback import between_nights, roll_back
+from pipeline.storage.generations import go_live, live_run_id, restore_live
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_live_file_and_generation_are_two_files_with_one_content(nights):
     assert live.stat().st_nlink == generation.stat().st_nlink == 1
     record = checksums.read(run.home, "tiny")
     assert set(record.generations) == {run.run_id, second.run_id}
-    assert record.generations[second.run_id] == [lake.sha256(generation)] == [record.live[0].sha256]
+    assert record.generations[second.run_id] == [sha256(generation)] == [record.live[0].sha256]
     assert live_run_id(run.home, "tiny") == second.run_id
 
 

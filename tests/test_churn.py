@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_lines import BAD, GOOD, ask, last_record, one_night, record, write_log
 
 from pipeline import churn, journal, tables, warehouse
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 
 OFF = "[gate]\nenabled = false\n"
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_nights import make_run, raw, store
 
-from pipeline import contracts, journal, tables
+from pipeline import journal, tables
 from pipeline.conditions import condition
+from pipeline.core.errors import Refused, SettingsError
 from pipeline.dataset_settings import Feedback, Filter
-from pipeline.layers import SettingsError
 from pipeline.stages import clean
 
 
@@ -115,7 +115,7 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
     rows = raw(*records)
     try:
         frame, ledger = cleaned(rows, keep_if="rating >= 2 or not rated", **settings)
-    except contracts.Refused:
+    except Refused:
         return
     assert sum(ledger.values()) == rows.height
     assert ledger["kept"] == frame.height
@@ -139,12 +139,12 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
     ],
 )
 def test_nothing_left_is_refused_with_the_filter_at_fault(settings, said):
-    with pytest.raises(contracts.Refused, match=said):
+    with pytest.raises(Refused, match=said):
         cleaned(raw(("u", "a", 1, 0), ("u", "a", 2, 0), ("u", "b", 3, 1)), **settings)
 
 
 def test_no_rows_at_all_are_refused():
-    with pytest.raises(contracts.Refused, match="there were none"):
+    with pytest.raises(Refused, match="there were none"):
         cleaned(raw())
 
 

@@ -19,6 +19,7 @@ from flows import look
 from flows.cli import ELSEWHERE, Parser, build_parser, main
 from pipeline import journal, warehouse
 from pipeline.paths import Home
+from pipeline.storage.lock import lock
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -293,7 +294,7 @@ def test_status_after_a_night_that_ended_otherwise(published_home, tmp_path, cap
 def test_status_while_a_night_runs(published_home, tmp_path, capsys):
     home = shutil.copytree(published_home, tmp_path / "home")
     night = later_night(home, "running")
-    with journal.lock(Home(home), "tiny", night.name):
+    with lock(Home(home), "tiny", night.name):
         told = printed(home, capsys, "status", "tiny")
     assert told["running"] == night.name and night.name in told["lock"] and told["last_outcome"] == "published"
 
@@ -354,7 +355,7 @@ def test_lines_of_a_first_night_that_was_refused_can_be_asked(tmp_path, monkeypa
 
 
 def test_a_second_night_is_exit_4(tmp_path, capsys):
-    with journal.lock(Home(tmp_path), "sample", "r1"):
+    with lock(Home(tmp_path), "sample", "r1"):
         assert main(["--home", str(tmp_path), "run", "--no-prefect"]) == 4
     assert "another night of sample is running: run r1" in capsys.readouterr().err
 
@@ -377,7 +378,7 @@ def test_a_signal_ends_the_night_and_closes_its_journal(tmp_path, number, code):
     assert record["outcome"] == "crashed" and record["finished_at"]
     reason = "KeyboardInterrupt" if number == signal.SIGINT else f"ended by {number.name}"
     assert reason in record["reason"]
-    with journal.lock(home, "sample", "next"):
+    with lock(home, "sample", "next"):
         pass
 
 

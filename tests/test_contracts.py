@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from pipeline import tables, warehouse
-from pipeline.contracts import ContractError, Table
+from pipeline.contracts import Table
+from pipeline.core.errors import ContractError
 
 ALL = sorted((t for t in vars(tables).values() if isinstance(t, Table)), key=lambda t: t.name)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import journal, lake, layers, paths
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.datasets.loader import resolve_data
 from pipeline.datasets.ncf_timed import write_ncf_timed

@@ -8,7 +8,7 @@ import pytest
 from operating import without_mlflow
 
 from pipeline import journal, progress
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.paths import Home
 from pipeline.report import digest, page, words
 from pipeline.report.night import Night

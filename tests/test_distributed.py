@@ -15,7 +15,8 @@ from flows import doctor_installation
 from flows.cli import main
 from pipeline import distributed, journal, lake, processes, tables
 from pipeline.context import NotServable, World
-from pipeline.layers import SettingsError, load_settings
+from pipeline.core.errors import SettingsError
+from pipeline.layers import load_settings
 from pipeline.paths import Home
 from pipeline.stage_call import StageName
 from pipeline.stages import fitting

@@ -17,6 +17,7 @@ from flows.cli import main
 from pipeline import journal, parity
 from pipeline.paths import Home
 from pipeline.run import Run
+from pipeline.storage.lock import lock
 
 
 def findings(home: Path, check: str) -> list[doctor.Finding]:
@@ -114,13 +115,13 @@ def test_a_home_below_a_file_can_not_be_written(tmp_path):
 def test_who_holds_a_lock_is_named_and_the_lock_stays_theirs(run: Run):
     home = run.home
     assert only(home.root, "locks").found == "no night is running"
-    with journal.lock(home, "tiny", "r9"):
+    with lock(home, "tiny", "r9"):
         told = only(home.root, "locks")
         assert told.status == "ok" and "tiny is locked by run r9, process" in told.found
         assert only(home.root, "nights").status == "ok", "the night is running, not stale"
         with home.lock("tiny").open() as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with journal.lock(home, "tiny", "r10"):
+    with lock(home, "tiny", "r10"):
         pass  # the doctor let go
 
 
@@ -141,7 +142,7 @@ def test_leftovers_are_named_unless_a_night_runs(damaged: Path):
     told = findings(damaged, "leftovers")
     assert {finding.status for finding in told} == {"warn"}
     assert {finding.fix for finding in told} == {f"rm -r {building}", f"rm -r {folder}"}
-    with journal.lock(home, "tiny", "r2"):
+    with lock(home, "tiny", "r2"):
         assert only(damaged, "leftovers").status == "ok"
 
 

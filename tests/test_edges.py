@@ -10,7 +10,7 @@ from flows import nightly as line
 from flows.cli import main
 from flows.start import prepare
 from pipeline import journal, warehouse
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.stage_call import StageName
 
 QUICK = ["models.mf.epochs=2", "threads=1"]

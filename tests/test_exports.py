@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from flows import exports
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 
 FRAME = pl.DataFrame(
     {

@@ -13,7 +13,7 @@ from faults.table import ROWS
 
 from flows import nightly as line
 from pipeline import checkpoint, faults, journal, tracking_server, training
-from pipeline.disk import is_full
+from pipeline.core.filesystem import is_full
 from pipeline.faults import POINTS, Planted, fault, planted
 
 CHECKOUT = Path(__file__).parent.parent

@@ -7,6 +7,7 @@ import pytest
 from small_nights import make_run, raw, store
 
 from pipeline import budget, journal, lake, tables
+from pipeline.core.errors import Skipped
 from pipeline.run import Run
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import clean, encode, evaluate, split, train
@@ -78,6 +79,6 @@ def test_a_fit_that_can_not_be_used_keeps_nothing(tmp_path, monkeypatch):
 
     run, parts, _ = night(tmp_path)
     monkeypatch.setattr(budget, "deadline", never)
-    with pytest.raises(train.Skipped, match="no time"):
+    with pytest.raises(Skipped, match="no time"):
         train.fit_model(run, parts, "mf")
     assert models_of(run) == set() and "train mf" not in stages(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.launch import answers
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 
 CHECKOUT = Path(__file__).parent.parent
 QUICK = ["--set", "models.mf.epochs=2"]

@@ -8,7 +8,8 @@ from operating import SECRET, Dataset, without_mlflow
 
 from pipeline import forgotten, journal, operations, tables, warehouse
 from pipeline.stages import forget
-from pipeline.stages.publish import kept_generations, live_run_id
+from pipeline.storage.generations import kept_generations, live_run_id
+from pipeline.storage.lock import lock
 from pipeline.traces import Person
 
 BAD = f"{SECRET},i01,not a number,1700000000"
@@ -77,7 +78,7 @@ def test_unknown_users(four_nights, capsys):
     assert told["tables"] == {} and data.home.live("tiny").stat().st_ino == before, "nothing to rebuild"
     assert "nobody" in forgotten.read(data.home, "tiny") and SECRET not in forgotten.read(data.home, "tiny")
     assert data.printed(capsys, "forget", "tiny", "nobody")["again"], "calling it again is fine"
-    with journal.lock(data.home, "tiny", "a night"):
+    with lock(data.home, "tiny", "a night"):
         assert data.command("forget", "tiny", SECRET) == 4
 
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from flows.cli import main
 from pipeline import faults, forgotten, home_search, journal, parts, tables, warehouse
-from pipeline.contracts import Reason
-from pipeline.leftovers import delete
+from pipeline.core.filesystem import delete
 from pipeline.paths import Home
 from pipeline.run import Run, utcnow
+from pipeline.schemas.reasons import Reason
 from pipeline.settings import Settings
 from pipeline.stages import forget, ingest_seen
 from pipeline.stages.ingest_file import FileResult
-from pipeline.stages.publish import go_live, live_run_id
+from pipeline.storage.generations import go_live, live_run_id
 
 NIGHTS = [f"2026010{n}T000000.000Z-aaaa" for n in (1, 2, 3, 4)]
 OLD, REFUSED, CRASHED, PUBLISHED = NIGHTS

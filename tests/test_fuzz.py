@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 
 from flows.start import check_choices
 from pipeline import layers, tables, warehouse
-from pipeline.contracts import Reason, UnreadableInput
+from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.dataset_settings import Dataset
+from pipeline.schemas.reasons import Reason
 from pipeline.settings import Settings
 from pipeline.stages import ingest_file
 
 QUICK, THOROUGH = 250, 10_000
 NAMES = ("user", "item", "rating", "time")
-FOR_PEOPLE = (layers.SettingsError, UnreadableInput)
+FOR_PEOPLE = (SettingsError, UnreadableInput)
 
 FIELDS = st.sampled_from(
     ["1", "u", "", '"', '""', '"a"', '"a,b"', '"a\nb"', "3", "4.5", "1e400", "nan", "-1", "1_0", "４", "964982703",
@@ -165,7 +166,7 @@ def dumped(tree: dict[str, Any]) -> str:
 
 def taken_or_told(dataset: bytes, recipe: bytes, override: str, variable: str) -> None:
     """Load them as a night does."""
-    from pipeline.stages.train import family_of
+    from pipeline.experiments.families import family_of
 
     with tempfile.TemporaryDirectory() as place:
         toml, other = Path(place) / "d.toml", Path(place) / "r.toml"

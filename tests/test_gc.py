@@ -8,7 +8,8 @@ from operating import Dataset, without_mlflow
 
 from pipeline import journal, lake, tables
 from pipeline.stages import gc, track
-from pipeline.stages.publish import kept_generations
+from pipeline.storage.generations import kept_generations
+from pipeline.storage.lock import lock
 
 
 def folders(data: Dataset) -> set[str]:
@@ -125,7 +126,7 @@ def test_all_data_sets_of_a_home_but_those_with_a_night(four_nights, capsys):
     data, _ = four_nights
     stray = data.home.generations("tiny") / ".x.building"
     stray.write_bytes(b"1")
-    with journal.lock(data.home, "tiny", "a night"):
+    with lock(data.home, "tiny", "a night"):
         assert data.command("gc", "tiny") == 4
         told = data.printed(capsys, "gc", code=4)
     assert "a night" in told["left_alone"][0] and stray.exists()

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import journal, lake, layers, paths, reading, survey, tables, warehouse
-from pipeline.contracts import Refused, UnreadableInput
+from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.layout import LINE_LIMIT
 from pipeline.run import Run, utcnow

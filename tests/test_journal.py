@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from pipeline import journal, tables
+from pipeline.core.errors import Locked
 from pipeline.run import new_run_id
+from pipeline.storage.lock import lock
 
 
 def test_a_night_that_never_ended_is_closed_by_the_next(run):
@@ -32,15 +34,15 @@ def test_a_torn_last_line_is_left_out(run):
 
 
 def test_one_night_at_a_time(run):
-    with journal.lock(run.home, run.dataset, "first"):
+    with lock(run.home, run.dataset, "first"):
         with (
-            pytest.raises(journal.Locked, match="run first, process"),
-            journal.lock(run.home, run.dataset, "second"),
+            pytest.raises(Locked, match="run first, process"),
+            lock(run.home, run.dataset, "second"),
         ):
             pass
-        with journal.lock(run.home, "another", "second"):
+        with lock(run.home, "another", "second"):
             pass
-    with journal.lock(run.home, run.dataset, "third"):
+    with lock(run.home, run.dataset, "third"):
         pass
 
 
@@ -50,7 +52,7 @@ def test_the_lock_goes_with_its_process(run):
         "journal.lock(Home(Path(sys.argv[1])), 'tiny', 'killed').__enter__(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(run.home_root)]).returncode == -9
-    with journal.lock(run.home, run.dataset, "next"):
+    with lock(run.home, run.dataset, "next"):
         pass
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import layers, paths
-from pipeline.layers import SettingsError, load_settings
+from pipeline.core.errors import SettingsError
+from pipeline.layers import load_settings
 from pipeline.progress import say_once
 from pipeline.settings import Settings
 

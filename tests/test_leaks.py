@@ -10,7 +10,7 @@ import pytest
 from flows import nightly as line
 from flows.start import prepare
 from pipeline import journal, lake, tables
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.stages import leaks
 
 RECIPE = """

@@ -5,7 +5,7 @@ import pytest
 
 from flows.lost import Reporting
 from pipeline import journal
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.stage_call import StageCall, StageName
 
 CLEAN = StageCall(StageName.CLEAN)

@@ -15,7 +15,7 @@ from small_nights import make_run, raw, store
 from flows import nightly as line
 from flows.start import prepare
 from pipeline import guide, journal, lake, layers, question, tables, training
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused, SettingsError, Skipped
 from pipeline.device import parse_bytes
 from pipeline.models.popularity import Popularity
 from pipeline.models.saving import load
@@ -140,14 +140,14 @@ def test_weights_of_implicit_families_are_normalised_too(tmp_path):
         states.append(state(train.fit_model(run, parts, "ials"))["mean_weight"].item())
     assert states[0] > 20 and states[1] < 6
     run, parts = night(tmp_path / "z", normalize="standardize", models=models)
-    with pytest.raises(train.Skipped, match=re.escape("needs ratings from 0 up")):
+    with pytest.raises(Skipped, match=re.escape("needs ratings from 0 up")):
         train.fit_model(run, parts, "ials")
 
 
 def test_a_scale_that_can_t_be_had_skips_the_family(tmp_path):
     rows = source().with_columns(rating=pl.col("rating") - 50)
     run, parts = night(tmp_path, rows, "log1p")
-    with pytest.raises(train.Skipped, match=re.escape("needs ratings above -1")):
+    with pytest.raises(Skipped, match=re.escape("needs ratings above -1")):
         train.fit_model(run, parts, "pmf")
 
 
@@ -197,7 +197,7 @@ def test_errors_go_with_error_metrics():
     for keys in ({"protocol": "error"}, {"metric": "rmse"}):
         with pytest.raises(ValueError, match="goes with"):
             Settings.model_validate({"dataset": {"name": "x"}, "models": {"pmf": {}}, "select": keys})
-    with pytest.raises(layers.SettingsError, match="goes with"):
+    with pytest.raises(SettingsError, match="goes with"):
         layers.load_settings("sample", "nightly", ["select.metric=mae"])
 
 
@@ -299,7 +299,7 @@ def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path, monkeypatch, caplo
 def test_a_fit_that_diverges_is_skipped_with_the_reason(tmp_path, batch_size: int, says: str):
     wild = {"embedding_dim": 4, "optimizer": "sgd", "learning_rate": 1e6, "batch_size": batch_size}
     run, parts = night(tmp_path, models={"mf": wild})
-    with pytest.raises(train.Skipped, match=re.escape(says)):
+    with pytest.raises(Skipped, match=re.escape(says)):
         train.fit_model(run, parts, "mf")
 
 
@@ -315,7 +315,7 @@ def test_a_night_goes_on_without_a_family_that_diverges(tmp_path):
 
 def test_ease_that_would_not_fit_in_memory_is_skipped(tmp_path):
     run, parts = night(tmp_path / "a", models={"ease": {}}, memory_limit="5KB")
-    with pytest.raises(train.Skipped, match="raise memory_limit"):
+    with pytest.raises(Skipped, match="raise memory_limit"):
         train.fit_model(run, parts, "ease")
     more = run.model_copy(update={"settings": run.settings.model_copy(update={"memory_limit": "1MB"})})
     assert train.fit_model(more, parts, "ease").is_dir(), "the advice works; the skip was not kept"

@@ -11,10 +11,11 @@ import pytest
 from flows import nightly as line
 from flows.cli import main
 from flows.start import prepare
-from pipeline import journal, layers, tables, tracking, tracking_server, warehouse
-from pipeline.contracts import Refused
+from pipeline import journal, tables, tracking, tracking_server, warehouse
+from pipeline.core.errors import Refused, SettingsError
 from pipeline.paths import Home
 from pipeline.stages import evaluate
+from pipeline.storage.lock import lock
 
 QUICK = ["models.mf.epochs=2", "threads=1"]
 
@@ -206,7 +207,7 @@ def test_a_time_split_of_untimed_data_is_a_settings_error(tmp_path):
     )
     toml = tmp_path / "untimed.toml"
     toml.write_text('name = "untimed"\n[source]\nfiles = ["a.csv"]\n')
-    with pytest.raises(layers.SettingsError, match="time"):
+    with pytest.raises(SettingsError, match="time"):
         one_night(tmp_path / "home", "split.kind=global_time", dataset=str(toml))
     run, outcome = one_night(tmp_path / "home", dataset=str(toml))
     assert outcome == "published"
@@ -283,7 +284,7 @@ def test_looking(published, capsys):
 
 
 def test_a_second_night_exits_4_at_once(published, capsys):
-    with journal.lock(published.home, "sample", "the first"):
+    with lock(published.home, "sample", "the first"):
         assert main(["--home", str(published.home_root), "run", "--no-prefect", "--until", "split"]) == 4
     assert "another night of sample is running: run the first" in capsys.readouterr().err
 

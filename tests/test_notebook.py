@@ -6,7 +6,7 @@ import pytest
 from flows import nightly as line
 from flows.notebook import Published
 from flows.start import prepare
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 
 
 @pytest.fixture(scope="module")

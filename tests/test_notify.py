@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.schedules import Schedule
+from flows.orchestration.schedules import Schedule
 from flows.watch import Watch, problems
 from pipeline import journal, notify
 from pipeline.paths import Home

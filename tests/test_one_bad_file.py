@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from pipeline import forgotten, journal, lake, operations, progress, state_files, tables
-from pipeline.contracts import UnreadableInput
+from pipeline import forgotten, journal, lake, operations, progress, tables
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.filesystem import DAMAGED
 from pipeline.run import moment_of, new_run_id, utcnow
 from pipeline.stages import ingest_seen
 
@@ -110,7 +111,7 @@ class Place:
         try:
             yield
         finally:
-            for aside in path.parent.glob(f"{path.name}{state_files.DAMAGED}*"):
+            for aside in path.parent.glob(f"{path.name}{DAMAGED}*"):
                 shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
             if path.is_dir():
                 path.rmdir()

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline import journal, warehouse
 from pipeline.run import Run
-from pipeline.stages.publish import drop_old_generations, go_live, live_run_id, publish_tables
+from pipeline.stages.publish import publish_tables
+from pipeline.storage.generations import drop_old_generations, go_live, live_run_id
 
 
 def night(run: Run, run_id: str) -> Run:

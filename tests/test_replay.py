@@ -11,7 +11,7 @@ from operating import SECRET, Dataset, without_mlflow
 from flows import nightly as line
 from flows import replay
 from pipeline import forgotten, journal, operations
-from pipeline.layers import SettingsError
+from pipeline.core.errors import SettingsError
 from pipeline.stage_call import StageCall, StageName
 
 AS_OF = "2023-11-20"  # six of the ten days are before

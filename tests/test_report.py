@@ -15,7 +15,7 @@ from flows import nightly as line
 from flows.cli import main
 from flows.start import prepare
 from pipeline import journal, tracking_client
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.paths import Home
 from pipeline.report import charts, page, published, words
 from pipeline.report.night import Night

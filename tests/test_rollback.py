@@ -9,6 +9,7 @@ from operating import Dataset, without_mlflow
 from pipeline import journal, operations
 from pipeline.faults import Planted, planted
 from pipeline.stages.rollback import roll_back
+from pipeline.storage.lock import lock
 
 READER = """
 import sys, time
@@ -72,7 +73,7 @@ def test_what_can_not_be_gone_back_to(tmp_path, capsys, monkeypatch):
     broken.write_bytes(b"no database")
     assert data.command("rollback", "tiny") == 3 and "can't be read" in capsys.readouterr().err
     assert data.live_night() == second and not operations.read(data.home, "tiny")
-    with journal.lock(data.home, "tiny", "some night"):
+    with lock(data.home, "tiny", "some night"):
         assert data.command("rollback", "tiny") == 4
     assert "another night of tiny is running: run some night" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ import torch
 from flows import nightly as line
 from flows.start import prepare
 from pipeline import rules, tables, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.lists import Lists
 from pipeline.publishing_settings import Export
 

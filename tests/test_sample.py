@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from pipeline import paths
-from pipeline.contracts import Reason
 from pipeline.datasets.sample import FAULTS, write_sample
 from pipeline.datasets.sample_reading import LAST, MONTH, N_MONTHS, RERATINGS, START, draw_sample
 from pipeline.datasets.sample_titles import TASTES
@@ -23,6 +22,7 @@ from pipeline.layers import load_settings
 from pipeline.models.base import FitContext
 from pipeline.models.ease import Ease
 from pipeline.models.popularity import Popularity
+from pipeline.schemas.reasons import Reason
 
 GENRES = [taste.genre for taste in TASTES]
 

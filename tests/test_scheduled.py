@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from flows import scheduled, serve, up
 from flows.cli import main
+from flows.orchestration.schedules import schedules
 from flows.scheduled import ADJUSTABLE, allowed, recorded
-from flows.schedules import schedules
-from pipeline.layers import SettingsError, load_settings
+from pipeline.core.errors import SettingsError
+from pipeline.layers import load_settings
 from pipeline.paths import Home
 from pipeline.settings import Settings
 

@@ -10,12 +10,11 @@ import pytest
 from flows import api_access, up
 from flows.api_access import LOCK, standing, state
 from flows.cli import main
-from flows.schedules import schedules
+from flows.orchestration.schedules import schedules
 from flows.services import free_port
-from flows.status import lock_holder
 from flows.up import check
-from pipeline import journal
 from pipeline.paths import Home
+from pipeline.storage.lock import lock, lock_holder
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_a_taken_port_is_left_alone():
 def test_check_says_what_is_up(tmp_path, capsys):
     home = Home(tmp_path)
     assert check(home, False) == 3 and "nothing is up" in capsys.readouterr().out
-    with journal.lock(home, LOCK, "up", kind="command"):
+    with lock(home, LOCK, "up", kind="command"):
         assert check(home, False) == 3 and "is starting (process" in capsys.readouterr().out
         assert check(home, True) == 3 and json.loads(capsys.readouterr().out)["starting"] is True
         state(home).write_text(json.dumps({"pid": os.getpid(), "urls": {"MLflow": "http://127.0.0.1:9"}}))
@@ -91,7 +90,7 @@ def test_check_says_what_is_up(tmp_path, capsys):
 def test_a_second_up_starts_nothing(nightrecs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(up, "stand", lambda *_: pytest.fail("it went on"))
     home = Home(tmp_path)
-    with journal.lock(home, LOCK, "up", kind="command"):
+    with lock(home, LOCK, "up", kind="command"):
         assert nightrecs("up") == 3
         assert f"is starting (process {os.getpid()}, since" in capsys.readouterr().err
         state(home).write_text(json.dumps({"pid": os.getpid(), "urls": {}}))

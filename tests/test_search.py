@@ -10,7 +10,8 @@ import pytest
 
 from flows import nightly as line
 from flows.start import prepare
-from pipeline import journal, lake, layers, tables, tracking_server
+from pipeline import journal, lake, tables, tracking_server
+from pipeline.core.errors import SettingsError
 from pipeline.limits import Limits
 from pipeline.models import MODELS
 from pipeline.search import Failed, Trial, best_of, search
@@ -249,7 +250,7 @@ def space_of(search: dict, family: str = "mf", **keys):
     ids=str,
 )  # fmt: skip
 def test_errors_name_the_key(search: dict, says: str):
-    with pytest.raises(layers.SettingsError) as error:
+    with pytest.raises(SettingsError) as error:
         space_of(search)
     assert says in str(error.value) and str(error.value).startswith("recipe x: models.mf.search")
 
@@ -275,7 +276,7 @@ def test_a_space_knows_its_types_and_its_usual_point():
 )
 def test_a_label_is_checked_before_the_night(models: dict, search: dict, says: str):
     settings = Settings.model_validate({"dataset": {"name": "x"}, "models": models, "search": search})
-    with pytest.raises(layers.SettingsError) as error:
+    with pytest.raises(SettingsError) as error:
         check_label(settings, next(iter(models)))
     assert says in str(error.value)
 
@@ -292,7 +293,7 @@ def test_a_label_is_checked_before_the_night(models: dict, search: dict, says: s
     ],
 )
 def test_a_night_with_a_wrong_wish_does_not_begin(tmp_path: Path, override: str, says: str):
-    with pytest.raises(layers.SettingsError) as error:
+    with pytest.raises(SettingsError) as error:
         prepare("sample", "nightly", home=str(tmp_path), overrides=[override])
     assert says in str(error.value)
 

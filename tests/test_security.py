@@ -10,7 +10,7 @@ from published import publish
 
 from flows.cli import main
 from pipeline import journal, masking, sources, tables, tracking_server, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.paths import Home
 
 CHECKOUT = Path(__file__).parent.parent

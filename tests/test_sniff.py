@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import journal, lake
-from pipeline.contracts import Refused, UnreadableInput
+from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.paths import Home
 from pipeline.run import Run, utcnow

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.sources import find_files
 
 

@@ -9,6 +9,7 @@ from small_lines import one_night, write_log
 from flows.lookahead import SPECS
 from flows.step import plainly
 from pipeline import faults, journal, lake, tables
+from pipeline.experiments.families import family_of
 from pipeline.run import Run
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import clean, export, members, train
@@ -75,7 +76,7 @@ def test_what_depends_on_what_is_not_there_says_so(asked):
     assert refit.value.place == missing
     tomorrow = run.model_copy(update={"run_id": "29990101T000000.000Z-0000"})
     fits = {label: missing for label in ("ease", "mf")}
-    _, config = train.family_of(run.settings, "top")
+    _, config = family_of(run.settings, "top")
     with pytest.raises(lake.NotYetKnown) as blend:
         members.members_of(tomorrow, config, fits)
     assert blend.value.place == journal.folder(tomorrow), "its figures decide"

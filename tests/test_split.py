@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_nights import make_run, raw, store
 
-from pipeline import contracts, journal, lake, tables
-from pipeline.layers import SettingsError
+from pipeline import journal, lake, tables
+from pipeline.core.errors import ContractError, Refused, SettingsError, UnreadableInput
 from pipeline.settings import Split
 from pipeline.stages import clean, encode, leakage, published, split, splitting
 
@@ -175,7 +175,7 @@ EMPTY = frame((0, 0, 0)).clear()
     ],
 )
 def test_every_leak_is_found(train, valid, test, kind):
-    with pytest.raises(contracts.ContractError, match="split: "):
+    with pytest.raises(ContractError, match="split: "):
         leakage.assert_no_leak(train, valid, test, kind)
 
 
@@ -224,7 +224,7 @@ def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
     ],
 )
 def test_a_part_that_comes_out_empty_is_refused(tmp_path, kind, rows, said):
-    with pytest.raises(contracts.Refused, match=said):
+    with pytest.raises(Refused, match=said):
         night(make_run(tmp_path, split={"kind": kind}), raw(*rows))
 
 
@@ -291,7 +291,7 @@ def test_changed_test_pairs_make_a_new_folder(tmp_path):
 
 
 def test_a_candidates_line_that_is_none_is_named():
-    with pytest.raises(contracts.UnreadableInput, match="neg, line 2: '3' is not"):
+    with pytest.raises(UnreadableInput, match="neg, line 2: '3' is not"):
         published.parse_candidates("(1,2)\t3\n3\t4\n", "neg")
 
 

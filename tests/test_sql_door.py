@@ -14,7 +14,7 @@ from small_tables import publish
 from flows.cli import main
 from flows.notebook import Published
 from pipeline import reader, statements, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 
 CHECKOUT = Path(__file__).parent.parent
 ALLOWED = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.explain import describe
-from flows.look import show
+from flows.exports import show
 from pipeline import journal, terminal
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u2069\x7f\x00\r"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 
 TRAIN, TEST, CANDIDATES = "ml-1m.train.rating", "ml-1m.test.rating", "ml-1m.test.negative"
 UNTIMED, TIMED = "ratings-no-timestamp.dat.gz", "ratings-timestamp-subset.dat.gz"

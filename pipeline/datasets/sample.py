@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.contracts import Reason
 from pipeline.datasets.sample_reading import draw_sample
 from pipeline.rng import generator
+from pipeline.schemas.reasons import Reason
 
 FAULTS: dict[Reason, tuple[str, ...]] = {
     Reason.RATING_NOT_A_NUMBER: tuple(f"{{user}},{{item}},{x},{{time}}" for x in ("great", "n/a", "four", "***")),

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal, tables
+from pipeline import tables
+from pipeline.core.filesystem import write_atomically
 from pipeline.paths import Home
 from pipeline.report import details, sections, words
 from pipeline.report.night import Night
@@ -29,7 +30,7 @@ def keep(facts: dict[str, Any]) -> Path:
     night: Night = facts["night"]
     target = night.home.report(night.dataset, night.run_id)
     target.parent.mkdir(parents=True, exist_ok=True)
-    journal.write_atomically(target, html(facts))
+    write_atomically(target, html(facts))
     return target
 
 
@@ -77,7 +78,7 @@ def library(home: Home) -> str:
     kept = home.reports / f".vega-{version}-{vl_convert.get_vega_version()}-{vl_convert.get_vega_embed_version()}.js"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        journal.write_atomically(kept, _bundled(version))
+        write_atomically(kept, _bundled(version))
     return kept.read_text(encoding="utf-8")
 
 

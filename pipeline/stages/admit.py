@@ -6,8 +6,9 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import checks, journal, lake, tables, warehouse
-from pipeline.contracts import LEFT_OUT, Refused
+from pipeline.core.errors import Refused
 from pipeline.run import Run
+from pipeline.schemas.reasons import LEFT_OUT
 
 NIGHTS = 8
 """Published nights that tonight's volume is compared with."""

@@ -5,13 +5,13 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import checks, churn, journal, paths, tables, warehouse
-from pipeline.contracts import Refused, Table
+from pipeline.contracts import Table
+from pipeline.core.errors import Refused
 from pipeline.faults import fault
 from pipeline.run import Run, utcnow
 from pipeline.settings import FLOOR, INCUMBENT
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import OLDEST_READABLE, live_run_id
 
-OLDEST_READABLE = "v1.2.0"  # so that older DuckDB clients can open the file
 OF_THE_PAST = (tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN)
 """Tables that the clock or earlier nights have a part in; of comparisons, by whom the gate lets take part."""
 

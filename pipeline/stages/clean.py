@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 
 from pipeline import lake, tables
-from pipeline.conditions import condition
-from pipeline.contracts import Reason, Refused
+from pipeline.core.errors import Refused
 from pipeline.dataset_settings import Feedback, Filter
+from pipeline.preparation.filters import mark
 from pipeline.run import Run
+from pipeline.schemas.reasons import Reason
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
 
@@ -67,17 +68,6 @@ def clean(raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int) -> 
     if not rows["positive"].any():
         raise Refused(f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})")
     return rows, {str(Reason.KEPT): rows.height, **ledger}
-
-
-def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
-    """Add the booleans `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
-
-    def passes(text: str | None, key: str) -> pl.Expr:
-        return pl.lit(True) if text is None else condition(text, f"dataset.feedback.{key}")
-
-    return rows.with_columns(
-        kept=passes(feedback.keep_if, "keep_if"), positive=passes(feedback.positive_if, "positive_if")
-    )
 
 
 def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:

@@ -17,10 +17,10 @@ from pipeline.interactions import History, Interactions
 from pipeline.lists import Lists
 from pipeline.models import Recommender
 from pipeline.models.saving import load
+from pipeline.preparation.filters import mark
 from pipeline.ranking import top_k
 from pipeline.run import Run
 from pipeline.stage_call import StageCall, StageName
-from pipeline.stages.clean import mark
 from pipeline.stages.ids import codes_of
 
 VERSION = 2

@@ -17,17 +17,16 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import checksums, forgotten, home_search, journal, lake, operations, reader, tables, warehouse
-from pipeline.contracts import Reason
+from pipeline.core.filesystem import delete, sha256, sync
 from pipeline.faults import fault
 from pipeline.forgotten import Forgotten, Pending
-from pipeline.leftovers import delete
 from pipeline.parts import INTERACTIONS, REJECTED
 from pipeline.paths import Home
+from pipeline.schemas.reasons import Reason
 from pipeline.stages import ingest_seen
-from pipeline.stages.audit import OLDEST_READABLE
 from pipeline.stages.gc import LAYERS, SOURCE_FILES
 from pipeline.stages.leave_out import redact, rewrite
-from pipeline.stages.publish import go_live, live_run_id
+from pipeline.storage.generations import OLDEST_READABLE, go_live, live_run_id
 from pipeline.traces import LONG, Dialect, Person
 
 GENERATED = "0_source"
@@ -189,16 +188,16 @@ def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> N
                 _settle(home, dataset, path, live_id)
             continue
         fault("forget:before_swap")
-        journal.sync(beside)
+        sync(beside)
         beside.chmod(0o440)
         target = home.generation(dataset, live_id) if live and live_id else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = lake.sha256(beside)
+        digest = sha256(beside)
         if target.parent == home.generations(dataset):  # both count until the swap is done
             before = checksums.read(home, dataset).generations.get(target.stem, [])
             checksums.record_generation(home, dataset, target.stem, *before, digest)
         os.replace(beside, target)
-        journal.sync(target.parent)
+        sync(target.parent)
         if target.parent == home.generations(dataset):
             _settle(home, dataset, target, live_id)
         fault("forget:after_swap")
@@ -210,7 +209,7 @@ def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> N
 def _settle(home: Home, dataset: str, generation: Path, live_id: str | None) -> None:
     """A generation is as it stays: record that, and bring the live file up to it."""
     if len(checksums.read(home, dataset).generations.get(generation.stem, [])) != 1:
-        checksums.record_generation(home, dataset, generation.stem, lake.sha256(generation))
+        checksums.record_generation(home, dataset, generation.stem, sha256(generation))
     if generation.stem == live_id:
         go_live(home, dataset, generation.stem)
 
@@ -312,11 +311,11 @@ def _rewrite_part(part: Path, person: Person) -> bool:
         (aside / name).write_bytes((part / name).read_bytes())
     result = rewrite(aside, before, person.listed, dialects=person.dialects, person=person)
     changed = result.ledger.get(Reason.FORGOTTEN) != before.ledger.get(Reason.FORGOTTEN) or any(
-        lake.sha256(aside / name) != lake.sha256(part / name) for name in (INTERACTIONS, REJECTED)
+        sha256(aside / name) != sha256(part / name) for name in (INTERACTIONS, REJECTED)
     )
     if changed:
         ingest_seen.complete(aside, result)
-        journal.sync(aside)
+        sync(aside)
         part.rename(old)
         aside.rename(part)
     delete(aside)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import journal, lake, state_files
+from pipeline.core.errors import Locked
 from pipeline.leftovers import Leftover, of_path
 from pipeline.paths import Home
 from pipeline.publishing_settings import Keep
-from pipeline.stages.publish import kept_generations, live_run_id, old_generations
 from pipeline.stages.rollback import next_target
+from pipeline.storage.generations import kept_generations, live_run_id, old_generations
+from pipeline.storage.lock import lock
 
 LAYERS = "[1-9]_*"
 SOURCE_FILES = "files"
@@ -106,7 +108,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
     yield from sorted(home.warehouse.glob(f".{dataset}.duckdb.next"))
     yield from sorted(home.journal(dataset).glob("*/.*.json.*"))
     for work in sorted(home.replays(dataset).glob(".[!.]*")):
-        with suppress(journal.Locked), journal.lock(Home(work), dataset, "gc", "command"):
+        with suppress(Locked), lock(Home(work), dataset, "gc", "command"):
             yield work  # a replay that was killed or refused
 
 

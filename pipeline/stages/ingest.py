@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 
 from pipeline import journal, lake, progress, sources, tables, warehouse
-from pipeline.contracts import LEFT_OUT, Reason, Refused, UnreadableInput
+from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.parts import REJECTED
 from pipeline.run import Run
+from pipeline.schemas.reasons import LEFT_OUT, Reason
 from pipeline.stage_call import StageCall, StageName
 from pipeline.stages import ingest_seen, leave_out
 from pipeline.stages.ingest_file import FileResult

@@ -5,10 +5,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline import reading, warehouse
-from pipeline.contracts import Reason, UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.layout import find_column
 from pipeline.parts import INTERACTIONS, PartWriter, write_rows
+from pipeline.schemas.reasons import Reason
 from pipeline.stages.ingest_fast import ROLES, FileResult, no_fast_way, stream_rows, wanted_columns
 from pipeline.stages.ingest_text import read_text
 from pipeline.values import Rejected, clock, row_reader

@@ -7,10 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from pipeline import sources, tables
-from pipeline.contracts import Reason, UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.dataset_settings import Items
 from pipeline.layout import find_column, read_layout
 from pipeline.reading import records
+from pipeline.schemas.reasons import Reason
 from pipeline.values import Rejected, check_id
 
 PARTED = "\x1f"

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline import lake, sources, tables, warehouse
-from pipeline.contracts import UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.dataset_settings import Dataset
 from pipeline.parts import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.run import Run

@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pipeline import journal, lake, state_files
-from pipeline.contracts import UnreadableInput
+from pipeline import lake, state_files
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.filesystem import sha256, write_atomically
 from pipeline.stages.ingest_file import FileResult
 
 ADVICE = (
@@ -36,7 +37,7 @@ def read_seen(layer: Path) -> Seen:
 def write_seen(layer: Path, seen: Seen) -> None:
     """Remember the files for the nights to come; atomic."""
     folder(layer).mkdir(parents=True, exist_ok=True)
-    journal.write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
+    write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
 
 
 def merge(seen: Seen, present: Seen) -> Seen:
@@ -52,7 +53,7 @@ def merge(seen: Seen, present: Seen) -> Seen:
 
 def complete(part: Path, result: FileResult) -> None:
     """Mark a part as whole."""
-    files = {p.name: lake.sha256(p) for p in sorted(part.iterdir())}
+    files = {p.name: sha256(p) for p in sorted(part.iterdir())}
     manifest = {"files": files, "ledger": result.ledger, "rescanned": result.rescanned}
     lake.write_manifest(part, manifest)
 

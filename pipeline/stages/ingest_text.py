@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import reading, sources
-from pipeline.contracts import Reason
 from pipeline.dataset_settings import Dataset
 from pipeline.layout import Layout, read_layout
 from pipeline.parts import INTERACTIONS, PartWriter, write_rows
+from pipeline.schemas.reasons import Reason
 from pipeline.stages.ingest_fast import FileResult, no_fast_way, stream_rows, text_view, wanted_columns
 from pipeline.survey import Block, copy_as_utf8, needs_copy, survey
 from pipeline.values import SCALES, Row, row_reader

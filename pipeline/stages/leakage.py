@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from pipeline import tables
-from pipeline.contracts import ContractError
+from pipeline.core.errors import ContractError
 from pipeline.stages.ids import any_twice, pair_keys
 from pipeline.stages.splitting import TEST, TRAIN, VALID
 

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from pipeline import journal, lake, question, tables
-from pipeline.contracts import ContractError, Refused
+from pipeline.core.errors import ContractError, Refused
 from pipeline.interactions import Interactions
 from pipeline.models import MODELS, FitContext
 from pipeline.models.popularity import Popularity

@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline import forgotten
-from pipeline.contracts import Reason
 from pipeline.forgotten import Forgotten
 from pipeline.parts import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.run import Run
+from pipeline.schemas.reasons import Reason
 from pipeline.stages.ingest_file import FileResult
 from pipeline.traces import Dialect, Person, is_named, is_undecided
 

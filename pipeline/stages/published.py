@@ -5,10 +5,11 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.contracts import Reason, UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.dataset_settings import Dataset, Published
 from pipeline.layout import read_layout
 from pipeline.reading import records
+from pipeline.schemas.reasons import Reason
 from pipeline.sources import find_files, fingerprint, unpack
 
 _POSITIVE = re.compile(r"\((.*),(.*)\)").fullmatch

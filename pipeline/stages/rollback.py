@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline import forgotten, journal, operations, reader, warehouse
-from pipeline.contracts import Refused, UnreadableInput
-from pipeline.layers import nearest
+from pipeline.core.errors import Refused, UnreadableInput
+from pipeline.core.suggest import nearest
 from pipeline.paths import Home
-from pipeline.stages.publish import go_live, kept_generations, live_run_id, restore_live
+from pipeline.storage.generations import go_live, kept_generations, live_run_id, restore_live
+from pipeline.storage.lock import lock
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
     First a live file that somebody changed is restored, and nights that never ended are closed. Then a `forget` that
     was killed is finished; what of it is left is said.
     """
-    with journal.lock(home, dataset, command, "command"):
+    with lock(home, dataset, command, "command"):
         for line in restore_live(home, dataset):
             journal.say(f"warning: {line}")
         journal.close_stale(home, dataset, live_run_id(home, dataset))

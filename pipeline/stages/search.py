@@ -7,14 +7,15 @@ from pathlib import Path
 
 from pipeline import budget, contracts, journal, lake, metrics, progress, tables
 from pipeline.context import ModelConfig
+from pipeline.core.errors import Skipped
 from pipeline.device import on_device, resolve_device, set_threads
+from pipeline.experiments.families import family_of
 from pipeline.limits import Limits
 from pipeline.run import Run
 from pipeline.search import Trial, best_of, search
 from pipeline.settings import Settings
 from pipeline.space import Choices, usual_point
 from pipeline.stage_call import StageCall, StageName
-from pipeline.stages.train import Skipped, family_of
 from pipeline.stages.trials import Fits
 from pipeline.stages.tuning import space_of
 from pipeline.standing import family_name

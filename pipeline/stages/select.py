@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline import gate, journal, lake, metrics, per_user
 from pipeline.comparing import activity_of
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused
 from pipeline.faults import fault
 from pipeline.incumbent import Lineup
 from pipeline.run import Run

@@ -7,9 +7,8 @@ from typing import Any
 import polars as pl
 
 from pipeline import journal, lake, tables
-from pipeline.contracts import Refused
+from pipeline.core.errors import Refused, SettingsError
 from pipeline.dataset_settings import Published
-from pipeline.layers import SettingsError
 from pipeline.run import Run
 from pipeline.settings import Split
 from pipeline.stage_call import StageCall, StageName

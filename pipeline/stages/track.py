@@ -9,7 +9,7 @@ from pipeline import journal
 from pipeline.faults import fault
 from pipeline.paths import Home
 from pipeline.run import Run
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 
 def log_night(

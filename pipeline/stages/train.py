@@ -6,25 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from pipeline import budget, journal, lake, layers, progress, standing
+from pipeline import budget, journal, lake, progress, standing
+from pipeline.core.errors import Skipped
 from pipeline.device import on_device, resolve_device, set_threads
-from pipeline.models import MODELS, ModelConfig, NotServable, Recommender
+from pipeline.experiments.families import config_of, family_of
+from pipeline.models import NotServable
 from pipeline.models.blend import BlendConfig
 from pipeline.models.saving import save
 from pipeline.run import Run
-from pipeline.settings import Settings
 from pipeline.stage_call import Fit, StageCall, StageName
 from pipeline.stages import members
 from pipeline.stages.fitting import FitRequest, FitResult, devices_of, fit_request
 
 VERSION = 3
 SECONDS_BETWEEN_LINES = 5.0
-
-
-class Skipped(Exception):
-    """A family can't be used on this data; the message says why."""
 
 
 def fit_model(
@@ -166,27 +161,3 @@ class Telling:
             self.said, of = time.monotonic(), f"/{self.epochs}" if self.epochs else ""
             figures = "".join(f"  {name} {value:.4g}" for name, value in values.items())
             journal.say(f"  {self.title}  epoch {epoch}{of}{figures}")
-
-
-def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | None = None) -> ModelConfig:
-    """The hyperparameters of a fit: those of `chosen`; else the configured ones, with the best that were found."""
-    if chosen is not None:
-        return type(config).model_validate(lake.info(chosen)["config"])
-    best = lake.info(searched)["best"] if searched is not None else None
-    return type(config).model_validate({**config.model_dump(), **best["params"]}) if best else config
-
-
-def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelConfig]:
-    """The class and the checked hyperparameters of a label; SettingsError names the key at fault."""
-    name = standing.family_name(settings, label)
-    if name not in MODELS:
-        raise layers.SettingsError(
-            f"models.{label}: no family is called {name!r}{layers.nearest(name, MODELS)}; "
-            f"there are: {', '.join(MODELS)}"
-        )
-    family = MODELS[name]
-    try:
-        return family, family.Config.model_validate(settings.models[label].model_extra or {})
-    except ValidationError as error:
-        where = f"recipe {settings.recipe}"
-        raise layers.SettingsError(layers.explain(error, family.Config, where, f"models.{label}.")) from None

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from pipeline import guide, layers, progress, question
 from pipeline.context import FitContext, ModelConfig, NotServable
+from pipeline.core.errors import Skipped
 from pipeline.device import memory_budget, resolve_device
+from pipeline.experiments.families import family_of
 from pipeline.finder import RateFinder
 from pipeline.limits import Limits
 from pipeline.normalize import Normalizer
@@ -17,7 +19,6 @@ from pipeline.rng import seed_of
 from pipeline.run import Run
 from pipeline.search import Failed, Report
 from pipeline.stages.fitting import build, figure_on_valid
-from pipeline.stages.train import Skipped, family_of
 
 EXPECTED = (NotServable, ScoreError, MemoryError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # pyright: ignore[reportPrivateImportUsage]
 """What hyperparameters can bring about: a fit diverges, a matrix can't be solved or held."""

@@ -1,10 +1,10 @@
 """What a label asks for beside its fit, checked before the night starts: a learning-rate finder, a search."""
 
-from pipeline import layers
+from pipeline.core.errors import SettingsError
+from pipeline.experiments.families import family_of
 from pipeline.optimizers import TrainingConfig
 from pipeline.settings import Settings
 from pipeline.space import Space, grid_of, read_space
-from pipeline.stages.train import family_of
 from pipeline.standing import family_name
 
 
@@ -23,11 +23,11 @@ def check_label(settings: Settings, label: str) -> None:
     name = family_name(settings, label)
     if entry.finder:
         if not isinstance(config, TrainingConfig):
-            raise layers.SettingsError(
+            raise SettingsError(
                 f"{where}: {key}.finder: {name} is fitted without gradient steps, so it has no learning rate to find"
             )
         if entry.finder.use and config.schedule == "step":
-            raise layers.SettingsError(f"{where}: {key}.finder.use: schedule step names its own learning rates")
+            raise SettingsError(f"{where}: {key}.finder.use: schedule step names its own learning rates")
     if entry.search is None:
         return
     space = space_of(settings, label)
@@ -35,6 +35,6 @@ def check_label(settings: Settings, label: str) -> None:
         try:
             grid_of(space)
         except ValueError as error:
-            raise layers.SettingsError(f"{where}: {key}.search.{error}") from None
+            raise SettingsError(f"{where}: {key}.search.{error}") from None
     if entry.finder and entry.finder.use and "learning_rate" in space:
-        raise layers.SettingsError(f"{where}: {key}: the learning rate is either found (finder.use) or searched")
+        raise SettingsError(f"{where}: {key}: the learning rate is either found (finder.use) or searched")

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from statistics import fmean, stdev
 
+from pipeline.storage.lock import lock
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import polars as pl
@@ -95,7 +97,7 @@ def movielens(home: str, seeds: list[int], threads: int) -> str:
 def measured(run: Run, fit_for_test: str) -> dict[str, tuple[Path, pl.DataFrame]]:
     """The fit on train and the figures of every model of the recipe."""
     found = {}
-    with journal.lock(run.home, run.dataset, run.run_id):
+    with lock(run.home, run.dataset, run.run_id):
         journal.open_run(run)
         raw = ingest.read_source(run)
         parts = split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw)))

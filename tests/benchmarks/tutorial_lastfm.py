@@ -26,12 +26,12 @@ from flows.start import prepare
 from pipeline import journal, question
 from pipeline.context import FitContext
 from pipeline.device import set_threads
+from pipeline.experiments.families import family_of
 from pipeline.interactions import Interactions
 from pipeline.models.pmf import Pmf, PmfConfig
 from pipeline.normalize import Normalizer
 from pipeline.run import Run
 from pipeline.stages import clean, encode, ingest, split
-from pipeline.stages.train import family_of
 
 SCALES = {"log(1 + count)": ["normalize='log1p'"], "[0, 60]": ["normalize='min_max'", "normalize_to=[0, 60]"]}
 LABELS = ("pmf_plain", "pmf")

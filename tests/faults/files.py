@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.contracts import Reason
+from pipeline.schemas.reasons import Reason
 
 from .ground import CHEAP, DATASET, HEADER, Ground, refused, rows
 from .table import row

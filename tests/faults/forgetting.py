@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import faults, forgotten
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 from .child import Night
 from .ground import DATASET, Ground, refused, rows

@@ -12,7 +12,7 @@ from pipeline import journal, lake, warehouse
 from pipeline.paths import Home
 from pipeline.run import Run
 from pipeline.stages.audit import logical_hash
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 from .child import Ended, Night
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.stages.publish import live_run_id
+from pipeline.storage.generations import live_run_id
 
 from .ground import DATASET, Ground, rows
 from .table import row

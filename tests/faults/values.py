@@ -4,7 +4,7 @@ import datetime as dt
 import functools
 from pathlib import Path
 
-from pipeline.contracts import Reason
+from pipeline.schemas.reasons import Reason
 
 from .files import ledger
 from .ground import CHEAP, Ground, refused, rows

@@ -228,7 +228,7 @@ class Nights:
 
     def vocabulary(self) -> dict[str, Any]:
         """Words in the data and in commands: data sets, recipes, checks, metrics, segments, reasons of rejects."""
-        from pipeline.contracts import Reason
+        from pipeline.schemas.reasons import Reason
 
         shipped = {each: json.loads(self.command(each, "--json")[1]) for each in ("datasets", "recipes")}
         checks = self.ask("select distinct check_name, severity from checks").rows()

@@ -1,0 +1,103 @@
+"""File operations that several packages share: atomic writes, syncing, hashes, sizes, and how a full disk shows."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.progress import say_once
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file whole: a reader sees the old text or the new one."""
+    free_name(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of files and folders that removing them frees: a file with another name elsewhere frees none."""
+    total = 0
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
+                total += file.stat().st_size
+    return total
+
+
+def delete(path: Path) -> None:
+    """Remove a file or a folder; one that is gone already is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+ADVICE = (
+    "No space is left to write to. Free some, then run again: finished stages are kept, and the published tables "
+    "are whole."
+)
+
+
+_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+_WORDS = ("no space left on device", "disk quota exceeded", "file too large", "database or disk is full")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, is that there is no space left.
+
+    DuckDB, Polars, Arrow and safetensors raise errors of their own, which only say it.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).lower()
+        if getattr(seen, "errno", None) in _NUMBERS or any(words in text for words in _WORDS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+DAMAGED = ".damaged"
+"""End of the name that a file has once it is set aside."""
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file, so that its name is free; the new name, None where that can't be done."""
+    aside = path.with_name(path.name + DAMAGED)
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}{DAMAGED}-{number}")
+    try:
+        return path.rename(aside)
+    except OSError:
+        return None
+
+
+def free_name(path: Path) -> None:
+    """Set a folder aside that lies where a file is to be written."""
+    if path.is_dir() and (aside := set_aside(path)):
+        say_once(f"{path} is a folder, not a file; it is set aside as {aside.name}")

@@ -1,0 +1,34 @@
+"""The family and configuration behind the label of a recipe."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline import lake, layers, standing
+from pipeline.core.errors import SettingsError
+from pipeline.core.suggest import nearest
+from pipeline.models import MODELS, ModelConfig, Recommender
+from pipeline.settings import Settings
+
+
+def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | None = None) -> ModelConfig:
+    """The hyperparameters of a fit: those of `chosen`; else the configured ones, with the best that were found."""
+    if chosen is not None:
+        return type(config).model_validate(lake.info(chosen)["config"])
+    best = lake.info(searched)["best"] if searched is not None else None
+    return type(config).model_validate({**config.model_dump(), **best["params"]}) if best else config
+
+
+def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelConfig]:
+    """The class and the checked hyperparameters of a label; SettingsError names the key at fault."""
+    name = standing.family_name(settings, label)
+    if name not in MODELS:
+        raise SettingsError(
+            f"models.{label}: no family is called {name!r}{nearest(name, MODELS)}; there are: {', '.join(MODELS)}"
+        )
+    family = MODELS[name]
+    try:
+        return family, family.Config.model_validate(settings.models[label].model_extra or {})
+    except ValidationError as error:
+        where = f"recipe {settings.recipe}"
+        raise SettingsError(layers.explain(error, family.Config, where, f"models.{label}.")) from None

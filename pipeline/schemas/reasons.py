@@ -1,0 +1,37 @@
+"""Why a row was kept or dropped: the values of `row_ledger.reason`."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a row went where it went; every row of a stage has exactly one. `kept` goes on to the next stage."""
+
+    KEPT = "kept"
+    # ingest
+    EMPTY_LINE = "empty_line"
+    TOO_FEW_FIELDS = "too_few_fields"
+    TOO_MANY_FIELDS = "too_many_fields"
+    BROKEN_QUOTE = "broken_quote"
+    BAD_ENCODING = "bad_encoding"
+    LINE_TOO_LONG = "line_too_long"
+    EMPTY_USER = "empty_user"
+    EMPTY_ITEM = "empty_item"
+    ID_TOO_LONG = "id_too_long"
+    RATING_NOT_A_NUMBER = "rating_not_a_number"
+    RATING_NOT_FINITE = "rating_not_finite"
+    TIMESTAMP_UNREADABLE = "timestamp_unreadable"
+    TIMESTAMP_OUT_OF_RANGE = "timestamp_out_of_range"
+    FORGOTTEN = "forgotten"
+    AFTER_AS_OF = "after_as_of"
+    # clean
+    DUPLICATE = "duplicate"
+    KEEP_IF = "keep_if"
+    USER_NOT_SAMPLED = "user_not_sampled"
+    BELOW_MIN_INTERACTIONS = "below_min_interactions"
+    # split
+    COLD_IN_HOLDOUT = "cold_in_holdout"
+    NOT_IN_PUBLISHED_SPLIT = "not_in_published_split"
+
+
+LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF)
+"""Of ingest: valid rows that are not wanted, of a forgotten user or after the moment of a replay. No rejects."""
