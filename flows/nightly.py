@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import ending
+from flows import outcome as ending
 from flows.step import Step, Stopped, plainly, stopping
-from pipeline import journal
+from pipeline.config.run import Run
+from pipeline.config.settings import FLOOR
 from pipeline.core.errors import Naming, Refused, Skipped
 from pipeline.core.filesystem import is_full
-from pipeline.run import Run
-from pipeline.settings import FLOOR
-from pipeline.stage_call import StageCall, StageName
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.maintenance.rollback import finish_forgetting
 from pipeline.stages import admit, clean, encode, ingest, split
-from pipeline.stages.rollback import finish_forgetting
+from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id, restore_live
 from pipeline.storage.lock import lock
 
@@ -45,7 +45,7 @@ def night(run: Run, step: Step) -> None:
     """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
     data = data_stages(run, step)
 
-    from flows.competing import Competition  # torch takes its time
+    from flows.candidates import Competition  # torch takes its time
     from pipeline.stages import audit, compare, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)

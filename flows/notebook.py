@@ -18,16 +18,18 @@ from typing import Any
 import polars as pl
 import torch
 
-from pipeline import comparing, home_identity, journal, lake, metrics, per_user, reader, warehouse
+from pipeline.config.run import Run
 from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name, unknown_dataset
-from pipeline.interactions import History
-from pipeline.lists import Lists
-from pipeline.paths import Home
-from pipeline.question import ask, load_parts
-from pipeline.ranking import Ranks
-from pipeline.run import Run
+from pipeline.evaluation import per_user, ranking_metrics
+from pipeline.evaluation.eval_task import ask, load_parts
+from pipeline.ranking.ranks import Ranks
+from pipeline.ranking.recommend import Lists
+from pipeline.selection import comparison
+from pipeline.storage import home_identity, journal, lake, reader, warehouse
 from pipeline.storage.generations import live_run_id
+from pipeline.training.interactions import History
 
 
 class Published:
@@ -109,7 +111,9 @@ class Published:
         if kept.height:
             items[row, place] = item
         ranks = _ranks(items, question.holdout, question.history)
-        found = metrics.summarise(ranks, cutoffs, model="own", split=split, protocol="full", popular=question.popular)
+        found = ranking_metrics.summarise(
+            ranks, cutoffs, model="own", split=split, protocol="full", popular=question.popular
+        )
         frame = pl.DataFrame(found, infer_schema_length=None).filter(segment="all")
         return frame.select("metric", "cutoff", "value", "ci_low", "ci_high", "n")
 
@@ -133,7 +137,7 @@ class Published:
                 there = ", ".join(label for label, file in files.items() if file.is_file()) or "none"
                 raise ValueError(f"{label!r} has no values by user on {split}; models that have: {there}")
         figures, settings = {label: pl.read_parquet(files[label]) for label in (model, other)}, self.run.settings
-        found = comparing.against(figures, other, settings.select.metric, settings.seed, confidence).get(model)
+        found = comparison.against(figures, other, settings.select.metric, settings.seed, confidence).get(model)
         if found is None:
             raise ValueError(
                 f"{model!r} and {other!r} share no user on {split}" if model != other else "it is one model"

@@ -6,11 +6,11 @@ from prefect import flow
 from prefect.states import Failed
 
 from flows.orchestration.schedules import Schedule, schedules
-from flows.start import prepare
+from flows.prepare import prepare
 from flows.tasks import conducted, flow_run, name_of_run
 from pipeline.core.errors import OURS, SettingsError
-from pipeline.masking import masked
-from pipeline.paths import Home
+from pipeline.core.paths import Home
+from pipeline.core.redaction import masked
 
 ADJUSTABLE = ("budget.minutes", "seed")
 """The settings that a flow run may bring along. None of them says what is read, where it is written, or what is

@@ -6,7 +6,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.orchestration.schedules import Schedule, schedules
 from flows.scheduled import scheduled
-from pipeline.paths import Home
+from pipeline.core.paths import Home
 
 
 def main() -> None:

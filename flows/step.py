@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pipeline.stage_call import StageCall, StageName
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.stages import DATA_STAGES, LINE
 
 

@@ -14,17 +14,18 @@ from prefect.states import Completed, Failed
 from prefect.task_engine import TaskRunTimeoutError
 
 from flows import nightly as line
-from flows.artifacts import show
-from flows.echo import Echo
-from flows.lost import Reporting
-from flows.stale import end_flow_runs
-from flows.start import prepare
-from pipeline import journal, progress
+from flows.orchestration.artifacts import show
+from flows.orchestration.cleanup import end_flow_runs
+from flows.orchestration.fallback import Reporting
+from flows.orchestration.logs import Echo
+from flows.prepare import prepare
+from pipeline.config.run import Run, utcnow
+from pipeline.core import progress
 from pipeline.core.errors import OURS
-from pipeline.device import resolve_device
-from pipeline.masking import masked
-from pipeline.run import Run, utcnow
-from pipeline.stage_call import OF_MODELS, StageCall, StageName
+from pipeline.core.redaction import masked
+from pipeline.core.stage_call import OF_MODELS, StageCall, StageName
+from pipeline.storage import journal
+from pipeline.training.device import resolve_device
 
 TIMEOUTS = {StageName.TRAIN: 6 * 3600, StageName.SEARCH: 12 * 3600, StageName.INGEST: 2 * 3600}  # seconds
 TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)

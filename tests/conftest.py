@@ -7,12 +7,9 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait don't spin
 
-from pipeline import journal
-from pipeline.run import Run, utcnow
-from pipeline.settings import Settings
-
-CHECKOUT = Path(__file__).parent.parent
-DATA = (CHECKOUT / os.environ.get("NIGHTRECS_DATA", "../shared/data")).resolve()
+from pipeline.config.run import Run, utcnow
+from pipeline.config.settings import Settings
+from pipeline.storage import journal
 
 
 @pytest.fixture(autouse=True)
@@ -39,22 +36,14 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture(scope="session")
 def published_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Home of a published night of `tiny` (see published.py); to be looked at only."""
-    from published import publish
+    from tests.support.published_home import publish
 
     return publish(tmp_path_factory.mktemp("published"))
 
 
-def data_set(name: str) -> Path:
-    """Folder of a real data set; skips the test where it is absent."""
-    folder = DATA / name
-    if not folder.is_dir():
-        pytest.skip(f"{name} is not at hand; set NIGHTRECS_DATA")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def _four_nights(tmp_path_factory: pytest.TempPathFactory):
-    from operating import Dataset, without_mlflow
+    from tests.support.published_nights import Dataset, without_mlflow
 
     data = Dataset(tmp_path_factory.mktemp("four"))
     data.write()
@@ -68,7 +57,7 @@ def _four_nights(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def four_nights(_four_nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A data set with four published nights, without MLflow (see operating.py), and their run ids; one's own copy."""
-    from operating import copied, without_mlflow
+    from tests.support.published_nights import copied, without_mlflow
 
     without_mlflow(monkeypatch)
     data, nights = _four_nights

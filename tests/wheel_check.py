@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from pipeline.core.paths import CHECKOUT
+
 RECIPE = '[split]\nkind = "leave_one_out"\n[models.popularity]\n[models.ease]\n'
 DECOY = "raise SystemExit('a module of the current folder was imported')\n"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from pipeline import state_files
-from pipeline.paths import Home
-from pipeline.section import Name
+from pipeline.config.base import Name
+from pipeline.core.paths import Home
+from pipeline.storage import state_files
 
 
 class Schedule(BaseModel):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.progress import say_once
+from pipeline.core.progress import say_once
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,1 +1,3 @@
-"""The data sets: one TOML each, and the built-in sample."""
+"""One TOML file per shipped data set, and the generators of the synthetic ones."""
+
+__all__ = ["anime_like", "loader", "names", "ncf_timed", "sample", "sample_reading", "sample_titles", "synthetic"]

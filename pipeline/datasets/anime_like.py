@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.core.seeding import generator
 from pipeline.datasets.synthetic import distinct_items, rows_of_users
-from pipeline.rng import generator
 
 RATINGS = {
     1: 16_649, 2: 23_150, 3: 41_453, 4: 104_291, 5: 282_806,

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import sources
+from pipeline.config.dataset import Dataset
 from pipeline.core.errors import UnreadableInput
-from pipeline.dataset_settings import Dataset
+from pipeline.sources import files
 
 
 def resolve_data(
@@ -37,6 +37,6 @@ def resolve_data(
 
 def _has(folder: Path, pattern: str) -> bool:
     try:
-        return bool(sources.find_files(folder, [pattern]))
+        return bool(files.find_files(folder, [pattern]))
     except UnreadableInput:
         return False

@@ -1,9 +1,11 @@
 """Data set names as people type them."""
 
-from pipeline import journal, layers, paths
+from pipeline.config import loader
+from pipeline.core import paths
 from pipeline.core.errors import SettingsError
+from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
-from pipeline.paths import Home
+from pipeline.storage import journal
 
 
 def unknown_dataset(home: Home, dataset: str) -> str:
@@ -29,12 +31,12 @@ def runnable(dataset: str) -> str:
 def dataset_name(dataset: str) -> str:
     """The name under which a data set, given by name or TOML, is published."""
     if not dataset.endswith(".toml"):
-        return layers.check_name(dataset, "data set", "; one of your own is also given by its file, e.g. ./mine.toml")
-    path = layers.find_toml(dataset, paths.DATASETS, "data set")
-    name = layers.read_toml(path).get("name")
+        return loader.check_name(dataset, "data set", "; one of your own is also given by its file, e.g. ./mine.toml")
+    path = loader.find_toml(dataset, paths.DATASETS, "data set")
+    name = loader.read_toml(path).get("name")
     if not isinstance(name, str):
         raise SettingsError(f"{path}: name: is missing")
     try:
-        return layers.check_name(name, "data set")
+        return loader.check_name(name, "data set")
     except SettingsError as error:
         raise SettingsError(f"{path}: name: {error}") from None

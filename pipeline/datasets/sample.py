@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipeline.core.seeding import generator
 from pipeline.datasets.sample_reading import draw_sample
-from pipeline.rng import generator
 from pipeline.schemas.reasons import Reason
 
 FAULTS: dict[Reason, tuple[str, ...]] = {

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
+from pipeline.core.seeding import generator
 from pipeline.datasets.sample_titles import N_ITEMS, TASTES, Catalog, draw_catalog
-from pipeline.rng import generator
 
 N_USERS, N_MONTHS, TARGET_ROWS = 2_000, 18, 80_000
 NOISE = np.float32(0.05)

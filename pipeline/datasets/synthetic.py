@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.rng import generator
+from pipeline.core.seeding import generator
 
 CHUNK_ROWS = 1_000_000  # fewer users than 2^20 in a chunk: `distinct_items` packs bits
 YEAR = 365 * 86_400  # seconds

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline import lake, layers, standing
+from pipeline.config import loader
+from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
 from pipeline.core.suggest import nearest
 from pipeline.models import MODELS, ModelConfig, Recommender
-from pipeline.settings import Settings
+from pipeline.selection import leaderboard
+from pipeline.storage import lake
 
 
 def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | None = None) -> ModelConfig:
@@ -21,7 +23,7 @@ def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | 
 
 def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelConfig]:
     """The class and the checked hyperparameters of a label; SettingsError names the key at fault."""
-    name = standing.family_name(settings, label)
+    name = leaderboard.family_name(settings, label)
     if name not in MODELS:
         raise SettingsError(
             f"models.{label}: no family is called {name!r}{nearest(name, MODELS)}; there are: {', '.join(MODELS)}"
@@ -31,4 +33,4 @@ def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelC
         return family, family.Config.model_validate(settings.models[label].model_extra or {})
     except ValidationError as error:
         where = f"recipe {settings.recipe}"
-        raise SettingsError(layers.explain(error, family.Config, where, f"models.{label}.")) from None
+        raise SettingsError(loader.explain(error, family.Config, where, f"models.{label}.")) from None

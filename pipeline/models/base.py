@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from pipeline.context import FitContext, ModelConfig, NotServable
-from pipeline.interactions import History, Interactions
+from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.interactions import History, Interactions
 
 __all__ = ["FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
 

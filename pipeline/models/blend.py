@@ -9,10 +9,10 @@ import torch
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.bootstrap import paired_difference
-from pipeline.context import FitContext, ModelConfig, NotServable
-from pipeline.interactions import History, Interactions
+from pipeline.core.bootstrap import paired_difference
 from pipeline.models.base import Recommender, pick
+from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.interactions import History, Interactions
 
 
 class Member(BaseModel):
@@ -61,7 +61,7 @@ class Blend(Recommender):
     @classmethod
     def of(cls, config: BlendConfig, models: Mapping[str, Recommender]) -> "Blend":
         """A blend of fitted models, by label; weights of models that are not there are left out."""
-        from pipeline.models.saving import family_of
+        from pipeline.models.serialization import family_of
 
         members = {name: Member(family=family_of(m), config=m.config.model_dump()) for name, m in models.items()}
         weights = config.weights and {name: config.weights.get(name, 0.0) for name in models}

@@ -9,10 +9,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import generator, seed_of
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
-from pipeline.models.least_squares import TILE, alike
-from pipeline.rng import generator, seed_of
+from pipeline.models.ops.least_squares import TILE, alike
+from pipeline.training.interactions import History, Interactions
 
 log = logging.getLogger(__name__)
 

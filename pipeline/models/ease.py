@@ -6,8 +6,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.training.interactions import History, Interactions
 
 
 class EaseConfig(ModelConfig):

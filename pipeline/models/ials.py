@@ -14,16 +14,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
-from pipeline.models.least_squares import (
-    Rows,
-    eigenbasis,
-    products,
-    solve_by_gradients,
-    solve_exactly,
-)
-from pipeline.rng import seed_of
+from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
+from pipeline.training.interactions import History, Interactions
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext
-from pipeline.models.item_graph import ItemGraph, ItemGraphConfig, heaviest, products
+from pipeline.models.ops.item_graph import ItemGraph, ItemGraphConfig, heaviest, products
+from pipeline.training.interactions import History, Interactions
 
 
 class ItemKnnConfig(ItemGraphConfig):

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
-from pipeline.models.dots import row_scores
-from pipeline.rng import seed_of
-from pipeline.sampling import NegativeSampler
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.models.ops.pair_scores import row_scores
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.negative_sampling import NegativeSampler
 
 
 class LightGcnConfig(TrainingConfig):

@@ -7,12 +7,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
-from pipeline.models.dots import pair_scores
-from pipeline.rng import seed_of
-from pipeline.sampling import Negatives, NegativeSampler
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.models.ops.pair_scores import pair_scores
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.negative_sampling import Negatives, NegativeSampler
 
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
-from pipeline.rng import seed_of
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
 
 
 class AutoencoderConfig(TrainingConfig):

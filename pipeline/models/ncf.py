@@ -8,12 +8,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
-from pipeline.models.ncf_pretraining import Pretraining, pretrain
-from pipeline.rng import seed_of
-from pipeline.sampling import Negatives, NegativeSampler
-from pipeline.training import fit_by_gradient, seeded
+from pipeline.models.ops.ncf_pretraining import Pretraining, pretrain
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import fit_by_gradient, seeded
+from pipeline.training.negative_sampling import Negatives, NegativeSampler
 
 BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
 

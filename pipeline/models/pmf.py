@@ -7,11 +7,11 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender
-from pipeline.models.pairs import Pairs
-from pipeline.rng import seed_of
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.models.ops.squared_error import Pairs
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
 
 
 class PmfConfig(TrainingConfig):

@@ -4,8 +4,8 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.training.interactions import History, Interactions
 
 DAY = 86_400_000_000  # microseconds
 

@@ -8,11 +8,11 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.interactions import History, Interactions
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender, pick
 from pipeline.models.multvae import AutoencoderConfig, bagged, drawn, histories, log_likelihood, thinned
-from pipeline.rng import seed_of
-from pipeline.training import fit_by_gradient, seeded
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import fit_by_gradient, seeded
 
 N_LAYERS = 5
 PRIOR = (3 / 20, 3 / 4, 1 / 10)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from pipeline.interactions import Interactions
 from pipeline.models.base import FitContext
-from pipeline.models.item_graph import ItemGraph, ItemGraphConfig, heaviest, products, reversed_edges
+from pipeline.models.ops.item_graph import ItemGraph, ItemGraphConfig, heaviest, products, reversed_edges
+from pipeline.training.interactions import Interactions
 
 
 class Rp3BetaConfig(ItemGraphConfig):

@@ -7,12 +7,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.interactions import History, Interactions
-from pipeline.models.attention import Block, Dropout
+from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
-from pipeline.models.sequences import Pieces, latest, moments_of
-from pipeline.rng import seed_of
-from pipeline.training import TrainingConfig, fit_by_gradient, seeded
+from pipeline.models.ops.attention import Block, Dropout
+from pipeline.models.ops.sequences import Pieces, latest, moments_of
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
 
 
 class SasRecConfig(TrainingConfig):

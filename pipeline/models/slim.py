@@ -7,9 +7,9 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from pipeline.interactions import History, Interactions
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
 from pipeline.models.ease import gram_of
+from pipeline.training.interactions import History, Interactions
 
 TILE = 512  # columns of B solved at once
 RELAXED = 1.6  # over-relaxation (Boyd et al. 2011, 3.4.3): fewer iterations to the same end

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from pipeline.conditions import condition
-from pipeline.dataset_settings import Feedback
+from pipeline.config.dataset import Feedback
+from pipeline.preparation.conditions import condition
 
 
 def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """The stages of a night, a module each, in the order of `LINE`."""
 
-from pipeline.stage_call import StageName
+from pipeline.core.stage_call import StageName
 
 DATA_STAGES = (StageName.INGEST, StageName.ADMIT, StageName.CLEAN, StageName.ENCODE, StageName.SPLIT)
 """They run once a night, and without torch."""
@@ -20,3 +20,5 @@ LINE = (
     StageName.REPORT,
 )
 """The order of a night; `--until` takes these names."""
+
+__all__ = ["DATA_STAGES", "LINE", *(str(name) for name in LINE)]

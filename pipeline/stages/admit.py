@@ -5,10 +5,12 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import checks, journal, lake, tables, warehouse
+from pipeline.config.run import Run
 from pipeline.core.errors import Refused
-from pipeline.run import Run
+from pipeline.publishing import checks
+from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT
+from pipeline.storage import journal, lake, warehouse
 
 NIGHTS = 8
 """Published nights that tonight's volume is compared with."""

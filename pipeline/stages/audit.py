@@ -4,12 +4,15 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import checks, churn, journal, paths, tables, warehouse
-from pipeline.contracts import Table
+from pipeline.config.run import Run, utcnow
+from pipeline.config.settings import FLOOR, INCUMBENT
+from pipeline.core import paths
 from pipeline.core.errors import Refused
-from pipeline.faults import fault
-from pipeline.run import Run, utcnow
-from pipeline.settings import FLOOR, INCUMBENT
+from pipeline.core.fault_injection import fault
+from pipeline.publishing import checks, churn
+from pipeline.schemas import tables
+from pipeline.schemas.table import Table
+from pipeline.storage import journal, warehouse
 from pipeline.storage.generations import OLDEST_READABLE, live_run_id
 
 OF_THE_PAST = (tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN)

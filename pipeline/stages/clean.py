@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline import lake, tables
+from pipeline.config.dataset import Feedback, Filter
+from pipeline.config.run import Run
 from pipeline.core.errors import Refused
-from pipeline.dataset_settings import Feedback, Filter
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation.filters import mark
-from pipeline.run import Run
+from pipeline.preparation.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
+from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
-from pipeline.stage_call import StageCall, StageName
-from pipeline.stages.ids import LAKE_PARQUET, any_twice, codes_of, id_hashes, pair_keys
+from pipeline.storage import lake
 
 VERSION = 2
 

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from pipeline import journal, per_user, standing, tables
-from pipeline.comparing import against
-from pipeline.run import Run
+from pipeline.config.run import Run
+from pipeline.evaluation import per_user
+from pipeline.schemas import tables
+from pipeline.selection import leaderboard
+from pipeline.selection.comparison import against
+from pipeline.storage import journal
 
 
 def compare_models(run: Run, measured: list[Path]) -> int:
@@ -13,7 +16,7 @@ def compare_models(run: Run, measured: list[Path]) -> int:
     On both splits it is the best on valid that the others are held against. On valid it was chosen by the very figures
     that are compared, which flatters it; on test nothing is chosen. There are none where only one model has the figure.
     """
-    select, ranked = run.settings.select, standing.best_first(run)
+    select, ranked = run.settings.select, leaderboard.best_first(run)
     records = []
     with journal.stage(run, "compare") as stage:
         for split in per_user.FILES:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline import lake, tables
-from pipeline.run import Run
-from pipeline.stage_call import StageCall, StageName
-from pipeline.stages.ids import ENCODED_PARQUET, codes_of, pair_hashes
+from pipeline.config.run import Run
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.preparation.ids import ENCODED_PARQUET, codes_of, pair_hashes
+from pipeline.schemas import tables
+from pipeline.storage import lake
 
 VERSION = 1
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import journal, lake, measure, per_user, predictions, question, tables
-from pipeline.device import resolve_device, set_threads
-from pipeline.models.saving import load
-from pipeline.normalize import Normalizer
-from pipeline.run import Run
-from pipeline.stage_call import StageCall, StageName
+from pipeline.config.run import Run
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.evaluation import eval_task, evaluator, per_user, rating_predictions
+from pipeline.models.serialization import load
+from pipeline.schemas import tables
+from pipeline.storage import journal, lake
+from pipeline.training.device import resolve_device, set_threads
+from pipeline.training.normalizer import Normalizer
 
 VERSION = 7
 
@@ -26,15 +28,15 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
     def write(folder: Path) -> lake.Report:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
-        data = question.load_parts(parts, device)
-        records: measure.Records = []
+        data = eval_task.load_parts(parts, device)
+        records: evaluator.Records = []
         kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            case = question.Case(model, label, data, split, fit, settings, normalizer)
-            records += measure.measure(case, partial(kept.__setitem__, split))
+            case = eval_task.Case(model, label, data, split, fit, settings, normalizer)
+            records += evaluator.measure(case, partial(kept.__setitem__, split))
             if split == "test":
-                predictions.of_sample(case).write_parquet(folder / "predictions.parquet")
+                rating_predictions.of_sample(case).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
         for split, figures in kept.items():

@@ -9,19 +9,21 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline import catalog, journal, lake, neighbours, rules, tables
-from pipeline.contracts import Table
-from pipeline.dataset_settings import Feedback
-from pipeline.device import resolve_device, set_threads
-from pipeline.interactions import History, Interactions
-from pipeline.lists import Lists
+from pipeline.config.dataset import Feedback
+from pipeline.config.run import Run
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models import Recommender
-from pipeline.models.saving import load
+from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
-from pipeline.ranking import top_k
-from pipeline.run import Run
-from pipeline.stage_call import StageCall, StageName
-from pipeline.stages.ids import codes_of
+from pipeline.preparation.ids import codes_of
+from pipeline.publishing import business_rules, item_tables, similar_items
+from pipeline.ranking.ranks import top_k
+from pipeline.ranking.recommend import Lists
+from pipeline.schemas import tables
+from pipeline.schemas.table import Table
+from pipeline.storage import journal, lake
+from pipeline.training.device import resolve_device, set_threads
+from pipeline.training.interactions import History, Interactions
 
 VERSION = 2
 USERS_PER_PART = 50_000
@@ -33,7 +35,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
     `champion` is the refit on all rows, `fitted` are the night's models, `measured` what was measured of them.
     """
-    listed = rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
 
     def write(folder: Path) -> lake.Report:
         set_threads(run.settings.threads)
@@ -44,11 +46,11 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         frame = pl.read_parquet(encoded / "interactions.parquet")
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
-        attributes = catalog.read_catalog(raw)
-        items = catalog.items(rows, attributes)
+        attributes = item_tables.read_catalog(raw)
+        items = item_tables.items(rows, attributes)
         last_seen = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")["last_seen"]
-        in_force = rules.rules_of(export, listed, ids, last_seen, attributes)
-        for said, ids_said in rules.strangers(listed, items["item_id"]):
+        in_force = business_rules.rules_of(export, listed, ids, last_seen, attributes)
+        for said, ids_said in business_rules.strangers(listed, items["item_id"]):
             journal.note(run, f"warning: {said}", ids_said)
         allowed, out = in_force.allowed, in_force.out(ids)
         listable = rows.filter(~pl.col("item_id").is_in(out.implode())) if len(out) else rows
@@ -62,17 +64,17 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part)
         tables_of_items = {
             tables.SUPPRESSED: _suppressed(held),
-            tables.SIMILAR_ITEMS: neighbours.similar_items(
+            tables.SIMILAR_ITEMS: similar_items.similar_items(
                 model, label, known.history(), ids, export.similar_items, allowed
             ),
-            tables.POPULAR_ITEMS: catalog.popular_items(listable, export.popular_windows, export.popular_items),
-            tables.USERS: catalog.users(rows),
+            tables.POPULAR_ITEMS: item_tables.popular_items(listable, export.popular_windows, export.popular_items),
+            tables.USERS: item_tables.users(rows),
             tables.ITEMS: items,
-            tables.INTERACTIONS_SUMMARY: catalog.summary(rows),
-            tables.USER_VECTORS: catalog.vectors(encoded, label, "user", model.user_vectors()),
-            tables.ITEM_VECTORS: catalog.vectors(encoded, label, "item", model.item_vectors()),
+            tables.INTERACTIONS_SUMMARY: item_tables.summary(rows),
+            tables.USER_VECTORS: item_tables.vectors(encoded, label, "user", model.user_vectors()),
+            tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()),
             tables.BIASES: _biases(encoded, champion, fitted, device),
-            tables.PREDICTIONS: catalog.predictions(encoded, measured),
+            tables.PREDICTIONS: item_tables.predictions(encoded, measured),
         }
         for table, content in tables_of_items.items():
             _write(folder / f"{table.name}.parquet", table, content)
@@ -83,12 +85,12 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
 def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
-    listed = rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
     return lake.Spec(
         call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
         version=VERSION,
-        settings={**run.settings.export.model_dump(), "rules": rules.fingerprint(listed)},
+        settings={**run.settings.export.model_dump(), "rules": business_rules.fingerprint(listed)},
         parents=(raw, encoded, champion, *fitted, *measured),
         head=lake.info(champion)["label"],
     )
@@ -100,7 +102,7 @@ def _recommendations(
     rows: pl.DataFrame,
     encoded: Path,
     known: Interactions,
-    in_force: rules.Rules,
+    in_force: business_rules.Rules,
     held: Counter[tuple[str, str, str]],
 ) -> Iterator[pl.DataFrame]:
     """Lists of every user with a valid row, ordered by user id, in parts of bounded size.
@@ -125,7 +127,7 @@ def _recommendations(
         masked = seen[at].to(device)
 
         make = partial(_lists, model, index, history, masked, popular)
-        lists, kept_back = rules.apply(in_force, make, k, known.n_items)
+        lists, kept_back = business_rules.apply(in_force, make, k, known.n_items)
         for (item, rule, reason), count in kept_back.items():
             held[items["item_id"][item], rule, reason] += count
         flat = pl.DataFrame(
@@ -208,8 +210,8 @@ def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.dev
     parts = [tables.BIASES.empty()]
     for folder in [champion, *(f for f in fitted if lake.info(f)["label"] != label)]:
         model, name = load(folder, device), lake.info(folder)["label"]
-        parts.append(catalog.biases(encoded, name, "user", model.user_biases()))
-        parts.append(catalog.biases(encoded, name, "item", model.item_biases()))
+        parts.append(item_tables.biases(encoded, name, "user", model.user_biases()))
+        parts.append(item_tables.biases(encoded, name, "item", model.item_biases()))
     return pl.concat(parts)
 
 

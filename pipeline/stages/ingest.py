@@ -8,17 +8,21 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, lake, progress, sources, tables, warehouse
+from pipeline.config.dataset import Dataset
+from pipeline.config.run import Run
+from pipeline.core import progress
 from pipeline.core.errors import Refused, UnreadableInput
-from pipeline.dataset_settings import Dataset
-from pipeline.parts import REJECTED
-from pipeline.run import Run
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT, Reason
-from pipeline.stage_call import StageCall, StageName
-from pipeline.stages import ingest_seen, leave_out
-from pipeline.stages.ingest_file import FileResult
-from pipeline.stages.ingest_items import read_items
-from pipeline.stages.ingest_parts import VERSION, Parts, hash_of, layout_settings
+from pipeline.sources import exclusions
+from pipeline.sources import files as sources
+from pipeline.sources import incremental as ingest_seen
+from pipeline.sources.assemble import VERSION, Parts, hash_of, layout_settings
+from pipeline.sources.catalog_reader import read_items
+from pipeline.sources.file_reader import FileResult
+from pipeline.sources.parquet_writer import REJECTED
+from pipeline.storage import journal, lake, warehouse
 
 LAYER = "1_raw"
 
@@ -105,7 +109,7 @@ def spec(run: Run) -> lake.Spec:
 
 def _spec(run: Run, source: Source) -> lake.Spec:
     files = {"files": source.order, "catalog": source.catalog, "data_hash": source.data_hash}
-    settings = {**_that_matter(run.settings.dataset), **files, **leave_out.that_matter(run)}
+    settings = {**_that_matter(run.settings.dataset), **files, **exclusions.that_matter(run)}
     return lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings)
 
 

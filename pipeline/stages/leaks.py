@@ -6,15 +6,17 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from pipeline import journal, lake, question, tables
+from pipeline.config.run import Run
 from pipeline.core.errors import ContractError, Refused
-from pipeline.interactions import Interactions
+from pipeline.evaluation import eval_task
 from pipeline.models import MODELS, FitContext
 from pipeline.models.popularity import Popularity
-from pipeline.models.saving import load
-from pipeline.normalize import Normalizer
-from pipeline.run import Run
-from pipeline.stages import leakage
+from pipeline.models.serialization import load
+from pipeline.preparation import split_checks
+from pipeline.schemas import tables
+from pipeline.storage import journal, lake
+from pipeline.training.interactions import Interactions
+from pipeline.training.normalizer import Normalizer
 
 Rule = Callable[[Run, Path, list[Path]], list[str]]
 RULES: dict[str, Rule] = {}
@@ -51,7 +53,7 @@ def split(run: Run, parts: Path, fits: list[Path]) -> list[str]:
     """No pair is in two parts; by time, no row that a model learns from is later than what it must find."""
     train, valid, test = (pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "valid", "test"))
     try:
-        leakage.assert_no_leak(train, valid, test, lake.info(parts)["kind"])
+        split_checks.assert_no_leak(train, valid, test, lake.info(parts)["kind"])
     except ContractError as error:
         return [str(error)]
     return []
@@ -65,7 +67,7 @@ def lineage(run: Run, parts: Path, fits: list[Path]) -> list[str]:
     for folder in fits:
         manifest = lake.read_manifest(folder)
         label, fit = manifest["info"]["label"], manifest["info"]["fit"]
-        allowed = question.FITTED_ON.get(fit)
+        allowed = eval_task.FITTED_ON.get(fit)
         if allowed is None or parts.name not in [Path(path).name for path in manifest["parents"]]:
             found.append(f"{label} was fitted on {fit!r} of {manifest['parents'][:1]}, not on this split")
         elif manifest["rows_in"] != sum(rows[name] for name in allowed):
@@ -109,11 +111,11 @@ def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
     kinds = [lake.info(folder)["fit"] for folder in fits]
     return {
         fit: [f for f, kind in zip(fits, kinds, strict=True) if kind == fit]
-        for fit in question.FITTED_ON
+        for fit in eval_task.FITTED_ON
         if fit in kinds
     }
 
 
 def _rows(parts: Path, fit: str) -> Interactions:
     """What a fit on `train` or `train+valid` learns from."""
-    return question.load_parts(parts, torch.device("cpu")).fitted_on(fit)
+    return eval_task.load_parts(parts, torch.device("cpu")).fitted_on(fit)

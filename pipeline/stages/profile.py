@@ -7,12 +7,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline import catalog, journal, lake, profile
-from pipeline.context import NotServable
-from pipeline.dataset_settings import Feedback
-from pipeline.normalize import Normalizer
-from pipeline.run import Run
-from pipeline.stage_call import StageCall, StageName
+from pipeline.config.dataset import Feedback
+from pipeline.config.run import Run
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.publishing import item_tables
+from pipeline.reporting import data_profile
+from pipeline.storage import journal, lake
+from pipeline.training.context import NotServable
+from pipeline.training.normalizer import Normalizer
 
 VERSION = 1
 FILE = "profile.json"
@@ -33,15 +35,15 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
         both = {"raw": source, "clean": kept}
         described = {
             "dataset": run.dataset,
-            "sample": profile.sample(source, catalog.read_catalog(raw)),
-            "columns": profile.columns(source),
-            "shapes": {name: profile.shape(rows) for name, rows in both.items()},
+            "sample": data_profile.sample(source, item_tables.read_catalog(raw)),
+            "columns": data_profile.columns(source),
+            "shapes": {name: data_profile.shape(rows) for name, rows in both.items()},
             "rows": {name: _rows(parts / f"{name}.parquet") for name in ("train", "valid", "test")},
             "normalize": feedback.normalize,
-            "ratings": {name: profile.distribution(_ratings(rows)) for name, rows in both.items()}
-            | {"fit": profile.distribution(_scaled(learnt, feedback))},
-            "activity": {name: profile.per(rows, "user_id") for name, rows in both.items()},
-            "popularity": {name: profile.per(rows, "item_id") for name, rows in both.items()},
+            "ratings": {name: data_profile.distribution(_ratings(rows)) for name, rows in both.items()}
+            | {"fit": data_profile.distribution(_scaled(learnt, feedback))},
+            "activity": {name: data_profile.per(rows, "user_id") for name, rows in both.items()},
+            "popularity": {name: data_profile.per(rows, "item_id") for name, rows in both.items()},
         }
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
         return lake.Report(rows_in=source.height, info={"shapes": described["shapes"]})

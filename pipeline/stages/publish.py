@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline import checksums, journal
+from pipeline.config.run import Run
+from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import sha256, sync
-from pipeline.faults import fault
-from pipeline.run import Run
+from pipeline.storage import checksums, journal
 from pipeline.storage.generations import drop_old_generations, go_live
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import journal
-from pipeline.run import Run
+from pipeline.config.run import Run
 from pipeline.stages import track
+from pipeline.storage import journal
 
 T = TypeVar("T")
 
@@ -28,14 +28,14 @@ def write_report(run: Run) -> Path | None:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    from pipeline.report import page  # imports altair, which takes a second
-    from pipeline.report.night import Night
+    from pipeline.reporting.html import page  # imports altair, which takes a second
+    from pipeline.reporting.night import Night
 
     return page.content(Night(run.home, run.dataset, run.run_id))
 
 
 def _kept(facts: dict[str, Any]) -> Path:
-    from pipeline.report import page
+    from pipeline.reporting.html import page
 
     path = page.keep(facts)
     journal.say(f"  report: {path}")
@@ -43,18 +43,18 @@ def _kept(facts: dict[str, Any]) -> Path:
 
 
 def _without_users(facts: dict[str, Any]) -> str:
-    from pipeline.report import page
+    from pipeline.reporting.html import page
 
     return page.html(facts, personal=False)
 
 
 def _in_short(run: Run, facts: dict[str, Any]) -> str:
-    from pipeline.report import digest
+    from pipeline.reporting import markdown
 
     prefect = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
     there = run.flow_run_id and prefect.startswith("http")
     links = {"Prefect run": f"{prefect}/runs/flow-run/{run.flow_run_id}"} if there else {}
-    return digest.markdown(facts, links, personal=False)
+    return markdown.markdown(facts, links, personal=False)
 
 
 def _tolerantly(run: Run, deed: Callable[[], T]) -> T | None:

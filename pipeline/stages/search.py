@@ -5,20 +5,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline import budget, contracts, journal, lake, metrics, progress, tables
-from pipeline.context import ModelConfig
+from pipeline.config.run import Run
+from pipeline.config.settings import Settings
+from pipeline.core import progress
 from pipeline.core.errors import Skipped
-from pipeline.device import on_device, resolve_device, set_threads
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.evaluation import ranking_metrics
+from pipeline.experiments import budget
+from pipeline.experiments.checks import space_of
 from pipeline.experiments.families import family_of
-from pipeline.limits import Limits
-from pipeline.run import Run
-from pipeline.search import Trial, best_of, search
-from pipeline.settings import Settings
-from pipeline.space import Choices, usual_point
-from pipeline.stage_call import StageCall, StageName
-from pipeline.stages.trials import Fits
-from pipeline.stages.tuning import space_of
-from pipeline.standing import family_name
+from pipeline.experiments.space import Choices, usual_point
+from pipeline.experiments.stopping import Limits
+from pipeline.experiments.study import Trial, best_of, search
+from pipeline.experiments.trial import Fits
+from pipeline.schemas import table, tables
+from pipeline.selection.leaderboard import family_name
+from pipeline.storage import journal, lake
+from pipeline.training.context import ModelConfig
+from pipeline.training.device import on_device, resolve_device, set_threads
 
 VERSION = 1
 LAYER = "5_searches"
@@ -63,7 +67,7 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
              "epochs": t.epochs, "seconds": t.seconds, "params": json.dumps(t.params), "reason": t.reason}
             for t in trials
         ]  # fmt: skip
-        contracts.rows(tables.TRIALS, records).write_parquet(folder / "trials.parquet")
+        table.rows(tables.TRIALS, records).write_parquet(folder / "trials.parquet")
         info = {
             "label": label, "family": family_name(settings, label), "ended": ended, "metric": told.figure,
             "best": best and {"number": best.number, "params": best.params, "value": sign * (best.value or 0),
@@ -119,7 +123,7 @@ class Telling:
 
     def __init__(self, run: Run, title: str):
         select = run.settings.select
-        self.title, self.sign = title, metrics.sign_of(select.metric)
+        self.title, self.sign = title, ranking_metrics.sign_of(select.metric)
         self.figure = tables.name_of_figure(select.metric, select.recorded_cutoff)
         self.of: int | None = None
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import gate, journal, lake, metrics, per_user
-from pipeline.comparing import activity_of
+from pipeline.config.run import Run
 from pipeline.core.errors import Refused
-from pipeline.faults import fault
-from pipeline.incumbent import Lineup
-from pipeline.run import Run
-from pipeline.tables import name_of_figure
+from pipeline.core.fault_injection import fault
+from pipeline.evaluation import per_user, ranking_metrics
+from pipeline.schemas.tables import name_of_figure
+from pipeline.selection import gate
+from pipeline.selection.comparison import activity_of
+from pipeline.selection.incumbent import Lineup
+from pipeline.storage import journal, lake
 
 NOBODY = Lineup()
 """Nobody beside the recipe's models, and no incumbent."""
@@ -62,7 +64,7 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
         choice["beside"] = dict(zip(beside["metric"], beside["value"], strict=True))
     journal.update_run(run, choice=choice)
     if not run.settings.gate.enabled or parts is None:
-        sign = metrics.sign_of(select.metric)
+        sign = ranking_metrics.sign_of(select.metric)
         champion = max(eligible, key=lambda label: sign * values[label])
         return _settled(run, champion, lineup, {"decision": "off", "text": f"off; {champion} is the best on valid"})
     by_user = {label: of for label, of in per_user.read(measured, "valid").items() if label in eligible}

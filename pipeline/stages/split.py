@@ -6,15 +6,16 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import journal, lake, tables
+from pipeline.config.dataset import Published
+from pipeline.config.run import Run
+from pipeline.config.settings import Split
 from pipeline.core.errors import Refused, SettingsError
-from pipeline.dataset_settings import Published
-from pipeline.run import Run
-from pipeline.settings import Split
-from pipeline.stage_call import StageCall, StageName
-from pipeline.stages import leakage, published, splitting
-from pipeline.stages.ids import ENCODED_PARQUET
-from pipeline.stages.splitting import PARTS
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.preparation import published_split, split_checks, splitters
+from pipeline.preparation.ids import ENCODED_PARQUET
+from pipeline.preparation.splitters import PARTS
+from pipeline.schemas import tables
+from pipeline.storage import journal, lake
 
 VERSION = 1
 ENOUGH_WARM_USERS = 500
@@ -36,23 +37,23 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
         info, pairs = lake.info(encoded), None
         if source:
-            named = published.read_pairs(run.data, source.test, dataset, folder)
-            pairs = published.encode_pairs(named, users, items)
+            named = published_split.read_pairs(run.data, source.test, dataset, folder)
+            pairs = published_split.encode_pairs(named, users, items)
             info["published_test"] = {"named": named.height, "found": pairs.height}
         kind, reason = choose_kind(rows, wanted, pairs is not None)
-        labels = splitting.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, run.settings.seed, pairs)
+        labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, run.settings.seed, pairs)
         parts = {name: rows.filter(labels == label) for label, name in enumerate(PARTS)}
         if parts["train"].is_empty() or parts["test"].is_empty():
             empty = "to train on" if parts["train"].is_empty() else "to test on"
             raise Refused(f"a {kind} split of {rows.height:,} rows leaves nothing {empty}; choose another split.kind")
         with ThreadPoolExecutor(1) as aside:
             written = aside.submit(_write_parts, parts, folder)
-            leakage.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
-            figures = leakage.describe(rows, labels, parts, kind)
+            split_checks.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
+            figures = split_checks.describe(rows, labels, parts, kind)
             written.result()
         if source and source.candidates:
-            listed = published.read_candidates(run.data, source.candidates, dataset.source.encoding, folder)
-            lists, info["candidates"] = published.candidates_of(listed, users, items)
+            listed = published_split.read_candidates(run.data, source.candidates, dataset.source.encoding, folder)
+            lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
         info |= {"kind": kind, "reason": reason, **figures}
         return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
@@ -77,7 +78,7 @@ def spec(run: Run, encoded: Path) -> lake.Spec:
     if source := _published(run):
         layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate"})
         settings["columns"] = [dataset.columns.user, dataset.columns.item]
-        settings |= {"layout": layout, "published": published.fingerprints(run.data, source)}
+        settings |= {"layout": layout, "published": published_split.fingerprints(run.data, source)}
     return lake.Spec(StageCall(StageName.SPLIT), "4_split", VERSION, settings, parents=(encoded,))
 
 
@@ -118,7 +119,7 @@ def choose_kind(rows: pl.DataFrame, split: Split, has_published: bool) -> tuple[
         return "published", "the data set has a published split"
     if untimed:
         return "random", f"{untimed:,} of {rows.height:,} rows have no time"
-    warm = leakage.warm_users(rows, splitting.global_time(rows, split.valid, split.test))
+    warm = split_checks.warm_users(rows, splitters.global_time(rows, split.valid, split.test))
     if warm >= ENOUGH_WARM_USERS:
         return "global_time", f"{warm:,} warm users in test"
     return (

@@ -5,10 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal
-from pipeline.faults import fault
-from pipeline.paths import Home
-from pipeline.run import Run
+from pipeline.config.run import Run
+from pipeline.core.fault_injection import fault
+from pipeline.core.paths import Home
+from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id
 
 
@@ -60,8 +60,8 @@ def end_night(run: Run, outcome: str) -> None:
 
 def _logged(night: Run) -> str:
     """Its pictures are drawn while MLflow is imported and written to."""
-    from pipeline import pictures  # imports torch
-    from pipeline.drawing import Drawer
+    from pipeline.reporting.plots import night as pictures  # imports torch
+    from pipeline.reporting.plots.worker import Drawer
 
     with Drawer() as drawer:
         record = journal.read_run(night.home, night.dataset, night.run_id)
@@ -98,10 +98,10 @@ def end_stale(home: Home, dataset: str) -> None:
 
 
 def _end_stale(home: Home, dataset: str) -> str:
-    from pipeline import tracking_care
+    from pipeline.tracking import cleanup
 
     nights = {i: journal.read_run(home, dataset, i)["outcome"] for i in journal.run_ids(home, dataset)}
-    return f"{tracking_care.end_stale(home, dataset, nights)} runs"
+    return f"{cleanup.end_stale(home, dataset, nights)} runs"
 
 
 def _followed(tracking: Any, home: Home, dataset: str) -> str | None:
@@ -135,6 +135,6 @@ def _tolerantly(run: Run, deed: Callable[[], str | None]) -> str | None:
 
 def _tracking() -> Any:
     """The module that imports mlflow, which takes seconds and may fail."""
-    from pipeline import tracking
+    from pipeline.tracking import nights as tracking
 
     return tracking

@@ -6,17 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import budget, journal, lake, progress, standing
+from pipeline.config.run import Run
+from pipeline.core import progress
 from pipeline.core.errors import Skipped
-from pipeline.device import on_device, resolve_device, set_threads
+from pipeline.core.stage_call import Fit, StageCall, StageName
+from pipeline.experiments import blend_members, budget
 from pipeline.experiments.families import config_of, family_of
+from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
 from pipeline.models import NotServable
 from pipeline.models.blend import BlendConfig
-from pipeline.models.saving import save
-from pipeline.run import Run
-from pipeline.stage_call import Fit, StageCall, StageName
-from pipeline.stages import members
-from pipeline.stages.fitting import FitRequest, FitResult, devices_of, fit_request
+from pipeline.models.serialization import save
+from pipeline.selection import leaderboard
+from pipeline.storage import journal, lake
+from pipeline.training.device import on_device, resolve_device, set_threads
 
 VERSION = 3
 SECONDS_BETWEEN_LINES = 5.0
@@ -42,7 +44,7 @@ def fit_model(
     set_threads(run.settings.threads)
     request = resolve(run, data, label, fit, chosen, searched, fitted)
     if chosen and request.family.blends:
-        for member, first in members.first_fits(run, chosen).items():
+        for member, first in blend_members.first_fits(run, chosen).items():
             fit_model(run, data, member, fit, first)
 
     def write(folder: Path) -> lake.Report:
@@ -83,11 +85,11 @@ def resolve(
     config = config_of(config, chosen, searched)
     made_of: dict[str, Path] = {}
     if family.blends and chosen:
-        firsts = members.first_fits(run, chosen).items()
+        firsts = blend_members.first_fits(run, chosen).items()
         made_of = {name: lake.folder_of(run, resolve(run, data, name, fit, first).spec) for name, first in firsts}
     elif family.blends:
         assert isinstance(config, BlendConfig)
-        made_of = members.members_of(run, config, fitted or {})
+        made_of = blend_members.members_of(run, config, fitted or {})
     settings, feedback = run.settings, run.settings.dataset.feedback
     finder = settings.models[label].finder if chosen is None else None
     devices = devices_of(settings, family)
@@ -122,7 +124,7 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
     save(model, folder)
     result.normalizer.save(folder)
     info: dict[str, Any] = {
-        "label": request.label, "family": standing.family_name(request.run.settings, request.label),
+        "label": request.label, "family": leaderboard.family_name(request.run.settings, request.label),
         "fit": request.fit,
     }  # fmt: skip
     if request.members:

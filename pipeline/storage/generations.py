@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from pipeline import checksums, journal, reader, warehouse
-from pipeline.copying import copy_file
+from pipeline.config.run import utcnow
 from pipeline.core.errors import Held, Refused
+from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import sync
-from pipeline.faults import fault
-from pipeline.paths import Home
-from pipeline.run import utcnow
+from pipeline.core.paths import Home
+from pipeline.storage import checksums, journal, reader, warehouse
+from pipeline.storage.copying import copy_file
 
 
 def go_live(home: Home, dataset: str, run_id: str, again: bool = False) -> list[str]:

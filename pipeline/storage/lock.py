@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pipeline import home_identity
+from pipeline.config.run import utcnow
 from pipeline.core.errors import Locked
 from pipeline.core.filesystem import free_name
-from pipeline.paths import Home
-from pipeline.run import utcnow
+from pipeline.core.paths import Home
+from pipeline.storage import home_identity
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import time
 
 import torch
 
-from pipeline.context import FitContext
-from pipeline.interactions import Interactions
 from pipeline.models.ials import Ials, IalsConfig
+from pipeline.training.context import FitContext
+from pipeline.training.interactions import Interactions
 
 SOLVERS = [{"cg_steps": 1}, {"cg_steps": 2}, {"cg_steps": 3}, {"solver": "exact"}]
 

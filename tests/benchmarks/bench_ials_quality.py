@@ -19,14 +19,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from flows.start import prepare
-from pipeline import journal, measure, metrics
-from pipeline.context import FitContext
-from pipeline.interactions import History
+from flows.prepare import prepare
+from pipeline.evaluation import evaluator, ranking_metrics
+from pipeline.evaluation.eval_task import Parts, ask, load_parts
 from pipeline.models.ials import Ials, IalsConfig
-from pipeline.question import Parts, ask, load_parts
-from pipeline.ranking import candidate_ranks
+from pipeline.ranking.ranks import candidate_ranks
 from pipeline.stages import clean, encode, ingest, split
+from pipeline.storage import journal
+from pipeline.training.context import FitContext
+from pipeline.training.interactions import History
 
 Curve = list[tuple[float, float]]  # seconds so far, NDCG@10
 
@@ -90,12 +91,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     parts = read_split()
     question = ask(parts, "test", "train")
-    negatives = measure.published_candidates(parts.frames["candidates"], parts)[question.users]
+    negatives = evaluator.published_candidates(parts.frames["candidates"], parts)[question.users]
     holdout = question.holdout.items
 
     def of_model(model: Ials) -> float:
         ranks = candidate_ranks(model, question.users, question.history, holdout, negatives)
-        return metrics.mean_of("ndcg", ranks, 10)
+        return ranking_metrics.mean_of("ndcg", ranks, 10)
 
     def of_factors(users: Tensor, items: Tensor) -> float:
         return of_model(_Dots(users, items))  # type: ignore[arg-type]

@@ -24,11 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it
 import numpy as np
 import torch
 
-from pipeline.candidates import sampled_99
-from pipeline.context import FitContext
-from pipeline.interactions import History
 from pipeline.models.ncf import Ncf, NcfConfig
-from pipeline.ranking import candidate_ranks
+from pipeline.ranking.ranks import candidate_ranks
+from pipeline.ranking.sampled_candidates import sampled_99
+from pipeline.training.context import FitContext
+from pipeline.training.interactions import History
 from tests.benchmarks import tutorial_ncf
 from tests.benchmarks.bench_ials import draw
 from tests.benchmarks.tutorial_ncf import N_NEGATIVES, Task

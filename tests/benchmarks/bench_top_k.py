@@ -16,9 +16,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # what `implicit` asks for
 import torch
 from torch import Tensor
 
-from pipeline.interactions import History
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
-from pipeline.ranking import top_k
+from pipeline.ranking.ranks import top_k
+from pipeline.training.interactions import History
 
 
 def factors(n_users: int, n_items: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -21,11 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import polars as pl
 
-from flows.start import prepare
-from pipeline import journal, lake
+from flows.prepare import prepare
+from pipeline.config.run import Run
 from pipeline.datasets.anime_like import write_anime
-from pipeline.run import Run
 from pipeline.stages import clean, encode, evaluate, ingest, split, train
+from pipeline.storage import journal, lake
 
 SHOWN_EPOCHS = (50, 500, 1000, 2000)
 

@@ -22,16 +22,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 
-from flows.start import prepare
-from pipeline import journal, question
-from pipeline.context import FitContext
-from pipeline.device import set_threads
+from flows.prepare import prepare
+from pipeline.config.run import Run
+from pipeline.evaluation import eval_task
 from pipeline.experiments.families import family_of
-from pipeline.interactions import Interactions
 from pipeline.models.pmf import Pmf, PmfConfig
-from pipeline.normalize import Normalizer
-from pipeline.run import Run
 from pipeline.stages import clean, encode, ingest, split
+from pipeline.storage import journal
+from pipeline.training.context import FitContext
+from pipeline.training.device import set_threads
+from pipeline.training.interactions import Interactions
+from pipeline.training.normalizer import Normalizer
 
 SCALES = {"log(1 + count)": ["normalize='log1p'"], "[0, 60]": ["normalize='min_max'", "normalize_to=[0, 60]"]}
 LABELS = ("pmf_plain", "pmf")
@@ -78,9 +79,9 @@ def scaled_parts(run: Run) -> list[Interactions]:
     journal.open_run(run)
     raw = ingest.read_source(run)
     folder = split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw)))
-    parts, feedback = question.load_parts(folder, torch.device("cpu")), run.settings.dataset.feedback
+    parts, feedback = eval_task.load_parts(folder, torch.device("cpu")), run.settings.dataset.feedback
     normalizer = Normalizer.fit(feedback.normalize, parts.of("train").ratings, feedback.normalize_to)
-    return [normalizer.on(parts.of(name)) for name in question.PARTS]
+    return [normalizer.on(parts.of(name)) for name in eval_task.PARTS]
 
 
 def fit(

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.bootstrap import paired_difference
-from pipeline.context import FitContext
-from pipeline.interactions import Interactions
+from pipeline.core.bootstrap import paired_difference
 from pipeline.models import Recommender
 from pipeline.models.ncf import Ncf, NcfConfig
 from pipeline.models.popularity import Popularity, PopularityConfig
-from pipeline.ranking import candidate_ranks
+from pipeline.ranking.ranks import candidate_ranks
+from pipeline.training.context import FitContext
+from pipeline.training.interactions import Interactions
 
 FILES = {"ml-latest-small": ("ratings.csv", ",", True), "ml-100k": ("u.data", "\t", False)}
 N_NEGATIVES = 4

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from pipeline.core.paths import CHECKOUT
+
 NOWHERE = "http://127.0.0.1:9"
 """A tracking server that is not there: nights without MLflow take a second, not ten."""
 PRELOADED = [
-    "flows.cli", "flows.launch", "flows.nightly", "pipeline.tracking", "pipeline.stages.audit", "pipeline.stages.clean",
+    "flows.cli", "flows.cli.run", "flows.nightly", "pipeline.tracking.nights", "pipeline.stages.audit", "pipeline.stages.clean",
     "pipeline.stages.encode", "pipeline.stages.evaluate", "pipeline.stages.export", "pipeline.stages.ingest",
     "pipeline.stages.publish", "pipeline.stages.select", "pipeline.stages.split", "pipeline.stages.track",
     "pipeline.stages.train", "torch._dynamo",
@@ -94,9 +95,9 @@ def _run(
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     if not mlflow:
-        from pipeline import tracking_server
+        from pipeline.tracking import server
 
-        tracking_server.USERS_URI = NOWHERE
+        server.USERS_URI = NOWHERE
     if max_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
     if before:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import deployed
-from pipeline.paths import Home
+from flows.orchestration import deployments
+from pipeline.core.paths import Home
 
 from .ground import DATASET, Ground, rows
 from .house import CHECKOUT, EVIL, House, asked, house, started, wait_for
@@ -40,7 +40,7 @@ def closed_to_pages(one: House, deployment: str) -> int:
             assert answer.status in (401, 403) and not answer.readable, (path, headers, answer)
         for path in (
             f"/deployments/{deployment}",
-            deployed.path_of(DATASET),
+            deployments.path_of(DATASET),
             "/csrf-token?client=x",
             "/admin/settings",
         ):
@@ -81,7 +81,7 @@ def foreign_page(root: Path) -> str:
     ground.night()
     live = ground.promise()
     with house(ground.home.root, *PORTS) as one:
-        deployment = one.api.ask(deployed.path_of(DATASET))["id"]
+        deployment = one.api.ask(deployments.path_of(DATASET))["id"]
         tried = closed_to_pages(one, deployment)
         everywhere = one.said + "".join(log.read_text(errors="replace") for log in logs(ground.home))
         assert one.api.auth and one.api.auth not in everywhere, "the auth string stands in a log"

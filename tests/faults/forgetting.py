@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pipeline import faults, forgotten
+from pipeline.core import fault_injection
+from pipeline.storage import forgotten_users
 from pipeline.storage.generations import live_run_id
 
 from .child import Night
@@ -40,7 +41,7 @@ def killed(root: Path) -> str:
     base.night()
     base.night("seed=1")
     assert len(naming(base)) > 4, "else there is nothing to forget"
-    for point in faults.OF_FORGET:
+    for point in fault_injection.OF_FORGET:
         ground = Ground(root / point.replace(":", "-")).copy_of(base)
         code, said = command(ground, "forget", DATASET, USER, fault=f"{point}:kill")
         assert code == -9, f"{point}: {said[-500:]}"
@@ -49,9 +50,9 @@ def killed(root: Path) -> str:
         code, said = command(ground, "rollback", DATASET)
         assert code == 0, f"{point}: {said[-900:]}"
         assert live_run_id(ground.home, DATASET) == base.run_ids()[0]
-        assert naming(ground) == [] and not forgotten.pending(ground.home, DATASET), point
+        assert naming(ground) == [] and not forgotten_users.pending(ground.home, DATASET), point
         assert ground.ask("select count(*) from users")[0][0] == 40
-    return f"{len(faults.OF_FORGET)} points: status tells, rollback finishes it first, nothing of the user is left"
+    return f"{len(fault_injection.OF_FORGET)} points: status tells, rollback finishes it first, nothing of the user is left"
 
 
 @row(

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flows.start import prepare
-from pipeline import journal, lake, warehouse
-from pipeline.paths import Home
-from pipeline.run import Run
+from flows.prepare import prepare
+from pipeline.config.run import Run
+from pipeline.core.paths import Home
 from pipeline.stages.audit import logical_hash
+from pipeline.storage import journal, lake, warehouse
 from pipeline.storage.generations import live_run_id
 
 from .child import Ended, Night

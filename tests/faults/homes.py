@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
-from pipeline.paths import Home
+from pipeline.core.paths import Home
 
 from .child import Ended, Night
 from .ground import DATASET, Ground, rows

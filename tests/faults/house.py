@@ -15,11 +15,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from flows import api_access
-from flows.deployed import Api
-from pipeline.paths import Home
+from flows.orchestration import api_access
+from flows.orchestration.deployments import Api
+from pipeline.core.paths import CHECKOUT, Home
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 START, STOP = 240, 40
 """Seconds until all is up, and until all is gone."""
 EVIL = "http://evil.example"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from pipeline.faults import BUILT, POINTS
+from pipeline.core.fault_injection import BUILT, POINTS
 
 from .ground import DATASET, WITH_GRADIENT, WITH_SEARCH, Ground, rows
 from .table import row
@@ -19,33 +19,33 @@ AFTER_GOING_LIVE = {*POINTS[LIVE_FROM : LIVE_FROM + 3], "register:before_log"}
 
 def often_checkpointed() -> None:
     """Every epoch is kept and said."""
-    from pipeline import checkpoint, training
     from pipeline.stages import train
+    from pipeline.training import checkpoint, loop
 
-    checkpoint.SNAPSHOT_SECONDS = training.CHECKPOINT_SECONDS = train.SECONDS_BETWEEN_LINES = 0.0
+    checkpoint.SNAPSHOT_SECONDS = loop.CHECKPOINT_SECONDS = train.SECONDS_BETWEEN_LINES = 0.0
 
 
 def snapshots_only() -> None:
     """Epochs are kept in memory only, and said."""
-    from pipeline import training
+    from pipeline.training import loop
 
     often_checkpointed()
-    training.CHECKPOINT_SECONDS = 3600.0
+    loop.CHECKPOINT_SECONDS = 3600.0
 
 
 def epochs_said() -> None:
     """Epochs that are really run are said, those told again from a checkpoint are not."""
     import sys
 
-    from pipeline import training
+    from pipeline.training import loop
 
-    run_epoch = training.Stepper.run_epoch
+    run_epoch = loop.Stepper.run_epoch
 
-    def said(self: training.Stepper, epoch: int) -> float:
+    def said(self: loop.Stepper, epoch: int) -> float:
         print(f"runs epoch {epoch}.", file=sys.stderr)
         return run_epoch(self, epoch)
 
-    training.Stepper.run_epoch = said
+    loop.Stepper.run_epoch = said
 
 
 def after_a_published_night(root: Path) -> tuple[Ground, str]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import warehouse
+from pipeline.storage import warehouse
 
 from .ground import DATASET, STAMPED, Ground, rows
 from .table import row

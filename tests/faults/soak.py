@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from flows.cli import main as main_of_nightrecs
-from pipeline.faults import ACTIONS, POINTS
+from pipeline.core.fault_injection import ACTIONS, POINTS
 
 from .ground import DATASET, WITH_GRADIENT, Ground, rows
 from .killed import often_checkpointed

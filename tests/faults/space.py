@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline import lake, warehouse
-from pipeline.faults import BUILT, POINTS
+from pipeline.core.fault_injection import BUILT, POINTS
+from pipeline.storage import lake, warehouse
 
 from .ground import DATASET, WITH_GRADIENT, WITH_SEARCH, Ground, rows
 from .killed import AFTER_GOING_LIVE

@@ -28,9 +28,9 @@ HOSTILE = (
 
 def clock_set(days: int) -> None:
     """The machine's clock is off by so many days."""
-    from flows import start
+    from flows import prepare
 
-    start.utcnow = functools.partial(_now, days)
+    prepare.utcnow = functools.partial(_now, days)
 
 
 def _now(days: int) -> dt.datetime:

@@ -50,10 +50,11 @@ class Nights:
     def sample(self) -> str:
         """Run id of the sample's night; what Prefect would be told of it is recorded, without Prefect."""
         os.environ.setdefault("PREFECT_HOME", str(self.folder / "prefect"))
-        from flows import artifacts, tasks
         from flows import nightly as line
-        from pipeline import journal
-        from pipeline.paths import Home
+        from flows import tasks
+        from flows.orchestration import artifacts
+        from pipeline.core.paths import Home
+        from pipeline.storage import journal
 
         def task(**keys: Any) -> Callable:
             self.tasks.append(keys)
@@ -81,7 +82,7 @@ class Nights:
 
         It has time in plenty, and the deadline of one fit is over at once: a busy machine changes nothing.
         """
-        from pipeline import budget
+        from pipeline.experiments import budget
 
         usual = budget.deadline
 

@@ -6,10 +6,10 @@ import os
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
+from pipeline.core.paths import CHECKOUT
+
 MODULES = (
     "flows.cli", "flows.serve", "pipeline.datasets.synthetic", "pipeline.datasets.anime_like", "tests.faults",
     "tests.faults.soak", "tests.benchmarks",
@@ -29,8 +29,8 @@ def settings() -> dict[str, Any]:
 
     As Pydantic of the pinned versions writes it.
     """
+    from pipeline.config.settings import Settings
     from pipeline.models import MODELS
-    from pipeline.settings import Settings
 
     schema = _schema(Settings)
     return {
@@ -49,9 +49,9 @@ def versions() -> dict[str, Any]:
 
 def fault_points() -> dict[str, Any]:
     """Where and how NIGHTRECS_FAULT can plant a fault."""
-    from pipeline import faults
+    from pipeline.core import fault_injection
 
-    return {"points": list(faults.POINTS), "actions": list(faults.ACTIONS)}
+    return {"points": list(fault_injection.POINTS), "actions": list(fault_injection.ACTIONS)}
 
 
 def entry_points() -> dict[str, Any]:
@@ -83,8 +83,8 @@ def help_text() -> str:
 
 def meanings() -> str:
     """Every key of the settings and of the families, and what it means."""
+    from pipeline.config.settings import Settings
     from pipeline.models import MODELS
-    from pipeline.settings import Settings
 
     lines = list(_meanings(Settings.model_json_schema(), ""))
     for name, family in MODELS.items():

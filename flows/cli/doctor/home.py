@@ -1,0 +1,192 @@
+"""Doctor's checks of a home: what is in it and who uses it. They change nothing and hold no lock."""
+
+import os
+import shlex
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+
+from flows.cli.doctor.installation import existing
+from pipeline.core.errors import Held, UnreadableInput
+from pipeline.core.filesystem import DAMAGED
+from pipeline.core.paths import Home
+from pipeline.core.redaction import masked
+from pipeline.datasets.names import runnable
+from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
+from pipeline.storage.lock import lock_holder
+
+Lines = Iterator[tuple[str, str, str]]
+
+
+def writable(home: Home) -> Lines:
+    """A night can write there."""
+    try:
+        with tempfile.TemporaryFile(dir=existing(home.warehouse)):
+            yield "ok", f"{home.root} is writable", ""
+    except OSError as error:
+        yield (
+            "fail",
+            f"can't write to {home.root}: {error.strerror}",
+            "choose another with --home, or chown it",
+        )
+
+
+def identity(home: Home) -> Lines:
+    """The home is where it says that it is, and in a format that this version reads."""
+    try:
+        home_identity.check(home)
+    except UnreadableInput as error:
+        yield "fail", str(error), "install the version that wrote it, or choose another home"
+        return
+    event, came_from = home_identity.standing(home)
+    told = {"copied": f"it is a copy of {came_from}", "moved": f"it was moved from {came_from}",
+            "unmarked": "it was made by an older nightrecs"}  # fmt: skip
+    if event in told:
+        yield "warn", told[event], "nothing is lost: the next night makes it a home of its own"
+    else:
+        yield "ok", "it is new" if event == "new" else f"format {home_identity.FORMAT}, made here or moved here", ""
+
+
+def locks(home: Home) -> Lines:
+    """Who holds one now."""
+    held = {path.stem: lock_holder(path) for path in sorted(home.lock("*").parent.glob("*.lock"))}
+    running = {name: holder for name, holder in held.items() if holder}
+    for name, holder in running.items():
+        yield "ok", f"{name} is locked by {holder}", ""
+    if not running:
+        yield "ok", "no night is running", ""
+
+
+def nights(home: Home) -> Lines:
+    """Nights that the journal believes to be running while nobody holds the lock."""
+    stale = 0
+    for dataset in datasets(home):
+        outcomes = {i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)}
+        open_ones = [run_id for run_id, outcome in outcomes.items() if outcome == "running"]
+        if lock_holder(home.lock(dataset)):
+            open_ones = open_ones[:-1]
+        stale += len(open_ones)
+        for run_id in open_ones:
+            fix = f"nothing is lost: the next night closes it. nightrecs run {runnable(dataset)}"
+            yield "warn", f"night {run_id} of {dataset} ended without saying how", fix
+    if not stale:
+        yield "ok", "no night hangs in the journal", ""
+
+
+def state(home: Home) -> Lines:
+    """State files that commands can't use: nights that are left out, lists without which no night runs."""
+    found = 0
+    for dataset in datasets(home):
+        for path in sorted(home.journal(dataset).glob(f"*/*{DAMAGED}*")):
+            found += 1
+            yield "warn", f"{path} is damaged and was set aside", "compare with a backup, or remove it"
+        for path in sorted(home.journal(dataset).glob("*/run.json")):
+            if journal.find_run(home, dataset, path.parent.name) is None:
+                found += 1
+                yield "warn", f"{path} can't be used: its night is left out", "the next night sets it aside"
+        try:
+            forgotten_users.read(home, dataset)
+        except UnreadableInput as error:
+            found += 1
+            yield "fail", str(error).partition("; ")[0], forgotten_users.ADVICE
+    if not found:
+        yield "ok", "no state file is damaged", ""
+
+
+def leftovers(home: Home) -> Lines:
+    """Half-built files and folders of processes that are gone."""
+    found = 0
+    for dataset in datasets(home):
+        if lock_holder(home.lock(dataset)):
+            continue  # they may be of the night that is running
+        parts = [*home.generations(dataset).glob(".*.building*"), *home.lake(dataset).glob("*/.*")]
+        for path in sorted(parts):
+            found += 1
+            yield "warn", f"{path} was left behind", f"rm -r {shlex.quote(str(path))}"
+    if not found:
+        yield "ok", "nothing half-built is left behind", ""
+
+
+def published(home: Home) -> Lines:
+    """Every live database opens, and has no stray log beside it."""
+    for live in sorted(home.warehouse.glob("*.duckdb")):
+        fix = f"nightrecs run {runnable(live.stem)}; earlier ones are in {home.generations(live.stem)}"
+        if logs := checksums.logs(live):
+            found = f"{logs[0]} changes what readers of {live.name} see, or keeps them from it"
+            yield "fail", found, f"mv {shlex.quote(str(logs[0]))} somewhere else"
+            continue
+        try:
+            with reader.open_file(live) as con:
+                rows = con.sql("SELECT count(*) FROM recommendations").fetchall()[0][0]
+        except Held as held:
+            yield "fail", str(held), "close it there, or open it read-only; until then readers get the generation"
+            continue
+        except (warehouse.DatabaseError, OSError) as error:
+            yield "fail", f"{live} can't be read: {str(error).splitlines()[0]}", fix
+            continue
+        yield "ok", f"{live.stem}: {rows:,} recommendations", ""
+
+
+def writers(home: Home) -> Lines:
+    """Whom file modes keep from writing to published files."""
+    if os.geteuid():
+        yield "ok", "not root: published files are read-only for everybody", ""
+        return
+    found = (
+        "runs as root, whom the read-only mode of published files does not stop: a client that opens one without "
+        "read_only keeps all others out while it is open, and what it writes is what they read until the next night"
+    )
+    yield "warn", found, "run nightrecs as a user of its own, clients as others of its group, and those read-only"
+
+
+def prefect(home: Home) -> Lines:
+    """The configured API answers."""
+    from flows.cli.run import answers
+
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        yield "ok", "PREFECT_API_URL is not set: nights use Prefect's own temporary server", ""
+    elif answers(api):
+        yield "ok", f"{api} answers", ""
+    else:
+        fix = "start it, or unset PREFECT_API_URL; nights run without it until then"
+        yield "warn", masked(f"PREFECT_API_URL {api} does not answer"), fix
+
+
+def mlflow(home: Home) -> Lines:
+    """Its database opens and has its tables."""
+    file = home.mlflow_db
+    if not file.exists():
+        yield "ok", "no database yet: the first night makes it", ""
+        return
+    try:
+        con = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
+        try:
+            runs = con.execute("SELECT count(*) FROM runs").fetchone()[0]
+        finally:
+            con.close()
+    except sqlite3.Error as error:
+        fix = f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
+        yield "fail", f"{file} can't be read: {error}", fix
+        return
+    yield "ok", f"{file}: {runs:,} runs", ""
+
+
+def datasets(home: Home) -> list[str]:
+    """Those with a journal or published files in this home."""
+    folders = [home.journal("*").parent, home.generations("*").parent]
+    return sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()})
+
+
+CHECKS = {
+    "home": writable,
+    "identity": identity,
+    "locks": locks,
+    "nights": nights,
+    "state": state,
+    "leftovers": leftovers,
+    "published": published,
+    "writers": writers,
+    "prefect": prefect,
+    "mlflow": mlflow,
+}

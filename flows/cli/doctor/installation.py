@@ -1,0 +1,160 @@
+"""Doctor's checks of the installation and the machine. Each yields (status, what was found, how to mend it)."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from pipeline.core import paths
+from pipeline.core.paths import Home
+from pipeline.storage import warehouse
+
+Lines = Iterator[tuple[str, str, str]]
+GIB = 2**30
+DISK, MEMORY = (1 * GIB, 5 * GIB), 2 * GIB
+"""Free disk below which a night fails, or may; memory below which it may."""
+
+
+def python(home: Home) -> Lines:
+    """The interpreter."""
+    wanted, found = requirements()[0], ".".join(map(str, sys.version_info[:3]))
+    good = wanted.contains(found)
+    yield "ok" if good else "fail", f"Python {found}", "" if good else f"install Python {wanted}"
+
+
+def packages(home: Home) -> Lines:
+    """What the project needs, and whether the version is one it was tested with."""
+    for need in requirements()[1]:
+        try:
+            version = importlib.metadata.version(need.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield "fail", f"{need.name} is not installed", f"pip install '{need}' -c constraints.txt"
+            continue
+        good = need.specifier.contains(version, prereleases=True)
+        text = f"{need.name} {version}"
+        if good:
+            yield "ok", text, ""
+        else:
+            yield "fail", f"{text}, not {need.specifier}", f"pip install '{need}' -c constraints.txt"
+
+
+def requirements() -> tuple[SpecifierSet, list[Requirement]]:
+    """Python's and the packages' ranges: of pyproject.toml in a checkout, else of the installed metadata."""
+    file = paths.CHECKOUT / "pyproject.toml"
+    if file.is_file():
+        project = tomllib.loads(file.read_text())["project"]
+        return SpecifierSet(project["requires-python"]), [Requirement(d) for d in project["dependencies"]]
+    about = importlib.metadata.metadata("nightrecs")
+    needs = [Requirement(text) for text in importlib.metadata.requires("nightrecs") or []]
+    needs = [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return SpecifierSet(about["Requires-Python"]), needs
+
+
+def disk(home: Home) -> Lines:
+    """Free space where the home is, or will be. A night writes its tables twice: a generation and the live file."""
+    free = shutil.disk_usage(existing(home.warehouse)).free
+    twice = 2 * max((path.stat().st_size for path in home.warehouse.glob("*.duckdb")), default=0)
+    fix = "free some: old nights' folders in warehouse/lake can be deleted, they are made again"
+    status = "fail" if free < max(DISK[0], twice) else "warn" if free < DISK[1] + twice else "ok"
+    needed = f"; a night writes {twice / GIB:.1f} GiB of tables" if twice >= GIB else ""
+    yield status, f"{free / GIB:.1f} GiB free for {home.root}{needed}", "" if status == "ok" else fix
+
+
+def memory(home: Home) -> Lines:
+    """Available memory, as the kernel estimates it."""
+    free, total = available_memory()
+    good = free >= MEMORY
+    fix = "close something, lower memory_limit, or sample users with dataset.filter.user_fraction"
+    yield (
+        "ok" if good else "warn",
+        f"{free / GIB:.1f} of {total / GIB:.1f} GiB available",
+        "" if good else fix,
+    )
+
+
+def threads(home: Home) -> Lines:
+    """Cores this process may use, and variables that say otherwise."""
+    cores = len(os.sched_getaffinity(0))
+    limits = {n: os.environ[n] for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS") if n in os.environ}
+    told = "".join(f", {name}={value}" for name, value in limits.items())
+    over = any(value.isdigit() and int(value) > cores for value in limits.values())
+    yield "warn" if over else "ok", f"{cores} cores{told}", f"set them to {cores} at most" if over else ""
+
+
+def devices(home: Home) -> Lines:
+    """How many one fit could have, and whether as many as NIGHTRECS_DEVICES says work together."""
+    import torch
+
+    from pipeline.training import distributed, launcher
+    from pipeline.training.device import resolve_device
+
+    there, wanted = torch.cuda.device_count(), os.environ.get("NIGHTRECS_DEVICES", "1")
+    text = f"{there or 'no'} CUDA device{'s' * (there != 1)}, devices = {wanted}"
+    try:
+        device = resolve_device(os.environ.get("NIGHTRECS_DEVICE", "auto"))
+        distributed.check(int(wanted), device)
+        if int(wanted) > 1:
+            met = launcher.launch(distributed.meet, int(wanted), device, lambda: None)
+            text += f": {met} processes work together by {'nccl' if device.type == 'cuda' else 'gloo'}"
+    except (ValueError, RuntimeError) as error:
+        yield "fail", f"{text}: {str(error).splitlines()[0]}", "mend it, or set NIGHTRECS_DEVICES=1"
+        return
+    yield "ok", text, ""
+
+
+def duckdb(home: Home) -> Lines:
+    """A file written as a night writes it, and read again."""
+    from pipeline.storage.generations import OLDEST_READABLE
+
+    try:
+        with tempfile.TemporaryDirectory(dir=existing(home.warehouse), prefix=".doctor-") as folder:
+            file = Path(folder) / "probe.duckdb"
+            with warehouse.connect() as con:
+                con.execute(f"ATTACH {warehouse.literal(file)} AS probe (STORAGE_VERSION '{OLDEST_READABLE}')")
+                con.execute("CREATE TABLE probe.numbers AS SELECT range AS n FROM range(1000)")
+                con.execute("DETACH probe")
+            with warehouse.connect(file, read_only=True) as con:
+                total = con.sql("SELECT sum(n) FROM numbers").fetchall()[0][0]
+    except (warehouse.DatabaseError, OSError) as error:
+        yield "fail", f"can't write and read a database: {error}", "reinstall duckdb; check the disk"
+        return
+    good = total == 499_500
+    text = f"wrote and read a file of storage version {OLDEST_READABLE}"
+    yield (
+        "ok" if good else "fail",
+        text if good else f"read {total}, wrote 499500",
+        "" if good else "check the disk",
+    )
+
+
+def available_memory() -> tuple[int, int]:
+    """Bytes available and in all."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024, total
+    return total, total
+
+
+def existing(path: Path) -> Path:
+    """The nearest place at or above `path` that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+CHECKS = {
+    "python": python,
+    "packages": packages,
+    "disk": disk,
+    "memory": memory,
+    "threads": threads,
+    "devices": devices,
+    "duckdb": duckdb,
+}

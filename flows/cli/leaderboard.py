@@ -1,0 +1,58 @@
+"""`nightrecs leaderboard`: the models of the published night side by side."""
+
+import sys
+from typing import Any
+
+import polars as pl
+
+from flows.cli.output import show
+from flows.cli.query import query
+from pipeline.config.settings import ERRORS
+from pipeline.schemas import tables
+
+USUAL_DEPTH = 10
+FOR_PEOPLE = ("ndcg", "recall", "hit_rate", "coverage", "rmse", "mae")
+"""As many as fit a terminal, beside the figure that selects."""
+
+
+def leaderboard(options: Any) -> None:
+    """The best first, metrics as columns; JSON has all of one cutoff, people see the few that fit a terminal."""
+    long = query(options, "select * from leaderboard where split = $split", {"split": options.split})
+    if options.all:
+        show(long, options)
+        return
+    against, decides = compared(long)
+    depths = [*decides["cutoff"], USUAL_DEPTH, *long["cutoff"].sort(descending=True)]
+    depth = next((k for k in depths if k and k in long["cutoff"]), 0)
+    wide = (
+        long.filter(pl.col("cutoff").is_in([0, depth]))
+        .with_columns(tables.names_of_figures().alias("name"), pl.col("value").round(4))
+        .pivot("name", index=["model", "champion", "split", "protocol", "n"], values="value")
+        .join(against, on=["model", "protocol"], how="left", maintain_order="left")
+    )
+    wanted = [f"{metric}{at}" for metric in [*decides["metric"], *FOR_PEOPLE] for at in (f"@{depth}", "")]
+    figures = [name for name in dict.fromkeys(wanted) if name in wide.columns]
+    by = figures[0] if figures else "model"
+    wide = wide.sort("protocol", by, descending=[False, by not in ("model", *ERRORS)], nulls_last=True)
+    if options.json:
+        show(wide, options)
+        return
+    protocol = ["protocol"] if wide["protocol"].n_unique() > 1 else []
+    champion = pl.when("champion").then(pl.lit("yes")).alias("champion")
+    show(wide.select("model", champion, *protocol, *figures, "n", "against_best"), options)
+    if against.height:
+        best = against.filter(against_best="best")["model"].item()
+        print(f"against_best: paired by user with {best}, the best on valid; like: not told apart", file=sys.stderr)
+    print("every metric, cutoff and interval: --all", file=sys.stderr)
+
+
+def compared(long: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """model, protocol, against_best (best, like, worse or better); metric, cutoff of that. Empty for older nights."""
+    if "compared_with" not in long.columns:
+        long = long.with_columns(compared_with=pl.lit(None, pl.String), difference=0.0, is_real=False)
+    rows = long.drop_nulls("compared_with")
+    real = pl.when(pl.col("difference") < 0).then(pl.lit("worse")).otherwise(pl.lit("better"))
+    word = pl.when("is_real").then(real).otherwise(pl.lit("like"))
+    best = rows.select(model="compared_with", protocol="protocol", against_best=pl.lit("best")).unique()
+    against = pl.concat([best, rows.select("model", "protocol", against_best=word)])
+    return against, rows.select("metric", "cutoff").unique()

@@ -1,0 +1,88 @@
+"""`nightrecs rollback`, `gc` and `forget`: what people do between the nights, each under the data set's lock."""
+
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+from flows.cli.output import show
+from pipeline.config.publishing import Keep
+from pipeline.core.errors import Locked, UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.core.suggest import nearest
+from pipeline.datasets.names import dataset_name, unknown_dataset
+from pipeline.maintenance import gc as collector
+from pipeline.maintenance.rollback import between_nights, roll_back
+from pipeline.stages import track
+from pipeline.storage import journal, operation_log
+from pipeline.storage.garbage import Leftover
+
+
+def rollback(options: Any) -> None:
+    """Make an earlier generation live again; MLflow's alias follows."""
+    home, dataset = known(options)
+    with between_nights(home, dataset, "rollback"):
+        entry = roll_back(home, dataset, options.to)
+        journal.say(f"{home.live(dataset)} is that of night {entry['to']} again (was {entry['from']})")
+        entry["mlflow"] = track.follow_live(home, dataset)
+    journal.say(f"MLflow: {entry['mlflow']}")
+    if options.json:
+        print(json.dumps(entry, indent=1))
+
+
+def gc(options: Any) -> int:
+    """Remove, or with --dry-run list, what nothing needs any more; of one data set or of all in the home."""
+    home = Home.resolve(options.home)
+    datasets = [known(options)[1]] if options.dataset else sorted(p.name for p in _journals(home))
+    records, busy = [], []
+    for dataset in datasets:
+        try:
+            with between_nights(home, dataset, "gc"):
+                records += [{"dataset": dataset, **entry} for entry in _collect(home, dataset, options)]
+        except Locked as held:
+            if options.dataset:
+                raise
+            busy.append(f"{dataset} was left alone: {held}")
+    freed = sum(record["bytes"] for record in records)
+    if options.json:
+        answer = {"dry_run": options.dry_run, "bytes": freed, "left_alone": busy, "removed": records}
+        print(json.dumps(answer, indent=1))
+    elif records:
+        show(records, options)
+    for line in busy:
+        print(line, file=sys.stderr)
+    verb = "would free" if options.dry_run else "freed"
+    print(f"{verb} {freed:,} bytes in {len(records)} things", file=sys.stderr)
+    return 4 if busy else 0
+
+
+def _collect(home: Home, dataset: str, options: Any) -> list[dict[str, Any]]:
+    keep = collector.keep_of(home, dataset)
+    given = {name: getattr(options, f"keep_{name}") for name in Keep.model_fields}
+    keep = Keep.model_validate({**keep.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    found = collector.leftovers(home, dataset, keep)
+    if not options.dry_run and found:
+        for leftover in found:
+            leftover.remove()
+        total = sum(leftover.bytes for leftover in found)
+        kinds = dict(Counter(leftover.kind for leftover in found))
+        operation_log.record(home, dataset, "gc", keep=keep.model_dump(), bytes=total, removed=kinds)
+    return [_as_record(leftover) for leftover in found]
+
+
+def _as_record(leftover: Leftover) -> dict[str, Any]:
+    return {"kind": leftover.kind, "bytes": leftover.bytes, "name": leftover.name}
+
+
+def known(options: Any) -> tuple[Home, str]:
+    """Home and data set of a command; UnreadableInput where the home has no such data set."""
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    if not journal.run_ids(home, dataset) and not home.live(dataset).exists():
+        names = [path.name for path in _journals(home)]
+        raise UnreadableInput(f"{unknown_dataset(home, dataset)}{nearest(dataset, names)}")
+    return home, dataset
+
+
+def _journals(home: Home) -> list[Any]:
+    root = home.warehouse / "journal"
+    return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []

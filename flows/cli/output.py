@@ -1,0 +1,72 @@
+"""What a query gave, as CSV, JSON lines or Parquet; CSV is safe to open in a spreadsheet."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.terminal import as_json, plain, show_line
+
+FORMATS = ("csv", "jsonl", "parquet")
+FORMULA = r"^[\s\x00-\x20\u{feff}]*[=+\-@＝＋－＠]|^[\t\r\n]"
+"""Text that a spreadsheet would run (OWASP, "CSV injection"), after blanks too, and with the full-width forms that some
+take for the plain ones; numbers are no text."""
+
+
+def guarded(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with an apostrophe before every text that a spreadsheet would take for a formula; lists as JSON."""
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    frame = frame.with_columns(frame[name].map_elements(_as_json, return_dtype=pl.String) for name in nested)
+    text = pl.col(pl.String)
+    return frame.with_columns(text.str.replace(FORMULA, "'${0}"))
+
+
+def write(frame: pl.DataFrame, form: str | None, output: str | None) -> None:
+    """To a file, by its ending where no format is given, else to stdout. UnreadableInput says what is wrong."""
+    form = form or Path(output or "").suffix.lstrip(".").lower()
+    if form not in FORMATS:
+        raise UnreadableInput(f"--output {output}: its ending says no format; there are: {', '.join(FORMATS)}")
+    if output is None and form == "parquet":
+        raise UnreadableInput("Parquet is not for a terminal: name a file, --output FILE.parquet")
+    try:
+        target = Path(output) if output else sys.stdout.buffer
+        match form:
+            case "csv":
+                guarded(frame).write_csv(target)
+            case "jsonl":
+                frame.write_ndjson(target)
+            case _:
+                frame.write_parquet(target)
+    except OSError as error:
+        raise UnreadableInput(f"can't write {output}: {error.strerror or error}") from None
+
+
+def _as_json(value: pl.Series) -> str:
+    import json
+
+    return json.dumps(value.to_list() if isinstance(value, pl.Series) else value, default=str, ensure_ascii=False)
+
+
+def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
+    """To stdout: JSON, or a table as wide as it needs to be."""
+    records = data.to_dicts() if isinstance(data, pl.DataFrame) else data
+    if options.json:
+        print(as_json(records, indent=1))
+        return
+    if not records:
+        print("(no rows)", file=sys.stderr)
+        return
+    cells = [list(map(_cell, records[0])), *([_cell(v) for v in record.values()] for record in records)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    numeric = [all(isinstance(r[key], int | float) or r[key] is None for r in records) for key in records[0]]
+    for row in cells:
+        line = (cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True))
+        show_line("  ".join(line).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else plain(" ".join(str(value).split()))

@@ -1,0 +1,108 @@
+"""The commands that only look: what there is, and what was published."""
+
+import sys
+from typing import Any
+
+import polars as pl
+
+from flows.cli import output
+from flows.cli.output import show
+from pipeline.config import loader
+from pipeline.core import paths
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.datasets.names import dataset_name, unknown_dataset
+from pipeline.storage import reader
+
+LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
+
+
+def datasets(options: Any) -> None:
+    """The shipped data sets."""
+    files = sorted(paths.DATASETS.glob("*.toml"))
+    show([{"name": f.stem, "description": loader.read_toml(f).get("description", "")} for f in files], options)
+
+
+def recipes(options: Any) -> None:
+    """The shipped recipes."""
+    files = sorted(paths.RECIPES.glob("*.toml"))
+    show(
+        [{"name": f.stem, "models": ", ".join(loader.read_toml(f)["models"]), "file": str(f)} for f in files],
+        options,
+    )
+
+
+def models(options: Any) -> None:
+    """The families and their hyperparameters."""
+    from pipeline.models import MODELS
+
+    records = [
+        {"family": name, "hyperparameter": key, "default": field.default, "meaning": field.description}
+        for name, family in MODELS.items()
+        for key, field in family.Config.model_fields.items()
+    ]
+    show(records, options)
+
+
+def recommend(options: Any) -> None:
+    """A user's list, with titles."""
+    found = query(
+        options,
+        "select rank, item_id, title, score, source, model from recommendations_titled "
+        "where user_id = $user and rank <= $n order by rank",
+        {"user": options.user, "n": options.n},
+    )
+    if found.is_empty():
+        require(options, "user")
+    show(found, options)
+
+
+def similar(options: Any) -> None:
+    """An item's nearest items, with titles."""
+    found = query(
+        options,
+        "select rank, similar_item_id, similar_title, score, model from similar_items_titled "
+        "where item_id = $item and rank <= $n order by rank",
+        {"item": options.item, "n": options.n},
+    )
+    if found.is_empty():
+        require(options, "item")
+        print(f"the model knows no items similar to {options.item!r}", file=sys.stderr)
+    show(found, options)
+
+
+def sql(options: Any) -> None:
+    """Whatever one asks; the connection can't write, read files or change its settings."""
+    found = query(options, options.query, {})
+    if options.form or options.output:
+        output.write(found, options.form, options.output)
+    else:
+        show(found, options)
+
+
+def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
+    """Run a query on the live tables."""
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    if not home.live(dataset).exists():
+        raise UnreadableInput(unknown_dataset(home, dataset))
+    with reader.open_live(home, dataset) as con:
+        return reader.ask(con, text, params)
+
+
+def require(options: Any, kind: str) -> None:
+    """UnreadableInput, with the nearest ids, where the published tables don't know the user (or item) asked for."""
+    wanted = getattr(options, kind)
+    if query(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}).height:
+        return
+    near = query(
+        options,
+        f"select id from (select {kind}_id as id from {kind}s limit {LEAFED_THROUGH}) "
+        "where levenshtein(lower(id), lower($id)) <= greatest(1, length($id) // 3) "
+        "order by levenshtein(lower(id), lower($id)), id limit 3",
+        {"id": wanted},
+    )["id"]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if len(near) else "."
+    raise UnreadableInput(
+        f"{kind} {wanted!r} is not in the published tables of {options.dataset}{hint}"
+        f' Ids are as in the source: nightrecs sql {options.dataset} "select {kind}_id from {kind}s limit 10"'
+    )

@@ -1,0 +1,51 @@
+"""`nightrecs runs`: the nights of a data set, newest first, refused and crashed ones too."""
+
+from contextlib import suppress
+from typing import Any
+
+import polars as pl
+
+from flows.cli.output import show
+from pipeline.config.settings import Select
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.datasets.names import dataset_name, unknown_dataset
+from pipeline.schemas import tables
+from pipeline.storage import journal
+from pipeline.storage.generations import kept_generations, live_run_id
+
+
+def runs(options: Any) -> None:
+    """Outcome, champion and its key figure on test, and whose tables are live or kept for a rollback."""
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    frame = journal.read(home, dataset, tables.RUNS).sort("run_id", descending=True).head(options.n)
+    if frame.is_empty():
+        raise UnreadableInput(unknown_dataset(home, dataset))
+    seconds = (pl.col("finished_at") - pl.col("started_at")).dt.total_milliseconds() / 1000
+    frame = frame.with_columns(pl.col("started_at").dt.truncate("1s"), seconds=seconds.round(1))
+    live, kept = live_run_id(home, dataset), set(kept_generations(home, dataset))
+    records = []
+    for night in frame.iter_rows(named=True):
+        run_id = night["run_id"]
+        record = {key: night[key] for key in ("run_id", "started_at", "seconds", "outcome", "champion")}
+        record["figure"], record["value"] = key_figure(home, dataset, run_id, night["champion"])
+        record["tables"] = "live" if run_id == live else "kept" if run_id in kept else None
+        records.append({**record, "recipe": night["recipe"], "reason": night["reason"]})
+    show(records, options)
+
+
+def key_figure(home: Home, dataset: str, run_id: str, champion: str | None) -> tuple[str | None, float | None]:
+    """Name and value, on test over all users, of what the night's champions are chosen by."""
+    if champion is None:
+        return None, None
+    with suppress(ValueError, KeyError):
+        settings = journal.read_settings(home, dataset, run_id) or {}
+        select = Select.model_validate(settings["select"])
+        metric, cutoff = select.metric, select.recorded_cutoff
+        found = journal.read(home, dataset, tables.METRICS, run_id).filter(
+            pl.col("model") == champion, split="test", segment="all",
+            protocol=select.protocol, metric=metric, cutoff=cutoff,
+        )  # fmt: skip
+        if found.height == 1:
+            return tables.name_of_figure(metric, cutoff), round(found["value"].item(), 4)
+    return None, None

@@ -1,0 +1,57 @@
+"""`nightrecs schedule`: nights to run at their hour, kept in the home as one JSON file each."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flows.cli.output import show
+from flows.orchestration.schedules import Schedule, path_of, schedules
+from flows.prepare import prepare, say_where
+from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.filesystem import delete, write_atomically
+from pipeline.core.paths import Home
+from pipeline.datasets.names import dataset_name
+from pipeline.storage import journal
+
+
+def schedule(options: Any) -> None:
+    """Record, list or remove a night."""
+    home = Home.resolve(options.home)
+    if options.dataset is None:
+        show([s.model_dump(exclude={"overrides"}) for s in schedules(home)], options)
+    elif options.remove:
+        name = dataset_name(options.dataset)
+        path = path_of(home, name)
+        if not path.exists():
+            known = ", ".join(s.name for s in schedules(home)) or "none"
+            raise UnreadableInput(f"no night of {name!r} is scheduled; scheduled: {known}")
+        delete(path)
+        journal.say(f"{name} is no longer scheduled; a running `nightrecs up` refuses it from now on")
+    else:
+        record(home, options)
+
+
+def record(home: Home, options: Any) -> None:
+    """Check all that a night would check before it starts, then keep it."""
+    if not options.cron:
+        raise SettingsError('say when: --cron "0 3 * * *" is every night at three')
+    say_where(options.home)
+    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
+    own = {key: absolute(getattr(options, key)) for key in ("dataset", "recipe", "data")}
+    about = {"cron": options.cron, "timezone": options.timezone, "max_age": options.max_age}
+    try:
+        wanted = Schedule(name=run.dataset, **own, **about, overrides=options.overrides or [])
+    except ValidationError as error:
+        raise SettingsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    path = path_of(home, run.dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, wanted.model_dump_json(indent=2))
+    journal.say(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.data}")
+    journal.say("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
+
+
+def absolute(value: str | None) -> str | None:
+    """A path as the server will find it from elsewhere; names of shipped things stay."""
+    path = Path(value).expanduser() if value else None
+    return str(path.resolve()) if path and path.exists() else value

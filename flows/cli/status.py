@@ -1,0 +1,169 @@
+"""`nightrecs status`: one data set's health, for people and for monitors."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flows.cli.output import show
+from pipeline.config.run import utcnow
+from pipeline.core.errors import Held, UnreadableInput, with_ids
+from pipeline.core.paths import Home
+from pipeline.core.terminal import as_json, show_line
+from pipeline.datasets.names import dataset_name, runnable, unknown_dataset
+from pipeline.maintenance.rollback import next_target, standing
+from pipeline.sources.parquet_writer import REJECTED
+from pipeline.storage import checksums, forgotten_users, journal, reader, warehouse
+from pipeline.storage.generations import kept_generations, live_run_id
+from pipeline.storage.lock import lock_holder
+
+HEALTHY, UNHEALTHY = 0, 3
+SHOWN = 5  # rejected lines
+
+
+def status(options: Any) -> int:
+    """Print it; exit code 0 healthy, 3 not."""
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    answer = health(home, dataset, live_run_id(home, dataset), options.deep)
+    answer |= about_tables(home, dataset) | {"rejected": None}
+    if answer["last_outcome"] not in (None, "published"):
+        answer["rejected"] = rejected(home.journal(dataset) / answer["last_night"] / REJECTED)
+    age = answer["age_hours"]
+    if options.max_age is not None and age is not None and age > options.max_age:
+        answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
+    answer["healthy"] = not answer["problems"]
+    answer["next"] = next_steps(answer, options)
+    if options.json:
+        print(as_json(answer, indent=1))
+    else:
+        describe(answer, options)
+    return HEALTHY if answer["healthy"] else UNHEALTHY
+
+
+def about_tables(home: Home, dataset: str) -> dict[str, Any]:
+    """What the live file says of itself; all None where there is none, or where it can't be read."""
+    answer = dict.fromkeys(["generated_at", "age_hours", "rows", "users", "items", "last_timestamp"])
+    try:
+        with reader.open_live(home, dataset) as con:
+            made = con.sql("select generated_at from freshness").pl()["generated_at"].item()
+            about = con.sql("select rows, users, items, last_timestamp from interactions_summary").pl()
+    except (warehouse.DatabaseError, Held, ValueError):  # UnreadableInput is a ValueError
+        return answer
+    age = round((utcnow() - made).total_seconds() / 3600, 2)
+    return answer | about.row(0, named=True) | {"generated_at": made, "age_hours": age}
+
+
+def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> dict[str, Any]:
+    """Live night, last night that counts, who runs now; `problems` says what is not well.
+
+    `deep` computes the checksums of all published files.
+    """
+    nights = [journal.read_run(home, dataset, run_id) for run_id in journal.run_ids(home, dataset)]
+    if not nights and not home.live(dataset).exists():
+        raise UnreadableInput(unknown_dataset(home, dataset))
+    holder = lock_holder(home.lock(dataset))
+    running = holder is not None and bool(nights) and nights[-1].get("outcome") == "running"
+    counted = [n for n in (nights[:-1] if running else nights) if n.get("outcome") != "stopped"]
+    last = counted[-1] if counted else {}
+    outcome, reason, ids, problems = last.get("outcome"), last.get("reason"), journal.ids_of(last), []
+    if outcome == "running":
+        outcome, reason = "crashed", "the process ended before the night did"
+    if counted and outcome != "published":
+        problems.append(with_ids(f"the last night did not publish: {outcome}: {reason}", ids))
+    if live is None and not home.live(dataset).exists():
+        problems.append("nothing is published yet")
+    elif trouble := unreadable(home.live(dataset)):
+        problems.append(f"the published tables can't be read: {trouble}")
+    try:
+        forgotten_users.read(home, dataset)
+    except UnreadableInput as trouble:
+        problems.append(f"the next night will not run: {trouble}")
+    problems += changed(home, dataset, deep)
+    if open_forgets := forgotten_users.pending(home, dataset):
+        left = [line for pending in open_forgets for line in pending.left]
+        problems.append(
+            f"{len(open_forgets)} forget{'s' * (len(open_forgets) > 1)} of a user not done"
+            f"{': ' + '; '.join(left) if left else ''}: the next command that changes the data set goes on with it, "
+            "or call `nightrecs forget` again"
+        )
+    champion = next((n.get("champion") for n in nights if n.get("run_id") == live), None)
+    return {
+        "dataset": dataset, "healthy": not problems, "problems": problems, "live": live, "champion": champion,
+        "last_night": last.get("run_id"), "last_outcome": outcome, "last_reason": reason,
+        "last_reason_ids": ids,
+        "running": nights[-1]["run_id"] if running else None, "lock": holder,
+        "rolled_back": standing(home, dataset), "rollback_target": next_target(home, dataset),
+        "open_forgets": len(open_forgets),
+    }  # fmt: skip
+
+
+def changed(home: Home, dataset: str, deep: bool) -> list[str]:
+    """How published files differ from what was published."""
+    live = home.live(dataset)
+    if not live.exists():
+        return []
+    found = [
+        f"{log.name} is next to {live.name}: somebody opened it for writing, and what that holds is what readers see; "
+        "the next night sets it aside"
+        for log in checksums.logs(live)
+    ]
+    if trouble := checksums.live_trouble(home, dataset, deep):
+        found.append(f"{trouble}; the next night, `rollback` or `gc` restores it from its generation")
+    if deep:
+        troubles = (checksums.generation_trouble(home, dataset, i) for i in kept_generations(home, dataset))
+        found += [f"{trouble}; `rollback` refuses it" for trouble in troubles if trouble]
+    return found
+
+
+def rejected(file: Path) -> dict[str, Any] | None:
+    """How many lines a night rejected, the first ones, and the SQL for all: a night that publishes has a table."""
+    if not file.is_file():
+        return None
+    lines = pl.scan_parquet(file).select("file", "line", "column", "reason", "raw")
+    rows, first = lines.select(pl.len()).collect().item(), lines.head(SHOWN).collect().to_dicts()
+    return {"rows": rows, "first": first, "sql": f"from {warehouse.literal(file)}"} if rows else None
+
+
+def unreadable(live: Path) -> str | None:
+    """Why a published file can't be opened; None where it can."""
+    try:
+        reader.open_file(live).close()
+    except (warehouse.DatabaseError, Held) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
+    """Commands to type."""
+    start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
+    name = shlex.quote(options.dataset)
+    if answer["healthy"]:
+        return [f"{start} leaderboard {name}"]
+    steps = [f"{start} runs {name}"] if answer["last_night"] else []
+    return steps if answer["running"] else [*steps, f"{start} run {shlex.quote(runnable(options.dataset))}"]
+
+
+def describe(answer: dict[str, Any], options: Any) -> None:
+    """For people."""
+    show_line(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
+    for problem in answer["problems"]:
+        show_line(f"  ! {problem}")
+    if answer["age_hours"] is not None:
+        show_line(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
+        if back := answer["rolled_back"]:
+            when = f" by {back['by']} at {back['at'][:16].replace('T', ' ')} UTC" if back["at"] else ""
+            show_line(f"         rolled back{when} from {back['from']}")
+        newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
+        show_line(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
+    if answer["last_night"]:
+        show_line(f"last     {answer['last_night']}, {answer['last_outcome']}")
+    if answer["running"]:
+        show_line(f"running  {answer['lock']}")
+    if answer["rollback_target"]:
+        show_line(f"before   {answer['rollback_target']}, to which `rollback` would go")
+    if found := answer["rejected"]:
+        show_line(f"rejected {found['rows']:,} lines of its source; all of them, by DuckDB: {found['sql']}")
+        show([{**line, "raw": line["raw"][:60]} for line in found["first"]], options)
+    for step in answer["next"]:
+        show_line(f"next     {step}")

@@ -1,0 +1,225 @@
+"""`nightrecs up`: Prefect's server and UI, MLflow's UI and the scheduled nights, on this machine, until Ctrl-C."""
+
+import importlib.metadata
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.cli.watch import Watch
+from flows.orchestration import api_access, deployments
+from flows.orchestration.api_access import LOCK, standing, state
+from flows.orchestration.deployments import Api
+from flows.orchestration.schedules import Schedule, schedules
+from flows.orchestration.subprocesses import HOST, Service, answers, free_port, start, stop, wait
+from flows.prepare import check_writable, say_where
+from pipeline.core import child_processes
+from pipeline.core.errors import Locked
+from pipeline.core.filesystem import write_atomically
+from pipeline.core.paths import Home
+from pipeline.storage import home_identity, journal
+from pipeline.storage.lock import lock, lock_holder
+from pipeline.tracking.server import tracking_uri
+
+NOT_WELL = 3
+APP = "nightrecs"
+"""MLflow's server with our guard, see mlflow_app.py."""
+RUNS = "workflowType=machine_learning"
+"""Without it MLflow opens on its pages for chat models."""
+
+
+def up(options: Any) -> int:
+    """Start all, wait until each answers, print the URLs, watch until Ctrl-C, stop all."""
+    home = Home.resolve(options.home)
+    if options.check:
+        return check(home, options.json)
+    say_where(options.home)
+    check_writable(home)
+    home_identity.settle(home)  # a copy must neither serve the original's nights nor take its services for its own
+    try:
+        with lock(home, LOCK, "up", kind="command"):
+            return stand(home, options)
+    except Locked:
+        journal.say(why_not(home))
+        return NOT_WELL
+    except KeyboardInterrupt:
+        return 0
+
+
+def why_not(home: Home) -> str:
+    """What to say where another `up` of this home holds the lock."""
+    if running := standing(home):
+        return f"it is up already, as process {running['pid']}; `nightrecs up --check` says more"
+    holder = (lock_holder(home.lock(LOCK)) or "").removeprefix("command up, ")
+    return f"another `nightrecs up` of this home is starting ({holder}); `nightrecs up --check` says when it is up"
+
+
+def stand(home: Home, options: Any) -> int:
+    """As the only one of this home; returns when it is stopped."""
+    state(home).unlink(missing_ok=True)  # of one that was killed
+    auth = api_access.auth_of(home)
+    nights = schedules(home)
+    services, environment, api = plan(home, options, auth, nights)
+    hide(environment)
+    logs = home.warehouse / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        for service in services:
+            start(service, environment, logs)
+            wait(service, logs)
+            if service.name == "Prefect":
+                for text in deployments.tidy(home, api, {night.name for night in nights}):
+                    journal.say(text)
+        due = {night.name: deployments.plan(api, night.name) for night in nights}
+        urls = {service.name: service.url for service in services if service.url}
+        write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
+        introduce(home, urls, nights, due)
+        journal.say(f"logs     {logs}\nCtrl-C stops everything")
+        return watch(services, logs, Watch(home, nights))
+    finally:
+        state(home).unlink(missing_ok=True)
+        stop(services)
+
+
+def hide(environment: dict[str, str]) -> None:
+    """Have the auth string masked in what is said, and kept from proxies."""
+    for name in ("PREFECT_API_AUTH_STRING", "NO_PROXY", "no_proxy"):
+        os.environ[name] = environment[name]
+
+
+def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dict[str, str]) -> None:
+    """Say where everything is, and what runs when."""
+    journal.say(f"Prefect  {urls['Prefect']}")
+    file = api_access.file_of(home)
+    journal.say(f"         its login takes the line that is in {file}")
+    journal.say(
+        f'         other clients: PREFECT_API_URL={urls["Prefect"]}/api PREFECT_API_AUTH_STRING="$(cat {file})"'
+    )
+    for number, link in enumerate(links(urls["MLflow"])) if "MLflow" in urls else ():
+        journal.say(f"{'' if number else 'MLflow':<8} {link}")
+    for night in nights:
+        journal.say(
+            f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}; "
+            f"next {moment(due[night.name])}"
+        )
+    if not nights:
+        journal.say('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
+
+
+def links(mlflow: str) -> list[str]:
+    """The pages of the data sets' runs; before the first night, the list in which they will be."""
+    try:
+        wanted = {"max_results": 100, "order_by": ["name"]}
+        found = Api(mlflow).ask("/api/2.0/mlflow/experiments/search", wanted).get("experiments", [])
+    except (OSError, ValueError):
+        found = []
+    runs = [
+        f"{mlflow}/#/experiments/{one['experiment_id']}/runs?{RUNS}  {one['name']}"
+        for one in found
+        if one["name"] != "Default"
+    ]
+    return runs or [f"{mlflow}/#/experiments?{RUNS}"]
+
+
+def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[list[Service], dict[str, str], Api]:
+    """What to start, on ports that are free, the environment of all, and Prefect's API."""
+    prefect, mlflow = free_port(options.prefect_port), free_port(options.mlflow_port)
+    api, store = Api(f"http://{HOST}:{prefect}/api", auth), os.environ.get("MLFLOW_TRACKING_URI")
+    home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **child_processes.environment(),
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api.url,
+        **api_access.settings(auth, api_access.origins(prefect)),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        "NIGHTRECS_HOME": str(home.root),
+    }  # fmt: skip
+    own_store = tracking_uri(home)
+    hosts = [place for local in api_access.LOCAL for place in (local, f"{local}:*")]  # any port: there are tunnels
+    services = [
+        Service(
+            "Prefect", child_processes.command("prefect", "server", "start", "--host", HOST, "--port", str(prefect)),
+            f"http://{HOST}:{prefect}", (f"{api.url}/health",),
+        ),
+        Service(
+            "MLflow",
+            child_processes.command(
+                "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
+                "--backend-store-uri", own_store, "--artifacts-destination", home.mlflow_artifacts.as_uri(),
+                "--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(api_access.origins(mlflow)),
+                *guard(),
+            ),
+            f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
+            cwd=None if store else home.mlflow_artifacts,  # a store of the user's may be relative to the current folder
+        ),
+    ]  # fmt: skip
+    if store and store.startswith("http"):
+        services.pop()  # somebody else's server shows it
+    if nights:
+        served = tuple(f"{api.url}{deployments.path_of(night.name)}" for night in nights)
+        command = child_processes.command("flows.serve")
+        services.append(Service("nights", command, health=served, headers=deployments.headers_of(auth)))
+    return services, environment, api
+
+
+def guard() -> list[str]:
+    """Options of MLflow's server for our guard, where the installation has it."""
+    if importlib.metadata.entry_points(group="mlflow.app", name=APP):
+        return ["--app-name", APP]
+    journal.say("MLflow trusts pages of every port of this machine until nightrecs is installed again (make install)")
+    return []
+
+
+def watch(services: list[Service], logs: Path, nights: Watch) -> int:
+    """Until a service ends by itself, which ends the others too."""
+    while True:
+        for service in services:
+            assert service.process is not None
+            if (code := service.process.poll()) is not None:
+                journal.say(f"{service.name} ended by itself with code {code}; see {logs}")
+                return 1
+        nights.look()
+        time.sleep(1)
+
+
+def check(home: Home, as_json: bool) -> int:
+    """Say what is running; 0 where all of it answers, 3 where not."""
+    running = standing(home)
+    urls = (running or {}).get("urls", {})
+    found = {name: answers(health_of(name, url)) for name, url in urls.items()}
+    due = next_nights(home, urls["Prefect"]) if "Prefect" in urls else {}
+    starting = running is None and lock_holder(home.lock(LOCK)) is not None
+    if as_json:
+        print(json.dumps({"up": running is not None, "pid": (running or {}).get("pid"), "answers": found,
+                          "urls": urls, "next": due, "starting": starting}))  # fmt: skip
+    elif running is None:
+        print(why_not(home) if starting else "nothing is up in this home; `nightrecs up` starts it")
+    else:
+        print(f"up as process {running['pid']}")
+        for name, url in urls.items():
+            print(f"{name:<8} {url}  {'answers' if found[name] else 'DOES NOT ANSWER'}")
+        for name, at in due.items():
+            print(f"night    {name}  next {moment(at)}" if at else f"night    {name}  IS NOT PLANNED")
+    return 0 if running and all(found.values()) and all(due.values()) else NOT_WELL
+
+
+def next_nights(home: Home, prefect: str) -> dict[str, str | None]:
+    """When each scheduled night runs next, ISO 8601 UTC; None where Prefect doesn't know."""
+    api, due = Api(f"{prefect}/api", api_access.auth_of(home)), {}
+    for night in schedules(home):
+        try:
+            due[night.name] = deployments.next_night(api, night.name)
+        except (OSError, ValueError):
+            due[night.name] = None
+    return due
+
+
+def moment(at: str) -> str:
+    """`2026-11-23 02:00 UTC`."""
+    return f"{at[:16].replace('T', ' ')} UTC"
+
+
+def health_of(name: str, url: str) -> str:
+    """Where a service says that it is well."""
+    return f"{url}/api/health" if name == "Prefect" else f"{url}/health"

@@ -1,0 +1,52 @@
+"""Watches over the scheduled nights from outside, so that a night that was killed is told of too."""
+
+import time
+
+from flows.cli.status import about_tables, health
+from flows.orchestration.schedules import Schedule
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.reporting import notifications
+from pipeline.storage import journal
+from pipeline.storage.generations import live_run_id
+
+SECONDS = 60
+
+
+class Watch:
+    """Tells of every trouble once: when a data set becomes unhealthy, and when it is healthy again."""
+
+    def __init__(self, home: Home, nights: list[Schedule]):
+        self.home, self.nights = home, nights
+        self.known: dict[str, str] = {}
+        self.next = 0.0
+
+    def look(self) -> None:
+        """Once a minute; cheap in between."""
+        if time.monotonic() < self.next:
+            return
+        self.next = time.monotonic() + SECONDS
+        for night in self.nights:
+            trouble = "; ".join(problems(self.home, night))
+            if trouble != self.known.get(night.name, ""):
+                text = (
+                    f"nightrecs: {night.name} is not well: {trouble}" if trouble else f"nightrecs: {night.name} is well"
+                )
+                journal.say(text)
+                for failed in notifications.tell(text, {"dataset": night.name, "home": str(self.home.root)}):
+                    journal.say(failed)
+                self.known[night.name] = trouble
+
+
+def problems(home: Home, night: Schedule) -> list[str]:
+    """What `status` finds, and tables older than the schedule allows; nothing before the first night."""
+    try:
+        found = health(home, night.name, live_run_id(home, night.name))
+    except UnreadableInput:
+        return []
+    if found["running"]:
+        return []
+    age = about_tables(home, night.name)["age_hours"]
+    if night.max_age is not None and age is not None and age > night.max_age:
+        found["problems"].append(f"the tables are {age:.0f} hours old, more than {night.max_age:g}")
+    return found["problems"]

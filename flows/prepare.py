@@ -1,0 +1,142 @@
+"""From what a person asked for to a Run: settings, data folder, home, run id."""
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.config import loader
+from pipeline.config.dataset import Dataset
+from pipeline.config.run import Run, new_run_id, utcnow
+from pipeline.config.settings import Settings
+from pipeline.core import fault_injection
+from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.paths import Home, default_home, from_checkout
+from pipeline.core.suggest import nearest
+from pipeline.datasets.loader import resolve_data
+from pipeline.stages import DATA_STAGES
+from pipeline.storage import forgotten_users, home_identity, journal
+
+SAMPLE = "sample"
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+def prepare(
+    dataset: str = SAMPLE,
+    recipe: str = "nightly",
+    data: str | None = None,
+    home: str | None = None,
+    overrides: list[str] | None = None,
+    run_id: str | None = None,
+    until: str | None = None,
+    look_only: bool = False,
+) -> Run:
+    """Check everything that can be checked before a night starts; errors are for people.
+
+    A night that ends before there are models (`until`) doesn't look at their settings. With `look_only` nothing is
+    written: neither home nor synthetic source need be there.
+    """
+    fault_injection.check()
+    if run_id and not re.fullmatch(RUN_ID, run_id):
+        raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
+    settings, toml = loader.load_settings(dataset, recipe, overrides)
+    if until not in DATA_STAGES:
+        from pipeline.experiments.families import family_of  # imports torch
+
+        for label, entry in settings.models.items():
+            family_of(settings, label)
+            if entry.finder or entry.search is not None:
+                from pipeline.experiments.checks import check_label
+
+                check_label(settings, label)
+        check_choices(settings)
+    place = Home.resolve(home)
+    if not look_only:
+        check_writable(place)
+    forgotten_users.read(
+        place, settings.dataset.name
+    )  # a list that can't be read is no empty list: the night must not run
+    now = utcnow()
+    run = Run(
+        run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
+        home_root=place.root,
+        data=made_on_the_spot(place, settings.dataset, look_only)
+        if settings.dataset.source.generator and not data
+        else resolve_data(settings.dataset, toml, data),
+        settings=settings,
+        started_at=now,
+    )
+    if until not in DATA_STAGES:
+        from pipeline.publishing import business_rules
+
+        business_rules.read_lists(settings.export, run.data, now.date())  # one that can't be read is told now
+    return run
+
+
+def check_choices(settings: Settings) -> None:
+    """Device, memory and the figure that selects, before hours are spent; SettingsError names the key."""
+    from pipeline.config.settings import ERRORS
+    from pipeline.evaluation.ranking_metrics import METRICS
+    from pipeline.training import distributed
+    from pipeline.training.device import parse_bytes, resolve_device
+
+    select, evaluation = settings.select, settings.evaluation
+    try:
+        device = resolve_device(settings.device)
+    except (ValueError, RuntimeError) as error:
+        raise SettingsError(f"device = {settings.device!r}: {str(error).splitlines()[0]}") from None
+    try:
+        distributed.check(settings.devices, device)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    try:
+        if settings.memory_limit:
+            parse_bytes(settings.memory_limit)
+    except ValueError as error:
+        raise SettingsError(f"memory_limit: {error}") from None
+    if select.metric not in (*METRICS, *ERRORS):
+        known = f"{nearest(select.metric, [*METRICS, *ERRORS])}; there are: {', '.join([*METRICS, *ERRORS])}"
+        raise SettingsError(f"select.metric: no metric is called {select.metric!r}{known}")
+    if select.protocol == "error" or len(settings.models) == 1:
+        return  # rating errors are always measured; a single model needs no choice
+    if select.protocol not in evaluation.protocols:
+        raise SettingsError(f"select.protocol = {select.protocol!r} is not in evaluation.protocols")
+    if select.cutoff not in evaluation.cutoffs:
+        raise SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
+
+
+def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> Path:
+    """The files of a data set that has a generator, the same in every night and with every seed of the settings."""
+    from pipeline.datasets.anime_like import write_anime
+    from pipeline.datasets.ncf_timed import write_ncf_timed
+    from pipeline.datasets.sample import write_sample
+
+    folder = home.lake(dataset.name) / "0_source"
+    if look_only:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed}
+    write[dataset.source.generator or SAMPLE](folder)
+    return folder
+
+
+def say_where(option: str | None) -> None:
+    """Name the home, and why it is that one, where nobody chose it and it is not the checkout."""
+    if option or os.environ.get("NIGHTRECS_HOME") or from_checkout():
+        return
+    place, why = default_home()
+    journal.say(f"home: {place}, {why}; --home or NIGHTRECS_HOME choose another")
+
+
+def check_writable(home: Home) -> None:
+    """Create the home's folders, group-readable; UnreadableInput where that can't be done."""
+    os.umask(0o027)  # files 0640, folders 0750: SQL users of the group can read
+    try:
+        home.warehouse.mkdir(parents=True, exist_ok=True)
+        probe = home.warehouse / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UnreadableInput(
+            f"can't write to the home {home.root}: {error.strerror}; choose another with --home"
+        ) from None
+    home_identity.settle(home)  # before anything, Prefect's server too, reads the paths that are stored there

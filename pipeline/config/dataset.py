@@ -1,0 +1,117 @@
+"""Keys of a data set's TOML, `[dataset]` of the settings tree: where its rows are and what they mean."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from pipeline.config.base import Fraction, Name, Section
+
+
+class Reading(Section):
+    """How a text file is laid out."""
+
+    files: list[str] = Field(default=[])
+    """Globs, relative to `--data` or to the TOML; csv tsv dat txt parquet, also .gz and .zst."""
+    delimiter: str | None = None
+    """Up to 4 bytes; sniffed when absent."""
+    header: bool = True
+    column_names: list[str] | None = None
+    """Names of the columns where `header` is false."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    quote: str = '"'
+    """Empty where the file does not quote."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_fits(cls, value: str | None) -> str | None:
+        if value is not None and not 1 <= len(value.encode()) <= 4:
+            raise ValueError("a delimiter has 1 to 4 bytes")
+        return value
+
+
+class Source(Reading):
+    """The interaction files."""
+
+    folder: str | None = None
+    """Folder below NIGHTRECS_DATA; the data set's name when absent."""
+    generator: Literal["sample", "anime", "ncf_timed"] | None = None
+    """Makes the files on the spot, synthetic or of others at hand, where `--data` names none."""
+    mode: Literal["snapshot", "incremental"] = "snapshot"
+    """incremental: files are added up; one seen before, by content, is not read twice."""
+    static: bool = False
+    """The files don't grow, as those of a public data set: their age is nothing to warn of."""
+    max_reject_rate: Fraction = 0.05
+    """A night with a larger share of rejected rows stops (exit 3)."""
+
+
+class Columns(Section):
+    """Names of the source's columns."""
+
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = None
+    """A rating, or a weight such as a play count."""
+    timestamp: str | None = None
+    timestamp_unit: str = "s"
+    """s, ms, iso, or a strptime format."""
+
+
+class Feedback(Section):
+    """What a row means."""
+
+    kind: Literal["explicit", "implicit"] = "implicit"
+    missing_ratings: list[float] = Field(default=[])
+    """Values that mean 'seen, not rated': an interaction without a rating."""
+    keep_if: str | None = None
+    """Condition on `rating`; other rows don't exist for fitting and metrics, but are never recommended again."""
+    positive_if: str | None = None
+    """Condition on `rating`; which kept rows count as positive for ranking."""
+    normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
+    """Of ratings; fitted on train only."""
+    normalize_to: tuple[float, float] = (0.0, 1.0)
+    """Of min_max: what the lowest and the highest rating become."""
+
+    @model_validator(mode="after")
+    def _a_range(self) -> "Feedback":
+        if self.normalize_to[0] >= self.normalize_to[1]:
+            raise ValueError("normalize_to is [lowest, highest], and the first must be below the second")
+        return self
+
+
+class Filter(Section):
+    """Which users and items take part."""
+
+    min_user_interactions: PositiveInt = 1
+    min_item_interactions: PositiveInt = 1
+    user_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Seeded sample of users."""
+
+
+class Items(Reading):
+    """The item catalog."""
+
+    id: str = "item"
+    title: str | None = None
+    attributes: dict[str, str] = Field(default={})
+    """Attribute column to the separator of its values."""
+
+
+class Published(Section):
+    """Files of a published split."""
+
+    train: str
+    test: str
+    candidates: str | None = None
+
+
+class Dataset(Section):
+    """A data set, as its TOML says."""
+
+    name: Name
+    description: str = ""
+    source: Source = Source()
+    columns: Columns = Columns()
+    feedback: Feedback = Feedback()
+    filter: Filter = Filter()
+    items: Items | None = None
+    published: Published | None = None

@@ -1,0 +1,207 @@
+"""Merges data set, recipe, environment and --set into the settings tree; errors name where a key came from."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.base import NAME, NAME_IN_WORDS
+from pipeline.config.settings import Settings
+from pipeline.core import paths
+from pipeline.core.errors import SettingsError
+from pipeline.core.progress import say_once
+from pipeline.core.suggest import nearest
+
+PREFIX = "NIGHTRECS_"
+"""Of environment variables that set a key of the tree."""
+NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
+NOT_KEYS |= {f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")}
+
+NO_MODELS = """a recipe names the models to fit, at least one, each in a table of its own, e.g.
+  [models.popularity]
+  [models.ease]
+The families are popularity, ease, ials, mf and others; `nightrecs models` lists all with their hyperparameters."""
+
+
+def load_settings(
+    dataset: str,
+    recipe: str = "nightly",
+    overrides: list[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Settings, Path]:
+    """The tree for a data set and a recipe (names or paths of TOML files), and the data set's file."""
+    dataset_file = find_toml(dataset, paths.DATASETS, "data set")
+    recipe_file = find_toml(recipe, paths.RECIPES, "recipe")
+    tree: dict[str, Any] = {}
+    origin: dict[tuple[str, ...], str] = {}
+    _merge(tree, {"dataset": read_toml(dataset_file)}, str(dataset_file), origin)
+    _merge(tree, read_toml(recipe_file), str(recipe_file), origin)
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or name in NOT_KEYS:
+            continue
+        keys = name.removeprefix(PREFIX).lower().split("__")
+        if _is_key(keys):
+            _merge(tree, _nest(keys, _value(text)), f"environment variable {name}", origin)
+        else:  # of another version or another program: no reason not to run
+            known = nearest(name, [*NOT_KEYS, *_variables(Settings, PREFIX)])
+            say_once(f"warning: the environment variable {name} is not known and is ignored{known}")
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--set {override!r}: write it as key.path=value, e.g. --set split.test=0.2")
+        _merge(tree, _nest(key.strip().split("."), _value(text)), f"--set {override}", origin)
+    tree.setdefault("recipe", recipe_file.stem)
+    tree.setdefault("models", {})
+    origin.setdefault(("models",), str(recipe_file))
+    try:
+        return Settings.model_validate(tree), dataset_file
+    except ValidationError as error:
+        raise SettingsError(explain(error, Settings, origin)) from None
+
+
+def check_name(name: str, what: str, advice: str = "") -> str:
+    """Return a name that may become part of a path; SettingsError where it may not."""
+    if not re.fullmatch(NAME, name) or "\n" in name:
+        raise SettingsError(f"{name!r} is not the name of a {what}: a name has {NAME_IN_WORDS}{advice}")
+    return name
+
+
+def find_toml(name: str, folder: Path, what: str) -> Path:
+    """A shipped TOML by its name, or anybody's by its path."""
+    if name.endswith(".toml") or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"{what} file {path} does not exist")
+        return path.resolve()
+    shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    if name not in shipped:
+        raise SettingsError(
+            f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}. "
+            f"One of your own is given by its file, e.g. ./{name}.toml"
+        )
+    return shipped[name]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; the error names file, line and column."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8: {error}") from None
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], origin: Mapping[tuple[str, ...], str] | str, prefix: str = ""
+) -> str:
+    """One line a problem: where it was set, the key (after `prefix`), what is wrong, the nearest known key."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        keys = tuple(str(part) for part in problem["loc"])
+        where = origin if isinstance(origin, str) else _origin_of(keys, origin)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, keys[:-1])
+            text = f"unknown key{nearest(keys[-1], known)}; known here: {', '.join(known)}"
+        elif problem["type"] in ("too_short", "dict_type") and keys == ("models",):
+            text = NO_MODELS
+        elif problem["type"] == "missing":
+            text = "is missing"
+        else:
+            text = f"{problem['msg']}, got {problem['input']!r}"
+        lines.append(f"{where}: {prefix}{'.'.join(keys)}: {text}")
+    return "\n".join(lines)
+
+
+def _merge(tree: dict, layer: Mapping, where: str, origin: dict, prefix: tuple[str, ...] = ()) -> None:
+    """Put `layer` into `tree`, later wins; tables merge key by key, and `models` tables too."""
+    for key, value in layer.items():
+        at = (*prefix, key)
+        if isinstance(value, Mapping):
+            if not isinstance(tree.get(key), dict):
+                tree[key] = {}
+            origin.setdefault(at, where)
+            _merge(tree[key], value, where, origin, at)
+        else:
+            tree[key] = value
+            origin[at] = where
+
+
+def _nest(keys: list[str], value: Any) -> dict:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one, else the text itself, so that --set dataset.name=x needs no quotes."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _origin_of(keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> str:
+    for end in range(len(keys), 0, -1):
+        if keys[:end] in origin:
+            return origin[keys[:end]]
+    return "settings"
+
+
+def _is_key(keys: list[str]) -> bool:
+    """Whether the tree has such a key; in tables with names of the user's own, every key is one."""
+    model: type[BaseModel] = Settings
+    for at, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        if field is None:
+            return model.model_config.get("extra") == "allow"
+        if getattr(field.annotation, "__origin__", None) is dict:
+            section = next((t for t in _types(field.annotation) if _is_section(t)), None)
+            inner = keys[at + 2 :]
+            return section is None or not inner or inner[0] in section.model_fields or _allows_more(section)
+        section = next((t for t in _types(field.annotation) if _is_section(t)), None)
+        if section is None:
+            return at == len(keys) - 1 or dict in [getattr(t, "__origin__", None) for t in _types(field.annotation)]
+        model = section
+    return True
+
+
+def _allows_more(section: type[BaseModel]) -> bool:
+    return section.model_config.get("extra") == "allow"
+
+
+def _variables(model: type[BaseModel], before: str) -> Iterator[str]:
+    """Names of the environment variables for the keys of a section and of those below it."""
+    for key, field in model.model_fields.items():
+        name = before + key.upper()
+        section = next((t for t in _types(field.annotation) if _is_section(t)), None)
+        if section is None:
+            yield name
+        elif getattr(field.annotation, "__origin__", None) is not dict:
+            yield from _variables(section, f"{name}__")
+
+
+def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
+    """Field names of the section that `keys` lead to."""
+    path = iter(keys)
+    for key in path:
+        field = model.model_fields.get(key)
+        if field and getattr(field.annotation, "__origin__", None) is dict:
+            next(path, None)  # of models.<label>, the label
+        section = next((t for t in _types(field.annotation) if _is_section(t)), None) if field else None
+        if section is None:
+            return []
+        model = section
+    return list(model.model_fields)
+
+
+def _types(annotation: Any) -> list[Any]:
+    return [annotation, *getattr(annotation, "__args__", ())]
+
+
+def _is_section(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

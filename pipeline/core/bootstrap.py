@@ -1,0 +1,97 @@
+"""Intervals of means over users, by resampling the users (Efron and Tibshirani 1993, ch. 13 and 16)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.seeding import generator
+
+RESAMPLES = 1000
+CHUNK = 4096  # users whose weights are in memory at once
+ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a - b over n users, its interval (of 95 % by default), and the two-sided p-value of 'there is none'."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n: int
+
+
+def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamples: int = RESAMPLES) -> Tensor:
+    """95 % percentile intervals of the column means of (U, M) values, (M, 2); equal seeds resample equally.
+
+    With `counts` (U,) rows a user, values are sums over those rows, and the means are over rows.
+    """
+    return torch.quantile(_means(values, counts, seed, resamples), ENDS, dim=0).T
+
+
+def paired_difference(
+    a: Tensor, b: Tensor, seed: int = 42, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> Difference:
+    """Compare two models on the same users, (U,) each; users with NaN in either are left out.
+
+    The interval is the percentile one at `confidence`.
+
+    p = share of resampled differences, shifted to mean 0, at least as far from 0 as the observed one, one
+    counted in addition above and below.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"paired values are of the same users: {len(a):,} and {len(b):,}")
+    change = (a - b).double().cpu()
+    change = change[~change.isnan()]
+    if not len(change):
+        raise ValueError("there is no user to compare on")
+    return paired_differences(change.unsqueeze(1), seed, resamples, confidence)[0]
+
+
+def paired_differences(
+    changes: Tensor, seed: int = 42, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> list[Difference]:
+    """The same of every column of (U, M) changes, none NaN, by one resampling of the users."""
+    changes = changes.double().cpu()  # (U, M)
+    mean = changes.mean(0)  # (M,)
+    resampled = _means(changes, None, seed, resamples)  # (R, M)
+    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    low, high = torch.quantile(resampled, ends, dim=0).tolist()  # (M,) each
+    rounding = 1e-12 * changes.abs().amax(0)  # (M,)
+    further = ((resampled - mean).abs() >= mean.abs() - rounding).sum(0)  # (M,)
+    p_values = ((1 + further) / (1 + resamples)).tolist()
+    found = zip(mean.tolist(), low, high, p_values, strict=True)
+    return [Difference(*of, n=len(changes)) for of in found]
+
+
+def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> Tensor:
+    """Means of resampled users, (R, M).
+
+    A user is drawn Poisson(1) times, independently of the others: the limit of drawing U of U users, with no
+    pass over all users at once (Chamandy et al. 2012, "Estimating uncertainty for massive data streams").
+    """
+    rng = generator(seed, "bootstrap", len(values))
+    values = values.double().cpu()  # (U, M)
+    counts = torch.ones(len(values)) if counts is None else counts
+    counts = counts.double().cpu().unsqueeze(1)  # (U, 1)
+    mean = values.sum(0) / counts.sum()  # (M,)
+    both = torch.cat([values - mean * counts, counts], 1)  # (U, M + 1), centred
+    sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64)  # (R, M + 1)
+    for chunk in both.split(CHUNK):
+        points = rng.integers(0, 1 << 16, (resamples, len(chunk)), dtype=np.uint16)
+        sums += torch.from_numpy(_POISSON[points]) @ chunk
+    return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
+
+
+def _poisson_quantiles() -> np.ndarray:
+    """Poisson(1) at 2**16 equally likely points: a look-up is ten times faster than drawing."""
+    counts = np.arange(9)
+    cumulative = np.cumsum(np.exp(-1) / np.cumprod(np.maximum(counts, 1)))  # P(X <= count)
+    points = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    return np.searchsorted(cumulative, points).astype(np.float64)
+
+
+_POISSON = _poisson_quantiles()  # (65536,)

@@ -1,0 +1,14 @@
+"""How well a model ranks and predicts: evaluation tasks, ranking and rating metrics, segments, beyond accuracy."""
+
+__all__ = [
+    "beyond_accuracy",
+    "eval_task",
+    "evaluator",
+    "objective",
+    "per_user",
+    "ranking_metrics",
+    "rating_evaluator",
+    "rating_metrics",
+    "rating_predictions",
+    "segments",
+]

@@ -1,0 +1,104 @@
+"""Beyond accuracy: how lists spread over the catalog, how surprising and how varied they are.
+
+All take lists (N, k) of item indices, padded with -1, and `popular` (I,), positive rows an item in what the
+model was fitted on; the catalog is the items with a row.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.training.interactions import History
+
+DECILES = 10
+SKETCH_DIM = 256
+DEBIAS_POWER = 0.75
+"""Of the inverse popularity; (γ + 1) / 2 with γ = 0.5 in Yang et al. 2018, sec. 4."""
+
+
+def exposure(items: Tensor, n_items: int) -> Tensor:
+    """How often each item is listed, (I,) float64."""
+    listed = items[items >= 0].flatten()
+    return torch.bincount(listed, minlength=n_items).double().cpu()
+
+
+def gini(items: Tensor, popular: Tensor) -> float:
+    """Gini coefficient of exposure over the catalog: 0, all items listed equally often; near 1, few have it all.
+
+    Fleder and Hosanagar 2009, sec. 3: Σ (2 j - n - 1) x_(j) / (n Σ x), x sorted ascending.
+    """
+    shown = torch.sort(exposure(items, len(popular))[(popular > 0).cpu()]).values  # (C,)
+    n, total = len(shown), float(shown.sum())
+    if not n or not total:
+        return 0.0
+    places = torch.arange(1, n + 1, dtype=torch.float64)
+    return float(((2 * places - n - 1) * shown).sum() / (n * total))
+
+
+def novelty(items: Tensor, popular: Tensor, n_users: int) -> Tensor:
+    """Mean self-information of a list's items in bits, (N,): -log2(share of users with the item).
+
+    Castells et al. 2011, sec. 4.1. Items that nobody has count as one user's; an empty list is NaN.
+    """
+    share = popular.double().clamp(min=1) / max(n_users, 1)  # (I,)
+    bits = -torch.log2(share.clamp(max=1.0))  # (I,)
+    real = items >= 0  # (N, k)
+    total = torch.where(real, bits[items.clamp(min=0)], 0.0).sum(1)  # (N,)
+    return (total / real.sum(1).double()).cpu()
+
+
+def signatures(history: History, generator: torch.Generator) -> Tensor:
+    """(I, SKETCH_DIM) unit vectors whose dot products are, on average, the cosines of the items' user sets.
+
+    Random projection of the columns of the history (Johnson and Lindenstrauss 1984): never items x items.
+    """
+    device = history.items.device
+    plane = torch.randn(len(history), SKETCH_DIM, generator=generator, device=device) / SKETCH_DIM**0.5  # (U, D)
+    by_item = history.distinct().transposed()
+    sums = torch.nn.functional.embedding_bag(
+        by_item.items, plane, by_item.offsets, mode="sum", include_last_offset=True
+    )  # (I, D)
+    return sums / by_item.lengths.clamp(min=1).sqrt().unsqueeze(1)
+
+
+def diversity(items: Tensor, vectors: Tensor) -> Tensor:
+    """1 - mean cosine over the pairs of a list, (N,); NaN for a list of fewer than two (Ziegler et al. 2005).
+
+    `vectors` (I, D) are unit ones, or those of `signatures`.
+    """
+    real = (items >= 0).to(vectors.dtype)  # (N, k)
+    n = real.sum(1)  # (N,)
+    total = torch.zeros(len(items), dtype=torch.float64)
+    for start in range(0, len(items), 4096):
+        tile = slice(start, start + 4096)
+        rows = vectors[items[tile].clamp(min=0)] * real[tile].unsqueeze(2)  # (T, k, D)
+        dots = rows @ rows.transpose(1, 2)  # (T, k, k)
+        pairs = dots.sum((1, 2)) - dots.diagonal(dim1=1, dim2=2).sum(1)  # (T,): both ways
+        total[tile] = pairs.double().cpu()
+    n = n.double().cpu()
+    return torch.where(n > 1, 1 - total / (n * (n - 1)).clamp(min=1), torch.nan)
+
+
+def popularity_deciles(popular: Tensor) -> Tensor:
+    """1 (the most popular items) … 10, (I,) int64, each with about a tenth of all rows; 0: not in the catalog."""
+    order = torch.argsort(popular, descending=True, stable=True)
+    before = torch.cumsum(popular[order].double(), 0) - popular[order].double()  # (I,) rows of more popular items
+    decile = torch.empty_like(order)
+    decile[order] = (before / popular.sum().clamp(min=1) * DECILES).long().clamp(max=DECILES - 1) + 1
+    return torch.where(popular > 0, decile, 0)
+
+
+def exposure_by_decile(items: Tensor, popular: Tensor) -> list[float]:
+    """Share of all listed places that each popularity decile has, from the most popular; 0.1 each is unbiased."""
+    shown = exposure(items, len(popular))  # (I,)
+    deciles = popularity_deciles(popular).cpu()
+    total = max(float(shown.sum()), 1.0)
+    return [float(shown[deciles == number].sum()) / total for number in range(1, DECILES + 1)]
+
+
+def debiased_weights(holdout: Tensor, popular: Tensor) -> Tensor:
+    """Weight of holdout events (E,) against popularity: (1 / rows of the item) ** DEBIAS_POWER.
+
+    A hit rate weighted so estimates that of users who meet items evenly (self-normalised inverse propensity,
+    Yang et al., "Unbiased offline recommender evaluation …", RecSys 2018).
+    """
+    return popular[holdout].double().clamp(min=1).pow(-DEBIAS_POWER).cpu()

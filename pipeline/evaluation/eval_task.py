@@ -1,0 +1,99 @@
+"""A split on one device, and what a part of it asks of a model: what it may read, what is masked, what it must find."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline.config.settings import Settings
+from pipeline.models import Recommender
+from pipeline.storage import lake
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.normalizer import Normalizer
+
+EARLIER = {"valid": ("train",), "test": ("train", "valid")}
+FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A split on one device."""
+
+    frames: dict[str, pl.DataFrame]
+    n_users: int
+    n_items: int
+    device: torch.device
+
+    def of(self, *names: str) -> Interactions:
+        """The rows of some parts together, ordered by user, then time."""
+        frame = pl.concat([self.frames[name] for name in names])
+        if len(names) > 1:
+            frame = frame.sort("user_idx", "timestamp", maintain_order=True)
+        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device)
+
+    def known(self, *names: str) -> History:
+        """Every interaction of some parts, positive or not, by user."""
+        rows = self.of(*names)
+        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def fitted_on(self, fit: str) -> Interactions:
+        """What a fit on `train` or `train+valid` learns from."""
+        return self.of(*FITTED_ON[fit])
+
+
+def load_parts(folder: Path, device: torch.device) -> Parts:
+    """Read the split's folder; `candidates` is there where candidates were published."""
+    info = lake.info(folder)
+    frames = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
+    return Parts(frames, info["n_users"], info["n_items"], device)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fitted model, and the part of a split that it is measured on."""
+
+    model: Recommender
+    label: str
+    parts: Parts
+    split: str
+    """The part."""
+    fit: str
+    """What the model was fitted on, as in FITTED_ON."""
+    settings: Settings
+    normalizer: Normalizer
+    """Of the ratings that it was fitted on."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What makers of records are told."""
+        return {"model": self.label, "split": self.split, "seed": self.settings.seed}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a part asks of a model that was fitted on other parts, for every user with holdout."""
+
+    users: Tensor  # (N,)
+    history: History  # (N rows) positives of the rows fitted on: what the model may read
+    mask: History  # (N rows) every earlier interaction, positive or not
+    holdout: History  # (N rows) positives of the part
+    popular: Tensor  # (I,) positives an item in the rows fitted on
+    fitted: History  # (U rows) positives of all users in the rows fitted on
+
+    def of(self, rows: Tensor) -> "Question":
+        """The same for some users."""
+        own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
+        return Question(*own, self.popular, self.fitted)
+
+
+def ask(parts: Parts, split: str, fit: str) -> Question:
+    """The question that `split` puts to a model fitted on `fit`."""
+    fitted, held = parts.fitted_on(fit), parts.of(split).history()
+    users = torch.nonzero(held.lengths).flatten()  # (N,)
+    mask = parts.known(*EARLIER[split])[users]
+    history = fitted.history()
+    return Question(users, history[users], mask, held[users], fitted.item_counts(), history)

@@ -1,0 +1,68 @@
+"""The figure that selects, on valid: what guides a fit on train."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.settings import Settings
+from pipeline.core.seeding import generator
+from pipeline.evaluation import ranking_metrics, rating_evaluator
+from pipeline.evaluation.eval_task import Parts, ask
+from pipeline.evaluation.evaluator import drawn, ranks_among, ranks_of
+from pipeline.evaluation.rating_metrics import known_pairs
+from pipeline.models import Recommender
+from pipeline.training.normalizer import Normalizer
+
+VALIDATION_USERS = 20_000  # a seeded sample of them is enough to tell epochs apart
+
+
+@dataclass(frozen=True)
+class Validator:
+    """The figure that selects, on valid, as a function of the model; higher is better."""
+
+    figure: Callable[[Recommender], float]
+    per_user: Callable[[Recommender], Tensor] | None = None
+    """The values (N,) that a ranking figure is the mean of."""
+
+    def __call__(self, model: Recommender) -> float:
+        """The figure."""
+        return self.figure(model)
+
+
+def validator(parts: Parts, settings: Settings, family: type[Recommender], normalizer: Normalizer) -> Validator | None:
+    """What guides a fit on train, and what a blend learns its weights by.
+
+    None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
+    and not eligible as champion.
+    """
+    select = settings.select
+    if parts.frames["valid"].is_empty():
+        return None
+    sign = ranking_metrics.sign_of(select.metric)
+    if select.protocol == "error":
+        valid = parts.of("valid")
+        if valid.ratings is None or not rating_evaluator.predicts(family):
+            return None
+        held = valid.rated()
+        held = held.select(known_pairs(parts.of("train"), held))
+        if not len(held):
+            return None
+        return Validator(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
+    question = ask(parts, "valid", "train")
+    rows = torch.nonzero(question.history.lengths > 0).flatten()
+    if len(rows) > VALIDATION_USERS:
+        chosen = generator(settings.seed, "validation users").choice(len(rows), VALIDATION_USERS, replace=False)
+        rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
+    if not len(rows):
+        return None
+    asked, cutoff = question.of(rows), select.cutoff
+    negatives = drawn(parts, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
+
+    def per_user(model: Recommender) -> Tensor:
+        ranks = ranks_of(model, asked, cutoff) if negatives is None else ranks_among(model, asked, negatives)
+        return sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]
+
+    return Validator(lambda model: float(per_user(model).nanmean()), per_user)

@@ -1,0 +1,57 @@
+"""The figure that selects, user by user: what two models are compared by."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline.config.settings import Select
+from pipeline.evaluation import ranking_metrics
+from pipeline.ranking.ranks import Ranks
+from pipeline.storage import lake
+
+FILES = {"valid": "per_user.parquet", "test": "per_user_test.parquet"}
+"""Where a measured model keeps them, by split."""
+
+
+def read(measured: Iterable[Path], split: str) -> dict[str, pl.DataFrame]:
+    """tables.PER_USER by label, of the folders of `evaluate` that have it."""
+    files = {lake.info(folder)["label"]: folder / FILES[split] for folder in measured}
+    return {label: pl.read_parquet(file) for label, file in files.items() if file.exists()}
+
+
+def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:
+    """Give `keep` tables.PER_USER of a ranking metric; nothing where it is no mean, or deeper than the ranks.
+
+    `users` (N,) are those of the rows of `ranks`: one row a user, or one an event.
+    """
+    if select.metric not in ranking_metrics.METRICS or select.cutoff > ranks.depth:
+        return
+    values = ranking_metrics.per_user(ranks, [select.cutoff], [select.metric])[select.metric, select.cutoff]  # (N,)
+    keep(_by_user(users.cpu(), values, ranks.warm.cpu()))
+
+
+def of_errors(
+    predicted: Tensor, actual: Tensor, users: Tensor, warm: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]
+) -> None:
+    """Give `keep` tables.PER_USER of rmse (squared errors) or mae, over (N,) rows; `warm` (U,) by user index."""
+    off = (predicted.double() - actual.double()).cpu()  # (N,)
+    values = off.square() if select.metric.startswith("rmse") else off.abs()
+    keep(_by_user(users.cpu(), values, warm[users].cpu()))
+
+
+def _by_user(users: Tensor, values: Tensor, warm: Tensor) -> pl.DataFrame:
+    of, row, n = torch.unique(users, return_inverse=True, return_counts=True)  # (U,), (N,), (U,)
+    sums = torch.zeros(len(of), dtype=torch.float64).index_add_(0, row, values.double())  # (U,)
+    is_warm = torch.zeros(len(of), dtype=torch.bool).index_put_((row,), warm)  # (U,): the same for all of a user's rows
+    return pl.DataFrame(
+        {
+            "user_idx": pl.Series(of.numpy()).cast(pl.Int32),
+            "value": (sums / n).numpy(),
+            "n": n.numpy(),
+            "warm": is_warm.numpy(),
+        }
+    )

@@ -1,0 +1,179 @@
+"""Ranking metrics: one value a user from the ranks of the holdout, then means over users with intervals.
+
+To add one, write a function under `@metric`: MLflow, the leaderboard and the report follow.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config.settings import ERRORS
+from pipeline.core.bootstrap import RESAMPLES, intervals
+from pipeline.ranking.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Holdout events of U users as found in lists of depth k; a metric turns it into (U,) values."""
+
+    ranks: Tensor  # (E,) float64, 1 is the best
+    hit: Tensor  # (E,) float64, 1 where the rank is within k
+    rows: Tensor  # (E,) user of every event
+    n_holdout: Tensor  # (U,)
+    k: int
+
+    def total(self, gains: Tensor) -> Tensor:
+        """Sum of the gains (E,) of hits a user, (U,)."""
+        zeros = torch.zeros(len(self.n_holdout), dtype=torch.float64)
+        return zeros.index_add_(0, self.rows, gains * self.hit)
+
+    @property
+    def n_reachable(self) -> Tensor:
+        """min(k, n_holdout), (U,): hits of a perfect list."""
+        return self.n_holdout.clamp(max=self.k)
+
+
+Metric = Callable[[Hits], Tensor]
+METRICS: dict[str, Metric] = {}  # one value a user
+HIGHER_IS_BETTER: dict[str, bool] = {
+    **dict.fromkeys(("coverage", "novelty", "diversity", "hit_rate_debiased"), True),
+    **dict.fromkeys(("gini", *ERRORS), False),
+}
+
+
+def metric(higher_is_better: bool) -> Callable[[Metric], Metric]:
+    """Register a function of hits under its name, without a trailing underscore."""
+
+    def register(function: Metric) -> Metric:
+        name = function.__name__.rstrip("_")
+        METRICS[name], HIGHER_IS_BETTER[name] = function, higher_is_better
+        return function
+
+    return register
+
+
+@metric(higher_is_better=True)
+def hit_rate(hits: Hits) -> Tensor:
+    """1 if any holdout item is in the list, else 0 (HR@k; He et al. 2017, sec. 4.1)."""
+    return (hits.total(hits.hit) > 0).double()
+
+
+@metric(higher_is_better=True)
+def recall(hits: Hits) -> Tensor:
+    """Hits / n_holdout. The denominator is not cut at k, so a list shorter than the holdout stays below 1."""
+    return hits.total(hits.hit) / hits.n_holdout
+
+
+@metric(higher_is_better=True)
+def precision(hits: Hits) -> Tensor:
+    """Hits / k, also where the list or the holdout is shorter."""
+    return hits.total(hits.hit) / hits.k
+
+
+@metric(higher_is_better=True)
+def ndcg(hits: Hits) -> Tensor:
+    """Σ 1 / log2(1 + rank) over hits, / the same of a perfect list, which has min(k, n_holdout) hits on top.
+
+    Järvelin and Kekäläinen 2002, with gains of 0 or 1.
+    """
+    ideal = torch.cumsum(1 / torch.log2(torch.arange(2, hits.k + 2, dtype=torch.float64)), 0)  # (k,)
+    return hits.total(1 / torch.log2(1 + hits.ranks)) / ideal[(hits.n_reachable - 1).clamp(min=0)]
+
+
+@metric(higher_is_better=True)
+def mrr(hits: Hits) -> Tensor:
+    """1 / rank of the first hit, 0 without one (Voorhees 1999)."""
+    zeros = torch.zeros(len(hits.n_holdout), dtype=torch.float64)
+    return zeros.scatter_reduce_(0, hits.rows, hits.hit / hits.ranks, "amax")
+
+
+@metric(higher_is_better=True)
+def map_(hits: Hits) -> Tensor:
+    """Mean over hits of the precision at their rank, / min(k, n_holdout) (trec_eval's AP has n_holdout)."""
+    misses_last = torch.where(hits.hit > 0, hits.ranks, torch.inf)
+    order = torch.argsort(misses_last, stable=True)
+    order = order[torch.argsort(hits.rows[order], stable=True)]  # by user, then rank
+    n_before = torch.cumsum(hits.n_holdout, 0) - hits.n_holdout  # (U,) events of earlier users
+    place = torch.empty_like(hits.ranks)
+    place[order] = torch.arange(1, len(order) + 1, dtype=torch.float64) - n_before[hits.rows[order]]
+    return hits.total(place / hits.ranks) / hits.n_reachable
+
+
+def coverage(items: Tensor, popular: Tensor) -> float:
+    """Share of the catalog, the items with `popular` (I,) > 0, that is in any of the lists (N, k)."""
+    listed = torch.zeros(len(popular), dtype=torch.bool, device=popular.device)
+    listed[items[items >= 0].to(popular.device)] = True
+    return int((listed & (popular > 0)).sum()) / max(1, int((popular > 0).sum()))
+
+
+def higher_is_better(name: str) -> bool:
+    """Which way a metric improves; raises KeyError on an unknown one."""
+    return HIGHER_IS_BETTER[name]
+
+
+def sign_of(name: str) -> int:
+    """1 where higher is better, else -1: times it, a figure is one of which more is better."""
+    return 1 if higher_is_better(name) else -1
+
+
+def per_user(ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None = None) -> dict[tuple[str, int], Tensor]:
+    """(metric, cutoff) to (U,) float64 values; NaN for users without holdout. `names`: only these metrics."""
+    n_holdout, found = ranks.n_holdout.cpu(), ranks.ranks.cpu()
+    rows = torch.repeat_interleave(torch.arange(len(n_holdout)), n_holdout)  # (E,)
+    values = {}
+    for k in cutoffs:
+        if not 1 <= k <= ranks.depth:
+            raise ValueError(f"cutoff {k}: ranks are known from 1 to {ranks.depth}")
+        hit = ((found > 0) & (found <= k)).double()
+        hits = Hits(found.clamp(min=1).double(), hit, rows, n_holdout, k)
+        for name in names or METRICS:
+            values[name, k] = torch.where(n_holdout > 0, METRICS[name](hits), torch.nan)
+    return values
+
+
+def mean_of(name: str, ranks: Ranks, cutoff: int) -> float:
+    """Mean of one metric over the users with history and holdout; NaN without any."""
+    values = per_user(ranks, [cutoff], [name])[name, cutoff]
+    return float(values[ranks.warm.cpu()].nanmean())
+
+
+def summarise(
+    ranks: Ranks,
+    cutoffs: Sequence[int],
+    *,
+    model: str,
+    split: str,
+    protocol: str,
+    warm: Tensor | None = None,
+    popular: Tensor | None = None,
+    seed: int = 42,
+    resamples: int = RESAMPLES,
+) -> list[dict[str, Any]]:
+    """Records of tables.METRICS without run_id; segment `all`: users with history, `cold_users`: the others.
+
+    Both hold only users with holdout. `warm` (U,) defaults to users with a history. `popular` (I,), training
+    interactions an item, defines the catalog; without it, or without lists, there is no coverage.
+    """
+    values = per_user(ranks, cutoffs)
+    warm = (ranks.warm if warm is None else warm).cpu()
+    asked = ranks.n_holdout.cpu() > 0
+    records = []
+    for segment, users in (("all", warm & asked), ("cold_users", ~warm & asked)):
+        n = int(users.sum())
+        if not n:
+            continue
+        base = {"model": model, "split": split, "protocol": protocol, "segment": segment, "n": n}
+        matrix = torch.stack([v[users] for v in values.values()], 1)  # (n, M)
+        ends = intervals(matrix, seed, resamples=resamples).tolist()
+        for (name, k), mean, (low, high) in zip(values, matrix.mean(0).tolist(), ends, strict=True):
+            value = {"value": mean, "ci_low": low, "ci_high": high}
+            records.append({**base, "metric": name, "cutoff": k, **value})
+        if ranks.lists is not None and popular is not None:
+            lists = ranks.lists.items[users.to(ranks.lists.items.device)]  # (n, depth)
+            for k in cutoffs:
+                value = {"value": coverage(lists[:, :k], popular), "ci_low": None, "ci_high": None}
+                records.append({**base, "metric": "coverage", "cutoff": k, **value})
+    return records

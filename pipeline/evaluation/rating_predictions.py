@@ -1,0 +1,43 @@
+"""Held-out ratings beside what a model predicts for them."""
+
+import numpy as np
+import polars as pl
+import torch
+
+from pipeline.core.seeding import generator
+from pipeline.evaluation.eval_task import Case
+from pipeline.evaluation.rating_evaluator import predicted_ratings, predicts
+from pipeline.evaluation.rating_metrics import known_pairs
+from pipeline.schemas import tables
+
+SAMPLE = 1000
+"""Rows of a table that people look at; the errors are of all rows."""
+INDICES = tables.Table(
+    "predictions_by_index", "As `predictions`, before source ids are put in", ("user_idx", "item_idx"),
+    {"user_idx": tables.ENCODED.columns["user_idx"], "item_idx": tables.ENCODED.columns["item_idx"],
+     **{name: tables.PREDICTIONS.columns[name] for name in ("rating", "prediction")}},
+)  # fmt: skip
+
+
+def of_sample(case: Case) -> pl.DataFrame:
+    """INDICES of a seeded sample of the rows that errors are measured on, the same for every model with that fit.
+
+    Predictions are kept within the lowest and highest rating fitted on. No rows where there are no ratings.
+    """
+    part = case.parts.of(case.split)
+    if part.ratings is None or not predicts(type(case.model)):
+        return INDICES.empty()
+    train, rows = case.parts.fitted_on(case.fit).rated(), part.rated()
+    chosen = torch.nonzero(known_pairs(train, rows)).flatten()  # (K,)
+    if len(chosen) > SAMPLE:
+        drawn = generator(case.settings.seed, "predictions", case.split).choice(len(chosen), SAMPLE, replace=False)
+        chosen = chosen[torch.from_numpy(np.sort(drawn)).to(chosen.device)]
+    rows = rows.select(chosen)
+    predicted = predicted_ratings(case.model, rows, case.normalizer)  # (K,)
+    if predicted is None or not len(rows):
+        return INDICES.empty()
+    assert rows.ratings is not None and train.ratings is not None
+    predicted = predicted.clamp(train.ratings.min(), train.ratings.max())
+    columns = {"user_idx": rows.users, "item_idx": rows.items, "rating": rows.ratings, "prediction": predicted}
+    frame = pl.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+    return INDICES.check(frame.cast(INDICES.schema))  # type: ignore[arg-type]

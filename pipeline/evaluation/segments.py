@@ -1,0 +1,136 @@
+"""The same figures for parts of the users and of the items, and figures beyond accuracy; under protocol `full`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.bootstrap import intervals
+from pipeline.core.seeding import seed_of
+from pipeline.evaluation import beyond_accuracy as beyond
+from pipeline.evaluation import ranking_metrics
+from pipeline.ranking.ranks import Ranks
+from pipeline.training.interactions import History
+
+Records = list[dict[str, Any]]
+OF_SEGMENTS = ("hit_rate", "recall", "ndcg")
+HEAD_DECILES = 5
+"""Popularity deciles that are the head: items that together have half of all rows; the rest is the tail."""
+DIVERSITY_USERS = 10_000
+"""Evenly spaced ones of them are enough for a mean."""
+
+
+def by_segment(
+    ranks: Ranks, holdout: History, lengths: Tensor, cutoffs: Sequence[int], popular: Tensor, about: dict[str, Any]
+) -> Records:
+    """Accuracy by activity of users and by popularity of what is held out, records of tables.METRICS.
+
+    activity_decile_1 (the least active) … 10 divide the N users with history by `lengths` (N,), rows in their
+    history, equal lengths together. head_items, tail_items: only those of the holdout events count, of users who
+    have one.
+    """
+    records: Records = []
+    values = ranking_metrics.per_user(ranks, cutoffs, OF_SEGMENTS)
+    asked = (ranks.warm & (ranks.n_holdout > 0)).cpu()
+    deciles = activity_deciles(lengths.cpu(), asked)
+    for number in range(1, 11):
+        records += _means(values, deciles == number, f"activity_decile_{number}", about)
+    head = (popular > 0) & (beyond.popularity_deciles(popular) <= HEAD_DECILES)  # (I,)
+    for segment, events in (("head_items", head[holdout.items]), ("tail_items", ~head[holdout.items])):
+        part = _only(ranks, events.to(ranks.ranks.device))
+        own = ranking_metrics.per_user(part, cutoffs, OF_SEGMENTS)
+        records += _means(own, (part.warm & (part.n_holdout > 0)).cpu(), segment, about)
+    return records
+
+
+def beyond_accuracy(
+    ranks: Ranks, holdout: History, fitted: History, cutoffs: Sequence[int], popular: Tensor, about: dict[str, Any]
+) -> Records:
+    """Gini, novelty, diversity, popularity-debiased hit rate and exposure by decile of the lists of users with history.
+
+    `fitted` (U rows): the history of all users in what the model was fitted on.
+    """
+    assert ranks.lists is not None
+    asked = (ranks.warm & (ranks.n_holdout > 0)).cpu()
+    n, seed = int(asked.sum()), about["seed"]
+    if not n:
+        return []
+    base = {**_of(about), "segment": "all", "n": n}
+    lists = ranks.lists.items[asked.to(ranks.lists.items.device)]  # (n, depth)
+    device = lists.device
+    signatures = beyond.signatures(fitted, torch.Generator(device).manual_seed(seed_of(seed, "diversity")))
+    sample = lists[:: max(1, n // DIVERSITY_USERS)]
+    weights = beyond.debiased_weights(holdout.items, popular)  # (E,)
+    records: Records = []
+    for k in cutoffs:
+        shown = lists[:, :k]
+
+        def add(metric: str, value: Any, ends: Tensor | None = None, k: int = k, **other: Any) -> None:
+            low, high = ends[0].tolist() if ends is not None else (None, None)
+            records.append(
+                {**base, "metric": metric, "cutoff": k, "value": float(value), "ci_low": low, "ci_high": high, **other}
+            )
+
+        add("gini", beyond.gini(shown, popular))
+        for name, values in (
+            ("novelty", beyond.novelty(shown, popular, len(fitted))),
+            ("diversity", beyond.diversity(sample[:, :k], signatures)),
+        ):
+            values = values[~values.isnan()]
+            if len(values):
+                add(name, values.mean(), intervals(values.unsqueeze(1), seed), n=len(values))
+        hit, total = (_by_user(ranks, weights * part) for part in (_hits(ranks, k), torch.ones_like(weights)))
+        ends = intervals(hit[asked].unsqueeze(1), seed, counts=total[asked])
+        add("hit_rate_debiased", hit[asked].sum() / total[asked].sum(), ends)
+        for number, share in enumerate(beyond.exposure_by_decile(shown, popular), start=1):
+            add("exposure", share, segment=f"popularity_decile_{number}")
+    return records
+
+
+def activity_deciles(lengths: Tensor, asked: Tensor) -> Tensor:
+    """1 (the least active) … 10, (N,); 0 for users who are not asked. Users of equal lengths stay together."""
+    known = lengths[asked].double()
+    if not len(known):
+        return torch.zeros_like(lengths)
+    edges = torch.quantile(_thinned(known), torch.arange(1, 10, dtype=torch.float64) / 10)
+    return torch.where(asked, torch.searchsorted(edges, lengths.double()) + 1, 0)
+
+
+def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
+    """torch.quantile takes no more than 16 million."""
+    return values.sort().values[:: max(1, len(values) // most)]
+
+
+def _means(values: dict[tuple[str, int], Tensor], users: Tensor, segment: str, about: dict[str, Any]) -> Records:
+    n = int(users.sum())
+    if not n:
+        return []
+    matrix = torch.stack([v[users] for v in values.values()], 1)  # (n, M)
+    ends = intervals(matrix, about["seed"]).tolist()
+    base = {**_of(about), "segment": segment, "n": n}
+    return [
+        {**base, "metric": name, "cutoff": k, "value": mean, "ci_low": low, "ci_high": high}
+        for (name, k), mean, (low, high) in zip(values, matrix.mean(0).tolist(), ends, strict=True)
+    ]
+
+
+def _of(about: dict[str, Any]) -> dict[str, Any]:
+    return {"model": about["model"], "split": about["split"], "protocol": "full"}
+
+
+def _only(ranks: Ranks, events: Tensor) -> Ranks:
+    """The ranks of some events (E,) bool; users stay."""
+    before = torch.cat([ranks.offsets[:1], torch.cumsum(events.long(), 0)])  # (E + 1,)
+    return Ranks(before[ranks.offsets], ranks.ranks[events], ranks.depth, ranks.warm)
+
+
+def _hits(ranks: Ranks, k: int) -> Tensor:
+    """1 where an event's rank is within k, (E,) float64."""
+    return ((ranks.ranks > 0) & (ranks.ranks <= k)).double().cpu()
+
+
+def _by_user(ranks: Ranks, values: Tensor) -> Tensor:
+    """Sums of the events' values (E,) a user, (N,)."""
+    rows = torch.repeat_interleave(torch.arange(len(ranks.offsets) - 1), ranks.n_holdout.cpu())
+    return torch.zeros(len(ranks.offsets) - 1, dtype=torch.float64).index_add_(0, rows, values)

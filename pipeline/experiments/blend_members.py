@@ -1,0 +1,32 @@
+"""Which fitted models a blend is made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from pipeline.config.run import Run
+from pipeline.models import Recommender
+from pipeline.models.blend import Blend, BlendConfig
+from pipeline.models.serialization import load
+from pipeline.selection import leaderboard
+from pipeline.storage import lake
+
+
+def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:
+    """Fits by label, of what was `fitted` on train tonight; see `standing.members_of`."""
+    families = {label: leaderboard.family_name(run.settings, label) for label in fitted}
+    ranked = leaderboard.best_first(run) if config.most else []
+    return {label: fitted[label] for label in leaderboard.members_of(config, families, ranked)}
+
+
+def first_fits(run: Run, chosen: Path) -> dict[str, Path]:
+    """The first fits of the members that have a weight in the blend `chosen`, by label."""
+    layer, info = run.home.lake(run.dataset) / "5_models", lake.info(chosen)
+    weights = info["config"]["weights"]
+    return {label: layer / name for label, name in info["members"].items() if weights[label]}
+
+
+def assemble(config: BlendConfig, members: Mapping[str, Path], device: torch.device) -> Recommender:
+    """A blend of what is in those folders."""
+    return Blend.of(config, {label: load(folder, device) for label, folder in members.items()})

@@ -1,0 +1,131 @@
+"""Finds what nothing needs any more: old generations, results in the lake, leftovers of dead nights, MLflow's.
+
+Never the live generation, what a rollback or tonight's night needs, incremental sources' files, or a journal.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.publishing import Keep
+from pipeline.core.errors import Locked
+from pipeline.core.paths import Home
+from pipeline.maintenance.rollback import next_target
+from pipeline.storage import journal, lake, state_files
+from pipeline.storage.garbage import Leftover, of_path
+from pipeline.storage.generations import kept_generations, live_run_id, old_generations
+from pipeline.storage.lock import lock
+
+LAYERS = "[1-9]_*"
+SOURCE_FILES = "files"
+"""Below `1_raw`: what incremental sources have read so far. It can't be made again, so it always stays."""
+
+
+def keep_of(home: Home, dataset: str) -> Keep:
+    """The `[keep]` of the newest night's settings; the defaults where there is none."""
+    for run_id in reversed(journal.run_ids(home, dataset)):
+        with suppress(ValueError):
+            if settings := journal.read_settings(home, dataset, run_id):
+                return Keep.model_validate(settings.get("keep", {}))
+    return Keep()
+
+
+def leftovers(home: Home, dataset: str, keep: Keep) -> list[Leftover]:
+    """All that may go. The caller holds the lock, so whatever has a temporary name belongs to a dead night."""
+    before = time.time() - keep.days * 86_400
+    gone = set(old_generations(home, dataset, keep.generations))
+    if keep.generations > 1:
+        gone.discard(next_target(home, dataset) or "")
+    old = [path for run_id in sorted(gone) if _older(path := home.generation(dataset, run_id), before)]
+    generations = set(kept_generations(home, dataset)) - {path.stem for path in old}
+    unused = _unused(home, dataset, needed_nights(home, dataset, keep, generations))
+    found = [of_path("generation", path, home.root) for path in old]
+    found += [of_path("lake", path, home.root) for path in unused if _older(path, before)]
+    old = [path for path in _reports(home, dataset, keep, generations) if _older(path, before)]
+    found += [of_path("report", path, home.root) for path in old]
+    found += [of_path("temporary", path, home.root) for path in _temporary(home, dataset)]
+    return found + _in_mlflow(home, dataset, keep, generations, before)
+
+
+def needed_nights(home: Home, dataset: str, keep: Keep, generations: set[str]) -> list[str]:
+    """Nights whose results in the lake stay: the newest, the live one, the one a rollback would go to, and those of
+    the `generations` that stay of which MLflow has yet to be told."""
+    nights = journal.run_ids(home, dataset)
+    needed = {*nights[-keep.lake_nights :], live_run_id(home, dataset), next_target(home, dataset)}
+    for run_id in generations & set(nights):
+        if not journal.read_run(home, dataset, run_id).get("mlflow_run_id"):
+            needed.add(run_id)
+    return sorted(run_id for run_id in needed if run_id)
+
+
+def used_folders(home: Home, dataset: str, run_ids: Iterable[str]) -> set[Path]:
+    """What these nights made or took, and all that it was made from."""
+    root, used = home.lake(dataset), set[Path]()
+    waiting = [root.joinpath(*Path(f).parts[-2:]) for run_id in run_ids for f in _named(home, dataset, run_id)]
+    while waiting:
+        folder = waiting.pop()  # its last two names: a home can be moved
+        if folder not in used:
+            used.add(folder)
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                waiting += [root.joinpath(*Path(p).parts[-2:]) for p in lake.read_manifest(folder)["parents"]]
+    return used
+
+
+def _named(home: Home, dataset: str, run_id: str) -> list[str]:
+    """Folders that a night's journal names."""
+    listed = state_files.read_lines(home.journal(dataset) / run_id / "folders.txt")
+    made: dict[str, Any] = (journal.find_run(home, dataset, run_id) or {}).get("made") or {}
+    values = [value for name, value in made.items() if name != "champion"]
+    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return [*listed, *(item for item in flat if isinstance(item, str))]
+
+
+def _unused(home: Home, dataset: str, needed: list[str]) -> Iterator[Path]:
+    used = used_folders(home, dataset, needed)
+    for folder in sorted(home.lake(dataset).glob(f"{LAYERS}/[!.]*")):
+        if folder.is_dir() and folder not in used and folder.name != SOURCE_FILES:
+            yield folder
+
+
+def _reports(home: Home, dataset: str, keep: Keep, generations: set[str]) -> Iterator[Path]:
+    """Of nights beyond `mlflow_nights`; `nightrecs report` makes them anew, as far as their results are there."""
+    needed = {*journal.run_ids(home, dataset)[-keep.mlflow_nights :], *generations}
+    for path in sorted((home.reports / dataset).glob("*.html")):
+        if path.stem not in needed:
+            yield path
+
+
+def _temporary(home: Home, dataset: str) -> Iterator[Path]:
+    """Half-made things of nights that ended; checkpoints stay while the newest night could still go on from them."""
+    nights = journal.run_ids(home, dataset)
+    resumable = bool(nights) and journal.read_run(home, dataset, nights[-1])["outcome"] == "crashed"
+    for path in sorted(home.lake(dataset).glob(f"{LAYERS}/.*")):
+        if not (resumable and path.name.startswith(".checkpoint-")):
+            yield path
+    yield from sorted(home.generations(dataset).glob(".*"))
+    yield from sorted(home.warehouse.glob(f".{dataset}.duckdb.next"))
+    yield from sorted(home.journal(dataset).glob("*/.*.json.*"))
+    for work in sorted(home.replays(dataset).glob(".[!.]*")):
+        with suppress(Locked), lock(Home(work), dataset, "gc", "command"):
+            yield work  # a replay that was killed or refused
+
+
+def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], before: float) -> list[Leftover]:
+    """Of nights beyond `mlflow_nights`; models stay as long as their generation, and so do their nights."""
+    nights = journal.run_ids(home, dataset)
+    if not any(journal.read_run(home, dataset, run_id).get("mlflow_run_id") for run_id in nights):
+        return []
+    from pipeline.tracking import cleanup  # imports mlflow, which takes seconds
+
+    newest = set(nights[-keep.mlflow_nights :])
+    try:
+        return cleanup.leftovers(home, dataset, newest, generations, before)
+    except Exception as error:  # MLflow is a view: what else may go does not wait for it
+        journal.say(f"nothing is removed from MLflow: {type(error).__name__}: {error}")
+        return []
+
+
+def _older(path: Path, before: float) -> bool:
+    return path.stat().st_mtime <= before

@@ -1,0 +1,249 @@
+"""What every family must do, as functions to call in a test: `for check in CHECKS: check("mf")`."""
+
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from pipeline.models import MODELS, Recommender
+from pipeline.models.blend import Blend
+from pipeline.models.serialization import load, save
+from pipeline.training.context import FitContext, NotServable
+from pipeline.training.interactions import History, Interactions
+from pipeline.training.loop import TrainingConfig
+
+N_USERS = 40
+DAY = 86_400_000_000  # microseconds
+
+
+def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
+    """Even users like even items, odd users odd ones; each has rows with 70 % of the items they like.
+
+    With `rated`, these have rating 5; as many rows with items they don't like have rating 1, not positive.
+    """
+    rng = torch.Generator().manual_seed(0)
+    users, items, ratings = [], [], []
+    for user in range(N_USERS):
+        for liked in (True, False) if rated else (True,):
+            pool = torch.arange(user % 2 if liked else 1 - user % 2, n_items, 2)  # (I / 2,)
+            chosen = pool[torch.randperm(len(pool), generator=rng)[: round(0.7 * len(pool))]]  # (7 I / 20,)
+            users.append(torch.full_like(chosen, user))
+            items.append(chosen)
+            ratings.append(torch.full((len(chosen),), 5.0 if liked else 1.0))
+    stars = torch.cat(ratings)  # (N,)
+    return Interactions(
+        torch.cat(users), torch.cat(items), N_USERS, n_items, ratings=stars,
+        timestamps=torch.arange(len(stars)) * DAY, positive=stars > 3,
+    )  # fmt: skip
+
+
+def quick_config(family: str) -> Any:
+    """The family's defaults, with steps enough for tiny data."""
+    config = MODELS[family].Config
+    rate = 0.005 if family == "recvae" else 0.02  # steps of deep layers must be smaller
+    return config(epochs=30, batch_size=128, learning_rate=rate) if issubclass(config, TrainingConfig) else config()
+
+
+def fit(family: str, train: Interactions, **context: Any) -> Recommender:
+    """A model of the family, fitted and ready to score."""
+    if MODELS[family].blends:
+        parts = {part: fit(part, train) for part in ("ease", "item_knn")}
+        model: Recommender = Blend.of(quick_config(family), parts)
+    else:
+        model = MODELS[family](quick_config(family), train.n_users, train.n_items)
+    model.fit(train, FitContext(**context))
+    return model.eval()
+
+
+def scores(model: Recommender, train: Interactions, users: Tensor, items: Tensor | None = None) -> Tensor:
+    """Scores of users with their history, (B, I) or (B, C)."""
+    with torch.no_grad():
+        return model.score(users, train.history()[users], items)
+
+
+@cache
+def _fitted(family: str, n_items: int = 20) -> tuple[Recommender, Interactions]:
+    train = checkerboard(n_items, MODELS[family].needs_ratings)
+    return fit(family, train), train
+
+
+def check_finds_what_was_withheld(family: str) -> None:
+    """Liked items without a row score above the others without one; with fewer users than items, too."""
+    if not MODELS[family].personal:
+        return
+    for n_items in (20, 60):
+        model, train = _fitted(family, n_items)
+        got = scores(model, train, torch.arange(N_USERS))  # (U, I)
+        known = torch.zeros(got.shape, dtype=torch.bool)
+        known[train.users, train.items] = True
+        liked = torch.arange(N_USERS)[:, None] % 2 == torch.arange(n_items) % 2  # (U, I)
+        pairs = [got[u][liked[u] & ~known[u], None] > got[u][~liked[u] & ~known[u]] for u in range(N_USERS)]
+        share = torch.cat([p.flatten() for p in pairs]).float().mean().item()
+        assert share > 0.9, f"{share:.2f} of the pairs are in order with {n_items} items"
+
+
+def check_shape_and_type(family: str) -> None:
+    """(B, I) or (B, C) finite float32, on the device of the fit, also for no user at all."""
+    model, train = _fitted(family)
+    got = scores(model, train, torch.tensor([3, 0, 3]))
+    assert got.shape == (3, 20) and got.dtype == torch.float32 and torch.isfinite(got).all()
+    torch.testing.assert_close(got[0], got[2])
+    assert scores(model, train, torch.tensor([], dtype=torch.long)).shape == (0, 20)
+
+
+def check_batch_is_single(family: str) -> None:
+    """A user's scores don't depend on who else is asked for."""
+    model, train = _fitted(family)
+    together = scores(model, train, torch.arange(N_USERS))
+    for user in (0, 7, N_USERS - 1):
+        torch.testing.assert_close(scores(model, train, torch.tensor([user]))[0], together[user])
+
+
+def check_chosen_items(family: str) -> None:
+    """Scores of chosen items are those among all items; items may repeat."""
+    model, train = _fitted(family)
+    users, items = torch.tensor([1, 5]), torch.tensor([[4, 4, 0], [19, 2, 7]])
+    expected = scores(model, train, users).gather(1, items)
+    torch.testing.assert_close(scores(model, train, users, items), expected)
+
+
+def check_same_seed_same_state(family: str) -> None:
+    """Fits with one seed agree to the bit, whatever the global generator; so does a model fitted twice."""
+    model, train = _fitted(family)
+    torch.manual_seed(1)
+    again = fit(family, train)
+    assert set(again.state_dict()) == set(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    before = torch.random.get_rng_state()
+    again.fit(train, FitContext())
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator was moved"
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), f"{name} differs after a second fit"
+
+
+def check_round_trip(family: str) -> None:
+    """A model that was saved and loaded scores the same to the bit."""
+    model, train = _fitted(family)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder))
+        loaded = load(Path(folder))
+    users = torch.arange(N_USERS)
+    assert torch.equal(scores(loaded, train, users), scores(model, train, users))
+    assert loaded.best_epoch == model.best_epoch and loaded.config == model.config and not loaded.training
+
+
+def check_unknown_key(family: str) -> None:
+    """A key that the config doesn't know is an error that names it."""
+    try:
+        MODELS[family].Config.model_validate({"embeding_dim": 8})
+    except ValidationError as error:
+        assert "embeding_dim" in str(error)
+    else:
+        raise AssertionError("accepted")
+
+
+def check_every_key_has_a_doc(family: str) -> None:
+    """Each hyperparameter says what it is."""
+    for name, key in MODELS[family].Config.model_fields.items():
+        assert key.description, name
+
+
+def check_strangers(family: str) -> None:
+    """A family that reads the history serves users whom the fit never saw, with a history or without."""
+    if not MODELS[family].reads_history:
+        return
+    model, train = _fitted(family)
+    history = History.of_lists([[0, 2, 4, 6], [], [1, 3]], train.n_items)
+    with torch.no_grad():
+        got = model.score(torch.full((3,), -1), history)  # (3, I)
+    assert got.shape == (3, 20) and torch.isfinite(got).all()
+    if MODELS[family].personal:
+        assert got[0, 8::2].mean() > got[0, 1::2].mean() and got[2, 5::2].mean() > got[2, 0::2].mean()
+
+
+def check_ratings(family: str) -> None:
+    """Families that need ratings predict them; nobody else pretends to."""
+    model, train = _fitted(family)
+    with torch.no_grad():
+        got = model.predict(train.users, train.items)
+    assert (got is not None) >= model.needs_ratings
+    if got is not None:
+        assert got.shape == (len(train),) and torch.isfinite(got).all()
+
+
+def check_tells_what_was_cut_short(family: str) -> None:
+    """A fit by gradient that a deadline ends says so to its caller: it is not kept as a whole one."""
+    if not issubclass(MODELS[family].Config, TrainingConfig):
+        return
+    train = checkerboard(rated=MODELS[family].needs_ratings)
+    context = FitContext(validate=lambda model: 0.0, deadline=time.monotonic() - 1)
+    MODELS[family](quick_config(family), train.n_users, train.n_items).fit(train, context)
+    assert context.cut_short, f"{family} was ended by the deadline and does not say so"
+
+
+def check_vectors(family: str) -> None:
+    """Vectors, biases and factors have their shapes, and factors give the scores."""
+    model, train = _fitted(family)
+    for vectors, n in ((model.user_vectors(), N_USERS), (model.item_vectors(), 20)):
+        assert vectors is None or (vectors.shape[0] == n and vectors.ndim == 2)
+    for biases, n in ((model.user_biases(), N_USERS), (model.item_biases(), 20)):
+        assert biases is None or biases.shape == (n,)
+    if (factors := model.factors()) is not None:
+        user, item, bias = factors
+        product = user @ item.T + (0 if bias is None else bias)
+        torch.testing.assert_close(product, scores(model, train, torch.arange(N_USERS)), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        similar = model.similar(torch.tensor([0, 5]))
+    assert similar is None or (similar.shape == (2, 20) and torch.isfinite(similar).all())
+
+
+def check_small_catalogs(family: str) -> None:
+    """One user, one item, a user who knows all, users and items without a row: they fit; nothing may not."""
+    cases = {
+        "one user": ([0, 0], [0, 1], 1, 3),
+        "one item": ([0, 1], [0, 0], 2, 1),
+        "one of each": ([0], [0], 1, 1),
+        "knows all": ([0, 0, 0, 1], [0, 1, 2, 0], 2, 3),
+        "no row": ([0, 2], [1, 1], 4, 3),
+        "nothing": ([], [], 2, 2),
+    }
+    for name, (users, items, n_users, n_items) in cases.items():
+        rows = len(users)
+        train = Interactions(
+            torch.tensor(users, dtype=torch.long), torch.tensor(items, dtype=torch.long), n_users, n_items,
+            ratings=torch.arange(rows).float(), timestamps=torch.arange(rows),
+        )  # fmt: skip
+        try:
+            model = fit(family, train)
+        except NotServable:
+            alone = len(set(users)) == rows  # models of order need two events of one user
+            assert name == "nothing" or (alone and MODELS[family].needs_time), name
+            continue
+        got = scores(model, train, torch.arange(n_users))
+        assert got.shape == (n_users, n_items) and torch.isfinite(got).all(), name
+
+
+def check_cuda_is_cpu(family: str) -> None:
+    """On CUDA the state lives there, and what was withheld is found as on the CPU. Needs a CUDA device."""
+    model, train = _fitted(family)
+    device = torch.device("cuda")
+    there = fit(family, train.to(device), device=device, precision="fp32")
+    assert all(t.device.type == "cuda" for t in there.state_dict().values())
+    users = torch.arange(N_USERS)
+    got, expected = scores(there, train.to(device), users.to(device)).cpu(), scores(model, train, users)
+    if model.best_epoch is None:  # closed form
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+    else:  # other random numbers: the same order of liked and other items
+        agree = torch.corrcoef(torch.stack([got.flatten(), expected.flatten()]))[0, 1]
+        assert agree > 0.8, agree
+
+
+CHECKS = [
+    value for name, value in sorted(globals().items()) if name.startswith("check_") and name != "check_cuda_is_cpu"
+]

@@ -1,0 +1,12 @@
+"""Numerics that several families share."""
+
+__all__ = [
+    "attention",
+    "item_graph",
+    "least_squares",
+    "ncf_pretraining",
+    "pair_scores",
+    "sequences",
+    "squared_error",
+    "topk",
+]

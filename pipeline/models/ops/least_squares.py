@@ -1,0 +1,143 @@
+"""The half-step of alternating least squares: all rows of a sparse matrix solved, the other side fixed.
+
+Row u with entries i of weight w_i, and factors q_i of the other side, minimises over its factors x
+
+    sum_{entries} w_i (1 - x·q_i)² + a sum_{all i} (x·q_i)² + l2_u |x|²
+
+(Rendle et al., RecSys 2022, eq. 1 to 5; Hu et al., ICDM 2008, eq. 3 and 4), so A x = b with
+A = sum w_i q_i q_iᵀ + a QᵀQ + l2_u I and b = sum w_i q_i. The matrix A is only formed by `solve_exactly`.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.interactions import History
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+TILE = 1 << 24  # numbers in one temporary matrix: 64 MB
+
+
+@dataclass(frozen=True)
+class Rows:
+    """B rows of the matrix with E weighted entries, and what each row pays for the size of its factors."""
+
+    history: History
+    weights: Tensor  # (E,)
+    l2: Tensor  # (B,)
+
+    def tiles(self, dim: int) -> Iterator[tuple[slice, "Rows"]]:
+        """Consecutive rows, so many that their factors are no more than TILE numbers."""
+        size = max(1, TILE // dim)
+        for start in range(0, len(self.l2), size):
+            rows = slice(start, min(start + size, len(self.l2)))
+            offsets = self.history.offsets[rows.start : rows.stop + 1]
+            entries = slice(int(offsets[0]), int(offsets[-1]))
+            history = History(offsets - offsets[0], self.history.items[entries], self.history.n_items)
+            yield rows, Rows(history, self.weights[entries], self.l2[rows])
+
+    def sums(self, values: Tensor, q: Tensor) -> Tensor:
+        """Sum of value times q_i over a row's entries, (E,), (I, D) -> (B, D)."""
+        starts = self.history.offsets[:-1]
+        return nn.functional.embedding_bag(self.history.items, q, starts, mode="sum", per_sample_weights=values)
+
+
+def products(x: Tensor, q: Tensor, pairs: History) -> Tensor:
+    """x_u · q_i of every pair, (B, D), (I, D) -> (E,); no row of x or q is copied."""
+    zeros = x.new_zeros(len(pairs.items))
+    pattern = torch.sparse_csr_tensor(pairs.offsets, pairs.items, zeros, (len(x), len(q)), check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, x, q.T, beta=0.0).values()
+
+
+def eigenbasis(q: Tensor) -> Tensor:
+    """Rotation V (D, D): the gramian of q V is diagonal; the products of x V and q V are those of x and q."""
+    gramian = (q.T @ q).double()  # in float32 some that have a rank of 1 don't converge
+    return torch.linalg.eigh(gramian).eigenvectors.to(q.dtype)
+
+
+def solve_by_gradients(
+    rows: Rows, start: Tensor, q: Tensor, unobserved_weight: float, steps: int, tolerance: float = 0.0
+) -> tuple[Tensor, float]:
+    """Conjugate gradients from `start` (B, D), `steps` at most; a row rests once |b - A x| <= tolerance |b|.
+
+    The gramian of `q` must be diagonal (see `eigenbasis`). Then a QᵀQ costs nothing, and the diagonal of A,
+    with the mean q² for that of the row's own items, is a preconditioner that makes two steps from the
+    last epoch's factors as good as a solution (tests/benchmarks/bench_ials.py).
+
+    Returns x (B, D) and the loss of these rows: the quadratic at x is sum(w) - x·(b + residual).
+    """
+    x, loss = torch.empty_like(start), 0.0
+    gramian = q.square().sum(0)  # (D,)
+    for tile, part in rows.tiles(q.shape[1]):
+        x[tile], r, b = _gradients(part, start[tile], q, gramian, unobserved_weight, steps, tolerance)
+        loss += float(part.weights.sum(dtype=torch.float64) - (x[tile] * (b + r)).sum(dtype=torch.float64))
+    return x, loss
+
+
+def _gradients(
+    rows: Rows, x: Tensor, q: Tensor, gramian: Tensor, unobserved_weight: float, steps: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, b - A x and b of one tile, (B, D) each."""
+    w = rows.weights
+    known = unobserved_weight * gramian + rows.l2[:, None]  # (B, D), diagonal of a QᵀQ + l2 I
+    mass = rows.sums(w, q.new_ones(len(q), 1))  # (B, 1)
+    scale = known + mass * gramian / len(q)  # (B, D)
+    b = rows.sums(w, q)  # (B, D)
+    r = b - known * x - rows.sums(w * products(x, q, rows.history), q)  # (B, D)
+    limit = tolerance**2 * _dot(b, b)  # (B, 1)
+    p, rz = torch.zeros_like(x), torch.ones_like(mass)
+    for _ in range(steps):
+        active = _dot(r, r) > limit  # (B, 1)
+        if not active.any():
+            break
+        z = r / scale
+        rz, before = _dot(r, z), rz
+        p = z + rz / before.clamp_min(1e-30) * p
+        ap = known * p + rows.sums(w * products(p, q, rows.history), q)  # (B, D) = A p
+        step = active * rz / _dot(p, ap).clamp_min(1e-30)  # (B, 1)
+        x = x + step * p
+        r = r - step * ap
+    return x, r, b
+
+
+def solve_exactly(rows: Rows, q: Tensor, unobserved_weight: float) -> tuple[Tensor, float]:
+    """A Cholesky factorisation for every row, those of like length together; x (B, D) and the loss."""
+    dim, lengths = q.shape[1], rows.history.lengths
+    gramian = unobserved_weight * (q.T @ q)  # (D, D)
+    x = q.new_zeros(len(lengths), dim)  # (B, D)
+    loss = float(rows.weights.sum(dtype=torch.float64))
+    for chosen in alike(lengths, max(1, TILE // 4 // dim**2)):  # (C,)
+        a = gramian.repeat(len(chosen), 1, 1)  # (C, D, D)
+        b = q.new_zeros(len(chosen), dim)  # (C, D)
+        positions = torch.arange(int(lengths[chosen[-1]]), device=q.device)
+        for at in positions.split(max(1, TILE // 4 // (dim * len(chosen)))) if len(positions) else ():  # (L,)
+            real = at < lengths[chosen, None]  # (C, L)
+            entries = torch.where(real, rows.history.offsets[chosen, None] + at, 0)  # (C, L)
+            w = torch.where(real, rows.weights[entries], 0.0)  # (C, L)
+            h = q[rows.history.items[entries]]  # (C, L, D)
+            weighted = h * w[:, :, None]  # (C, L, D)
+            a.baddbmm_(h.transpose(1, 2), weighted)
+            b += weighted.sum(1)
+        a.diagonal(dim1=1, dim2=2).add_(rows.l2[chosen, None])
+        solved = torch.cholesky_solve(b[:, :, None], torch.linalg.cholesky(a))[:, :, 0]  # (C, D)
+        x[chosen] = solved
+        loss -= float((solved * b).sum(dtype=torch.float64))
+    return x, loss
+
+
+def alike(lengths: Tensor, size: int) -> Iterator[Tensor]:
+    """All rows by length, at most `size` at a time, none much longer than the first of its group."""
+    order = torch.argsort(lengths, stable=True)
+    while len(order):
+        group = order[:size]
+        group = group[lengths[group] <= 1.25 * lengths[group[0]] + 8]
+        yield group
+        order = order[len(group) :]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(1, keepdim=True)  # (B, 1)

@@ -1,0 +1,59 @@
+"""A fitted model at rest: `model.safetensors` and `config.json`, never pickle."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.models import MODELS
+from pipeline.models.base import Recommender
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save(model: Recommender, folder: Path) -> None:
+    """Write a model into a folder that exists."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    about = {
+        "family": family_of(model),
+        "config": model.config.model_dump(mode="json"),
+        "n_users": model.n_users,
+        "n_items": model.n_items,
+        "best_epoch": model.best_epoch,
+    }
+    (folder / CONFIG).write_text(json.dumps(about, indent=2))
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Recommender:
+    """The model that `save` wrote, ready to score; ValueError: a file is damaged or of another version."""
+    about = json.loads((folder / CONFIG).read_text())
+    family = MODELS.get(about["family"])
+    if family is None:
+        raise ValueError(f"{folder / CONFIG}: no family is called {about['family']!r}; there are {sorted(MODELS)}")
+    model = family(family.Config.model_validate(about["config"]), about["n_users"], about["n_items"])
+    try:
+        state = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: {error}") from None
+    restore(model, state)
+    model.best_epoch = about["best_epoch"]
+    return model.to(device).eval()
+
+
+def restore(model: Recommender, state: dict[str, Tensor]) -> None:
+    """Put a state into a model of the same config; buffers take the shape and type that the fit gave them."""
+    buffers = {name for name, _ in model.named_buffers()}
+    for name in buffers & state.keys():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        setattr(module, leaf, torch.empty_like(state[name], device=getattr(module, leaf).device))
+    model.load_state_dict(state)
+
+
+def family_of(model: Recommender) -> str:
+    """Name of the model's family."""
+    return next(name for name, family in MODELS.items() if type(model) is family)

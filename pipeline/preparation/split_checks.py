@@ -1,0 +1,107 @@
+"""Proof that no part of a split knows another, and the figures that say how good a split is."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.core.errors import ContractError
+from pipeline.preparation.ids import any_twice, pair_keys
+from pipeline.preparation.splitters import TEST, TRAIN, VALID
+from pipeline.schemas import tables
+
+
+def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str) -> None:
+    """Raise ContractError if a pair is in two parts or, for kinds that go by time, a part knows a later one.
+
+    global_time: every row of a part is before every row of the next. leave_one_out: so it is for each user
+    (equal times allowed: the seeded hash decides them), with at most one row a user in valid and in test.
+    """
+    held = pl.concat([pair_keys(valid), pair_keys(test)])
+    if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
+        raise ContractError("split: a user and item is in two parts")
+    if kind not in ("global_time", "leave_one_out"):
+        return
+    before = {"valid": [train], "test": [train, valid]}
+    for name, part in {"valid": valid, "test": test}.items():
+        if kind == "global_time":
+            newest = max((b["timestamp"].max() for b in before[name] if b.height), default=None)  # type: ignore
+            late = part.filter(pl.col("timestamp") <= pl.lit(newest, tables.TIME))
+        else:
+            newest = _newest(before[name], part["user_idx"])
+            late = part.filter(part["timestamp"].to_physical().to_numpy() < newest)
+            if part["user_idx"].n_unique() < part.height:
+                raise ContractError(f"split: a user has two rows in {name}")
+        if late.height:
+            raise ContractError(f"split: {late.height} rows of {name} are not after what is before it")
+
+
+def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
+    """The latest time of each of `users` in the parts, (R,) microseconds; the least integer where there is none."""
+    n_users = max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1
+    newest = np.full(n_users, np.iinfo(np.int64).min)  # (U,)
+    for part in (part for part in parts if part.height):
+        user, time = part["user_idx"].to_numpy(), part["timestamp"].to_physical().to_numpy()  # (R,) each
+        runs = np.flatnonzero(np.append(True, user[1:] != user[:-1]))  # of one user: few, in encoded order
+        np.maximum.at(newest, user[runs], np.maximum.reduceat(time, runs))
+    return newest[users.to_numpy()]
+
+
+def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str) -> dict[str, Any]:
+    """Figures of a split, for later stages and people."""
+    held = {name: parts[name] for name in ("valid", "test")}
+    by_cut = held if kind == "global_time" else {}
+    by_ties = kind == "leave_one_out"
+    users = {name: _flags(part["user_idx"].to_numpy(), _top(rows["user_idx"]) + 1) for name, part in parts.items()}
+    items = _flags(parts["train"]["item_idx"].to_numpy(), _top(rows["item_idx"]) + 1)
+    return {
+        "cuts": {name: str(part["timestamp"].min()) for name, part in by_cut.items() if part.height},
+        "tie_share": round(tie_share(rows, labels, TEST), 4) if by_ties else 0.0,
+        "tie_share_valid": round(tie_share(rows, labels, VALID), 4) if by_ties else 0.0,
+        "rows": {name: part.height for name, part in parts.items()},
+        "users": {name: int(flags.sum()) for name, flags in users.items()},
+        "n_cold": {name: _cold(users["train"], items, part) for name, part in held.items()},
+    }
+
+
+def warm_users(rows: pl.DataFrame, labels: np.ndarray) -> int:
+    """Users with a row in test and one in train; rows are in encoded order."""
+    counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    first, last = np.minimum.reduceat(labels, starts), np.maximum.reduceat(labels, starts)
+    return int(((first == TRAIN) & (last == TEST)).sum())
+
+
+def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
+    """Share of the rows of `part` that a tie put there: an earlier part has a row of equal user and time.
+
+    Neighbours decide, since rows are in encoded order. 0 for rows without a time.
+    """
+    held = np.flatnonzero(labels == part)  # (H,)
+    if not len(held):
+        return 0.0
+    later = held[held > 0]
+    here, before = rows[later], rows[later - 1]
+    same = (here["user_idx"] == before["user_idx"]) & (here["timestamp"] == before["timestamp"])
+    return float((same.fill_null(False).to_numpy() & (labels[later - 1] < part)).sum() / len(held))
+
+
+def _cold(users: np.ndarray, items: np.ndarray, held: pl.DataFrame) -> dict[str, int]:
+    """Users, items and rows of `held` that train, whose users (U,) and items (I,) are flagged, does not know."""
+    user, item = ~users[held["user_idx"].to_numpy()], ~items[held["item_idx"].to_numpy()]  # (H,) each
+    return {
+        "users": held["user_idx"].filter(user).n_unique(),
+        "items": held["item_idx"].filter(item).n_unique(),
+        "rows": int((user | item).sum()),
+    }
+
+
+def _flags(codes: np.ndarray, size: int) -> np.ndarray:
+    """Which of the codes below `size` are there, (size,)."""
+    flags = np.zeros(size, dtype=bool)
+    flags[codes] = True
+    return flags
+
+
+def _top(codes: pl.Series) -> int:
+    return int(codes.max() or 0)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""What a model of the published night thinks of an item for a user, and what that is made of."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline.config.settings import Settings
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.core.suggest import nearest
+from pipeline.datasets.names import runnable
+from pipeline.models import Recommender
+from pipeline.models.serialization import load
+from pipeline.preparation.filters import mark
+from pipeline.ranking.ranks import served
+from pipeline.storage import journal, lake
+from pipeline.training.interactions import History
+from pipeline.training.normalizer import Normalizer
+
+
+@dataclass(frozen=True)
+class Night:
+    """The published night: one of its models, and the folders of the lake that it was made from."""
+
+    run_id: str
+    label: str
+    model: Recommender
+    settings: Settings
+    raw: Path
+    encoded: Path
+    rows: Path
+    """What the model was fitted on (contract `encoded`), and so the histories that it reads."""
+    fit: str = "all"
+    """Or "train", the fit that was measured."""
+    normalizer: Normalizer = field(default_factory=Normalizer)
+    """Of the model's ratings."""
+
+
+def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
+    """The live night, as far as the lake still has it; else UnreadableInput says what is gone.
+
+    `label`: a model as it was fitted on train; the champion (by its label, or where there is none) as on all rows.
+    """
+    record = journal.read_run(home, dataset, run_id) if run_id in journal.run_ids(home, dataset) else {}
+    made = record.get("made") or {}
+    if not made:
+        raise UnreadableInput(
+            f"the journal does not say what the published tables of {dataset} were made from; "
+            f"run a night: nightrecs run {runnable(dataset)}"
+        )
+
+    def folder(path: str) -> Path:
+        at = home.lake(dataset).joinpath(*Path(path).parts[-2:])  # a home can be moved
+        if not lake.is_complete(at):
+            raise UnreadableInput(
+                f"{at} is gone or damaged: the published tables are well, but what they were made from is not "
+                f"there to explain them. A night makes it again: nightrecs run {runnable(dataset)}"
+            )
+        return at
+
+    fits = {Path(fit).name.rsplit("-", 2)[0]: fit for fit in made["fitted"]} | {made["champion"]: made["refit"]}
+    wanted = label or made["champion"]
+    if wanted not in fits:
+        raise UnreadableInput(
+            f"the published night of {dataset} has no model {wanted!r}{nearest(wanted, fits)}; "
+            f"there are: {', '.join(fits)}"
+        )
+    fitted, encoded = folder(fits[wanted]), folder(made["encoded"])
+    fit = lake.info(fitted)["fit"]
+    rows = encoded / "interactions.parquet" if fit == "all" else folder(made["parts"]) / f"{fit}.parquet"
+    clean = folder(lake.read_manifest(encoded)["parents"][0])
+    raw = folder(lake.read_manifest(clean)["parents"][0])
+    settings = journal.load_run(home, dataset, run_id).settings
+    return Night(run_id, wanted, load(fitted), settings, raw, encoded, rows, fit, Normalizer.load(fitted))
+
+
+@torch.no_grad()
+def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
+    """Score and rank among the items that are not masked (as if the item itself were not), and their parts."""
+    items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
+    own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
+    own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
+    seen = own.filter(item_id=item_id).sort("timestamp").select("timestamp", "rating").to_dicts()
+    answer: dict[str, Any] = {
+        "run_id": night.run_id, "model": night.label, "fit": night.fit, "user_id": user_id, "item_id": item_id,
+        "masked": bool(seen), "seen": seen, "source": None, "score": None, "rank": None, "candidates": None,
+        "predicted_rating": None, "scale": "none", "terms": {}, "contributions": [],
+    }  # fmt: skip
+    item = items.index_of(item_id)
+    if item is None:
+        return answer
+    user, known = history_of(night, user_id, own, items)
+    history, model = History.of_lists([known], len(items)).distinct(), night.model
+    users = torch.tensor([user])  # (1,)
+    by_model = bool(served(model, users, history))
+    scores = model.score(users, history)[0] if by_model else popularity(night, len(items))  # (I,)
+    allowed = torch.ones(len(items), dtype=torch.bool)
+    allowed[[i for i in map(items.index_of, own["item_id"].unique()) if i is not None]] = False
+    allowed[item] = True
+    answer |= {"source": "model" if by_model else "fallback", "score": float(scores[item])}
+    answer |= {"rank": rank_of(item, scores, allowed), "candidates": int(allowed.sum())}
+    if not by_model:
+        return answer
+    parts = model.contributions(user, history, item)
+    if parts is not None:
+        pairs = zip(history.items.tolist(), parts.tolist(), strict=True)
+        made_of = [{"item_id": items[at], "contribution": value} for at, value in pairs]
+        answer["contributions"] = sorted(made_of, key=lambda part: -abs(part["contribution"]))
+    if user >= 0:
+        answer["terms"] = (model.terms(user, item) if parts is None else None) or {}
+        rating = model.predict(users, torch.tensor([item]))
+        answer["predicted_rating"] = None if rating is None else float(night.normalizer.invert(rating))
+        answer["scale"] = night.normalizer.kind
+    return answer
+
+
+def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, list[int]]:
+    """Index of the user and the items that the model reads: those of the fit, else (index -1) positive rows."""
+    user = pl.read_parquet(night.encoded / "users.parquet")["user_id"].index_of(user_id)
+    if user is not None:
+        rows = pl.scan_parquet(night.rows).filter("positive", user_idx=user)
+        return user, rows.select("item_idx").collect()["item_idx"].to_list()
+    rows = mark(own, night.settings.dataset.feedback).filter("kept", "positive").sort("timestamp")
+    return -1, [i for i in map(items.index_of, rows["item_id"]) if i is not None]
+
+
+def popularity(night: Night, n_items: int) -> Tensor:
+    """Scores of the fallback, (I,): positive rows an item."""
+    rows = pl.scan_parquet(night.rows).filter("positive").select("item_idx")
+    return torch.bincount(rows.collect()["item_idx"].cast(pl.Int64).to_torch(), minlength=n_items).float()
+
+
+def rank_of(item: int, scores: Tensor, allowed: Tensor) -> int:
+    """1 + allowed items with a higher score, or with the same and a lower index; scores (I,) as float32."""
+    scores = scores.float()
+    before = scores > scores[item]  # (I,)
+    before[:item] |= scores[:item] == scores[item]
+    return 1 + int((before & allowed).sum())

@@ -1,0 +1,104 @@
+"""Published tables about users and items, as pure functions of frames."""
+
+from pathlib import Path
+
+import polars as pl
+from torch import Tensor
+
+from pipeline.schemas import tables
+from pipeline.storage import lake
+
+_TIMES = (pl.col("timestamp").min().alias("first_seen"), pl.col("timestamp").max().alias("last_seen"))
+_COUNT = pl.len().cast(pl.Int64).alias("n_interactions")
+
+
+def users(rows: pl.DataFrame) -> pl.DataFrame:
+    """Every user with a valid row."""
+    return rows.group_by("user_id").agg(_COUNT, *_TIMES).with_columns(pl.col("user_id").cast(pl.String)).sort("user_id")
+
+
+def items(rows: pl.DataFrame, catalog: pl.DataFrame) -> pl.DataFrame:
+    """Every item with a valid row or a catalog entry."""
+    counted = rows.group_by("item_id").agg(_COUNT, *_TIMES).with_columns(pl.col("item_id").cast(pl.String))
+    joined = counted.join(catalog.select("item_id", "title"), on="item_id", how="full", coalesce=True)
+    return joined.with_columns(pl.col("n_interactions").fill_null(0)).sort("item_id")
+
+
+def read_catalog(raw: Path) -> pl.DataFrame:
+    """The item catalog of the source, empty where it has none."""
+    path = raw / "catalog.parquet"
+    return pl.read_parquet(path) if path.exists() else tables.CATALOG.empty()
+
+
+def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFrame:
+    """The `n` most interacted-with items of the whole history (0) and of the last days; ties by item id."""
+    timed = rows["timestamp"].null_count() == 0
+    parts = []
+    for days in sorted({0, *windows}) if timed else [0]:
+        recent = rows
+        if days:
+            recent = rows.filter(pl.col("timestamp") > pl.col("timestamp").max() - pl.duration(days=days))
+        counted = recent.group_by("item_id").len("score").with_columns(pl.col("item_id").cast(pl.String))
+        top = counted.sort(["score", "item_id"], descending=[True, False]).head(n)
+        parts.append(
+            top.select(
+                pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"),
+                "item_id",
+                pl.col("score").cast(pl.Float64),
+                pl.lit(days, dtype=pl.Int32).alias("window_days"),
+            )
+        )
+    return pl.concat(parts)
+
+
+def summary(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row about all valid rows."""
+    users, items = rows["user_id"].n_unique(), rows["item_id"].n_unique()
+    codes = (pl.col(name).cast(pl.Categorical).to_physical().cast(pl.Int64) for name in ("user_id", "item_id"))
+    pairs = rows.select((next(codes) * 2**32 + next(codes)).n_unique()).item()
+    return pl.DataFrame(
+        {
+            "rows": rows.height,
+            "users": users,
+            "items": items,
+            "density": pairs / (users * items),
+            "first_timestamp": rows["timestamp"].min(),
+            "last_timestamp": rows["timestamp"].max(),
+        },
+        schema=tables.INTERACTIONS_SUMMARY.schema,
+    )
+
+
+def biases(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.DataFrame:
+    """User or item biases under the source's ids; no rows where the family has none."""
+    if values is None:
+        return tables.BIASES.empty()
+    return pl.DataFrame(
+        {"id": _ids(encoded, kind), "bias": values.double().cpu().numpy()}
+    ).select(pl.lit(label).alias("model"), pl.lit(kind).alias("kind"), "id", "bias")  # fmt: skip
+
+
+def vectors(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.DataFrame:
+    """User or item embeddings under the source's ids; no rows where the family has none."""
+    if values is None:
+        return tables.USER_VECTORS.empty()
+    vector = pl.Series("vector", values.float().cpu().numpy()).arr.to_list()
+    return pl.DataFrame({"id": _ids(encoded, kind), "vector": vector}).select(
+        "id", pl.lit(label).alias("model"), "vector"
+    )
+
+
+def predictions(encoded: Path, measured: list[Path]) -> pl.DataFrame:
+    """Ratings of test beside predicted ones, of every measured model that predicts any, under the source's ids."""
+    users, items = _ids(encoded, "user"), _ids(encoded, "item")
+    parts = [tables.PREDICTIONS.empty()]
+    for folder in measured:
+        rows = pl.read_parquet(folder / "predictions.parquet")
+        names = pl.lit(lake.info(folder)["label"]).alias("model")
+        own = (users.gather(rows["user_idx"]).alias("user_id"), items.gather(rows["item_idx"]).alias("item_id"))
+        parts.append(rows.select(names, *own, "rating", "prediction"))
+    return pl.concat(parts)
+
+
+def _ids(encoded: Path, kind: str) -> pl.Series:
+    return pl.read_parquet(encoded / f"{kind}s.parquet")[f"{kind}_id"]

@@ -1,0 +1,76 @@
+"""Similar items: of a model that has a notion of them, else items interacted with by the same users."""
+
+from collections.abc import Callable
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline.models import Recommender
+from pipeline.models.ops.topk import largest
+from pipeline.schemas import tables
+from pipeline.training.interactions import History
+
+COOCCURRENCE = "cooccurrence"
+TILE_BYTES = 64 * 2**20
+
+
+def similar_items(
+    model: Recommender, label: str, by_user: History, ids: pl.Series, k: int, allowed: Tensor | None = None
+) -> pl.DataFrame:
+    """The `k` nearest `allowed` (I,) items of every item, only those with a positive similarity; ties by item index.
+
+    `by_user` is used where the model has no similarity of its own; the column `model` says which one spoke.
+    """
+    n_items, device = len(ids), by_user.items.device
+    k = min(k, n_items - 1)
+    if k < 1:
+        return tables.SIMILAR_ITEMS.without("run_id").empty()
+    probe = model.similar(torch.zeros(1, dtype=torch.long, device=device))
+    similarity = model.similar if probe is not None else cooccurrence(by_user)
+    parts = []
+    tile = max(1, TILE_BYTES // (4 * max(n_items, len(by_user))))
+    for start in range(0, n_items, tile):
+        items = torch.arange(start, min(start + tile, n_items), device=device)  # (B,)
+        scores = similarity(items)
+        assert scores is not None
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed.to(device), -torch.inf)
+        parts.append(_nearest(scores, items, ids, k))
+    return pl.concat(parts).select(
+        "item_id", "rank", "similar_item_id", "score",
+        pl.lit(label if probe is not None else COOCCURRENCE).alias("model"),
+    )  # fmt: skip
+
+
+def _nearest(scores: Tensor, items: Tensor, ids: pl.Series, k: int) -> pl.DataFrame:
+    scores = scores.float().clone()  # (B, I)
+    scores[torch.arange(len(items), device=items.device), items] = -torch.inf  # not similar to itself
+    values, similar, _ = largest(scores, k)  # (B, k) each
+    flat = pl.DataFrame(
+        {
+            "item": items.repeat_interleave(k).cpu().numpy(),
+            "similar": similar.flatten().cpu().numpy(),
+            "score": values.flatten().double().cpu().numpy(),
+            "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(len(items)).numpy(),
+        }
+    ).filter(pl.col("score") > 0)
+    return flat.select(
+        ids.gather(flat["item"]).alias("item_id"),
+        "rank",
+        ids.gather(flat["similar"]).alias("similar_item_id"),
+        "score",
+    )
+
+
+def cooccurrence(by_user: History) -> Callable[[Tensor], Tensor]:
+    """Cosine of the user sets of items and of all items, as a function (B,) -> (B, I)."""
+    users_of = History.of(by_user.items, by_user.rows, by_user.n_items, len(by_user))  # rows are items
+    length = users_of.lengths.clamp(min=1).rsqrt()  # (I,)
+    unit = users_of.sparse(length[users_of.rows])  # (I, U), rows of length 1
+
+    def cosine(items: Tensor) -> Tensor:
+        own = users_of[items].dense() * length[items].unsqueeze(1)  # (B, U)
+        return (unit @ own.T).T
+
+    return cosine

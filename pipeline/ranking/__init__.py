@@ -1,0 +1,14 @@
+"""Top-N lists and ranks. `ranks.top_k` is the only maker of lists: it masks, applies rules and breaks ties."""
+
+from typing import Any
+
+__all__ = ["pruned_topk", "ranks", "recommend", "sampled_candidates", "top_k"]
+
+
+def __getattr__(name: str) -> Any:
+    """`top_k`, which the code of registered models imports from here; torch is imported only then."""
+    if name == "top_k":
+        from pipeline.ranking.ranks import top_k
+
+        return top_k
+    raise AttributeError(name)

@@ -1,0 +1,153 @@
+"""Top-k lists, and the ranks of holdout events: exact, and the same for every tile size."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.models.base import Recommender
+from pipeline.ranking.recommend import Lists, ScoreError, in_tiles, make_lists, refuse_non_finite, served, tile_size
+from pipeline.training.interactions import History
+
+__all__ = ["LeakError", "Lists", "Ranks", "ScoreError", "candidate_ranks", "holdout_ranks", "served", "top_k"]
+
+
+class LeakError(ValueError):
+    """A holdout item is masked: what is to be predicted is known already."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Rank of every holdout event of N users; row n has events offsets[n] : offsets[n + 1]."""
+
+    offsets: Tensor  # (N + 1,) int64
+    ranks: Tensor  # (E,) int64, 1 is the best, 0: below `depth`
+    depth: int
+    warm: Tensor  # (N,) bool: has a history
+    lists: Lists | None = None  # top-`depth` lists; None where only candidates were ranked
+
+    @property
+    def n_holdout(self) -> Tensor:
+        """Holdout events a user, (N,)."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+
+@torch.no_grad()
+def top_k(
+    model: Recommender,
+    users: Tensor,
+    history: History,
+    mask: History | None,
+    k: int,
+    *,
+    allowed: Tensor | None = None,
+    fallback: Tensor | None = None,
+    tile: int | None = None,
+) -> Lists:
+    """The k best items for users (N,), none of them in `mask`; shorter only where fewer items are left.
+
+    Rows of `history` and `mask` belong to `users`. `allowed` (I,) bool limits the items for everybody. Users
+    the model can't serve (see `served`) get `fallback` (I,) scores. Equal scores go by item index. `tile` is
+    the number of users scored at once, by default what fits TILE_BYTES. Raises ScoreError on NaN or +inf, and
+    ValueError where a fallback is needed and there is none.
+    """
+    _check_rows(users, history=history, mask=mask)
+    if fallback is None and (n := int((~served(model, users, history)).sum())):
+        raise ValueError(f"{type(model).__name__} can't serve {n:,} of {len(users):,} users, and there is no fallback")
+    return make_lists(model, users, history, mask, k, allowed, fallback, tile)[0]
+
+
+@torch.no_grad()
+def holdout_ranks(
+    model: Recommender,
+    users: Tensor,
+    history: History,
+    mask: History | None,
+    holdout: History,
+    k_max: int,
+    *,
+    fallback: Tensor | None = None,
+    tile: int | None = None,
+) -> Ranks:
+    """Rank of every holdout event among all unmasked items, as far as it is <= k_max, and the lists.
+
+    Ties count against the model: rank = other unmasked items with score >= the event's + place among the
+    user's own holdout items, by score. So a constant scorer hits nothing. Users whom nobody serves rank
+    nothing. Raises LeakError where an item is both masked and held out, ScoreError on NaN or +inf.
+    """
+    _check_rows(users, history=history, mask=mask, holdout=holdout)
+    if mask is not None:
+        _refuse_leak(users, mask, holdout)
+    lists, equals = make_lists(model, users, history, mask, k_max, None, fallback, tile, holdout)
+    events = _keys(holdout)  # (E,)
+    listed, at = _row_keys(lists.items, holdout.n_items).flatten().sort()  # (N * k,)
+    place = torch.searchsorted(listed, events).clamp(max=len(listed) - 1)  # (E,)
+    found = listed[place] == events  # (E,)
+    hit = torch.zeros_like(lists.items, dtype=torch.bool)  # (N, k)
+    hit.view(-1)[at[place[found]]] = True
+    ranks = _pessimistic(lists.scores, hit, equals)  # (N, k)
+    ranks = torch.where(found, ranks.flatten()[at[place]], 0)  # (E,)
+    return Ranks(holdout.offsets, torch.where(ranks <= k_max, ranks, 0), k_max, history.lengths > 0, lists)
+
+
+@torch.no_grad()
+def candidate_ranks(
+    model: Recommender,
+    users: Tensor,
+    history: History,
+    holdout: Tensor,
+    candidates: Tensor,
+    *,
+    fallback: Tensor | None = None,
+    tile: int | None = None,
+) -> Ranks:
+    """Rank of holdout (N,) among candidates (N, C), -1 where there are fewer; ties count against the model.
+
+    A candidate that is the holdout item itself is ignored. Users whom nobody serves rank last.
+    """
+    _check_rows(users, history=history)
+    items = torch.cat([holdout.unsqueeze(1), candidates], 1)  # (N, 1 + C)
+    real = (items >= 0) & (items != items[:, :1])  # (N, 1 + C); the holdout itself does not count
+    scores = torch.zeros(items.shape, device=items.device)  # all equal: last
+    by_model = served(model, users, history)
+    for rows in in_tiles(by_model, tile or tile_size(history.n_items, users.device)):
+        scores[rows] = model.score(users[rows], history[rows], items[rows].clamp(min=0)).float()
+    if fallback is not None:
+        scores = torch.where(by_model.unsqueeze(1), scores, fallback.float()[items.clamp(min=0)])
+    refuse_non_finite(scores.masked_fill(items < 0, 0).amax(1), users)
+    ranks = 1 + (real & (scores >= scores[:, :1])).sum(1)  # (N,)
+    return Ranks(torch.arange(len(users) + 1, device=users.device), ranks, items.shape[1], history.lengths > 0)
+
+
+def _pessimistic(scores: Tensor, hit: Tensor, equals: Tensor) -> Tensor:
+    """Rank of every list place (N, k), were all others of its score, holdout items apart, before it."""
+    others = (~hit).cumsum(1)  # (N, k)
+    end = torch.searchsorted(-scores, -scores, right=True) - 1  # (N, k) last place of the same score
+    last = scores == scores[:, -1:]  # (N, k)
+    unlisted = (equals - (last & ~hit).sum(1)).clamp(min=0).unsqueeze(1)  # (N, 1)
+    return others.gather(1, end) + hit.cumsum(1) + last * unlisted
+
+
+def _row_keys(items: Tensor, n_items: int) -> Tensor:
+    """One number a row and item, (N, k); -1 for items of -1."""
+    rows = torch.arange(len(items), device=items.device).unsqueeze(1)
+    return torch.where(items < 0, -1, rows * n_items + items)
+
+
+def _keys(history: History) -> Tensor:
+    """One number a row and item, (E,)."""
+    return history.rows * history.n_items + history.items
+
+
+def _refuse_leak(users: Tensor, mask: History, holdout: History) -> None:
+    leaks = torch.isin(_keys(holdout), _keys(mask)).nonzero()
+    if len(leaks):
+        event = leaks[0, 0]
+        user, item = int(users[holdout.rows[event]]), int(holdout.items[event])
+        raise LeakError(f"{len(leaks):,} holdout events are masked as well, first: user {user}, item {item}")
+
+
+def _check_rows(users: Tensor, **histories: History | None) -> None:
+    for name, rows in histories.items():
+        if rows is not None and len(rows) != len(users):
+            raise ValueError(f"{name} has {len(rows):,} rows for {len(users):,} users")

@@ -1,0 +1,99 @@
+"""Renders a night as one HTML file: no network, light and dark, phone and desktop; all text escaped.
+
+A content security policy allows the page's own two scripts, by their hashes, and nothing else.
+"""
+
+import base64
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.filesystem import write_atomically
+from pipeline.core.paths import Home
+from pipeline.reporting import formatting
+from pipeline.reporting.html import sections_data, sections_models
+from pipeline.reporting.night import Night
+from pipeline.reporting.published_tables import look
+from pipeline.schemas import tables
+
+HERE = Path(__file__).parent
+FILTERS = ("number", "figure", "percent", "seconds", "moment", "day", "interval", "reason")
+
+
+def write(home: Home, dataset: str, run_id: str) -> Path:
+    """Make the report of a night from what is left of it; returns the file."""
+    return keep(content(Night(home, dataset, run_id)))
+
+
+def keep(facts: dict[str, Any]) -> Path:
+    """Write the page of these facts; returns the file."""
+    night: Night = facts["night"]
+    target = night.home.report(night.dataset, night.run_id)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, html(facts))
+    return target
+
+
+def html(facts: dict[str, Any], personal: bool = True) -> str:
+    """The page of these facts. Not `personal`: without users and bad rows, for places that outlive the tables."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
+    scripts = library(facts["night"].home), (HERE / "page.js").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        **facts | {"notes": facts["notes"] if personal else list(map(formatting.without_examples, facts["notes"]))},
+        personal=personal,
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        policy=" ".join(map(_hash, scripts)),
+    )
+
+
+def content(night: Night) -> dict[str, Any]:
+    """All that the template shows."""
+    published = look(night.file, night.raw) if night.file else None
+    data = sections_data.data(night)
+    checks = night.table(tables.CHECKS).sort("passed", "check_name").to_dicts()
+    champion = night.record.get("champion")
+    return {
+        "night": night, "record": night.record, "dataset": night.dataset, "notes": night.notes,
+        "summary": formatting.summary(night, published), "to_do": formatting.to_do(night.record),
+        "checks": checks, "data": data, "leaderboards": sections_data.leaderboards(night),
+        "segments": sections_data.segments(night), "gate": sections_data.gate(night),
+        "nights": sections_data.over_nights(night),
+        "training": sections_models.training(night), "exposure": sections_models.exposure(published),
+        "churn": sections_models.churn(night),
+        "published": published, "stages": sections_models.stages(night),
+        "lineage": sections_models.lineage(night, data["parts"]),
+        "left_out": night.record.get("left_out") or {}, "champion": champion and formatting.named(night, champion),
+    }  # fmt: skip
+
+
+def library(home: Home) -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script; bundled once a home and version, for it takes a second."""
+    import altair
+    import vl_convert
+
+    version = altair.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
+    kept = home.reports / f".vega-{version}-{vl_convert.get_vega_version()}-{vl_convert.get_vega_embed_version()}.js"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, _bundled(version))
+    return kept.read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _bundled(version: str) -> str:
+    import vl_convert
+
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return script.replace("</script", "<\\/script")
+
+
+def _hash(script: str) -> str:
+    """As a content security policy names an inline script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,0 +1,209 @@
+"""The sections of the page up to the gate: what happened to the data, and how good the models are."""
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.evaluation import ranking_metrics
+from pipeline.reporting.formatting import (
+    SEGMENTS,
+    figure,
+    interval,
+    moment,
+    named,
+    number,
+    percent,
+    plural,
+    reason,
+    when,
+)
+from pipeline.reporting.html import charts
+from pipeline.reporting.night import Night
+from pipeline.schemas import tables
+from pipeline.schemas.tables import name_of_figure
+
+Drawn = dict[str, Any]
+ACCURACY = ("ndcg", "recall", "hit_rate", "precision", "map", "mrr", "rmse", "mae", "rmse_scaled", "mae_scaled")
+LIKE_THE_BEST, BETTER = "≈", "▲"
+BEYOND = ("coverage", "gini", "novelty", "diversity", "hit_rate_debiased")
+"""Columns of a leaderboard's two tables, as far as they were measured."""
+
+
+def drawn(title: str, spec: dict[str, Any], more: str = "") -> Drawn:
+    """A chart with what stands above and below it; what it shows in words is its description."""
+    return {"title": title, "spec": spec, "more": more}
+
+
+def data(night: Night) -> dict[str, Any]:
+    """Volumes over the nights, shapes, distributions, and where the rows went."""
+    ledger = night.table(tables.ROW_LEDGER)
+    lost = ledger.filter((pl.col("reason") != "kept") & (pl.col("rows") > 0)).sort("rows", descending=True)
+    rows = [{"reason": reason(r["reason"]), "stage": r["stage"], "rows": r["rows"]} for r in lost.to_dicts()]
+    kept = ledger.filter(reason="kept").select("stage", "rows").to_dicts()
+    pictures = _volumes(night)
+    if rows:
+        told = "; ".join(f"{r['reason']} at {r['stage']}: {number(r['rows'])}" for r in rows)
+        pictures.append(drawn("Rows left out, by reason", charts.reasons(rows, f"Rows left out: {told}")))
+    if night.profile:
+        pictures += _distributions(night.profile)
+    return {
+        "shapes": [("in the source", night.profile["shapes"]["raw"]), ("taking part", night.profile["shapes"]["clean"])]
+        if night.profile else [],
+        "parts": night.profile["rows"] if night.profile else {},
+        "lost": rows, "kept": kept, "charts": pictures, "split": night.record.get("split_kind"),
+    }  # fmt: skip
+
+
+def _volumes(night: Night) -> list[Drawn]:
+    known = night.nights.drop_nulls("rows")
+    if known.height < 2:
+        return []
+    rows = [
+        {"when": when(r["started_at"]), "rows": r["rows"], "rejected": r["rejected"],
+         "tonight": r["run_id"] == night.run_id}
+        for r in known.to_dicts()
+    ]  # fmt: skip
+    told = f"from {number(rows[0]['rows'])} to {number(rows[-1]['rows'])} rows in {len(rows)} nights"
+    volumes = drawn("Valid rows, night by night", charts.nights(rows, "rows", "rows", f"Valid rows: {told}"))
+    if not any(row["rejected"] for row in rows):
+        return [volumes]
+    told = f"Rejected lines of {len(rows)} nights; tonight {number(rows[-1]['rejected'])}"
+    return [volumes, drawn("Rejected lines, night by night", charts.nights(rows, "rejected", "lines", told))]
+
+
+def _distributions(profile: dict[str, Any]) -> list[Drawn]:
+    made = []
+    for key, title, axis, counted in (
+        ("activity", "How active users are", "interactions of a user", "users"),
+        ("popularity", "How popular items are", "interactions of an item", "items"),
+    ):
+        if of := profile[key]["clean"]:
+            tops = ", ".join(f"top {percent(float(k))} have {percent(v)}" for k, v in of["share_of_top"].items())
+            median = f"median {figure(of['quantiles']['0.5'])}, most {number(of['max'])}"
+            more = f"{median.capitalize()}. Of all interactions the {tops}."
+            made.append(drawn(title, charts.distribution(of, axis, counted, f"{title}: {median}"), more))
+    if of := profile["ratings"]["raw"]:
+        told = f"mean {figure(of['mean'])}, from {figure(of['min'])} to {figure(of['max'])}"
+        made.append(
+            drawn("Ratings", charts.distribution(of, "rating", "rows", f"Ratings: {told}"), f"{told.capitalize()}.")
+        )
+    return made
+
+
+def leaderboards(night: Night) -> list[dict[str, Any]]:
+    """One for every split and protocol, test first; figures of two protocols never meet."""
+    everyone = night.metrics.filter(segment="all")
+    protocol, _, cutoff = night.figure
+    found = []
+    for split in ("test", "valid"):
+        for name in sorted(everyone.filter(split=split)["protocol"].unique(), key=lambda p: (p != protocol, p)):
+            rows = everyone.filter(pl.col("cutoff").is_in([0, cutoff or 10]), split=split, protocol=name)
+            if rows.height:
+                found.append(_leaderboard(night, split, name, rows))
+    return found
+
+
+def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) -> dict[str, Any]:
+    chosen, metric, _ = night.figure
+    there = [name for name in ACCURACY if name in set(rows["metric"])]
+    metric = metric if protocol == chosen and metric in there else there[0]
+    best_last = ranking_metrics.higher_is_better(metric)
+    main = rows.filter(metric=metric).sort("value", "model", descending=[best_last, False])
+    champion = night.record.get("champion")
+    label = name_of_figure(metric, main["cutoff"][0])
+    order = [{**row, "name": named(night, row["model"])} for row in main.to_dicts()]
+    told = ", ".join(f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order)
+    spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {told}")
+    marks, compared = _compared(night, split, protocol)
+    shown = [_columns(names, rows, order, champion, marks) for names in (ACCURACY, BEYOND)]
+    return {
+        "split": split, "protocol": protocol, "counted": "rated rows" if protocol == "error" else "users",
+        "charts": [drawn(f"{label} on {split}", spec)] if len(order) > 1 else [],
+        "tables": [table for table in shown if table["columns"]], "compared": compared,
+    }  # fmt: skip
+
+
+def _compared(night: Night, split: str, protocol: str) -> tuple[dict[str, str], str]:
+    """Marks by model, and the sentence that explains them; nothing where models were not compared."""
+    rows = night.table(tables.COMPARISONS).filter(split=split, protocol=protocol).to_dicts()
+    if not rows:
+        return {}, ""
+    marks = {r["model"]: LIKE_THE_BEST if not r["is_real"] else BETTER if r["difference"] > 0 else "" for r in rows}
+    best, label = named(night, rows[0]["other"]), name_of_figure(rows[0]["metric"], rows[0]["cutoff"])
+    confidence = (night.settings.get("gate") or {}).get("confidence", 0.95)
+    text = f"{LIKE_THE_BEST}: not told apart from {best}, the best on valid, by {label} of {number(rows[0]['n'])} users"
+    text += f" (paired bootstrap, {percent(confidence)}, Holm over {plural(len(rows), 'comparison')})"
+    text += f"; {BETTER}: better than it" if BETTER in marks.values() else ""
+    return marks, text + "; models without a mark are worse." if "" in marks.values() else f"{text}."
+
+
+def _columns(
+    names: tuple[str, ...], rows: pl.DataFrame, order: list[dict[str, Any]], champion: str | None, marks: dict[str, str]
+) -> dict[str, Any]:
+    """A table of these metrics, the models in `order`; of each column also whether more is better."""
+    there = [name for name in names if name in set(rows["metric"])]
+    body = []
+    for of in order:
+        cells = {r["metric"]: r for r in rows.filter(model=of["model"]).to_dicts()}
+        body.append({"model": of["name"], "champion": of["model"] == champion, "n": of["n"],
+                     "mark": marks.get(of["model"], ""), "cells": [cells.get(name) for name in there]})  # fmt: skip
+    columns = [
+        (name_of_figure(name, rows.filter(metric=name)["cutoff"][0]), ranking_metrics.higher_is_better(name))
+        for name in there
+    ]
+    return {"columns": columns, "rows": body}
+
+
+def segments(night: Night) -> list[Drawn]:
+    """Who is served well: the champion's figure on test by activity of the users."""
+    protocol, metric, cutoff = night.figure
+    rows = night.metrics.filter(
+        pl.col("segment").str.starts_with("activity_decile_"), model=str(night.record.get("champion")), split="test",
+        protocol=protocol, metric=metric, cutoff=cutoff,
+    )  # fmt: skip
+    rows = rows.with_columns(decile=pl.col("segment").str.extract(r"(\d+)$").cast(pl.Int64)).sort("decile")
+    if rows.height < 2:
+        return []
+    label, values = name_of_figure(metric, cutoff), rows["value"]
+    told = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
+    return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, told))]
+
+
+def gate(night: Night) -> dict[str, Any] | None:
+    """The verdict, and the differences behind it."""
+    verdict = night.record.get("gate")
+    if not verdict:
+        return None
+    rows = (
+        [{"what": "against the incumbent", **verdict["against_incumbent"]}] if verdict.get("against_incumbent") else []
+    )
+    rows += [
+        {"what": SEGMENTS.get(segment["segment"], segment["segment"]), **segment}
+        for segment in verdict.get("segments") or []
+    ]
+    if floor := verdict.get("against_floor"):
+        rows.append({**floor, "what": f"against {verdict['floor']}"})
+    rows = [row for row in rows if row.get("ci_low") is not None]
+    told = "; ".join(f"{r['what']}: {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
+    shown = [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {told}"))] if rows else []
+    return {**verdict, "charts": shown, "rows": rows}
+
+
+def over_nights(night: Night) -> dict[str, Any]:
+    """What became of the nights, newest first, and the champions' figure over them."""
+    protocol, metric, cutoff = night.figure
+    label = name_of_figure(metric, cutoff)
+    rows = night.nights.sort("run_id", descending=True).to_dicts()
+    for row in rows:
+        row["champion"] = row["champion"] and named(Night(night.home, night.dataset, row["run_id"]), row["champion"])
+    known = [
+        {**{key: row[key] for key in ("champion", "value", "ci_low", "ci_high")}, "when": when(row["started_at"])}
+        for row in reversed(rows) if row["value"] is not None and row["outcome"] == "published"
+    ]  # fmt: skip
+    shown = []
+    if len(known) > 1:
+        told = f"{label} of {plural(len(known), 'night')}: {figure(known[0]['value'])} to {figure(known[-1]['value'])}"
+        shown = [drawn(f"{label} on test, night by night", charts.quality(known, label, told),
+                       "Nights differ in their data, so small steps mean little.")]  # fmt: skip
+    return {"rows": [{**row, "when": moment(row["started_at"])} for row in rows[:12]], "label": label, "charts": shown,
+            "protocol": protocol}  # fmt: skip

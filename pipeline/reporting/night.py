@@ -1,0 +1,174 @@
+"""What the journal and the lake know of a night and of the nights before it; whatever is gone is left out."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.core.paths import Home
+from pipeline.schemas import table as contracts
+from pipeline.schemas import tables
+from pipeline.storage import journal, lake, state_files
+
+NIGHTS = 30
+"""Nights that are shown beside this one."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A family's fit on train, as its folder tells it."""
+
+    label: str
+    family: str
+    info: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search and its trials."""
+
+    info: dict[str, Any]
+    trials: list[dict[str, Any]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night, read when it is asked for."""
+
+    home: Home
+    dataset: str
+    run_id: str
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.json."""
+        return journal.read_run(self.home, self.dataset, self.run_id)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings tree; empty where it can't be read."""
+        return journal.read_settings(self.home, self.dataset, self.run_id) or {}
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its tables went live."""
+        return self.record["outcome"] == "published"
+
+    @cached_property
+    def file(self) -> Path | None:
+        """Its published database, where it is still kept."""
+        generation = self.home.generation(self.dataset, self.run_id)
+        return generation if self.is_published and generation.exists() else None
+
+    def table(self, table: contracts.Table) -> pl.DataFrame:
+        """This night's rows of a journal table."""
+        return journal.read(self.home, self.dataset, table, self.run_id)
+
+    @cached_property
+    def metrics(self) -> pl.DataFrame:
+        """Figures of all models."""
+        return self.table(tables.METRICS)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a person should know."""
+        return journal.notes(self.home, self.dataset, self.run_id)
+
+    @cached_property
+    def figure(self) -> tuple[str, str, int]:
+        """Protocol, metric and cutoff (0: none) by which champions are chosen."""
+        select = self.settings.get("select", {})
+        protocol, metric = select.get("protocol", "full"), select.get("metric", "ndcg")
+        return protocol, metric, 0 if protocol == "error" else select.get("cutoff", 10)
+
+    @cached_property
+    def nights(self) -> pl.DataFrame:
+        """This night and those before it, oldest first: tables.RUNS with rows, rejected, value, ci_low, ci_high.
+
+        The last three are the champion's figure on test; null where there is none.
+        """
+        runs = journal.read(self.home, self.dataset, tables.RUNS).filter(pl.col("run_id") <= self.run_id)
+        runs = runs.sort("run_id").tail(NIGHTS)
+        inputs = self._of_nights(runs, tables.INPUTS).select("run_id", "rows", "rejected")
+        protocol, metric, cutoff = self.figure
+        figures = self._of_nights(runs, tables.METRICS).filter(
+            split="test", segment="all", protocol=protocol, metric=metric, cutoff=cutoff
+        )
+        figures = figures.select("run_id", "value", "ci_low", "ci_high", "n", champion="model")
+        return runs.join(inputs, on="run_id", how="left").join(figures, on=["run_id", "champion"], how="left")
+
+    @cached_property
+    def churn_of_nights(self) -> pl.DataFrame:
+        """tables.CHURN of these nights, those of which something was published."""
+        published = self.nights.filter(outcome="published")
+        return self._of_nights(published, tables.CHURN).join(published.select("run_id", "started_at"), on="run_id")
+
+    def _of_nights(self, runs: pl.DataFrame, table: contracts.Table) -> pl.DataFrame:
+        parts = [journal.read(self.home, self.dataset, table, run_id) for run_id in runs["run_id"]]
+        return pl.concat(parts) if parts else table.empty()
+
+    def folder(self, path: str | Path) -> Path:
+        """A folder of the lake that a journal or manifest names; a home may have moved since."""
+        return self.home.lake(self.dataset).joinpath(*Path(path).parts[-2:])
+
+    def made(self, kind: str) -> list[Path]:
+        """What the night made (`fitted`, `searched`, `encoded`, …), as far as it is still there."""
+        named = (self.record.get("made") or {}).get(kind) or []
+        found = map(self.folder, [named] if isinstance(named, str) else named)
+        return [folder for folder in found if state_files.read(folder / lake.MANIFEST, dict)]
+
+    @cached_property
+    def profile(self) -> dict[str, Any] | None:
+        """What the data looks like (pipeline/profile.py)."""
+        named = self.record.get("profile")
+        return state_files.read(self.folder(named) / "profile.json", dict) if named else None
+
+    @cached_property
+    def raw(self) -> Path | None:
+        """Folder of the source rows."""
+        with suppress(OSError, ValueError, KeyError, IndexError):
+            folder = self.folder(lake.read_manifest(self.folder(self.record["profile"]))["parents"][0])
+            return folder if (folder / "interactions.parquet").is_file() else None
+        return None
+
+    @cached_property
+    def fits(self) -> list[Fit]:
+        """Fits on train, in the recipe's order."""
+        infos = [lake.info(folder) for folder in self.made("fitted")]
+        return [Fit(info["label"], info["family"], info) for info in infos]
+
+    @cached_property
+    def searches(self) -> list[Search]:
+        """Searches, with the parameters of their trials parsed."""
+        return list(self._searches())
+
+    def _searches(self) -> Iterator[Search]:
+        for folder in self.made("searched"):
+            trials = pl.read_parquet(folder / "trials.parquet").to_dicts()
+            yield Search(lake.info(folder), [{**t, "params": json.loads(t["params"])} for t in trials])
+
+    @cached_property
+    def lineage(self) -> list[dict[str, Any]]:
+        """Folders of the lake that the night made or took, in order: layer, folder, stage, rows."""
+        names = dict.fromkeys(state_files.read_lines(self.home.journal(self.dataset) / self.run_id / "folders.txt"))
+        rows = []
+        for name in names:
+            entry: dict[str, Any] = {"layer": Path(name).parent.name, "folder": Path(name).name}
+            with suppress(OSError, ValueError, KeyError):
+                manifest = lake.read_manifest(self.folder(name))
+                parents = [Path(parent).name for parent in manifest["parents"]]
+                entry |= {"stage": manifest["stage"], "rows": manifest["rows_out"], "parents": parents}
+            rows.append(entry)
+        return rows
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """What ingest noted: `data_hash`, and `files` with the hashes of their content."""
+        with suppress(OSError, ValueError, KeyError):
+            return lake.info(self.raw) if self.raw else {}
+        return {}

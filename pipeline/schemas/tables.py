@@ -1,0 +1,222 @@
+"""The tables themselves: those of the lake (between stages), then those that are published."""
+
+import polars as pl
+
+from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
+
+_USER = Column(TEXT, "User id, exactly as in the source")
+_ITEM = Column(TEXT, "Item id, exactly as in the source")
+_RATING = Column(FLOAT, "Rating or weight in the source's unit; null: an interaction without a rating", nullable=True)
+_TIME = Column(TIME, "Time of the interaction, UTC; null where the source has none", nullable=True)
+_RUN = Column(TEXT, "Night that wrote the row")
+_RANK = Column(INT, "1 is the best")
+_MODEL = Column(TEXT, "Label of the model in the recipe")
+_COUNT = Column(BIG, "Valid interactions in the source")
+_FIRST = Column(TIME, "First interaction, UTC; null where the source has no times", nullable=True)
+_LAST = Column(TIME, "Last interaction, UTC; null where the source has no times", nullable=True)
+
+# ── lake ──
+RAW = Table(
+    "raw", "Valid source rows in source order", (),
+    {"user_id": _USER, "item_id": _ITEM, "rating": _RATING, "timestamp": _TIME},
+)  # fmt: skip
+CATALOG = Table(
+    "catalog", "Item catalog of the source", ("item_id",),
+    {"item_id": _ITEM, "title": Column(TEXT, "Title", nullable=True),
+     "attributes": Column(TEXT, 'JSON object, attribute name to list of values', nullable=True)},
+)  # fmt: skip
+CLEAN = Table(
+    "clean", "One row a user and item; filters applied", ("user_id", "item_id"),
+    {**RAW.columns, "positive": Column(BOOL, "Counts as positive for ranking")},
+)  # fmt: skip
+ENCODED = Table(
+    "encoded", "Dense indices; ordered by user, then time, then a seeded hash", ("user_idx", "item_idx"),
+    {"user_idx": Column(INT, "Row of users.parquet"), "item_idx": Column(INT, "Row of items.parquet"),
+     "rating": Column(pl.Float32, _RATING.doc, nullable=True), "timestamp": _TIME,
+     "positive": CLEAN.columns["positive"]},
+)  # fmt: skip
+PER_USER = Table(
+    "per_user", "The figure that selects, on one split, of every user", ("user_idx",),
+    {"user_idx": Column(INT, "Row of users.parquet"),
+     "value": Column(FLOAT, "Mean of the user; of rmse the mean squared error, of mae the mean absolute one"),
+     "n": Column(BIG, "Events or rows in the mean; 1 where the metric is one of the whole list"),
+     "warm": Column(BOOL, "Has a history: is in the segment `all`")},
+)  # fmt: skip
+
+# ── journal only ──
+INPUTS = Table(
+    "inputs", "What each night read; the next nights' audits compare with it", ("run_id",),
+    {"run_id": _RUN, "mode": Column(TEXT, "snapshot or incremental"), "rows": Column(BIG, "Valid source rows"),
+     "rejected": Column(BIG, "Rejected source lines"), "newest": _LAST,
+     "rated": Column(BOOL, "A rating column is configured"), "timed": Column(BOOL, "A time column is configured")},
+)  # fmt: skip
+
+TRIALS = Table(
+    "trials", "Trials of one search, in order", ("number",),
+    {"number": Column(INT, "From 0"), "state": Column(TEXT, "complete, pruned or failed"),
+     "value": Column(FLOAT, "The figure that selects, on valid; of a pruned trial, its last", nullable=True),
+     "epochs": Column(INT, "That told a figure; 0 for families without epochs"),
+     "seconds": Column(FLOAT, "Wall time"), "params": Column(TEXT, "JSON object, hyperparameter to value"),
+     "reason": Column(TEXT, "Why it failed, or whose figure it has", nullable=True)},
+)  # fmt: skip
+
+# ── published ──
+RECOMMENDATIONS = Table(
+    "recommendations", "Top-N items for every user", ("user_id", "rank"),
+    {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
+     "score": Column(FLOAT, "Higher is better; comparable within one user and source only"),
+     "source": Column(TEXT, "model, or fallback (popular items, for users the model can't serve)"),
+     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the night made its lists, UTC")},
+    volatile=("run_id", "generated_at"),
+)  # fmt: skip
+SIMILAR_ITEMS = Table(
+    "similar_items", "Nearest items of every item", ("item_id", "rank"),
+    {"item_id": _ITEM, "rank": _RANK, "similar_item_id": Column(TEXT, "The similar item, id as in the source"),
+     "score": Column(FLOAT, "Similarity, higher is nearer"), "model": _MODEL, "run_id": _RUN},
+    volatile=("run_id",),
+)  # fmt: skip
+POPULAR_ITEMS = Table(
+    "popular_items", "Most popular items, whole history and recent windows", ("window_days", "rank"),
+    {"rank": _RANK, "item_id": _ITEM, "score": Column(FLOAT, "Interactions in the window"),
+     "window_days": Column(INT, "Days before the last interaction; 0: the whole history"), "run_id": _RUN},
+    volatile=("run_id",),
+)  # fmt: skip
+USERS = Table(
+    "users", "Every user with a valid row", ("user_id",),
+    {"user_id": _USER, "n_interactions": _COUNT, "first_seen": _FIRST, "last_seen": _LAST},
+)  # fmt: skip
+ITEMS = Table(
+    "items", "Every item with a valid row or a catalog entry", ("item_id",),
+    {"item_id": _ITEM, "title": Column(TEXT, "Title from the item catalog", nullable=True),
+     "n_interactions": _COUNT, "first_seen": _FIRST, "last_seen": _LAST},
+)  # fmt: skip
+BIASES = Table(
+    "biases", "User and item biases of every evaluated family that has them", ("model", "kind", "id"),
+    {"model": _MODEL, "kind": Column(TEXT, "user or item"), "id": Column(TEXT, "Source id"),
+     "bias": Column(FLOAT, "In the unit of the model's score")},
+)  # fmt: skip
+USER_VECTORS = Table(
+    "user_vectors", "User embeddings of the champion", ("id", "model"),
+    {"id": Column(TEXT, "User id"), "model": _MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
+)  # fmt: skip
+ITEM_VECTORS = Table(
+    "item_vectors", "Item embeddings of the champion", ("id", "model"),
+    {"id": Column(TEXT, "Item id"), "model": _MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
+)  # fmt: skip
+PREDICTIONS = Table(
+    "predictions", "Held-out ratings beside predicted ones: a sample of test, of every model that predicts ratings",
+    ("model", "user_id", "item_id"),
+    {"model": _MODEL, "user_id": _USER, "item_id": _ITEM,
+     "rating": Column(FLOAT, "Rating in the source's unit; the fit did not see it"),
+     "prediction": Column(FLOAT, "The model's, kept within the lowest and highest rating of the fit")},
+)  # fmt: skip
+SUPPRESSED = Table(
+    "suppressed", "Items that a rule of [export] kept out of lists", ("item_id", "rule"),
+    {"item_id": _ITEM, "rule": Column(TEXT, "exclude_items, only_items, fresh_days or max_per_attribute"),
+     "reason": Column(TEXT, "As the rule's file says", nullable=True),
+     "users": Column(BIG, "Users whose list would have had the item")},
+)  # fmt: skip
+INTERACTIONS_SUMMARY = Table(
+    "interactions_summary", "One row about the valid source rows", (),
+    {"rows": Column(BIG, "Valid rows"), "users": Column(BIG, "Distinct users"), "items": Column(BIG, "Distinct items"),
+     "density": Column(FLOAT, "Distinct user-item pairs / (users x items)"),
+     "first_timestamp": _FIRST, "last_timestamp": _LAST},
+)  # fmt: skip
+METRICS = Table(
+    "metrics", "Quality of every model of every night",
+    ("run_id", "model", "split", "protocol", "metric", "cutoff", "segment"),
+    {"run_id": _RUN, "model": _MODEL, "split": Column(TEXT, "valid (models are chosen on it) or test (reported once)"),
+     "protocol": Column(TEXT, "full: all items ranked; sampled_99: among 99; error: ratings. Never compare two"),
+     "metric": Column(TEXT, "Name of the metric"), "cutoff": Column(INT, "List depth k; 0: no cutoff"),
+     "segment": Column(TEXT, "all, or a part of the users; cold: their ratings, or the items', aren't in the fit"),
+     "value": Column(FLOAT, "Mean over the n users"),
+     "ci_low": Column(FLOAT, "Lower end of the 95 % interval", nullable=True),
+     "ci_high": Column(FLOAT, "Upper end of the 95 % interval", nullable=True),
+     "n": Column(BIG, "Users (or rows, for rating errors) in the mean")},
+    volatile=("run_id",),
+)  # fmt: skip
+COMPARISONS = Table(
+    "comparisons", "Every model of every night against the best on valid, user by user: which differences are real",
+    ("run_id", "split", "model", "other"),
+    {"run_id": _RUN, "split": Column(TEXT, "valid, or test (reported only: nothing is chosen by it)"),
+     "protocol": METRICS.columns["protocol"], "metric": METRICS.columns["metric"],
+     "cutoff": METRICS.columns["cutoff"],
+     "model": _MODEL, "other": Column(TEXT, "The best on valid, on both splits"),
+     "difference": Column(FLOAT, "Mean of model - other over the users of both, negative: worse; of rmse in squares"),
+     "ci_low": Column(FLOAT, "Lower end of the paired bootstrap's interval, at gate.confidence"),
+     "ci_high": Column(FLOAT, "Upper end of it"),
+     "p_value": Column(FLOAT, "Of 'there is no difference', adjusted by Holm over the comparisons of the split"),
+     "n": Column(BIG, "Users compared: those of segment all"),
+     "is_real": Column(BOOL, "p_value is at most 1 - gate.confidence; else chance explains the difference, too")},
+    volatile=("run_id",),
+)  # fmt: skip
+RUNS = Table(
+    "runs", "Every night of this data set, refused and crashed ones too", ("run_id",),
+    {"run_id": _RUN, "dataset": Column(TEXT, "Data set"), "recipe": Column(TEXT, "Recipe"),
+     "outcome": Column(TEXT, "published, refused, stopped (by --until), crashed or running"),
+     "logical_hash": Column(TEXT, "Same data, settings, code and device kind: same hash", nullable=True),
+     "started_at": Column(TIME, "UTC"), "finished_at": Column(TIME, "UTC", nullable=True),
+     "champion": Column(TEXT, "Label of the model that made the lists", nullable=True),
+     "data_hash": Column(TEXT, "Hash of the source files", nullable=True),
+     "split_kind": Column(TEXT, "Kind of the split, with the reason where it was chosen", nullable=True),
+     "code_version": Column(TEXT, "Version of nightrecs"),
+     "mlflow_run_id": Column(TEXT, "Parent run in MLflow", nullable=True),
+     "reason": Column(TEXT, "Why a night did not publish", nullable=True)},
+)  # fmt: skip
+STAGES = Table(
+    "stages", "Stages of every night", ("run_id", "stage"),
+    {"run_id": _RUN, "stage": Column(TEXT, "Stage, with the model where it has one"),
+     "seconds": Column(FLOAT, "Wall time"), "rows_in": Column(BIG, "Rows read", nullable=True),
+     "rows_out": Column(BIG, "Rows written", nullable=True),
+     "skipped": Column(BOOL, "Its result was there already, from an earlier night")},
+)  # fmt: skip
+ROW_LEDGER = Table(
+    "row_ledger", "Where every row went: the rows of a stage are the kept rows of the one before",
+    ("run_id", "stage", "reason"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split"),
+     "reason": Column(TEXT, "kept, or why not"), "rows": Column(BIG, "Rows")},
+    volatile=("run_id",),
+)  # fmt: skip
+REJECTED_ROWS = Table(
+    "rejected_rows", "Source lines that could not be read, this night", ("run_id", "file", "line"),
+    {"run_id": _RUN, "file": Column(TEXT, "Source file"),
+     "line": Column(BIG, "Physical line, 1-based, the header counts"),
+     "column": Column(TEXT, "Column at fault", nullable=True), "reason": Column(TEXT, "Reason"),
+     "raw": Column(TEXT, "The line, cut at 500 characters")},
+    volatile=("run_id",),
+)  # fmt: skip
+CHECKS = Table(
+    "checks", "Audits of every night", ("run_id", "check_name"),
+    {"run_id": _RUN, "check_name": Column(TEXT, "File in sql/checks"), "severity": Column(TEXT, "error or warn"),
+     "bad_rows": Column(BIG, "Rows that the check returned"), "passed": Column(BOOL, "No bad row")},
+    volatile=("run_id",),
+)  # fmt: skip
+
+CHURN = Table(
+    "churn", "How much each night's lists differ from those they replaced, over the users of both",
+    ("run_id", "segment"),
+    {"run_id": _RUN, "segment": Column(TEXT, "all; activity_low, _mid, _high: thirds by interactions; model, fallback"),
+     "compared_with": Column(TEXT, "Night whose lists were live before"),
+     "cutoff": Column(INT, "List depth N compared: the smaller of both nights' top_n"),
+     "n": Column(BIG, "Users with a list in both nights"),
+     "jaccard": Column(FLOAT, "Mean of |both| / |either| of the top-N items; 1: the same items"),
+     "rbo": Column(FLOAT, "Mean extrapolated rank-biased overlap, p = 0.9; 1: the same order"),
+     "items_entered": Column(BIG, "Items in somebody's list now and in nobody's before"),
+     "items_left": Column(BIG, "Items in somebody's list before and in nobody's now")},
+    volatile=("run_id", "compared_with"),
+)  # fmt: skip
+
+PUBLISHED = (
+    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
+    SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
+)  # fmt: skip
+
+
+def name_of_figure(metric: str, cutoff: int) -> str:
+    """`ndcg@10`, `rmse`: what a row of METRICS is about."""
+    return f"{metric}@{cutoff}" if cutoff else metric
+
+
+def names_of_figures() -> pl.Expr:
+    """The same of the columns `metric` and `cutoff`."""
+    return pl.when(pl.col("cutoff") > 0).then(pl.format("{}@{}", "metric", "cutoff")).otherwise("metric")

@@ -1,0 +1,130 @@
+"""A look at every byte of a text: its blocks of whole lines, and how far a fast reader can be trusted with each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pipeline.sources.dialect import BOM, LINE_LIMIT, Layout
+
+_SIZE = LINE_LIMIT // 2
+_LF = 10
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole lines of a text file, one after the other."""
+
+    start: int
+    """Its first byte."""
+    end: int
+    """The byte after its last."""
+    first: int
+    """Physical line that it starts with, counted from 1."""
+    lines: int
+    crlf: int
+    """How many of them end in CR LF."""
+    is_ascii: bool
+    is_plain: bool
+    """No blank, underscore or plus anywhere: what casts to a number is written as one (`1_0`, `+-1` cast too)."""
+    doubts: frozenset[str]
+    """What readers take differently or in silence; any of them means reading line by line."""
+
+    @property
+    def last(self) -> int:
+        """Physical line that it ends with."""
+        return self.first + self.lines - 1
+
+
+def survey(path: Path, layout: Layout) -> list[Block]:
+    """All blocks of a file, in order."""
+    delimiter, quote = (text.encode(layout.encoding) for text in (layout.delimiter, layout.quote))
+    blank = [byte for byte in b" \t\v\f_+" if bytes([byte]) not in delimiter]
+    blocks: list[Block] = []
+    line = 1
+    with path.open("rb") as file:
+        for start, end, block, is_cut in _read(file):
+            doubts = {"a very long line"} if is_cut else set()
+            crlf = block.count(b"\r\n") if b"\r" in block else 0
+            plain = block.replace(b"\r\n", b"\n") if crlf else block
+            text = np.frombuffer(plain, np.uint8)  # (B,)
+            ends = text == _LF  # (B,)
+            lines = int(np.count_nonzero(ends)) + (not plain.endswith(b"\n"))
+            if not block.isascii() and not _is_valid(block, layout.encoding):
+                doubts.add("invalid encoding")
+            if b"\r" in plain:
+                doubts.add("a CR within a line")
+            if b"\0" in block:
+                doubts.add("a NUL byte")
+            if plain.startswith(b"\n") or np.any(ends[1:] & ends[:-1]):
+                doubts.add("an empty line")
+            if plain.endswith(delimiter) or np.any(ends[1:] & (text[:-1] == delimiter[-1])):
+                doubts.add("a delimiter at a line's end")
+            if quote and quote in block and _quotes_are_odd(block, delimiter, quote):
+                doubts.add("a quote within a value")
+            is_plain = not any(byte in block for byte in blank)
+            blocks.append(Block(start, end, line, lines, crlf, block.isascii(), is_plain, frozenset(doubts)))
+            line += lines
+    return blocks
+
+
+def needs_copy(blocks: Sequence[Block], layout: Layout) -> bool:
+    """Mixed newlines or Latin-1: fit for the fast reader once copied to UTF-8 with plain newlines."""
+    crlf, lines = sum(b.crlf for b in blocks), sum(b.lines for b in blocks)
+    return 0 < crlf < lines or (layout.encoding == "latin-1" and not all(b.is_ascii for b in blocks))
+
+
+def copy_as_utf8(path: Path, blocks: Sequence[Block], layout: Layout, into: Path) -> Path:
+    """A copy of some neighbouring blocks in UTF-8 with plain newlines, line for line."""
+    with path.open("rb") as file, into.open("wb") as out:
+        file.seek(blocks[0].start)
+        for block in blocks:
+            text = file.read(block.end - block.start)
+            text = text if block.start else text.removeprefix(BOM)
+            text = text.replace(b"\r\n", b"\n") if block.crlf else text
+            out.write(text if block.is_ascii else text.decode(layout.encoding).encode())
+    return into
+
+
+def _read(file: BinaryIO) -> Iterator[tuple[int, int, bytes, bool]]:
+    """Start, end and bytes of blocks that end where a line ends, without byte order mark.
+
+    The flag says that only the beginning of a line beyond the limit is among the bytes.
+    """
+    start = 0
+    while block := file.read(_SIZE):
+        is_cut = False
+        if whole := block.rfind(b"\n") + 1:  # what is after it is read again: cheaper than to append
+            block = block[:whole]
+            file.seek(start + whole)
+        else:
+            block += file.readline(_SIZE)
+        while not block.endswith(b"\n") and (rest := file.readline(_SIZE)):
+            is_cut = True
+            if rest.endswith(b"\n"):
+                break
+        end = file.tell()
+        yield start, end, block if start else block.removeprefix(BOM), is_cut
+        start = end
+
+
+def _is_valid(block: bytes, encoding: str) -> bool:
+    try:
+        block.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _quotes_are_odd(block: bytes, delimiter: bytes, quote: bytes) -> bool:
+    """Whether quotes do anything but open a field where it starts and close it where it ends, in turn."""
+    if len(delimiter) != 1 or len(quote) != 1:
+        return True
+    text = np.frombuffer(b"\n" + block + b"\n", np.uint8)
+    at = np.flatnonzero(text == quote[0])
+    before, after = text[at[0::2] - 1], text[at[1::2] + 1]
+    opens = (before == delimiter[0]) | (before == ord("\n"))
+    closes = (after == delimiter[0]) | (after == ord("\n")) | (after == ord("\r"))
+    return bool(len(at) % 2 or not opens.all() or not closes.all())

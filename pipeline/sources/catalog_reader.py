@@ -1,0 +1,77 @@
+"""Reads the item catalog, always line by line; a broken line costs an item its title, never a night."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.config.dataset import Items
+from pipeline.core.errors import UnreadableInput
+from pipeline.schemas import tables
+from pipeline.schemas.reasons import Reason
+from pipeline.sources import files
+from pipeline.sources.dialect import find_column, read_layout
+from pipeline.sources.line_reader import records
+from pipeline.sources.parsing import Rejected, check_id
+
+PARTED = "\x1f"
+"""Between the values of a Parquet list where no separator is configured: ASCII's own for that."""
+
+
+def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The catalog, and how many items, repeated ids (the last one counts) and skipped lines there were."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    repeated = skipped = 0
+    for name in names:
+        wanted = {"items.id": items.id, **{f"items.attributes.{a}": a for a in items.attributes}}
+        wanted |= {"items.title": items.title} if items.title else {}
+        rows = _parquet_rows if name.endswith(".parquet") else _text_rows
+        for values in rows(folder / name, name, items, wanted, scratch):
+            try:
+                item = values.get(items.id, "")
+                check_id(item, Reason.EMPTY_ITEM, items.id)
+            except Rejected:
+                skipped += 1
+                continue
+            repeated += item in found
+            found[item] = (values[items.title] or None) if items.title else None, _attributes(values, items)
+    frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=tables.CATALOG.schema, orient="row")
+    return tables.CATALOG.check(frame), {"items": len(found), "repeated": repeated, "skipped": skipped}
+
+
+def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[dict[str, str]]:
+    """Column to cell, line by line; a broken line has none."""
+    plain = files.unpack(path, scratch / "items.plain")
+    if layout := read_layout(plain, name, items, wanted):
+        for _, _, fields in records(plain, layout):
+            is_whole = not isinstance(fields, Reason)
+            yield {column: fields[layout.positions[key]] for key, column in wanted.items()} if is_whole else {}
+
+
+def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[dict[str, str]]:
+    """The same of a Parquet file: numbers and times as text, lists joined, nothing as the empty one."""
+    try:
+        frame = pl.read_parquet(path)
+        for key, column in wanted.items():
+            find_column(column, key, frame.columns, name)
+        lists = {column for column, kind in frame.schema.items() if isinstance(kind, pl.List)}
+        frame = frame.with_columns(
+            pl.col(name).cast(pl.List(pl.String)).list.join(by or PARTED, ignore_nulls=True)
+            for name, by in items.attributes.items()
+            if name in lists
+        )
+        frame = frame.select(pl.col(sorted(set(wanted.values()))).cast(pl.String).fill_null(""))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        told = str(error).partition("\n")[0]
+        raise UnreadableInput(f"{name} is no Parquet file of plain columns, or cut off ({told})") from None
+    yield from frame.iter_rows(named=True)
+
+
+def _attributes(values: dict[str, str], items: Items) -> str | None:
+    """`{"genres": ["Drama", "War"]}`; a column without a separator has one value."""
+    lists = {
+        name: [part.strip() for part in values[name].split(by or PARTED) if part.strip()]
+        for name, by in items.attributes.items()
+    }
+    return json.dumps(lists, ensure_ascii=False) if lists else None

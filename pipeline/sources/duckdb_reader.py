@@ -1,0 +1,89 @@
+"""The fast way to read: one strict DuckDB statement that stops at the first value it isn't sure of."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config.dataset import Columns, Dataset
+from pipeline.sources.dialect import Layout
+from pipeline.sources.parsing import SCALES
+from pipeline.storage import warehouse
+from pipeline.storage.warehouse import Connection
+
+ROLES = ("user", "item", "rating", "timestamp")
+_BATCH = 122_880  # rows, as DuckDB makes them
+_PLAIN_FORMAT = re.compile(r"(%[YmdHMS]|[^%A-Za-z0-9])+").fullmatch
+"""Formats that DuckDB and Python are known to read alike."""
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What reading a file gave."""
+
+    ledger: dict[str, int]
+    rescanned: str | None
+    """How much of it was read line by line, and why; None where all went the fast way."""
+
+
+def wanted_columns(columns: Columns) -> dict[str, str]:
+    """Role to the name of the source's column, those that are configured."""
+    return {role: name for role in ROLES if (name := getattr(columns, role))}
+
+
+def no_fast_way(dataset: Dataset, unit: str) -> str | None:
+    """Why there is none, if so."""
+    known = unit in SCALES or unit == "iso" or _PLAIN_FORMAT(unit) or not dataset.columns.timestamp
+    return None if known else "a time format of its own"
+
+
+def stream_rows(
+    con: Connection, view: str, dataset: Dataset, unit: str, take: Callable[[Iterator[pa.RecordBatch]], Any],
+    is_plain: bool = False,
+) -> tuple[int, str | None]:  # fmt: skip
+    """Hand the rows of the source's texts to `take`, in batches; how many they were, and what stopped it, or None."""
+    kind = "count" if unit in SCALES else unit if unit == "iso" else "format"
+    n_rows = 0
+
+    def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        nonlocal n_rows
+        for batch in batches:
+            n_rows += batch.num_rows
+            yield batch
+
+    con.execute(f"CREATE OR REPLACE TEMP VIEW source_text AS {view}")
+    try:
+        rows = warehouse.run_sql(
+            con, "1_interactions",
+            has_rating=dataset.columns.rating is not None,
+            missing_ratings=dataset.feedback.missing_ratings,
+            clock=kind if dataset.columns.timestamp else "none",
+            scale=SCALES.get(unit, 1), is_plain=is_plain,
+            format=unit if kind == "format" else "%Y",
+        )  # fmt: skip
+        assert rows is not None
+        take(counted(warehouse.stream(rows, _BATCH)))
+    except warehouse.BadData as error:
+        return n_rows, str(error).splitlines()[0][:200]
+    return n_rows, None
+
+
+def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[str] = ()) -> str:
+    """The texts of a file. `numbers`: roles that the reader may take for numbers, and needn't keep as text."""
+    ids = {layout.positions.get(role) for role in ("user", "item")}
+    places = {layout.positions[role] for role in numbers if role in layout.positions} - ids
+    kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]
+    names = ", ".join(f"'c{i}': '{kind}'" for i, kind in enumerate(kinds))
+    texts = [
+        f"c{layout.positions[role]} AS {role}_text" if role in layout.positions else f"NULL::VARCHAR AS {role}_text"
+        for role in ROLES
+    ]
+    delimiter, quote, file = (warehouse.literal(text) for text in (layout.delimiter, layout.quote, path))
+    return (
+        f"SELECT {', '.join(texts)} FROM read_csv({file}, auto_detect = false, header = false, "
+        f"skip = {int(has_header)}, delim = {delimiter}, quote = {quote}, escape = {quote}, "
+        f"columns = {{{names}}})"
+    )

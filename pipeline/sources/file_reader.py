@@ -1,0 +1,93 @@
+"""Reads one source file, text or Parquet: every line becomes a row or a reject."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.config.dataset import Dataset
+from pipeline.core.errors import UnreadableInput
+from pipeline.schemas.reasons import Reason
+from pipeline.sources import line_reader
+from pipeline.sources.dialect import find_column
+from pipeline.sources.duckdb_reader import ROLES, FileResult, no_fast_way, stream_rows, wanted_columns
+from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, write_rows
+from pipeline.sources.parsing import Rejected, clock, row_reader
+from pipeline.sources.text_reader import read_text
+from pipeline.storage import warehouse
+from pipeline.storage.warehouse import Connection
+
+
+def read_file(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool = False) -> FileResult:
+    """Write the rows and rejects of `path` into the folder `into`. `exact` reads line by line in any case.
+
+    Raises UnreadableInput where the file is broken as a whole or lacks a column.
+    """
+    clock(dataset.columns.timestamp_unit)  # a wrong unit is an error before anything is read
+    if path.suffix == ".parquet":
+        return _read_parquet(con, path, name, dataset, into, exact)
+    try:
+        return read_text(con, path, name, dataset, into, exact)
+    finally:
+        (into / ".plain").unlink(missing_ok=True)
+
+
+def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
+    """As text; lines are rows, counted from 1."""
+    file = warehouse.literal(path)
+    try:
+        described = con.sql(f"DESCRIBE SELECT * FROM read_parquet({file})").fetchall()
+    except warehouse.DatabaseError as error:
+        raise UnreadableInput(f"{path} is no Parquet file or is cut off ({error}): copy it again") from None
+    types = {str(row[0]): str(row[1]) for row in described}
+    wanted = wanted_columns(dataset.columns)
+    for role, column in wanted.items():
+        find_column(column, f"columns.{role}", list(types), name)
+    texts = ", ".join(f"{_as_text(wanted.get(role), role, types)} AS {role}_text" for role in ROLES)
+    view = f"SELECT {texts} FROM read_parquet({file})"
+    is_time = types.get(wanted.get("timestamp", ""), "").startswith(("TIMESTAMP", "DATE"))
+    unit = "iso" if is_time else dataset.columns.timestamp_unit
+    try:
+        failure = "as asked" if exact else no_fast_way(dataset, unit)
+        if not failure:
+            _, failure = stream_rows(con, view, dataset, unit, lambda rows: write_rows(rows, into / INTERACTIONS))
+    except warehouse.DatabaseError as error:
+        raise UnreadableInput(f"{path} can't be read ({error}): copy it again") from None
+    if failure is None:
+        rows = pq.read_metadata(into / INTERACTIONS).num_rows
+        with PartWriter(into, name, rows=False):
+            return FileResult({Reason.KEPT: rows} if rows else {}, None)
+    columns = dataset.columns.model_copy(update={"timestamp_unit": unit})
+    read = row_reader(columns, dataset.feedback.missing_ratings)
+    with PartWriter(into, name) as part:
+        for line, texts in enumerate(_rows(con, view, path), start=1):
+            try:
+                part.keep(read(*texts))
+            except Rejected as rejected:
+                raw = line_reader.shown("\t".join(texts).encode(), "utf-8")
+                part.reject(line, rejected.column, rejected.reason, raw)
+    return FileResult(dict(part.ledger), failure)
+
+
+def _as_text(column: str | None, role: str, types: dict[str, str]) -> str:
+    """A Parquet column as the text that a CSV would have."""
+    if column is None:
+        return "NULL::VARCHAR"
+    quoted, kind = '"' + column.replace('"', '""') + '"', types[column]
+    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
+        quoted = f"{quoted} AT TIME ZONE 'UTC'"
+    elif role == "timestamp" and kind.startswith(("TIMESTAMP", "DATE")):
+        quoted = f"CAST({quoted} AS TIMESTAMP)"
+    elif kind.startswith("DECIMAL") or kind in ("FLOAT", "DOUBLE"):
+        quoted = f"CAST({quoted} AS DOUBLE)"
+    return f"CAST({quoted} AS VARCHAR)"
+
+
+def _rows(con: Connection, view: str, path: Path):
+    try:
+        found = con.execute(
+            f"SELECT {', '.join(f'coalesce({role}_text, {chr(39) * 2})' for role in ROLES)} FROM ({view})"
+        )
+        while rows := found.fetchmany(50_000):
+            yield from rows
+    except warehouse.DatabaseError as error:
+        raise UnreadableInput(f"{path} is damaged ({error}): copy it again") from None

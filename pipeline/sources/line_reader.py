@@ -1,0 +1,174 @@
+"""The exact way to read a text: physical line by physical line, each kept or rejected for one reason."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.schemas.reasons import Reason
+from pipeline.sources.blocks import Block
+from pipeline.sources.dialect import BOM, LINE_LIMIT, Layout, quoted, split_quoted
+from pipeline.sources.parquet_writer import PartWriter
+from pipeline.sources.parsing import Rejected, Row
+
+_LONGEST_RECORD = 1000  # lines
+RAW_LIMIT = 500
+"""Characters that are kept of a rejected line."""
+
+Record = tuple[int, bytes, list[str] | Reason]
+"""Physical line on which it starts, that line's bytes, and its fields or why it has none."""
+
+
+def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[..., Row], part: PartWriter) -> int:
+    """Read a block of a plain text file into `part`, but for the lines up to `taken`.
+
+    Returns the last line that was read: it is beyond the block where the block's last record is. Memory stays
+    bounded, whatever the file.
+    """
+    places = [layout.positions.get(role) for role in ("user", "item", "rating", "timestamp")]
+    user_at, item_at = places[0] or 0, places[1] or 0
+    rating_at, time_at = places[2], places[3]
+    with path.open("rb") as file:
+        file.seek(block.start)
+        lines = Lines(file, block.first - 1)
+        while lines.number < taken:
+            lines.take()
+        for line, raw, record in _records(lines, layout, block.last):
+            if isinstance(record, Reason):
+                part.reject(line, None, record, shown(raw, layout.encoding))
+                continue
+            rating = record[rating_at] if rating_at is not None else ""
+            time = record[time_at] if time_at is not None else ""
+            try:
+                part.keep(read(record[user_at], record[item_at], rating, time))
+            except Rejected as rejected:
+                part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
+        return lines.number
+
+
+def shown(raw: bytes, encoding: str) -> str:
+    """A rejected line as people see it: what is no text is replaced, the rest is cut off."""
+    return raw[: 4 * RAW_LIMIT].decode(encoding, "replace")[:RAW_LIMIT].replace("\0", "\ufffd")
+
+
+def records(path: Path, layout: Layout) -> Iterator[Record]:
+    """All records after the header; every physical line belongs to exactly one."""
+    with path.open("rb") as file:
+        yield from _records(Lines(file), layout)
+
+
+def _records(lines: "Lines", layout: Layout, last: int | None = None) -> Iterator[Record]:
+    """The records that start on the lines up to `last`."""
+    delimiter, quote, encoding, n_fields = layout.delimiter, layout.quote, layout.encoding, layout.n_fields
+    if layout.header and not lines.number:
+        lines.take()
+    while (last is None or lines.number < last) and (line := lines.take()) is not None:
+        reason = lines.fault(line)
+        if reason:
+            yield lines.number, line, reason
+            continue
+        try:
+            text = line.decode(encoding)
+        except UnicodeDecodeError:
+            yield lines.number, line, Reason.BAD_ENCODING
+            continue
+        if quote and quote in text:
+            record, state = split_quoted(text, delimiter, quote)
+            if state == "open":
+                number = lines.number
+                yield number, line, _continued(lines, record, layout) or Reason.BROKEN_QUOTE
+                continue
+            if state == "broken":
+                yield lines.number, line, Reason.BROKEN_QUOTE
+                continue
+        else:
+            record = text.split(delimiter)
+        if len(record) == n_fields:
+            yield lines.number, line, record
+        else:
+            yield lines.number, line, _miscounted(record, n_fields)
+
+
+def _miscounted(record: list[str], n_fields: int) -> Reason:
+    return Reason.TOO_FEW_FIELDS if len(record) < n_fields else Reason.TOO_MANY_FIELDS
+
+
+def _continued(lines: "Lines", record: list[str], layout: Layout) -> list[str] | None:
+    """The whole of a record that spans lines, where it closes soon and has the right fields.
+
+    If not, the quote is taken for a slip and only the first line is lost: the others are read on their own.
+    """
+    taken: list[bytes] = []
+    size = 0
+    while len(taken) < _LONGEST_RECORD and size < LINE_LIMIT and (line := lines.take()) is not None:
+        taken.append(line)
+        size += len(line)
+        if lines.fault(line) not in (None, Reason.EMPTY_LINE):
+            break
+        try:
+            text = line.decode(layout.encoding)
+        except UnicodeDecodeError:
+            break
+        value, end = quoted(text, 0, layout.quote)
+        record[-1] += "\n" + value
+        if end < 0:
+            continue
+        if end < len(text):
+            if not text.startswith(layout.delimiter, end):
+                break
+            more, state = split_quoted(text[end + len(layout.delimiter) :], layout.delimiter, layout.quote)
+            record += more
+            if state == "open":
+                continue
+            if state == "broken":
+                break
+        if len(record) == layout.n_fields:
+            return record
+        break
+    lines.give_back(taken)
+    return None
+
+
+class Lines:
+    """Physical lines without their newline, counted from 1; some can be given back.
+
+    `number` is that of the line taken last.
+    """
+
+    def __init__(self, file: BinaryIO, number: int = 0) -> None:
+        self.number = number
+        self._file = file
+        self._waiting: deque[bytes] = deque()
+
+    def take(self) -> bytes | None:
+        """The next line; of one beyond the limit only the beginning, longer than the limit."""
+        if self._waiting:
+            self.number += 1
+            return self._waiting.popleft()
+        line = self._file.readline(LINE_LIMIT + 2)
+        if not line:
+            return None
+        if self.number == 0:
+            line = line.removeprefix(BOM)
+        self.number += 1
+        if line.endswith(b"\n"):
+            return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        if len(line) > LINE_LIMIT:
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = self._file.readline(LINE_LIMIT)
+        return line.removesuffix(b"\r")
+
+    def give_back(self, taken: list[bytes]) -> None:
+        """Lines to be taken again."""
+        self._waiting.extendleft(reversed(taken))
+        self.number -= len(taken)
+
+    @staticmethod
+    def fault(line: bytes) -> Reason | None:
+        """What is wrong with a line before it is looked into."""
+        if not line:
+            return Reason.EMPTY_LINE
+        if len(line) > LINE_LIMIT:
+            return Reason.LINE_TOO_LONG
+        return Reason.BAD_ENCODING if b"\0" in line else None

@@ -1,0 +1,145 @@
+"""The result of reading one file: kept rows and rejected lines as Parquet, and their ledger.
+
+Ids are stored as dictionaries: Polars reads them as Categorical, everybody else as text, and no later stage
+has to hash a string a row.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.schemas.reasons import Reason
+from pipeline.sources.parsing import Row
+
+INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"
+_TEXT, _LINE, _ID = pa.string(), pa.int64(), pa.dictionary(pa.int32(), pa.string())
+_ROWS = pa.schema([("user_id", _ID), ("item_id", _ID), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))])
+_REJECTED = pa.schema(
+    [
+        ("run_id", _TEXT),
+        ("file", _TEXT),
+        ("line", _LINE),
+        ("column", _TEXT),
+        ("reason", _TEXT),
+        ("raw", _TEXT),
+    ]
+)
+_BATCH = 122_880  # rows, DuckDB's row group
+_ROW_GROUP = 2_000_000
+"""Rows where they come in bulk: a reader has to look up the ids of each group anew."""
+
+
+def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
+    """Write rows with the columns of `raw` in large row groups; returns how many there were."""
+    n_rows, written = 0, None
+    with _rows_writer(path) as writer, ThreadPoolExecutor(1) as aside:
+        for group in _groups(batches):
+            if written:
+                written.result()  # one group is written while the next one is read, not more
+            written = aside.submit(lambda group: writer.write_table(_stored(group)), group)
+            n_rows += sum(batch.num_rows for batch in group)
+        if written:
+            written.result()
+    return n_rows
+
+
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Batches put together to row groups."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(b.num_rows for b in held) >= _ROW_GROUP:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _stored(batches: list[pa.RecordBatch]) -> pa.Table:
+    """A row group: it has one dictionary of users and one of items."""
+    columns = pa.Table.from_batches(batches).unify_dictionaries().columns
+    return pa.Table.from_arrays(
+        [c.dictionary_encode() if pa.types.is_string(c.type) else c for c in columns], schema=_ROWS
+    )
+
+
+def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
+    """The rows of files that were written so, in order."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_batches()
+
+
+def _rows_writer(path: Path) -> pq.ParquetWriter:
+    options: dict[str, Any] = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": ["timestamp"]}
+    return pq.ParquetWriter(path, _ROWS, compression="lz4", **options)
+
+
+class PartWriter:
+    """Writes the two files of a part in batches, in order; `ledger` counts rows by reason.
+
+    Without `rows`, only rejected lines are written (the kept rows are written by somebody else).
+    """
+
+    def __init__(self, folder: Path, name: str, rows: bool = True) -> None:
+        self.name = name
+        self.ledger: Counter[str] = Counter()
+        self._rejects: list[tuple] = []
+        self._rows: list[Row] = []
+        self._to_rejects = pq.ParquetWriter(folder / REJECTED, _REJECTED)
+        self._to_rows = _rows_writer(folder / INTERACTIONS) if rows else None
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                self._flush()
+        finally:
+            self._to_rejects.close()
+            if self._to_rows:
+                self._to_rows.close()
+
+    def keep(self, row: Row) -> None:
+        """A row that goes on."""
+        self._rows.append(row)
+        if len(self._rows) == _BATCH:
+            self._flush()
+
+    def extend(self, batches: list[pa.RecordBatch]) -> None:
+        """Many rows that go on, as `write_rows` takes them."""
+        self._flush()
+        assert self._to_rows
+        for group in _groups(batches):
+            self._to_rows.write_table(_stored(group))
+            self.ledger[Reason.KEPT] += sum(batch.num_rows for batch in group)
+
+    def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:
+        """A line that doesn't; the night's run_id is filled in when it is published."""
+        self.ledger[reason] += 1
+        self._rejects.append(("", self.name, line, column, str(reason), raw))
+        if len(self._rejects) == _BATCH // 8:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows and self._to_rows:
+            self.ledger[Reason.KEPT] += len(self._rows)
+            self._to_rows.write_table(_table(self._rows, _ROWS))
+        if self._rejects:
+            self._to_rejects.write_table(_table(self._rejects, _REJECTED))
+        self._rows, self._rejects = [], []
+
+
+def _table(rows: list, schema: pa.Schema) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )

@@ -1,0 +1,135 @@
+"""Source text to values: what is a number, a time, an id; everything else is rejected with its reason."""
+
+import datetime as dt
+import re
+from collections.abc import Callable
+
+from pipeline.config.dataset import Columns
+from pipeline.core.errors import UnreadableInput
+from pipeline.schemas.reasons import Reason
+
+MAX_ID_BYTES = 1024
+_SHORT = MAX_ID_BYTES // 4  # characters: never too long
+END_OF_TIME = 4_102_444_800 * 10**6
+"""2100-01-01, in microseconds; times from 1970 up to it are taken."""
+SCALES = {"s": 10**6, "ms": 1000}
+_EPOCH = dt.datetime(1970, 1, 1)
+_MICROSECOND = dt.timedelta(microseconds=1)
+# Ascii only: full-width digits, 1_000, 0x10 are no numbers. Blanks around are let pass.
+_NUMBER = re.compile(r" *[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *").fullmatch
+_NOT_FINITE = re.compile(r" *[+-]?(?:nan|inf|infinity) *", re.IGNORECASE | re.ASCII).fullmatch
+_ISO = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?"
+    r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?Z?"
+).fullmatch
+
+Row = tuple[str, str, float | None, int | None]
+
+
+class Rejected(ValueError):
+    """A value that is not taken."""
+
+    def __init__(self, reason: Reason, column: str) -> None:
+        super().__init__(reason, column)
+        self.reason, self.column = reason, column
+
+
+def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str, str, str, str], Row]:
+    """A function from the texts of user, item, rating and timestamp to their values; it raises Rejected.
+
+    An empty rating or timestamp of a configured column is rejected; one that isn't configured gives None.
+    Times come as microseconds since 1970, UTC.
+    """
+    missing = frozenset(missing_ratings)
+    parse_time = clock(columns.timestamp_unit) if columns.timestamp else None
+    known: dict[str, float | None] = {}  # ratings are few; play counts are cut off at the size below
+
+    def read(user: str, item: str, rating: str, timestamp: str) -> Row:
+        if not user or len(user) > _SHORT:
+            check_id(user, Reason.EMPTY_USER, columns.user)
+        if not item or len(item) > _SHORT:
+            check_id(item, Reason.EMPTY_ITEM, columns.item)
+        value = None
+        if columns.rating:
+            if rating in known:
+                value = known[rating]
+            else:
+                value = _rating(rating, columns.rating)
+                value = None if value in missing else value
+                if len(known) < 10_000:
+                    known[rating] = value
+        time = None
+        if parse_time and columns.timestamp:
+            try:
+                time = parse_time(timestamp)
+            except (ValueError, OverflowError):
+                raise Rejected(Reason.TIMESTAMP_UNREADABLE, columns.timestamp) from None
+            if not 0 <= time < END_OF_TIME:
+                raise Rejected(Reason.TIMESTAMP_OUT_OF_RANGE, columns.timestamp)
+        return user, item, value, time
+
+    return read
+
+
+def check_id(text: str, empty: Reason, column: str) -> None:
+    """An id has 1 to 1024 bytes."""
+    if not text:
+        raise Rejected(empty, column)
+    if len(text) > _SHORT and len(text.encode()) > MAX_ID_BYTES:
+        raise Rejected(Reason.ID_TOO_LONG, column)
+
+
+def _rating(text: str, column: str) -> float:
+    if not _NUMBER(text):
+        raise Rejected(Reason.RATING_NOT_FINITE if _NOT_FINITE(text) else Reason.RATING_NOT_A_NUMBER, column)
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise Rejected(Reason.RATING_NOT_FINITE, column)
+    return value
+
+
+def clock(unit: str) -> Callable[[str], int]:
+    """A function from text to microseconds since 1970, UTC; ValueError or OverflowError where it is no time."""
+    if unit in SCALES:
+        scale = SCALES[unit]
+
+        def count(text: str) -> int:
+            if len(text) <= 15 and text.isascii() and text.isdigit():
+                return int(text) * scale
+            if not _NUMBER(text):
+                raise ValueError(text)
+            return round(float(text) * scale)
+
+        return count
+    if unit == "iso":
+        return _iso
+    if "%" not in unit or not _is_format(unit):
+        raise UnreadableInput(f"columns.timestamp_unit = {unit!r}: it is s, ms, iso, or a strptime format")
+
+    def formatted(text: str) -> int:
+        if not text.isascii() and any(c.isdecimal() and not c.isascii() for c in text):
+            raise ValueError(text)
+        return _micros(dt.datetime.strptime(text, unit))
+
+    return formatted
+
+
+def _iso(text: str) -> int:
+    text = text.strip(" ")
+    if not _ISO(text):
+        raise ValueError(text)
+    return _micros(dt.datetime.fromisoformat(text.removesuffix("Z") if len(text) == 11 else text))
+
+
+def _micros(time: dt.datetime) -> int:
+    if time.tzinfo:
+        time = time.astimezone(dt.UTC).replace(tzinfo=None)
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def _is_format(unit: str) -> bool:
+    try:
+        dt.datetime.strptime("", unit)
+    except (ValueError, re.error) as error:
+        return "does not match format" in str(error)
+    return True

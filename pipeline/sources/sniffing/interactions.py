@@ -1,0 +1,86 @@
+"""Looks at an interaction file and writes a commented data set TOML for it, for a person to read over."""
+
+import glob
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import UnreadableInput
+from pipeline.sources.sniffing.column_roles import number, roles_of
+from pipeline.sources.sniffing.items import catalog_beside
+from pipeline.sources.sniffing.preview import Peek, peek
+
+NO_CATALOG = """# No item catalog was found beside it. Where there is one, lists have titles, for example:
+# [items]
+# files = ["items.csv"]
+# id = "item"
+# title = "title"
+# attributes = { genres = "|" }  # several in a cell, split by this"""
+
+
+def sniff(path: Path) -> str:
+    """The TOML of a data set with this file. Raises UnreadableInput where it has no user and item columns."""
+    if not path.is_file():
+        raise UnreadableInput(f"{path} does not exist, or is no file")
+    table = peek(path)
+    unit, roles = roles_of(table.names, table.rows)
+    if not table.rows or not {"user", "item"} <= roles.keys():
+        raise UnreadableInput(f"{path}: found no lines with both a user and an item; is it an interaction file?")
+    texts = table.column(roles["rating"]) if "rating" in roles else []
+    ratings = sorted({value for text in texts if (value := number(text)) is not None})
+    lines = [
+        f"# Sniffed from the first lines of {path.name!r}; read it over.",
+        f"name = {_quoted(_name(path))}",
+        'description = ""',
+        "",
+        "[source]",
+        f"files = [{_quoted(glob.escape(path.name))}]  # globs, beside this file or in --data",
+        *_lines(table.reading),
+        "",
+        "[columns]",
+        f"# the file has: {', '.join(map(_quoted, table.names))}",
+    ]
+    lines += [f"{role} = {_quoted(table.names[at])}{_example(table, at)}" for role, at in roles.items()]
+    if "timestamp" in roles:
+        lines.append(f"timestamp_unit = {_quoted(unit)}  # s, ms, iso, or a strptime format; check day and month")
+    explicit = bool(ratings) and len(ratings) <= 20 and ratings[-1] <= 100
+    lines += ["", "[feedback]", f'kind = "{"explicit" if explicit else "implicit"}"']
+    if len(ratings) > 1 and ratings[0] == -1 and ratings[1] >= 0:
+        lines.append("missing_ratings = [-1]  # 'seen, not rated'")
+    if explicit:
+        lines.append(f'# positive_if = "rating >= {ratings[-1] * 0.8:g}"  # every row is positive without it')
+    catalog = catalog_beside(path, table.names[roles["item"]], set(table.column(roles["item"])))
+    if catalog:
+        about = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
+        lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(about)]
+    else:
+        lines += ["", NO_CATALOG]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(settings: dict[str, Any]) -> list[str]:
+    """Keys of one table of the TOML."""
+    guessed = {"column_names": "  # guessed: the file has no header"}
+    return [f"{key} = {_toml(value)}{guessed.get(key, '')}" for key, value in settings.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        keys = (key if re.fullmatch("[A-Za-z0-9_-]+", key) else _quoted(key) for key in value)
+        return "{ " + ", ".join(f"{key} = {_quoted(by)}" for key, by in zip(keys, value.values(), strict=True)) + " }"
+    return _quoted(value)
+
+
+def _name(path: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0] if not path.name.startswith(".") else path.stem)
+    return name.lstrip("-_")[:64] or "dataset"
+
+
+def _example(table: Peek, at: int) -> str:
+    return f"  # e.g. {table.rows[0][at][:40]!r}" if table.rows else ""
+
+
+def _quoted(value: Any) -> str:
+    """As in JSON, but that TOML takes no DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

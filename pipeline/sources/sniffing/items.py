@@ -1,0 +1,119 @@
+"""Finds the item catalog beside a file of interactions: the file that lists their items once each, with titles."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import UnreadableInput
+from pipeline.sources import dialect
+from pipeline.sources import files as sources
+from pipeline.sources.sniffing.column_roles import fits, is_numeric
+from pipeline.sources.sniffing.preview import FIRST, Peek, alike, peek
+
+SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".gz", ".zst"}
+LOOKED_AT = 50
+"""Files of the folder, those named after items first."""
+ENOUGH, ONCE = 0.5, 0.95
+"""Share of the interactions' items that a catalog has at least, and of its own lines that have an id of their own."""
+_TITLES = ("title", "name", "label")
+_MANY_VALUED = ("genre", "genres", "tag", "tags", "category", "categories", "keyword", "keywords")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A file, and which of its columns are the id and the title."""
+
+    file: Path
+    seen: Peek
+    id: int
+    title: int
+    share: float
+    """Of the interactions' items, those that it has."""
+
+    def settings(self) -> dict[str, Any]:
+        """Keys of dataset_settings.Items, but for `files`."""
+        reading, names = self.seen.reading, self.seen.names
+        if "column_names" in reading:
+            own = {self.id: "item", self.title: "title"}
+            names = [own.get(at, f"column_{at + 1}") for at in range(len(names))]
+            reading = {**reading, "column_names": names}
+        many = {names[at]: by for at in range(len(names)) if (by := self._separator(at))}
+        return {**reading, "id": names[self.id], "title": names[self.title], **({"attributes": many} if many else {})}
+
+    def _separator(self, at: int) -> str | None:
+        """Of a column with several values a cell, known by its name, or where there are no names by its bars."""
+        has_header = self.seen.reading.get("header", True)
+        if at in (self.id, self.title) or (has_header and self.seen.names[at].lower() not in _MANY_VALUED):
+            return None
+        cells = self.seen.column(at)
+        return next(
+            (by for by in "|;,"[: 3 if has_header else 1] if sum(by in c for c in cells) > 0.2 * len(cells)), None
+        )
+
+
+def catalog_beside(source: Path, item: str, ids: set[str]) -> Catalog | None:
+    """The catalog of the items `ids`, which stand in the column `item` of `source`; None where no file is one."""
+    files = [file for file in source.parent.iterdir() if file.suffix in SUFFIXES and file != source and file.is_file()]
+    files.sort(key=lambda file: (not _named_after_items(file.name), file.name))
+    found = (_as_catalog(file, item, ids) for file in files[:LOOKED_AT])
+    return max((catalog for catalog in found if catalog), key=lambda catalog: catalog.share, default=None)
+
+
+def _as_catalog(file: Path, item: str, ids: set[str]) -> Catalog | None:
+    try:
+        seen = peek(file, known={item, "id", *_TITLES})
+        if (
+            not seen.rows
+            or len(set(seen.names)) < len(seen.names)
+            or not (_named_after_items(file.name) or item in seen.names)
+        ):
+            return None
+        title = _title_of(seen)
+        for at in range(len(seen.names)):
+            if title is None or at == title or not _is_distinct(seen.column(at), ONCE):
+                continue
+            values, is_whole = _values(file, seen, at)
+            share = len(ids & set(values)) / len(ids)
+            if share > (ENOUGH if is_whole else 0) and _is_distinct(values, ONCE):
+                return Catalog(file, seen, at, title, share)
+    except (UnreadableInput, OSError):
+        pass  # whatever it is, it is no catalog
+    return None
+
+
+def _named_after_items(name: str) -> bool:
+    """`movies.csv`, `u.item`, `BX-Books.csv`."""
+    return any(fits(word.removesuffix("s"), "item") or fits(word, "item") for word in re.findall("[A-Za-z]+", name))
+
+
+def _title_of(seen: Peek) -> int | None:
+    """The first column that is called so, else the first with text of its own in most lines."""
+    texts = [
+        at
+        for at in range(len(seen.names))
+        if not is_numeric(cells := seen.column(at)) and _is_distinct(cells, 0.5) and "://" not in cells[0]
+    ]
+    called = [at for at in texts if seen.names[at].lower().endswith(_TITLES)]
+    return next(iter(called or texts[-1:] if seen.reading.get("header", True) else texts), None)
+
+
+def _values(file: Path, seen: Peek, at: int) -> tuple[list[str], bool]:
+    """The column as far as it is looked at, and whether that is all of it."""
+    if not seen.reading:
+        read = pq.ParquetFile(file)
+        batch = next(read.iter_batches(FIRST // 2**5, columns=[seen.names[at]]))
+        return [str(v) for v in batch.column(0).to_pylist()], batch.num_rows == read.metadata.num_rows
+    start = sources.first_bytes(file, FIRST)
+    lines = start.decode(seen.reading["encoding"], "replace").splitlines()[: -1 if len(start) >= FIRST else None]
+    seen.reading["quote"] = max(('"', ""), key=lambda q: alike(lines, seen.reading["delimiter"], q))  # titles have some
+    split = (dialect.fields(line, seen.reading["delimiter"], seen.reading["quote"]) for line in lines)
+    return [row[at] for row in split if len(row) == len(seen.names)][seen.reading["header"] :], len(start) < FIRST
+
+
+def _is_distinct(cells: Iterable[str], share: float) -> bool:
+    told = [cell for cell in cells if cell]
+    return bool(told) and len(set(told)) >= share * len(told)

@@ -1,0 +1,89 @@
+"""The first rows of any file as text, and how it is laid out."""
+
+import io
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import UnreadableInput
+from pipeline.sources import dialect, files
+from pipeline.sources.sniffing.column_roles import NAMES, fits, is_numeric, number, roles_of
+
+FIRST = 2**22  # bytes
+
+
+@dataclass
+class Peek:
+    """The first rows of a file, as text."""
+
+    names: list[str]
+    rows: list[list[str]]
+    reading: dict[str, Any] = field(default_factory=dict)
+    """Keys of dataset_settings.Reading that say how it is laid out; none of a Parquet file."""
+
+    def column(self, at: int) -> list[str]:
+        """Its cells."""
+        return [row[at] for row in self.rows]
+
+
+def peek(path: Path, known: Collection[str] = ()) -> Peek:
+    """A line with one of the names `known` is a header. UnreadableInput where there is nothing to see."""
+    return _parquet(path) if path.suffix == ".parquet" else _text(path, known)
+
+
+def _text(path: Path, known: Collection[str]) -> Peek:
+    start = files.first_bytes(path, FIRST)
+    whole = start[: start.rfind(b"\n") + 1] if len(start) >= FIRST else start
+    encoding = "utf-8" if _decodes(whole) else "latin-1"
+    lines = [dialect.decode(line, encoding, "replace") for line in dialect.head(io.BytesIO(start), path.name)]
+    lines = [line for line in lines if line]
+    delimiter = dialect.sniff_delimiter(lines, '"', [], path.name)
+    quote = max(('"', ""), key=lambda q: alike(lines, delimiter, q))
+    rows = [dialect.fields(line, delimiter, quote) for line in lines]
+    width = max((len(row) for row in rows), key=[len(row) for row in rows].count, default=0)
+    names = [name.strip() for name in rows[0]] if rows else []
+    header = any(name in known for name in names) or _is_header(names, [row for row in rows[1:] if len(row) == width])
+    body = [row for row in (rows[1:] if header else rows) if len(row) == width]
+    reading: dict[str, Any] = {"delimiter": delimiter, "header": header}
+    if not header:
+        found = {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
+        names = [found.get(at, f"column_{at + 1}") for at in range(width)]
+        reading["column_names"] = names
+    reading |= {"encoding": encoding, "quote": quote}
+    return Peek(names, [row for row in body if len(row) == len(names)], reading)
+
+
+def _parquet(path: Path) -> Peek:
+    try:
+        batch = next(pq.ParquetFile(path).iter_batches(100))
+    except (OSError, pa.ArrowException, StopIteration) as error:
+        raise UnreadableInput(f"{path} is no Parquet file, is cut off or empty ({error})") from None
+    columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in batch.columns]
+    return Peek(list(batch.schema.names), [list(row) for row in zip(*columns, strict=True)])
+
+
+def _is_header(first: list[str], rest: list[list[str]]) -> bool:
+    if not first or any(number(name) is not None for name in first):
+        return False
+    known = sum(any(fits(name, role) for role in NAMES) for name in first)
+    return known >= 2 or any(is_numeric(list(column)) for column in zip(*rest, strict=False))
+
+
+def alike(lines: list[str], delimiter: str, quote: str) -> int:
+    """Lines that split into the usual number of fields; the quote counts where it is at work."""
+    widths = [
+        len(split[0]) if (split := dialect.split_quoted(line, delimiter, quote))[1] == "whole" else 0 for line in lines
+    ]
+    return max(map(widths.count, set(widths) - {0}), default=0)
+
+
+def _decodes(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""Reads one text file: by a strict DuckDB statement, and line by line only the blocks on which that stumbles."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config.dataset import Dataset
+from pipeline.schemas.reasons import Reason
+from pipeline.sources import files, line_reader
+from pipeline.sources.blocks import Block, copy_as_utf8, needs_copy, survey
+from pipeline.sources.dialect import Layout, read_layout
+from pipeline.sources.duckdb_reader import FileResult, no_fast_way, stream_rows, text_view, wanted_columns
+from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, write_rows
+from pipeline.sources.parsing import SCALES, Row, row_reader
+from pipeline.storage.warehouse import Connection
+
+_FAN = 8
+"""Pieces that are made of one with a fault in it, the smallest being a block."""
+_LARGEST = 128
+"""Blocks of a piece, 64 MB: its rows are held until it is known to be sound."""
+
+
+def read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
+    """Write the rows and rejects of `path` into the folder `into`. `exact` reads line by line in any case."""
+    plain = files.unpack(path, into / ".plain")
+    layout = read_layout(plain, name, dataset.source, wanted_columns(dataset.columns))
+    blocks = survey(plain, layout) if layout else []
+    if layout is None or not blocks:
+        with PartWriter(into, name):
+            return FileResult({}, "an empty file")
+    text = _Text(con, plain, layout, dataset, into)
+    unfit = "as asked" if exact else no_fast_way(dataset, dataset.columns.timestamp_unit)
+    fault = unfit or text.doubts(blocks)
+    if not fault:
+        fault = text.read_fast(blocks, lambda batches: write_rows(batches, into / INTERACTIONS))
+    if not fault:
+        rows = pq.read_metadata(into / INTERACTIONS).num_rows
+        with PartWriter(into, name, rows=False):
+            return FileResult({Reason.KEPT: rows} if rows else {}, None)
+    with PartWriter(into, name) as part:
+        read = row_reader(dataset.columns, dataset.feedback.missing_ratings)
+        n_lines = text.read_pieces(blocks, read, part, bool(unfit))
+    return FileResult(dict(part.ledger), f"{n_lines:,} of {blocks[-1].last:,} lines: {fault}")
+
+
+@dataclass
+class _Text:
+    """A plain text file that is being read."""
+
+    con: Connection
+    plain: Path
+    layout: Layout
+    dataset: Dataset
+    into: Path
+
+    def read_pieces(self, blocks: Sequence[Block], read: Callable[..., Row], part: PartWriter, exact: bool) -> int:
+        """Read the file by pieces, those with a fault by smaller ones; how many lines were read one by one.
+
+        In order, since a record in quotes may reach into the next block: that one is read from where it ends.
+        """
+        waiting, taken, one_by_one = _parts(blocks), 0, 0
+        while waiting:
+            piece = [block for block in waiting.pop(0) if block.last > taken]
+            if not piece:
+                continue
+            batches: list[pa.RecordBatch] = []
+            fault = exact or taken >= piece[0].first or self.doubts(piece)
+            if not fault and not self.read_fast(piece, batches.extend):
+                part.extend(batches)
+                taken = piece[-1].last
+            elif len(piece) > 1:
+                waiting = _parts(piece) + waiting
+            else:
+                before = max(taken, piece[0].first - 1)
+                taken = line_reader.rescan(self.plain, piece[0], before, self.layout, read, part)
+                one_by_one += taken - before
+        return one_by_one
+
+    def doubts(self, piece: Sequence[Block]) -> str:
+        """What speaks against the fast way, if anything."""
+        return ", ".join(sorted(set[str]().union(*(block.doubts for block in piece))))
+
+    def read_fast(self, piece: Sequence[Block], take: Callable) -> str | None:
+        """Hand the rows of a piece to `take`, in batches; None, or what makes them useless."""
+        has_header = self.layout.header and piece[0].start == 0
+        is_plain = all(block.is_plain for block in piece)
+        is_whole = piece[0].start == 0 and piece[-1].end == self.plain.stat().st_size
+        copy = self.into / f".copy-{piece[0].first}-{piece[-1].last}"
+        try:
+            fast = self.plain
+            if not is_whole or needs_copy(piece, self.layout):
+                fast = copy_as_utf8(self.plain, piece, self.layout, copy)
+            unit = self.dataset.columns.timestamp_unit
+            numbers = {"rating", *(["timestamp"] if unit in SCALES else [])} if is_plain else set()
+            view = text_view(fast, self.layout, has_header, numbers)
+            n_rows, fault = stream_rows(self.con, view, self.dataset, unit, take, is_plain)
+        finally:
+            copy.unlink(missing_ok=True)
+        n_lines = sum(block.lines for block in piece) - has_header
+        return fault or (None if n_rows == n_lines else "a record over several lines")
+
+
+def _parts(piece: Sequence[Block]) -> list[Sequence[Block]]:
+    size = min(-(-len(piece) // _FAN), _LARGEST)
+    return [piece[i : i + size] for i in range(0, len(piece), size)]

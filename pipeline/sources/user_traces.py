@@ -1,0 +1,235 @@
+"""What counts as a trace of a user, in prose, in JSON and in raw source lines; and the same without it.
+
+Fields decide exactly. In prose an id counts as a whole token: an id of LONG characters or more anywhere, a shorter one
+where the words before it say that it is a user's (`user_id 42`), since it may be an item or a count as well.
+"""
+
+import ast
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from pipeline.schemas.reasons import Reason
+from pipeline.sources.dialect import split_quoted
+from pipeline.sources.line_reader import RAW_LIMIT
+from pipeline.storage.forgotten_users import REDACTED, Forgotten
+
+LONG = 16
+"""Characters of an id that is nothing else by chance."""
+QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
+EXAMPLE = re.compile(r"(?<=\): )(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")")
+"""A raw source line that older versions quoted in a reason: `a.csv line 3 (too_few_fields): '…'`."""
+CUT = 80
+"""Characters after which they cut it."""
+PASSES = 9
+NAMED_BEFORE = r"(?i:(?<!\w)user(?:_?id)?['\"]?\s*[:=]?\s*['\"]?)"
+BEFORE = r"(?:(?<!\w)|(?<=\\[abfnrtv0])|(?<=\\x[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=%[0-9A-F]{2}))"
+"""No letter or digit, but for one that ends an escape: `\\n`, `\\u0009`, `%2C`."""
+USER_KEYS = ("user_id", "user", "users", "user_ids")
+UNDECIDED = (Reason.BROKEN_QUOTE, Reason.LINE_TOO_LONG, Reason.BAD_ENCODING)
+"""Rejects of which nothing says where their fields end."""
+SNIFFED = ("::", "\t", ",", ";", "|", " ")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a source's lines are laid out; `delimiter` None: it was sniffed, so it is any of SNIFFED."""
+
+    delimiter: str | None = None
+    quote: str = '"'
+
+    @property
+    def delimiters(self) -> tuple[str, ...]:
+        """Those that may be meant."""
+        return (self.delimiter,) if self.delimiter else SNIFFED
+
+
+@dataclass(frozen=True)
+class Person:
+    """The user who is to be forgotten, and what is needed to find them."""
+
+    user_id: str
+    listed: Forgotten
+    """Everybody who is forgotten, this user included."""
+    dialects: tuple[Dialect, ...] = (Dialect(),)
+    is_item: bool = False
+    """An item has this id too: then prose only counts where it says that it is a user's."""
+    is_part: bool = False
+    """Another id contains this one: then bare bytes say nothing."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the bare id is a trace wherever it stands."""
+        return len(self.user_id) >= LONG and not self.is_item
+
+    @cached_property
+    def spellings(self) -> list[str]:
+        """The id as CSV, Python, JSON, HTML, SQL and addresses write it, the longest first."""
+        once = _spelt(self.user_id)
+        twice = {spelling for one in once for spelling in _spelt(one)}
+        return sorted({one for one in once | twice if one}, key=lambda one: (-len(one), one))
+
+    @cached_property
+    def cores(self) -> list[str]:
+        """What every spelling has, to look for first: the longest run that no escape changes; else all spellings."""
+        runs = re.findall(r"[A-Za-z0-9]+", self.user_id)
+        return [max(runs, key=len)] if runs else self.spellings
+
+    @cached_property
+    def bytes_of_it(self) -> list[bytes]:
+        """The spellings as they stand in files."""
+        found = {one.encode(code, "surrogatepass") for one in self.spellings for code in ("utf-8", "utf-16-le")}
+        return sorted(found | {one.encode("latin-1") for one in self.spellings if _is_latin(one)})
+
+    @cached_property
+    def _tokens(self) -> list[re.Pattern[str]]:
+        before = "" if self.is_long else NAMED_BEFORE
+        return [re.compile(f"({before}){_token(one)}") for one in self.spellings]
+
+    @cached_property
+    def _bare(self) -> list[re.Pattern[str]]:
+        return [re.compile(_token(one)) for one in self.spellings]
+
+    def redacted(self, text: str) -> str:
+        """A text of any kind without the id."""
+        if not self.may_be_in(text):
+            return text
+        for token in self._tokens:
+            text = token.sub(lambda match: match[1] + REDACTED, text)
+        return text
+
+    def redacted_message(self, text: str) -> str:
+        """A reason, a note or an error: quoted pieces that name somebody forgotten are blanked, too."""
+
+        def blank(piece: re.Match[str]) -> str:
+            inner = _unquoted(piece[0])
+            return repr(REDACTED) if self.listed.named_in(inner) or self.is_in_raw(inner) else piece[0]
+
+        def example(piece: re.Match[str]) -> str:
+            inner = _unquoted(piece[0])
+            undecided = inner != REDACTED and (len(inner) >= CUT or is_undecided(inner, self.dialects))
+            return repr(REDACTED) if undecided else piece[0]
+
+        for _ in range(PASSES):  # an apostrophe in an id may pair with the quote of another piece
+            before, text = text, self.redacted(EXAMPLE.sub(example, text))
+            for token in self._bare if len(self.user_id) >= LONG else []:
+                text = token.sub(REDACTED, text)
+            text = QUOTED.sub(blank, text)
+            if text == before:
+                break
+        return text
+
+    def is_in_raw(self, raw: str) -> bool:
+        """Whether a raw source line names the user: as a field, whatever made the fields, or as a token."""
+        return self.may_be_in(raw) and any(token.search(raw) for token in self._bare)
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether looking closer is worth while."""
+        return any(core in text for core in self.cores) and any(one in text for one in self.spellings)
+
+
+def is_named(raw: str, listed: Forgotten, dialects: Iterable[Dialect]) -> bool:
+    """Whether a raw line names anybody forgotten, by the sources' dialects; their ids need not be known."""
+    delimiters = {delimiter for dialect in dialects for delimiter in dialect.delimiters}
+    if listed.named_in(raw, delimiters) or any(token in listed for token in re.findall(r"\w[\w.@+-]*", raw)):
+        return True
+    parsed = [_fields(raw, delimiter, dialect.quote) for dialect in dialects for delimiter in dialect.delimiters]
+    return any(field in listed or field.strip() in listed for fields, _ in parsed for field in fields)
+
+
+def is_undecided(raw: str, dialects: Iterable[Dialect], reason: str = "") -> bool:
+    """Whether a raw line may name somebody of whom no field tells: it is cut, unreadable, or a quote stays open."""
+    if reason in UNDECIDED or len(raw) >= RAW_LIMIT or "\ufffd" in raw:
+        return True
+    return any(
+        _fields(raw, delimiter, dialect.quote)[1] == "open"
+        for dialect in dialects
+        for delimiter in ([one for one in dialect.delimiters if one in raw] or dialect.delimiters)
+        if dialect.quote
+    )
+
+
+def redact_json(value: Any, person: Person, keep: Iterable[str] = (), key: str = "") -> Any:
+    """Decoded JSON without the user: fields exactly, texts as prose. `keep`: keys that stay as they are."""
+    if isinstance(value, dict):
+        if set(value) == {"column", "value"}:
+            return {**value, "value": _redacted_field(value["column"], value["value"], person)}
+        return {
+            REDACTED if name == person.user_id and key in USER_KEYS else name: (
+                inner if name in keep else redact_json(inner, person, keep, name)
+            )
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [redact_json(inner, person, keep, key) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return REDACTED if key in USER_KEYS[:2] and str(value) == person.user_id else value
+    if not isinstance(value, str):
+        return value
+    if key in USER_KEYS and value == person.user_id:
+        return REDACTED
+    if key == "raw":
+        return _redacted_field("raw", value, person)
+    is_prose = key in ("reason", "text") or (" " in value and key != "params")
+    return person.redacted_message(value) if is_prose else person.redacted(value)
+
+
+def _redacted_field(column: str, value: str, person: Person) -> str:
+    """The value of `{column, value}`, as reasons and notes keep ids."""
+    if column.startswith("item") or "item_id" in column:
+        return value
+    named = value == person.user_id or person.is_in_raw(value) or is_named(value, person.listed, person.dialects)
+    cut = column == "raw" and value != REDACTED and (len(value) >= CUT or is_undecided(value, person.dialects))
+    return REDACTED if named or cut else value
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in decoded JSON, keys included."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield str(name)
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _fields(raw: str, delimiter: str, mark: str) -> tuple[list[str], str]:
+    return split_quoted(raw, delimiter, mark)
+
+
+def _token(spelling: str) -> str:
+    """A pattern for a whole token: no letter or digit goes on where the id has one at its end."""
+    left = BEFORE if re.match(r"\w", spelling) else ""
+    right = r"(?!\w)" if re.search(r"\w\Z", spelling) else ""
+    return f"{left}{re.escape(spelling)}{right}"
+
+
+def _spelt(text: str) -> set[str]:
+    plain = repr(text)[1:-1]
+    quotes = {plain, plain.replace("\\'", "'"), plain.replace("\\'", "'").replace("'", "\\'")}
+    jsons = {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
+    marks = {text.replace(mark, mark * 2) for mark in ("'", '"')} | {html.escape(text), html.escape(text, quote=False)}
+    try:
+        addresses = {quote(text), quote(text, safe=""), quote_plus(text)}
+    except UnicodeEncodeError:
+        addresses = set[str]()
+    return {text} | quotes | jsons | marks | addresses
+
+
+def _is_latin(text: str) -> bool:
+    return all(ord(letter) < 256 for letter in text)
+
+
+def _unquoted(piece: str) -> str:
+    try:
+        return str(ast.literal_eval(piece))
+    except (ValueError, SyntaxError):
+        return piece[1:-1]

@@ -1,0 +1,218 @@
+"""Which home this is. A home that was copied or moved is noticed, and made independent of the place it came from.
+
+Each home has a marker, `warehouse/home.json`: an id, its own path, and the format in which it is written. MLflow,
+the journal and the lake store absolute paths. `settle` compares the marker with where the home is now, and changes
+every stored path that lies below the old place, before anything else is written.
+"""
+
+import fcntl
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.run import utcnow
+from pipeline.core.errors import Locked, UnreadableInput
+from pipeline.core.filesystem import write_atomically
+from pipeline.core.paths import Home
+from pipeline.storage import home_paths
+from pipeline.storage.home_paths import Relocation
+
+FORMAT = 1
+"""Of what lies in a home. 0 is a home without a marker. Raise it, and add a migration, where an older version of
+the code could not go on with what this one writes."""
+KEPT_EVENTS = 20
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The marker's content."""
+
+    id: str
+    path: str
+    """Where the home was when its stored paths were last made right."""
+    format: int = FORMAT
+    written_by: str = ""
+    made_at: str = ""
+    former: tuple[str, ...] = ()
+    """Places below which stored paths may still lie: a repair that has begun and not ended."""
+    events: tuple[dict[str, Any], ...] = field(default=())
+    """Copies, moves and migrations, oldest first."""
+
+
+def read(home: Home) -> Identity | None:
+    """The marker of a home; None where there is none, or where it can't be understood."""
+    try:
+        record = json.loads(home.marker.read_text())
+        known = {name: record[name] for name in Identity.__dataclass_fields__ if name in record}
+        known |= {name: tuple(known[name]) for name in ("former", "events") if name in known}
+        found = Identity(**known)
+        return found if isinstance(found.format, int) and isinstance(found.path, str) else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def check(home: Home) -> None:
+    """Raises UnreadableInput where a newer version of nightrecs has written the home."""
+    found = read(home)
+    if found is not None and found.format > FORMAT:
+        raise UnreadableInput(
+            f"the home {home.root} was written by nightrecs {found.written_by} in format {found.format}; this version "
+            f"reads formats up to {FORMAT}. Nothing was changed. Install nightrecs {found.written_by} or newer, or "
+            "choose another home with --home"
+        )
+
+
+def settle(home: Home) -> None:
+    """Give a new home its marker; make a copied or moved one independent; migrate an old one. Says what it did.
+
+    Raises UnreadableInput where the home is written by a newer version or can't be made independent, journal.Locked
+    where a night or command is at work in it.
+    """
+    check(home)
+    if _is_settled(home, read(home)):
+        return
+    with refusing_read_only(home):
+        home.warehouse.mkdir(parents=True, exist_ok=True)
+        with _alone(home):
+            found = read(home)
+            if not _is_settled(home, found):  # by another process, meanwhile
+                _settle(home, found)
+
+
+def standing(home: Home) -> tuple[str, str | None]:
+    """`new`, `settled`, `copied`, `moved`, or `unmarked` (of an older version), and the place that it came from."""
+    found = read(home)
+    if found is None:
+        former = [place for place in home_paths.roots_named_in(home) if not _is_here(home, place)]
+        if not former:
+            return ("unmarked" if home_paths.has_content(home) else "new"), None
+        return ("copied" if any(home_paths.shares_nights(home, place) for place in former) else "moved"), former[0]
+    if found.path == str(home.root) or _is_mounted_twice(home, found.path):
+        return "settled", None
+    return ("copied" if _has_id(found.path, found.id) else "moved"), found.path
+
+
+@contextmanager
+def refusing_read_only(home: Home) -> Iterator[None]:
+    """UnreadableInput, which names the home, where the block fails as nothing can be written there."""
+    try:
+        yield
+    except OSError as error:
+        if not home_paths.is_read_only(error) or not Path(error.filename or home.root).is_relative_to(home.root):
+            raise
+        raise UnreadableInput(
+            f"can't write to the home {home.root}: {error.strerror}; choose another with --home, or make it writable"
+        ) from None
+
+
+def _is_settled(home: Home, found: Identity | None) -> bool:
+    if found is None or found.format != FORMAT or found.former:
+        return False
+    return found.path == str(home.root) or _is_mounted_twice(home, found.path)
+
+
+def _settle(home: Home, found: Identity | None) -> None:
+    from pipeline.storage import journal  # which calls this module
+
+    event, came_from = standing(home)
+    if found is None and home.marker.exists():
+        aside = home.marker.rename(home.marker.with_name(f"home.json.unreadable-{utcnow():%Y%m%dT%H%M%S}"))
+        journal.say(f"{home.marker} can't be understood; it is set aside as {aside.name}, and made again")
+    now = replace(
+        found or Identity(id=str(uuid.uuid4()), path=str(home.root), made_at=f"{utcnow().isoformat()}Z"),
+        written_by=journal.code_version(),
+        format=FORMAT,
+    )
+    if event == "new":
+        _write(home, now)
+        return
+    _nobody_works(home)
+    if event == "copied":
+        home_paths.refuse_hard_links(home, Home(Path(str(came_from))))
+    former = found.former if found else ()
+    former = tuple(dict.fromkeys([*former, *([found.path] if found else home_paths.roots_named_in(home))]))
+    former = tuple(place for place in former if place != str(home.root) and not _is_mounted_twice(home, place))
+    relocation = Relocation(former, home.root)
+    new_id = str(uuid.uuid4()) if event == "copied" else now.id
+    # The marker names the repair before it begins: one that is killed goes on, wherever the home is by then
+    pending = (*former, str(home.root))
+    _write(home, replace(now, path=found.path if found else pending[0], former=pending))
+    backups = home_paths.back_up(home, event if former else f"format-{FORMAT}")
+    changed = home_paths.repair(home, relocation) if former else 0
+    if event == "copied":
+        home_paths.forget_services(home)
+    done = {"at": f"{utcnow().isoformat()}Z", "event": event, "from": came_from, "changed": changed}
+    if event == "copied":
+        done["copy_of"] = now.id
+    events = (*now.events, done)[-KEPT_EVENTS:]
+    path = str(home.root)
+    _write(home, replace(now, id=new_id, path=path, former=(), events=events))
+    kept = f"; the databases as they were: {', '.join(path.name for path in backups)}" if backups else ""
+    said = {
+        "copied": f"{home.root} is a copy of the home {came_from}. It is a home of its own now",
+        "moved": f"the home was moved from {came_from} to {home.root}",
+        "unmarked": f"the home {home.root} was made by an older nightrecs. It is in format {FORMAT} now",
+        "settled": f"an earlier command did not get to the end of making the home {home.root} independent; it is now",
+    }
+    journal.say(f"{said[event]}: {changed:,} stored paths were changed{kept}")
+
+
+def _write(home: Home, identity: Identity) -> None:
+
+    write_atomically(home.marker, json.dumps(asdict(identity), indent=1))
+    home.marker.chmod(0o640)
+
+
+def _is_here(home: Home, place: str) -> bool:
+    return place == str(home.root)
+
+
+def _is_mounted_twice(home: Home, place: str) -> bool:
+    """Whether another real path leads to this very folder: a bind mount. A symbolic link does not, it resolves."""
+    try:
+        return Path(place).resolve() != home.root and Path(place).samefile(home.root)
+    except OSError:
+        return False
+
+
+def _has_id(place: str, identity: str) -> bool:
+    """Whether another home with this id is at `place`; one that can't be looked into counts as if it were."""
+    other = Home(Path(place))
+    try:
+        if other.root.resolve() != other.root:
+            return False  # a link that was left where the home had been
+        other.marker.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    found = read(other)
+    return found is not None and found.id == identity
+
+
+def _nobody_works(home: Home) -> None:
+    """Raises journal.Locked where a night of this home is running: it still writes to the old paths."""
+
+    for path in sorted(home.lock("_").parent.glob("*.lock")):
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = path.read_text().strip() or path.name
+                raise Locked(
+                    f"the home {home.root} was moved or copied while {path.stem} was at work in it ({holder}); "
+                    "wait for its end"
+                ) from None
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    with (home.warehouse / "home.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,255 @@
+"""What each night did: the truth about it. Plain JSON lines, appended and synced; published files embed it."""
+
+import json
+import os
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.config.run import Run, moment_of, utcnow
+from pipeline.core import progress
+from pipeline.core.errors import Ids, with_ids
+from pipeline.core.fault_injection import fault
+from pipeline.core.filesystem import write_atomically
+from pipeline.core.paths import Home
+from pipeline.core.redaction import masked
+from pipeline.schemas import table as contracts
+from pipeline.schemas import tables
+from pipeline.storage import state_files
+
+
+def folder(run: Run) -> Path:
+    """This night's journal."""
+    return run.home.journal(run.dataset) / run.run_id
+
+
+def run_ids(home: Home, dataset: str) -> list[str]:
+    """All nights of a data set, oldest first. Stray folders, and nights whose run.json is damaged, are left out."""
+    root = home.journal(dataset)
+    folders = [path.name for path in root.iterdir()] if root.is_dir() else []
+    return sorted(name for name in folders if find_run(home, dataset, name))
+
+
+def open_run(run: Run) -> None:
+    """Begin a night's journal."""
+    at = folder(run)
+    at.mkdir(parents=True)
+    (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
+    record = {
+        "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
+        "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.data,
+        "flow_run_id": run.flow_run_id,
+    }  # fmt: skip
+    write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
+
+
+@contextmanager
+def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Time a stage; the block may set rows_in, rows_out, skipped and stage, its name, in the dict it gets."""
+    record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
+    started = time.perf_counter()
+    progress.watcher.begin(name)
+    try:
+        yield record
+    finally:
+        progress.watcher.end()
+    seconds = round(time.perf_counter() - started, 3)
+    append(run, tables.STAGES, [{**record, "seconds": seconds}])
+    rows = f"{record['rows_out']:>12,} rows" if record["rows_out"] is not None else " " * 17
+    say(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
+
+
+def used(run: Run, result: Path) -> None:
+    """A night made or took a result of the lake: folders.txt, by which `gc` knows what may go."""
+    with (folder(run) / "folders.txt").open("a") as file:
+        file.write(f"{result.parent.name}/{result.name}\n")
+
+
+def note(run: Run, text: str, ids: Ids | None = None) -> None:
+    """Something a person should know of this night: in the journal, notes.jsonl, and said. The text has no ids."""
+    kept = _kept(run.home, run.dataset, ids)
+    with (folder(run) / "notes.jsonl").open("a") as file:
+        if file.tell():
+            file.write("\n")  # a torn last line must not take the next one with it
+        file.write(json.dumps({"text": masked(text), "ids": kept}) + "\n")
+    say(text, ids)
+
+
+def notes(home: Home, dataset: str, run_id: str) -> list[str]:
+    """The notes of a night. Those of older versions are plain lines, in notes.txt."""
+    at = home.journal(dataset) / run_id
+    records = state_files.read_records(at / "notes.jsonl")
+    lines = [line for record in records for line in str(record.get("text", "")).splitlines()]
+    return state_files.read_lines(at / "notes.txt") + lines
+
+
+def _kept(home: Home, dataset: str, ids: Ids | None) -> list[dict[str, str]]:
+    """Ids as the journal keeps them: a list of column and value. What names a forgotten user is blanked."""
+    if not ids:
+        return []
+    from pipeline.storage import forgotten_users  # it writes its list as journals are written
+
+    listed = forgotten_users.read(home, dataset)
+    return [
+        {"column": column, "value": forgotten_users.REDACTED if listed.named_in(value) else masked(value)}
+        for column, values in ids.items()
+        for value in values
+    ]
+
+
+def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
+    """The ids that belong to the reason of a night, by column, as `run.json` keeps them."""
+    found: dict[str, list[str]] = {}
+    for entry in record.get("reason_ids") or []:
+        found.setdefault(entry["column"], []).append(entry["value"])
+    return found
+
+
+def say(text: str, ids: Ids | None = None) -> None:
+    """Talk goes to stderr; stdout is for data. Ids go to the terminal only, not into Prefect's logs."""
+    progress.say(text, with_ids("", ids))
+
+
+def update_run(run: Run, **fields: Any) -> None:
+    """Set fields of run.json, atomically."""
+    _update(folder(run), fields)
+
+
+def close_run(run: Run, outcome: str, reason: str | None = None, ids: Ids | None = None) -> None:
+    """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish.
+
+    `ids`: what the reason is about, kept apart from it as `reason_ids`.
+    """
+    if read_run(run.home, run.dataset, run.run_id)["outcome"] != "running":
+        return
+    fields = {"reason_ids": _kept(run.home, run.dataset, ids)} if ids else {}
+    update_run(run, outcome=outcome, reason=reason and masked(reason), finished_at=utcnow().isoformat(), **fields)
+
+
+def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, str]:
+    """End the nights that never ended, as the holder of the lock finds them: id to outcome.
+
+    The one that is `live` was killed after its tables went live, so it did publish; the others crashed.
+    """
+    mend(home, dataset)
+    stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
+    outcomes = {run_id: "published" if run_id == live else "crashed" for run_id in stale}
+    for run_id, outcome in outcomes.items():
+        reason = None if run_id == live else "the process ended before the night did"
+        ended = {"outcome": outcome, "reason": reason, "finished_at": utcnow().isoformat()}
+        _update(home.journal(dataset) / run_id, ended)
+    return outcomes
+
+
+def mend(home: Home, dataset: str) -> None:
+    """Set damaged JSON files of all nights aside. The caller holds the lock."""
+    root = home.journal(dataset)
+    for at in sorted(root.iterdir()) if root.is_dir() else []:
+        state_files.mend(at / "run.json", dict, _trouble_of)
+        state_files.mend(at / "settings.json", dict)
+
+
+def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
+    """run.json of a night. Raises FileNotFoundError or state_files.Damaged."""
+    return state_files.load(home.journal(dataset) / run_id / "run.json", dict)
+
+
+def find_run(home: Home, dataset: str, name: str) -> dict[str, Any] | None:
+    """run.json in a folder of the journal; None where the folder is no night, or its run.json is damaged."""
+    path = home.journal(dataset) / name / "run.json"
+    record = state_files.read(path, dict)
+    if record is None:
+        return None
+    trouble = _trouble_of(record)
+    if not trouble and record["run_id"] != name:  # a copy of a night's folder
+        trouble = f"it is of night {record['run_id']}, and its folder is {name}"
+    if not trouble and re.match("[0-9]{8}T", name) and not moment_of(name):
+        trouble = "the night's id is no time at which a night can have run"
+    if trouble:
+        state_files.skip(path, trouble)
+    return None if trouble else record
+
+
+def _trouble_of(record: dict[str, Any]) -> str | None:
+    """What is wrong with the content of a run.json."""
+    if state_files.fits(tables.RUNS, record) is None or not isinstance(record.get("made") or {}, dict):
+        return "a value is missing or of another type"
+    return None
+
+
+def read_settings(home: Home, dataset: str, run_id: str) -> dict[str, Any] | None:
+    """settings.json of a night; None where it is absent or damaged."""
+    return state_files.read(home.journal(dataset) / run_id / "settings.json", dict)
+
+
+def load_run(home: Home, dataset: str, run_id: str) -> Run:
+    """A night of the past, as its stages saw it."""
+    record = read_run(home, dataset, run_id)
+    settings = state_files.load(home.journal(dataset) / run_id / "settings.json", dict)
+    return Run.model_validate(
+        {
+            "run_id": run_id,
+            "home_root": home.root,
+            "data": record["data"],
+            "settings": settings,
+            "started_at": record["started_at"],
+        }
+    )
+
+
+def keep_traceback(run: Run) -> None:
+    """Where the error of the moment came from, for whoever looks in the morning: errors.txt."""
+    with (folder(run) / "errors.txt").open("a") as file:
+        file.write(masked(traceback.format_exc()) + "\n")
+
+
+def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
+    """Add rows to one of the journal's tables; `run_id` is filled in."""
+    fault("journal:append")
+    with (folder(run) / f"{table.name}.jsonl").open("a") as file:
+        if file.tell():
+            file.write("\n")  # a torn last line must not take the next one with it
+        for record in records:
+            file.write(json.dumps({"run_id": run.run_id, **record}, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = None) -> pl.DataFrame:
+    """Rows of one journal table, of one night or of all; of rows with the same key the last one counts."""
+    if table is tables.RUNS:
+        names = [run_id] if run_id else run_ids(home, dataset)
+        return _frame(table, [record for name in names if (record := find_run(home, dataset, name))])
+    ids = [run_id] if run_id else run_ids(home, dataset)
+    files = [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids]
+    return _frame(table, [record for file in files for record in state_files.read_records(file)])
+
+
+def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
+    """Of records that keep the contract; the others are counted and left out."""
+    rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
+    if wrong := len(records) - len(rows):
+        progress.say_once(f"warning: {wrong} records of the journal's {table.name} are damaged and left out")
+    frame = pl.DataFrame(rows, schema=table.schema, orient="row")
+    return table.check(frame.unique(table.key, keep="last", maintain_order=True))
+
+
+def _update(at: Path, fields: dict[str, Any]) -> None:
+    path = at / "run.json"
+    write_atomically(path, json.dumps({**state_files.load(path, dict), **fields}, indent=2, default=str))
+
+
+def code_version() -> str:
+    """Version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("nightrecs")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,47 @@
+"""What people did between the nights: rollbacks, forgotten users, clean-ups, replays. One JSON line each."""
+
+import getpass
+import json
+import os
+import socket
+from typing import Any
+
+from pipeline.config.run import utcnow
+from pipeline.core.filesystem import free_name
+from pipeline.core.paths import Home
+from pipeline.storage import state_files
+
+
+def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str, Any]:
+    """Add a line, synced, with who and when; returns it."""
+    entry = {"operation": operation, "at": utcnow().isoformat(), "by": who(), **fields}
+    path = home.operations(dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free_name(path)
+    with path.open("a") as file:
+        if file.tell():
+            file.write("\n")  # a torn last line must not take the next one with it
+        file.write(json.dumps(entry, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return entry
+
+
+def read(home: Home, dataset: str, operation: str | None = None) -> list[dict[str, Any]]:
+    """All lines, or those of one operation, oldest first; damaged ones are left out."""
+    entries = [entry for entry in state_files.read_records(home.operations(dataset)) if _is_entry(entry)]
+    return [entry for entry in entries if operation in (None, entry["operation"])]
+
+
+def _is_entry(entry: dict[str, Any]) -> bool:
+    texts = [entry.get(name) for name in ("from", "to", "at", "by")]
+    return isinstance(entry.get("operation"), str) and all(text is None or isinstance(text, str) for text in texts)
+
+
+def who() -> str:
+    """`user@host`, as far as the system knows them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in the system's list, as in some containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,100 @@
+"""The one way to read published files: read-only, locked against everything but queries, and never blocked by a writer.
+
+While another process has the live file open for writing, or its log is next to it, the generation of the same night
+is read instead.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.core.errors import Held, UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.storage import checksums, journal, statements, warehouse
+
+MEMORY_LIMIT = "NIGHTRECS_MEMORY_LIMIT"
+
+
+def open_file(path: Path) -> warehouse.Connection:
+    """Open a published file. Held names the process that has it open for writing."""
+    limit = os.environ.get(MEMORY_LIMIT)
+    try:
+        return warehouse.open_locked(path, limit)
+    except warehouse.DatabaseError as error:
+        if who := warehouse.holder(error):
+            raise Held(
+                f"{path} is held by {who}, which opened it for writing. Close it there, or open it read-only: "
+                "DuckDB lets one process write or many read"
+            ) from None
+        if "different configuration" in str(error):  # DuckDB's rule for connections of one process
+            raise UnreadableInput(
+                f"this process has {path} open already, with other options: close that connection"
+            ) from None
+        if limit and "memory" in str(error).lower():
+            raise UnreadableInput(f"{MEMORY_LIMIT}={limit!r}: {str(error).splitlines()[0]}") from None
+        raise
+
+
+def open_live(home: Home, dataset: str) -> warehouse.Connection:
+    """Open the live tables of a data set; where the live file is not as it was published, its generation.
+
+    That is while somebody writes to it, has left a log next to it, or has changed it. Without a generation: Held,
+    or UnreadableInput where the file can't be read.
+    """
+    live, generation = home.live(dataset), generation_of_live(home, dataset)
+    trouble = None
+    if logs := checksums.logs(live):
+        trouble = f"{logs[0].name} is next to {live.name}: somebody opened it for writing"
+    elif checksums.live_entry(home, dataset) is None:
+        trouble = checksums.live_trouble(home, dataset)
+    if trouble is None or generation is None:
+        try:
+            return open_file(live)
+        except Held as held:
+            if generation is None:
+                raise
+            trouble = str(held).partition(". ")[0]
+        except warehouse.DatabaseError as error:
+            if generation is None:
+                raise UnreadableInput(
+                    f"{live} can't be read: {str(error).splitlines()[0]}; `nightrecs status {dataset}` says more"
+                ) from None
+            trouble = f"{live.name} can't be read ({str(error).splitlines()[0]})"
+    journal.say(f"{trouble}; reading generation {generation.stem}, the same night")
+    return open_file(generation)
+
+
+def generation_of_live(home: Home, dataset: str) -> Path | None:
+    """The generation that the live file is a copy of, found without opening either; None where that isn't known.
+
+    In homes of earlier versions both names are one file, so the generation is no way around a writer.
+    """
+    live = home.live(dataset)
+    entry = checksums.live_entry(home, dataset)
+    run_id = entry.run_id if entry else checksums.last_live(home, dataset)
+    generation = home.generation(dataset, run_id) if run_id else None
+    if generation is None or not generation.exists() or not live.exists() or generation.samefile(live):
+        return None
+    return None if checksums.logs(generation) else generation
+
+
+def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> pl.DataFrame:
+    """The rows of one query. UnreadableInput says why a statement was refused, or failed."""
+    try:
+        statements.check(con, text)
+        relation = con.sql(text, params=params or None)
+        return relation.pl() if relation is not None else pl.DataFrame()
+    except statements.NotAQuery as refused:
+        raise UnreadableInput(f"the query was refused: {refused}") from None
+    except warehouse.DatabaseError as error:
+        if warehouse.is_out_of_memory(error):
+            limit = con.sql("SELECT current_setting('memory_limit')").fetchall()[0][0]
+            raise UnreadableInput(
+                f"the query needs more memory than {limit}, and readers do not spill to disk. Ask for fewer rows or "
+                f"columns, raise {MEMORY_LIMIT} (such as 16GB), or query the file with a DuckDB client, read-only"
+            ) from None
+        raise UnreadableInput(f"the query failed: {error}") from None
+    except pl.exceptions.PolarsError as error:  # an interval, say, which Polars has no type for
+        raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None

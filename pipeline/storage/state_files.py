@@ -1,0 +1,146 @@
+"""Small files in which a home keeps its state: read so that a damaged one stops nothing that can go on without it.
+
+A file that is empty, torn, of another type, not UTF-8, a folder or not readable is named once to the user and then
+treated as absent. Who holds the data set's lock may set it aside, so that the next command finds it absent.
+"""
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.filesystem import set_aside
+from pipeline.core.progress import say_once
+from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TIME, Table
+
+T = TypeVar("T")
+
+
+INT_LIMITS = {INT: 2**31, BIG: 2**63}
+
+
+class Damaged(UnreadableInput):
+    """A state file that can't be used; the message names it and says why."""
+
+    def __init__(self, path: Path, why: str, advice: str = ""):
+        super().__init__(f"{path} is damaged: {why}" + (f"; {advice}" if advice else ""))
+        self.path, self.why = path, why
+
+
+def load(path: Path, kind: type[T], advice: str = "") -> T:
+    """The JSON value in a file. Raises FileNotFoundError where it is absent, Damaged where it is no JSON `kind`."""
+    text = _text(path, "strict", advice)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, "it is empty" if not text.strip() else f"it is not JSON ({error})", advice) from None
+    if not isinstance(value, kind):
+        raise Damaged(path, f"it holds a JSON {type(value).__name__}, not a {kind.__name__}", advice)
+    return value
+
+
+def read(path: Path, kind: type[T]) -> T | None:
+    """As `load`; None where the file is absent, and where it is damaged, which is said once."""
+    try:
+        return load(path, kind)
+    except FileNotFoundError:
+        return None
+    except Damaged as damage:
+        skip(path, damage.why)
+        return None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; none where it is absent. Bytes that are not UTF-8 become `�`."""
+    try:
+        return _text(path, "replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except Damaged as damage:
+        skip(path, damage.why)
+        return []
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file with one a line. A line that a full disk or a kill tore is left out silently; where no
+    line is an object, the file is named."""
+    lines = [line for line in read_lines(path) if line.strip()]
+    found = [record for record in map(_object, lines) if record is not None]
+    if lines and not found:
+        skip(path, "none of its lines is a JSON object")
+    yield from found
+
+
+def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record's columns of a table, times parsed; None where a value is missing or of another type."""
+    row = {}
+    for name, column in table.columns.items():
+        value = record.get(name)
+        try:
+            value = dt.datetime.fromisoformat(value) if column.dtype == TIME and value is not None else value
+        except (TypeError, ValueError):
+            return None
+        if not (column.nullable if value is None else _is_of(value, column.dtype)):
+            return None
+        row[name] = value
+    return row
+
+
+def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None = None) -> None:
+    """Set a JSON file aside where it is damaged, or `trouble_of` its content says why it can't be used, and say so.
+
+    One that may not be read stays.
+    """
+    try:
+        content = load(path, kind)
+        if trouble_of and (trouble := trouble_of(content)):
+            raise Damaged(path, trouble)
+    except FileNotFoundError:
+        return
+    except Damaged as damage:
+        allowed = path.is_dir() or os.access(path, os.R_OK)
+        aside = set_aside(path) if allowed else None
+        if aside:
+            say_once(f"warning: {damage}; it is set aside as {aside.name}")
+        else:
+            skip(path, damage.why)
+
+
+def skip(path: Path, why: str) -> None:
+    """Say once that a file is left out."""
+    say_once(f"warning: {path} is damaged and left out: {why}")
+
+
+def _text(path: Path, errors: str, advice: str = "") -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors=errors)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except UnicodeDecodeError as error:
+        raise Damaged(path, f"it is not UTF-8 (byte {error.start})", advice) from None
+    except OSError as error:
+        raise Damaged(path, f"it can't be read ({error.strerror or error})", advice) from None
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_of(value: Any, dtype: Any) -> bool:
+    if dtype == BOOL:
+        return isinstance(value, bool)
+    if dtype in (INT, BIG):
+        limit = INT_LIMITS[dtype]
+        return isinstance(value, int) and not isinstance(value, bool) and -limit <= value < limit
+    if dtype == FLOAT:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if dtype == TIME:
+        return isinstance(value, dt.datetime) and value.tzinfo is None
+    return isinstance(value, str)

@@ -1,0 +1,172 @@
+"""The only importer of duckdb: connections with stated limits, and numbered SQL files run with named values."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from pipeline.core import paths
+
+Connection = duckdb.DuckDBPyConnection
+DatabaseError = duckdb.Error
+BadData = (duckdb.InvalidInputException, duckdb.DataError)
+"""What a statement raises over the values it reads, or by error()."""
+_BAD_DATA = re.compile(r"(Conversion|Invalid Input|Out of Range|Mismatch Type) Error").match
+
+
+def connect(
+    database: Path | str = ":memory:",
+    *,
+    read_only: bool = False,
+    threads: int = 0,
+    memory_limit: str | None = None,
+    temporary: Path | None = None,
+) -> Connection:
+    """A connection that installs nothing, loads nothing from the network and spills only to `temporary`."""
+    config = _config(threads, memory_limit)
+    if temporary:
+        config["temp_directory"] = str(temporary)
+    con = duckdb.connect(str(database), read_only=read_only, config=config)
+    if not _is_locked(con):  # as it is where a reader of this process has the file open, too
+        con.execute("SET enable_progress_bar = false")  # it would go to stdout, which is for data
+    return con
+
+
+def _config(threads: int = 0, memory_limit: str | None = None) -> dict[str, Any]:
+    """Options of a connection. Within a process all connections to one file must have the same."""
+    return {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "threads": threads or os.cpu_count() or 1,
+        "memory_limit": memory_limit or f"{_half_of_memory_mib()}MiB",
+    }
+
+
+def open_locked(database: Path, memory_limit: str | None = None) -> Connection:
+    """A read-only connection that reaches the tables of one file and nothing else, for as long as it lives.
+
+    DuckDB counts the file itself and its logs as allowed paths of COPY even without external access, so the file
+    system goes, too. With it goes spilling: a query has to fit into memory, and may use more of it than a night.
+    """
+    con = duckdb.connect(str(database), read_only=True, config=_config())
+    try:
+        if not _is_locked(con):  # one process has one instance of a file: another reader may have locked it
+            memory = memory_limit or f"{_half_of_memory_mib() * 3 // 2}MiB"
+            for name, value in (("memory_limit", memory), *LOCKS):
+                con.execute(f"SET {identifier(name)} = {literal(value)}")
+    except duckdb.Error:
+        if not _is_locked(con):  # else another thread was quicker
+            con.close()
+            raise
+    return con
+
+
+LOCKS = (
+    ("enable_progress_bar", "false"),
+    ("temp_directory", ""),
+    ("enable_external_access", "false"),
+    ("disabled_filesystems", "LocalFileSystem"),
+    ("lock_configuration", "true"),
+)
+"""Settings of `open_locked`, in this order: the file system goes once the file is open, and the lock comes last."""
+
+
+def _is_locked(con: Connection) -> bool:
+    return bool(con.sql("SELECT current_setting('lock_configuration')").fetchall()[0][0])
+
+
+def holder(error: BaseException) -> str | None:
+    """Who holds a file open for writing, where that is why it could not be opened: `process 123 (python3.11)`."""
+    held = re.search(r"Conflicting lock is held(?: in (?P<program>.*?))?(?: \(PID (?P<pid>\d+)\))", str(error))
+    if held:
+        return f"process {held['pid']}" + (f" ({held['program']})" if held["program"] else "")
+    return "another process" if "Could not set lock on file" in str(error) else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a statement failed because it needs more memory than it may use."""
+    return isinstance(error, duckdb.OutOfMemoryException)
+
+
+def statement_types(con: Connection, text: str) -> list[str]:
+    """Types of the statements in a text, by DuckDB's names."""
+    return [statement.type.name for statement in con.extract_statements(text)]
+
+
+def parsed_tree(con: Connection, text: str) -> str:
+    """The parsed tree of SELECT statements, as JSON; of others `error` is true."""
+    return con.sql("SELECT json_serialize_sql($text)", params={"text": text}).fetchall()[0][0]
+
+
+def token_starts(con: Connection, text: str) -> list[int]:
+    """Where the words and signs of a text begin, comments left out. Positions are characters."""
+    data = text.encode()
+    tokens = [at for at, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    return [len(data[:at].decode(errors="ignore")) for at in tokens]
+
+
+def table_functions(con: Connection) -> set[str]:
+    """Names of every function of this DuckDB that gives a table."""
+    names = "SELECT function_name FROM duckdb_functions() WHERE function_type IN ('table', 'table_macro')"
+    return {name.lower() for (name,) in con.sql(names).fetchall()}
+
+
+def run_sql(con: Connection, name: str, **params: Any) -> duckdb.DuckDBPyRelation | None:
+    """Run `sql/<name>.sql`, one statement, with `$named` values bound."""
+    statement = read_sql(paths.SQL / f"{name}.sql")
+    return con.sql(statement, params=params or None)
+
+
+def stream(rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
+    """The rows in batches of `size`, as they are computed; raises DuckDB's own errors on the way."""
+    try:
+        yield from rows.to_arrow_reader(size)
+    except OSError as error:  # what Arrow makes of an error in a later batch
+        raise (duckdb.DataError if _BAD_DATA(str(error)) else duckdb.Error)(str(error)) from None
+
+
+def read_sql(path: Path) -> str:
+    """A statement file's text."""
+    return path.read_text(encoding="utf-8")
+
+
+def create_view(con: Connection, path: Path) -> None:
+    """Run a file of sql/views; the lines of comment on its top, but for `-- reads`, become the view's comment."""
+    text = read_sql(path)
+    con.execute(text)
+    top = [line.removeprefix("-- ") for line in text.splitlines() if line.startswith("-- ")]
+    comment = " ".join(line for line in top if not line.startswith("reads:"))
+    con.execute(f"COMMENT ON VIEW {identifier(path.stem)} IS {literal(comment)}")
+
+
+def insert(con: Connection, table: str, frame: pl.DataFrame) -> None:
+    """Append a frame's rows to a table with the same columns."""
+    con.register("_frame", frame.to_arrow())
+    con.execute(f"INSERT INTO {identifier(table)} SELECT * FROM _frame")
+    con.unregister("_frame")
+
+
+def identifier(name: str) -> str:
+    """A quoted SQL identifier, from an allow-list of characters."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"{name!r} is not allowed as a name in SQL")
+    return f'"{name}"'
+
+
+def quoted(name: str) -> str:
+    """Any name as an identifier: of files and columns that other versions or people made."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str | Path) -> str:
+    """A quoted SQL string, for the few places that take no parameters."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def _half_of_memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21

@@ -1,0 +1,52 @@
+"""The way into MLflow: its client, and the experiment of a data set."""
+
+import logging
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from pipeline.core.paths import Home
+from pipeline.tracking import naming as words
+from pipeline.tracking.server import initialised_alone, refuse_dead_server, tracking_uri
+
+NIGHT = "nightrecs.run_id"
+"""Tag of what a night left there."""
+KIND = "custom_model_development"
+
+
+def connect(home: Home) -> MlflowClient:
+    """A client of the store that the home uses, which is made or migrated first; OSError where none answers."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    uri = tracking_uri(home)
+    refuse_dead_server(uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    with initialised_alone(home):
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)  # creates or migrates the database
+    return client
+
+
+def experiment_of(home: Home, dataset: str) -> str:
+    """Id of a data set's experiment, which is made where there is none, and becomes the active one."""
+    found = mlflow.get_experiment_by_name(dataset)
+    if found is None:
+        location = home.mlflow_artifacts / dataset  # without it artifacts go to a stray ./mlruns
+        location.mkdir(parents=True, exist_ok=True)
+        identity = mlflow.create_experiment(dataset, artifact_location=location.as_uri())
+    else:
+        identity = found.experiment_id
+    mlflow.set_experiment(experiment_id=identity)
+    if found is None or MLFLOW_RUN_NOTE not in found.tags:  # without a kind the UI opens on pages for chat models
+        mlflow.set_experiment_tags(
+            {"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: words.ABOUT.format(dataset=dataset)}
+        )
+    return identity

@@ -1,0 +1,166 @@
+"""Writes nights into MLflow's store. A view of the journal, never the truth."""
+
+from pipeline.tracking.client import NIGHT, connect, experiment_of  # before mlflow, which reads what it sets
+
+# isort: split
+import datetime as dt
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
+
+from pipeline.config.run import Run
+from pipeline.reporting.plots.worker import Drawer
+from pipeline.storage import journal, lake
+from pipeline.tracking import naming as words
+from pipeline.tracking.registry import ensure_champion
+
+__all__ = ["end_night", "ensure_champion", "log_night", "log_report"]
+
+
+def log_night(run: Run, drawer: Drawer) -> str:
+    """Log a night from its journal: a parent run with a child for every family. Returns the parent's MLflow id.
+
+    Its pictures have been asked of `drawer`.
+    """
+    client, experiment = connect(run.home), experiment_of(run.home, run.dataset)
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    made, gate = record["made"], record.get("gate", {})
+    champion, data = made["champion"], lake.info(Path(made["parts"]))
+    journal.update_run(run, mlflow_experiment_id=experiment)
+    tags = {"nightrecs.kind": "night", "nightrecs.champion": champion, "nightrecs.gate": json.dumps(gate)[:5000]}
+    tags |= {"nightrecs.dataset": run.dataset, "nightrecs.recipe": run.settings.recipe}
+    parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
+    settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
+    _log(client, parent, params={**words.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
+    source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
+    content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
+    client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
+    client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
+    figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
+    _log(client, parent, metrics=words.named(figures[champion], run.settings.select))  # before the data's
+    if profile := record.get("profile"):
+        _log(client, parent, metrics=words.shapes(lake.info(Path(profile))["shapes"]))
+        client.log_artifact(parent, str(Path(profile) / "profile.json"))
+    runs: dict[str | None, str] = {None: parent}
+    searched = {lake.info(folder)["label"]: folder for folder in map(Path, made.get("searched", []))}
+    for folder in map(Path, made["fitted"]):
+        label = lake.info(folder)["label"]
+        tags = {"mlflow.parentRunId": parent} | ({"nightrecs.made_the_lists": "true"} if label == champion else {})
+        runs[label] = _log_family(client, experiment, run, tags, folder, figures.get(label))
+        if label in searched:
+            _log_search(client, experiment, run, runs[label], searched[label])
+    for label, reason in record.get("left_out", {}).items():
+        tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
+        client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
+    for label, picture in drawer.drawn():
+        client.log_artifact(runs[label], str(picture))
+    for failure in drawer.failed():  # pictures are for looking, so a night goes on without them
+        journal.note(run, f"a picture could not be made: {failure}")
+    if record["outcome"] == "published":
+        end_night(run, "published", parent)
+    return parent
+
+
+def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
+    """Mark the night's run with its outcome and end it; returns MLflow's id."""
+    client = connect(run.home)
+    parent = parent or journal.read_run(run.home, run.dataset, run.run_id)["mlflow_run_id"]
+    assert parent is not None
+    client.set_tag(parent, "nightrecs.outcome", outcome)
+    client.set_terminated(parent, "FINISHED" if outcome == "published" else "FAILED")
+    return parent
+
+
+def log_report(run: Run, html: str, markdown: str) -> str:
+    """Keep the night's report as `report.html` of its run, and in short as its description; returns MLflow's id."""
+    parent = journal.read_run(run.home, run.dataset, run.run_id)["mlflow_run_id"]
+    client = connect(run.home)
+    client.set_tag(parent, MLFLOW_RUN_NOTE, markdown[:8000])
+    client.log_text(parent, html, "report.html")
+    return parent
+
+
+def _log_family(
+    client: MlflowClient,
+    experiment: str,
+    run: Run,
+    tags: dict[str, str],
+    folder: Path,
+    figures: pl.DataFrame | None,
+) -> str:
+    info = lake.info(folder)
+    about = {"nightrecs.kind": "family", "nightrecs.family": info["family"]}
+    about |= {MLFLOW_RUN_NOTE: words.about(run, info, figures)}
+    child = _start(client, experiment, run, info["label"], tags | about)
+    now = int(time.time() * 1000)
+    curve = [
+        Metric(name, value, now, int(epoch["epoch"]))
+        for epoch in info["history"]
+        for name, value in epoch.items()
+        if name != "epoch"
+    ]
+    for start in range(0, len(curve), 1000):
+        client.log_batch(child, metrics=curve[start : start + 1000])
+    numbers = words.named(figures, run.settings.select) if figures is not None else {}
+    _log(
+        client,
+        child,
+        params=words.flat(info.get("config", {})),
+        metrics={**numbers, "fit_seconds": info.get("seconds")},
+    )
+    if info.get("finder", {}).get("rates"):
+        _log(client, child, metrics={"learning_rate_suggested": info["finder"]["suggestion"]})
+    client.set_terminated(child)
+    return child
+
+
+def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, folder: Path) -> None:
+    """A run a trial below the family's."""
+    info, trials = lake.info(folder), pl.read_parquet(folder / "trials.parquet")
+    best = info["best"] or {}
+    _log(client, family, metrics={"trials": len(trials), "trials_seconds": info["seconds"]})
+    for trial in trials.iter_rows(named=True):
+        tags = {"mlflow.parentRunId": family, "nightrecs.kind": "trial", "nightrecs.state": trial["state"]}
+        tags |= {"nightrecs.best": "true"} if trial["number"] == best.get("number") else {}
+        tags |= {"nightrecs.reason": trial["reason"]} if trial["reason"] else {}
+        child = _start(client, experiment, run, f"{info['label']} trial {trial['number']}", tags)
+        figure = f"valid_{info['metric'].replace('@', '_at_')}"
+        numbers = {figure: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
+        _log(client, child, params=words.flat(json.loads(trial["params"])), metrics=numbers)
+        client.set_terminated(child, "FAILED" if trial["state"] == "failed" else "FINISHED")
+
+
+def _start(
+    client: MlflowClient,
+    experiment: str,
+    run: Run,
+    name: str,
+    tags: dict[str, str],
+    started_at: dt.datetime | None = None,
+) -> str:
+    """A run of its own; `started_at` (UTC, naive) where it began before it is logged."""
+    begun = started_at and int(started_at.replace(tzinfo=dt.UTC).timestamp() * 1000)
+    source = {MLFLOW_SOURCE_NAME: f"nightrecs {journal.code_version()}", MLFLOW_SOURCE_TYPE: "JOB"}
+    tags = {NIGHT: run.run_id, **source, **tags}
+    return client.create_run(experiment, start_time=begun, run_name=name, tags=tags).info.run_id
+
+
+def _log(
+    client: MlflowClient,
+    run_id: str,
+    params: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> None:
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, float(value), now, 0) for name, value in (metrics or {}).items() if value is not None],
+        params=[Param(name, str(value)[:6000]) for name, value in (params or {}).items()],
+        tags=[RunTag("nightrecs.version", journal.code_version())],
+    )

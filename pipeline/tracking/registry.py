@@ -1,0 +1,82 @@
+"""The model registry of MLflow: what is published now, and what was before it."""
+
+from pipeline.tracking.client import NIGHT, connect, experiment_of  # before mlflow, which reads what it sets
+
+# isort: split
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import polars as pl
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from pipeline.config.run import Run
+from pipeline.storage import journal, lake
+from pipeline.tracking import naming as words
+
+PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "user_id")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "user_id"),
+            ColSpec(DataType.long, "rank"),
+            ColSpec(DataType.string, "item_id"),
+            ColSpec(DataType.double, "score"),
+            ColSpec(DataType.string, "source"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("top_n", DataType.integer, 0)]),
+)
+
+
+def ensure_champion(run: Run, register: bool = True) -> str | None:
+    """The model of a published night is registered as `<dataset>`, alias `champion`; returns its version.
+
+    None where there is none and `register` is false, as when the lake no longer has the model.
+    """
+    client = connect(run.home)
+    experiment_of(run.home, run.dataset)
+    versions = client.search_model_versions(f"name = '{run.dataset}'")
+    version = next((v.version for v in versions if v.tags.get(NIGHT) == run.run_id), None)
+    if version is None and not register:
+        return None
+    version = version or _register(client, run)
+    before = None
+    with suppress(MlflowException):  # raised where there is no such alias yet
+        before = client.get_model_version_by_alias(run.dataset, "champion").version
+    if before != version:
+        if before:
+            client.set_registered_model_alias(run.dataset, "previous", before)
+        client.set_registered_model_alias(run.dataset, "champion", version)
+    return str(version)
+
+
+def _register(client: MlflowClient, run: Run) -> str:
+    """Keep the refitted model with what it needs to serve users, as a new version."""
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    encoded, refit = Path(record["made"]["encoded"]), Path(record["made"]["refit"])
+    users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
+    parts = {"model": refit, "encoded": encoded, "settings": journal.folder(run) / "settings.json"}
+    with mlflow.start_run(run_id=record["mlflow_run_id"]):
+        logged = mlflow.pyfunc.log_model(
+            name="champion",
+            python_model=str(PYFUNC),
+            artifacts={name: path.as_uri() for name, path in parts.items()},  # a plain path ends at a `#`
+            signature=SIGNATURE,
+            input_example=(pd.DataFrame({"user_id": users}), {"top_n": 5}),
+            pip_requirements=[f"nightrecs=={journal.code_version()}"],
+            metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
+        )
+    with suppress(MlflowException):  # there already
+        client.create_registered_model(run.dataset, description=words.ABOUT_MODEL.format(dataset=run.dataset))
+    label, gate = lake.info(refit)["label"], (record.get("gate") or {}).get("text")
+    description = f"{label}, refitted on all rows of night {run.run_id}; gate: {gate}. In: user_id. Out: top-N items."
+    parent = record["mlflow_run_id"]
+    version = client.create_model_version(run.dataset, logged.model_uri, parent, description=description).version
+    client.set_model_version_tag(run.dataset, version, NIGHT, run.run_id)
+    return version

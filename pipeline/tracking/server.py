@@ -1,0 +1,54 @@
+"""Where a home's MLflow keeps its runs, whether that answers, and who may create it."""
+
+import fcntl
+import os
+import re
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import quote, urlparse
+
+from pipeline.core.paths import Home
+from pipeline.core.redaction import without_user
+
+USERS_URI = os.environ.get("MLFLOW_TRACKING_URI")  # as found: mlflow.set_tracking_uri overwrites it
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def tracking_uri(home: Home) -> str:
+    """Where this home's MLflow keeps its runs; MLFLOW_TRACKING_URI, where the user has set one."""
+    return USERS_URI or sqlite_url(home.mlflow_db)
+
+
+def sqlite_url(file: Path) -> str:
+    """SQLAlchemy's address of a database file. It ends a plain path at `?`, so an odd one goes as SQLite's own URI."""
+    plain = re.fullmatch(r"[\w./ -]+", str(file), re.ASCII)
+    return f"sqlite:///{file}" if plain else f"sqlite:///file:{quote(str(file), safe='')}?uri=true"
+
+
+def refuse_dead_server(uri: str) -> None:
+    """OSError, after seconds, where a tracking or database server does not answer; MLflow itself tries for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        server = urlparse(uri)
+        if server.hostname:  # a file's address has none
+            port = server.port or DATABASE_PORTS.get(server.scheme.partition("+")[0], 5432)
+            socket.create_connection((server.hostname, port), timeout=5).close()
+    else:
+        try:
+            with urllib.request.urlopen(f"{without_user(uri).rstrip('/')}/health", timeout=5):
+                pass
+        except HTTPError as answer:
+            if answer.code >= 500:  # anything else is an answer, if only that it wants a password
+                raise
+
+
+@contextmanager
+def initialised_alone(home: Home) -> Iterator[None]:
+    """Only one process of a home may create the database at a time; parallel first initialisations fail."""
+    home.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
+    with (home.mlflow_db.parent / "init.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,17 @@
+"""Training of gradient families: interactions as tensors, negative sampling, the one training loop, optimizers,
+checkpoints and devices.
+"""
+
+__all__ = [
+    "checkpoint",
+    "context",
+    "device",
+    "distributed",
+    "interactions",
+    "launcher",
+    "loop",
+    "lr_finder",
+    "negative_sampling",
+    "normalizer",
+    "optimizers",
+]

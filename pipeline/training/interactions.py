@@ -1,0 +1,153 @@
+"""Interactions as tensors on one device, and the history of users as compressed rows."""
+
+import warnings
+from dataclasses import dataclass, replace
+
+import polars as pl
+import torch
+from torch import Tensor
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+
+@dataclass(frozen=True)
+class History:
+    """Events of B users, oldest first within a user: row b is `items[offsets[b] : offsets[b + 1]]`."""
+
+    offsets: Tensor  # (B + 1,) int64
+    items: Tensor  # (E,) int64
+    n_items: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of events a row, (B,)."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def rows(self) -> Tensor:
+        """Row of every event, (E,)."""
+        rows = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.lengths, output_size=len(self.items))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: Tensor) -> "History":
+        """The rows asked for, in that order; (B',) indices."""
+        lengths = self.lengths[rows]  # (B',)
+        offsets = torch.zeros(len(rows) + 1, dtype=torch.long, device=rows.device)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        shift = self.offsets[rows] - offsets[:-1]  # (B',)
+        total = int(offsets[-1])
+        events = torch.arange(total, device=rows.device) + torch.repeat_interleave(shift, lengths, output_size=total)
+        return History(offsets, self.items[events], self.n_items)
+
+    def dense(self) -> Tensor:
+        """1 where the user has the item, else 0; (B, I) float32."""
+        matrix = torch.zeros(len(self), self.n_items, device=self.items.device)
+        matrix[self.rows, self.items] = 1.0
+        return matrix
+
+    def distinct(self) -> "History":
+        """The same rows with every item once, by item index."""
+        keys = torch.unique(self.rows * self.n_items + self.items)  # (E',)
+        return History.of(keys // self.n_items, keys % self.n_items, len(self), self.n_items)
+
+    def transposed(self) -> "History":
+        """Items as rows: whom each belongs to, by row."""
+        return History.of(self.items, self.rows, self.n_items, len(self))
+
+    def to(self, device: torch.device | str) -> "History":
+        """The same rows on another device."""
+        return History(self.offsets.to(device), self.items.to(device), self.n_items)
+
+    def sparse(self, values: Tensor | None = None) -> Tensor:
+        """`values` (E,), or ones, as a sparse (B, I) matrix. Items must be distinct within a row."""
+        values = torch.ones(len(self.items), device=self.items.device) if values is None else values
+        size = (len(self), self.n_items)
+        return torch.sparse_csr_tensor(self.offsets, self.items, values, size, check_invariants=False)
+
+    @classmethod
+    def of(cls, users: Tensor, items: Tensor, n_users: int, n_items: int) -> "History":
+        """From pairs in time order, (N,) each; keeps their order within a user."""
+        order = torch.argsort(users, stable=True)
+        counts = torch.bincount(users, minlength=n_users)
+        offsets = torch.zeros(n_users + 1, dtype=torch.long, device=users.device)
+        torch.cumsum(counts, 0, out=offsets[1:])
+        return cls(offsets, items[order], n_items)
+
+    @classmethod
+    def of_lists(cls, lists: list[list[int]], n_items: int, device: torch.device | str = "cpu") -> "History":
+        """From item indices a user, oldest first."""
+        lengths = torch.tensor([0, *map(len, lists)], device=device)
+        flat = torch.tensor([i for row in lists for i in row], dtype=torch.long, device=device)
+        return cls(torch.cumsum(lengths, 0), flat, n_items)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What a fit may know: N kept rows, ordered by user, then time. All tensors are (N,) and on one device."""
+
+    users: Tensor  # int64
+    items: Tensor  # int64
+    n_users: int
+    n_items: int
+    ratings: Tensor | None = None  # float32, NaN where a row has none
+    timestamps: Tensor | None = None  # int64, microseconds UTC
+    positive: Tensor | None = None  # bool; None: every row is
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @classmethod
+    def of_frame(
+        cls, frame: pl.DataFrame, n_users: int, n_items: int, device: torch.device | str = "cpu"
+    ) -> "Interactions":
+        """From rows of the encoded table; columns without any value become None."""
+
+        def tensor(name: str, dtype: pl.DataType | type[pl.DataType]) -> Tensor:
+            return torch.from_numpy(frame[name].cast(dtype).to_numpy(writable=True)).to(device)
+
+        has_ratings = frame["rating"].null_count() < frame.height
+        has_times = frame.height > 0 and frame["timestamp"].null_count() == 0
+        rated = frame.with_columns(pl.col("rating").fill_null(float("nan"))) if has_ratings else frame
+        return cls(
+            users=tensor("user_idx", pl.Int64),
+            items=tensor("item_idx", pl.Int64),
+            n_users=n_users,
+            n_items=n_items,
+            ratings=torch.from_numpy(rated["rating"].to_numpy(writable=True)).float().to(device)
+            if has_ratings
+            else None,
+            timestamps=tensor("timestamp", pl.Int64) if has_times else None,
+            positive=None if frame["positive"].all() else tensor("positive", pl.Boolean),
+        )
+
+    def select(self, rows: Tensor) -> "Interactions":
+        """The rows of a mask or an index, in order."""
+        parts = {n: getattr(self, n) for n in ("users", "items", "ratings", "timestamps", "positive")}
+        return replace(self, **{n: None if t is None else t[rows] for n, t in parts.items()})
+
+    def positives(self) -> "Interactions":
+        """The rows that count as positive for ranking."""
+        return self if self.positive is None else self.select(self.positive)
+
+    def rated(self) -> "Interactions":
+        """The rows that have a rating."""
+        if self.ratings is None:
+            raise ValueError("these interactions have no ratings")
+        return self.select(~torch.isnan(self.ratings))
+
+    def history(self) -> History:
+        """The positive rows as compressed rows a user, oldest first."""
+        rows = self.positives()
+        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def item_counts(self) -> Tensor:
+        """Positive rows an item, (I,) float32."""
+        return torch.bincount(self.positives().items, minlength=self.n_items).float()
+
+    def to(self, device: torch.device | str) -> "Interactions":
+        """The same rows on another device."""
+        parts = {n: getattr(self, n) for n in ("users", "items", "ratings", "timestamps", "positive")}
+        return replace(self, **{n: None if t is None else t.to(device) for n, t in parts.items()})

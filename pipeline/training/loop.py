@@ -1,0 +1,238 @@
+"""The one training loop of all gradient families: shuffling, steps, early stopping, best state."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.fault_injection import fault
+from pipeline.core.seeding import seed_of
+from pipeline.training import checkpoint
+from pipeline.training.checkpoint import Progress
+from pipeline.training.context import FitContext, NotServable
+from pipeline.training.device import autocast
+from pipeline.training.optimizers import TrainingConfig, learning_rate, optimizers
+
+__all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
+
+log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 180.0
+"""From one checkpoint to the next; shorter fits leave none, unless a signal ends them."""
+
+Loss = Callable[[Tensor, torch.Generator], Tensor]
+"""Mean loss of the rows (B,) of a batch; whatever it draws comes from the generator."""
+
+
+class Diverged(NotServable):
+    """The loss or the parameters are no longer finite."""
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Torch's global generators, of the CPU and of `device`, start from `seed` and are put back after."""
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def generators(context: FitContext, *names: object) -> tuple[torch.Generator, torch.Generator]:
+    """Of the order of rows, the same in all processes; of what losses draw, each process's own. Alone, they are one."""
+    device, world = context.device, context.world
+    order = torch.Generator(device).manual_seed(seed_of(context.seed, *names))
+    if world.size == 1:
+        return order, order
+    return order, torch.Generator(device).manual_seed(seed_of(context.seed, *names, "process", world.rank))
+
+
+def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext) -> int:
+    """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
+
+    With `context.epochs` exactly so many epochs; else, with `context.validate`, until `config.patience`
+    validations have brought nothing better, and the best state is put back; else `config.epochs`. The
+    schedule runs over `config.epochs` in every case, so a refit of k epochs repeats the first k of the search.
+
+    With `context.checkpoint` the state is kept there every few minutes and where a signal ends the fit; a fit
+    that was ended goes on from it and ends as it would have ended undisturbed. Whoever gave the path removes
+    the file.
+
+    With `context.finder` the learning rate is what it finds, unless it finds none.
+
+    The processes of `context.world` come here together, and stay so; the first of them writes the checkpoints.
+
+    Raises Diverged when a loss or, after an epoch, a parameter is not finite.
+    """
+    stepper = Stepper(model, n_rows, loss, config, context)
+    if context.finder and (rate := context.finder(stepper)) is not None:
+        config = config.model_copy(update={"learning_rate": rate})
+        stepper = Stepper(model, n_rows, loss, config, context)
+    validate = context.validate if context.epochs is None else None
+    last_epoch = context.epochs or config.epochs
+    identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
+    progress, best_state = stepper.resume(identity)
+    context.course.earlier_seconds, started = progress.seconds, time.monotonic()
+    kept_at = context.checkpoint if context.world.rank == 0 else None
+    with checkpoint.Keeper(kept_at, CHECKPOINT_SECONDS) as keeper:
+        for epoch in range(progress.epoch + 1, last_epoch + 1):
+            if progress.waited >= config.patience:  # as the checkpoint was
+                break
+            values = {"loss": stepper.run_epoch(epoch)}
+            _refuse_non_finite(model, config)
+            late = context.deadline is not None and context.world.agreed(stepper.next_epoch_ends() > context.deadline)
+            if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
+                values["valid"] = _validated(model, validate)
+                progress.waited += 1
+                if values["valid"] > (-math.inf if progress.best is None else progress.best):
+                    progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
+                    best_state = _copy(model)
+            progress.epoch, progress.seconds = epoch, context.course.earlier_seconds + time.monotonic() - started
+            progress.logged.append((epoch, values))
+            context.log(epoch, values)
+            fault("train:after_epoch")
+            if late and epoch < last_epoch:
+                context.cut_short = True
+                log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
+            if late or progress.waited >= config.patience:
+                break
+            keeper.after_epoch(epoch, partial(stepper.snapshot, progress, best_state, identity))
+    if best_state:
+        model.load_state_dict(best_state)
+    model.eval()
+    return progress.best_epoch or progress.epoch
+
+
+class Stepper:
+    """Optimizer, schedule and batches: what one step and one epoch are, apart from how many there will be."""
+
+    def __init__(self, model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext):
+        if not n_rows:
+            raise NotServable("there is no row to learn from")
+        self.model, self.n_rows, self.loss, self.config, self.context = model, n_rows, loss, config, context
+        self.batch_size = min(config.batch_size or n_rows, n_rows)
+        self.optimizers = optimizers(model, config)
+        self.halved = False
+        self.longest = 0.0  # seconds of an epoch
+
+    def run_epoch(self, epoch: int) -> float:
+        """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
+        started = time.monotonic()
+        own = ("process", self.context.world.rank) if self.context.world.rank else ()
+        with seeded(seed_of(self.context.seed, "training", epoch, *own), self.context.device):
+            mean = self._run_epoch(epoch)
+        self.longest = max(self.longest, time.monotonic() - started)
+        return mean
+
+    def next_epoch_ends(self) -> float:
+        """On time.monotonic(), if it takes as long as the longest so far."""
+        return time.monotonic() + self.longest
+
+    def _refuse_first_epoch_without_end(self, started: float) -> None:
+        """A deadline that the first epoch has passed: a part of an epoch is no fit, and the night has other models."""
+        deadline = self.context.deadline
+        if not self.longest and deadline is not None and started < deadline < time.monotonic():
+            raise NotServable(f"the first epoch did not end within the {deadline - started:.0f} s that the fit had")
+
+    def _run_epoch(self, epoch: int) -> float:
+        device = self.context.device
+        of_order, generator = generators(self.context, "epoch", epoch)
+        one_batch = self.batch_size >= self.n_rows  # its order is all the same
+        draw = torch.arange if one_batch else partial(torch.randperm, generator=of_order)
+        order = draw(self.n_rows, device=device)  # (N,)
+        total = torch.zeros((), dtype=torch.float64, device=device)  # stays there: the only sync is at the end
+        self.model.train()
+        start, started = 0, time.monotonic()
+        while start < self.n_rows:
+            rows = order[start : start + self.batch_size]  # (B,)
+            try:
+                self.set_rate(epoch - 1 + start / self.n_rows)
+                total += self.step(rows, generator).double() * len(rows)
+            except torch.OutOfMemoryError:
+                if self.halved or self.batch_size == 1:
+                    raise
+                self._halve()
+                continue
+            start += len(rows)
+            self._refuse_first_epoch_without_end(started)
+        mean = total.item() / self.n_rows
+        if not math.isfinite(mean):
+            rate = learning_rate(self.config, epoch - 1)
+            raise Diverged(f"the loss of epoch {epoch} is {mean} at learning rate {rate:g}; lower it")
+        return mean
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """One update by the rows (B,); their mean loss, still on the device."""
+        try:
+            return self._step(rows, generator)
+        except torch.OutOfMemoryError as error:
+            self.context.world.out_of_memory(error)
+
+    def _step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        def backward(own: Tensor) -> Tensor:
+            with autocast(self.context.device, self.context.precision):
+                loss = self.loss(own, generator)
+            loss.backward()
+            return loss.detach()
+
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        look = not (self.longest or self.halved)  # where memory is short, it is so in the first epoch
+        loss = self.context.world.learn(self.model, rows, backward, look)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def set_rate(self, at: float) -> None:
+        """Learning rate for the moment `at`, in epochs since the start."""
+        rate = learning_rate(self.config, at)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def resume(self, identity: str) -> tuple[Progress, dict[str, Tensor]]:
+        """Where the fit of that identity was when it was killed, its logged epochs told again; else the start."""
+        path = self.context.checkpoint
+        found = checkpoint.read(path, self.model, self.optimizers, identity) if path else None
+        if found is None:
+            return Progress(), {}
+        progress, best_state = found
+        self.batch_size, self.halved = progress.batch_size, progress.halved
+        for epoch, values in progress.logged:
+            self.context.log(epoch, values)
+        return progress, best_state
+
+    def snapshot(self, progress: Progress, best_state: dict[str, Tensor], identity: str) -> checkpoint.Snapshot:
+        """The fit as it is now, between two epochs."""
+        progress.batch_size, progress.halved = self.batch_size, self.halved
+        return checkpoint.snapshot(self.model, best_state, self.optimizers, progress, identity)
+
+    def _halve(self) -> None:
+        self.halved = True
+        self.batch_size = (self.batch_size + 1) // 2
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("out of device memory: going on with batch_size = %d", self.batch_size)
+
+
+def _refuse_non_finite(model: nn.Module, config: TrainingConfig) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower it")
+
+
+def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:
+    model.eval()
+    with torch.no_grad():
+        return float(validate(model))
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,250 @@
+"""Every check of the doctor sees what it is for, says how to mend it, and holds and changes nothing."""
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from flows.cli import doctor, main
+from flows.cli.doctor import device_parity, installation
+from flows.cli.doctor import home as doctor_home
+from pipeline.config.run import Run
+from pipeline.core.paths import CHECKOUT, Home
+from pipeline.storage import journal
+from pipeline.storage.lock import lock
+
+
+def findings(home: Path, check: str) -> list[doctor.Finding]:
+    found = [finding for finding in doctor.examine(Home(home)) if finding.check == check]
+    assert found, f"no check is called {check}"
+    return found
+
+
+def only(home: Path, check: str) -> doctor.Finding:
+    (finding,) = findings(home, check)
+    return finding
+
+
+def snapshot(home: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def damaged(published_home: Path, tmp_path: Path) -> Path:
+    """A home of one's own to break."""
+    return shutil.copytree(published_home, tmp_path / "home")
+
+
+def test_a_sound_home_has_no_failure_and_stays_as_it_is(published_home, capsys):
+    before = snapshot(published_home)
+    assert main(["--home", str(published_home), "doctor", "--device", "none", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {line["status"] for line in told} <= {"ok", "warn"}
+    assert {"python", "packages", "disk", "memory", "threads", "duckdb", "home", "locks"} <= {f["check"] for f in told}
+    assert all(line["fix"] for line in told if line["status"] == "warn")
+    assert any(line["found"].startswith("torch 2.13") for line in told)
+    assert snapshot(published_home) == before
+
+
+def test_a_home_that_is_not_there_yet_is_not_made(tmp_path):
+    assert "fail" not in {finding.status for finding in doctor.examine(Home(tmp_path / "new"))}
+    assert not (tmp_path / "new").exists()
+
+
+def test_wrong_and_missing_packages(tmp_path, monkeypatch, capsys):
+    needs = [Requirement("duckdb<2"), Requirement("no-such-package>=1"), Requirement("polars>=2")]
+    monkeypatch.setattr(installation, "requirements", lambda: (SpecifierSet(">=3.99"), needs))
+    assert [finding.status for finding in findings(tmp_path, "packages")] == ["fail", "fail", "ok"]
+    assert only(tmp_path, "python").status == "fail"
+    assert main(["--home", str(tmp_path), "doctor", "--device", "none"]) == 1
+    printed = capsys.readouterr()
+    assert "fix: pip install 'no-such-package>=1'" in printed.out and "3 failed" in printed.err
+
+
+def test_the_ranges_are_those_of_pyproject():
+    python, needs = installation.requirements()
+    assert python.contains("3.11.7") and not python.contains("3.10")
+    assert {"torch", "duckdb", "polars", "mlflow", "prefect", "fastapi"} <= {need.name for need in needs}
+
+
+def test_little_disk_and_memory(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 2 * 2**30})
+    monkeypatch.setattr(installation.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(installation, "available_memory", lambda: (2**29, 2**33))
+    monkeypatch.setenv("OMP_NUM_THREADS", "999")
+    assert {only(tmp_path, check).status for check in ("disk", "memory", "threads")} == {"warn"}
+    usage.free = 2**20
+    assert only(tmp_path, "disk").status == "fail"
+
+
+def test_the_disk_needs_room_for_a_generation_and_its_copy(tmp_path, monkeypatch):
+    live = Home(tmp_path).live("large")
+    live.parent.mkdir()
+    with live.open("wb") as file:
+        file.truncate(4 * 2**30)  # a hole: it takes no space
+    usage = type("usage", (), {"free": 14 * 2**30})
+    monkeypatch.setattr(installation.shutil, "disk_usage", lambda path: usage)
+    assert only(tmp_path, "disk").status == "ok" and "8.0 GiB of tables" in only(tmp_path, "disk").found
+    for free, status in ((12, "warn"), (7, "fail")):
+        usage.free = free * 2**30
+        assert only(tmp_path, "disk").status == status
+
+
+def test_root_is_warned_of(tmp_path, monkeypatch):
+    for user, status in ((0, "warn"), (1000, "ok")):
+        monkeypatch.setattr(doctor_home.os, "geteuid", lambda user=user: user)
+        finding = only(tmp_path, "writers")
+        assert finding.status == status
+    monkeypatch.setattr(doctor_home.os, "geteuid", lambda: 0)
+    finding = only(tmp_path, "writers")
+    assert "runs as root" in finding.found and "read_only" in finding.found and finding.fix
+
+
+def test_a_home_below_a_file_can_not_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert only(tmp_path / "file", "home").status == "fail"
+    assert only(tmp_path / "file", "duckdb").status == "fail"
+
+
+def test_who_holds_a_lock_is_named_and_the_lock_stays_theirs(run: Run):
+    home = run.home
+    assert only(home.root, "locks").found == "no night is running"
+    with lock(home, "tiny", "r9"):
+        told = only(home.root, "locks")
+        assert told.status == "ok" and "tiny is locked by run r9, process" in told.found
+        assert only(home.root, "nights").status == "ok", "the night is running, not stale"
+        with home.lock("tiny").open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock(home, "tiny", "r10"):
+        pass  # the doctor let go
+
+
+def test_a_night_that_never_ended(run: Run):
+    told = only(run.home_root, "nights")
+    assert told.status == "warn" and run.run_id in told.found and "nightrecs run ./tiny.toml" in told.fix
+    journal.close_run(run, "stopped")
+    assert only(run.home_root, "nights").status == "ok"
+
+
+def test_leftovers_are_named_unless_a_night_runs(damaged: Path):
+    assert only(damaged, "leftovers").status == "ok"
+    home = Home(damaged)
+    building = home.generations("tiny") / ".r1.building"
+    building.write_text("")
+    folder = home.lake("tiny") / "2_clean" / ".clean-1.99"
+    folder.mkdir()
+    told = findings(damaged, "leftovers")
+    assert {finding.status for finding in told} == {"warn"}
+    assert {finding.fix for finding in told} == {f"rm -r {building}", f"rm -r {folder}"}
+    with lock(home, "tiny", "r2"):
+        assert only(damaged, "leftovers").status == "ok"
+
+
+def test_a_broken_mlflow_database(damaged: Path):
+    assert "runs" in only(damaged, "mlflow").found
+    Home(damaged).mlflow_db.write_bytes(b"not a database" * 1000)
+    told = only(damaged, "mlflow")
+    assert told.status == "fail" and "aside" in told.fix
+
+
+def test_a_broken_live_database_and_a_stray_log(damaged: Path):
+    live = Home(damaged).live("tiny")
+    assert only(damaged, "published").status == "ok"
+    stray = live.with_name("tiny.duckdb.wal")
+    stray.write_text("x")
+    assert only(damaged, "published").status == "fail" and str(stray) in only(damaged, "published").found
+    stray.unlink()
+    content = live.read_bytes()
+    live.unlink()
+    live.write_bytes(content[:5000])
+    assert only(damaged, "published").status == "fail"
+
+
+def test_a_prefect_api_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert only(tmp_path, "prefect").status == "ok"
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    told = only(tmp_path, "prefect")
+    assert told.status == "warn" and "127.0.0.1:9" in told.found and "unset PREFECT_API_URL" in told.fix
+
+
+def test_damaged_state_files_are_named(run: Run):
+    assert only(run.home_root, "state").status == "ok"
+    (journal.folder(run) / "run.json").write_text("{ cut")
+    told = only(run.home_root, "state")
+    assert told.status == "warn" and f"{run.run_id}/run.json" in told.found
+    journal.close_stale(run.home, run.dataset)
+    assert "run.json.damaged" in only(run.home_root, "state").found
+    (journal.folder(run) / "run.json.damaged").unlink()
+    run.home.forgotten(run.dataset).write_text("")
+    assert only(run.home_root, "state").status == "fail"
+
+
+def test_a_check_that_crashes_is_a_failure_and_not_the_end(run: Run, monkeypatch):
+    def crashes(*_):
+        raise KeyError("planted")
+
+    monkeypatch.setattr(journal, "run_ids", crashes)
+    assert only(run.home_root, "nights").status == "fail"
+    assert only(run.home_root, "mlflow").status == "ok"
+
+
+def test_parity_of_one_and_all_threads():
+    sides = device_parity.Side("cpu", 1), device_parity.Side("cpu", 2)
+    results = list(device_parity.compare(*sides, families=["ease", "ials", "mf", "popularity"]))
+    assert [result.family for result in results] == ["ease", "ials", "mf", "popularity"]
+    assert all(result.passed for result in results), results
+    assert [result.by_gradient for result in results] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(("wrong", "family"), [(1, "ease"), (2, "ease"), (2, "mf")])
+def test_parity_sees_a_device_that_computes_something_else(monkeypatch, wrong, family):
+    """`wrong`: the scores of the same model, or those of the second fit."""
+    calls, right = [], device_parity.scores_of
+
+    def scores_of(model, train):
+        scores, lists = right(model, train)
+        calls.append(1)
+        if len(calls) - 1 == wrong:
+            return scores + 0.01 * scores.abs().max(), (lists + 1) % train.n_items
+        return scores, lists
+
+    monkeypatch.setattr(device_parity, "scores_of", scores_of)
+    (result,) = device_parity.compare(device_parity.Side(), device_parity.Side(), families=[family])
+    assert not result.passed
+
+
+def test_a_device_that_is_not_there(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert main(["--home", str(tmp_path), "doctor", "--device", "cuda"]) == 1
+    assert "sees no CUDA device" in capsys.readouterr().out
+    assert main(["--home", str(tmp_path), "doctor", "--device", "nonsense"]) == 1
+
+
+def test_the_report_states_the_tolerance_and_that_there_is_no_accelerator(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device_parity, "MODELS", {"popularity": device_parity.MODELS["popularity"]})
+    told = [text for _, text, _ in doctor.parity("auto")]
+    assert "no accelerator" in told[1] and "(threads: 1)" in told[1]
+    assert "tolerance" in told[2] and f"{device_parity.SAME_STATE:g}" in told[2]
+    assert told[3].startswith("popularity") and len(told) == 4
+
+
+@pytest.mark.device
+def test_parity_of_the_accelerator():
+    results = list(device_parity.compare(device_parity.Side("cpu"), device_parity.Side("cuda")))
+    assert all(result.passed for result in results), results
+
+
+def test_the_process_exits_with_its_code(tmp_path):
+    command = [sys.executable, "-m", "flows.cli", "--home", str(tmp_path), "doctor", "--device", "cuda:99"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, timeout=100)
+    assert done.returncode == 1 and "fix:" in done.stdout and "1 failed" in done.stderr

@@ -1,0 +1,395 @@
+"""`forget` leaves nothing: on homes made by hand, with odd ids, delimiters and nights, and an own search after it."""
+
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
+
+from flows.cli import main
+from pipeline.config.run import Run, utcnow
+from pipeline.config.settings import Settings
+from pipeline.core import fault_injection
+from pipeline.core.filesystem import delete
+from pipeline.core.paths import Home
+from pipeline.maintenance import forget, home_search
+from pipeline.schemas import tables
+from pipeline.schemas.reasons import Reason
+from pipeline.sources import incremental, parquet_writer
+from pipeline.sources.file_reader import FileResult
+from pipeline.storage import forgotten_users, journal, warehouse
+from pipeline.storage.generations import go_live, live_run_id
+
+NIGHTS = [f"2026010{n}T000000.000Z-aaaa" for n in (1, 2, 3, 4)]
+OLD, REFUSED, CRASHED, PUBLISHED = NIGHTS
+AUDIENCES = "CREATE TABLE audiences (item_id VARCHAR, rank INTEGER, user_id VARCHAR, hint VARCHAR)"
+
+
+@dataclass
+class Small:
+    """A home with two generations, a refused and a crashed night, what incremental sources read, and Prefect's logs."""
+
+    home: Home
+    user: str
+    others: list[str]
+    delimiter: str = ","
+    quote: str = '"'
+
+    def line(self, user: str) -> str:
+        """A source line that can't be read."""
+        needed = self.quote and (self.delimiter in user or self.quote in user)
+        field = self.quote + user.replace(self.quote, self.quote * 2) + self.quote if needed else user
+        return self.delimiter.join([field, "i1", "not a number"])
+
+    def build(self, lines: list[str]) -> "Small":
+        """Write it; `lines`: rejected ones, all of which name the user."""
+        raws = [*lines, self.line(self.user), *map(self.line, self.others)]
+        for run_id in NIGHTS:
+            self.night(run_id, raws)
+        self.generation(OLD, raws)
+        self.generation(PUBLISHED, raws)
+        go_live(self.home, "tiny", OLD)
+        go_live(self.home, "tiny", PUBLISHED)
+        live = self.home.live("tiny")
+        live.with_name(f"{live.name}.wal.stray-before-{PUBLISHED}").write_bytes(b"\0\1" + self.user.encode())
+        self.part(raws)
+        self.prefect()
+        return self
+
+    def night(self, run_id: str, raws: list[str]) -> None:
+        source = {"files": ["*.csv"], "delimiter": self.delimiter, "quote": self.quote}
+        tree = {"dataset": {"name": "tiny", "source": source}, "models": {"popularity": {}}}
+        run = Run(run_id=run_id, home_root=self.home.root, data=self.home.root.parent, started_at=utcnow(),
+                  settings=Settings.model_validate(tree))  # fmt: skip
+        journal.open_run(run)
+        at, user, raw = journal.folder(run), self.user, raws[0]
+        rejects(raws).write_parquet(at / parquet_writer.REJECTED)
+        journal.note(run, "warning: seen: 1 bad row", {"user_id": [user], "item_id": ["i1"], "raw": [raw[:80]]})
+        (at / "notes.txt").write_text(
+            f"warning: nothing_seen: 1 bad row, e.g. user_id {user}, item_id i1 (wanted: x)\n"
+        )
+        (at / "trials.jsonl").write_text(json.dumps({"number": 1, "reason": f"user_id {user} is odd"}) + '\n{"torn": "')
+        outcome = "crashed" if run_id == CRASHED else "published"
+        old = f"x: 1 bad row, e.g. user_id {user}, item_id i1 (wanted: y); a.csv line 3 (too_few_fields): {raw[:80]!r}"
+        if run_id == REFUSED:
+            journal.close_run(run, "refused", "seen: 1 bad row", {"user_id": [user, *self.others], "raw": [raw]})
+        else:
+            journal.close_run(run, outcome, old if run_id != PUBLISHED else None)
+        (at / "errors.txt").write_text(f"Traceback\nValueError: could not read {user!r} of {raw!r}\n")
+
+    def generation(self, run_id: str, raws: list[str]) -> None:
+        path = self.home.generation("tiny", run_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        users = [self.user, *self.others]
+        with warehouse.connect(path) as con:
+            for table in (
+                tables.USERS,
+                tables.ITEMS,
+                tables.BIASES,
+                tables.USER_VECTORS,
+                tables.RUNS,
+                tables.REJECTED_ROWS,
+            ):
+                con.execute(table.ddl)
+            con.execute("CREATE TABLE recommendations (user_id VARCHAR, item_id VARCHAR, rank INTEGER)")
+            con.execute(AUDIENCES)
+            for number, user in enumerate(users):
+                con.execute("INSERT INTO users VALUES ($u, $n, NULL, NULL)", {"u": user, "n": number})
+                con.execute("INSERT INTO biases VALUES ('mf', 'user', $u, 0.5), ('mf', 'item', $i, 0.5)",
+                            {"u": user, "i": f"i{number}"})  # fmt: skip
+                con.execute("INSERT INTO user_vectors VALUES ($u, 'mf', [0.5])", {"u": user})
+                con.execute("INSERT INTO recommendations VALUES ($u, 'i1', 1), ($u, 'i2', 2)", {"u": user})
+                con.execute("INSERT INTO audiences VALUES ('i1', $n, $u, NULL)", {"n": number, "u": user})
+            con.execute("INSERT INTO items VALUES ('i1', 'A title', 3, NULL, NULL)")
+            warehouse.insert(con, "rejected_rows", rejects(raws))
+            warehouse.insert(con, "runs", journal.read(self.home, "tiny", tables.RUNS))
+
+    def part(self, raws: list[str]) -> None:
+        at = incremental.folder(self.home.lake("tiny") / "1_raw") / "0123456789abcdef"
+        at.mkdir(parents=True)
+        with parquet_writer.PartWriter(at, "a.csv") as part:
+            for user in [self.user, *self.others]:
+                part.keep((user, "i1", 3.0, None))
+            for number, raw in enumerate(raws):
+                part.reject(number, None, Reason.RATING_NOT_A_NUMBER, raw)
+        incremental.complete(at, FileResult(dict(part.ledger), None))
+
+    def prefect(self) -> None:
+        """A log that names the user, in a row and in free pages."""
+        path = self.home.prefect / "prefect.db"
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as con:
+            con.execute("CREATE TABLE log (id INTEGER PRIMARY KEY, message TEXT)")
+            con.execute("INSERT INTO log (message) VALUES (?)", (f"warning: e.g. user_id {self.user}, item_id i1",))
+            con.executemany("INSERT INTO log (message) VALUES (?)", [(f"gone {self.user} " * 50,)] * 40)
+            con.commit()
+            con.execute("DELETE FROM log WHERE message LIKE 'gone%'")
+            con.commit()
+
+    def rows_of_others(self) -> list:
+        """All rows of other users, of every published file and part."""
+        found = []
+        for path in [self.home.live("tiny"), *sorted(self.home.generations("tiny").glob("*.duckdb"))]:
+            with warehouse.connect(path, read_only=True) as con:
+                for table, column in OF_USERS.items():
+                    where = f"list_contains($others, {column})"
+                    query = f"SELECT * FROM {table} WHERE {where} ORDER BY ALL"
+                    found.append((path.name, table, con.sql(query, params={"others": self.others}).fetchall()))
+        for path in sorted(self.home.lake("tiny").glob(f"1_raw/files/*/{parquet_writer.INTERACTIONS}")):
+            frame = pl.read_parquet(path).with_columns(pl.col("user_id", "item_id").cast(pl.String))
+            found.append((path.name, frame.filter(pl.col("user_id").is_in(self.others)).rows()))
+        return found
+
+
+OF_USERS = {
+    "users": "user_id",
+    "recommendations": "user_id",
+    "audiences": "user_id",
+    "user_vectors": "id",
+    "biases": "id",
+}
+
+
+def rejects(raws: list[str]) -> pl.DataFrame:
+    rows = [("", "a.csv", n, None, "rating_not_a_number", raw) for n, raw in enumerate(raws)]
+    return pl.DataFrame(rows, schema=tables.REJECTED_ROWS.schema, orient="row")
+
+
+def everything_in(path: Path) -> list[str]:
+    """Each text of a file, decoded, whatever it is; and its bytes, for ids that stand there as they are."""
+    content = path.read_bytes()
+    texts = [content.decode("utf-8", "replace"), content.decode("unicode_escape", "replace")]
+    if content[8:12] == b"DUCK":
+        with warehouse.connect(path, read_only=True) as con:
+            for (table,) in con.sql("SELECT table_name FROM duckdb_tables()").fetchall():
+                texts += [str(cell) for row in con.sql(f"FROM {table}").fetchall() for cell in row]
+    elif content.startswith(b"PAR1"):
+        texts += [str(cell) for row in pl.read_parquet(path).rows() for cell in row]
+    elif path.suffix in (".json", ".jsonl"):
+        for line in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+            try:
+                stack = [json.loads(line)] if line else []
+            except ValueError:
+                continue
+            while stack:
+                value = stack.pop()
+                if isinstance(value, dict):
+                    stack += [*value, *value.values()]
+                elif isinstance(value, list):
+                    stack += value
+                else:
+                    texts.append(str(value))
+    return texts
+
+
+def still_names(small: Small) -> list[str]:
+    """Files that have the id; where it begins another id, that one does not count."""
+    longer = [other for other in small.others if small.user in other]
+    found = []
+    for path in sorted(small.home.root.rglob("*")):
+        if not path.is_file():
+            continue
+        for text in everything_in(path):
+            for other in longer:
+                for spelt in {other, repr(other)[1:-1], json.dumps(other)[1:-1], other.replace('"', '""')}:
+                    text = text.replace(spelt, "")
+            if small.user in text:
+                found.append(f"{path.name}: {text[max(0, text.index(small.user) - 60) :][:160]!r}")
+                break
+    return found
+
+
+IDS = st.text("ab19'\"\\,;^|:~é🎬 %<&-_.", min_size=16, max_size=26).filter(
+    lambda text: text == text.strip() and len(set(text)) > 4 and any(letter.isalnum() for letter in text)
+)
+DELIMITERS = [",", "^", "::", "|", ";", "\t", "~~~~", "§", " "]
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@given(user=IDS, delimiter=st.sampled_from(DELIMITERS), quote=st.sampled_from(['"', "'", ""]), data=st.data())
+@example(user='it\'s "quoted", and ^ long', delimiter="^", quote="", data=None)
+def test_nothing_names_the_user_and_others_are_as_they_were(user, delimiter, quote, data):
+    draw = data.draw if data else (lambda strategy: [])
+    others = ["u7", "other-user-000000001", f"{user}2", f"x{user}"]
+    with tempfile.TemporaryDirectory() as folder:
+        small = Small(Home(Path(folder) / "home"), user, others, delimiter, quote)
+        around = draw(st.lists(st.text("ab19'\"\\,;^|: é", max_size=12), max_size=4))
+        small.build([delimiter.join([text, user, "3"]) for text in around])
+        before = small.rows_of_others()
+        assert still_names(small), "else the test looks at nothing"
+        outcome = forget.forget(small.home, "tiny", user)
+        assert outcome.left == []
+        assert still_names(small) == []
+        assert small.rows_of_others() == before
+        assert live_run_id(small.home, "tiny") == PUBLISHED and not forgotten_users.pending(small.home, "tiny")
+
+
+@pytest.mark.parametrize(("user", "delimiter"), [("42", "^"), ("i1", ","), ("a^b", "^"), ("it's", "::")])
+def test_short_ids_are_proved_by_fields(user, delimiter):
+    """An item, a count or a word may be the same; fields tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = Small(Home(Path(folder) / "home"), user, [f"{user}0", "zz"], delimiter).build([])
+        before = small.rows_of_others()
+        assert forget.forget(small.home, "tiny", user).left == []
+        assert small.rows_of_others() == before
+        for run_id in (OLD, PUBLISHED):
+            with warehouse.connect(small.home.generation("tiny", run_id), read_only=True) as con:
+                for table, column in OF_USERS.items():
+                    where = f"{column} = $user" + (" AND kind = 'user'" if table == "biases" else "")
+                    assert con.sql(f"SELECT * FROM {table} WHERE {where}", params={"user": user}).fetchall() == []
+                assert con.sql("SELECT * FROM items").fetchall()[0][:2] == ("i1", "A title")
+                raws = [raw for (raw,) in con.sql("SELECT raw FROM rejected_rows").fetchall()]
+                assert not any(small.line(user) == raw for raw in raws) and (user == "i1" or small.line("zz") in raws)
+        for run_id in NIGHTS:
+            record = journal.read_run(small.home, "tiny", run_id)
+            assert f"user_id {user}," not in str(record["reason"]) and user not in journal.ids_of(record).get(
+                "user_id", []
+            )
+            assert f"user_id {user}," not in "\n".join(journal.notes(small.home, "tiny", run_id))
+        with closing(sqlite3.connect(small.home.prefect / "prefect.db")) as con:
+            assert con.execute("SELECT message FROM log").fetchall() == [
+                ("warning: e.g. user_id (forgotten), item_id i1",)
+            ]
+        assert not list(small.home.warehouse.glob("*.wal*"))
+
+
+USER = "somebody-with-a-long-id"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(Home(tmp_path / "home"), USER, ["u7", "other-user-000000001"], "^").build([])
+
+
+def command(small: Small, *words: str) -> int:
+    return main(["--home", str(small.home.root), *words])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "left"),
+    [
+        ("mlflow/new.bin", b"\0\1\2 nobody knows this", True),
+        ("exports/list.parquet", None, False),
+        ("exports/list.csv", f"user_id,item_id\n{USER},i1\n".encode(), False),
+        ("exports/list.csv.gz", "gzip", True),
+        ("warehouse/tiny.note", b"fine", False),
+        ("warehouse/lake/other/1_raw/a/x.txt", USER.encode(), False),
+        ("mlflow/artifacts/tiny/a.safetensors", USER.encode() + b"\0", True),
+        ("mlflow/artifacts/tiny/settings.json", json.dumps({"keep_if": f"user_id <> '{USER}'"}).encode(), True),
+    ],
+)
+def test_new_places_are_searched_and_what_can_not_be_cleared_is_named(small, name, content, left, capsys):
+    path = small.home.root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is None:
+        pl.DataFrame({"user_id": [USER, "u7"], "note": ["x", f"like {USER}"]}).write_parquet(path)
+    elif content == "gzip":
+        import gzip
+
+        path.write_bytes(gzip.compress(USER.encode()))
+    else:
+        path.write_bytes(content)
+    assert command(small, "forget", "tiny", USER) == (3 if left else 0)
+    said = capsys.readouterr().err
+    assert (name in said) == left and USER not in said
+    if name.endswith(".parquet"):
+        assert pl.read_parquet(path).rows() == [("u7", f"like {forgotten_users.REDACTED}")]
+    if "other" in name:
+        assert path.read_text() == USER, "another data set's user"
+    if not left:
+        return
+    capsys.readouterr()
+    assert command(small, "status", "tiny") == 3
+    assert "1 forget of a user not done" in capsys.readouterr().out.replace("\n", " ")
+    (pending,) = forgotten_users.pending(small.home, "tiny")
+    assert stat.S_IMODE(pending.path.stat().st_mode) == 0o600 and name in " ".join(pending.left)
+    path.unlink()
+    assert command(small, "gc", "tiny", "--keep-days", "1000") == 0, "the next command finishes it"
+    assert not forgotten_users.pending(small.home, "tiny") and still_names(small) == []
+
+
+def test_a_database_in_use_is_named(small, capsys, monkeypatch):
+    monkeypatch.setattr(home_search, "LOCK_SECONDS", 0.1)
+    path = small.home.prefect / "prefect.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as con:
+        con.execute("BEGIN IMMEDIATE")
+        assert command(small, "forget", "tiny", USER) == 3
+    said = capsys.readouterr().err
+    assert "prefect.db" in said and USER not in said
+    assert command(small, "forget", "tiny", USER) == 0 and still_names(small) == []
+
+
+def test_a_generation_that_can_not_be_read_is_named_and_never_goes_live(small, capsys):
+    path = small.home.generation("tiny", OLD)
+    path.chmod(0o640)
+    path.write_bytes(path.read_bytes()[:5000])
+    assert command(small, "forget", "tiny", USER) == 3 and OLD in capsys.readouterr().err
+    assert command(small, "rollback", "tiny", "--to", OLD) == 3
+    assert live_run_id(small.home, "tiny") == PUBLISHED
+
+
+KILLED = """
+import sys
+from pipeline.paths import Home
+from pipeline.stages import forget
+forget.forget(Home(__import__("pathlib").Path(sys.argv[1])), "tiny", sys.argv[2])
+"""
+
+
+def test_a_killed_forget_is_finished_by_the_next_command(small, tmp_path, capsys):
+    """At every point, and at the first and a later step; then rollback, which must not bring the user back."""
+    points = [f"{point}:kill" for point in fault_injection.OF_FORGET] + [
+        "forget:after_swap:kill@2",
+        "forget:after_step:kill@4",
+    ]
+    kept = tmp_path / "kept"
+    subprocess.run(["cp", "-a", str(small.home.root), str(kept)], check=True)
+    started = []
+    for number, fault in enumerate(points):  # all at once: most of it is the start of Python
+        root = tmp_path / f"home-{number}"
+        subprocess.run(["cp", "-a", str(kept), str(root)], check=True)
+        environ = {**__import__("os").environ, "NIGHTRECS_FAULT": fault, "PYTHONPATH": str(Path(__file__).parents[1])}
+        words = [sys.executable, "-c", KILLED, str(root), USER]
+        started.append((fault, root, subprocess.Popen(words, env=environ, stderr=subprocess.PIPE)))
+    for fault, root, process in started:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == -9, (fault, said[-500:])
+        other = Small(Home(root), USER, small.others)
+        assert len(forgotten_users.pending(other.home, "tiny")) == 1, fault
+        assert command(other, "status", "tiny") == 3 and "forget of a user not done" in capsys.readouterr().out
+        assert command(other, "rollback", "tiny") == 0, fault
+        assert live_run_id(other.home, "tiny") == OLD
+        assert still_names(other) == [], fault
+        assert not forgotten_users.pending(other.home, "tiny")
+        delete(root)
+
+
+def test_rollback_refuses_a_generation_that_names_somebody_who_is_being_forgotten(small, monkeypatch, capsys):
+    def fails(*_):
+        raise OSError("no space")
+
+    monkeypatch.setitem(forget.STEPS, "published files", fails)
+    assert command(small, "forget", "tiny", USER) == 3 and "published files: OSError" in capsys.readouterr().err
+    assert command(small, "rollback", "tiny") == 3 and "still names a user" in capsys.readouterr().err
+    assert live_run_id(small.home, "tiny") == PUBLISHED
+    monkeypatch.undo()
+    assert command(small, "rollback", "tiny") == 0 and still_names(small) == []
+    assert live_run_id(small.home, "tiny") == OLD
+
+
+def test_reasons_and_notes_keep_ids_apart(run):
+    journal.note(run, "warning: seen: 1 bad row", {"user_id": ["u7"], "item_id": []})
+    journal.close_run(run, "refused", "seen: 1 bad row", {"user_id": ["u7"]})
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    assert record["reason"] == "seen: 1 bad row" and record["reason_ids"] == [{"column": "user_id", "value": "u7"}]
+    assert journal.read(run.home, run.dataset, tables.RUNS)["reason"].item() == "seen: 1 bad row"
+    assert journal.notes(run.home, run.dataset, run.run_id) == ["warning: seen: 1 bad row"]

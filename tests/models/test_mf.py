@@ -1,0 +1,110 @@
+"""Matrix factorization: its product without copies, its losses, and its quality on real data."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.models.conformance import checkerboard, scores
+from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
+from pipeline.models.ops.pair_scores import pair_scores
+from pipeline.training.context import FitContext
+from tests.support.real_data import hit_rate, leave_last_out
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_pair_scores_and_gradients_are_those_of_the_plain_product(sparse: bool):
+    torch.manual_seed(0)
+    table = nn.Embedding(7, 5, sparse=sparse)
+    vectors = torch.randn(4, 5, requires_grad=True)
+    items, upstream = torch.randint(7, (4, 3)), torch.randn(4, 3)
+    got = pair_scores(vectors, table, items)  # (B, C)
+    got.backward(upstream)
+    plain_vectors, plain = vectors.detach().requires_grad_(), table.weight.detach().requires_grad_()
+    expected = (plain[items] * plain_vectors[:, None]).sum(2)
+    expected.backward(upstream)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(vectors.grad, plain_vectors.grad)
+    assert table.weight.grad is not None and table.weight.grad.is_sparse == sparse
+    torch.testing.assert_close(table.weight.grad.to_dense(), plain.grad)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_pair_scores_of_nothing(shape: tuple[int, int]):
+    table = nn.Embedding(7, 5)
+    assert pair_scores(torch.randn(shape[0], 5), table, torch.zeros(shape, dtype=torch.long)).shape == shape
+
+
+def fitted(**keys) -> MatrixFactorization:
+    train = checkerboard()
+    config = MatrixFactorizationConfig(**{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys})
+    model = MatrixFactorization(config, train.n_users, train.n_items)
+    model.fit(train, FitContext())
+    return model
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"loss": "bpr", "n_negatives": 1},
+        {"loss": "logistic"},
+        {"loss": "mse"},
+        {"loss": "softmax", "alpha": 0.5},
+        {"sparse": True},
+        {"sparse": True, "optimizer": "adagrad", "learning_rate": 0.2},
+        {"item_bias": False},
+        {"optimizer": "sgd", "learning_rate": 2.0, "momentum": 0.5},
+    ],
+    ids=str,
+)
+def test_every_loss_and_optimizer_separates_the_blocks(keys: dict):
+    model, train = fitted(**keys), checkerboard()
+    got = scores(model, train, torch.arange(40))  # (U, I)
+    liked = torch.arange(40)[:, None] % 2 == torch.arange(20) % 2  # (U, I)
+    assert got[liked].mean() > got[~liked].mean() + 0.3
+    assert (got[liked] > got[~liked].mean()).float().mean() > 0.95
+    assert (model.item_biases() is None) == (keys.get("item_bias") is False)
+
+
+def test_sparse_gradients_are_chosen_for_large_tables_and_give_the_same_loss():
+    small, large = MatrixFactorizationConfig(embedding_dim=8), MatrixFactorizationConfig(embedding_dim=64)
+    assert not MatrixFactorization(small, 10, 20).item.sparse
+    assert MatrixFactorization(large, 70_000, 20).item.sparse
+    users, items, real = (
+        torch.tensor([0, 1]),
+        torch.tensor([[3, 1, 1], [2, 0, 4]]),
+        torch.tensor([True, False]),
+    )
+    losses = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = MatrixFactorization(MatrixFactorizationConfig(l2=0.5, sparse=sparse), 2, 5)
+        losses.append(model._loss(users, items, real))
+    torch.testing.assert_close(losses[0], losses[1])
+    user, item = model.user.weight[:2], model.item.weight[items]  # (B, D), (B, 1 + n, D + 1)
+    norms = user.square().sum(1) + item[:, 0].square().sum(1) + item[:, 1:].square().sum(2).mean(1) * real
+    plain = MatrixFactorization(MatrixFactorizationConfig(l2=0.0), 2, 5)
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(losses[0], plain._loss(users, items, real) + 0.5 * norms.mean())
+
+
+@pytest.mark.parametrize("loss", ["bpr", "logistic", "softmax", "mse"])
+def test_negatives_of_a_user_who_knows_all_do_not_count(loss: str):
+    model = MatrixFactorization(MatrixFactorizationConfig(loss=loss, l2=0.1), 2, 5)
+    users, real = torch.tensor([0]), torch.tensor([False])
+    one = model._loss(users, torch.tensor([[3, 0, 0]]), real)
+    other = model._loss(users, torch.tensor([[3, 4, 2]]), real)
+    assert torch.isfinite(one) and torch.equal(one, other)
+    one.backward()
+    assert model.item.weight.grad is not None and not model.item.weight.grad[[0, 1, 2, 4]].any()
+
+
+@pytest.mark.slow
+def test_ml_100k_is_well_above_popularity():
+    train, users, items = leave_last_out()
+    model = MatrixFactorization(MatrixFactorizationConfig(), train.n_users, train.n_items)
+    started = time.process_time()
+    model.fit(train, FitContext())
+    assert time.process_time() - started < 60
+    assert hit_rate(model, train, users, items) > 0.12  # popularity: 0.076

@@ -1,0 +1,71 @@
+"""Models at rest: what comes back, and what damaged files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.models.conformance import checkerboard, scores
+from pipeline.models.ease import Ease, EaseConfig
+from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
+from pipeline.models.serialization import load, restore, save
+from pipeline.training.context import FitContext
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    train = checkerboard()
+    model = MatrixFactorization(MatrixFactorizationConfig(embedding_dim=3, epochs=2), train.n_users, train.n_items)
+    model.fit(train, FitContext())
+    save(model, tmp_path)
+    return tmp_path
+
+
+def test_the_files(folder: Path):
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    about = json.loads((folder / "config.json").read_text())
+    assert about["family"] == "mf" and about["config"]["embedding_dim"] == 3
+    assert (about["n_users"], about["n_items"], about["best_epoch"]) == (40, 20, 2)
+
+
+def test_equal_models_are_equal_files(folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    other = tmp_path_factory.mktemp("other")
+    save(load(folder), other)
+    for name in ("config.json", "model.safetensors"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("n_items", [20, 60])  # fewer items than users, and more: two shapes of state
+def test_buffers_take_the_shape_of_the_fit(n_items: int):
+    train = checkerboard(n_items)
+    fitted, fresh = (Ease(EaseConfig(), train.n_users, n_items) for _ in range(2))
+    fitted.fit(train, FitContext())
+    assert fresh.weights.numel() == 0
+    restore(fresh, fitted.state_dict())
+    users = torch.arange(train.n_users)
+    assert torch.equal(scores(fresh, train, users), scores(fitted, train, users))
+
+
+def test_a_state_that_lacks_something_is_refused():
+    train = checkerboard()
+    model = Ease(EaseConfig(), train.n_users, train.n_items)
+    model.fit(train, FitContext())
+    state = model.state_dict()
+    del state["weights"]
+    with pytest.raises(RuntimeError, match="weights"):
+        restore(Ease(EaseConfig(), train.n_users, train.n_items), state)
+
+
+def test_a_cut_file_is_refused(folder: Path):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load(folder)
+
+
+def test_a_family_of_another_version_is_refused(folder: Path):
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, "family": "transformer9"}))
+    with pytest.raises(ValueError, match="transformer9"):
+        load(folder)

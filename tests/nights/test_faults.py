@@ -1,0 +1,207 @@
+"""The fault hook, faults that raise at every point of the line, and the cheap rows of the scorecard."""
+
+import importlib
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import nightly as line
+from pipeline.core import fault_injection
+from pipeline.core.fault_injection import POINTS, Planted, fault, planted
+from pipeline.core.filesystem import is_full
+from pipeline.core.paths import CHECKOUT
+from pipeline.storage import journal
+from pipeline.tracking import server
+from pipeline.training import checkpoint, loop
+from tests.faults.__main__ import MODULES, attempt
+from tests.faults.ground import Ground, rows
+from tests.faults.killed import AFTER_GOING_LIVE
+from tests.faults.table import ROWS
+
+RECIPE = '[split]\nkind = "leave_one_out"\n[models.popularity]\n'
+CHEAP_ROWS = (6, 8, 27)
+OF_A_FAMILY = ("train", "evaluate")
+OF_THE_LINE = [p for p in POINTS if not re.search("search:|checkpoint|epoch", p)]
+ERRORS = (
+    "clean:before_manifest", "train:before_manifest", "evaluate:before_rename",
+    "select:before_verdict", "export:before_manifest", "audit:after_fill",
+    "publish:before_replace", "publish:before_close",
+)  # fmt: skip
+FULL = ("ingest:before_write", "train:before_write", "publish:before_rename", "journal:append")
+"""Where the fast tests plant an error or a full disk; all points of both are among the slow ones."""
+for module in MODULES:
+    importlib.import_module(f"tests.faults.{module}")
+
+
+def test_without_the_variable_a_point_is_nothing(monkeypatch):
+    monkeypatch.delenv("NIGHTRECS_FAULT", raising=False)
+    for point in POINTS:
+        fault(point)
+    fault_injection.check()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("publish:before_renam:kill", "did you mean 'publish:before_rename'"),
+        ("publish:before_rename:explode", "the actions are kill, error, full"),
+        ("publish:before_rename", "point:action"),
+        ("publish:before_rename:kill@0", "point:action"),
+        ("kill", "point:action"),
+    ],
+)
+def test_a_fault_that_is_none_is_a_usage_error(monkeypatch, tmp_path, capsys, wanted, says):
+    from flows.cli import main
+
+    monkeypatch.setenv("NIGHTRECS_FAULT", wanted)
+    assert main(["--home", str(tmp_path), "run", "--no-prefect"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_fault_strikes_once_at_its_passing():
+    with planted("clean:before_write:error@3"):
+        for struck in (False, False, True, False):
+            fault("clean:before_manifest")
+            if not struck:
+                fault("clean:before_write")
+                continue
+            with pytest.raises(Planted):
+                fault("clean:before_write")
+    with planted("clean:before_write:full"), pytest.raises(OSError) as error:
+        fault("clean:before_write")
+    assert is_full(error.value)
+    assert not is_full(ValueError("half full"))
+
+
+def test_every_point_is_in_the_code_and_the_other_way_round():
+    code = "\n".join(path.read_text() for path in (CHECKOUT / "pipeline").rglob("*.py") if path.name != "faults.py")
+    named = set(re.findall(r'fault\("([\w:]+)"\)', code))
+    built = {
+        f"{stage}:{place}"
+        for stage in fault_injection.BUILT
+        for place in re.findall(r'fault\(f"{stage}:(\w+)"\)', code)
+    }
+    assert named | built == {*POINTS, *fault_injection.OF_FORGET} and len(POINTS) >= 15
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> tuple[Ground, str]:
+    """A home with a published night, older than the sources; and the hash that tonight has, undisturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "USERS_URI", "http://127.0.0.1:9")
+        ground = Ground(tmp_path_factory.mktemp("faults") / "base", recipe=RECIPE)
+        ground.write(rows(30))
+        night(ground)
+        ground.write(rows(34))
+        undisturbed = Ground(ground.root.parent / "undisturbed").copy_of(ground)
+        night(undisturbed)
+    return ground, undisturbed.record()["logical_hash"]
+
+
+def night(ground: Ground) -> None:
+    run = ground.prepared()
+    assert line.conduct(run, line.plainly) == "published"
+
+
+def planted_everywhere():
+    for action, fast in (("error", ERRORS), ("full", FULL)):
+        for point in OF_THE_LINE:
+            yield pytest.param(point, action, marks=() if point in fast else pytest.mark.slow, id=f"{point}:{action}")
+
+
+@pytest.mark.parametrize(("point", "action"), planted_everywhere())
+def test_an_error_at_any_point_keeps_the_promise(base, tmp_path, monkeypatch, point, action):
+    monkeypatch.setattr(server, "USERS_URI", "http://127.0.0.1:9")
+    ground, expected = Ground(tmp_path).copy_of(base[0]), base[1]
+    (old,) = ground.run_ids()
+    raised: Exception | None = None
+    with planted(f"{point}:{action}"):
+        try:
+            night(ground)
+        except (Planted, OSError) as error:
+            raised = error
+    goes_on = point.split(":")[0] in OF_A_FAMILY and action == "error"
+    if goes_on:  # a family fails alone; what is published now takes part as the incumbent
+        assert raised is None and "Planted" in str(ground.record()["left_out"])
+    else:
+        assert isinstance(raised, Planted if action == "error" else OSError)
+    live = ground.promise()
+    assert live == (ground.run_ids()[-1] if point in AFTER_GOING_LIVE or goes_on else old)
+    assert ground.record()["outcome"] == ("crashed" if live == old else "published")
+    night(ground)
+    assert ground.promise() == ground.run_ids()[-1] and ground.record()["logical_hash"] == expected
+
+
+def test_a_full_disk_while_the_journal_is_closed_hides_nothing(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "USERS_URI", "http://127.0.0.1:9")
+    ground = Ground(tmp_path).copy_of(base[0])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, planted("export:before_write:error"):
+        patch.setattr(journal, "close_run", full)
+        patch.setattr(journal, "keep_traceback", full)
+        with pytest.raises(Planted):
+            night(ground)
+    assert ground.record()["outcome"] == "running"
+    night(ground)
+    assert ground.record(-2)["outcome"] == "crashed", "the next night closes it"
+
+
+def test_a_signal_in_training_leaves_the_last_finished_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "USERS_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(checkpoint, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "WORTH_OF_SNAPSHOTS", 1e9)  # however busy the machine is
+    ground = Ground(tmp_path, recipe=RECIPE + "[models.mf]\nepochs = 6\nembedding_dim = 4\n")
+    ground.write(rows(20))
+    run_epoch, ran = loop.Stepper.run_epoch, []
+
+    def ended(self, epoch: int) -> float:
+        if epoch == 4 and 4 not in ran:
+            ran.append(4)
+            raise KeyboardInterrupt
+        ran.append(epoch)
+        return run_epoch(self, epoch)
+
+    monkeypatch.setattr(loop.Stepper, "run_epoch", ended)
+    with pytest.raises(KeyboardInterrupt):
+        night(ground)
+    (left,) = ground.home.lake("tiny").glob("5_models/.checkpoint-*")
+    ran.remove(4)
+    ran.append(4)
+    del ran[:-1]
+    night(ground)
+    assert ran[1] == 4 and not left.exists(), "epochs 1 to 3 are not run again"
+    resumed = ground.record()["logical_hash"]
+    shutil.rmtree(ground.home.root)
+    night(ground)
+    assert ground.record()["logical_hash"] == resumed
+
+
+@pytest.mark.parametrize("number", CHEAP_ROWS)
+def test_row(tmp_path, number):
+    passed, observed = attempt(ROWS[number], debug=False)
+    assert passed, observed
+
+
+def test_the_scorecard_has_every_row_and_tells_of_a_failure(capsys, monkeypatch):
+    from tests.faults import __main__ as scorecard
+    from tests.faults.table import Row
+
+    assert sorted(ROWS) == list(range(1, 40))
+
+    def fails(root: Path) -> str:
+        raise AssertionError("a | b")
+
+    monkeypatch.setitem(ROWS, 99, Row(99, "a fault", "is survived", fails))
+    monkeypatch.setitem(ROWS, 98, Row(98, "another", "is survived", lambda root: "survived"))
+    monkeypatch.setattr("sys.argv", ["faults", "--only", "98,99"])
+    assert scorecard.main() == 1
+    said = capsys.readouterr().out
+    assert "| 99 | a fault | is survived | AssertionError: a \\| b | **NO** |" in said
+    assert "| 98 | another | is survived | survived | yes |" in said and "1 of 2 rows pass" in said
+    monkeypatch.setattr("sys.argv", ["faults", "--only", "98"])
+    assert scorecard.main() == 0

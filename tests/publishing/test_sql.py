@@ -1,0 +1,124 @@
+"""The SQL files: headers agree with bodies, every check finds what is planted, every view runs on empty tables."""
+
+import re
+
+import pytest
+
+from pipeline.core import paths
+from pipeline.schemas import tables
+from pipeline.storage import warehouse
+
+CHECKS = sorted((paths.SQL / "checks" / "output").glob("*.sql"))
+INPUT_CHECKS = sorted((paths.SQL / "checks" / "input").glob("*.sql"))
+VIEWS = sorted((paths.SQL / "views").glob("*.sql"))
+AUDIT_TABLES = {
+    "source_rows": "(user_id varchar, item_id varchar)",
+    "ranked_items": "(item_idx integer, item_id varchar)",
+    "wanted": "(top_n integer, exact boolean)",
+    "tonight": "(run_id varchar)",
+    "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "
+    "min_coverage double, warn_change double, max_change double)",
+}
+
+
+@pytest.fixture
+def good():
+    """A tiny warehouse in which every check passes: two users, four items, two recommendations each."""
+    with warehouse.connect() as con:
+        for table in tables.PUBLISHED:
+            con.execute(table.ddl)
+        for name, columns in AUDIT_TABLES.items():
+            con.execute(f"create table {name} {columns}")
+        con.execute("insert into source_rows values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
+        con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
+        con.execute("insert into wanted values (2, true)")
+        con.execute("insert into tonight values ('r')")
+        con.execute("insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, 0.7, 0.5)")
+        con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
+        con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
+        for user, items in {"u": "cd", "v": "ab"}.items():
+            for rank, item in enumerate(items, start=1):
+                con.execute(
+                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now())"
+                )
+        con.execute("insert into similar_items values ('a', 1, 'b', 0.5, 'm', 'r')")
+        con.execute(
+            "insert into row_ledger values ('r', 'ingest', 'kept', 4), ('r', 'ingest', 'empty_user', 1), "
+            "('r', 'clean', 'kept', 4), ('r', 'encode', 'kept', 4), ('r', 'split', 'kept', 4), ('old', 'clean', 'kept', 9)"
+        )
+        con.execute("insert into rejected_rows values ('r', 'a.csv', 3, 'user', 'empty_user', ',x,1')")
+        yield con
+
+
+FAULTS = {
+    "ranks_dense": "update recommendations set rank = 3 where user_id = 'u' and rank = 2",
+    "no_duplicates": "update recommendations set item_id = 'c' where user_id = 'u'",
+    "nothing_seen": "update recommendations set item_id = 'a' where user_id = 'u' and rank = 1",
+    "items_known": "update recommendations set item_id = 'unknown' where user_id = 'u' and rank = 1",
+    "rules_kept": "delete from ranked_items where item_id = 'c'",
+    "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
+    "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
+    "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",
+    "similar_items_sound": "update similar_items set similar_item_id = 'a'",
+    "ledger_sums": "update row_ledger set rows = 3 where run_id = 'r' and stage = 'encode'",
+    "rejects_counted": "delete from rejected_rows",
+    "churn_usual": "update churn set jaccard = 0.2",
+    "churn_bound": "update churn set jaccard = 0.49",
+    "coverage_floor": "update recommendations set item_id = 'a' where user_id = 'u'",
+    "coverage_low": "update recommendations set item_id = 'unknown'",
+    "scores_differ": "update recommendations set score = 1 where user_id = 'u'; delete from recommendations where user_id = 'v'",
+    "fallback_share": "update recommendations set source = 'fallback' where user_id = 'u'",
+}
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda p: p.stem)
+def test_a_check_passes_what_is_good_and_finds_what_is_planted(good, path):
+    query = warehouse.read_sql(path)
+    assert good.sql(query).fetchall() == []
+    good.execute(FAULTS[path.stem])
+    assert good.sql(query).fetchall()
+
+
+def test_rising_scores_and_missing_users_are_found(good):
+    good.execute("update recommendations set score = 2 where user_id = 'u' and rank = 2")
+    assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "scores_sound.sql")).fetchall()
+    good.execute("delete from recommendations where user_id = 'v'")
+    assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")).fetchall() == [("v", 0, 2)]
+
+
+def test_without_a_bound_nothing_is_refused(good):
+    good.execute("update bounds set min_coverage = null, max_change = null")
+    for name in ("coverage_floor", "churn_bound"):
+        good.execute(FAULTS[name])
+        assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / f"{name}.sql")).fetchall() == []
+
+
+def test_every_check_is_where_it_is_run():
+    assert list((paths.SQL / "checks").glob("*.sql")) == []
+    names = [path.stem for path in (*CHECKS, *INPUT_CHECKS)]
+    assert len(set(names)) == len(names), "a name is a key of the table checks"
+
+
+@pytest.mark.parametrize("path", [*CHECKS, *INPUT_CHECKS], ids=lambda p: p.stem)
+def test_a_check_states_its_severity(path):
+    assert re.search(r"^-- severity: (error|warn)$", warehouse.read_sql(path), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [*CHECKS, *INPUT_CHECKS, *VIEWS], ids=lambda p: p.stem)
+def test_the_header_names_the_tables_that_the_body_reads(path):
+    text = warehouse.read_sql(path)
+    header = re.search(r"^-- reads: (.*)$", text, re.MULTILINE)
+    assert header, "a file says what it reads"
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    known = {table.name for table in tables.PUBLISHED} | {*AUDIT_TABLES, "earlier_nights"}
+    sources = re.findall(r"\b(?:from|join)\s+((?:\w+)(?:\s*,\s*\w+)*)", body)
+    read = {name.strip() for source in sources for name in source.split(",")} & known
+    assert set(header[1].split(", ")) == read
+
+
+@pytest.mark.parametrize("path", VIEWS, ids=lambda p: p.stem)
+def test_a_view_runs_on_empty_tables(good, path):
+    for table in tables.PUBLISHED:
+        good.execute(f"delete from {table.name}")
+    good.execute(warehouse.read_sql(path))
+    assert good.sql(f"from {path.stem}").columns

@@ -1,0 +1,284 @@
+"""The gate: what is published stays until a challenger is shown to be no worse, and nobody loses to popularity."""
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.config.publishing import Gate
+from pipeline.config.settings import FLOOR, INCUMBENT, Select
+from pipeline.core.paths import Home
+from pipeline.schemas import tables
+from pipeline.selection import gate, incumbent
+from pipeline.selection.comparison import by_segment
+from pipeline.selection.incumbent import Configuration, Lineup, find_floor, published_configuration
+from pipeline.storage import journal
+from tests.support.metrics import N, figures
+from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
+
+ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactions": np.arange(N)})
+
+
+def judged(lineup: Lineup, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
+    by_user = figures(**shifts)
+    values = {label: float(frame["value"].mean()) for label, frame in by_user.items()}  # type: ignore[arg-type]
+    select = Select(metric=metric, protocol="error" if metric == "rmse" else "full")
+    return gate.judge(settings or Gate(), select, values, by_user, ACTIVITY, lineup, seed=1)
+
+
+def lineup(incumbent: str | None = "old", floor: str | None = None, **families: str) -> Lineup:
+    """`floor` is one that the gate has added."""
+    known = {label: Configuration(family=family) for label, family in families.items()}
+    return Lineup(known, {floor: None} if floor else {}, incumbent, "r0", floor)  # type: ignore[dict-item]
+
+
+def test_a_better_challenger_replaces_the_incumbent():
+    verdict = judged(lineup(), new=0.03, old=0.0)
+    assert (verdict["decision"], verdict["published"]) == ("replaced", "new")
+    numbers = verdict["against_incumbent"]
+    assert numbers["ci_low"] < numbers["value"] < numbers["ci_high"] and numbers["n"] == N
+    assert numbers["value"] == pytest.approx(0.03, abs=0.01) and numbers["p_value"] < 0.01
+    assert {segment["segment"] for segment in verdict["segments"]} == {"activity_low", "activity_mid", "activity_high"}
+
+
+def test_a_worse_challenger_does_not():
+    verdict = judged(lineup(), new=-0.03, old=0.0)
+    assert (verdict["decision"], verdict["published"]) == ("kept", "old")
+    assert "old (the incumbent)" not in verdict["text"] and "the incumbent old stays" in verdict["text"]
+
+
+def test_better_by_chance_is_not_enough_without_a_margin():
+    lucky = next(seed for seed in range(50) if 0 < _difference(seed) < 0.001)
+    close = judged(lineup(), seed=lucky, new=0.0, old=0.0)
+    assert (close["decision"], close["published"]) == ("kept", "old")
+    assert "may be worse by more than 1%" in close["text"]
+    generous = judged(lineup(), settings=Gate(margin=0.05), seed=lucky, new=0.0, old=0.0)
+    assert (generous["decision"], generous["published"]) == ("replaced", "new")
+
+
+def _difference(seed: int) -> float:
+    both = figures(seed, new=0.0, old=0.0)
+    return float(both["new"]["value"].mean() - both["old"]["value"].mean())  # type: ignore[operator]
+
+
+def test_a_harmed_segment_stops_a_challenger():
+    shift = np.where(np.arange(N) < N // 3, -0.05, 0.08)  # the least active third pays for the others
+    verdict = judged(lineup(), new=shift, old=0.0)
+    assert (verdict["decision"], verdict["published"]) == ("kept", "old")
+    assert "new harms activity_low" in verdict["text"]
+    assert [s["segment"] for s in verdict["segments"] if s["harmed"]] == ["activity_low"]
+    tolerant = judged(lineup(), settings=Gate(min_segment_users=N), new=shift, old=0.0)
+    assert tolerant["published"] == "new" and tolerant["segments"] == []
+
+
+def test_lower_is_better_for_errors():
+    assert judged(lineup(), "rmse", new=-0.03, old=0.0)["decision"] == "replaced"
+    assert judged(lineup(), "rmse", new=0.03, old=0.0)["decision"] == "kept"
+
+
+def test_who_loses_to_popularity_is_not_published():
+    of = {"new": "mf", "old": "ease", "popular": "popularity"}
+    both = judged(lineup("old", "popular", **of), new=0.05, old=0.0, popular=0.1)
+    assert (both["decision"], both["published"]) == ("floor", "popular")
+    assert "new loses to popular" in both["text"] and "the incumbent old loses to popular" in both["text"]
+    assert both["against_floor"]["ci_high"] < 0
+    first = judged(lineup(None, "popular", **of), new=-0.05, popular=0.0)
+    assert (first["decision"], first["published"]) == ("floor", "popular")
+    level = judged(lineup(None, "popular", **of), new=0.0, popular=0.0)
+    assert level["published"] in ("new", "popular") and level["decision"] == "first"
+    rescued = judged(lineup("old", "popular", **of), new=0.001, old=0.0, popular=0.05)
+    assert rescued["published"] == "popular"
+
+
+def test_a_winner_that_loses_to_popularity_gives_way_to_the_other():
+    shift = np.where(np.arange(N) < N // 3, -0.03, 0.10)  # harms a segment, yet beats popularity
+    of = {"new": "mf", "old": "ease", "popular": "popularity"}
+    verdict = judged(lineup("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
+    assert verdict["published"] == "new", verdict["text"]
+
+
+def test_segments_are_thirds_by_activity_and_the_cold():
+    frame = figures(a=0.0)["a"].with_columns(warm=pl.col("user_idx") >= 30).join(ACTIVITY, on="user_idx")
+    parts = dict(by_segment(frame))
+    assert [part.height for part in parts.values()] == [290, 290, 290, 30]
+    assert parts["activity_low"]["n_interactions"].max() < parts["activity_mid"]["n_interactions"].min()
+
+
+def test_nights_in_a_row(tmp_path):
+    write_log(tmp_path / "data")
+    first = one_night(tmp_path)
+    verdict = record(first)["gate"]
+    assert (verdict["decision"], verdict["published"], verdict["floor"]) == ("first", "ease", FLOOR)
+    assert verdict["against_floor"]["value"] > 0.1
+
+    worse = one_night(tmp_path, BAD)  # the recipe changes to a worse family: what is published stays
+    verdict = record(worse)["gate"]
+    assert (verdict["decision"], verdict["published"], verdict["challenger"]) == ("kept", INCUMBENT, "worse")
+    assert verdict["against_incumbent"]["ci_high"] < 0
+    lists = "select user_id, rank, item_id from recommendations order by 1, 2"
+    assert set(ask(worse, "select distinct model from recommendations")["model"]) == {INCUMBENT}
+    assert record(worse)["champion_configuration"] == record(first)["champion_configuration"]
+    fresh = one_night(_beside(tmp_path, "fresh"))
+    assert ask(worse, lists).equals(ask(fresh, lists)), "the incumbent is fitted on tonight's rows like anybody"
+
+    again = one_night(tmp_path, BAD + GOOD)  # tonight's recipe has that configuration: nothing is fitted twice
+    assert record(again)["gate"]["incumbent"] == "ease" and record(again)["champion"] == "ease"
+    stages = journal.read(again.home, again.dataset, tables.STAGES, again.run_id)["stage"]
+    assert not any(INCUMBENT in stage for stage in stages)
+    assert any(note.startswith("gate: ease") or "the incumbent ease stays" in note for note in _notes(again))
+
+
+def test_a_better_recipe_takes_over_and_its_hash_is_that_of_a_fresh_home(tmp_path):
+    write_log(tmp_path / "data")
+    one_night(tmp_path, BAD, "gate.enabled=false")
+    better = one_night(tmp_path, GOOD)
+    assert (record(better)["gate"]["decision"], record(better)["champion"]) == ("replaced", "ease")
+    assert INCUMBENT in set(ask(better, "select distinct model from metrics")["model"])
+    fresh = one_night(_beside(tmp_path, "fresh"), GOOD)
+    assert record(fresh)["logical_hash"] == record(better)["logical_hash"]
+
+
+def test_a_model_that_loses_to_popularity_is_not_published_on_the_first_night(tmp_path):
+    draw = random.Random(0)
+    pairs = [(u, i) for u in range(150) for i in [*draw.sample(range(20), 8), *draw.sample(range(20, 120), 2)]]
+    draw.shuffle(pairs)  # 20 hits for everybody, 100 items of the tail
+    rows = [f"u{user},i{item},{1_600_000_000 + 600 * n}" for n, (user, item) in enumerate(pairs)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "log.csv").write_text("\n".join(["user,item,timestamp", *rows, ""]))
+    run = one_night(tmp_path, BAD)
+    assert record(run)["gate"]["decision"] == "floor" and record(run)["champion"] == FLOOR
+    assert set(ask(run, "select distinct model from recommendations")["model"]) == {FLOOR}
+    tomorrow = one_night(tmp_path, BAD)
+    assert record(tomorrow)["gate"]["floor"] == INCUMBENT, "the floor of last night is not fitted twice"
+    assert record(tomorrow)["champion"] == INCUMBENT
+
+
+BLEND = GOOD + "[models.item_knn]\n[models.blend]\nof = ['ease', 'item_knn']\nweights = { ease = 3, item_knn = 1 }\n"
+
+
+def test_a_published_blend_is_held_against_tonight(tmp_path):
+    write_log(tmp_path / "data")
+    first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
+    made = incumbent.configuration_of(_fit(first, "blend-train-"))
+    journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
+
+    second = one_night(tmp_path, BAD)  # neither it nor its members are in the recipe
+    verdict = record(second)["gate"]
+    assert (verdict["decision"], verdict["published"]) == ("kept", INCUMBENT)
+    again = incumbent.configuration_of(_fit(second, f"{INCUMBENT}-train-"))
+    assert again.hyperparameters["weights"] == {f"{INCUMBENT}_ease": 0.75, f"{INCUMBENT}_item_knn": 0.25}
+    assert again.same_as(made) and not again.same_as(incumbent.configuration_of(_fit(second, "worse-train-")))
+    measured = set(ask(second, f"select model from metrics where run_id = '{second.run_id}'")["model"])
+    assert measured == {"worse", INCUMBENT, FLOOR}, "members on their own do not take part"
+
+    third = one_night(tmp_path, BAD + GOOD)  # one member is fitted tonight anyway
+    assert record(third)["gate"]["incumbent"] == INCUMBENT
+    stages = journal.read(third.home, third.dataset, tables.STAGES, third.run_id)["stage"].to_list()
+    assert f"train {INCUMBENT}_item_knn" in stages and f"train {INCUMBENT}_ease" not in stages
+    assert not any(f"{INCUMBENT}_{INCUMBENT}" in stage for stage in stages)
+
+    fourth = one_night(tmp_path, BLEND)  # tonight's recipe has that blend
+    assert record(fourth)["gate"]["incumbent"] == "blend"
+
+
+def test_a_published_blend_stays_out_where_a_member_fails(tmp_path):
+    write_log(tmp_path / "data")
+    first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
+    made = incumbent.configuration_of(_fit(first, "blend-train-"))
+    journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
+
+    def fails(call, stage, *args):
+        if call.label == f"{INCUMBENT}_ease":
+            raise MemoryError("out of memory")
+        return stage(*args)
+
+    run = one_night(tmp_path, "[models.ials]\nepochs = 2\nembedding_dim = 4\n", step=fails)
+    assert record(run)["champion"] == "ials" and f"{INCUMBENT}_ease" in record(run)["left_out"]
+    assert not any(INCUMBENT in name.name for name in _fits(run) if "item_knn" not in name.name)
+
+
+def test_the_gate_can_be_off(tmp_path):
+    write_log(tmp_path / "data")
+    one_night(tmp_path)
+    off = one_night(tmp_path, BAD + "[gate]\nenabled = false\n")
+    assert record(off)["champion"] == "worse" and record(off)["gate"]["decision"] == "off"
+    assert set(ask(off, f"select model from metrics where run_id = '{off.run_id}'")["model"]) == {"worse"}
+
+
+@pytest.mark.parametrize("stored", [{"family": "gone"}, {"family": "ease", "hyperparameters": {"lamda": 3}}])
+def test_an_incumbent_that_cant_be_fitted_any_more_is_told(tmp_path, stored):
+    write_log(tmp_path / "data")
+    first = one_night(tmp_path)
+    journal.update_run(first, champion_configuration=stored)
+    second = one_night(tmp_path, BAD)
+    assert record(second)["gate"]["incumbent"] is None and record(second)["champion"] in ("worse", FLOOR)
+    assert any(f"published by night {first.run_id} can't take part" in note for note in _notes(second))
+
+
+def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
+    write_log(tmp_path / "data")
+    one_night(tmp_path)
+
+    def fails(call, stage, *args):
+        if call.label == INCUMBENT:
+            raise MemoryError("out of memory")
+        return stage(*args)
+
+    run = one_night(tmp_path, "[models.ials]\nepochs = 2\nembedding_dim = 4\n", step=fails)
+    assert record(run)["gate"]["decision"] == "unopposed" and record(run)["champion"] == "ials"
+    assert "the incumbent ease could not be measured tonight" in record(run)["gate"]["text"]
+    assert INCUMBENT in record(run)["left_out"]
+
+
+def test_a_night_without_a_configuration_in_its_journal(run):
+    assert published_configuration(run, None) == (None, None)
+    assert published_configuration(run, run.run_id)[1] is not None
+    assert published_configuration(run, "no such night")[1] is not None
+
+
+def test_the_floor_has_a_window_where_there_are_times(run):
+    timed = run.settings.model_copy(
+        update={"dataset": run.settings.dataset.model_copy(update={"columns": _columns("timestamp")})}
+    )
+    night = run.model_copy(update={"settings": timed})
+    whole, recent = (Configuration(family="popularity", hyperparameters={"window_days": d}) for d in (None, 7.0))
+    ease = Configuration(family="ease")
+    assert find_floor(night, {"p": whole, "r": recent, "ease": ease}) == ("r", None)
+    assert find_floor(run, {"p": whole, "r": recent, "ease": ease}) == ("p", None)
+    added = find_floor(night, {"p": whole, "ease": ease})[1]
+    assert added is not None and added.hyperparameters == {"window_days": 30.0}
+    added = find_floor(run, {"ease": ease})[1]
+    assert added is not None and added.hyperparameters == {}
+    assert find_floor(night, {"p": whole}) == ("p", None), "nothing but popularity needs no other"
+
+
+def _fits(run) -> list[Path]:
+    folders = (run.home.lake(run.dataset) / "5_models").iterdir()
+    return [folder for folder in folders if not folder.name.startswith(".")]
+
+
+def _fit(run, head: str) -> Path:
+    """The one fit on train of a label."""
+    (found,) = (folder for folder in _fits(run) if re.fullmatch(rf"{head}[0-9a-f]+", folder.name))
+    return found
+
+
+def _columns(timestamp: str):
+    from pipeline.config.dataset import Columns
+
+    return Columns(timestamp=timestamp)
+
+
+def _beside(folder, name: str):
+    """A folder with the same data and a home of its own."""
+    other = folder / name
+    other.mkdir()
+    (other / "data").symlink_to(folder / "data")
+    return other
+
+
+def _notes(run) -> list[str]:
+    return journal.notes(Home(run.home_root), run.dataset, run.run_id)

@@ -1,0 +1,186 @@
+"""clean: every raw row ends in exactly one reason. Run with `pytest tests/test_clean.py`."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config.dataset import Feedback, Filter
+from pipeline.core.errors import Refused, SettingsError
+from pipeline.preparation.conditions import condition
+from pipeline.schemas import tables
+from pipeline.stages import clean
+from pipeline.storage import journal
+from tests.support.data_sets import data_set
+from tests.support.stage_runs import make_run, raw, store
+
+
+def cleaned(rows: pl.DataFrame, **settings):
+    """Kept rows as tuples, and the ledger."""
+    feedback = Feedback(**{k: v for k, v in settings.items() if k in Feedback.model_fields})
+    filters = Filter(**{k: v for k, v in settings.items() if k in Filter.model_fields})
+    frame, ledger = clean.clean(rows, feedback, filters, seed=settings.get("seed", 42))
+    return frame, {str(reason): n for reason, n in ledger.items() if n}
+
+
+def pairs(frame: pl.DataFrame) -> list[tuple]:
+    return frame.select("user_id", "item_id", "rating").rows()
+
+
+def test_the_latest_of_a_pair_stays_and_at_equal_times_the_last_line():
+    frame, ledger = cleaned(raw(("u", "a", 1, 5), ("u", "a", 2, 3), ("u", "b", 3, 1), ("u", "b", 4, 1)))
+    assert pairs(frame) == [("u", "a", 1.0), ("u", "b", 4.0)]
+    assert ledger == {"kept": 2, "duplicate": 2}
+
+
+def test_of_untimed_duplicates_the_last_line_stays_and_any_time_beats_none():
+    frame, _ = cleaned(raw(("u", "a", 1, None), ("u", "a", 2, None), ("v", "a", 3, 0), ("v", "a", 4, None)))
+    assert pairs(frame) == [("u", "a", 2.0), ("v", "a", 3.0)]
+
+
+def test_a_pair_is_its_user_and_its_item_not_their_text_joined():
+    frame, _ = cleaned(raw(("1", "23", 1, 0), ("12", "3", 1, 0), ("23", "1", 1, 0)))
+    assert frame.height == 3
+
+
+def test_duplicates_go_before_conditions_so_a_lowered_rating_counts():
+    frame, ledger = cleaned(raw(("u", "a", 5, 0), ("u", "a", 1, 9), ("u", "b", 4, 1)), keep_if="rating >= 3")
+    assert pairs(frame) == [("u", "b", 4.0)]
+    assert ledger == {"kept": 1, "duplicate": 1, "keep_if": 1}
+
+
+def test_positive_if_marks_and_keeps():
+    frame, _ = cleaned(raw(("u", "a", 5, 0), ("u", "b", 3, 0), ("u", "c", None, 0)), positive_if="rating >= 4")
+    assert frame["positive"].to_list() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "passing"),
+    [
+        ("rating >= 3", [3, 4]), ("rating == -1", [-1]), ("rating != 4", [-1, 3]), ("rated", [-1, 3, 4]),
+        ("not rated", [None]), ("not rated or rating > 3", [None, 4]), ("not (rating >= 3)", [-1]),
+        ("rating > 0 and rating < 3.5", [3]), ("rating<0 or rating>3 and rated", [-1, 4]),
+    ],
+)  # fmt: skip
+def test_conditions(text, passing):
+    ratings = pl.DataFrame({"rating": [-1.0, 3.0, None, 4.0]})
+    assert sorted(ratings.filter(condition(text, "k"))["rating"].to_list(), key=str) == sorted(passing, key=str)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "rating", "rating >", "ratng >= 3", "rating >= '3'", "rating >= True", "rating = 3", "3 <= rating",
+     "1 < 2", "rating >= rating", "__import__('os').system('true')", "rating is None", "1 < rating < 4",
+     "rating in [1]",
+     "rating > 1e", "rating > " + "9" * 400, "not " * 5000 + "rated", "rating > 1; rated", "rating\0"],
+)  # fmt: skip
+def test_what_is_no_condition_is_named_with_what_is_allowed(text):
+    with pytest.raises(SettingsError, match=r"(?s)dataset\.feedback\.keep_if = .*allowed is .*rating OP number"):
+        condition(text, "dataset.feedback.keep_if")
+
+
+def test_the_core_is_a_fixed_point():
+    # d's only other user is v; without v (one row) it falls below two, and then w does
+    rows = raw(("u", "a", 1, 0), ("u", "b", 1, 0), ("x", "a", 1, 0), ("x", "b", 1, 0),
+               ("v", "d", 1, 0), ("w", "d", 1, 0), ("w", "a", 1, 0))  # fmt: skip
+    frame, ledger = cleaned(rows, min_user_interactions=2, min_item_interactions=2)
+    assert set(frame["user_id"]) == {"u", "x"}
+    assert ledger == {"kept": 4, "below_min_interactions": 3}
+
+
+def test_sampled_users_are_the_same_on_later_nights():
+    rows = raw(*[(f"u{i % 200}", f"i{i}", 1, 0) for i in range(400)])
+    tonight, ledger = cleaned(rows, user_fraction=0.3)
+    later, _ = cleaned(pl.concat([raw(("new", "i1", 1, 0)), rows.reverse()]), user_fraction=0.3)
+    other, _ = cleaned(rows, user_fraction=0.3, seed=43)
+    assert set(later["user_id"]) - {"new"} == set(tonight["user_id"]) != set(other["user_id"])
+    assert 35 < tonight["user_id"].n_unique() < 85
+    assert ledger["user_not_sampled"] + ledger["kept"] == 400
+    assert (tonight["user_id"].value_counts()["count"] == 2).all()
+
+
+ids = st.sampled_from(["u1", "u2", "u3", "é", "", "u 1"])
+rows_of = st.lists(
+    st.tuples(ids, ids, st.one_of(st.none(), st.integers(1, 5)), st.one_of(st.none(), st.integers(0, 3))),
+    max_size=40,
+)
+
+
+@given(rows_of, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.4, 1.0]))
+def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, min_user, min_item, fraction):
+    settings = {
+        "min_user_interactions": min_user,
+        "min_item_interactions": min_item,
+        "user_fraction": fraction,
+    }
+    rows = raw(*records)
+    try:
+        frame, ledger = cleaned(rows, keep_if="rating >= 2 or not rated", **settings)
+    except Refused:
+        return
+    assert sum(ledger.values()) == rows.height
+    assert ledger["kept"] == frame.height
+    tables.CLEAN.check(frame)  # with its key
+    assert frame["user_id"].value_counts()["count"].min() >= min_user
+    assert frame["item_id"].value_counts()["count"].min() >= min_item
+    again, _ = cleaned(frame.drop("positive"), keep_if="rating >= 2 or not rated", **settings)
+    assert again.equals(frame)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"keep_if": "rating > 9"},
+            "nothing is left of 3 valid source rows: duplicate removed 1, keep_if removed 2",
+        ),
+        ({"min_user_interactions": 5}, "below_min_interactions removed 2"),
+        ({"user_fraction": 1e-12}, "user_not_sampled removed 2"),
+        ({"positive_if": "rating > 9"}, "none of 2 kept rows is positive"),
+    ],
+)
+def test_nothing_left_is_refused_with_the_filter_at_fault(settings, said):
+    with pytest.raises(Refused, match=said):
+        cleaned(raw(("u", "a", 1, 0), ("u", "a", 2, 0), ("u", "b", 3, 1)), **settings)
+
+
+def test_no_rows_at_all_are_refused():
+    with pytest.raises(Refused, match="there were none"):
+        cleaned(raw())
+
+
+def test_the_stage_writes_the_contract_and_the_ledger(tmp_path):
+    run = make_run(tmp_path, dataset={"feedback": {"keep_if": "rating >= 2"}})
+    folder = clean.clean_interactions(run, store(run, raw(("u", "a", 1, 0), ("u", "b", 2, 0), ("v", "b", 3, 0))))
+    frame = pl.read_parquet(folder / "interactions.parquet")
+    assert tables.CLEAN.check(frame).height == 2
+    assert folder.parent.name == "2_clean"
+    ledger = journal.read(run.home, run.dataset, tables.ROW_LEDGER).filter(pl.col("stage") == "clean")
+    assert ledger["rows"].sum() == 3
+
+
+def test_seeds_matter_for_the_folder_only_where_users_are_sampled(tmp_path):
+    rows = raw(*[(f"u{i}", "a", 1, 0) for i in range(50)])
+    names = {}
+    for fraction in (1.0, 0.5):
+        for seed in (1, 2):
+            run = make_run(tmp_path / f"{fraction}{seed}", seed=seed, dataset={"filter": {"user_fraction": fraction}})
+            names[fraction, seed] = clean.clean_interactions(run, store(run, rows)).name
+    assert names[1.0, 1] == names[1.0, 2]
+    assert names[0.5, 1] != names[0.5, 2]
+
+
+def test_ten_core_of_lastfm_against_a_plain_loop():
+    rows = pl.read_csv(
+        data_set("lastfm-hetrec") / "user_artists.dat",
+        separator="\t",
+        schema_overrides=[pl.String, pl.String, pl.Float64],
+    ).rename({"userID": "user_id", "artistID": "item_id", "weight": "rating"})
+    rows = tables.RAW.check(rows.with_columns(timestamp=pl.lit(None, tables.TIME)))
+    frame, ledger = cleaned(rows, min_user_interactions=10, min_item_interactions=10)
+    expected, before = rows, -1
+    while expected.height != before:
+        before = expected.height
+        expected = expected.filter(pl.len().over("user_id") >= 10).filter(pl.len().over("item_id") >= 10)
+    assert frame.drop("positive").equals(expected)
+    assert 0 < ledger["kept"] < rows.height == sum(ledger.values()) == 92_834

@@ -1,0 +1,125 @@
+"""Each rule of the leakage auditor finds the leak that is planted for it, and nothing in a sound night."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows import nightly as line
+from flows.prepare import prepare
+from pipeline.core.errors import Refused
+from pipeline.schemas import tables
+from pipeline.stages import leaks
+from pipeline.storage import journal, lake
+
+RECIPE = """
+[split]
+kind = "global_time"
+[dataset.feedback]
+normalize = "standardize"
+[models.popularity]
+[models.pmf]
+epochs = 1
+[gate]
+enabled = false
+"""
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """A night that ended after the models were measured."""
+    home = tmp_path_factory.mktemp("leaks")
+    (home / "leaks.toml").write_text(RECIPE)
+    run = prepare(recipe=str(home / "leaks.toml"), home=str(home))
+    line.conduct(run, line.plainly, "evaluate")
+    return run
+
+
+@pytest.fixture
+def case(night, tmp_path):
+    """The run, and copies of its split and models to plant leaks in."""
+    lake_of = night.home.lake("sample")
+    (parts,) = lake_of.glob("4_split/*")
+    fits = sorted(lake_of.glob("5_models/*-train-*"))
+    own = shutil.copytree(parts, tmp_path / parts.name)
+    copies = [shutil.copytree(fit, tmp_path / fit.name) for fit in fits]
+    for copy in copies:
+        rewrite(copy, lambda manifest: manifest.update(parents=[str(own)]))
+    return night, own, copies
+
+
+def rewrite(folder: Path, change) -> None:
+    manifest = lake.read_manifest(folder)
+    change(manifest)
+    (folder / lake.MANIFEST).write_text(json.dumps(manifest))
+
+
+def refused(run, parts, fits) -> str:
+    with pytest.raises(Refused) as error:
+        leaks.audit_leaks(run, parts, fits)
+    return str(error.value)
+
+
+def of_family(fits: list[Path], label: str) -> Path:
+    return next(fit for fit in fits if lake.info(fit)["label"] == label)
+
+
+def test_a_sound_night_passes_every_rule_and_says_so(case):
+    run, parts, fits = case
+    assert len(fits) == 2
+    leaks.audit_leaks(run, parts, fits)
+    checks = journal.read(run.home, run.dataset, tables.CHECKS, run.run_id)
+    own = checks.filter(pl.col("check_name").is_in(list(leaks.RULES)))
+    assert own.height == len(leaks.RULES) == 4 and own["passed"].all()
+
+
+def test_a_pair_of_the_holdout_in_train_is_found(case):
+    run, parts, fits = case
+    train, test = (pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "test"))
+    early = test.head(1).with_columns(timestamp=train["timestamp"].min())
+    pl.concat([train[1:], early]).write_parquet(parts / "train.parquet")
+    assert "leak_split: split: a user and item is in two parts" in refused(run, parts, fits)
+
+
+def test_a_row_of_train_after_the_cut_is_found(case):
+    run, parts, fits = case
+    train, test = (pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "test"))
+    late = train.with_columns(
+        timestamp=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit(test["timestamp"].max())).otherwise("timestamp")
+    )
+    late.write_parquet(parts / "train.parquet")
+    assert "are not after what is before" in refused(run, parts, fits)
+
+
+def test_a_model_of_another_split_is_found(case):
+    run, parts, fits = case
+    rewrite(fits[0], lambda manifest: manifest.update(parents=["/elsewhere/4_split/split-0"]))
+    assert "not on this split" in refused(run, parts, fits)
+
+
+def test_a_model_fitted_on_more_rows_is_found(case):
+    run, parts, fits = case
+    rewrite(fits[0], lambda manifest: manifest.update(rows_in=manifest["rows_in"] + 1))
+    assert "not those of train" in refused(run, parts, fits)
+    rewrite(fits[0], lambda manifest: manifest["info"].update(fit="all"))
+    assert "fitted on 'all'" in refused(run, parts, fits)
+
+
+def test_a_normaliser_that_saw_the_holdout_is_found(case):
+    run, parts, fits = case
+    path = of_family(fits, "pmf") / "normalizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shift": 3.21}))
+    assert "leak_normalizer: pmf" in refused(run, parts, fits)
+
+
+def test_popularity_that_counted_the_holdout_is_found(case):
+    from safetensors.torch import load_file, save_file
+
+    run, parts, fits = case
+    path = of_family(fits, "popularity") / "model.safetensors"
+    state = load_file(path)
+    state["counts"][0] += 1
+    save_file(state, path)
+    assert "leak_popularity: popularity" in refused(run, parts, fits)

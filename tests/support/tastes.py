@@ -1,0 +1,78 @@
+"""Whole nights on a small file with planted tastes, without MLflow: for tests of what nights do after one another."""
+
+import random
+from pathlib import Path
+
+import polars as pl
+
+from flows import nightly as line
+from flows.prepare import prepare
+from pipeline.config.run import Run
+from pipeline.core.stage_call import StageName
+from pipeline.storage import journal, warehouse
+
+TOML = """name = "tastes"
+[source]
+files = ["*.csv"]
+mode = "{mode}"
+[columns]
+user = "user"
+item = "item"
+{timestamp}
+[feedback]
+kind = "implicit"
+"""
+RECIPE = '[split]\nkind = "leave_one_out"\n'
+GOOD = "[models.ease]\nl2 = 5.0\n"
+BAD = '[models.worse]\nfamily = "mf"\nepochs = 1\nlearning_rate = 1e-6\nembedding_dim = 2\n'
+
+
+def write_log(
+    folder: Path, n_users: int = 240, name: str = "log.csv", seed: int = 0, start: int = 1_600_000_000
+) -> int:
+    """Users of three tastes among 45 items; returns the number of rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(seed)
+    pairs = [
+        (user, item)
+        for user in range(n_users)
+        for item in draw.sample(range(45), 45)
+        if draw.random() < (0.6 if (user + item) % 3 == 0 else 0.06)
+    ]
+    lines = [f"u{user:03d},i{item:02d},{start + 600 * n}" for n, (user, item) in enumerate(pairs)]
+    (folder / name).write_text("\n".join(["user,item,timestamp", *lines, ""]))
+    return len(lines)
+
+
+def one_night(
+    folder: Path, models: str = GOOD, *overrides: str, mode: str = "snapshot", timed: bool = True, step=line.plainly
+) -> Run:
+    """Run a night on `folder`/data with these models; raises what the night raises."""
+    timestamp = 'timestamp = "timestamp"' if timed else ""
+    (folder / "tastes.toml").write_text(TOML.format(mode=mode, timestamp=timestamp))
+    split = RECIPE if timed else '[split]\nkind = "random"\n'
+    (folder / "recipe.toml").write_text(split + models)
+    options = ["threads=1", "export.top_n=5", *overrides]
+    places = [str(folder / name) for name in ("tastes.toml", "recipe.toml", "data", "home")]
+    run = prepare(*places, options)
+    line.conduct(run, lambda call, stage, *args: None if call.place is StageName.TRACK else step(call, stage, *args))
+    return run
+
+
+def record(run: Run) -> dict:
+    """run.json of a night."""
+    return journal.read_run(run.home, run.dataset, run.run_id)
+
+
+def last_record(folder: Path) -> dict:
+    """run.json of the last night of `folder`."""
+    from pipeline.core.paths import Home
+
+    home = Home(folder / "home")
+    return journal.read_run(home, "tastes", journal.run_ids(home, "tastes")[-1])
+
+
+def ask(run: Run, query: str) -> pl.DataFrame:
+    """What the published tables say."""
+    with warehouse.connect(run.home.live(run.dataset), read_only=True) as con:
+        return con.sql(query).pl()
