@@ -1,6 +1,9 @@
 """Intervals of means over users, by resampling the users (Efron and Tibshirani 1993, ch. 13 and 16)."""
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,6 +14,8 @@ from pipeline.core.seeding import generator
 RESAMPLES = 1000
 CHUNK = 4096  # users whose weights are in memory at once
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+KEPT, KEPT_ON_CUDA = 1 << 23, 1 << 28
+"""Draws of one resampling that are kept for the next of as many users; a byte each."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,10 @@ class Difference:
 def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamples: int = RESAMPLES) -> Tensor:
     """95 % percentile intervals of the column means of (U, M) values, (M, 2); equal seeds resample equally.
 
-    With `counts` (U,) rows a user, values are sums over those rows, and the means are over rows.
+    With `counts` (U,) rows a user, values are sums over those rows, and the means are over rows. Computed on the
+    device of the values.
     """
-    return torch.quantile(_means(values, counts, seed, resamples), ENDS, dim=0).T
+    return torch.quantile(_means(values, counts, seed, resamples), ENDS.to(values.device), dim=0).T
 
 
 def paired_difference(
@@ -73,17 +79,42 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     A user is drawn Poisson(1) times, independently of the others: the limit of drawing U of U users, with no
     pass over all users at once (Chamandy et al. 2012, "Estimating uncertainty for massive data streams").
     """
-    rng = generator(seed, "bootstrap", len(values))
-    values = values.double().cpu()  # (U, M)
-    counts = torch.ones(len(values)) if counts is None else counts
-    counts = counts.double().cpu().unsqueeze(1)  # (U, 1)
+    values, device = values.double(), values.device  # (U, M)
+    counts = torch.ones(len(values), device=device) if counts is None else counts.to(device)
+    counts = counts.double().unsqueeze(1)  # (U, 1)
     mean = values.sum(0) / counts.sum()  # (M,)
     both = torch.cat([values - mean * counts, counts], 1)  # (U, M + 1), centred
-    sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64)  # (R, M + 1)
-    for chunk in both.split(CHUNK):
-        points = rng.integers(0, 1 << 16, (resamples, len(chunk)), dtype=np.uint16)
-        sums += torch.from_numpy(_POISSON[points]) @ chunk
+    sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64, device=device)  # (R, M + 1)
+    kept = len(values) * resamples <= (KEPT if device.type == "cpu" else KEPT_ON_CUDA)
+    drawn = (_kept if kept else _drawn)(seed, len(values), resamples, device)
+    for chunk, times in zip(both.split(CHUNK), drawn, strict=True):
+        sums += times.double() @ chunk
     return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
+
+
+@lru_cache(maxsize=32)
+def _kept(seed: int, n: int, resamples: int, device: torch.device) -> list[Tensor]:
+    """The draws of `_drawn`: what is measured of a model, and of the next, is of the same numbers of users."""
+    return [*_drawn(seed, n, resamples, device)]
+
+
+def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[Tensor]:
+    """How often each of n users is drawn in each resample, (R, up to CHUNK) uint8, chunk by chunk.
+
+    The random numbers are those of numpy on every device.
+    """
+    rng = generator(seed, "bootstrap", n)
+    table = torch.from_numpy(_POISSON_BYTES).to(device)  # (65536,)
+    for start in range(0, n, CHUNK):
+        shape = resamples, min(CHUNK, n - start)
+        if shape[0] * shape[1] % 4 == 0 and sys.byteorder == "little":  # a draw is a quarter of a raw number
+            points = rng.bit_generator.random_raw(shape[0] * shape[1] // 4).view(np.uint16).reshape(shape)
+        else:
+            points = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
+        if device.type == "cpu":
+            yield torch.from_numpy(_POISSON_BYTES[points])
+        else:
+            yield table[torch.from_numpy(points.view(np.int16)).to(device).int() & 0xFFFF]
 
 
 def _poisson_quantiles() -> np.ndarray:
@@ -95,3 +126,4 @@ def _poisson_quantiles() -> np.ndarray:
 
 
 _POISSON = _poisson_quantiles()  # (65536,)
+_POISSON_BYTES = _POISSON.astype(np.uint8)

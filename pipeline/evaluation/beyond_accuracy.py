@@ -43,7 +43,7 @@ def novelty(items: Tensor, popular: Tensor, n_users: int) -> Tensor:
     bits = -torch.log2(share.clamp(max=1.0))  # (I,)
     real = items >= 0  # (N, k)
     total = torch.where(real, bits[items.clamp(min=0)], 0.0).sum(1)  # (N,)
-    return (total / real.sum(1).double()).cpu()
+    return total / real.sum(1).double()
 
 
 def signatures(history: History, generator: torch.Generator) -> Tensor:
@@ -67,14 +67,14 @@ def diversity(items: Tensor, vectors: Tensor) -> Tensor:
     """
     real = (items >= 0).to(vectors.dtype)  # (N, k)
     n = real.sum(1)  # (N,)
-    total = torch.zeros(len(items), dtype=torch.float64)
+    total = torch.zeros(len(items), dtype=torch.float64, device=items.device)
     for start in range(0, len(items), 4096):
         tile = slice(start, start + 4096)
         rows = vectors[items[tile].clamp(min=0)] * real[tile].unsqueeze(2)  # (T, k, D)
         dots = rows @ rows.transpose(1, 2)  # (T, k, k)
         pairs = dots.sum((1, 2)) - dots.diagonal(dim1=1, dim2=2).sum(1)  # (T,): both ways
-        total[tile] = pairs.double().cpu()
-    n = n.double().cpu()
+        total[tile] = pairs.double()
+    n = n.double()
     return torch.where(n > 1, 1 - total / (n * (n - 1)).clamp(min=1), torch.nan)
 
 
@@ -101,4 +101,4 @@ def debiased_weights(holdout: Tensor, popular: Tensor) -> Tensor:
     A hit rate weighted so estimates that of users who meet items evenly (self-normalised inverse propensity,
     Yang et al., "Unbiased offline recommender evaluation …", RecSys 2018).
     """
-    return popular[holdout].double().clamp(min=1).pow(-DEBIAS_POWER).cpu()
+    return popular[holdout].double().clamp(min=1).pow(-DEBIAS_POWER)

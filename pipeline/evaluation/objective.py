@@ -63,6 +63,6 @@ def validator(parts: Parts, settings: Settings, family: type[Recommender], norma
 
     def per_user(model: Recommender) -> Tensor:
         ranks = ranks_of(model, asked, cutoff) if negatives is None else ranks_among(model, asked, negatives)
-        return sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]
+        return (sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]).cpu()
 
     return Validator(lambda model: float(per_user(model).nanmean()), per_user)

@@ -31,7 +31,7 @@ def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.Dat
     if select.metric not in ranking_metrics.METRICS or select.cutoff > ranks.depth:
         return
     values = ranking_metrics.per_user(ranks, [select.cutoff], [select.metric])[select.metric, select.cutoff]  # (N,)
-    keep(_by_user(users.cpu(), values, ranks.warm.cpu()))
+    keep(_by_user(users.cpu(), values.cpu(), ranks.warm.cpu()))
 
 
 def of_errors(

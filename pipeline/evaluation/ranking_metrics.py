@@ -27,13 +27,22 @@ class Hits:
 
     def total(self, gains: Tensor) -> Tensor:
         """Sum of the gains (E,) of hits a user, (U,)."""
-        zeros = torch.zeros(len(self.n_holdout), dtype=torch.float64)
-        return zeros.index_add_(0, self.rows, gains * self.hit)
+        return sums_by_user(gains * self.hit, self.rows, self.n_holdout)
 
     @property
     def n_reachable(self) -> Tensor:
         """min(k, n_holdout), (U,): hits of a perfect list."""
         return self.n_holdout.clamp(max=self.k)
+
+
+def sums_by_user(values: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of values (E,) of U users, whose they are being `rows` (E,), ascending, (U,).
+
+    In one order of adding on every device: atomic additions, as `index_add_` has them on CUDA, have none.
+    """
+    if values.device.type != "cpu":
+        return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+    return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, rows, values)
 
 
 Metric = Callable[[Hits], Tensor]
@@ -79,14 +88,15 @@ def ndcg(hits: Hits) -> Tensor:
 
     Järvelin and Kekäläinen 2002, with gains of 0 or 1.
     """
-    ideal = torch.cumsum(1 / torch.log2(torch.arange(2, hits.k + 2, dtype=torch.float64)), 0)  # (k,)
+    places = torch.arange(2, hits.k + 2, dtype=torch.float64, device=hits.ranks.device)  # (k,)
+    ideal = torch.cumsum(1 / torch.log2(places), 0)  # (k,)
     return hits.total(1 / torch.log2(1 + hits.ranks)) / ideal[(hits.n_reachable - 1).clamp(min=0)]
 
 
 @metric(higher_is_better=True)
 def mrr(hits: Hits) -> Tensor:
     """1 / rank of the first hit, 0 without one (Voorhees 1999)."""
-    zeros = torch.zeros(len(hits.n_holdout), dtype=torch.float64)
+    zeros = hits.ranks.new_zeros(len(hits.n_holdout))
     return zeros.scatter_reduce_(0, hits.rows, hits.hit / hits.ranks, "amax")
 
 
@@ -98,7 +108,8 @@ def map_(hits: Hits) -> Tensor:
     order = order[torch.argsort(hits.rows[order], stable=True)]  # by user, then rank
     n_before = torch.cumsum(hits.n_holdout, 0) - hits.n_holdout  # (U,) events of earlier users
     place = torch.empty_like(hits.ranks)
-    place[order] = torch.arange(1, len(order) + 1, dtype=torch.float64) - n_before[hits.rows[order]]
+    count = torch.arange(1, len(order) + 1, dtype=torch.float64, device=place.device)  # (E,)
+    place[order] = count - n_before[hits.rows[order]]
     return hits.total(place / hits.ranks) / hits.n_reachable
 
 
@@ -120,9 +131,13 @@ def sign_of(name: str) -> int:
 
 
 def per_user(ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None = None) -> dict[tuple[str, int], Tensor]:
-    """(metric, cutoff) to (U,) float64 values; NaN for users without holdout. `names`: only these metrics."""
-    n_holdout, found = ranks.n_holdout.cpu(), ranks.ranks.cpu()
-    rows = torch.repeat_interleave(torch.arange(len(n_holdout)), n_holdout)  # (E,)
+    """(metric, cutoff) to (U,) float64 values, on the ranks' device; NaN for users without holdout.
+
+    `names`: only these metrics.
+    """
+    n_holdout, found = ranks.n_holdout, ranks.ranks
+    users = torch.arange(len(n_holdout), device=found.device)
+    rows = torch.repeat_interleave(users, n_holdout, output_size=len(found))  # (E,)
     values = {}
     for k in cutoffs:
         if not 1 <= k <= ranks.depth:
@@ -137,7 +152,7 @@ def per_user(ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None =
 def mean_of(name: str, ranks: Ranks, cutoff: int) -> float:
     """Mean of one metric over the users with history and holdout; NaN without any."""
     values = per_user(ranks, [cutoff], [name])[name, cutoff]
-    return float(values[ranks.warm.cpu()].nanmean())
+    return float(values[ranks.warm].nanmean())
 
 
 def summarise(
@@ -158,8 +173,8 @@ def summarise(
     interactions an item, defines the catalog; without it, or without lists, there is no coverage.
     """
     values = per_user(ranks, cutoffs)
-    warm = (ranks.warm if warm is None else warm).cpu()
-    asked = ranks.n_holdout.cpu() > 0
+    warm = ranks.warm if warm is None else warm.to(ranks.warm.device)
+    asked = ranks.n_holdout > 0
     records = []
     for segment, users in (("all", warm & asked), ("cold_users", ~warm & asked)):
         n = int(users.sum())

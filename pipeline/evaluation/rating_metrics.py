@@ -67,7 +67,7 @@ def rating_errors(
     of, counts = torch.unique(users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
     values = torch.stack(columns, 1)  # (N, M)
     sums = torch.zeros(len(counts), len(names), dtype=torch.float64).index_add_(0, of.cpu(), values.cpu())  # (U, M)
-    ends = intervals(sums, seed, counts=counts, resamples=resamples)  # (M, 2)
+    ends = intervals(sums.to(values.device), seed, counts=counts, resamples=resamples)  # (M, 2)
     suffix = "_scaled" if scaled else ""
     base = {
         "model": model,

@@ -32,15 +32,15 @@ def by_segment(
     """
     records: Records = []
     values = ranking_metrics.per_user(ranks, cutoffs, OF_SEGMENTS)
-    asked = (ranks.warm & (ranks.n_holdout > 0)).cpu()
-    deciles = activity_deciles(lengths.cpu(), asked)
+    asked = ranks.warm & (ranks.n_holdout > 0)
+    deciles = activity_deciles(lengths.cpu(), asked.cpu()).to(asked.device)
     for number in range(1, 11):
         records += _means(values, deciles == number, f"activity_decile_{number}", about)
     head = (popular > 0) & (beyond.popularity_deciles(popular) <= HEAD_DECILES)  # (I,)
     for segment, events in (("head_items", head[holdout.items]), ("tail_items", ~head[holdout.items])):
         part = _only(ranks, events.to(ranks.ranks.device))
         own = ranking_metrics.per_user(part, cutoffs, OF_SEGMENTS)
-        records += _means(own, (part.warm & (part.n_holdout > 0)).cpu(), segment, about)
+        records += _means(own, part.warm & (part.n_holdout > 0), segment, about)
     return records
 
 
@@ -52,12 +52,12 @@ def beyond_accuracy(
     `fitted` (U rows): the history of all users in what the model was fitted on.
     """
     assert ranks.lists is not None
-    asked = (ranks.warm & (ranks.n_holdout > 0)).cpu()
+    asked = ranks.warm & (ranks.n_holdout > 0)
     n, seed = int(asked.sum()), about["seed"]
     if not n:
         return []
     base = {**_of(about), "segment": "all", "n": n}
-    lists = ranks.lists.items[asked.to(ranks.lists.items.device)]  # (n, depth)
+    lists = ranks.lists.items[asked]  # (n, depth)
     device = lists.device
     signatures = beyond.signatures(fitted, torch.Generator(device).manual_seed(seed_of(seed, "diversity")))
     sample = lists[:: max(1, n // DIVERSITY_USERS)]
@@ -127,10 +127,11 @@ def _only(ranks: Ranks, events: Tensor) -> Ranks:
 
 def _hits(ranks: Ranks, k: int) -> Tensor:
     """1 where an event's rank is within k, (E,) float64."""
-    return ((ranks.ranks > 0) & (ranks.ranks <= k)).double().cpu()
+    return ((ranks.ranks > 0) & (ranks.ranks <= k)).double()
 
 
 def _by_user(ranks: Ranks, values: Tensor) -> Tensor:
     """Sums of the events' values (E,) a user, (N,)."""
-    rows = torch.repeat_interleave(torch.arange(len(ranks.offsets) - 1), ranks.n_holdout.cpu())
-    return torch.zeros(len(ranks.offsets) - 1, dtype=torch.float64).index_add_(0, rows, values)
+    users = torch.arange(len(ranks.n_holdout), device=values.device)
+    rows = torch.repeat_interleave(users, ranks.n_holdout, output_size=len(values))  # (E,)
+    return ranking_metrics.sums_by_user(values, rows, ranks.n_holdout)

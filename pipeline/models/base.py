@@ -24,6 +24,9 @@ class Recommender(nn.Module, ABC):
     serves_everyone: ClassVar[bool] = False
     """Needs to know nothing about a user; so nobody is given the fallback."""
 
+    samples: ClassVar[bool] = False
+    """A fit draws its state on the device: fits on two devices agree as two seeds do."""
+
     blends: ClassVar[bool] = False
     """Is made of other fitted models, not of interactions."""
 

@@ -104,6 +104,7 @@ class Bpmf(Recommender):
 
     Config = BpmfConfig
     needs_ratings = True
+    samples = True
 
     def __init__(self, config: BpmfConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)

@@ -18,6 +18,7 @@ from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import TrainingConfig
 
 N_USERS = 40
+BLENDED = ("ease", "item_knn")
 DAY = 86_400_000_000  # microseconds
 
 
@@ -52,7 +53,8 @@ def quick_config(family: str) -> Any:
 def fit(family: str, train: Interactions, **context: Any) -> Recommender:
     """A model of the family, fitted and ready to score."""
     if MODELS[family].blends:
-        parts = {part: fit(part, train) for part in ("ease", "item_knn")}
+        where = {key: context[key] for key in ("device", "precision") if key in context}
+        parts = {part: fit(part, train, **where) for part in BLENDED}
         model: Recommender = Blend.of(quick_config(family), parts)
     else:
         model = MODELS[family](quick_config(family), train.n_users, train.n_items)
@@ -229,11 +231,11 @@ def check_small_catalogs(family: str) -> None:
         assert got.shape == (n_users, n_items) and torch.isfinite(got).all(), name
 
 
-def check_cuda_is_cpu(family: str) -> None:
+def check_cuda_is_cpu(family: str, precision: str = "fp32", graphs: bool = True) -> None:
     """On CUDA the state lives there, and what was withheld is found as on the CPU. Needs a CUDA device."""
     model, train = _fitted(family)
     device = torch.device("cuda")
-    there = fit(family, train.to(device), device=device, precision="fp32")
+    there = fit(family, train.to(device), device=device, precision=precision, graphs=graphs)
     assert all(t.device.type == "cuda" for t in there.state_dict().values())
     users = torch.arange(N_USERS)
     got, expected = scores(there, train.to(device), users.to(device)).cpu(), scores(model, train, users)

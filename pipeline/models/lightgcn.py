@@ -13,7 +13,7 @@ from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.pair_scores import row_scores
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
 from pipeline.training.negative_sampling import NegativeSampler
 
 
@@ -76,7 +76,7 @@ class LightGcn(Recommender):
         validate = context.validate
         if validate is not None:
             context = replace(context, validate=lambda model: validate(model.smoothen(graph)))
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=True))
         self.smoothen(graph)
 
     def _smooth(self, graph: Tensor) -> Tensor:
@@ -135,13 +135,18 @@ def _graph(rows: Interactions) -> Tensor:
 
 
 class _Propagate(Function):
-    """Â times a dense matrix; since Â is symmetric, so is what comes back."""
+    """Â times a dense matrix, in float32; since Â is symmetric, so is what comes back.
+
+    Autocast would hand on bfloat16, and cuSPARSE has no product of it with float32.
+    """
 
     @staticmethod
     def forward(ctx: Any, graph: Tensor, dense: Tensor) -> Tensor:
         ctx.graph = graph
-        return graph @ dense
+        with torch.autocast(dense.device.type, enabled=False):
+            return graph @ dense.float()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.graph @ grads[0]
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return None, ctx.graph @ grads[0].float()

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
-from pipeline.models.ops.pair_scores import pair_scores
+from pipeline.models.ops.pair_scores import pair_scores, short
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
 from pipeline.training.negative_sampling import Negatives, NegativeSampler
 
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
@@ -42,7 +42,7 @@ class MatrixFactorizationConfig(TrainingConfig):
     init_std: PositiveFloat = 0.1
     """Of the normal distribution that embeddings start from."""
     sparse: bool | None = None
-    """Sparse gradients; None: for tables of more than 4 million parameters."""
+    """Sparse gradients; None: for tables of more than 4 million parameters, unless CUDA has room for dense ones."""
 
 
 class MatrixFactorization(Recommender):
@@ -53,9 +53,7 @@ class MatrixFactorization(Recommender):
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: MatrixFactorizationConfig = config
-        sparse = config.sparse
-        if sparse is None:
-            sparse = max(n_users, n_items) * config.embedding_dim > SPARSE_FROM
+        sparse = self._sparse(FitContext())
         self.user = nn.Embedding(n_users, config.embedding_dim, sparse=sparse)
         # the last column is the item's bias: one table, one look-up, one product
         self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias, sparse=sparse)
@@ -63,6 +61,7 @@ class MatrixFactorization(Recommender):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Learn from the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
+        self.user.sparse = self.item.sparse = self._sparse(context)
         with seeded(seed_of(context.seed, "init"), context.device):
             nn.init.normal_(self.user.weight, std=self.config.init_std)
             nn.init.normal_(self.item.weight, std=self.config.init_std)
@@ -77,11 +76,21 @@ class MatrixFactorization(Recommender):
             negatives, real = draw(batch, generator)  # (B, n), (B,)
             return self._loss(users, torch.cat([rows.items[batch].unsqueeze(1), negatives], 1), real)
 
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=True))
+
+    def _sparse(self, context: FitContext) -> bool:
+        """A sparse update costs a CPU less than one of a large table; on CUDA it is many launches and waits."""
+        if self.config.sparse is not None:
+            return self.config.sparse
+        dim = self.config.embedding_dim + 1
+        if context.device.type == "cuda" and context.world.size == 1:
+            needed = 16 * (self.n_users + self.n_items) * dim  # table, gradient and two moments
+            return context.memory is not None and 4 * needed > context.memory
+        return max(self.n_users, self.n_items) * self.config.embedding_dim > SPARSE_FROM
 
     def _loss(self, users: Tensor, items: Tensor, real: Tensor) -> Tensor:
         """Mean loss; column 0 of `items` (B, 1 + n) is the positive, `real` (B,) whether the others count."""
-        user = self.user(users)  # (B, D)
+        user = self.user(short(users))  # (B, D)
         scores = pair_scores(self._with_one(user), self.item, items)  # (B, 1 + n)
         positive, negative = scores[:, 0], scores[:, 1:]  # (B,), (B, n)
         match self.config.loss:

@@ -1,5 +1,7 @@
 """Mult-VAE: a variational autoencoder of whole histories (Liang et al., WWW 2018)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,7 +11,10 @@ from torch import Tensor, nn
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
+
+DENSE_CELLS = 1 << 27
+"""Users times items of a step, up to which CUDA has its histories dense: half a GB a matrix."""
 
 
 class AutoencoderConfig(TrainingConfig):
@@ -68,8 +73,10 @@ class MultVae(Recommender):
                 nn.init.trunc_normal_(bias, std=0.001)
         self.steps.zero_()
 
+        rows_of, static = batches(history, self.config, context)
+
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-            rows = history[batch]
+            rows = rows_of(batch)
             mean, log_variance = self._encode(rows, thinned(rows, self.config.dropout, generator))  # (B, D) each
             logits = self._decode(drawn(mean, log_variance, generator))  # (B, I)
             divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(1).mean() / 2
@@ -77,10 +84,10 @@ class MultVae(Recommender):
             climbed = (self.steps / max(self.config.anneal_steps, 1)).clamp(max=1.0)
             return self.config.beta * climbed * divergence - log_likelihood(logits, rows)
 
-        self.best_epoch = fit_by_gradient(self, len(history), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(history), loss, self.config, context, Steps(static))
 
-    def _encode(self, history: History, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the latent vectors, (B, D) each; `kept` (E,) weighs the events."""
+    def _encode(self, history: "History | DenseRows", kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latent vectors, (B, D) each; `kept` weighs the events."""
         latent = self.to_latent(torch.tanh(bagged(self.into, history, kept) + self.into_bias))  # (B, 2 D)
         mean, log_variance = latent.float().chunk(2, 1)
         return mean, log_variance
@@ -107,17 +114,57 @@ def histories(train: Interactions, family: str) -> History:
     return history[users]
 
 
-def thinned(history: History, dropout: float, generator: torch.Generator) -> Tensor:
-    """Weights of the events of which a random share `dropout` is hidden, (E,); their mean is 1."""
-    kept = torch.rand(len(history.items), device=history.items.device, generator=generator) >= dropout  # (E,)
+@dataclass(frozen=True)
+class DenseRows:
+    """B histories of distinct items as a matrix: its shape, unlike theirs, is the same in every step."""
+
+    x: Tensor  # (B, I), 1 where the user has the item, else 0
+    lengths: Tensor  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @classmethod
+    def of(cls, history: History) -> Callable[[Tensor], "DenseRows"]:
+        """A function of row indices (B,), which asks the device for nothing."""
+        places = torch.arange(max(int(history.lengths.max()), 1), device=history.items.device)  # (W,)
+
+        def rows(batch: Tensor) -> DenseRows:
+            lengths = history.lengths[batch]  # (B,)
+            real = places < lengths.unsqueeze(1)  # (B, W)
+            events = (history.offsets[batch].unsqueeze(1) + places).masked_fill(~real, 0)  # (B, W)
+            items = history.items[events].masked_fill(~real, history.n_items)  # (B, W)
+            x = torch.zeros(len(batch), history.n_items + 1, device=batch.device).scatter_(1, items, 1.0)
+            return cls(x[:, :-1], lengths)
+
+        return rows
+
+
+def batches(
+    history: History, config: AutoencoderConfig, context: FitContext
+) -> tuple[Callable[[Tensor], "History | DenseRows"], bool]:
+    """What gives the histories of a step, and whether their shapes never change (on CUDA, where memory allows)."""
+    cells = (config.batch_size or len(history)) * history.n_items
+    if context.device.type != "cuda" or cells > DENSE_CELLS:
+        return history.__getitem__, False
+    return DenseRows.of(history), True
+
+
+def thinned(history: History | DenseRows, dropout: float, generator: torch.Generator) -> Tensor:
+    """Weights of the events of which a random share `dropout` is hidden, (E,) or (B, I); their mean is 1."""
+    shape = history.x.shape if isinstance(history, DenseRows) else (len(history.items),)
+    kept = torch.rand(shape, device=history.lengths.device, generator=generator) >= dropout
     return kept / (1 - dropout)
 
 
-def bagged(layer: nn.EmbeddingBag, history: History, kept: Tensor | None = None) -> Tensor:
+def bagged(layer: nn.EmbeddingBag, history: History | DenseRows, kept: Tensor | None = None) -> Tensor:
     """A dense first layer over histories scaled to length 1, (B, H), as bags of its rows: a history is sparse.
 
-    `kept` (E,) weighs the events, after the scaling.
+    `kept` weighs the events, after the scaling.
     """
+    if isinstance(history, DenseRows):
+        x = history.x * history.lengths.clamp(min=1).rsqrt().unsqueeze(1)  # (B, I)
+        return (x if kept is None else x * kept) @ layer.weight
     weights = history.lengths.clamp(min=1).rsqrt()[history.rows]  # (E,)
     weights = weights if kept is None else weights * kept
     return layer(history.items, history.offsets, per_sample_weights=weights.to(layer.weight.dtype))
@@ -129,7 +176,9 @@ def drawn(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Ten
     return mean + noise * torch.exp(log_variance / 2)
 
 
-def log_likelihood(logits: Tensor, history: History) -> Tensor:
+def log_likelihood(logits: Tensor, history: History | DenseRows) -> Tensor:
     """Multinomial log-likelihood of the histories given logits (B, I), up to a constant; the mean of the rows."""
     log_p = logits - logits.logsumexp(1, keepdim=True)  # (B, I)
+    if isinstance(history, DenseRows):
+        return (log_p * history.x).sum() / len(history)
     return log_p[history.rows, history.items].sum() / len(history)

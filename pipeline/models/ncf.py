@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
 from pipeline.models.ops.ncf_pretraining import Pretraining, pretrain
+from pipeline.models.ops.pair_scores import short
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import fit_by_gradient, seeded
+from pipeline.training.loop import Steps, fit_by_gradient, seeded
 from pipeline.training.negative_sampling import Negatives, NegativeSampler
 
 BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
@@ -94,7 +95,7 @@ class Ncf(Recommender):
         # rows of the loop are positives, each of which brings its negatives
         size = config.batch_size and max(config.batch_size // (1 + n), 1)
         positives = config.model_copy(update={"batch_size": size})
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, positives, context)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, positives, context, Steps(static=True))
 
     def _loss(self, users: Tensor, items: Tensor, real: Tensor | None) -> Tensor:
         """Mean over the pairs of column 0 of `items` (B, 1 + n), the positives, and the rest where `real` (B,)."""
@@ -108,7 +109,7 @@ class Ncf(Recommender):
 
     def _pairs(self, users: Tensor, items: Tensor) -> Tensor:
         """Logits, (B,), (B, C) -> (B, C)."""
-        parts = []
+        users, items, parts = short(users), short(items), []
         if self.config.variant != "mlp":
             parts.append(self.gmf_user(users).unsqueeze(1) * self.gmf_item(items))  # (B, C, D)
         if self.config.variant != "gmf":

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender
+from pipeline.models.ops.rated_batches import batch_loss
 from pipeline.models.ops.squared_error import Pairs
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
 
 
 class PmfConfig(TrainingConfig):
@@ -83,19 +84,31 @@ class Pmf(Recommender):
         self.to(context.device)
         self._start(ratings, seed_of(context.seed, "init"), context.device)
         priors = self._priors(rows)
+        of_bias = self.config.l2 if self.config.l2_bias is None else self.config.l2_bias
+        strengths = torch.tensor([self.config.l2, self.config.l2, of_bias, of_bias], device=context.device)  # (4,)
+        few_kernels = context.device.type == "cuda" and self.config.l2_per == "rating"
         everything = None if self.config.batch_size else Pairs(rows.users, rows.items, self.n_users, self.n_items)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             if everything and len(batch) == len(rows):
                 return self._loss_of_all(everything, ratings, priors)
             users, items = rows.users[batch], rows.items[batch]  # (B,) each
+            if few_kernels:
+                return self._loss_in_few_kernels(users, items, ratings[batch], strengths)
             losses = (ratings[batch] - self._raw(users, items).float()).square()  # (B,)
             for table, of_user, l2 in priors:
                 index = users if of_user else items  # (B,)
                 losses = losses + l2[index] * table(index).square().sum(1)
             return losses.mean()
 
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, self._telling_mse(context, rows))
+        steps = Steps(static=everything is None)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, self._telling_mse(context, rows), steps)
+
+    def _loss_in_few_kernels(self, users: Tensor, items: Tensor, ratings: Tensor, l2: Tensor) -> Tensor:
+        """The loss of a batch whose priors are terms of a rating, `l2` (4,); sums are in another order."""
+        tables = (None if table is None else table.weight for table in (self.user_bias, self.item_bias))
+        embeddings = self.user.weight, self.item.weight
+        return batch_loss((users, items, ratings), l2, embeddings, (*tables, self.mean))
 
     def _loss_of_all(self, pairs: Pairs, ratings: Tensor, priors: list[tuple[nn.Embedding, bool, Tensor]]) -> Tensor:
         """The loss of all N rows, in their order, as one batch."""

@@ -10,9 +10,18 @@ from torch.nn import functional
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender, pick
-from pipeline.models.multvae import AutoencoderConfig, bagged, drawn, histories, log_likelihood, thinned
+from pipeline.models.multvae import (
+    AutoencoderConfig,
+    DenseRows,
+    bagged,
+    batches,
+    drawn,
+    histories,
+    log_likelihood,
+    thinned,
+)
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import fit_by_gradient, seeded
+from pipeline.training.loop import Steps, fit_by_gradient, seeded
 
 N_LAYERS = 5
 PRIOR = (3 / 20, 3 / 4, 1 / 10)
@@ -48,8 +57,8 @@ class Encoder(nn.Module):
         nn.init.xavier_normal_(self.into.weight)
         nn.init.zeros_(self.into_bias)
 
-    def forward(self, history: History, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, (B, D) each; `kept` (E,) weighs the events."""
+    def forward(self, history: History | DenseRows, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, (B, D) each; `kept` weighs the events."""
         first, *norms = self.norms
         hidden = first(functional.silu(bagged(self.into, history, kept) + self.into_bias))  # (B, H)
         before = hidden  # (B, H)
@@ -95,20 +104,29 @@ class RecVae(Recommender):
         self.step = 0
         an_epoch = math.ceil(len(history) / (self.config.batch_size or len(history)))  # steps
         old: Encoder | None = None  # no part of the state: it is renewed when an epoch begins, and when a fit goes on
+        of_encoder = True
+        rows_of, static = batches(history, self.config, context)
+
+        def turn() -> bool:
+            """Whether the next step is the encoder's; the encoder of an epoch ago stays where it is in memory."""
+            nonlocal old, of_encoder
+            if old is None:
+                old = copy.deepcopy(self.encoder).requires_grad_(False)
+            elif self.step % an_epoch == 0:
+                old.load_state_dict(self.encoder.state_dict())
+            of_encoder = self.step % (self.config.encoder_steps + 1) < self.config.encoder_steps
+            self.step += 1
+            return of_encoder
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-            nonlocal old
-            if old is None or self.step % an_epoch == 0:
-                old = copy.deepcopy(self.encoder).requires_grad_(False)
-            turn = self.step % (self.config.encoder_steps + 1)
-            self.step += 1
-            if turn < self.config.encoder_steps:
-                return self._encoder_loss(history[batch], old, generator)
-            return self._decoder_loss(history[batch], generator)
+            assert old is not None
+            if of_encoder:
+                return self._encoder_loss(rows_of(batch), old, generator)
+            return self._decoder_loss(rows_of(batch), generator)
 
-        self.best_epoch = fit_by_gradient(self, len(history), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(history), loss, self.config, context, Steps(static, turn))
 
-    def _encoder_loss(self, rows: History, old: Encoder, generator: torch.Generator) -> Tensor:
+    def _encoder_loss(self, rows: History | DenseRows, old: Encoder, generator: torch.Generator) -> Tensor:
         """Negative likelihood and γ |history| times the divergence, with a decoder that gets no gradient."""
         mean, log_variance = self.encoder(rows, thinned(rows, self.config.dropout, generator))  # (B, D) each
         latent = drawn(mean, log_variance, generator)  # (B, D)
@@ -119,7 +137,7 @@ class RecVae(Recommender):
         logits = functional.linear(latent, self.decoder.weight.detach(), self.decoder.bias.detach())  # (B, I)
         return (beta * divergence).mean() - log_likelihood(logits.float(), rows)
 
-    def _decoder_loss(self, rows: History, generator: torch.Generator) -> Tensor:
+    def _decoder_loss(self, rows: History | DenseRows, generator: torch.Generator) -> Tensor:
         """Negative likelihood of whole histories, with an encoder that gets no gradient."""
         with torch.no_grad():
             mean, log_variance = self.encoder(rows)  # (B, D) each

@@ -10,9 +10,13 @@ from torch.nn import functional as F
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.attention import Block, Dropout
+from pipeline.models.ops.pair_scores import short
 from pipeline.models.ops.sequences import Pieces, latest, moments_of
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
+
+FILLED = 0.25
+"""Share of real places of a padded batch from which CUDA computes padding too, and asks for no length."""
 
 
 class SasRecConfig(TrainingConfig):
@@ -80,29 +84,41 @@ class SasRec(Recommender):
         with seeded(seed_of(context.seed, "init"), context.device):
             self.apply(_start)
 
+        static = context.device.type == "cuda" and float(pieces.length.float().mean()) >= FILLED * pieces.width
+
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             inputs, targets, real = pieces.batch(batch, generator)  # (B, L) each
+            if static:
+                return self._loss(self._states(inputs, real, padded=True), targets.flatten(), generator, real.flatten())
             states = self._states(inputs, real)  # (T, D)
             return self._loss(states, targets[real], generator)
 
-        self.best_epoch = fit_by_gradient(self, len(pieces), loss, self.config, context)
+        self.best_epoch = fit_by_gradient(self, len(pieces), loss, self.config, context, Steps(static))
 
-    def _states(self, items: Tensor, real: Tensor) -> Tensor:
-        """State after every real event, row by row, (B, L), (B, L) -> (T, D).
+    def _states(self, items: Tensor, real: Tensor, padded: bool = False) -> Tensor:
+        """State after every real event, row by row, (B, L), (B, L) -> (T, D); `padded`: after every place, (B L, D).
 
         Padding, which is behind, takes part in nothing but attention, where it is never looked at.
         """
-        events = real.flatten().nonzero().squeeze(1)  # (T,)
-        vectors = self.item(items.flatten()[events])  # (T, D)
-        states = self.drop(vectors * self.config.embedding_dim**0.5 + self.place(events % real.shape[1]))
+        if padded:
+            events, read = None, items.flatten()  # (B L,)
+            at = self.place.weight[: real.shape[1]].repeat(len(real), 1)  # (B L, D)
+        else:
+            events = real.flatten().nonzero().squeeze(1)  # (T,)
+            read, at = items.flatten()[events], self.place(events % real.shape[1])  # (T,), (T, D)
+        states = self.drop(self.item(short(read)) * self.config.embedding_dim**0.5 + at)
         for block in self.blocks:
             states = block(states, events, real.shape)
         return self.norm(states)
 
-    def _loss(self, states: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean over the events, (T, D), (T,); a target among the items drawn doesn't count as a negative."""
+    def _loss(self, states: Tensor, targets: Tensor, generator: torch.Generator, real: Tensor | None = None) -> Tensor:
+        """Mean over the events, (T, D), (T,); a target among the items drawn doesn't count as a negative.
+
+        With `real` (T,) only over those.
+        """
         if self.config.loss == "softmax":
-            return F.cross_entropy((states @ self.item.weight.T).float(), targets)
+            asked = targets if real is None else targets.masked_fill(~real, -100)  # which counts for nothing
+            return F.cross_entropy((states @ self.item.weight.T).float(), asked)
         n = min(self.config.n_negatives, self.n_items)
         drawn = torch.randint(self.n_items, (n,), device=states.device, generator=generator)  # (n,)
         positive = (states * self.item(targets)).sum(1).float()  # (T,)
@@ -110,11 +126,11 @@ class SasRec(Recommender):
         same = drawn == targets.unsqueeze(1)  # (T, n)
         if self.config.loss == "sampled_softmax":
             both = torch.cat([positive.unsqueeze(1), negative.masked_fill(same, -torch.inf)], 1)  # (T, 1 + n)
-            return (torch.logsumexp(both, 1) - positive).mean()
+            return _mean(torch.logsumexp(both, 1) - positive, real)
         rate = n / max(self.n_items - 1, 1)  # α of the paper
         beta = rate * (self.config.calibration * (1 - 1 / rate) + 1 / rate)  # eq. 12
         losses = beta * F.softplus(-positive) + F.softplus(negative).masked_fill(same, 0.0).sum(1)
-        return losses.mean()
+        return _mean(losses, real)
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """Of the state after the latest event; 0 without a history. (B, I) or (B, C)."""
@@ -129,6 +145,11 @@ class SasRec(Recommender):
     def item_vectors(self) -> Tensor:
         """(I, D)."""
         return self.item.weight.detach()
+
+
+def _mean(losses: Tensor, real: Tensor | None) -> Tensor:
+    """Of the real ones of (T,)."""
+    return losses.mean() if real is None else (losses * real).sum() / real.sum()
 
 
 def _start(module: nn.Module) -> None:

@@ -16,21 +16,38 @@ class DotProducts:
     """score = <user factors, item factors> + item bias, for the items that are `allowed`.
 
     A score is at most |user| |item| + bias (Cauchy-Schwarz). So with the items ordered by that bound, whoever
-    has k scores above the bound of the next item is done (Teflioudi et al., "LEMP", SIGMOD 2015, sec. 3).
+    has k scores above the bound of the next item is done (Teflioudi et al., "LEMP", SIGMOD 2015, sec. 3). On CUDA
+    the product of all is cheaper than asking who is done.
     """
 
-    def __init__(self, items: Tensor, bias: Tensor | None, users: Tensor, allowed: Tensor | None = None):
-        """Item factors (I, D), bias (I,); `users` (U, D): order the items for users of about this size."""
+    def __init__(
+        self,
+        items: Tensor,
+        bias: Tensor | None,
+        users: Tensor,
+        allowed: Tensor | None = None,
+        pruned: bool | None = None,
+    ):
+        """Item factors (I, D), bias (I,); `users` (U, D): order the items for users of about this size.
+
+        Not `pruned`, as on CUDA by default: all products are computed, with the items in their own order.
+        """
+        self.pruned = items.device.type == "cpu" if pruned is None else pruned
+        given = bias
         bias = items.new_zeros(len(items)) if bias is None else bias.to(items.dtype)
         kept = torch.arange(len(items), device=items.device) if allowed is None else allowed.nonzero().squeeze(1)
+        self.head = HEAD if self.pruned else len(kept)
+        self.all_kept = len(kept) == len(items)
         norms = torch.linalg.vector_norm(items, dim=1)  # (I,)
         typical = torch.linalg.vector_norm(users, dim=1).mean()
         order = torch.argsort(norms[kept] * typical + bias[kept], descending=True, stable=True)
-        self.order = kept[order]  # (I',) item at each place
+        self.order = kept[order] if self.pruned else kept  # (I',) item at each place
         self.place = torch.full((len(items),), len(items), device=items.device)  # (I,) place of each item
         self.place[self.order] = torch.arange(len(self.order), device=items.device)
-        self.items = torch.cat([items, bias.unsqueeze(1)], 1)[self.order].T.contiguous()  # (D + 1, I')
-        starts = slice(min(HEAD, len(self.order)), None, BLOCK)
+        both = torch.cat([items, bias.unsqueeze(1)], 1) if self.pruned else items
+        self.items = both[self.order].T.contiguous()  # (D + 1, I'), or (D, I') with the bias apart
+        self.added = None if self.pruned or given is None else bias[self.order]  # (I',)
+        starts = slice(min(self.head, len(self.order)), None, BLOCK)
         self.norm_from = _max_from(norms[self.order])[starts] * 1.00001  # (J,) of each block on; above rounding
         self.bias_from = _max_from(bias[self.order])[starts]  # (J,)
         self.buffer = items.new_empty(0)
@@ -40,22 +57,29 @@ class DotProducts:
 
         As `topk.largest` has them, but for which of the items of equal score are listed in `tied` rows.
         """
-        x = torch.cat([users, users.new_ones(len(users), 1)], 1)  # (B, D + 1)
-        values, places = self._best(x, mask, 0, HEAD, k + 1)  # (B, k + 1): one more shows a tie at the end
+        x = torch.cat([users, users.new_ones(len(users), 1)], 1) if self.pruned else users  # (B, D + 1) or (B, D)
+        values, places = self._best(x, mask, 0, self.head, k + 1)  # (B, k + 1): one more shows a tie at the end
+        if self.head < len(self.order):
+            self._look_further(x, users, mask, values, places, k)
+        tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
+        return *ordered(values[:, :k], self.order[places[:, :k]]), tied
+
+    def _look_further(
+        self, x: Tensor, users: Tensor, mask: History | None, values: Tensor, places: Tensor, k: int
+    ) -> None:
+        """Beyond the head, for those whom the bounds don't stop; `values` and `places` (B, k + 1) are updated."""
         bounds = torch.linalg.vector_norm(users, dim=1, keepdim=True) * self.norm_from + self.bias_from  # (B, J)
         blocks, rows = (bounds >= values[:, k:]).sum(1).sort(descending=True, stable=True)  # (B,), bounds fall
         rows = rows[: int((blocks > 0).sum())]
-        ends = (HEAD + BLOCK * blocks).clamp(max=len(self.order)).tolist()
+        ends = (self.head + BLOCK * blocks).clamp(max=len(self.order)).tolist()
         start, cells = 0, CPU_CELLS if x.device.type == "cpu" else CELLS
         while start < len(rows):  # the furthest first, so that neighbours go about as far
-            part = rows[start : start + max(1, cells // (ends[start] - HEAD))]  # (B',)
+            part = rows[start : start + max(1, cells // (ends[start] - self.head))]  # (B',)
             known = None if mask is None else mask[part]
-            more = self._best(x[part], known, HEAD, ends[start], k + 1)
+            more = self._best(x[part], known, self.head, ends[start], k + 1)
             start += len(part)
             values[part], at = torch.cat([values[part], more[0]], 1).topk(k + 1, dim=1)
             places[part] = torch.cat([places[part], more[1]], 1).gather(1, at)
-        tied = (values[:, k - 1] == values[:, k]) & (values[:, k] > -torch.inf)
-        return *ordered(values[:, :k], self.order[places[:, :k]]), tied
 
     def _best(self, x: Tensor, mask: History | None, first: int, end: int, k: int) -> tuple[Tensor, Tensor]:
         """Values and places (B, k) among the places first .. end - 1; fewer columns where those are fewer."""
@@ -63,11 +87,18 @@ class DotProducts:
         if len(self.buffer) < cells:
             self.buffer = x.new_empty(cells)
         flat = self.buffer[:cells]
-        scores = torch.mm(x, self.items[:, first:end], out=flat.view(-1, width))  # (B, width)
+        scores = flat.view(-1, width)  # (B, width)
+        if self.added is None:
+            torch.mm(x, self.items[:, first:end], out=scores)
+        else:
+            torch.addmm(self.added[first:end], x, self.items[:, first:end], out=scores)
         if mask is not None:
             places = self.place[mask.items] - first  # (E,)
-            inside = ((places >= 0) & (places < width)).nonzero().squeeze(1)
-            at = mask.rows[inside] * width + places[inside]
+            if self.all_kept and width == len(self.order):
+                at = mask.rows * width + places
+            else:
+                inside = ((places >= 0) & (places < width)).nonzero().squeeze(1)
+                at = mask.rows[inside] * width + places[inside]
             flat[at] = flat[at] - torch.inf  # NaN stays NaN, so it is noticed
         values, places = unordered(scores, min(k, width))
         return values, places + first

@@ -1,5 +1,6 @@
 """How lists are made: who serves whom, masks and rules, tiles of bounded memory."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,11 @@ from pipeline.models.ops.topk import largest
 from pipeline.ranking.pruned_topk import HEAD, DotProducts
 from pipeline.training.interactions import History
 
+log = logging.getLogger(__name__)
 TILE_BYTES = 256 * 2**20  # of scores at once
 CPU_TILE_BYTES = 24 * 2**20  # above 32 MB malloc gives fresh pages to every tile, which is slow
 DOT_TILE = 8192  # users at once where dot products are pruned
+DOT_BYTES = 2**30  # of scores at once where all dot products are computed, on CUDA
 LOWEST = torch.finfo(torch.float32).min  # -inf is kept for masked items
 
 
@@ -53,7 +56,33 @@ def make_lists(
     tile: int | None,
     holdout: History | None = None,
 ) -> tuple[Lists, Tensor]:
-    """Lists; and for those that end within a tie, how many items but holdout have the last score, (N,)."""
+    """Lists; and for those that end within a tie, how many items but holdout have the last score, (N,).
+
+    Where the device's memory is out, with half as many users at once, and so on.
+    """
+    while True:
+        try:
+            return _make_lists(model, users, history, mask, k, allowed, fallback, tile, holdout)
+        except torch.OutOfMemoryError:
+            size = tile or min(tile_size(history.n_items, users.device), dot_tile(history.n_items, users.device))
+            if min(size, len(users)) <= 1:
+                raise
+            tile = (min(size, len(users)) + 1) // 2
+        torch.cuda.empty_cache()
+        log.warning("out of device memory: going on with %d users at once", tile)
+
+
+def _make_lists(
+    model: Recommender,
+    users: Tensor,
+    history: History,
+    mask: History | None,
+    k: int,
+    allowed: Tensor | None,
+    fallback: Tensor | None,
+    tile: int | None,
+    holdout: History | None,
+) -> tuple[Lists, Tensor]:
     n, n_items, device = len(users), history.n_items, users.device
     depth, size = min(k, n_items), tile or tile_size(n_items, device)
     items = torch.full((n, k), -1, device=device)
@@ -81,7 +110,7 @@ def make_lists(
     left = by_model
     if depth and (dots := _dot_products(model, users, history, allowed, depth)):
         left = torch.zeros_like(by_model)
-        for rows in in_tiles(by_model, tile or DOT_TILE):
+        for rows in in_tiles(by_model, tile or dot_tile(n_items, device)):
             vectors = model.user_factors(users[rows], history[rows])
             assert vectors is not None
             known = None if mask is None else mask[rows]
@@ -118,6 +147,11 @@ def in_tiles(chosen: Tensor, size: int) -> tuple[Tensor, ...]:
 def tile_size(n_items: int, device: torch.device) -> int:
     """Users whose scores fit the budget; at least 1."""
     return max(1, (CPU_TILE_BYTES if device.type == "cpu" else TILE_BYTES) // (4 * max(n_items, 1)))
+
+
+def dot_tile(n_items: int, device: torch.device) -> int:
+    """Users whose dot products are looked at at once; at least 1."""
+    return DOT_TILE if device.type == "cpu" else max(1, min(DOT_TILE, DOT_BYTES // (4 * max(n_items, 1))))
 
 
 def refuse_non_finite(best: Tensor, users: Tensor) -> None:

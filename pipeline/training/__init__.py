@@ -14,4 +14,5 @@ __all__ = [
     "negative_sampling",
     "normalizer",
     "optimizers",
+    "step_graphs",
 ]

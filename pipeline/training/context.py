@@ -81,6 +81,8 @@ class FitContext:
     None: the configured one. Families without gradient steps never call it."""
     memory: int | None = None
     """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""
+    graphs: bool = True
+    """On CUDA, steps whose shapes never change are replayed as CUDA graphs (step_graphs.py)."""
     world: World = field(default_factory=World)
     """Who fits the model with this process: a gradient fit takes its steps together with them."""
     course: Course = field(default_factory=Course)

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,9 +17,10 @@ from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Progress
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.device import autocast
-from pipeline.training.optimizers import TrainingConfig, learning_rate, optimizers
+from pipeline.training.optimizers import TrainingConfig, in_graphs, learning_rate, optimizers, set_rate, sparse_tables
+from pipeline.training.step_graphs import StepGraphs
 
-__all__ = ["Diverged", "Stepper", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
+__all__ = ["Diverged", "Stepper", "Steps", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
 
 log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 180.0
@@ -26,6 +28,17 @@ CHECKPOINT_SECONDS = 180.0
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 """Mean loss of the rows (B,) of a batch; whatever it draws comes from the generator."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is special about a family's steps."""
+
+    static: bool = False
+    """Whole batches of one size are tensors of one shape each, and the loss asks the device for nothing: on CUDA such
+    steps are replayed as graphs."""
+    turn: Callable[[], Hashable] | None = None
+    """Called before each step; steps of one turn do the same work."""
 
 
 class Diverged(NotServable):
@@ -50,7 +63,9 @@ def generators(context: FitContext, *names: object) -> tuple[torch.Generator, to
     return order, torch.Generator(device).manual_seed(seed_of(context.seed, *names, "process", world.rank))
 
 
-def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext) -> int:
+def fit_by_gradient(
+    model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext, steps: Steps | None = None
+) -> int:
     """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
 
     With `context.epochs` exactly so many epochs; else, with `context.validate`, until `config.patience`
@@ -67,10 +82,10 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
 
     Raises Diverged when a loss or, after an epoch, a parameter is not finite.
     """
-    stepper = Stepper(model, n_rows, loss, config, context)
+    stepper = Stepper(model, n_rows, loss, config, context, steps)
     if context.finder and (rate := context.finder(stepper)) is not None:
         config = config.model_copy(update={"learning_rate": rate})
-        stepper = Stepper(model, n_rows, loss, config, context)
+        stepper = Stepper(model, n_rows, loss, config, context, steps)
     validate = context.validate if context.epochs is None else None
     last_epoch = context.epochs or config.epochs
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
@@ -100,6 +115,7 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
             if late or progress.waited >= config.patience:
                 break
             keeper.after_epoch(epoch, partial(stepper.snapshot, progress, best_state, identity))
+    stepper.end()
     if best_state:
         model.load_state_dict(best_state)
     model.eval()
@@ -109,14 +125,30 @@ def fit_by_gradient(model: nn.Module, n_rows: int, loss: Loss, config: TrainingC
 class Stepper:
     """Optimizer, schedule and batches: what one step and one epoch are, apart from how many there will be."""
 
-    def __init__(self, model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext):
+    def __init__(
+        self,
+        model: nn.Module,
+        n_rows: int,
+        loss: Loss,
+        config: TrainingConfig,
+        context: FitContext,
+        steps: Steps | None = None,
+    ):
         if not n_rows:
             raise NotServable("there is no row to learn from")
         self.model, self.n_rows, self.loss, self.config, self.context = model, n_rows, loss, config, context
         self.batch_size = min(config.batch_size or n_rows, n_rows)
         self.optimizers = optimizers(model, config)
+        self.turn = (steps or Steps()).turn
+        static = (steps or Steps()).static and context.graphs and context.device.type == "cuda"
+        alone = context.world.size == 1 and not sparse_tables(model)
+        self.graphs = (
+            StepGraphs(self._add_step, context.device) if static and alone and in_graphs(self.optimizers) else None
+        )
+        self.total = torch.zeros((), dtype=torch.float64, device=context.device)  # of an epoch's losses
         self.halved = False
         self.longest = 0.0  # seconds of an epoch
+        self.rate: float | None = None  # as it was set
 
     def run_epoch(self, epoch: int) -> float:
         """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
@@ -138,19 +170,31 @@ class Stepper:
             raise NotServable(f"the first epoch did not end within the {deadline - started:.0f} s that the fit had")
 
     def _run_epoch(self, epoch: int) -> float:
-        device = self.context.device
         of_order, generator = generators(self.context, "epoch", epoch)
+        if self.graphs is None:
+            return self._pass(epoch, of_order, generator)
+        stream, here = self.graphs.stream, torch.cuda.current_stream(self.context.device)
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):  # graphs know one generator, which is not made again
+            generator = self.graphs.generator.manual_seed(generator.initial_seed())
+            mean = self._pass(epoch, generator, generator)
+        here.wait_stream(stream)
+        return mean
+
+    def _pass(self, epoch: int, of_order: torch.Generator, generator: torch.Generator) -> float:
+        device = self.context.device
         one_batch = self.batch_size >= self.n_rows  # its order is all the same
         draw = torch.arange if one_batch else partial(torch.randperm, generator=of_order)
         order = draw(self.n_rows, device=device)  # (N,)
-        total = torch.zeros((), dtype=torch.float64, device=device)  # stays there: the only sync is at the end
+        self.total.zero_()  # stays there: the only sync is at the end
+        self.generator = generator
         self.model.train()
         start, started = 0, time.monotonic()
         while start < self.n_rows:
             rows = order[start : start + self.batch_size]  # (B,)
             try:
                 self.set_rate(epoch - 1 + start / self.n_rows)
-                total += self.step(rows, generator).double() * len(rows)
+                self._take(rows)
             except torch.OutOfMemoryError:
                 if self.halved or self.batch_size == 1:
                     raise
@@ -158,14 +202,30 @@ class Stepper:
                 continue
             start += len(rows)
             self._refuse_first_epoch_without_end(started)
-        mean = total.item() / self.n_rows
+        mean = self.total.item() / self.n_rows
         if not math.isfinite(mean):
             rate = learning_rate(self.config, epoch - 1)
             raise Diverged(f"the loss of epoch {epoch} is {mean} at learning rate {rate:g}; lower it")
         return mean
 
+    def _take(self, rows: Tensor) -> None:
+        """One step by the rows (B,), as a graph where that goes; the last batch of an epoch may be a smaller one."""
+        kind = self.turn() if self.turn else None
+        if self.graphs and len(rows) == self.batch_size:
+            self.graphs.take(kind, rows)
+        else:
+            self._add_step(rows)
+
+    def _add_step(self, rows: Tensor) -> None:
+        try:
+            self.total += self._step(rows, self.generator).double() * len(rows)
+        except torch.OutOfMemoryError as error:
+            self.context.world.out_of_memory(error)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """One update by the rows (B,); their mean loss, still on the device."""
+        if self.turn:
+            self.turn()
         try:
             return self._step(rows, generator)
         except torch.OutOfMemoryError as error:
@@ -188,12 +248,17 @@ class Stepper:
             optimizer.step()
         return loss
 
+    def end(self) -> None:
+        """Give back what only steps need."""
+        self.graphs = None
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
     def set_rate(self, at: float) -> None:
         """Learning rate for the moment `at`, in epochs since the start."""
-        rate = learning_rate(self.config, at)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        if (rate := learning_rate(self.config, at)) != self.rate:
+            set_rate(self.optimizers, rate)
+            self.rate = rate
 
     def resume(self, identity: str) -> tuple[Progress, dict[str, Tensor]]:
         """Where the fit of that identity was when it was killed, its logged epochs told again; else the start."""
@@ -217,14 +282,17 @@ class Stepper:
         self.batch_size = (self.batch_size + 1) // 2
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        if self.graphs:
+            self.graphs.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         log.warning("out of device memory: going on with batch_size = %d", self.batch_size)
 
 
 def _refuse_non_finite(model: nn.Module, config: TrainingConfig) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+    finite = {name: torch.isfinite(parameter).all() for name, parameter in model.named_parameters()}
+    for name, all_are in zip(finite, torch.stack([*finite.values()]).tolist(), strict=True):  # one look at the device
+        if not all_are:
             raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower it")
 
 

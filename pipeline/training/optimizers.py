@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -51,7 +51,7 @@ def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Opt
     name = "sparse_adam" if config.optimizer in ("adam", "adamw") else config.optimizer
     if tables and (config.weight_decay or config.momentum or config.clip_norm):
         raise NotServable("weight_decay, momentum and clip_norm need dense gradients; set sparse = false or l2 instead")
-    return [*made, _optimizer(tables, config, name)] if tables else made
+    return [*made, _optimizer(tables, config, name, sparse=True)] if tables else made
 
 
 def sparse_tables(model: nn.Module) -> list[Tensor]:
@@ -59,23 +59,42 @@ def sparse_tables(model: nn.Module) -> list[Tensor]:
     return [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
 
 
-def _optimizer(parameters: Sequence[Tensor], config: TrainingConfig, name: str) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """The learning rate of the next step; where it is a tensor, which graphs of steps read, in place."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def in_graphs(made: Sequence[torch.optim.Optimizer]) -> bool:
+    """Whether steps of all of them can be captured in a CUDA graph."""
+    return all(isinstance(group["lr"], Tensor) for optimizer in made for group in optimizer.param_groups)
+
+
+def _optimizer(
+    parameters: Sequence[Tensor], config: TrainingConfig, name: str, sparse: bool = False
+) -> torch.optim.Optimizer:
+    decay, device = config.weight_decay, parameters[0].device
+    # on CUDA a rate that graphs of steps read: see step_graphs.py
+    graphed: Any = {"fused": True} if device.type == "cuda" and not sparse else {}
+    rate: Any = torch.tensor(config.learning_rate, device=device) if graphed else config.learning_rate
     match name:
         case "sgd":
             momentum, dampening = config.momentum, config.dampening
-            sgd = torch.optim.SGD(parameters, rate, momentum, dampening, decay)
+            sgd = torch.optim.SGD(parameters, rate, momentum, dampening, decay, **graphed)
             if dampening:  # torch would begin with the whole gradient
                 sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters})
             return sgd
         case "adagrad":
-            return torch.optim.Adagrad(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.Adagrad(parameters, lr=config.learning_rate, weight_decay=decay)
         case "sparse_adam":
-            return torch.optim.SparseAdam(parameters, lr=rate)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
-        case _:
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)  # 3 to 6 times as fast
+            return torch.optim.SparseAdam(parameters, lr=config.learning_rate)
+        case _:  # fused is 3 to 6 times as fast
+            adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+            return adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=bool(graphed))
 
 
 def learning_rate(config: TrainingConfig, at: float) -> float:

@@ -239,8 +239,9 @@ def test_the_report_states_the_tolerance_and_that_there_is_no_accelerator(tmp_pa
 
 
 @pytest.mark.device
-def test_parity_of_the_accelerator():
-    results = list(device_parity.compare(device_parity.Side("cpu"), device_parity.Side("cuda")))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_parity_of_the_accelerator(precision):
+    results = list(device_parity.compare(device_parity.Side("cpu"), device_parity.Side("cuda", precision=precision)))
     assert all(result.passed for result in results), results
 
 

@@ -16,6 +16,7 @@ def test_conformance(family: str, check: Callable[[str], None]):
 
 @pytest.mark.device
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
 @pytest.mark.parametrize("family", sorted(MODELS))
-def test_cuda_is_cpu(family: str):
-    conformance.check_cuda_is_cpu(family)
+def test_cuda_is_cpu(family: str, precision: str):
+    conformance.check_cuda_is_cpu(family, precision)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.core import bootstrap
 from pipeline.core.bootstrap import intervals, paired_difference
+from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.rating_metrics import baselines, rating_errors
 from pipeline.ranking.ranks import Lists, Ranks
@@ -275,3 +277,37 @@ def test_ratings_that_are_not_finite_raise_and_no_rows_give_no_records():
         rating_errors(torch.tensor([math.nan]), torch.ones(1), torch.zeros(1), model="m", split="test")
     nothing = torch.zeros(0)
     assert rating_errors(nothing, nothing, nothing.long(), model="m", split="test") == []
+
+
+@pytest.mark.parametrize("resamples", [1000, 7])
+@pytest.mark.parametrize("n", [5, 4096, 4099])
+def test_how_often_users_are_drawn_is_numpys_stream_kept_or_not(n: int, resamples: int):
+    rng, cpu = generator(3, "bootstrap", n), torch.device("cpu")
+    expected = [
+        bootstrap._POISSON[rng.integers(0, 1 << 16, (resamples, min(4096, n - start)), dtype=np.uint16)]
+        for start in range(0, n, 4096)
+    ]
+    for drawn in (bootstrap._drawn(3, n, resamples, cpu), bootstrap._kept(3, n, resamples, cpu)):
+        assert all(np.array_equal(got.double(), right) for got, right in zip(drawn, expected, strict=True))
+
+
+def test_sums_by_user_in_segments_are_those_by_index():
+    """As CUDA has them; users without an event in front, between and behind."""
+    lengths = torch.tensor([0, 2, 0, 3, 1, 0])
+    values = torch.rand(6, dtype=torch.float64)
+    rows = torch.repeat_interleave(torch.arange(6), lengths)
+    segments = torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+    torch.testing.assert_close(segments, ranking_metrics.sums_by_user(values, rows, lengths))
+
+
+@pytest.mark.device
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_records_on_cuda_are_those_of_the_cpu():
+    rng = np.random.default_rng(0)
+    here = ranks_of([rng.integers(0, 12, rng.integers(0, 5)).tolist() for _ in range(300)], 10)
+    there = Ranks(here.offsets.cuda(), here.ranks.cuda(), here.depth, here.warm.cuda())
+    about = {"model": "m", "split": "test", "protocol": "full"}
+    ours, theirs = (ranking_metrics.summarise(ranks, [3, 10], **about) for ranks in (there, here))
+    assert len(ours) == len(theirs) > 0
+    for got, expected in zip(ours, theirs, strict=True):
+        assert got == pytest.approx(expected, abs=1e-9)

@@ -292,3 +292,17 @@ def test_movielens_1m_as_published():
     scores = torch.cat([model.score(u, train.history()[u], candidates[u]) for u in test[:, 0].split(2048)])
     hit_rate, ndcg = hits(scores, negatives != test[:, 1:2])
     assert hit_rate >= 0.726 and ndcg >= 0.450
+
+
+def test_rows_summed_in_pieces_are_rows_summed_whole(monkeypatch):
+    """Lengths around the size of a piece, and none at all."""
+    lengths = [0, 1, 3, 4, 5, 8, 9, 0]
+    random = torch.Generator().manual_seed(0)
+    items = [torch.randint(7, (n,), generator=random).tolist() for n in lengths]
+    rows = Rows(History.of_lists(items, 7), torch.rand(sum(lengths), generator=random), torch.ones(len(lengths)))
+    monkeypatch.setattr(least_squares, "PIECE", 4)
+    starts, first = rows.pieces
+    assert torch.equal(first.diff(), torch.tensor([1, 1, 1, 1, 2, 2, 3])) and len(starts) == 12
+    q, bag = torch.randn(7, 3, generator=random), torch.nn.functional.embedding_bag
+    parts = bag(rows.history.items, q, starts, mode="sum", per_sample_weights=rows.weights)
+    torch.testing.assert_close(bag(torch.arange(12), parts, first, mode="sum"), rows.sums(rows.weights, q))

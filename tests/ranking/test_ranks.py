@@ -6,6 +6,7 @@ from torch import Tensor
 from pipeline.models.base import FitContext, ModelConfig, Recommender, pick
 from pipeline.models.popularity import Popularity, PopularityConfig
 from pipeline.ranking import ranks as ranking
+from pipeline.ranking.pruned_topk import DotProducts
 from pipeline.ranking.ranks import LeakError, ScoreError
 from pipeline.training.interactions import History, Interactions
 
@@ -345,3 +346,42 @@ def test_a_user_of_whom_nothing_was_learnt_gets_the_fallback():
     history = History.of_lists([[0], []], 3)
     lists = ranking.top_k(model, torch.arange(2), history, None, 1, fallback=torch.tensor([0.0, 0.0, 5.0]))
     assert lists.items.tolist() == [[0], [2]] and lists.from_fallback.tolist() == [False, True]
+
+
+def test_memory_that_is_out_halves_the_tiles_and_is_told_once_a_halving(monkeypatch, caplog):
+    """The lists are the same; a single user's scores that don't fit are the end."""
+    scores = torch.randn(10, 30, generator=torch.Generator().manual_seed(0))
+    history = History.of_lists([[0]] * 10, 30)
+    model, sizes = Fixed(scores), []
+    expected = ranking.top_k(model, torch.arange(10), history, history, 5)
+
+    def limited(most: int):
+        def score(users, history, items=None):
+            sizes.append(len(users))
+            if len(users) > most:
+                raise torch.OutOfMemoryError("out of memory")
+            return scores[users]
+
+        return score
+
+    monkeypatch.setattr(model, "score", limited(3))
+    got = ranking.top_k(model, torch.arange(10), history, history, 5)
+    assert torch.equal(got.items, expected.items) and torch.equal(got.scores, expected.scores)
+    assert sizes == [10, 5, 3, 3, 3, 1] and len(caplog.records) == 2
+    monkeypatch.setattr(model, "score", limited(0))
+    with pytest.raises(torch.OutOfMemoryError):
+        ranking.top_k(model, torch.arange(10), history, history, 5)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_rules", [False, True])
+def test_all_dot_products_give_the_lists_that_pruned_ones_give(with_bias: bool, with_rules: bool):
+    random = torch.Generator().manual_seed(0)
+    users, items = torch.randn(30, 8, generator=random), torch.randn(3000, 8, generator=random)
+    bias = torch.randn(3000, generator=random) if with_bias else None
+    allowed = torch.rand(3000, generator=random) < 0.9 if with_rules else None
+    mask = History.of_lists(torch.randint(3000, (30, 40), generator=random).tolist(), 3000)
+    all_of_them, pruned = (DotProducts(items, bias, users, allowed, pruned=way) for way in (False, True))
+    (values, places, tied), expected = all_of_them.top(users, mask, 10), pruned.top(users, mask, 10)
+    torch.testing.assert_close(values, expected[0])
+    assert torch.equal(places, expected[1]) and not tied.any()

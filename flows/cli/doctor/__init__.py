@@ -78,18 +78,29 @@ def parity(name: str) -> Iterator[tuple[str, str, str]]:
     except (ValueError, RuntimeError) as error:
         yield FAIL, str(error).splitlines()[0], "doctor --device cpu; or mend the driver, or torch's build"
         return
-    sides = run.Side("cpu"), run.Side(str(device))
+    first, second = run.Side("cpu"), run.Side(str(device))
     if device.type == "cpu":
-        sides = run.Side("cpu", 1), run.Side("cpu", len(os.sched_getaffinity(0)))
-        yield OK, f"no accelerator, so the CPU is compared with itself: {sides[0]} against {sides[1]}", ""
+        first, second = run.Side("cpu", 1), run.Side("cpu", len(os.sched_getaffinity(0)))
+        yield OK, f"no accelerator, so the CPU is compared with itself: {first} against {second}", ""
     else:
-        yield OK, f"{sides[0]} against {sides[1]}", ""
+        yield OK, f"{first} against {second}", ""
     limits = (
         f"tolerance: one model's scores within {run.SAME_STATE:g} and {run.OVERLAP:.0%} of its top {run.K} the same; "
-        f"fitted anew, {run.OVERLAP:.0%} the same (closed forms) or hits within {run.QUALITY:g} (by gradients)"
+        f"fitted anew, {run.OVERLAP:.0%} the same (closed forms) or hits within {run.QUALITY:g} (others)"
     )
     yield OK, limits, ""
-    for result in run.compare(*sides):
+    yield from _compared(first, second)
+    if device.type == "cuda":  # as nights fit there
+        mixed = run.Side(str(device), precision="auto")
+        yield OK, f"{first} against {mixed}", ""
+        yield from _compared(first, mixed)
+
+
+def _compared(first: Any, second: Any) -> Iterator[tuple[str, str, str]]:
+    """A line a family."""
+    from flows.cli.doctor import device_parity as run
+
+    for result in run.compare(first, second):
         text = (
             f"{result.family:<12} scores differ by {result.score_difference:.1e}, top {run.K} "
             f"{result.overlap:.1%} the same; fitted anew {result.fit_overlap:.1%}, "

@@ -12,19 +12,21 @@ from torch import Tensor
 
 from pipeline.datasets.sample import write_sample
 from pipeline.models import MODELS, FitContext, Recommender
+from pipeline.models.blend import Blend, BlendConfig
 from pipeline.ranking.ranks import top_k
 from pipeline.training.interactions import Interactions
 from pipeline.training.loop import TrainingConfig, seeded
 
 QUICK = {"epochs": 2, "embedding_dim": 16}
+BLENDED = ("ease", "item_knn")
 USERS, K = 400, 10
 SAME_STATE = 1e-4
 """Largest relative difference of scores of one model on both sides."""
 OVERLAP = 0.95
 """Least share of top-10 items in common, of one model, and of two fits of a closed form."""
 QUALITY = 0.05
-"""Largest difference of the share of the top 10 that users have, of two fits by gradients: they may draw
-other negatives on another device."""
+"""Largest difference of the share of the top 10 that users have, of two fits by gradients or sampling: they draw
+other numbers on another device."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,12 @@ class Side:
     device: str = "cpu"
     threads: int | None = None
     """Of torch; None: as they are."""
+    precision: str = "fp32"
+    """Of fits; scores are always computed in float32."""
 
     def __str__(self) -> str:
-        return self.device + ("" if self.threads is None else f" (threads: {self.threads})")
+        precision = "" if self.precision == "fp32" else f" ({self.precision})"
+        return self.device + precision + ("" if self.threads is None else f" (threads: {self.threads})")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Parity:
     fit_quality: float
     """Of the two fits: difference of the share of each user's unmasked top 10 that is in their history."""
     by_gradient: bool
+    """Or by another way that draws random numbers on the device."""
 
     @property
     def passed(self) -> bool:
@@ -66,18 +72,18 @@ def compare(reference: Side, other: Side, families: list[str] | None = None) -> 
     train = sample_interactions()
     for name in families or sorted(MODELS):
         with threads(reference):
-            model = fit(name, train, reference.device)
+            model = fit(name, train, reference)
             mine, my_list = scores_of(model, train)
         with threads(other):
             moved, moved_list = scores_of(model.to(other.device), train)
-            theirs_list = scores_of(fit(name, train, other.device), train)[1]
+            theirs_list = scores_of(fit(name, train, other), train)[1]
         yield Parity(
             name,
             float((mine - moved).abs().max() / mine.abs().max().clamp_min(1e-12)),
             overlap(my_list, moved_list),
             overlap(my_list, theirs_list),
             abs(hits(my_list, train) - hits(theirs_list, train)),
-            issubclass(MODELS[name].Config, TrainingConfig),
+            issubclass(MODELS[name].Config, TrainingConfig) or MODELS[name].samples,
         )
 
 
@@ -99,13 +105,16 @@ def sample_interactions(users: int = USERS) -> Interactions:
     return Interactions.of_frame(rows.sort("user_idx", "timestamp", "item_idx"), users, n_items)
 
 
-def fit(family: str, train: Interactions, device: str) -> Recommender:
-    """A quick model."""
+def fit(family: str, train: Interactions, side: Side) -> Recommender:
+    """A quick model; of a family that blends, one of two others."""
     kind = MODELS[family]
     config = kind.Config.model_validate({k: v for k, v in QUICK.items() if k in kind.Config.model_fields})
-    with seeded(0):
-        model = kind(config, train.n_users, train.n_items)
-    model.fit(train.to(device), FitContext(device=torch.device(device), precision="fp32", seed=0))
+    if isinstance(config, BlendConfig):
+        model: Recommender = Blend.of(config, {part: fit(part, train, side) for part in BLENDED})
+    else:
+        with seeded(0):
+            model = kind(config, train.n_users, train.n_items)
+    model.fit(train.to(side.device), FitContext(device=torch.device(side.device), precision=side.precision, seed=0))
     return model.eval()
 
 

@@ -6,6 +6,7 @@ __all__ = [
     "least_squares",
     "ncf_pretraining",
     "pair_scores",
+    "rated_batches",
     "sequences",
     "squared_error",
     "topk",

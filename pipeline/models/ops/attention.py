@@ -16,18 +16,18 @@ class Block(nn.Module):
         self.layers = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), Dropout(dropout), nn.Linear(4 * dim, dim))
         self.drop = Dropout(dropout)
 
-    def forward(self, states: Tensor, events: Tensor, shape: torch.Size) -> Tensor:
-        """(T, D) of the events (T,) of a flattened (B, L) -> (T, D)."""
-        qkv = self.to_qkv(self.before_attention(states))  # (T, 3 D)
-        padded = qkv.new_zeros(shape.numel(), qkv.shape[1]).index_copy(0, events, qkv)  # (B L, 3 D)
+    def forward(self, states: Tensor, events: Tensor | None, shape: torch.Size) -> Tensor:
+        """(T, D) of the events (T,) of a flattened (B, L) -> (T, D); None: of every place."""
+        padded = qkv = self.to_qkv(self.before_attention(states))  # (T, 3 D)
+        if events is not None:
+            padded = qkv.new_zeros(shape.numel(), qkv.shape[1]).index_copy(0, events, qkv)  # (B L, 3 D)
         query, key, value = padded.view(*shape, 3, self.heads, states.shape[1] // self.heads).permute(
             2, 0, 3, 1, 4
         )  # (B, H, L, D / H) each
         # without dropout inside, CPUs too have a fused kernel for it
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, L, D / H)
-        states = states + self.drop(
-            self.from_heads(mixed.transpose(1, 2).reshape(len(padded), states.shape[1])[events])
-        )
+        flat = mixed.transpose(1, 2).reshape(len(padded), states.shape[1])  # (B L, D)
+        states = states + self.drop(self.from_heads(flat if events is None else flat[events]))
         return states + self.drop(self.layers(self.before_layers(states)))
 
 

@@ -11,6 +11,7 @@ A = sum w_i q_i q_iᵀ + a QᵀQ + l2_u I and b = sum w_i q_i. The matrix A is o
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from pipeline.training.interactions import History
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 TILE = 1 << 24  # numbers in one temporary matrix: 64 MB
+MANY, PIECE = 1 << 20, 256  # entries from which CUDA sums rows in pieces, and of a piece
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Rows:
     def tiles(self, dim: int) -> Iterator[tuple[slice, "Rows"]]:
         """Consecutive rows, so many that their factors are no more than TILE numbers."""
         size = max(1, TILE // dim)
+        if 0 < len(self.l2) <= size:  # no length is asked for
+            yield slice(0, len(self.l2)), self
+            return
         for start in range(0, len(self.l2), size):
             rows = slice(start, min(start + size, len(self.l2)))
             offsets = self.history.offsets[rows.start : rows.stop + 1]
@@ -42,8 +47,24 @@ class Rows:
 
     def sums(self, values: Tensor, q: Tensor) -> Tensor:
         """Sum of value times q_i over a row's entries, (E,), (I, D) -> (B, D)."""
-        starts = self.history.offsets[:-1]
-        return nn.functional.embedding_bag(self.history.items, q, starts, mode="sum", per_sample_weights=values)
+        bag, items = nn.functional.embedding_bag, self.history.items
+        if items.device.type == "cpu" or len(items) < MANY:
+            return bag(items, q, self.history.offsets[:-1], mode="sum", per_sample_weights=values)
+        starts, of_rows = self.pieces
+        parts = bag(items, q, starts, mode="sum", per_sample_weights=values)  # (P, D)
+        return bag(torch.arange(len(parts), device=items.device), parts, of_rows, mode="sum")
+
+    @cached_property
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """Where pieces of rows of PIECE entries at most begin, (P,), and the first piece of each row, (B,).
+
+        One thread goes through a row: the most popular items would have all others wait.
+        """
+        n = (self.history.lengths + PIECE - 1).div(PIECE, rounding_mode="floor").clamp(min=1)  # (B,)
+        first = torch.cumsum(n, 0) - n  # (B,)
+        rows = torch.repeat_interleave(torch.arange(len(n), device=n.device), n)  # (P,)
+        place = torch.arange(len(rows), device=n.device) - first[rows]  # (P,)
+        return self.history.offsets[rows] + PIECE * place, first
 
 
 def products(x: Tensor, q: Tensor, pairs: History) -> Tensor:
@@ -70,12 +91,12 @@ def solve_by_gradients(
 
     Returns x (B, D) and the loss of these rows: the quadratic at x is sum(w) - x·(b + residual).
     """
-    x, loss = torch.empty_like(start), 0.0
+    x, loss = torch.empty_like(start), torch.zeros((), dtype=torch.float64, device=start.device)
     gramian = q.square().sum(0)  # (D,)
     for tile, part in rows.tiles(q.shape[1]):
         x[tile], r, b = _gradients(part, start[tile], q, gramian, unobserved_weight, steps, tolerance)
-        loss += float(part.weights.sum(dtype=torch.float64) - (x[tile] * (b + r)).sum(dtype=torch.float64))
-    return x, loss
+        loss += part.weights.sum(dtype=torch.float64) - (x[tile] * (b + r)).sum(dtype=torch.float64)
+    return x, float(loss)
 
 
 def _gradients(
@@ -92,7 +113,7 @@ def _gradients(
     p, rz = torch.zeros_like(x), torch.ones_like(mass)
     for _ in range(steps):
         active = _dot(r, r) > limit  # (B, 1)
-        if not active.any():
+        if tolerance and not active.any():
             break
         z = r / scale
         rz, before = _dot(r, z), rz

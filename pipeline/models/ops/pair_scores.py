@@ -8,6 +8,11 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 
+def short(index: Tensor) -> Tensor:
+    """The same indices; on CUDA in 32 bits, where gradients of looked-up rows are summed by sorting them."""
+    return index.int() if index.device.type == "cuda" else index
+
+
 def pair_scores(vectors: Tensor, table: nn.Embedding, items: Tensor) -> Tensor:
     """<vectors[b], table[items[b, c]]>, (B, D), (B, C) -> (B, C); float32, also under autocast.
 
@@ -44,9 +49,13 @@ class _PairScores(Function):
         if ctx.needs_input_grad[0]:
             to_vectors = F.embedding_bag(items, weight.detach(), mode="sum", per_sample_weights=grad)  # (B, D)
         if ctx.needs_input_grad[1]:
-            flat, order = torch.sort(items.reshape(-1), stable=True)  # (B * C,) each, grouped by item
+            flat, order = torch.sort(short(items.reshape(-1)), stable=True)  # (B * C,) each, grouped by item
             rows = torch.div(order, items.shape[1], rounding_mode="floor")  # (B * C,)
-            touched = torch.unique_consecutive(flat) if ctx.sparse else torch.arange(len(weight), device=flat.device)
+            touched = (
+                torch.unique_consecutive(flat)
+                if ctx.sparse
+                else torch.arange(len(weight), device=flat.device, dtype=flat.dtype)
+            )
             bags = torch.searchsorted(flat, touched)  # (T,) where each item's part begins
             to_weight = F.embedding_bag(rows, vectors, bags, mode="sum", per_sample_weights=grad.reshape(-1)[order])
             if ctx.sparse:

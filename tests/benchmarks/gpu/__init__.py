@@ -1,0 +1,1 @@
+"""What one CUDA card makes of every family: `make gpu-check`."""
