@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install run test test-all wheel-check bench faults soak lint format clean
 .PHONY: install run test test-all wheel-check bench gpu-check faults soak lint format clean
 install: $(STAMP)
 
