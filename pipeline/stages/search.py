@@ -124,7 +124,7 @@ class Telling:
     def __init__(self, run: Run, title: str):
         select = run.settings.select
         self.title, self.sign = title, ranking_metrics.sign_of(select.metric)
-        self.figure = tables.name_of_figure(select.metric, select.recorded_cutoff)
+        self.figure = tables.metric_name(select.metric, select.recorded_cutoff)
         self.of: int | None = None
 
     def begin(self, of: int | None) -> None:

@@ -10,7 +10,7 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import per_user, ranking_metrics
-from pipeline.schemas.tables import name_of_figure
+from pipeline.schemas.tables import metric_name
 from pipeline.selection import gate
 from pipeline.selection.comparison import activity_of
 from pipeline.selection.incumbent import Lineup
@@ -42,7 +42,7 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
     beside = figures.filter(pl.col("metric").is_in(simple)).unique("metric", maintain_order=True)
     figures = figures.filter(metric=select.metric)
     values = dict(zip(figures["model"], figures["value"], strict=True))
-    name = name_of_figure(select.metric, cutoff)
+    name = metric_name(select.metric, cutoff)
     figure = f"{name} ({select.protocol})" if cutoff else name
     eligible = [label for label in labels if not math.isnan(values.get(label, math.nan))]
     if not eligible and len(own) == 1:
