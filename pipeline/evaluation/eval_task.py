@@ -74,7 +74,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Question:
+class EvalTask:
     """What a part asks of a model that was fitted on other parts, for every user with holdout."""
 
     users: Tensor  # (N,)
@@ -84,16 +84,16 @@ class Question:
     popular: Tensor  # (I,) positives an item in the rows fitted on
     fitted: History  # (U rows) positives of all users in the rows fitted on
 
-    def of(self, rows: Tensor) -> "Question":
+    def of(self, rows: Tensor) -> "EvalTask":
         """The same for some users."""
         own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
-        return Question(*own, self.popular, self.fitted)
+        return EvalTask(*own, self.popular, self.fitted)
 
 
-def ask(parts: Parts, split: str, fit: str) -> Question:
-    """The question that `split` puts to a model fitted on `fit`."""
+def eval_task(parts: Parts, split: str, fit: str) -> EvalTask:
+    """The task that `split` puts to a model fitted on `fit`."""
     fitted, held = parts.fitted_on(fit), parts.of(split).history()
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = parts.known(*EARLIER[split])[users]
     history = fitted.history()
-    return Question(users, history[users], mask, held[users], fitted.item_counts(), history)
+    return EvalTask(users, history[users], mask, held[users], fitted.item_counts(), history)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config.settings import Settings
 from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics, rating_evaluator
-from pipeline.evaluation.eval_task import Parts, ask
+from pipeline.evaluation.eval_task import Parts, eval_task
 from pipeline.evaluation.evaluator import drawn, ranks_among, ranks_of
 from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.models import Recommender
@@ -51,14 +51,14 @@ def validator(parts: Parts, settings: Settings, family: type[Recommender], norma
         if not len(held):
             return None
         return Validator(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
-    question = ask(parts, "valid", "train")
-    rows = torch.nonzero(question.history.lengths > 0).flatten()
+    task = eval_task(parts, "valid", "train")
+    rows = torch.nonzero(task.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
         chosen = generator(settings.seed, "validation users").choice(len(rows), VALIDATION_USERS, replace=False)
         rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
     if not len(rows):
         return None
-    asked, cutoff = question.of(rows), select.cutoff
+    asked, cutoff = task.of(rows), select.cutoff
     negatives = drawn(parts, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
 
     def per_user(model: Recommender) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flows.prepare import prepare
 from pipeline.evaluation import evaluator, ranking_metrics
-from pipeline.evaluation.eval_task import Parts, ask, load_parts
+from pipeline.evaluation.eval_task import Parts, eval_task, load_parts
 from pipeline.models.ials import Ials, IalsConfig
 from pipeline.ranking.ranks import candidate_ranks
 from pipeline.stages import clean, encode, ingest, split
@@ -90,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     parts = read_split()
-    question = ask(parts, "test", "train")
+    question = eval_task(parts, "test", "train")
     negatives = evaluator.published_candidates(parts.frames["candidates"], parts)[question.users]
     holdout = question.holdout.items
 
