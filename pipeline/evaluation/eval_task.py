@@ -53,7 +53,7 @@ def load_parts(folder: Path, device: torch.device) -> Parts:
 
 
 @dataclass(frozen=True)
-class Case:
+class EvalRun:
     """A fitted model, and the part of a split that it is measured on."""
 
     model: Recommender

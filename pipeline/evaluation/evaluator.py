@@ -8,31 +8,31 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation import per_user, ranking_metrics, rating_evaluator, segments
-from pipeline.evaluation.eval_task import PARTS, Case, EvalTask, Parts, eval_task
+from pipeline.evaluation.eval_task import PARTS, EvalRun, EvalTask, Parts, eval_task
 from pipeline.evaluation.rating_evaluator import Records
 from pipeline.models import Recommender
 from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
 from pipeline.ranking.sampled_candidates import N_NEGATIVES, sampled_99
 
 
-def measure(case: Case, keep: Callable[[pl.DataFrame], None]) -> Records:
+def measure(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
     """Records of tables.METRICS (without run_id), by every protocol asked for.
 
     Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the
     figure that selects for every user (tables.PER_USER), where it is a mean over users, events or rows.
     """
-    if not case.parts.frames[case.split]["positive"].any():
+    if not eval_run.parts.frames[eval_run.split]["positive"].any():
         return []
-    protocols, settings = {"full": _full, "sampled_99": _sampled}, case.settings
-    task = eval_task(case.parts, case.split, case.fit)
+    protocols, settings = {"full": _full, "sampled_99": _sampled}, eval_run.settings
+    task = eval_task(eval_run.parts, eval_run.split, eval_run.fit)
     records: Records = []
     for protocol in settings.evaluation.protocols:
-        ranks, users, found = protocols[protocol](case, task)
+        ranks, users, found = protocols[protocol](eval_run, task)
         records += found
         if protocol == settings.select.protocol:
             per_user.of_ranks(ranks, users, settings.select, keep)
     if settings.dataset.feedback.kind == "explicit" or settings.select.protocol == "error":
-        records += rating_evaluator.errors(case, keep)
+        records += rating_evaluator.errors(eval_run, keep)
     return records
 
 
@@ -62,27 +62,27 @@ def ranks_among(model: Recommender, task: EvalTask, negatives: Tensor) -> Ranks:
     )
 
 
-def _full(case: Case, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
+def _full(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
-    cutoffs = case.settings.evaluation.cutoffs
-    ranks = ranks_of(case.model, task, max(cutoffs))
-    records = ranking_metrics.summarise(ranks, cutoffs, protocol="full", popular=task.popular, **case.about)
-    shape = cutoffs, task.popular, case.about
+    cutoffs = eval_run.settings.evaluation.cutoffs
+    ranks = ranks_of(eval_run.model, task, max(cutoffs))
+    records = ranking_metrics.summarise(ranks, cutoffs, protocol="full", popular=task.popular, **eval_run.about)
+    shape = cutoffs, task.popular, eval_run.about
     records += segments.by_segment(ranks, task.holdout, task.history.lengths, *shape)
     records += segments.beyond_accuracy(ranks, task.holdout, task.fitted, *shape)
     return ranks, task.users, records
 
 
-def _sampled(case: Case, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
+def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
-    published = case.parts.frames.get("candidates") if case.split == "test" else None
+    published = eval_run.parts.frames.get("candidates") if eval_run.split == "test" else None
     if published is not None:
-        negatives = published_candidates(published, case.parts)[task.users]
+        negatives = published_candidates(published, eval_run.parts)[task.users]
     else:
-        negatives = drawn(case.parts, task, case.settings.seed, case.split)
-    ranks = ranks_among(case.model, task, negatives)
-    cutoffs = [k for k in case.settings.evaluation.cutoffs if k <= ranks.depth]
-    found = ranking_metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=task.popular, **case.about)
+        negatives = drawn(eval_run.parts, task, eval_run.settings.seed, eval_run.split)
+    ranks = ranks_among(eval_run.model, task, negatives)
+    cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
+    found = ranking_metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=task.popular, **eval_run.about)
     return ranks, task.users[task.holdout.rows], found
 
 

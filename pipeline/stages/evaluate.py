@@ -33,10 +33,10 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            case = eval_task.Case(model, label, data, split, fit, settings, normalizer)
-            records += evaluator.measure(case, partial(kept.__setitem__, split))
+            eval_run = eval_task.EvalRun(model, label, data, split, fit, settings, normalizer)
+            records += evaluator.measure(eval_run, partial(kept.__setitem__, split))
             if split == "test":
-                rating_predictions.of_sample(case).write_parquet(folder / "predictions.parquet")
+                rating_predictions.of_sample(eval_run).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
         for split, figures in kept.items():
