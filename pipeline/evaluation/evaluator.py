@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation import per_user, ranking_metrics, rating_evaluator, segments
-from pipeline.evaluation.eval_task import PARTS, EvalRun, EvalTask, Parts, eval_task
+from pipeline.evaluation.eval_task import SPLITS, EvalRun, EvalTask, Splits, eval_task
 from pipeline.evaluation.rating_evaluator import Records
 from pipeline.models import Recommender
 from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
@@ -21,10 +21,10 @@ def measure(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
     Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the
     figure that selects for every user (tables.PER_USER), where it is a mean over users, events or rows.
     """
-    if not eval_run.parts.frames[eval_run.split]["positive"].any():
+    if not eval_run.splits.frames[eval_run.split]["positive"].any():
         return []
     protocols, settings = {"full": _full, "sampled_99": _sampled}, eval_run.settings
-    task = eval_task(eval_run.parts, eval_run.split, eval_run.fit)
+    task = eval_task(eval_run.splits, eval_run.split, eval_run.fit)
     records: Records = []
     for protocol in settings.evaluation.protocols:
         ranks, users, found = protocols[protocol](eval_run, task)
@@ -75,26 +75,26 @@ def _full(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
 
 def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
-    published = eval_run.parts.frames.get("candidates") if eval_run.split == "test" else None
+    published = eval_run.splits.frames.get("candidates") if eval_run.split == "test" else None
     if published is not None:
-        negatives = published_candidates(published, eval_run.parts)[task.users]
+        negatives = published_candidates(published, eval_run.splits)[task.users]
     else:
-        negatives = drawn(eval_run.parts, task, eval_run.settings.seed, eval_run.split)
+        negatives = drawn(eval_run.splits, task, eval_run.settings.seed, eval_run.split)
     ranks = ranks_among(eval_run.model, task, negatives)
     cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
     found = ranking_metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=task.popular, **eval_run.about)
     return ranks, task.users[task.holdout.rows], found
 
 
-def drawn(parts: Parts, task: EvalTask, seed: int, split: str) -> Tensor:
+def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:
     """99 items a user of the task without any row of theirs, (N, 99)."""
-    return sampled_99(parts.known(*PARTS)[task.users], seed, split)
+    return sampled_99(splits.known(*SPLITS)[task.users], seed, split)
 
 
-def published_candidates(candidates: pl.DataFrame, parts: Parts) -> Tensor:
+def published_candidates(candidates: pl.DataFrame, splits: Splits) -> Tensor:
     """Published candidates by user, (U, C), padded with -1."""
     width = max(candidates["item_idx"].list.len().max(), N_NEGATIVES)  # type: ignore[type-var]
-    listed = np.full((parts.n_users, int(width)), -1, dtype=np.int64)
+    listed = np.full((splits.n_users, int(width)), -1, dtype=np.int64)
     for user, items in candidates.select("user_idx", "item_idx").iter_rows():
         listed[user, : len(items)] = items
-    return torch.from_numpy(listed).to(parts.device)
+    return torch.from_numpy(listed).to(splits.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config.settings import Settings
 from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics, rating_evaluator
-from pipeline.evaluation.eval_task import Parts, eval_task
+from pipeline.evaluation.eval_task import Splits, eval_task
 from pipeline.evaluation.evaluator import drawn, ranks_among, ranks_of
 from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.models import Recommender
@@ -32,26 +32,28 @@ class Validator:
         return self.figure(model)
 
 
-def validator(parts: Parts, settings: Settings, family: type[Recommender], normalizer: Normalizer) -> Validator | None:
+def validator(
+    splits: Splits, settings: Settings, family: type[Recommender], normalizer: Normalizer
+) -> Validator | None:
     """What guides a fit on train, and what a blend learns its weights by.
 
     None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
     and not eligible as champion.
     """
     select = settings.select
-    if parts.frames["valid"].is_empty():
+    if splits.frames["valid"].is_empty():
         return None
     sign = ranking_metrics.sign_of(select.metric)
     if select.protocol == "error":
-        valid = parts.of("valid")
+        valid = splits.of("valid")
         if valid.ratings is None or not rating_evaluator.predicts(family):
             return None
         held = valid.rated()
-        held = held.select(known_pairs(parts.of("train"), held))
+        held = held.select(known_pairs(splits.of("train"), held))
         if not len(held):
             return None
         return Validator(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
-    task = eval_task(parts, "valid", "train")
+    task = eval_task(splits, "valid", "train")
     rows = torch.nonzero(task.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
         chosen = generator(settings.seed, "validation users").choice(len(rows), VALIDATION_USERS, replace=False)
@@ -59,7 +61,7 @@ def validator(parts: Parts, settings: Settings, family: type[Recommender], norma
     if not len(rows):
         return None
     asked, cutoff = task.of(rows), select.cutoff
-    negatives = drawn(parts, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
+    negatives = drawn(splits, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
 
     def per_user(model: Recommender) -> Tensor:
         ranks = ranks_of(model, asked, cutoff) if negatives is None else ranks_among(model, asked, negatives)

@@ -29,10 +29,10 @@ def errors(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
 
     Segment `all`: rows whose user and item both have a rating in what was fitted on; `cold`: the others.
     """
-    part, normalizer, select = eval_run.parts.of(eval_run.split), eval_run.normalizer, eval_run.settings.select
+    part, normalizer, select = eval_run.splits.of(eval_run.split), eval_run.normalizer, eval_run.settings.select
     if part.ratings is None or not predicts(type(eval_run.model)):
         return []
-    train, rows = eval_run.parts.fitted_on(eval_run.fit), part.rated()
+    train, rows = eval_run.splits.fitted_on(eval_run.fit), part.rated()
     predicted = predicted_ratings(eval_run.model, rows, normalizer)
     if predicted is None or not len(rows):
         return []
@@ -42,7 +42,7 @@ def errors(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
     for scale in dict.fromkeys((AS_IN_THE_SOURCE, normalizer)):
         actual, simple = scale.apply(rows.ratings), baselines(scale.on(train), rows.users, rows.items)
         if select.protocol == "error" and scale == _scale_of(select.metric, normalizer):
-            warm = torch.ones(eval_run.parts.n_users, dtype=torch.bool, device=eval_run.parts.device)
+            warm = torch.ones(eval_run.splits.n_users, dtype=torch.bool, device=eval_run.splits.device)
             chosen = (scale.apply(predicted)[known], actual[known], rows.users[known])
             per_user.of_errors(*chosen, warm, select, keep)
         about = {**eval_run.about, "scaled": scale != AS_IN_THE_SOURCE}

@@ -24,10 +24,10 @@ def of_sample(eval_run: EvalRun) -> pl.DataFrame:
 
     Predictions are kept within the lowest and highest rating fitted on. No rows where there are no ratings.
     """
-    part = eval_run.parts.of(eval_run.split)
+    part = eval_run.splits.of(eval_run.split)
     if part.ratings is None or not predicts(type(eval_run.model)):
         return INDICES.empty()
-    train, rows = eval_run.parts.fitted_on(eval_run.fit).rated(), part.rated()
+    train, rows = eval_run.splits.fitted_on(eval_run.fit).rated(), part.rated()
     chosen = torch.nonzero(known_pairs(train, rows)).flatten()  # (K,)
     if len(chosen) > SAMPLE:
         drawn = generator(eval_run.settings.seed, "predictions", eval_run.split).choice(

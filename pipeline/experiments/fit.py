@@ -13,7 +13,7 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core.seeding import seed_of
 from pipeline.core.stage_call import Fit
-from pipeline.evaluation.eval_task import Parts, load_parts
+from pipeline.evaluation.eval_task import Splits, load_splits
 from pipeline.evaluation.objective import validator
 from pipeline.experiments import blend_members as members
 from pipeline.models import FitContext, ModelConfig, NotServable, Recommender
@@ -155,12 +155,12 @@ class Sent:
 def fit_here(request: FitRequest, device: torch.device, told: Told, world: World) -> FitResult:
     """The model, fitted in this process, with the others of `world`."""
     settings, feedback = request.run.settings, request.run.settings.dataset.feedback
-    train, parts = read(request, device)
+    train, splits = read(request, device)
     told.begin(len(train))
     finder = None if request.refit else settings.models[request.label].finder
     finding = RateFinder(finder) if finder else None
     normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
-    guide = validator(parts, settings, request.family, normalizer) if parts and not request.refit else None
+    guide = validator(splits, settings, request.family, normalizer) if splits and not request.refit else None
     context = FitContext(
         device=device,
         precision=settings.precision,
@@ -196,11 +196,11 @@ def fit_here(request: FitRequest, device: torch.device, told: Told, world: World
     )
 
 
-def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Parts | None]:
+def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:
     """The rows that are learnt from, and the split they are of, unless they are all."""
     if request.fit != "all":
-        parts = load_parts(request.data, device)
-        return parts.fitted_on(request.fit), parts
+        splits = load_splits(request.data, device)
+        return splits.fitted_on(request.fit), splits
     shape, frame = lake.info(request.data), pl.read_parquet(request.data / "interactions.parquet")
     return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device), None
 

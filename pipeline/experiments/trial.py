@@ -33,7 +33,7 @@ class Fits:
         settings, feedback = run.settings, run.settings.dataset.feedback
         self.run, self.label, self.config, self.limits = run, label, config, limits
         self.device, self.family = resolve_device(settings.device), family_of(settings, label)[0]
-        data = eval_task.load_parts(parts, self.device)
+        data = eval_task.load_splits(parts, self.device)
         train = data.fitted_on("train")
         normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
         self.rows = normalizer.on(train)

@@ -28,7 +28,7 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
     def write(folder: Path) -> lake.Report:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
-        data = eval_task.load_parts(parts, device)
+        data = eval_task.load_splits(parts, device)
         records: evaluator.Records = []
         kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
         for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):

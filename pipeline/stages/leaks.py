@@ -118,4 +118,4 @@ def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
 
 def _rows(parts: Path, fit: str) -> Interactions:
     """What a fit on `train` or `train+valid` learns from."""
-    return eval_task.load_parts(parts, torch.device("cpu")).fitted_on(fit)
+    return eval_task.load_splits(parts, torch.device("cpu")).fitted_on(fit)

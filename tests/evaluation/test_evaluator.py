@@ -213,7 +213,7 @@ def test_the_validator_asks_by_the_protocol_that_selects(tmp_path):
             evaluation={"protocols": [protocol], "cutoffs": [10]},
         )  # fmt: skip
         fitted = train.fit_model(run, parts, "popularity")
-        data = eval_task.load_parts(parts, CPU)
+        data = eval_task.load_splits(parts, CPU)
         validate = objective.validator(data, run.settings, Popularity, Normalizer())
         assert validate is not None
         values[protocol] = validate(load(fitted))
