@@ -29,11 +29,11 @@ EXPECTED = (NotServable, ScoreError, MemoryError, torch.OutOfMemoryError, torch.
 class Fits:
     """The objective of a search; data are read once. Every trial starts from the seed that the fit of a night has."""
 
-    def __init__(self, run: Run, parts: Path, label: str, config: ModelConfig, limits: Limits):
+    def __init__(self, run: Run, split_dir: Path, label: str, config: ModelConfig, limits: Limits):
         settings, feedback = run.settings, run.settings.dataset.feedback
         self.run, self.label, self.config, self.limits = run, label, config, limits
         self.device, self.family = resolve_device(settings.device), family_of(settings, label)[0]
-        data = eval_task.load_splits(parts, self.device)
+        data = eval_task.load_splits(split_dir, self.device)
         train = data.fitted_on("train")
         normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
         self.rows = normalizer.on(train)

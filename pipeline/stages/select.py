@@ -21,7 +21,7 @@ NOBODY = Lineup()
 SIMPLE = ("target_variance", "rmse_mean", "rmse_bias")
 
 
-def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, lineup: Lineup = NOBODY) -> str:
+def choose_champion(run: Run, measured: list[Path], split_dir: Path | None = None, lineup: Lineup = NOBODY) -> str:
     """Label with the best `select.metric` on valid (all users), unless the gate says otherwise (`gate.judge`).
 
     Ties go to the first in the recipe. A recipe's single model needs no figure; else a model without the figure (no
@@ -63,12 +63,12 @@ def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, l
     if select.protocol == "error":
         choice["beside"] = dict(zip(beside["metric"], beside["value"], strict=True))
     journal.update_run(run, choice=choice)
-    if not run.settings.gate.enabled or parts is None:
+    if not run.settings.gate.enabled or split_dir is None:
         sign = ranking_metrics.sign_of(select.metric)
         champion = max(eligible, key=lambda label: sign * values[label])
         return _settled(run, champion, lineup, {"decision": "off", "text": f"off; {champion} is the best on valid"})
     by_user = {label: of for label, of in per_user.read(measured, "valid").items() if label in eligible}
-    activity = activity_of(parts / "train.parquet")
+    activity = activity_of(split_dir / "train.parquet")
     verdict = gate.judge(run.settings.gate, select, choice["values"], by_user, activity, lineup, run.settings.seed)
     return _settled(run, verdict["published"], lineup, verdict)
 

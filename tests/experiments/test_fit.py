@@ -59,9 +59,9 @@ def test_what_is_resolved_is_where_the_fit_will_be_and_nothing_is_written(tmp_pa
     fitted: dict[str, Path] = {}
     for label in MODELS:
         before = models_of(run) if fitted else set()
-        request = train.resolve(run, parts, label, fitted=fitted)
+        request = train.resolve(run, parts, label, fits=fitted)
         assert (models_of(run) if fitted else set()) == before
-        fitted[label] = train.fit_model(run, parts, label, fitted=fitted)
+        fitted[label] = train.fit_model(run, parts, label, fits=fitted)
         assert lake.folder_of(run, request.spec) == fitted[label]
         evaluate.measure_model(run, parts, label, fitted[label], fitted[label])
     before, n = models_of(run), len(stages(run))
