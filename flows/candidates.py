@@ -95,7 +95,7 @@ class Competition:
                 refit = StageCall(StageName.TRAIN, label, fit=both)
                 tested = self.step(refit, train.fit_model, own, self.parts, label, both, fit)
             evaluation = StageCall(StageName.EVALUATE, label)
-            self.measured[label] = self.step(evaluation, evaluate.measure_model, own, self.parts, label, fit, tested)
+            self.measured[label] = self.step(evaluation, evaluate.evaluate_model, own, self.parts, label, fit, tested)
             self.fitted[label] = fit
             self.fits.update((fit, tested))
 

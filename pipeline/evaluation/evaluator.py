@@ -15,7 +15,7 @@ from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
 from pipeline.ranking.sampled_candidates import N_NEGATIVES, sampled_99
 
 
-def measure(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
+def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
     """Records of tables.METRICS (without run_id), by every protocol asked for.
 
     Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the

@@ -17,7 +17,7 @@ from pipeline.training.normalizer import Normalizer
 VERSION = 7
 
 
-def measure_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> Path:
+def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> Path:
     """Metrics of `label`: of the fit on train (`train_fit`) on valid, of `test_fit` on test.
 
     Writes metrics.parquet; the figure that selects, by user, in per_user.parquet (of valid; the gate compares it)
@@ -34,7 +34,7 @@ def measure_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_f
         for split, folder_of, fit in (("valid", train_fit, "train"), ("test", test_fit, lake.info(test_fit)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
             eval_run = eval_task.EvalRun(model, label, data, split, fit, settings, normalizer)
-            records += evaluator.measure(eval_run, partial(kept.__setitem__, split))
+            records += evaluator.evaluate(eval_run, partial(kept.__setitem__, split))
             if split == "test":
                 rating_predictions.of_sample(eval_run).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
@@ -52,7 +52,7 @@ def measure_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_f
 
 
 def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> lake.Spec:
-    """Key of `measure_model`."""
+    """Key of `evaluate_model`."""
     settings = run.settings
     return lake.Spec(
         call=StageCall(StageName.EVALUATE, label),

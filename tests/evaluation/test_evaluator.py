@@ -95,7 +95,7 @@ def test_what_is_learnt_is_on_the_scale_of_the_fit_and_errors_on_that_of_the_sou
         models = {"pmf": {**PMF["pmf"], "epochs": 60, "learning_rate": 0.05, "l2": 0.01, "batch_size": 32}}
         run, parts = night(tmp_path / kind, normalize=kind, models=models, select=BY_ERROR)
         fitted = train.fit_model(run, parts, "pmf")
-        values[kind] = figures(evaluate.measure_model(run, parts, "pmf", fitted, fitted))
+        values[kind] = figures(evaluate.evaluate_model(run, parts, "pmf", fitted, fitted))
         biggest = state(fitted)["range"].max().item()
         assert biggest > 80 if kind == "none" else biggest < 6
     variance = {kind: of["test", "target_variance"] for kind, of in values.items()}
@@ -109,7 +109,7 @@ def test_errors_on_the_scale_of_the_fit_stand_beside_those_of_the_source(tmp_pat
     """rmse_scaled of log ratings, by hand; and it is the figure that guides and chooses where it is asked for."""
     run, parts = night(tmp_path, normalize="log1p", select={"protocol": "error", "metric": "rmse_scaled"})
     fitted = train.fit_model(run, parts, "pmf")
-    values = figures(evaluate.measure_model(run, parts, "pmf", fitted, fitted))
+    values = figures(evaluate.evaluate_model(run, parts, "pmf", fitted, fitted))
     test, learnt = (pl.read_parquet(parts / f"{name}.parquet") for name in ("test", "train"))
     model, normalizer = load(fitted), Normalizer.load(fitted)
     users, items = (test[name].cast(pl.Int64).to_torch() for name in ("user_idx", "item_idx"))
@@ -159,7 +159,7 @@ def measured(run: Run, parts: Path, *labels: str) -> list[Path]:
     folders = []
     for label in labels:
         fitted = train.fit_model(run, parts, label)
-        folders.append(evaluate.measure_model(run, parts, label, fitted, fitted))
+        folders.append(evaluate.evaluate_model(run, parts, label, fitted, fitted))
     return folders
 
 
