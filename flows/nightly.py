@@ -63,7 +63,7 @@ def night(run: Run, step: Step) -> None:
     step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, data.parts, sorted(field.fits))
     champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup)
     step(StageCall(StageName.COMPARE), compare.compare_models, run, measured)
-    on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.entrants.get(champion, run)
+    on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.added.get(champion, run)
     try:
         refit = step(on_all, train.fit_model, own, data.encoded, champion, "all", fitted[champion])
     except Skipped as reason:

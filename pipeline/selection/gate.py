@@ -11,11 +11,11 @@ from pipeline.config.settings import Select
 from pipeline.core.bootstrap import Difference
 from pipeline.evaluation import ranking_metrics
 from pipeline.selection.comparison import Comparing, Figures
-from pipeline.selection.incumbent import Lineup
+from pipeline.selection.incumbent import Contest
 
 
 def judge(
-    gate: Gate, select: Select, values: Mapping[str, float], figures: Figures, activity: pl.DataFrame, lineup: Lineup,
+    gate: Gate, select: Select, values: Mapping[str, float], figures: Figures, activity: pl.DataFrame, contest: Contest,
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The verdict: `published` is the label to publish, `decision` and `text` say why, the rest is numbers.
@@ -30,19 +30,19 @@ def judge(
     """
     sign = ranking_metrics.sign_of(select.metric)
     ranked = sorted(values, key=lambda label: -sign * values[label])  # stable: ties go to the first in the recipe
-    others = [label for label in ranked if label not in (lineup.incumbent, *lineup.entrants)]
-    incumbent = lineup.incumbent if lineup.incumbent in values else None
+    others = [label for label in ranked if label not in (contest.incumbent, *contest.added)]
+    incumbent = contest.incumbent if contest.incumbent in values else None
     challenger = others[0] if others else None
     verdict: dict[str, Any] = {
-        "decision": "first", "challenger": challenger, "incumbent": incumbent, "incumbent_night": lineup.live,
-        "floor": lineup.floor, "confidence": gate.confidence, "margin": gate.margin,
+        "decision": "first", "challenger": challenger, "incumbent": incumbent, "incumbent_night": contest.live,
+        "floor": contest.floor, "confidence": gate.confidence, "margin": gate.margin,
     }  # fmt: skip
     compare = Comparing(gate, select.metric, figures, activity, seed)
     order = [label for label in (challenger, incumbent) if label] or ranked[:1]
-    named = Named(lineup)
+    named = Named(contest)
     said = f"{named(order[0])} is the best of the night, and there is no incumbent"
-    if lineup.incumbent and incumbent is None:
-        said = f"{named(lineup.incumbent)} could not be measured tonight, so {named(order[0])} replaces it"
+    if contest.incumbent and incumbent is None:
+        said = f"{named(contest.incumbent)} could not be measured tonight, so {named(order[0])} replaces it"
         verdict["decision"] = "unopposed"
     if incumbent and challenger is None:
         verdict["decision"], said = "kept", f"{named(incumbent)} stays: there is no challenger"
@@ -56,29 +56,29 @@ def judge(
         order = [challenger, incumbent] if replaced else [incumbent, challenger]
         said = told(challenger, named(incumbent), better, harmed, found, gate.margin)
     chosen = order[0]
-    if lineup.floor and lineup.floor in values and lineup.floor in figures:
-        chosen, beside, text = over_the_floor(compare, order, lineup.floor, named)
+    if contest.floor and contest.floor in values and contest.floor in figures:
+        chosen, beside, text = over_the_floor(compare, order, contest.floor, named)
         verdict |= beside
         if text:
-            verdict["decision"] = {lineup.floor: "floor", incumbent: "kept"}.get(chosen, "replaced")
+            verdict["decision"] = {contest.floor: "floor", incumbent: "kept"}.get(chosen, "replaced")
             said = f"{said}; but {text}"
-    return {**verdict, "published": chosen, "text": f"{said} ({lineup.said})" if lineup.said else said}
+    return {**verdict, "published": chosen, "text": f"{said} ({contest.said})" if contest.said else said}
 
 
 class Named:
     """Labels as people know them."""
 
-    def __init__(self, lineup: Lineup) -> None:
-        self.lineup = lineup
+    def __init__(self, contest: Contest) -> None:
+        self.contest = contest
 
     def __call__(self, label: str) -> str:
         """`ease`, or `the incumbent ease`."""
-        family = self.lineup.configurations[label].family if label in self.lineup.entrants else label
-        return f"the incumbent {family}" if label == self.lineup.incumbent else label
+        family = self.contest.configurations[label].family if label in self.contest.added else label
+        return f"the incumbent {family}" if label == self.contest.incumbent else label
 
     def is_popularity(self, label: str) -> bool:
         """Whether there is nothing personal in it."""
-        return self.lineup.configurations[label].family == "popularity"
+        return self.contest.configurations[label].family == "popularity"
 
 
 def over_the_floor(

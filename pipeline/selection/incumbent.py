@@ -57,12 +57,12 @@ class Configuration(BaseModel):
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """Who is who tonight. `entrants`: configurations beside the recipe's, by label, with the Run to fit them by."""
+class Contest:
+    """Who is who tonight. `added`: configurations beside the recipe's, by label, with the Run to fit them by."""
 
     configurations: Mapping[str, Configuration] = field(default_factory=dict)
     """Of everybody, by label."""
-    entrants: Mapping[str, Run] = field(default_factory=dict)
+    added: Mapping[str, Run] = field(default_factory=dict)
     incumbent: str | None = None
     """Label of the published configuration; None: there is none, or it can't be fitted."""
     live: str | None = None
@@ -75,7 +75,7 @@ class Lineup:
     """What a published blend is made of and tonight has no fit of, by label: fitted before it, not measured."""
 
 
-def lineup(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> Lineup:
+def contest(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> Contest:
     """Find incumbent and floor for the recipe's models, by label; `live` is the night that is published.
 
     A recipe's model of the incumbent's configuration is the incumbent: nothing is fitted twice. With the gate off
@@ -83,8 +83,8 @@ def lineup(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> L
     """
     known = dict(recipe)
     if not run.settings.gate.enabled:
-        return Lineup(known)
-    entrants: dict[str, Run] = {}
+        return Contest(known)
+    added: dict[str, Run] = {}
     members: dict[str, Run] = {}
     holder, said = None, []
     published, trouble = published_configuration(run, live)
@@ -98,14 +98,14 @@ def lineup(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> L
             for label, configuration in parts.items():
                 members[label] = own = run_with(own, label, configuration)
             holder = INCUMBENT
-            known[INCUMBENT], entrants[INCUMBENT] = published, run_with(own, INCUMBENT, again)
+            known[INCUMBENT], added[INCUMBENT] = published, run_with(own, INCUMBENT, again)
     floor, wanted = find_floor(run, known)
     if floor is None and wanted is None:
         said.append("popularity predicts no ratings, so there is no floor")
     if wanted:
         floor = FLOOR
-        known[FLOOR], entrants[FLOOR] = wanted, run_with(run, FLOOR, wanted)
-    return Lineup(known, entrants, holder, live, floor, "; ".join(said) or None, members)
+        known[FLOOR], added[FLOOR] = wanted, run_with(run, FLOOR, wanted)
+    return Contest(known, added, holder, live, floor, "; ".join(said) or None, members)
 
 
 def configured(settings: Settings) -> dict[str, Configuration]:

@@ -14,7 +14,7 @@ from pipeline.core.paths import Home
 from pipeline.schemas import tables
 from pipeline.selection import gate, incumbent
 from pipeline.selection.comparison import by_segment
-from pipeline.selection.incumbent import Configuration, Lineup, find_floor, published_configuration
+from pipeline.selection.incumbent import Configuration, Contest, find_floor, published_configuration
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
 from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
@@ -22,21 +22,21 @@ from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
 ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactions": np.arange(N)})
 
 
-def judged(lineup: Lineup, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
+def judged(contest: Contest, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
     by_user = figures(**shifts)
     values = {label: float(frame["value"].mean()) for label, frame in by_user.items()}  # type: ignore[arg-type]
     select = Select(metric=metric, protocol="error" if metric == "rmse" else "full")
-    return gate.judge(settings or Gate(), select, values, by_user, ACTIVITY, lineup, seed=1)
+    return gate.judge(settings or Gate(), select, values, by_user, ACTIVITY, contest, seed=1)
 
 
-def lineup(incumbent: str | None = "old", floor: str | None = None, **families: str) -> Lineup:
+def contest(incumbent: str | None = "old", floor: str | None = None, **families: str) -> Contest:
     """`floor` is one that the gate has added."""
     known = {label: Configuration(family=family) for label, family in families.items()}
-    return Lineup(known, {floor: None} if floor else {}, incumbent, "r0", floor)  # type: ignore[dict-item]
+    return Contest(known, {floor: None} if floor else {}, incumbent, "r0", floor)  # type: ignore[dict-item]
 
 
 def test_a_better_challenger_replaces_the_incumbent():
-    verdict = judged(lineup(), new=0.03, old=0.0)
+    verdict = judged(contest(), new=0.03, old=0.0)
     assert (verdict["decision"], verdict["published"]) == ("replaced", "new")
     numbers = verdict["against_incumbent"]
     assert numbers["ci_low"] < numbers["value"] < numbers["ci_high"] and numbers["n"] == N
@@ -45,17 +45,17 @@ def test_a_better_challenger_replaces_the_incumbent():
 
 
 def test_a_worse_challenger_does_not():
-    verdict = judged(lineup(), new=-0.03, old=0.0)
+    verdict = judged(contest(), new=-0.03, old=0.0)
     assert (verdict["decision"], verdict["published"]) == ("kept", "old")
     assert "old (the incumbent)" not in verdict["text"] and "the incumbent old stays" in verdict["text"]
 
 
 def test_better_by_chance_is_not_enough_without_a_margin():
     lucky = next(seed for seed in range(50) if 0 < _difference(seed) < 0.001)
-    close = judged(lineup(), seed=lucky, new=0.0, old=0.0)
+    close = judged(contest(), seed=lucky, new=0.0, old=0.0)
     assert (close["decision"], close["published"]) == ("kept", "old")
     assert "may be worse by more than 1%" in close["text"]
-    generous = judged(lineup(), settings=Gate(margin=0.05), seed=lucky, new=0.0, old=0.0)
+    generous = judged(contest(), settings=Gate(margin=0.05), seed=lucky, new=0.0, old=0.0)
     assert (generous["decision"], generous["published"]) == ("replaced", "new")
 
 
@@ -66,37 +66,37 @@ def _difference(seed: int) -> float:
 
 def test_a_harmed_segment_stops_a_challenger():
     shift = np.where(np.arange(N) < N // 3, -0.05, 0.08)  # the least active third pays for the others
-    verdict = judged(lineup(), new=shift, old=0.0)
+    verdict = judged(contest(), new=shift, old=0.0)
     assert (verdict["decision"], verdict["published"]) == ("kept", "old")
     assert "new harms activity_low" in verdict["text"]
     assert [s["segment"] for s in verdict["segments"] if s["harmed"]] == ["activity_low"]
-    tolerant = judged(lineup(), settings=Gate(min_segment_users=N), new=shift, old=0.0)
+    tolerant = judged(contest(), settings=Gate(min_segment_users=N), new=shift, old=0.0)
     assert tolerant["published"] == "new" and tolerant["segments"] == []
 
 
 def test_lower_is_better_for_errors():
-    assert judged(lineup(), "rmse", new=-0.03, old=0.0)["decision"] == "replaced"
-    assert judged(lineup(), "rmse", new=0.03, old=0.0)["decision"] == "kept"
+    assert judged(contest(), "rmse", new=-0.03, old=0.0)["decision"] == "replaced"
+    assert judged(contest(), "rmse", new=0.03, old=0.0)["decision"] == "kept"
 
 
 def test_who_loses_to_popularity_is_not_published():
     of = {"new": "mf", "old": "ease", "popular": "popularity"}
-    both = judged(lineup("old", "popular", **of), new=0.05, old=0.0, popular=0.1)
+    both = judged(contest("old", "popular", **of), new=0.05, old=0.0, popular=0.1)
     assert (both["decision"], both["published"]) == ("floor", "popular")
     assert "new loses to popular" in both["text"] and "the incumbent old loses to popular" in both["text"]
     assert both["against_floor"]["ci_high"] < 0
-    first = judged(lineup(None, "popular", **of), new=-0.05, popular=0.0)
+    first = judged(contest(None, "popular", **of), new=-0.05, popular=0.0)
     assert (first["decision"], first["published"]) == ("floor", "popular")
-    level = judged(lineup(None, "popular", **of), new=0.0, popular=0.0)
+    level = judged(contest(None, "popular", **of), new=0.0, popular=0.0)
     assert level["published"] in ("new", "popular") and level["decision"] == "first"
-    rescued = judged(lineup("old", "popular", **of), new=0.001, old=0.0, popular=0.05)
+    rescued = judged(contest("old", "popular", **of), new=0.001, old=0.0, popular=0.05)
     assert rescued["published"] == "popular"
 
 
 def test_a_winner_that_loses_to_popularity_gives_way_to_the_other():
     shift = np.where(np.arange(N) < N // 3, -0.03, 0.10)  # harms a segment, yet beats popularity
     of = {"new": "mf", "old": "ease", "popular": "popularity"}
-    verdict = judged(lineup("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
+    verdict = judged(contest("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
     assert verdict["published"] == "new", verdict["text"]
 
 
