@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR
+from pipeline.config.settings import BASELINE
 from pipeline.core.errors import Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
@@ -79,7 +79,7 @@ class Competition:
                 )
                 self.fits.add(self.fitted[label])
         for label, own in lineup.added.items():
-            if label == FLOOR or lineup.members.keys() <= self.fitted.keys():
+            if label == BASELINE or lineup.members.keys() <= self.fitted.keys():
                 self.compete(label, own)
 
     def compete(self, label: str, own: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from flows import outcome as ending
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR
+from pipeline.config.settings import BASELINE
 from pipeline.core.errors import Naming, Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.stage_call import StageCall, StageName
@@ -57,7 +57,7 @@ def night(run: Run, step: Step) -> None:
     lineup = field.lineup()
     field.beside_the_recipe(lineup)
 
-    if field.measured.keys() <= {FLOOR}:
+    if field.measured.keys() <= {BASELINE}:
         raise Refused("no model could be fitted, so there is nothing to publish")
     fitted, measured = field.fitted, list(field.measured.values())
     step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, data.parts, sorted(field.fits))

@@ -11,7 +11,7 @@ from flows import nightly as line
 from flows.candidates import Competition
 from flows.step import Step, Stopped, stopping
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR
+from pipeline.config.settings import BASELINE
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
 from pipeline.selection import incumbent, leaderboard
@@ -82,7 +82,7 @@ class Plan:
         n = len(self.stages)
         field.beside_the_recipe(lineup)
         if undecided:  # what is found tonight may be the published configuration
-            decided = [each if each.call.label == FLOOR else replace(each, state=OPEN) for each in self.stages[n:]]
+            decided = [each if each.call.label == BASELINE else replace(each, state=OPEN) for each in self.stages[n:]]
             self.stages[n:] = decided
         self.rest()
 

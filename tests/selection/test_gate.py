@@ -1,5 +1,6 @@
 """The gate: what is published stays until a challenger is shown to be no worse, and nobody loses to popularity."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -9,12 +10,12 @@ import polars as pl
 import pytest
 
 from pipeline.config.publishing import Gate
-from pipeline.config.settings import FLOOR, INCUMBENT, Select
+from pipeline.config.settings import BASELINE, INCUMBENT, Select
 from pipeline.core.paths import Home
 from pipeline.schemas import tables
 from pipeline.selection import gate, incumbent
-from pipeline.selection.comparison import by_segment
-from pipeline.selection.incumbent import Configuration, Contest, find_floor, published_configuration
+from pipeline.selection.comparison import ValidationResults, by_segment
+from pipeline.selection.incumbent import Configuration, Contest, find_baseline, published_configuration
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
 from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
@@ -26,13 +27,14 @@ def judged(contest: Contest, metric: str = "ndcg", settings: Gate | None = None,
     by_user = figures(**shifts)
     values = {label: float(frame["value"].mean()) for label, frame in by_user.items()}  # type: ignore[arg-type]
     select = Select(metric=metric, protocol="error" if metric == "rmse" else "full")
-    return gate.judge(settings or Gate(), select, values, by_user, ACTIVITY, contest, seed=1)
+    results = ValidationResults(values, by_user, ACTIVITY)
+    return gate.judge(settings or Gate(), select, results, contest, seed=1).record()
 
 
-def contest(incumbent: str | None = "old", floor: str | None = None, **families: str) -> Contest:
-    """`floor` is one that the gate has added."""
+def contest(incumbent: str | None = "old", baseline: str | None = None, **families: str) -> Contest:
+    """`baseline` is one that the gate has added."""
     known = {label: Configuration(family=family) for label, family in families.items()}
-    return Contest(known, {floor: None} if floor else {}, incumbent, "r0", floor)  # type: ignore[dict-item]
+    return Contest(known, {baseline: None} if baseline else {}, incumbent, "r0", baseline)  # type: ignore[dict-item]
 
 
 def test_a_better_challenger_replaces_the_incumbent():
@@ -100,6 +102,23 @@ def test_a_winner_that_loses_to_popularity_gives_way_to_the_other():
     assert verdict["published"] == "new", verdict["text"]
 
 
+def test_the_record_of_a_verdict_keeps_its_keys_and_values():
+    shift = np.where(np.arange(N) < N // 3, -0.03, 0.10)
+    of = {"new": "mf", "old": "ease", "popular": "popularity"}
+    verdict = judged(contest("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
+    golden = json.loads(Path(__file__).with_name("verdict.json").read_text())
+    assert flat(verdict) == pytest.approx(flat(golden))
+
+
+def flat(record: dict, prefix: str = "") -> dict:
+    """Scalar values by dotted key."""
+    found = {}
+    for key, value in record.items():
+        nested = dict(enumerate(value)) if isinstance(value, list) else value
+        found |= flat(nested, f"{prefix}{key}.") if isinstance(nested, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def test_segments_are_thirds_by_activity_and_the_cold():
     frame = figures(a=0.0)["a"].with_columns(warm=pl.col("user_idx") >= 30).join(ACTIVITY, on="user_idx")
     parts = dict(by_segment(frame))
@@ -111,7 +130,7 @@ def test_nights_in_a_row(tmp_path):
     write_log(tmp_path / "data")
     first = one_night(tmp_path)
     verdict = record(first)["gate"]
-    assert (verdict["decision"], verdict["published"], verdict["floor"]) == ("first", "ease", FLOOR)
+    assert (verdict["decision"], verdict["published"], verdict["floor"]) == ("first", "ease", BASELINE)
     assert verdict["against_floor"]["value"] > 0.1
 
     worse = one_night(tmp_path, BAD)  # the recipe changes to a worse family: what is published stays
@@ -149,10 +168,10 @@ def test_a_model_that_loses_to_popularity_is_not_published_on_the_first_night(tm
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "log.csv").write_text("\n".join(["user,item,timestamp", *rows, ""]))
     run = one_night(tmp_path, BAD)
-    assert record(run)["gate"]["decision"] == "floor" and record(run)["champion"] == FLOOR
-    assert set(ask(run, "select distinct model from recommendations")["model"]) == {FLOOR}
+    assert record(run)["gate"]["decision"] == "floor" and record(run)["champion"] == BASELINE
+    assert set(ask(run, "select distinct model from recommendations")["model"]) == {BASELINE}
     tomorrow = one_night(tmp_path, BAD)
-    assert record(tomorrow)["gate"]["floor"] == INCUMBENT, "the floor of last night is not fitted twice"
+    assert record(tomorrow)["gate"]["floor"] == INCUMBENT, "the baseline of last night is not fitted twice"
     assert record(tomorrow)["champion"] == INCUMBENT
 
 
@@ -172,7 +191,7 @@ def test_a_published_blend_is_held_against_tonight(tmp_path):
     assert again.hyperparameters["weights"] == {f"{INCUMBENT}_ease": 0.75, f"{INCUMBENT}_item_knn": 0.25}
     assert again.same_as(made) and not again.same_as(incumbent.configuration_of(_fit(second, "worse-train-")))
     measured = set(ask(second, f"select model from metrics where run_id = '{second.run_id}'")["model"])
-    assert measured == {"worse", INCUMBENT, FLOOR}, "members on their own do not take part"
+    assert measured == {"worse", INCUMBENT, BASELINE}, "members on their own do not take part"
 
     third = one_night(tmp_path, BAD + GOOD)  # one member is fitted tonight anyway
     assert record(third)["gate"]["incumbent"] == INCUMBENT
@@ -214,8 +233,8 @@ def test_an_incumbent_that_cant_be_fitted_any_more_is_told(tmp_path, stored):
     first = one_night(tmp_path)
     journal.update_run(first, champion_configuration=stored)
     second = one_night(tmp_path, BAD)
-    assert record(second)["gate"]["incumbent"] is None and record(second)["champion"] in ("worse", FLOOR)
-    assert any(f"published by night {first.run_id} can't take part" in note for note in _notes(second))
+    assert record(second)["gate"]["incumbent"] is None and record(second)["champion"] in ("worse", BASELINE)
+    assert any(f"published by night {first.run_id} can't compete" in note for note in _notes(second))
 
 
 def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
@@ -229,7 +248,7 @@ def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
 
     run = one_night(tmp_path, "[models.ials]\nepochs = 2\nembedding_dim = 4\n", step=fails)
     assert record(run)["gate"]["decision"] == "unopposed" and record(run)["champion"] == "ials"
-    assert "the incumbent ease could not be measured tonight" in record(run)["gate"]["text"]
+    assert "the incumbent ease could not be evaluated" in record(run)["gate"]["text"]
     assert INCUMBENT in record(run)["left_out"]
 
 
@@ -246,13 +265,13 @@ def test_the_floor_has_a_window_where_there_are_times(run):
     night = run.model_copy(update={"settings": timed})
     whole, recent = (Configuration(family="popularity", hyperparameters={"window_days": d}) for d in (None, 7.0))
     ease = Configuration(family="ease")
-    assert find_floor(night, {"p": whole, "r": recent, "ease": ease}) == ("r", None)
-    assert find_floor(run, {"p": whole, "r": recent, "ease": ease}) == ("p", None)
-    added = find_floor(night, {"p": whole, "ease": ease})[1]
+    assert find_baseline(night, {"p": whole, "r": recent, "ease": ease}) == ("r", None)
+    assert find_baseline(run, {"p": whole, "r": recent, "ease": ease}) == ("p", None)
+    added = find_baseline(night, {"p": whole, "ease": ease})[1]
     assert added is not None and added.hyperparameters == {"window_days": 30.0}
-    added = find_floor(run, {"ease": ease})[1]
+    added = find_baseline(run, {"ease": ease})[1]
     assert added is not None and added.hyperparameters == {}
-    assert find_floor(night, {"p": whole}) == ("p", None), "nothing but popularity needs no other"
+    assert find_baseline(night, {"p": whole}) == ("p", None), "nothing but popularity needs no other"
 
 
 def _fits(run) -> list[Path]:
