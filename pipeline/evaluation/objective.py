@@ -20,7 +20,7 @@ VALIDATION_USERS = 20_000  # a seeded sample of them is enough to tell epochs ap
 
 
 @dataclass(frozen=True)
-class Validator:
+class ValidationObjective:
     """The figure that selects, on valid, as a function of the model; higher is better."""
 
     figure: Callable[[Recommender], float]
@@ -32,9 +32,9 @@ class Validator:
         return self.figure(model)
 
 
-def validator(
+def validation_objective(
     splits: Splits, settings: Settings, family: type[Recommender], normalizer: Normalizer
-) -> Validator | None:
+) -> ValidationObjective | None:
     """What guides a fit on train, and what a blend learns its weights by.
 
     None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
@@ -52,7 +52,7 @@ def validator(
         held = held.select(known_pairs(splits.of("train"), held))
         if not len(held):
             return None
-        return Validator(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
+        return ValidationObjective(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
     task = eval_task(splits, "valid", "train")
     rows = torch.nonzero(task.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
@@ -67,4 +67,4 @@ def validator(
         ranks = ranks_of(model, asked, cutoff) if negatives is None else ranks_among(model, asked, negatives)
         return (sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]).cpu()
 
-    return Validator(lambda model: float(per_user(model).nanmean()), per_user)
+    return ValidationObjective(lambda model: float(per_user(model).nanmean()), per_user)

@@ -17,7 +17,7 @@ from pipeline.experiments.families import family_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Trial, best_of, search
-from pipeline.experiments.trial import Fits
+from pipeline.experiments.trial import TrialObjective
 from pipeline.schemas import table, tables
 from pipeline.selection.leaderboard import family_name
 from pipeline.storage import journal, lake
@@ -44,7 +44,7 @@ def search_model(
     set_threads(settings.threads)
     study, wanted = study_spec(run, split_dir, label), spec(run, split_dir, label, train_fit, seconds)
     title = wanted.call.title
-    told = Telling(run, title)
+    told = TrialLogger(run, title)
 
     def write(folder: Path) -> lake.Report:
         limits = _limits(run, label, train_fit, seconds)
@@ -52,7 +52,7 @@ def search_model(
         trials, ended = search(
             run.home.lake(run.dataset) / LAYER / f".study-{label}-{study.key}.jsonl",
             space,
-            Fits(run, split_dir, label, config, limits),
+            TrialObjective(run, split_dir, label, config, limits),
             limits,
             settings.search.sampler,
             settings.search.prune and settings.search.sampler != "grid",
@@ -122,7 +122,7 @@ def config_of_trials(settings: Settings, label: str) -> ModelConfig:
     return config
 
 
-class Telling:
+class TrialLogger:
     """Says every trial as it ends."""
 
     def __init__(self, run: Run, title: str):
