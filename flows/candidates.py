@@ -6,13 +6,13 @@ from pathlib import Path
 
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR
+from pipeline.config.settings import BASELINE
 from pipeline.core.errors import Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.selection import incumbent, leaderboard
-from pipeline.selection.incumbent import Lineup
+from pipeline.selection.incumbent import Contest
 from pipeline.stages import evaluate, train
 from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id
@@ -65,12 +65,12 @@ class Competition:
             if leaderboard.is_blend(self.run.settings, label):
                 self.compete(label, self.run)
 
-    def lineup(self) -> Lineup:
+    def lineup(self) -> Contest:
         """Who else takes part, what was measured being the recipe's."""
         recipe = {label: incumbent.configuration_of(self.fitted[label]) for label in self.measured}
-        return incumbent.lineup(self.run, live_run_id(self.run.home, self.run.dataset), recipe)
+        return incumbent.contest(self.run, live_run_id(self.run.home, self.run.dataset), recipe)
 
-    def beside_the_recipe(self, lineup: Lineup) -> None:
+    def beside_the_recipe(self, lineup: Contest) -> None:
         """What is published now, a blend with what it is made of, and popularity."""
         for label, own in lineup.members.items():
             with self.isolate(self.run, label):
@@ -78,8 +78,8 @@ class Competition:
                     StageCall(StageName.TRAIN, label), train.fit_model, own, self.parts, label
                 )
                 self.fits.add(self.fitted[label])
-        for label, own in lineup.entrants.items():
-            if label == FLOOR or lineup.members.keys() <= self.fitted.keys():
+        for label, own in lineup.added.items():
+            if label == BASELINE or lineup.members.keys() <= self.fitted.keys():
                 self.compete(label, own)
 
     def compete(self, label: str, own: Run) -> None:
@@ -95,7 +95,7 @@ class Competition:
                 refit = StageCall(StageName.TRAIN, label, fit=both)
                 tested = self.step(refit, train.fit_model, own, self.parts, label, both, fit)
             evaluation = StageCall(StageName.EVALUATE, label)
-            self.measured[label] = self.step(evaluation, evaluate.measure_model, own, self.parts, label, fit, tested)
+            self.measured[label] = self.step(evaluation, evaluate.evaluate_model, own, self.parts, label, fit, tested)
             self.fitted[label] = fit
             self.fits.update((fit, tested))
 

@@ -9,7 +9,7 @@ from typing import Any
 from flows import outcome as ending
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR
+from pipeline.config.settings import BASELINE
 from pipeline.core.errors import Naming, Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.stage_call import StageCall, StageName
@@ -57,13 +57,13 @@ def night(run: Run, step: Step) -> None:
     lineup = field.lineup()
     field.beside_the_recipe(lineup)
 
-    if field.measured.keys() <= {FLOOR}:
+    if field.measured.keys() <= {BASELINE}:
         raise Refused("no model could be fitted, so there is nothing to publish")
     fitted, measured = field.fitted, list(field.measured.values())
     step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, data.parts, sorted(field.fits))
     champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup)
     step(StageCall(StageName.COMPARE), compare.compare_models, run, measured)
-    on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.entrants.get(champion, run)
+    on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.added.get(champion, run)
     try:
         refit = step(on_all, train.fit_model, own, data.encoded, champion, "all", fitted[champion])
     except Skipped as reason:

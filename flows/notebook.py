@@ -23,7 +23,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.evaluation import per_user, ranking_metrics
-from pipeline.evaluation.eval_task import ask, load_parts
+from pipeline.evaluation.eval_task import eval_task, load_splits
 from pipeline.ranking.ranks import Ranks
 from pipeline.ranking.recommend import Lists
 from pipeline.selection import comparison
@@ -95,8 +95,8 @@ class Published:
         the user had before are taken out first, as they are for the models; unknown ids are an error, since they would
         look like misses.
         """
-        parts = load_parts(self._folder("parts"), torch.device("cpu"))
-        question, depth = ask(parts, split, "train"), max(cutoffs)
+        parts = load_splits(self._folder("parts"), torch.device("cpu"))
+        question, depth = eval_task(parts, split, "train"), max(cutoffs)
         known = self._indices(_lists(lists))
         masked = pl.DataFrame({"row": question.mask.rows.numpy(), "item_idx": question.mask.items.numpy()})
         rows = pl.DataFrame({"user_idx": question.users.numpy()}).with_row_index("row").cast(pl.Int64)

@@ -11,11 +11,11 @@ from flows import nightly as line
 from flows.candidates import Competition
 from flows.step import Step, Stopped, stopping
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR
+from pipeline.config.settings import BASELINE
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
 from pipeline.selection import incumbent, leaderboard
-from pipeline.selection.incumbent import Lineup
+from pipeline.selection.incumbent import Contest
 from pipeline.stages import LINE, clean, encode, evaluate, ingest, profile, search, split, train
 from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id
@@ -82,7 +82,7 @@ class Plan:
         n = len(self.stages)
         field.beside_the_recipe(lineup)
         if undecided:  # what is found tonight may be the published configuration
-            decided = [each if each.call.label == FLOOR else replace(each, state=OPEN) for each in self.stages[n:]]
+            decided = [each if each.call.label == BASELINE else replace(each, state=OPEN) for each in self.stages[n:]]
             self.stages[n:] = decided
         self.rest()
 
@@ -134,10 +134,10 @@ class Plan:
                 field.fitted[label] = self.unknown(StageCall(StageName.TRAIN, label, tuned=True))
                 self.states[field.fitted[label]] = OPEN
 
-    def expected_lineup(self) -> tuple[Lineup, bool]:
+    def expected_lineup(self) -> tuple[Contest, bool]:
         """What the gate adds, as far as settings and the published night tell; and whether tonight may change it."""
         known = incumbent.configured(self.run.settings)
-        lineup = incumbent.lineup(self.run, live_run_id(self.run.home, self.run.dataset), known)
+        lineup = incumbent.contest(self.run, live_run_id(self.run.home, self.run.dataset), known)
         undecided = any(entry.search or entry.finder for entry in self.run.settings.models.values())
         if lineup.incumbent and lineup.configurations[lineup.incumbent].blends:
             undecided |= any(each.hyperparameters.get("most") for each in known.values())

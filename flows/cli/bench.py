@@ -73,7 +73,7 @@ def figures(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]
     champion = journal.read_run(run.home, run.dataset, run.run_id)["champion"]
     found = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
     found = found.filter(split="test", segment="all", protocol=protocol["protocol"])
-    found = found.with_columns(name=tables.names_of_figures()).filter(pl.col("name").is_in(protocol["metrics"]))
+    found = found.with_columns(name=tables.metric_names()).filter(pl.col("name").is_in(protocol["metrics"]))
     return [
         {
             "seed": seed, "model": model, "champion": model == champion, "seconds": fit_seconds(fits[model]),

@@ -26,7 +26,7 @@ def leaderboard(options: Any) -> None:
     depth = next((k for k in depths if k and k in long["cutoff"]), 0)
     wide = (
         long.filter(pl.col("cutoff").is_in([0, depth]))
-        .with_columns(tables.names_of_figures().alias("name"), pl.col("value").round(4))
+        .with_columns(tables.metric_names().alias("name"), pl.col("value").round(4))
         .pivot("name", index=["model", "champion", "split", "protocol", "n"], values="value")
         .join(against, on=["model", "protocol"], how="left", maintain_order="left")
     )

@@ -47,5 +47,5 @@ def key_figure(home: Home, dataset: str, run_id: str, champion: str | None) -> t
             protocol=select.protocol, metric=metric, cutoff=cutoff,
         )  # fmt: skip
         if found.height == 1:
-            return tables.name_of_figure(metric, cutoff), round(found["value"].item(), 4)
+            return tables.metric_name(metric, cutoff), round(found["value"].item(), 4)
     return None, None

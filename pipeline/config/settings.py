@@ -21,7 +21,7 @@ from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep
 
-INCUMBENT, FLOOR = "incumbent", "popularity_floor"
+INCUMBENT, BASELINE = "incumbent", "popularity_floor"
 """Labels of the configurations that the gate lets take part beside the recipe's."""
 ERRORS = ("rmse", "mae", "rmse_scaled", "mae_scaled")
 """Metrics of predicted ratings."""
@@ -170,6 +170,6 @@ class Settings(Section):
     @field_validator("models")
     @classmethod
     def _labels_are_free(cls, value: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
-        if taken := [label for label in sorted(value) if label == FLOOR or label.startswith(INCUMBENT)]:
+        if taken := [label for label in sorted(value) if label == BASELINE or label.startswith(INCUMBENT)]:
             raise ValueError(f"the gate needs the label {taken[0]!r} for its own; choose another")
         return value

@@ -16,11 +16,11 @@ from pipeline.training.normalizer import Normalizer
 
 EARLIER = {"valid": ("train",), "test": ("train", "valid")}
 FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """A split on one device."""
 
     frames: dict[str, pl.DataFrame]
@@ -29,14 +29,14 @@ class Parts:
     device: torch.device
 
     def of(self, *names: str) -> Interactions:
-        """The rows of some parts together, ordered by user, then time."""
+        """The rows of some splits together, ordered by user, then time."""
         frame = pl.concat([self.frames[name] for name in names])
         if len(names) > 1:
             frame = frame.sort("user_idx", "timestamp", maintain_order=True)
         return Interactions.of_frame(frame, self.n_users, self.n_items, self.device)
 
     def known(self, *names: str) -> History:
-        """Every interaction of some parts, positive or not, by user."""
+        """Every interaction of some splits, positive or not, by user."""
         rows = self.of(*names)
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
 
@@ -45,20 +45,20 @@ class Parts:
         return self.of(*FITTED_ON[fit])
 
 
-def load_parts(folder: Path, device: torch.device) -> Parts:
+def load_splits(split_dir: Path, device: torch.device) -> Splits:
     """Read the split's folder; `candidates` is there where candidates were published."""
-    info = lake.info(folder)
-    frames = {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
-    return Parts(frames, info["n_users"], info["n_items"], device)
+    info = lake.info(split_dir)
+    frames = {path.stem: pl.read_parquet(path) for path in split_dir.glob("*.parquet")}
+    return Splits(frames, info["n_users"], info["n_items"], device)
 
 
 @dataclass(frozen=True)
-class Case:
+class EvalRun:
     """A fitted model, and the part of a split that it is measured on."""
 
     model: Recommender
     label: str
-    parts: Parts
+    splits: Splits
     split: str
     """The part."""
     fit: str
@@ -74,8 +74,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a part asks of a model that was fitted on other parts, for every user with holdout."""
+class EvalTask:
+    """What a part asks of a model that was fitted on other splits, for every user with holdout."""
 
     users: Tensor  # (N,)
     history: History  # (N rows) positives of the rows fitted on: what the model may read
@@ -84,16 +84,16 @@ class Question:
     popular: Tensor  # (I,) positives an item in the rows fitted on
     fitted: History  # (U rows) positives of all users in the rows fitted on
 
-    def of(self, rows: Tensor) -> "Question":
+    def of(self, rows: Tensor) -> "EvalTask":
         """The same for some users."""
         own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
-        return Question(*own, self.popular, self.fitted)
+        return EvalTask(*own, self.popular, self.fitted)
 
 
-def ask(parts: Parts, split: str, fit: str) -> Question:
-    """The question that `split` puts to a model fitted on `fit`."""
-    fitted, held = parts.fitted_on(fit), parts.of(split).history()
+def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
+    """The task that `split` puts to a model fitted on `fit`."""
+    fitted, held = splits.fitted_on(fit), splits.of(split).history()
     users = torch.nonzero(held.lengths).flatten()  # (N,)
-    mask = parts.known(*EARLIER[split])[users]
+    mask = splits.known(*EARLIER[split])[users]
     history = fitted.history()
-    return Question(users, history[users], mask, held[users], fitted.item_counts(), history)
+    return EvalTask(users, history[users], mask, held[users], fitted.item_counts(), history)

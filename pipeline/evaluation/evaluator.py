@@ -8,93 +8,93 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation import per_user, ranking_metrics, rating_evaluator, segments
-from pipeline.evaluation.eval_task import PARTS, Case, Parts, Question, ask
+from pipeline.evaluation.eval_task import SPLITS, EvalRun, EvalTask, Splits, eval_task
 from pipeline.evaluation.rating_evaluator import Records
 from pipeline.models import Recommender
 from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
 from pipeline.ranking.sampled_candidates import N_NEGATIVES, sampled_99
 
 
-def measure(case: Case, keep: Callable[[pl.DataFrame], None]) -> Records:
+def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
     """Records of tables.METRICS (without run_id), by every protocol asked for.
 
     Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the
     figure that selects for every user (tables.PER_USER), where it is a mean over users, events or rows.
     """
-    if not case.parts.frames[case.split]["positive"].any():
+    if not eval_run.splits.frames[eval_run.split]["positive"].any():
         return []
-    protocols, settings = {"full": _full, "sampled_99": _sampled}, case.settings
-    question = ask(case.parts, case.split, case.fit)
+    protocols, settings = {"full": _full, "sampled_99": _sampled}, eval_run.settings
+    task = eval_task(eval_run.splits, eval_run.split, eval_run.fit)
     records: Records = []
     for protocol in settings.evaluation.protocols:
-        ranks, users, found = protocols[protocol](case, question)
+        ranks, users, found = protocols[protocol](eval_run, task)
         records += found
         if protocol == settings.select.protocol:
             per_user.of_ranks(ranks, users, settings.select, keep)
     if settings.dataset.feedback.kind == "explicit" or settings.select.protocol == "error":
-        records += rating_evaluator.errors(case, keep)
+        records += rating_evaluator.errors(eval_run, keep)
     return records
 
 
-def ranks_of(model: Recommender, question: Question, depth: int) -> Ranks:
+def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
     """Each holdout event among all items but the masked ones, and the lists, as far as `depth`."""
     return holdout_ranks(
         model,
-        question.users,
-        question.history,
-        question.mask,
-        question.holdout,
+        task.users,
+        task.history,
+        task.mask,
+        task.holdout,
         depth,
-        fallback=question.popular,
+        fallback=task.popular,
     )
 
 
-def ranks_among(model: Recommender, question: Question, negatives: Tensor) -> Ranks:
-    """Each holdout event among its user's negatives, (N, C) by row of the question."""
-    rows = question.holdout.rows  # (E,): one row an event
+def ranks_among(model: Recommender, task: EvalTask, negatives: Tensor) -> Ranks:
+    """Each holdout event among its user's negatives, (N, C) by row of the task."""
+    rows = task.holdout.rows  # (E,): one row an event
     return candidate_ranks(
         model,
-        question.users[rows],
-        question.history[rows],
-        question.holdout.items,
+        task.users[rows],
+        task.history[rows],
+        task.holdout.items,
         negatives[rows],
-        fallback=question.popular,
+        fallback=task.popular,
     )
 
 
-def _full(case: Case, question: Question) -> tuple[Ranks, Tensor, Records]:
+def _full(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
-    cutoffs = case.settings.evaluation.cutoffs
-    ranks = ranks_of(case.model, question, max(cutoffs))
-    records = ranking_metrics.summarise(ranks, cutoffs, protocol="full", popular=question.popular, **case.about)
-    shape = cutoffs, question.popular, case.about
-    records += segments.by_segment(ranks, question.holdout, question.history.lengths, *shape)
-    records += segments.beyond_accuracy(ranks, question.holdout, question.fitted, *shape)
-    return ranks, question.users, records
+    cutoffs = eval_run.settings.evaluation.cutoffs
+    ranks = ranks_of(eval_run.model, task, max(cutoffs))
+    records = ranking_metrics.summarise(ranks, cutoffs, protocol="full", popular=task.popular, **eval_run.about)
+    shape = cutoffs, task.popular, eval_run.about
+    records += segments.by_segment(ranks, task.holdout, task.history.lengths, *shape)
+    records += segments.beyond_accuracy(ranks, task.holdout, task.fitted, *shape)
+    return ranks, task.users, records
 
 
-def _sampled(case: Case, question: Question) -> tuple[Ranks, Tensor, Records]:
+def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
-    published = case.parts.frames.get("candidates") if case.split == "test" else None
+    published = eval_run.splits.frames.get("candidates") if eval_run.split == "test" else None
     if published is not None:
-        negatives = published_candidates(published, case.parts)[question.users]
+        negatives = published_candidates(published, eval_run.splits)[task.users]
     else:
-        negatives = drawn(case.parts, question, case.settings.seed, case.split)
-    ranks = ranks_among(case.model, question, negatives)
-    cutoffs = [k for k in case.settings.evaluation.cutoffs if k <= ranks.depth]
-    found = ranking_metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=question.popular, **case.about)
-    return ranks, question.users[question.holdout.rows], found
+        negatives = drawn(eval_run.splits, task, eval_run.settings.seed, eval_run.split)
+    ranks = ranks_among(eval_run.model, task, negatives)
+    cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
+    found = ranking_metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=task.popular, **eval_run.about)
+    return ranks, task.users[task.holdout.rows], found
 
 
-def drawn(parts: Parts, question: Question, seed: int, split: str) -> Tensor:
-    """99 items a user of the question without any row of theirs, (N, 99)."""
-    return sampled_99(parts.known(*PARTS)[question.users], seed, split)
+def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:
+    """99 items a user of the task without any row of theirs, (N, 99)."""
+    return sampled_99(splits.known(*SPLITS)[task.users], seed, split)
 
 
-def published_candidates(candidates: pl.DataFrame, parts: Parts) -> Tensor:
+def published_candidates(candidates: pl.DataFrame, splits: Splits) -> Tensor:
     """Published candidates by user, (U, C), padded with -1."""
     width = max(candidates["item_idx"].list.len().max(), N_NEGATIVES)  # type: ignore[type-var]
-    listed = np.full((parts.n_users, int(width)), -1, dtype=np.int64)
+    listed = np.full((splits.n_users, int(width)), -1, dtype=np.int64)
     for user, items in candidates.select("user_idx", "item_idx").iter_rows():
         listed[user, : len(items)] = items
-    return torch.from_numpy(listed).to(parts.device)
+    return torch.from_numpy(listed).to(splits.device)

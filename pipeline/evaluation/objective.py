@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.config.settings import Settings
 from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics, rating_evaluator
-from pipeline.evaluation.eval_task import Parts, ask
+from pipeline.evaluation.eval_task import Splits, eval_task
 from pipeline.evaluation.evaluator import drawn, ranks_among, ranks_of
 from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.models import Recommender
@@ -20,7 +20,7 @@ VALIDATION_USERS = 20_000  # a seeded sample of them is enough to tell epochs ap
 
 
 @dataclass(frozen=True)
-class Validator:
+class ValidationObjective:
     """The figure that selects, on valid, as a function of the model; higher is better."""
 
     figure: Callable[[Recommender], float]
@@ -32,37 +32,39 @@ class Validator:
         return self.figure(model)
 
 
-def validator(parts: Parts, settings: Settings, family: type[Recommender], normalizer: Normalizer) -> Validator | None:
+def validation_objective(
+    splits: Splits, settings: Settings, family: type[Recommender], normalizer: Normalizer
+) -> ValidationObjective | None:
     """What guides a fit on train, and what a blend learns its weights by.
 
     None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
     and not eligible as champion.
     """
     select = settings.select
-    if parts.frames["valid"].is_empty():
+    if splits.frames["valid"].is_empty():
         return None
     sign = ranking_metrics.sign_of(select.metric)
     if select.protocol == "error":
-        valid = parts.of("valid")
+        valid = splits.of("valid")
         if valid.ratings is None or not rating_evaluator.predicts(family):
             return None
         held = valid.rated()
-        held = held.select(known_pairs(parts.of("train"), held))
+        held = held.select(known_pairs(splits.of("train"), held))
         if not len(held):
             return None
-        return Validator(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
-    question = ask(parts, "valid", "train")
-    rows = torch.nonzero(question.history.lengths > 0).flatten()
+        return ValidationObjective(lambda model: sign * rating_evaluator.error(select.metric, model, held, normalizer))
+    task = eval_task(splits, "valid", "train")
+    rows = torch.nonzero(task.history.lengths > 0).flatten()
     if len(rows) > VALIDATION_USERS:
         chosen = generator(settings.seed, "validation users").choice(len(rows), VALIDATION_USERS, replace=False)
         rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
     if not len(rows):
         return None
-    asked, cutoff = question.of(rows), select.cutoff
-    negatives = drawn(parts, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
+    asked, cutoff = task.of(rows), select.cutoff
+    negatives = drawn(splits, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
 
     def per_user(model: Recommender) -> Tensor:
         ranks = ranks_of(model, asked, cutoff) if negatives is None else ranks_among(model, asked, negatives)
         return (sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]).cpu()
 
-    return Validator(lambda model: float(per_user(model).nanmean()), per_user)
+    return ValidationObjective(lambda model: float(per_user(model).nanmean()), per_user)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation import per_user
-from pipeline.evaluation.eval_task import Case
+from pipeline.evaluation.eval_task import EvalRun
 from pipeline.evaluation.rating_metrics import baselines, known_pairs, rating_errors
 from pipeline.models import Recommender
 from pipeline.training.interactions import Interactions
@@ -23,17 +23,17 @@ def predicts(family: type[Recommender]) -> bool:
     return family.predict is not Recommender.predict
 
 
-def errors(case: Case, keep: Callable[[pl.DataFrame], None]) -> Records:
+def errors(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
     """Errors of predicted ratings on the part, beside those of simple predictors: in the source's unit and, where
     that is another, on the scale of the fit (the simple predictors are fitted anew there).
 
     Segment `all`: rows whose user and item both have a rating in what was fitted on; `cold`: the others.
     """
-    part, normalizer, select = case.parts.of(case.split), case.normalizer, case.settings.select
-    if part.ratings is None or not predicts(type(case.model)):
+    part, normalizer, select = eval_run.splits.of(eval_run.split), eval_run.normalizer, eval_run.settings.select
+    if part.ratings is None or not predicts(type(eval_run.model)):
         return []
-    train, rows = case.parts.fitted_on(case.fit), part.rated()
-    predicted = predicted_ratings(case.model, rows, normalizer)
+    train, rows = eval_run.splits.fitted_on(eval_run.fit), part.rated()
+    predicted = predicted_ratings(eval_run.model, rows, normalizer)
     if predicted is None or not len(rows):
         return []
     assert rows.ratings is not None
@@ -42,10 +42,10 @@ def errors(case: Case, keep: Callable[[pl.DataFrame], None]) -> Records:
     for scale in dict.fromkeys((AS_IN_THE_SOURCE, normalizer)):
         actual, simple = scale.apply(rows.ratings), baselines(scale.on(train), rows.users, rows.items)
         if select.protocol == "error" and scale == _scale_of(select.metric, normalizer):
-            warm = torch.ones(case.parts.n_users, dtype=torch.bool, device=case.parts.device)
+            warm = torch.ones(eval_run.splits.n_users, dtype=torch.bool, device=eval_run.splits.device)
             chosen = (scale.apply(predicted)[known], actual[known], rows.users[known])
             per_user.of_errors(*chosen, warm, select, keep)
-        about = {**case.about, "scaled": scale != AS_IN_THE_SOURCE}
+        about = {**eval_run.about, "scaled": scale != AS_IN_THE_SOURCE}
         for segment, chosen in (("all", known), ("cold", ~known)):
             beside = {name: values[chosen] for name, values in simple.items()}
             compared = (scale.apply(predicted)[chosen], actual[chosen], rows.users[chosen], beside)

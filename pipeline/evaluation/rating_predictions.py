@@ -5,7 +5,7 @@ import polars as pl
 import torch
 
 from pipeline.core.seeding import generator
-from pipeline.evaluation.eval_task import Case
+from pipeline.evaluation.eval_task import EvalRun
 from pipeline.evaluation.rating_evaluator import predicted_ratings, predicts
 from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.schemas import tables
@@ -19,21 +19,23 @@ INDICES = tables.Table(
 )  # fmt: skip
 
 
-def of_sample(case: Case) -> pl.DataFrame:
+def of_sample(eval_run: EvalRun) -> pl.DataFrame:
     """INDICES of a seeded sample of the rows that errors are measured on, the same for every model with that fit.
 
     Predictions are kept within the lowest and highest rating fitted on. No rows where there are no ratings.
     """
-    part = case.parts.of(case.split)
-    if part.ratings is None or not predicts(type(case.model)):
+    part = eval_run.splits.of(eval_run.split)
+    if part.ratings is None or not predicts(type(eval_run.model)):
         return INDICES.empty()
-    train, rows = case.parts.fitted_on(case.fit).rated(), part.rated()
+    train, rows = eval_run.splits.fitted_on(eval_run.fit).rated(), part.rated()
     chosen = torch.nonzero(known_pairs(train, rows)).flatten()  # (K,)
     if len(chosen) > SAMPLE:
-        drawn = generator(case.settings.seed, "predictions", case.split).choice(len(chosen), SAMPLE, replace=False)
+        drawn = generator(eval_run.settings.seed, "predictions", eval_run.split).choice(
+            len(chosen), SAMPLE, replace=False
+        )
         chosen = chosen[torch.from_numpy(np.sort(drawn)).to(chosen.device)]
     rows = rows.select(chosen)
-    predicted = predicted_ratings(case.model, rows, case.normalizer)  # (K,)
+    predicted = predicted_ratings(eval_run.model, rows, eval_run.normalizer)  # (K,)
     if predicted is None or not len(rows):
         return INDICES.empty()
     assert rows.ratings is not None and train.ratings is not None

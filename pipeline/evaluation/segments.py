@@ -1,4 +1,4 @@
-"""The same figures for parts of the users and of the items, and figures beyond accuracy; under protocol `full`."""
+"""The same figures for splits of the users and of the items, and figures beyond accuracy; under protocol `full`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -13,16 +13,16 @@ from pipeline.selection import leaderboard
 from pipeline.storage import lake
 
 
-def members_of(run: Run, config: BlendConfig, fitted: Mapping[str, Path]) -> dict[str, Path]:
-    """Fits by label, of what was `fitted` on train tonight; see `standing.members_of`."""
-    families = {label: leaderboard.family_name(run.settings, label) for label in fitted}
+def members_of(run: Run, config: BlendConfig, fits: Mapping[str, Path]) -> dict[str, Path]:
+    """Fits by label, of what was fitted on train tonight; see `leaderboard.members_of`."""
+    families = {label: leaderboard.family_name(run.settings, label) for label in fits}
     ranked = leaderboard.best_first(run) if config.most else []
-    return {label: fitted[label] for label in leaderboard.members_of(config, families, ranked)}
+    return {label: fits[label] for label in leaderboard.members_of(config, families, ranked)}
 
 
-def first_fits(run: Run, chosen: Path) -> dict[str, Path]:
-    """The first fits of the members that have a weight in the blend `chosen`, by label."""
-    layer, info = run.home.lake(run.dataset) / "5_models", lake.info(chosen)
+def first_fits(run: Run, train_fit: Path) -> dict[str, Path]:
+    """The first fits of the members that have a weight in the blend `train_fit`, by label."""
+    layer, info = run.home.lake(run.dataset) / "5_models", lake.info(train_fit)
     weights = info["config"]["weights"]
     return {label: layer / name for label, name in info["members"].items() if weights[label]}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 
 from pipeline.config.run import Run, utcnow
-from pipeline.config.settings import FLOOR, INCUMBENT
+from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.blend import BlendConfig
 from pipeline.schemas import tables
@@ -51,7 +51,7 @@ def deadline(run: Run, call: StageCall) -> float | None:
     weights of a blend can end at any time.
     """
     seconds, known, label = left(run), Timings(run), call.label or ""
-    if seconds is None or label == FLOOR or label.startswith(INCUMBENT) or not known.tonight(StageName.EVALUATE):
+    if seconds is None or label == BASELINE or label.startswith(INCUMBENT) or not known.tonight(StageName.EVALUATE):
         return None
     spare, waiting = seconds - known.after_fit(label), known.labels[known.labels.index(label) :]
     searches = sum(entry.search is not None for entry in run.settings.models.values())

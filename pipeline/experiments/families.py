@@ -13,11 +13,11 @@ from pipeline.selection import leaderboard
 from pipeline.storage import lake
 
 
-def config_of(config: ModelConfig, chosen: Path | None = None, searched: Path | None = None) -> ModelConfig:
-    """The hyperparameters of a fit: those of `chosen`; else the configured ones, with the best that were found."""
-    if chosen is not None:
-        return type(config).model_validate(lake.info(chosen)["config"])
-    best = lake.info(searched)["best"] if searched is not None else None
+def config_of(config: ModelConfig, train_fit: Path | None = None, search_dir: Path | None = None) -> ModelConfig:
+    """The hyperparameters of a fit: those of `train_fit`; else the configured ones, with the best that were found."""
+    if train_fit is not None:
+        return type(config).model_validate(lake.info(train_fit)["config"])
+    best = lake.info(search_dir)["best"] if search_dir is not None else None
     return type(config).model_validate({**config.model_dump(), **best["params"]}) if best else config
 
 

@@ -13,8 +13,8 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core.seeding import seed_of
 from pipeline.core.stage_call import Fit
-from pipeline.evaluation.eval_task import Parts, load_parts
-from pipeline.evaluation.objective import validator
+from pipeline.evaluation.eval_task import Splits, load_splits
+from pipeline.evaluation.objective import validation_objective
 from pipeline.experiments import blend_members as members
 from pipeline.models import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
@@ -87,7 +87,7 @@ class FitResult:
     """Those before a kill too."""
 
 
-class Told(Protocol):
+class EpochCallback(Protocol):
     """Whoever is told how a fit goes."""
 
     history: list[dict[str, float]]
@@ -104,7 +104,7 @@ def devices_of(settings: Settings, family: type[Recommender]) -> int:
     return settings.devices if issubclass(family.Config, TrainingConfig) else 1
 
 
-def fit_request(request: FitRequest, told: Told, folder: Path) -> FitResult:
+def fit_request(request: FitRequest, told: EpochCallback, folder: Path) -> FitResult:
     """The model, fitted on as many devices as the settings say; several leave it in `folder` in between.
 
     Raises NotServable where it can't be used on this data, or diverged.
@@ -129,13 +129,13 @@ def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any
     Returns the fields of the FitResult but for the model, whose tensors can't be sent.
     """
     set_threads(request.run.settings.threads, world.size)
-    result = fit_here(request, world.device, Sent(world), world)
+    result = fit_here(request, world.device, RemoteEpochLogger(world), world)
     if world.rank == 0:
         save(result.model, folder)
     return {name: value for name, value in vars(result).items() if name != "model"}
 
 
-class Sent:
+class RemoteEpochLogger:
     """Keeps the figures of every epoch, and tells them to the process that waits for this one."""
 
     def __init__(self, world: Any):
@@ -152,15 +152,15 @@ class Sent:
         self.world.tell("__call__", epoch, values)
 
 
-def fit_here(request: FitRequest, device: torch.device, told: Told, world: World) -> FitResult:
+def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, world: World) -> FitResult:
     """The model, fitted in this process, with the others of `world`."""
     settings, feedback = request.run.settings, request.run.settings.dataset.feedback
-    train, parts = read(request, device)
+    train, splits = read(request, device)
     told.begin(len(train))
     finder = None if request.refit else settings.models[request.label].finder
     finding = RateFinder(finder) if finder else None
     normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
-    guide = validator(parts, settings, request.family, normalizer) if parts and not request.refit else None
+    guide = validation_objective(splits, settings, request.family, normalizer) if splits and not request.refit else None
     context = FitContext(
         device=device,
         precision=settings.precision,
@@ -181,7 +181,7 @@ def fit_here(request: FitRequest, device: torch.device, told: Told, world: World
         else:
             model = build(request.family, request.config, train.n_users, train.n_items, context.seed)
         model.fit(normalizer.on(train), context)
-        valid = figure_on_valid(model, told.history, context) if settings.budget.minutes else None
+        valid = validation_metric(model, told.history, context) if settings.budget.minutes else None
     except ScoreError as error:
         raise NotServable(f"the fit diverged: {error}; lower learning_rate or raise l2") from error
     return FitResult(
@@ -196,11 +196,11 @@ def fit_here(request: FitRequest, device: torch.device, told: Told, world: World
     )
 
 
-def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Parts | None]:
+def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:
     """The rows that are learnt from, and the split they are of, unless they are all."""
     if request.fit != "all":
-        parts = load_parts(request.data, device)
-        return parts.fitted_on(request.fit), parts
+        splits = load_splits(request.data, device)
+        return splits.fitted_on(request.fit), splits
     shape, frame = lake.info(request.data), pl.read_parquet(request.data / "interactions.parquet")
     return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device), None
 
@@ -218,7 +218,7 @@ def build(family: type[Recommender], config: ModelConfig, n_users: int, n_items:
         return family(config, n_users, n_items)
 
 
-def figure_on_valid(model: Recommender, history: list[dict[str, float]], context: FitContext) -> float | None:
+def validation_metric(model: Recommender, history: list[dict[str, float]], context: FitContext) -> float | None:
     """The figure that selects, higher is better: the best epoch's, else asked of the fitted model."""
     if known := [epoch["valid"] for epoch in history if "valid" in epoch]:
         return max(known)

@@ -13,7 +13,7 @@ from pipeline.core.errors import Skipped
 from pipeline.core.seeding import seed_of
 from pipeline.evaluation import eval_task, objective
 from pipeline.experiments.families import family_of
-from pipeline.experiments.fit import build, figure_on_valid
+from pipeline.experiments.fit import build, validation_metric
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Failed, Report
 from pipeline.ranking.ranks import ScoreError
@@ -26,18 +26,18 @@ EXPECTED = (NotServable, ScoreError, MemoryError, torch.OutOfMemoryError, torch.
 """What hyperparameters can bring about: a fit diverges, a matrix can't be solved or held."""
 
 
-class Fits:
+class TrialObjective:
     """The objective of a search; data are read once. Every trial starts from the seed that the fit of a night has."""
 
-    def __init__(self, run: Run, parts: Path, label: str, config: ModelConfig, limits: Limits):
+    def __init__(self, run: Run, split_dir: Path, label: str, config: ModelConfig, limits: Limits):
         settings, feedback = run.settings, run.settings.dataset.feedback
         self.run, self.label, self.config, self.limits = run, label, config, limits
         self.device, self.family = resolve_device(settings.device), family_of(settings, label)[0]
-        data = eval_task.load_parts(parts, self.device)
+        data = eval_task.load_splits(split_dir, self.device)
         train = data.fitted_on("train")
         normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
         self.rows = normalizer.on(train)
-        self.validate = objective.validator(data, settings, self.family, normalizer)
+        self.validate = objective.validation_objective(data, settings, self.family, normalizer)
         if self.validate is None:
             raise Skipped("valid has no figure to search by; set split.valid above 0, or another select.metric")
 
@@ -79,6 +79,6 @@ class Fits:
         model.fit(self.rows, context)
         if context.cut_short:
             raise Failed(f"the time was over after epoch {len(history)}")
-        figure = figure_on_valid(model, history, context)
+        figure = validation_metric(model, history, context)
         assert figure is not None  # there is a `validate`
         return figure

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config.settings import INCUMBENT
 from pipeline.reporting.night import Night
-from pipeline.schemas.tables import name_of_figure
+from pipeline.schemas.tables import metric_name
 
 NOTHING = "–"
 SEGMENTS = {
@@ -144,7 +144,7 @@ def made_by(night: Night) -> str:
     of, what = found[0], "rows" if protocol == "error" else "users"
     ends = f" {interval(of['ci_low'], of['ci_high'])}" if of["ci_low"] is not None else ""
     about = f"{number(of['n'])} {what}" + (f", protocol {protocol}" if protocol != "error" else "")
-    return f"{text}: {name_of_figure(metric, cutoff)} {figure(of['value'])}{ends} on test ({about})."
+    return f"{text}: {metric_name(metric, cutoff)} {figure(of['value'])}{ends} on test ({about})."
 
 
 def named(night: Night, label: str | None) -> str:

@@ -212,11 +212,11 @@ PUBLISHED = (
 )  # fmt: skip
 
 
-def name_of_figure(metric: str, cutoff: int) -> str:
+def metric_name(metric: str, cutoff: int) -> str:
     """`ndcg@10`, `rmse`: what a row of METRICS is about."""
     return f"{metric}@{cutoff}" if cutoff else metric
 
 
-def names_of_figures() -> pl.Expr:
+def metric_names() -> pl.Expr:
     """The same of the columns `metric` and `cutoff`."""
     return pl.when(pl.col("cutoff") > 0).then(pl.format("{}@{}", "metric", "cutoff")).otherwise("metric")

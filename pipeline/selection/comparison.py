@@ -1,10 +1,9 @@
-"""Compares models on the same users: two, in all and by segment, and all of a night with one."""
+"""Compares models on the same users: two overall and by segment, or all models of a night with one of them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -13,24 +12,59 @@ from pipeline.config.publishing import Gate
 from pipeline.core.bootstrap import Difference, paired_difference, paired_differences
 from pipeline.evaluation.ranking_metrics import sign_of
 
-Figures = Mapping[str, pl.DataFrame]
+UserMetrics = Mapping[str, pl.DataFrame]
 """tables.PER_USER by label."""
 THIRDS = ("activity_low", "activity_mid", "activity_high")
 
 
-class Comparing:
+@dataclass(frozen=True)
+class ValidationResults:
+    """The selecting metric of the models on valid."""
+
+    values: Mapping[str, float]
+    """By eligible label, in the recipe's order."""
+    by_user: UserMetrics
+    activity: pl.DataFrame
+    """user_idx, n_interactions in train."""
+
+
+@dataclass(frozen=True)
+class SegmentDifference(Difference):
+    """Difference in one segment of users."""
+
+    segment: str
+    harmed: bool
+    """Significantly below 0, and by more than the margin."""
+
+
+@dataclass(frozen=True)
+class IncumbentComparison:
+    """How a challenger differs from the incumbent."""
+
+    against_incumbent: Difference | None
+    """Over all users; None where no user is evaluated for both."""
+    holds_margin: bool
+    """Whether the interval lies above the margin."""
+    segments: list[SegmentDifference]
+
+    @property
+    def harmed(self) -> list[str]:
+        """Names of the harmed segments."""
+        return [each.segment for each in self.segments if each.harmed]
+
+
+class PairedComparison:
     """Paired comparisons of two labels on the same users."""
 
-    def __init__(self, gate: Gate, metric: str, figures: Figures, activity: pl.DataFrame, seed: int) -> None:
-        self.gate, self.metric, self.figures, self.seed = gate, metric, figures, seed
-        self.activity = activity
+    def __init__(self, gate: Gate, metric: str, results: ValidationResults, seed: int) -> None:
+        self.gate, self.metric, self.results, self.seed = gate, metric, results, seed
 
-    def challenge(self, challenger: str, incumbent: str) -> dict[str, Any]:
-        """The overall difference, whether the margin holds, and the segments."""
+    def with_incumbent(self, challenger: str, incumbent: str) -> IncumbentComparison:
+        """The overall difference, whether the margin holds, and the segments (intervals are Bonferroni-corrected)."""
         users = self.pairs(challenger, incumbent)
         overall = self.of(users.filter("warm"), self.gate.confidence)
         if overall is None:
-            return {"against_incumbent": None, "holds_margin": False, "segments": []}
+            return IncumbentComparison(None, False, [])
         allowed = self.allowed(users.filter("warm"))
         segments = [(name, part) for name, part in by_segment(users) if part.height >= self.gate.min_segment_users]
         confidence = 1 - (1 - self.gate.confidence) / max(1, len(segments))
@@ -39,26 +73,25 @@ class Comparing:
             difference = self.of(part, confidence)
             assert difference is not None
             harmed = difference.ci_high < 0 and difference.value < -self.allowed(part)
-            records.append({"segment": name, **asdict(difference), "harmed": harmed})
-        holds = overall.ci_low > -allowed
-        return {"against_incumbent": asdict(overall), "holds_margin": holds, "segments": records}
+            records.append(SegmentDifference(**asdict(difference), segment=name, harmed=harmed))
+        return IncumbentComparison(overall, overall.ci_low > -allowed, records)
 
     def difference(self, a: str, b: str) -> Difference | None:
-        """Of a over b, users of segment `all`; None without any."""
+        """a - b over the users of segment `all`; None without any."""
         return self.of(self.pairs(a, b).filter("warm"), self.gate.confidence)
 
     def pairs(self, a: str, b: str) -> pl.DataFrame:
-        """Users of both: a, b (values), n, warm, n_interactions."""
-        if a not in self.figures or b not in self.figures:
+        """Users evaluated for both labels: a, b (values), n, warm, n_interactions."""
+        by_user = self.results.by_user
+        if a not in by_user or b not in by_user:
             return pl.DataFrame(schema={"a": pl.Float64, "b": pl.Float64, "n": pl.Int64, "warm": pl.Boolean,
                                         "user_idx": pl.Int32, "n_interactions": pl.Int64})  # fmt: skip
-        mine = self.figures[a].rename({"value": "a"})
-        theirs = self.figures[b].select("user_idx", b="value")
-        joined = mine.join(theirs, on="user_idx").join(self.activity, on="user_idx", how="left")
+        of_a, of_b = by_user[a].rename({"value": "a"}), by_user[b].select("user_idx", b="value")
+        joined = of_a.join(of_b, on="user_idx").join(self.results.activity, on="user_idx", how="left")
         return joined.with_columns(pl.col("n_interactions").fill_null(0)).sort("user_idx")
 
     def of(self, users: pl.DataFrame, confidence: float) -> Difference | None:
-        """Paired bootstrap over users. Their values weigh by n, so that the means are those that select."""
+        """Paired bootstrap over users. Values are weighted by n, so that their means equal the selecting metric."""
         if users.is_empty():
             return None
         weight = sign_of(self.metric) * users["n"] / users["n"].mean()
@@ -66,14 +99,14 @@ class Comparing:
         return paired_difference(a, b, self.seed, confidence=confidence)
 
     def allowed(self, users: pl.DataFrame) -> float:
-        """How much worse the challenger may be, in the unit of the values."""
-        theirs = float((users["b"] * users["n"]).sum()) / float(users["n"].sum())
+        """How much worse the challenger may be, in the unit of the values (squared errors for rmse)."""
+        incumbent = float((users["b"] * users["n"]).sum()) / float(users["n"].sum())
         margin = self.gate.margin
-        return abs(theirs) * ((1 + margin) ** 2 - 1 if self.metric.startswith("rmse") else margin)
+        return abs(incumbent) * ((1 + margin) ** 2 - 1 if self.metric.startswith("rmse") else margin)
 
 
 def by_segment(users: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
-    """Thirds of the users with a history by interactions in train, and `cold_users`, those without."""
+    """Thirds of the users with a history, by interactions in train; `cold_users` are those without a history."""
     warm = users.filter("warm").sort("n_interactions", "user_idx").with_row_index("place")
     third = (pl.col("place") * 3 // max(1, warm.height)).cast(pl.Int32)
     thirds = [(name, warm.filter(third == number)) for number, name in enumerate(THIRDS)]
@@ -81,21 +114,21 @@ def by_segment(users: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
 
 
 def activity_of(train: Path) -> pl.DataFrame:
-    """Interactions of every user in a split's train.parquet: user_idx, n_interactions."""
+    """Number of interactions of every user in a split's train.parquet: user_idx, n_interactions."""
     rows = pl.scan_parquet(train).group_by("user_idx").agg(n_interactions=pl.len().cast(pl.Int64))
     return rows.sort("user_idx").collect()
 
 
-def against(figures: Figures, other: str, metric: str, seed: int, confidence: float) -> dict[str, Difference]:
-    """Every label's difference from `other`, over the users of segment `all`, with p-values adjusted by Holm.
+def against(by_user: UserMetrics, other: str, metric: str, seed: int, confidence: float) -> dict[str, Difference]:
+    """Difference of every label from `other` over the users of segment `all`, with p-values adjusted by Holm.
 
-    Users are resampled once for all models that were measured on the same ones, as gate.judge resamples them for two.
+    Users are resampled once for all models that share them, in the way gate.judge resamples them for two models.
     """
-    theirs = figures[other].filter("warm").select("user_idx", theirs="value")
-    together: dict[bytes, dict[str, pl.Series]] = defaultdict(dict)  # by the users compared on
-    for label, mine in figures.items():
-        users = mine.filter("warm").join(theirs, on="user_idx").sort("user_idx")
-        users = users.with_columns(change=sign_of(metric) * (pl.col("value") - pl.col("theirs"))).drop_nans("change")
+    of_other = by_user[other].filter("warm").select("user_idx", other="value")
+    together: dict[bytes, dict[str, pl.Series]] = defaultdict(dict)  # by the users that are shared with `other`
+    for label, own in by_user.items():
+        users = own.filter("warm").join(of_other, on="user_idx").sort("user_idx")
+        users = users.with_columns(change=sign_of(metric) * (pl.col("value") - pl.col("other"))).drop_nans("change")
         if label != other and users.height:
             change = users["change"] * users["n"] / users["n"].mean()
             together[users["user_idx"].to_numpy().tobytes()][label] = change
@@ -108,11 +141,11 @@ def against(figures: Figures, other: str, metric: str, seed: int, confidence: fl
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values that may be held against one level each, and err anywhere at most with that probability (Holm 1979).
+    """p-values adjusted for multiple comparisons, which bounds the family-wise error rate (Holm 1979).
 
-    Of m sorted values, the i-th from 0 becomes the largest (m - j) p of the j <= i, at most 1.
+    With m sorted values, the i-th (from 0) becomes the largest (m - j) · p_j of all j <= i, at most 1.
     """
-    adjusted, floor = [1.0] * len(p_values), 0.0
+    adjusted, largest = [1.0] * len(p_values), 0.0
     for place, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        floor = adjusted[at] = min(1.0, max(floor, (len(p_values) - place) * p_values[at]))
+        largest = adjusted[at] = min(1.0, max(largest, (len(p_values) - place) * p_values[at]))
     return adjusted

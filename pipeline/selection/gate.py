@@ -1,115 +1,155 @@
-"""Decides on valid whether a challenger may replace what is published, and whether anybody loses to popularity."""
+"""The gate: decides on valid whether a challenger replaces the incumbent and whether it is worse than popularity."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import polars as pl
 
 from pipeline.config.publishing import Gate
 from pipeline.config.settings import Select
 from pipeline.core.bootstrap import Difference
 from pipeline.evaluation import ranking_metrics
-from pipeline.selection.comparison import Comparing, Figures
-from pipeline.selection.incumbent import Lineup
+from pipeline.selection.comparison import IncumbentComparison, PairedComparison, ValidationResults
+from pipeline.selection.incumbent import Contest
 
 
-def judge(
-    gate: Gate, select: Select, values: Mapping[str, float], figures: Figures, activity: pl.DataFrame, lineup: Lineup,
-    seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """The verdict: `published` is the label to publish, `decision` and `text` say why, the rest is numbers.
+@dataclass(frozen=True)
+class Terms:
+    """The labels that were compared, and the settings of the gate."""
 
-    `values`: the figure that selects, by eligible label, in the recipe's order; `activity`: user_idx and
-    n_interactions in train. Differences are challenger - incumbent (or winner - floor), positive where the first is
-    better, over the users of segment `all`; of rmse they are of squared errors. The challenger is the best of the
-    others. It replaces the incumbent where its figure is better, the interval of the paired difference lies above
-    -margin x the incumbent's figure, and no segment of min_segment_users is harmed: significantly below 0, and by
-    more than that margin. Whoever wins must not be significantly worse than the floor; else the other one is tried,
-    then it is the floor.
+    challenger: str | None
+    incumbent: str | None
+    incumbent_night: str | None
+    """Run id of the night that published the incumbent."""
+    floor: str | None
+    """Label of the baseline."""
+    confidence: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class BaselineDifference(Difference):
+    """Difference of the model `of` from the baseline."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate decided, and the numbers that it decided by."""
+
+    decision: str
+    """first, unopposed, replaced, kept or floor; where the gate does not compare: off, unmeasured."""
+    published: str
+    """Label of the model to publish."""
+    text: str
+    """The decision as a sentence."""
+    terms: Terms | None = None
+    comparison: IncumbentComparison | None = None
+    """Challenger and incumbent; None where one of them is missing."""
+    against_floor: BaselineDifference | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The journal's `gate`: one flat record, without the parts that do not apply."""
+        record: dict[str, Any] = {"decision": self.decision, "published": self.published, "text": self.text}
+        for part in (self.terms, self.comparison):
+            record |= asdict(part) if part else {}
+        return record | ({"against_floor": asdict(self.against_floor)} if self.against_floor else {})
+
+
+def judge(gate: Gate, select: Select, results: ValidationResults, contest: Contest, seed: int) -> Verdict:
+    """Decide which model is published.
+
+    Differences are challenger - incumbent (or winner - baseline), positive where the first is better, over the users of
+    segment `all`; for rmse they are of squared errors. The challenger is the best model that is neither incumbent nor
+    added for the gate. It replaces the incumbent if its metric is better, the interval of the paired difference lies
+    above -margin x the incumbent's metric, and no segment of min_segment_users is harmed: significantly below 0, and by
+    more than that margin. The winner must not be significantly worse than the baseline; otherwise the other of the two
+    is checked, and if it is worse as well, the baseline is published.
     """
-    sign = ranking_metrics.sign_of(select.metric)
+    sign, values = ranking_metrics.sign_of(select.metric), results.values
     ranked = sorted(values, key=lambda label: -sign * values[label])  # stable: ties go to the first in the recipe
-    others = [label for label in ranked if label not in (lineup.incumbent, *lineup.entrants)]
-    incumbent = lineup.incumbent if lineup.incumbent in values else None
+    others = [label for label in ranked if label not in (contest.incumbent, *contest.added)]
+    incumbent = contest.incumbent if contest.incumbent in values else None
     challenger = others[0] if others else None
-    verdict: dict[str, Any] = {
-        "decision": "first", "challenger": challenger, "incumbent": incumbent, "incumbent_night": lineup.live,
-        "floor": lineup.floor, "confidence": gate.confidence, "margin": gate.margin,
-    }  # fmt: skip
-    compare = Comparing(gate, select.metric, figures, activity, seed)
+    paired = PairedComparison(gate, select.metric, results, seed)
     order = [label for label in (challenger, incumbent) if label] or ranked[:1]
-    named = Named(lineup)
-    said = f"{named(order[0])} is the best of the night, and there is no incumbent"
-    if lineup.incumbent and incumbent is None:
-        said = f"{named(lineup.incumbent)} could not be measured tonight, so {named(order[0])} replaces it"
-        verdict["decision"] = "unopposed"
+    name, comparison = LabelNames(contest), None
+    decision, text = "first", f"{name(order[0])} is the best model, and there is no incumbent"
+    if contest.incumbent and incumbent is None:
+        text = f"{name(contest.incumbent)} could not be evaluated, so {name(order[0])} replaces it"
+        decision = "unopposed"
     if incumbent and challenger is None:
-        verdict["decision"], said = "kept", f"{named(incumbent)} stays: there is no challenger"
+        decision, text = "kept", f"{name(incumbent)} stays: there is no challenger"
     elif incumbent and challenger:
-        found = compare.challenge(challenger, incumbent)
-        verdict |= found
+        comparison = paired.with_incumbent(challenger, incumbent)
         better = sign * values[challenger] > sign * values[incumbent]
-        harmed = [segment["segment"] for segment in found["segments"] if segment["harmed"]]
-        replaced = better and found["holds_margin"] and not harmed
-        verdict["decision"] = "replaced" if replaced else "kept"
+        replaced = better and comparison.holds_margin and not comparison.harmed
+        decision = "replaced" if replaced else "kept"
         order = [challenger, incumbent] if replaced else [incumbent, challenger]
-        said = told(challenger, named(incumbent), better, harmed, found, gate.margin)
-    chosen = order[0]
-    if lineup.floor and lineup.floor in values and lineup.floor in figures:
-        chosen, beside, text = over_the_floor(compare, order, lineup.floor, named)
-        verdict |= beside
-        if text:
-            verdict["decision"] = {lineup.floor: "floor", incumbent: "kept"}.get(chosen, "replaced")
-            said = f"{said}; but {text}"
-    return {**verdict, "published": chosen, "text": f"{said} ({lineup.said})" if lineup.said else said}
+        text = verdict_sentence(challenger, name(incumbent), better, comparison, gate.margin)
+    published, against_floor = order[0], None
+    if contest.baseline and contest.baseline in values and contest.baseline in results.by_user:
+        published, against_floor, losses = not_worse_than_baseline(paired, order, contest.baseline, name)
+        if losses:
+            decision = {contest.baseline: "floor", incumbent: "kept"}.get(published, "replaced")
+            text = f"{text}; but {' and '.join(losses)}, so {name(published)} is published"
+    return Verdict(
+        decision,
+        published,
+        f"{text} ({contest.reasons})" if contest.reasons else text,
+        Terms(challenger, incumbent, contest.live, contest.baseline, gate.confidence, gate.margin),
+        comparison,
+        against_floor,
+    )
 
 
-class Named:
-    """Labels as people know them."""
+class LabelNames:
+    """Labels as they are shown in the verdict."""
 
-    def __init__(self, lineup: Lineup) -> None:
-        self.lineup = lineup
+    def __init__(self, contest: Contest) -> None:
+        self.contest = contest
 
     def __call__(self, label: str) -> str:
         """`ease`, or `the incumbent ease`."""
-        family = self.lineup.configurations[label].family if label in self.lineup.entrants else label
-        return f"the incumbent {family}" if label == self.lineup.incumbent else label
+        family = self.contest.configurations[label].family if label in self.contest.added else label
+        return f"the incumbent {family}" if label == self.contest.incumbent else label
 
     def is_popularity(self, label: str) -> bool:
-        """Whether there is nothing personal in it."""
-        return self.lineup.configurations[label].family == "popularity"
+        """Whether the model is popularity, which is not personal."""
+        return self.contest.configurations[label].family == "popularity"
 
 
-def over_the_floor(
-    compare: Comparing, order: list[str], floor: str, named: Named
-) -> tuple[str, dict[str, Any], str | None]:
-    """The first of `order` that is not significantly worse than the floor, else the floor; the numbers; what to say."""
-    beside, losers, chosen = {}, [], floor
+def not_worse_than_baseline(
+    paired: PairedComparison, order: Sequence[str], baseline: str, name: LabelNames
+) -> tuple[str, BaselineDifference | None, list[str]]:
+    """The first label of `order` that is not significantly worse than the baseline, otherwise the baseline.
+
+    Also returns the last difference from the baseline that was computed, and a sentence for each label that lost.
+    """
+    last, losses = None, []
     for label in order:
-        difference = None if named.is_popularity(label) else compare.difference(label, floor)
+        difference = None if name.is_popularity(label) else paired.difference(label, baseline)
         if difference:
-            beside = {"against_floor": {"of": label, **asdict(difference)}}
+            last = BaselineDifference(**asdict(difference), of=label)
         if difference is None or difference.ci_high >= 0:
-            chosen = label
-            break
-        losers.append(f"{named(label)} loses to {floor} by {-difference.value:.4g} {_interval(difference)}")
-    return chosen, beside, f"{' and '.join(losers)}, so {named(chosen)} is published" if losers else None
+            return label, last, losses
+        losses.append(f"{name(label)} loses to {baseline} by {-difference.value:.4g} {_interval(difference)}")
+    return baseline, last, losses
 
 
-def told(
-    challenger: str, incumbent: str, better: bool, harmed: list[str], found: dict[str, Any], margin: float
-) -> str:  # fmt: skip
+def verdict_sentence(
+    challenger: str, incumbent: str, better: bool, comparison: IncumbentComparison, margin: float
+) -> str:
     """The comparison with the incumbent as a sentence."""
-    if found["against_incumbent"] is None:
-        return f"{incumbent} stays: no user is measured on both"
-    of = Difference(**found["against_incumbent"])
-    by = f"by {of.value:+.4g} {_interval(of)}, p {of.p_value:.2g}, {of.n:,} users"
+    overall = comparison.against_incumbent
+    if overall is None:
+        return f"{incumbent} stays: it shares no evaluated user with {challenger}"
+    by = f"by {overall.value:+.4g} {_interval(overall)}, p {overall.p_value:.2g}, {overall.n:,} users"
     if not better:
         return f"{incumbent} stays: {challenger} is not better, {by}"
-    if harmed:
-        return f"{incumbent} stays: {challenger} harms {', '.join(harmed)}; in all it differs {by}"
-    if not found["holds_margin"]:
+    if comparison.harmed:
+        return f"{incumbent} stays: {challenger} harms {', '.join(comparison.harmed)}; over all users it differs {by}"
+    if not comparison.holds_margin:
         return f"{incumbent} stays: {challenger} may be worse by more than {margin:.0%}; it differs {by}"
     return f"{challenger} replaces {incumbent}: it is better {by}"
 

@@ -1,4 +1,4 @@
-"""Who takes part in a night beside the recipe's models: the published configuration, and popularity as a floor."""
+"""What competes with the recipe's models: the published configuration (the incumbent) and popularity (the baseline)."""
 
 import json
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config.run import Run
-from pipeline.config.settings import FLOOR, INCUMBENT, ModelEntry, Settings
+from pipeline.config.settings import BASELINE, INCUMBENT, ModelEntry, Settings
 from pipeline.models import MODELS
 from pipeline.models.blend import BlendConfig
 from pipeline.selection import leaderboard
 from pipeline.storage import journal, lake
 
-FLOOR_DAYS = 30.0
-"""Window of the popularity that is the floor, where there are times."""
+BASELINE_DAYS = 30.0
+"""Window of the popularity baseline in days, where interactions have timestamps."""
 
 
 class Configuration(BaseModel):
-    """What was fitted: a family, all its hyperparameters, and how ratings were normalised. No epochs, no state."""
+    """What was fitted: a family, all its hyperparameters, and how ratings were normalised. Without epochs and state."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +35,7 @@ class Configuration(BaseModel):
         return getattr(MODELS.get(self.family), "blends", False)
 
     def same_as(self, other: "Configuration") -> bool:
-        """Equal; of blends, the same members, whatever their labels: weights are learnt anew each night."""
+        """Equality; for blends, the same members under any labels, as weights are learnt again every night."""
         if self.blends and other.blends:
             return self._members() == other._members()
         return self == other
@@ -44,72 +44,74 @@ class Configuration(BaseModel):
         return sorted(json.dumps(member, sort_keys=True) for member in self.hyperparameters.get("members", {}).values())
 
     def completed(self) -> "Configuration":
-        """With the defaults of hyperparameters that the family has gained; ValueError where it can't be fitted."""
+        """Add defaults of new hyperparameters of the family; ValueError where it can no longer be fitted."""
         if self.family not in MODELS:
-            raise ValueError(f"there is no family {self.family!r} any more")
+            raise ValueError(f"there is no longer a family {self.family!r}")
         family = MODELS[self.family]
         try:
             config = family.Config.model_validate(self.hyperparameters)
         except ValidationError as error:
             keys = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
-            raise ValueError(f"{self.family} does not take its {keys} any more") from None
+            raise ValueError(f"{self.family} no longer accepts {keys}") from None
         return self.model_copy(update={"hyperparameters": _as_json(config.model_dump())})
 
 
 @dataclass(frozen=True)
-class Lineup:
-    """Who is who tonight. `entrants`: configurations beside the recipe's, by label, with the Run to fit them by."""
+class Contest:
+    """The models that compete for publication, with their roles."""
 
     configurations: Mapping[str, Configuration] = field(default_factory=dict)
-    """Of everybody, by label."""
-    entrants: Mapping[str, Run] = field(default_factory=dict)
+    """Of every competing model, by label."""
+    added: Mapping[str, Run] = field(default_factory=dict)
+    """Incumbent and baseline where the recipe does not have them: by label, the Run whose settings include them."""
     incumbent: str | None = None
     """Label of the published configuration; None: there is none, or it can't be fitted."""
     live: str | None = None
-    """Night that published it."""
-    floor: str | None = None
-    """Label of the popularity that nobody may lose to."""
-    said: str | None = None
-    """Why there is no incumbent, or no floor."""
+    """Run id of the night that published it."""
+    baseline: str | None = None
+    """Label of the popularity model that the champion must not be significantly worse than."""
+    reasons: str | None = None
+    """Why there is no incumbent or no baseline."""
     members: Mapping[str, Run] = field(default_factory=dict)
-    """What a published blend is made of and tonight has no fit of, by label: fitted before it, not measured."""
+    """Members of a published blend that tonight's recipe does not have, by label. They are fitted before the blend and
+    not evaluated on their own."""
 
 
-def lineup(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> Lineup:
-    """Find incumbent and floor for the recipe's models, by label; `live` is the night that is published.
+def contest(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> Contest:
+    """Add incumbent and baseline to the recipe's models; `live` is the run id of the published night.
 
-    A recipe's model of the incumbent's configuration is the incumbent: nothing is fitted twice. With the gate off
-    nobody is added.
+    Where a model of the recipe has the incumbent's configuration, it is the incumbent, so nothing is fitted twice. With
+    the gate disabled nothing is added.
     """
     known = dict(recipe)
     if not run.settings.gate.enabled:
-        return Lineup(known)
-    entrants: dict[str, Run] = {}
+        return Contest(known)
+    added: dict[str, Run] = {}
     members: dict[str, Run] = {}
-    holder, said = None, []
-    published, trouble = published_configuration(run, live)
-    if trouble:
-        said.append(trouble)
+    holder, reasons = None, []
+    published, unusable = published_configuration(run, live)
+    if unusable:
+        reasons.append(unusable)
     if published:
         holder = next((label for label, configuration in known.items() if configuration.same_as(published)), None)
         if holder is None:
-            again, parts = made_again(published, known)
+            refitted, missing = to_refit(published, known)
             own = run
-            for label, configuration in parts.items():
+            for label, configuration in missing.items():
                 members[label] = own = run_with(own, label, configuration)
             holder = INCUMBENT
-            known[INCUMBENT], entrants[INCUMBENT] = published, run_with(own, INCUMBENT, again)
-    floor, wanted = find_floor(run, known)
-    if floor is None and wanted is None:
-        said.append("popularity predicts no ratings, so there is no floor")
+            known[INCUMBENT], added[INCUMBENT] = published, run_with(own, INCUMBENT, refitted)
+    baseline, wanted = find_baseline(run, known)
+    if baseline is None and wanted is None:
+        reasons.append("popularity predicts no ratings, so there is no baseline")
     if wanted:
-        floor = FLOOR
-        known[FLOOR], entrants[FLOOR] = wanted, run_with(run, FLOOR, wanted)
-    return Lineup(known, entrants, holder, live, floor, "; ".join(said) or None, members)
+        baseline = BASELINE
+        known[BASELINE], added[BASELINE] = wanted, run_with(run, BASELINE, wanted)
+    return Contest(known, added, holder, live, baseline, "; ".join(reasons) or None, members)
 
 
 def configured(settings: Settings) -> dict[str, Configuration]:
-    """The recipe's models by label, as they are fitted where no search, rate finder or figure changes them."""
+    """The recipe's models by label, as fitted unless a search, the rate finder or a metric changes them."""
     normalize = settings.dataset.feedback.model_dump(mode="json", include={"normalize", "normalize_to"})
     known: dict[str, Configuration] = {}
     for label in sorted(settings.models, key=lambda label: leaderboard.is_blend(settings, label)):
@@ -125,58 +127,58 @@ def configured(settings: Settings) -> dict[str, Configuration]:
     return known
 
 
-def configuration_of(fitted: Path) -> Configuration:
-    """What was fitted in a folder of `train`."""
-    manifest = lake.read_manifest(fitted)
+def configuration_of(fit: Path) -> Configuration:
+    """The configuration of a fit, from its folder in the lake."""
+    manifest = lake.read_manifest(fit)
     info, settings = manifest["info"], manifest["settings"]
     normalize = {key: value for key, value in settings.items() if key.startswith("normalize")}
     return Configuration(family=info["family"], hyperparameters=info["config"], normalize=normalize)
 
 
 def published_configuration(run: Run, live: str | None) -> tuple[Configuration | None, str | None]:
-    """The configuration that made the lists of night `live`, from its journal, or why it can't take part tonight."""
+    """The configuration that night `live` published, from its journal, or the reason why it can't compete tonight."""
     if live is None:
         return None, None
     try:
         record = journal.read_run(run.home, run.dataset, live)
         stored = record.get("champion_configuration")
         if stored is None and not (made := record.get("made", {}).get("refit")):
-            raise ValueError("its journal does not have it")
+            raise ValueError("it is missing from the journal of that night")
         published = Configuration.model_validate(stored) if stored else configuration_of(Path(made))
-        made_again(published, {})  # so are its members
+        to_refit(published, {})  # checks the members of a blend
         return published.completed(), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"the configuration published by night {live} can't take part: {error}"
+        return None, f"the configuration published by night {live} can't compete: {error}"
 
 
-def made_again(
+def to_refit(
     published: Configuration, known: Mapping[str, Configuration]
 ) -> tuple[Configuration, dict[str, Configuration]]:
-    """The configuration to fit tonight, and by label what else it takes: of a blend, its members with a weight.
+    """The configuration to fit tonight; for a blend also its weighted members that `known` lacks, by label.
 
-    The weights stay as they were published; a member that tonight has a fit of is that fit.
+    A blend keeps its published weights. A member that tonight's models include is not fitted a second time.
     """
     if not published.blends:
         return published, {}
-    parts: dict[str, Configuration] = {}
+    missing: dict[str, Configuration] = {}
     weights: dict[str, float] = {}
     for label, member in published.hyperparameters["members"].items():
         if not (weight := published.hyperparameters["weights"][label]):
             continue
-        part = Configuration(
+        member_configuration = Configuration(
             family=member["family"], hyperparameters=member["config"], normalize=published.normalize
         ).completed()
-        own = next((name for name, configuration in known.items() if configuration == part), None)
+        own = next((name for name, configuration in known.items() if configuration == member_configuration), None)
         if own is None:
             own = f"{INCUMBENT}_{label.removeprefix(f'{INCUMBENT}_')}"
-            parts[own] = part
+            missing[own] = member_configuration
         weights[own] = weights.get(own, 0.0) + weight
     frozen = {"of": list(weights), "weights": weights}
-    return published.model_copy(update={"hyperparameters": frozen}), parts
+    return published.model_copy(update={"hyperparameters": frozen}), missing
 
 
-def find_floor(run: Run, known: Mapping[str, Configuration]) -> tuple[str | None, Configuration | None]:
-    """The label that is the floor, or the configuration to add as one; neither where ratings are predicted."""
+def find_baseline(run: Run, known: Mapping[str, Configuration]) -> tuple[str | None, Configuration | None]:
+    """The label that serves as baseline, or the configuration to add as one; neither where ratings are predicted."""
     if run.settings.select.protocol == "error":
         return None, None
     timed = run.settings.dataset.columns.timestamp is not None
@@ -185,14 +187,14 @@ def find_floor(run: Run, known: Mapping[str, Configuration]) -> tuple[str | None
         if (configuration.hyperparameters.get("window_days") is not None) == timed:
             return label, None
     if popular and len(popular) == len(known):
-        return next(iter(popular)), None  # nothing but popularity: there is nothing to hold against it
-    window = {"window_days": FLOOR_DAYS} if timed else {}
+        return next(iter(popular)), None  # popularity only: another one would add nothing
+    window = {"window_days": BASELINE_DAYS} if timed else {}
     normalize = next(iter(known.values())).normalize if known else {}
     return None, Configuration(family="popularity", hyperparameters=window, normalize=normalize)
 
 
 def run_with(run: Run, label: str, configuration: Configuration) -> Run:
-    """The same night with one more model, normalised as its configuration says."""
+    """The same night with one more model in its settings, and ratings normalised as its configuration says."""
     settings = run.settings
     entry = ModelEntry.model_validate({**configuration.hyperparameters, "family": configuration.family})
     feedback = settings.dataset.feedback
@@ -204,5 +206,5 @@ def run_with(run: Run, label: str, configuration: Configuration) -> Run:
 
 
 def _as_json(value: Any) -> Any:
-    """As it comes back from a JSON file."""
+    """The value as read back from a JSON file."""
     return json.loads(json.dumps(value, default=str))

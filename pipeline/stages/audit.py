@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.config.run import Run, utcnow
-from pipeline.config.settings import FLOOR, INCUMBENT
+from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core import paths
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
@@ -136,7 +136,7 @@ def logical_hash(con: warehouse.Connection, run_id: str) -> str:
         texts = ", ".join(f"coalesce({_as_text(name, table)}, chr(0))" for name in columns)
         where = "WHERE run_id = $run_id" if "run_id" in table.columns else "WHERE true"
         if table in (tables.METRICS, tables.BIASES):
-            where += f" AND model NOT IN ('{INCUMBENT}', '{FLOOR}')"
+            where += f" AND model NOT IN ('{INCUMBENT}', '{BASELINE}')"
         query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
                     FROM {table.name} {where}"""
         params = {"run_id": run_id} if "run_id" in table.columns else None

@@ -17,8 +17,8 @@ from pipeline.training.normalizer import Normalizer
 VERSION = 7
 
 
-def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> Path:
-    """Metrics of `label`: of the fit on train (`chosen`) on valid, of `tested` on test.
+def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> Path:
+    """Metrics of `label`: of the fit on train (`train_fit`) on valid, of `test_fit` on test.
 
     Writes metrics.parquet; the figure that selects, by user, in per_user.parquet (of valid; the gate compares it)
     and per_user_test.parquet; and predictions.parquet: ratings of test beside predicted ones.
@@ -28,15 +28,15 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
     def write(folder: Path) -> lake.Report:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
-        data = eval_task.load_parts(parts, device)
+        data = eval_task.load_splits(split_dir, device)
         records: evaluator.Records = []
         kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
-        for split, folder_of, fit in (("valid", chosen, "train"), ("test", tested, lake.info(tested)["fit"])):
+        for split, folder_of, fit in (("valid", train_fit, "train"), ("test", test_fit, lake.info(test_fit)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            case = eval_task.Case(model, label, data, split, fit, settings, normalizer)
-            records += evaluator.measure(case, partial(kept.__setitem__, split))
+            eval_run = eval_task.EvalRun(model, label, data, split, fit, settings, normalizer)
+            records += evaluator.evaluate(eval_run, partial(kept.__setitem__, split))
             if split == "test":
-                rating_predictions.of_sample(case).write_parquet(folder / "predictions.parquet")
+                rating_predictions.of_sample(eval_run).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
         for split, figures in kept.items():
@@ -45,14 +45,14 @@ def measure_model(run: Run, parts: Path, label: str, chosen: Path, tested: Path)
         n = dict(zip(errors["segment"], errors["n"], strict=True))
         return lake.Report(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})
 
-    folder = lake.build(run, spec(run, parts, label, chosen, tested), write)
+    folder = lake.build(run, spec(run, split_dir, label, train_fit, test_fit), write)
     _tell_of_cold(run, lake.info(folder)["rated_rows_of_test"])
     journal.append(run, tables.METRICS, pl.read_parquet(folder / "metrics.parquet").to_dicts())
     return folder
 
 
-def spec(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> lake.Spec:
-    """Key of `measure_model`."""
+def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> lake.Spec:
+    """Key of `evaluate_model`."""
     settings = run.settings
     return lake.Spec(
         call=StageCall(StageName.EVALUATE, label),
@@ -63,7 +63,7 @@ def spec(run: Run, parts: Path, label: str, chosen: Path, tested: Path) -> lake.
             "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
             "select": settings.select.model_dump(),
         },
-        parents=(parts, chosen, tested),
+        parents=(split_dir, train_fit, test_fit),
         head=label,
     )  # fmt: skip
 

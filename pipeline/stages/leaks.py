@@ -29,13 +29,13 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-def audit_leaks(run: Run, parts: Path, fits: list[Path]) -> None:
+def audit_leaks(run: Run, split_dir: Path, fits: list[Path]) -> None:
     """Hold every rule against the split and the models that are measured on it; journal each as a check.
 
     `fits`: the folders of the models whose figures on valid and test will be shown. Raises Refused on a leak.
     """
     with journal.stage(run, "leaks"):
-        found = {name: check(run, parts, fits) for name, check in RULES.items()}
+        found = {name: check(run, split_dir, fits) for name, check in RULES.items()}
         journal.append(
             run,
             tables.CHECKS,
@@ -49,26 +49,26 @@ def audit_leaks(run: Run, parts: Path, fits: list[Path]) -> None:
 
 
 @rule
-def split(run: Run, parts: Path, fits: list[Path]) -> list[str]:
-    """No pair is in two parts; by time, no row that a model learns from is later than what it must find."""
-    train, valid, test = (pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "valid", "test"))
+def split(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
+    """No pair is in two splits; by time, no row that a model learns from is later than what it must find."""
+    train, valid, test = (pl.read_parquet(split_dir / f"{name}.parquet") for name in ("train", "valid", "test"))
     try:
-        split_checks.assert_no_leak(train, valid, test, lake.info(parts)["kind"])
+        split_checks.assert_no_leak(train, valid, test, lake.info(split_dir)["kind"])
     except ContractError as error:
         return [str(error)]
     return []
 
 
 @rule
-def lineage(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+def lineage(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
     """Every model that is measured was fitted on parts of this very split, and on no row more."""
-    rows = lake.info(parts)["rows"]
+    rows = lake.info(split_dir)["rows"]
     found = []
     for folder in fits:
         manifest = lake.read_manifest(folder)
         label, fit = manifest["info"]["label"], manifest["info"]["fit"]
         allowed = eval_task.FITTED_ON.get(fit)
-        if allowed is None or parts.name not in [Path(path).name for path in manifest["parents"]]:
+        if allowed is None or split_dir.name not in [Path(path).name for path in manifest["parents"]]:
             found.append(f"{label} was fitted on {fit!r} of {manifest['parents'][:1]}, not on this split")
         elif manifest["rows_in"] != sum(rows[name] for name in allowed):
             found.append(f"{label} was fitted on {manifest['rows_in']:,} rows, not those of {fit}")
@@ -76,11 +76,11 @@ def lineage(run: Run, parts: Path, fits: list[Path]) -> list[str]:
 
 
 @rule
-def normalizer(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+def normalizer(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
     """Statistics of ratings are those of the rows fitted on: they are computed anew and compared."""
     feedback, found = run.settings.dataset.feedback, []
     for fit, folders in _by_fit(fits).items():
-        ratings = None if feedback.normalize == "none" else _rows(parts, fit).ratings
+        ratings = None if feedback.normalize == "none" else _rows(split_dir, fit).ratings
         own = Normalizer.fit(feedback.normalize, ratings, feedback.normalize_to)
         for folder in folders:
             if Normalizer.load(folder) != own:
@@ -90,12 +90,12 @@ def normalizer(run: Run, parts: Path, fits: list[Path]) -> list[str]:
 
 
 @rule
-def popularity(run: Run, parts: Path, fits: list[Path]) -> list[str]:
+def popularity(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
     """Counts of items are those of the rows fitted on: they are counted anew and compared."""
     found = []
     counting = [folder for folder in fits if MODELS.get(lake.info(folder)["family"]) is Popularity]
     for fit, folders in _by_fit(counting).items():
-        rows = _rows(parts, fit)
+        rows = _rows(split_dir, fit)
         for folder in folders:
             model = load(folder)
             assert isinstance(model, Popularity)
@@ -116,6 +116,6 @@ def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
     }
 
 
-def _rows(parts: Path, fit: str) -> Interactions:
+def _rows(split_dir: Path, fit: str) -> Interactions:
     """What a fit on `train` or `train+valid` learns from."""
-    return eval_task.load_parts(parts, torch.device("cpu")).fitted_on(fit)
+    return eval_task.load_splits(split_dir, torch.device("cpu")).fitted_on(fit)

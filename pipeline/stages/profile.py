@@ -20,7 +20,7 @@ VERSION = 1
 FILE = "profile.json"
 
 
-def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
+def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
     """Write profile.json: the source (`raw`) beside what takes part (`clean`), and train's ratings for the fits.
 
     Keys: sample, columns, shapes.{raw,clean}, rows.{train,valid,test}, ratings.{raw,clean,fit}, activity and
@@ -30,7 +30,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
 
     def write(folder: Path) -> lake.Report:
         source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))
-        ratings = pl.read_parquet(parts / "train.parquet", columns=["rating"])["rating"].drop_nulls()
+        ratings = pl.read_parquet(split_dir / "train.parquet", columns=["rating"])["rating"].drop_nulls()
         learnt = torch.from_numpy(ratings.to_numpy(writable=True))  # (N,)
         both = {"raw": source, "clean": kept}
         described = {
@@ -38,7 +38,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
             "sample": data_profile.sample(source, item_tables.read_catalog(raw)),
             "columns": data_profile.columns(source),
             "shapes": {name: data_profile.shape(rows) for name, rows in both.items()},
-            "rows": {name: _rows(parts / f"{name}.parquet") for name in ("train", "valid", "test")},
+            "rows": {name: _rows(split_dir / f"{name}.parquet") for name in ("train", "valid", "test")},
             "normalize": feedback.normalize,
             "ratings": {name: data_profile.distribution(_ratings(rows)) for name, rows in both.items()}
             | {"fit": data_profile.distribution(_scaled(learnt, feedback))},
@@ -48,7 +48,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
         return lake.Report(rows_in=source.height, info={"shapes": described["shapes"]})
 
-    folder = lake.build(run, spec(run, raw, cleaned, parts), write)
+    folder = lake.build(run, spec(run, raw, cleaned, split_dir), write)
     journal.update_run(run, profile=folder)
     before, after = lake.info(folder)["shapes"]["raw"], lake.info(folder)["shapes"]["clean"]
     if after["rows"] < before["rows"]:
@@ -56,11 +56,11 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
     return folder
 
 
-def spec(run: Run, raw: Path, cleaned: Path, parts: Path) -> lake.Spec:
+def spec(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> lake.Spec:
     """Key of `describe_data`."""
     feedback = run.settings.dataset.feedback
     settings = {"normalize": feedback.normalize, "normalize_to": feedback.normalize_to}
-    return lake.Spec(StageCall(StageName.PROFILE), "4_profile", VERSION, settings, parents=(raw, cleaned, parts))
+    return lake.Spec(StageCall(StageName.PROFILE), "4_profile", VERSION, settings, parents=(raw, cleaned, split_dir))
 
 
 def in_words(shape: dict) -> str:

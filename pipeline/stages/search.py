@@ -17,7 +17,7 @@ from pipeline.experiments.families import family_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Trial, best_of, search
-from pipeline.experiments.trial import Fits
+from pipeline.experiments.trial import TrialObjective
 from pipeline.schemas import table, tables
 from pipeline.selection.leaderboard import family_name
 from pipeline.storage import journal, lake
@@ -29,10 +29,12 @@ LAYER = "5_searches"
 USUAL_TRIALS, MOST_TRIALS = 20, 100
 
 
-def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, seconds: float | None = None) -> Path:
+def search_model(
+    run: Run, split_dir: Path, label: str, train_fit: Path | None = None, seconds: float | None = None
+) -> Path:
     """Search as `[models.<label>.search]` and `[search]` say; the folder holds the trials, its info the best.
 
-    Under a budget `fitted` is the fit with the configured hyperparameters, whose figure is not measured again, and
+    Under a budget `train_fit` is the fit with the configured hyperparameters, whose figure is not measured again, and
     `seconds` the turn, after which no trial is begun. The trials are kept beside the folder in a study that belongs
     to data, family, space, seed and device: a search that was killed, or gets more trials or minutes, goes on from
     it. Raises Skipped when there is no figure to search by, or no time for a single trial.
@@ -40,23 +42,23 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
     settings = run.settings
     space, config = space_of(settings, label), config_of_trials(settings, label)
     set_threads(settings.threads)
-    study, wanted = study_spec(run, parts, label), spec(run, parts, label, fitted, seconds)
+    study, wanted = study_spec(run, split_dir, label), spec(run, split_dir, label, train_fit, seconds)
     title = wanted.call.title
-    told = Telling(run, title)
+    told = TrialLogger(run, title)
 
     def write(folder: Path) -> lake.Report:
-        limits = _limits(run, label, fitted, seconds)
+        limits = _limits(run, label, train_fit, seconds)
         told.begin(limits.trials)
         trials, ended = search(
             run.home.lake(run.dataset) / LAYER / f".study-{label}-{study.key}.jsonl",
             space,
-            Fits(run, parts, label, config, limits),
+            TrialObjective(run, split_dir, label, config, limits),
             limits,
             settings.search.sampler,
             settings.search.prune and settings.search.sampler != "grid",
             settings.seed,
             usual_point(space, config),
-            _known(fitted, settings),
+            _known(train_fit, settings),
             told,
         )
         if not trials:
@@ -83,9 +85,11 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
     return folder
 
 
-def spec(run: Run, parts: Path, label: str, fitted: Path | None = None, seconds: float | None = None) -> lake.Spec:
+def spec(
+    run: Run, split_dir: Path, label: str, train_fit: Path | None = None, seconds: float | None = None
+) -> lake.Spec:
     """Key of `search_model`; of a turn, that of tonight's next one."""
-    search, study = run.settings.search, study_spec(run, parts, label)
+    search, study = run.settings.search, study_spec(run, split_dir, label)
     call, within = study.call, {"trials": search.trials, "minutes": search.minutes}
     if seconds is not None:  # what comes of a turn depends on the time that night had, so it is that night's alone
         turn = budget.Timings(run).turns(label) + 1
@@ -93,7 +97,7 @@ def spec(run: Run, parts: Path, label: str, fitted: Path | None = None, seconds:
     return replace(study, call=call, settings={**study.settings, **within}, head=label)
 
 
-def study_spec(run: Run, parts: Path, label: str) -> lake.Spec:
+def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
     """Key of the study: of all that its trials depend on, however many there are."""
     settings = run.settings
     family, finder = family_of(settings, label)[0], settings.models[label].finder
@@ -107,7 +111,7 @@ def study_spec(run: Run, parts: Path, label: str) -> lake.Spec:
         "device": on_device(resolve_device(settings.device)),
         "finder": finder.model_dump() if finder and finder.use else None,
     }  # fmt: skip
-    return lake.Spec(StageCall(StageName.SEARCH, label), LAYER, VERSION, determines, (parts,))
+    return lake.Spec(StageCall(StageName.SEARCH, label), LAYER, VERSION, determines, (split_dir,))
 
 
 def config_of_trials(settings: Settings, label: str) -> ModelConfig:
@@ -118,13 +122,13 @@ def config_of_trials(settings: Settings, label: str) -> ModelConfig:
     return config
 
 
-class Telling:
+class TrialLogger:
     """Says every trial as it ends."""
 
     def __init__(self, run: Run, title: str):
         select = run.settings.select
         self.title, self.sign = title, ranking_metrics.sign_of(select.metric)
-        self.figure = tables.name_of_figure(select.metric, select.recorded_cutoff)
+        self.figure = tables.metric_name(select.metric, select.recorded_cutoff)
         self.of: int | None = None
 
     def begin(self, of: int | None) -> None:
@@ -150,24 +154,24 @@ def words_of(folder: Path) -> str:
     return f"{found} ({n_trials} trials; ended by {info['ended']})"
 
 
-def _limits(run: Run, label: str, fitted: Path | None, seconds: float | None) -> Limits:
+def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None) -> Limits:
     """What `[search]` and `[budget]` allow."""
     search, minutes = run.settings.search, run.settings.search.minutes
     usual = None if search.sampler == "grid" else MOST_TRIALS if minutes or seconds is not None else USUAL_TRIALS
     limits = Limits(search.trials or usual, minutes and minutes * 60)
     if seconds is not None:
-        fit = lake.info(fitted)["seconds"] if fitted else 0.0
+        fit = lake.info(train_fit)["seconds"] if train_fit else 0.0
         limits.turn, limits.usual = seconds, fit
         end = limits.clock() + budget.spare(run, label, fit)
         limits.spare = lambda: end - limits.clock()
     return limits
 
 
-def _known(fitted: Path | None, settings: Settings) -> float | None:
+def _known(train_fit: Path | None, settings: Settings) -> float | None:
     """Figure of the fit with the configured hyperparameters, where trials are fitted like it."""
-    if fitted is None or settings.search.epochs or lake.info(fitted).get("valid") is None:
+    if train_fit is None or settings.search.epochs or lake.info(train_fit).get("valid") is None:
         return None
-    return lake.info(fitted)["valid"]
+    return lake.info(train_fit)["valid"]
 
 
 def _words(params: dict) -> str:

@@ -1,4 +1,4 @@
-"""Chooses the champion on valid, the one place where models are chosen: the best one, if the gate lets it pass."""
+"""Chooses the champion by its metric on valid: the best model, if the gate lets it pass."""
 
 import math
 from pathlib import Path
@@ -10,73 +10,80 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import per_user, ranking_metrics
-from pipeline.schemas.tables import name_of_figure
+from pipeline.schemas.tables import metric_name
 from pipeline.selection import gate
-from pipeline.selection.comparison import activity_of
-from pipeline.selection.incumbent import Lineup
+from pipeline.selection.comparison import ValidationResults, activity_of
+from pipeline.selection.gate import Verdict
+from pipeline.selection.incumbent import Contest
 from pipeline.storage import journal, lake
 
-NOBODY = Lineup()
-"""Nobody beside the recipe's models, and no incumbent."""
-SIMPLE = ("target_variance", "rmse_mean", "rmse_bias")
+RECIPE_ONLY = Contest()
+"""The recipe's models alone, without incumbent and baseline."""
+SIMPLE_PREDICTORS = ("target_variance", "rmse_mean", "rmse_bias")
 
 
-def choose_champion(run: Run, measured: list[Path], parts: Path | None = None, lineup: Lineup = NOBODY) -> str:
-    """Label with the best `select.metric` on valid (all users), unless the gate says otherwise (`gate.judge`).
+def choose_champion(
+    run: Run, evaluated: list[Path], split_dir: Path | None = None, contest: Contest = RECIPE_ONLY
+) -> str:
+    """Return the label with the best `select.metric` on valid (all users), unless the gate decides otherwise.
 
-    Ties go to the first in the recipe. A recipe's single model needs no figure; else a model without the figure (no
-    predicted ratings for `rmse`) is left out with a note. Raises Refused when no model could be fitted and measured,
-    or none has the figure. The journal keeps all figures, of errors also the spread of the ratings and the simple
-    predictors' (SIMPLE), the gate's verdict, and the configuration that made the lists: the next night's incumbent.
+    Ties go to the first model in the recipe. The only model of a recipe needs no metric; with several, a model without
+    the metric (no predicted ratings for `rmse`) is left out with a note. Raises Refused when no model could be fitted
+    and evaluated, or none has the metric. The journal keeps all values, for errors also the spread of the ratings and
+    the errors of SIMPLE_PREDICTORS, the gate's verdict, and the configuration that is published: the incumbent of the
+    next night.
     """
     fault("select:before_verdict")
     select = run.settings.select
     cutoff = select.recorded_cutoff
-    if not measured:
+    if not evaluated:
         raise Refused("no model could be fitted, so there is nothing to publish")
-    labels = [lake.info(folder)["label"] for folder in measured]
-    own = [label for label in labels if label not in lineup.entrants]
-    figures = pl.concat([pl.read_parquet(folder / "metrics.parquet") for folder in measured])
-    figures = figures.filter(split="valid", segment="all", protocol=select.protocol, cutoff=cutoff)
-    simple = [name + "_scaled" * select.metric.endswith("_scaled") for name in SIMPLE]
-    beside = figures.filter(pl.col("metric").is_in(simple)).unique("metric", maintain_order=True)
-    figures = figures.filter(metric=select.metric)
-    values = dict(zip(figures["model"], figures["value"], strict=True))
-    name = name_of_figure(select.metric, cutoff)
-    figure = f"{name} ({select.protocol})" if cutoff else name
+    labels = [lake.info(folder)["label"] for folder in evaluated]
+    own = [label for label in labels if label not in contest.added]
+    metrics = pl.concat([pl.read_parquet(folder / "metrics.parquet") for folder in evaluated])
+    metrics = metrics.filter(split="valid", segment="all", protocol=select.protocol, cutoff=cutoff)
+    selecting = metrics.filter(metric=select.metric)
+    values = dict(zip(selecting["model"], selecting["value"], strict=True))
+    name = metric_name(select.metric, cutoff)
+    with_protocol = f"{name} ({select.protocol})" if cutoff else name
     eligible = [label for label in labels if not math.isnan(values.get(label, math.nan))]
     if not eligible and len(own) == 1:
-        return _settled(run, own[0], lineup, {"decision": "unmeasured", "text": f"{own[0]} has no {figure} on valid"})
+        verdict = Verdict("unmeasured", own[0], f"{own[0]} has no {with_protocol} on valid")
+        return _journaled(run, contest, verdict)
     if not eligible:
         raise Refused(
-            f"can't choose a champion: no model has {figure} on valid. Set split.valid above 0, evaluate that "
-            "protocol and cutoff, name a family that has the figure, or name one model only."
+            f"can't choose a champion: no model has {with_protocol} on valid. Set split.valid above 0, evaluate that "
+            "protocol and cutoff, name a family that has the metric, or name one model only."
         )
     for label in labels:
         if label not in eligible:
-            journal.note(run, f"{label} can't be champion: it has no {figure} on valid")
-    choice: dict[str, Any] = {
-        "metric": name,
-        "split": "valid",
-        "values": {label: values[label] for label in eligible},
-    }
+            journal.note(run, f"{label} can't be champion: it has no {with_protocol} on valid")
+    values = {label: values[label] for label in eligible}
+    choice: dict[str, Any] = {"metric": name, "split": "valid", "values": values}
     if select.protocol == "error":
-        choice["beside"] = dict(zip(beside["metric"], beside["value"], strict=True))
+        choice["beside"] = _errors_of_simple_predictors(metrics, select.metric)
     journal.update_run(run, choice=choice)
-    if not run.settings.gate.enabled or parts is None:
+    if not run.settings.gate.enabled or split_dir is None:
         sign = ranking_metrics.sign_of(select.metric)
-        champion = max(eligible, key=lambda label: sign * values[label])
-        return _settled(run, champion, lineup, {"decision": "off", "text": f"off; {champion} is the best on valid"})
-    by_user = {label: of for label, of in per_user.read(measured, "valid").items() if label in eligible}
-    activity = activity_of(parts / "train.parquet")
-    verdict = gate.judge(run.settings.gate, select, choice["values"], by_user, activity, lineup, run.settings.seed)
-    return _settled(run, verdict["published"], lineup, verdict)
+        best = max(eligible, key=lambda label: sign * values[label])
+        return _journaled(run, contest, Verdict("off", best, f"off; {best} is the best on valid"))
+    by_user = {label: of for label, of in per_user.read(evaluated, "valid").items() if label in eligible}
+    results = ValidationResults(values, by_user, activity_of(split_dir / "train.parquet"))
+    return _journaled(run, contest, gate.judge(run.settings.gate, select, results, contest, run.settings.seed))
 
 
-def _settled(run: Run, champion: str, lineup: Lineup, verdict: dict[str, Any]) -> str:
-    """Journal and say what was decided."""
-    made = lineup.configurations.get(champion)
-    configuration = {"champion_configuration": made.model_dump(mode="json")} if made else {}
-    journal.update_run(run, champion=champion, gate={**verdict, "published": champion}, **configuration)
-    journal.note(run, f"gate: {verdict['text']}")
+def _errors_of_simple_predictors(metrics: pl.DataFrame, selecting: str) -> dict[str, float]:
+    """Values by name, on the scale of the selecting metric."""
+    names = [name + "_scaled" * selecting.endswith("_scaled") for name in SIMPLE_PREDICTORS]
+    found = metrics.filter(pl.col("metric").is_in(names)).unique("metric", maintain_order=True)
+    return dict(zip(found["metric"], found["value"], strict=True))
+
+
+def _journaled(run: Run, contest: Contest, verdict: Verdict) -> str:
+    """Journal the verdict and return the champion's label."""
+    champion = verdict.published
+    published = contest.configurations.get(champion)
+    configuration = {"champion_configuration": published.model_dump(mode="json")} if published else {}
+    journal.update_run(run, champion=champion, gate=verdict.record(), **configuration)
+    journal.note(run, f"gate: {verdict.text}")
     return champion

@@ -29,27 +29,27 @@ def fit_model(
     data: Path,
     label: str,
     fit: Fit = "train",
-    chosen: Path | None = None,
-    searched: Path | None = None,
-    fitted: Mapping[str, Path] | None = None,
+    train_fit: Path | None = None,
+    search_dir: Path | None = None,
+    fits: Mapping[str, Path] | None = None,
 ) -> Path:
     """Fit `label` on `train`, `train+valid` (`data`: the split) or `all` (`data`: the encoded rows).
 
     Ratings are normalised by statistics of these rows. A fit on `train` is guided by valid, with the best
-    hyperparameters of the search `searched`, if any; the others take theirs, the learning rate that was found and
-    the number of epochs from `chosen`, that first fit. A long fit that is killed goes on from its checkpoint. A
-    blend is made of the models `fitted` on train; its refits refit them too.
+    hyperparameters of the search `search_dir`, if any; the others take theirs, the learning rate that was found and
+    the number of epochs from `train_fit`, that first fit. A long fit that is killed goes on from its checkpoint. A
+    blend is made of the models `fits` on train; its refits refit them too.
     Raises Skipped, with the reason, where the family can't be used on this data, or not within the night's budget.
     """
     set_threads(run.settings.threads)
-    request = resolve(run, data, label, fit, chosen, searched, fitted)
-    if chosen and request.family.blends:
-        for member, first in blend_members.first_fits(run, chosen).items():
+    request = resolve(run, data, label, fit, train_fit, search_dir, fits)
+    if train_fit and request.family.blends:
+        for member, first in blend_members.first_fits(run, train_fit).items():
             fit_model(run, data, member, fit, first)
 
     def write(folder: Path) -> lake.Report:
         title = request.spec.call.title
-        told = Telling(title, request.epochs or getattr(request.config, "epochs", None))
+        told = EpochLogger(title, request.epochs or getattr(request.config, "epochs", None))
         try:
             deadline = budget.deadline(run, request.spec.call) if fit == "train" else None
             result = fit_request(replace(request, deadline=deadline), told, folder)
@@ -73,28 +73,28 @@ def resolve(
     data: Path,
     label: str,
     fit: Fit = "train",
-    chosen: Path | None = None,
-    searched: Path | None = None,
-    fitted: Mapping[str, Path] | None = None,
+    train_fit: Path | None = None,
+    search_dir: Path | None = None,
+    fits: Mapping[str, Path] | None = None,
 ) -> FitRequest:
     """The fit that these arguments of `fit_model` mean: family, hyperparameters, members, and the key of it all.
 
     Writes nothing. Raises NotYetKnown where hyperparameters or members depend on what isn't there yet.
     """
     family, config = family_of(run.settings, label)
-    config = config_of(config, chosen, searched)
-    made_of: dict[str, Path] = {}
-    if family.blends and chosen:
-        firsts = blend_members.first_fits(run, chosen).items()
-        made_of = {name: lake.folder_of(run, resolve(run, data, name, fit, first).spec) for name, first in firsts}
+    config = config_of(config, train_fit, search_dir)
+    members: dict[str, Path] = {}
+    if family.blends and train_fit:
+        firsts = blend_members.first_fits(run, train_fit).items()
+        members = {name: lake.folder_of(run, resolve(run, data, name, fit, first).spec) for name, first in firsts}
     elif family.blends:
         assert isinstance(config, BlendConfig)
-        made_of = blend_members.members_of(run, config, fitted or {})
+        members = blend_members.members_of(run, config, fits or {})
     settings, feedback = run.settings, run.settings.dataset.feedback
-    finder = settings.models[label].finder if chosen is None else None
+    finder = settings.models[label].finder if train_fit is None else None
     devices = devices_of(settings, family)
     spec = lake.Spec(
-        call=StageCall(StageName.TRAIN, label, fit, tuned=searched is not None),
+        call=StageCall(StageName.TRAIN, label, fit, tuned=search_dir is not None),
         layer="5_models",
         version=VERSION,
         settings={
@@ -106,11 +106,11 @@ def resolve(
             **({"finder": finder.model_dump()} if finder else {}),
             **({"devices": devices} if devices > 1 else {}),
         },
-        parents=(data, *([chosen] if chosen else []), *made_of.values()),
+        parents=(data, *([train_fit] if train_fit else []), *members.values()),
         head=f"{label}-{fit.replace('+', '-')}",
     )  # fmt: skip
-    epochs = lake.info(chosen)["best_epoch"] if chosen else None
-    return FitRequest(run, data, label, family, config, spec, epochs, chosen is not None, made_of)
+    epochs = lake.info(train_fit)["best_epoch"] if train_fit else None
+    return FitRequest(run, data, label, family, config, spec, epochs, train_fit is not None, members)
 
 
 def spec(run: Run, data: Path, label: str, *more: Any, **named: Any) -> lake.Spec:
@@ -139,7 +139,7 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
     return lake.Report(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
 
 
-class Telling:
+class EpochLogger:
     """Keeps the figures of every epoch, and says them while the fit runs: at most a line every few seconds.
 
     Who watches has them all, and needs no lines.

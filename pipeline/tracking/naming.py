@@ -7,7 +7,7 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.config.settings import Select
-from pipeline.schemas.tables import name_of_figure
+from pipeline.schemas.tables import metric_name
 
 ABOUT = """The nights of **{dataset}**: one run a night, named by its start (UTC) and who made the lists, and below it a
 run for every model.
@@ -36,7 +36,7 @@ def about(run: Run, info: dict[str, Any], figures: pl.DataFrame | None) -> str:
     wanted = {"segment": "all", "metric": select.metric, "protocol": select.protocol}
     for row in figures.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
         ends = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["ci_low"] is not None else ""
-        name = name_of_figure(row["metric"], row["cutoff"])
+        name = metric_name(row["metric"], row["cutoff"])
         told.append(f"{row['split']} {name} {row['value']:.4f}{ends}")
     return "; ".join(told)
 
@@ -58,7 +58,7 @@ def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
 
     named = {}
     for row in sorted(figures.filter(pl.col("segment") == "all").to_dicts(), key=place):
-        name = name_of_figure(row["metric"], row["cutoff"]).replace("@", "_at_")
+        name = metric_name(row["metric"], row["cutoff"]).replace("@", "_at_")
         name = f"{row['split']}_{row['protocol']}_{name}"
         named[name] = row["value"]
         if row["cutoff"] in (0, select.cutoff):

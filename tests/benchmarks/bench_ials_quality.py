@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flows.prepare import prepare
 from pipeline.evaluation import evaluator, ranking_metrics
-from pipeline.evaluation.eval_task import Parts, ask, load_parts
+from pipeline.evaluation.eval_task import Splits, eval_task, load_splits
 from pipeline.models.ials import Ials, IalsConfig
 from pipeline.ranking.ranks import candidate_ranks
 from pipeline.stages import clean, encode, ingest, split
@@ -46,7 +46,7 @@ class Clock:
         self.started = time.perf_counter()
 
 
-def read_split() -> Parts:
+def read_split() -> Splits:
     """The published split, through the line itself."""
     data = Path(os.environ.get("NIGHTRECS_DATA", "../shared/data")) / "ml-1m"
     with tempfile.TemporaryDirectory() as home:
@@ -54,10 +54,10 @@ def read_split() -> Parts:
         journal.open_run(run)
         raw = ingest.read_source(run)
         parts = split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw)))
-        return load_parts(parts, torch.device("cpu"))
+        return load_splits(parts, torch.device("cpu"))
 
 
-def ours(parts: Parts, dim: int, epochs: int, ndcg: Callable[[Ials], float]) -> Curve:
+def ours(parts: Splits, dim: int, epochs: int, ndcg: Callable[[Ials], float]) -> Curve:
     """iALS with its defaults for MovieLens 1M."""
     model = Ials(
         IalsConfig(embedding_dim=dim, epochs=epochs, l2=0.007, unobserved_weight=0.3), parts.n_users, parts.n_items
@@ -67,7 +67,7 @@ def ours(parts: Parts, dim: int, epochs: int, ndcg: Callable[[Ials], float]) -> 
     return clock.curve
 
 
-def theirs(parts: Parts, dim: int, epochs: int, threads: int, ndcg: Callable[[Tensor, Tensor], float]) -> Curve:
+def theirs(parts: Splits, dim: int, epochs: int, threads: int, ndcg: Callable[[Tensor, Tensor], float]) -> Curve:
     """`implicit`; ImportError where it is not installed."""
     from implicit.cpu.als import AlternatingLeastSquares  # pyright: ignore[reportMissingImports]
     from scipy.sparse import csr_matrix
@@ -90,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     parts = read_split()
-    question = ask(parts, "test", "train")
+    question = eval_task(parts, "test", "train")
     negatives = evaluator.published_candidates(parts.frames["candidates"], parts)[question.users]
     holdout = question.holdout.items
 

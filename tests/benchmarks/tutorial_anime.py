@@ -107,7 +107,7 @@ def measured(run: Run, fit_for_test: str) -> dict[str, tuple[Path, pl.DataFrame]
                 tested = train.fit_model(run, parts, label, fit_for_test, fit)
             found[label] = (
                 fit,
-                pl.read_parquet(evaluate.measure_model(run, parts, label, fit, tested) / "metrics.parquet"),
+                pl.read_parquet(evaluate.evaluate_model(run, parts, label, fit, tested) / "metrics.parquet"),
             )
         journal.close_run(run, "stopped", "a benchmark")
     return found

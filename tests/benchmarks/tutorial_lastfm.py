@@ -79,7 +79,7 @@ def scaled_parts(run: Run) -> list[Interactions]:
     journal.open_run(run)
     raw = ingest.read_source(run)
     folder = split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw)))
-    parts, feedback = eval_task.load_parts(folder, torch.device("cpu")), run.settings.dataset.feedback
+    parts, feedback = eval_task.load_splits(folder, torch.device("cpu")), run.settings.dataset.feedback
     normalizer = Normalizer.fit(feedback.normalize, parts.of("train").ratings, feedback.normalize_to)
     return [normalizer.on(parts.of(name)) for name in eval_task.PARTS]
 

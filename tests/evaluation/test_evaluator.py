@@ -95,7 +95,7 @@ def test_what_is_learnt_is_on_the_scale_of_the_fit_and_errors_on_that_of_the_sou
         models = {"pmf": {**PMF["pmf"], "epochs": 60, "learning_rate": 0.05, "l2": 0.01, "batch_size": 32}}
         run, parts = night(tmp_path / kind, normalize=kind, models=models, select=BY_ERROR)
         fitted = train.fit_model(run, parts, "pmf")
-        values[kind] = figures(evaluate.measure_model(run, parts, "pmf", fitted, fitted))
+        values[kind] = figures(evaluate.evaluate_model(run, parts, "pmf", fitted, fitted))
         biggest = state(fitted)["range"].max().item()
         assert biggest > 80 if kind == "none" else biggest < 6
     variance = {kind: of["test", "target_variance"] for kind, of in values.items()}
@@ -109,7 +109,7 @@ def test_errors_on_the_scale_of_the_fit_stand_beside_those_of_the_source(tmp_pat
     """rmse_scaled of log ratings, by hand; and it is the figure that guides and chooses where it is asked for."""
     run, parts = night(tmp_path, normalize="log1p", select={"protocol": "error", "metric": "rmse_scaled"})
     fitted = train.fit_model(run, parts, "pmf")
-    values = figures(evaluate.measure_model(run, parts, "pmf", fitted, fitted))
+    values = figures(evaluate.evaluate_model(run, parts, "pmf", fitted, fitted))
     test, learnt = (pl.read_parquet(parts / f"{name}.parquet") for name in ("test", "train"))
     model, normalizer = load(fitted), Normalizer.load(fitted)
     users, items = (test[name].cast(pl.Int64).to_torch() for name in ("user_idx", "item_idx"))
@@ -159,7 +159,7 @@ def measured(run: Run, parts: Path, *labels: str) -> list[Path]:
     folders = []
     for label in labels:
         fitted = train.fit_model(run, parts, label)
-        folders.append(evaluate.measure_model(run, parts, label, fitted, fitted))
+        folders.append(evaluate.evaluate_model(run, parts, label, fitted, fitted))
     return folders
 
 
@@ -213,8 +213,8 @@ def test_the_validator_asks_by_the_protocol_that_selects(tmp_path):
             evaluation={"protocols": [protocol], "cutoffs": [10]},
         )  # fmt: skip
         fitted = train.fit_model(run, parts, "popularity")
-        data = eval_task.load_parts(parts, CPU)
-        validate = objective.validator(data, run.settings, Popularity, Normalizer())
+        data = eval_task.load_splits(parts, CPU)
+        validate = objective.validation_objective(data, run.settings, Popularity, Normalizer())
         assert validate is not None
         values[protocol] = validate(load(fitted))
         (folder,) = measured(run, parts, "popularity")
@@ -247,7 +247,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     run, parts = night(tmp_path / "killed", models=models)
-    tell, epochs = train.Telling.__call__, []
+    tell, epochs = train.EpochLogger.__call__, []
 
     def dies(self, epoch: int, values: dict[str, float]) -> None:
         if epoch == 5:
@@ -256,7 +256,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
         tell(self, epoch, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Telling, "__call__", dies)
+        patch.setattr(train.EpochLogger, "__call__", dies)
         with pytest.raises(Killed):
             train.fit_model(run, parts, label)
     (left,) = (run.home.lake(run.dataset) / "5_models").glob(".checkpoint-*")
@@ -335,7 +335,7 @@ def test_sizes_in_words():
 def test_a_long_fit_says_how_far_it_is(monkeypatch, capsys):
     now = iter([0.0, 1.0, 5.5, 5.5, 6.0, 11.0, 11.0])
     monkeypatch.setattr(train.time, "monotonic", lambda: next(now))
-    told = train.Telling("train mf", 15)
+    told = train.EpochLogger("train mf", 15)
     for epoch, loss in ((1, 3.0), (2, 2.5), (3, 2.25), (4, 1.93456)):
         told(epoch, {"loss": loss, "valid": 0.1171})
     assert capsys.readouterr().err.splitlines() == [

@@ -150,7 +150,7 @@ def test_a_night_goes_on_where_the_last_one_stopped(tmp_path):
     assert outcome == "stopped"
 
     def dies(call, stage, *args):
-        if stage is evaluate.measure_model:
+        if stage is evaluate.evaluate_model:
             raise KeyboardInterrupt
         return stage(*args)
 

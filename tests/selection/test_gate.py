@@ -1,5 +1,6 @@
 """The gate: what is published stays until a challenger is shown to be no worse, and nobody loses to popularity."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -9,12 +10,12 @@ import polars as pl
 import pytest
 
 from pipeline.config.publishing import Gate
-from pipeline.config.settings import FLOOR, INCUMBENT, Select
+from pipeline.config.settings import BASELINE, INCUMBENT, Select
 from pipeline.core.paths import Home
 from pipeline.schemas import tables
 from pipeline.selection import gate, incumbent
-from pipeline.selection.comparison import by_segment
-from pipeline.selection.incumbent import Configuration, Lineup, find_floor, published_configuration
+from pipeline.selection.comparison import ValidationResults, by_segment
+from pipeline.selection.incumbent import Configuration, Contest, find_baseline, published_configuration
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
 from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
@@ -22,21 +23,22 @@ from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
 ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactions": np.arange(N)})
 
 
-def judged(lineup: Lineup, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
+def judged(contest: Contest, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
     by_user = figures(**shifts)
     values = {label: float(frame["value"].mean()) for label, frame in by_user.items()}  # type: ignore[arg-type]
     select = Select(metric=metric, protocol="error" if metric == "rmse" else "full")
-    return gate.judge(settings or Gate(), select, values, by_user, ACTIVITY, lineup, seed=1)
+    results = ValidationResults(values, by_user, ACTIVITY)
+    return gate.judge(settings or Gate(), select, results, contest, seed=1).record()
 
 
-def lineup(incumbent: str | None = "old", floor: str | None = None, **families: str) -> Lineup:
-    """`floor` is one that the gate has added."""
+def contest(incumbent: str | None = "old", baseline: str | None = None, **families: str) -> Contest:
+    """`baseline` is one that the gate has added."""
     known = {label: Configuration(family=family) for label, family in families.items()}
-    return Lineup(known, {floor: None} if floor else {}, incumbent, "r0", floor)  # type: ignore[dict-item]
+    return Contest(known, {baseline: None} if baseline else {}, incumbent, "r0", baseline)  # type: ignore[dict-item]
 
 
 def test_a_better_challenger_replaces_the_incumbent():
-    verdict = judged(lineup(), new=0.03, old=0.0)
+    verdict = judged(contest(), new=0.03, old=0.0)
     assert (verdict["decision"], verdict["published"]) == ("replaced", "new")
     numbers = verdict["against_incumbent"]
     assert numbers["ci_low"] < numbers["value"] < numbers["ci_high"] and numbers["n"] == N
@@ -45,17 +47,17 @@ def test_a_better_challenger_replaces_the_incumbent():
 
 
 def test_a_worse_challenger_does_not():
-    verdict = judged(lineup(), new=-0.03, old=0.0)
+    verdict = judged(contest(), new=-0.03, old=0.0)
     assert (verdict["decision"], verdict["published"]) == ("kept", "old")
     assert "old (the incumbent)" not in verdict["text"] and "the incumbent old stays" in verdict["text"]
 
 
 def test_better_by_chance_is_not_enough_without_a_margin():
     lucky = next(seed for seed in range(50) if 0 < _difference(seed) < 0.001)
-    close = judged(lineup(), seed=lucky, new=0.0, old=0.0)
+    close = judged(contest(), seed=lucky, new=0.0, old=0.0)
     assert (close["decision"], close["published"]) == ("kept", "old")
     assert "may be worse by more than 1%" in close["text"]
-    generous = judged(lineup(), settings=Gate(margin=0.05), seed=lucky, new=0.0, old=0.0)
+    generous = judged(contest(), settings=Gate(margin=0.05), seed=lucky, new=0.0, old=0.0)
     assert (generous["decision"], generous["published"]) == ("replaced", "new")
 
 
@@ -66,38 +68,55 @@ def _difference(seed: int) -> float:
 
 def test_a_harmed_segment_stops_a_challenger():
     shift = np.where(np.arange(N) < N // 3, -0.05, 0.08)  # the least active third pays for the others
-    verdict = judged(lineup(), new=shift, old=0.0)
+    verdict = judged(contest(), new=shift, old=0.0)
     assert (verdict["decision"], verdict["published"]) == ("kept", "old")
     assert "new harms activity_low" in verdict["text"]
     assert [s["segment"] for s in verdict["segments"] if s["harmed"]] == ["activity_low"]
-    tolerant = judged(lineup(), settings=Gate(min_segment_users=N), new=shift, old=0.0)
+    tolerant = judged(contest(), settings=Gate(min_segment_users=N), new=shift, old=0.0)
     assert tolerant["published"] == "new" and tolerant["segments"] == []
 
 
 def test_lower_is_better_for_errors():
-    assert judged(lineup(), "rmse", new=-0.03, old=0.0)["decision"] == "replaced"
-    assert judged(lineup(), "rmse", new=0.03, old=0.0)["decision"] == "kept"
+    assert judged(contest(), "rmse", new=-0.03, old=0.0)["decision"] == "replaced"
+    assert judged(contest(), "rmse", new=0.03, old=0.0)["decision"] == "kept"
 
 
 def test_who_loses_to_popularity_is_not_published():
     of = {"new": "mf", "old": "ease", "popular": "popularity"}
-    both = judged(lineup("old", "popular", **of), new=0.05, old=0.0, popular=0.1)
+    both = judged(contest("old", "popular", **of), new=0.05, old=0.0, popular=0.1)
     assert (both["decision"], both["published"]) == ("floor", "popular")
     assert "new loses to popular" in both["text"] and "the incumbent old loses to popular" in both["text"]
     assert both["against_floor"]["ci_high"] < 0
-    first = judged(lineup(None, "popular", **of), new=-0.05, popular=0.0)
+    first = judged(contest(None, "popular", **of), new=-0.05, popular=0.0)
     assert (first["decision"], first["published"]) == ("floor", "popular")
-    level = judged(lineup(None, "popular", **of), new=0.0, popular=0.0)
+    level = judged(contest(None, "popular", **of), new=0.0, popular=0.0)
     assert level["published"] in ("new", "popular") and level["decision"] == "first"
-    rescued = judged(lineup("old", "popular", **of), new=0.001, old=0.0, popular=0.05)
+    rescued = judged(contest("old", "popular", **of), new=0.001, old=0.0, popular=0.05)
     assert rescued["published"] == "popular"
 
 
 def test_a_winner_that_loses_to_popularity_gives_way_to_the_other():
     shift = np.where(np.arange(N) < N // 3, -0.03, 0.10)  # harms a segment, yet beats popularity
     of = {"new": "mf", "old": "ease", "popular": "popularity"}
-    verdict = judged(lineup("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
+    verdict = judged(contest("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
     assert verdict["published"] == "new", verdict["text"]
+
+
+def test_the_record_of_a_verdict_keeps_its_keys_and_values():
+    shift = np.where(np.arange(N) < N // 3, -0.03, 0.10)
+    of = {"new": "mf", "old": "ease", "popular": "popularity"}
+    verdict = judged(contest("old", "popular", **of), new=shift, old=-0.05, popular=0.0)
+    golden = json.loads(Path(__file__).with_name("verdict.json").read_text())
+    assert flat(verdict) == pytest.approx(flat(golden))
+
+
+def flat(record: dict, prefix: str = "") -> dict:
+    """Scalar values by dotted key."""
+    found = {}
+    for key, value in record.items():
+        nested = dict(enumerate(value)) if isinstance(value, list) else value
+        found |= flat(nested, f"{prefix}{key}.") if isinstance(nested, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def test_segments_are_thirds_by_activity_and_the_cold():
@@ -111,7 +130,7 @@ def test_nights_in_a_row(tmp_path):
     write_log(tmp_path / "data")
     first = one_night(tmp_path)
     verdict = record(first)["gate"]
-    assert (verdict["decision"], verdict["published"], verdict["floor"]) == ("first", "ease", FLOOR)
+    assert (verdict["decision"], verdict["published"], verdict["floor"]) == ("first", "ease", BASELINE)
     assert verdict["against_floor"]["value"] > 0.1
 
     worse = one_night(tmp_path, BAD)  # the recipe changes to a worse family: what is published stays
@@ -149,10 +168,10 @@ def test_a_model_that_loses_to_popularity_is_not_published_on_the_first_night(tm
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "log.csv").write_text("\n".join(["user,item,timestamp", *rows, ""]))
     run = one_night(tmp_path, BAD)
-    assert record(run)["gate"]["decision"] == "floor" and record(run)["champion"] == FLOOR
-    assert set(ask(run, "select distinct model from recommendations")["model"]) == {FLOOR}
+    assert record(run)["gate"]["decision"] == "floor" and record(run)["champion"] == BASELINE
+    assert set(ask(run, "select distinct model from recommendations")["model"]) == {BASELINE}
     tomorrow = one_night(tmp_path, BAD)
-    assert record(tomorrow)["gate"]["floor"] == INCUMBENT, "the floor of last night is not fitted twice"
+    assert record(tomorrow)["gate"]["floor"] == INCUMBENT, "the baseline of last night is not fitted twice"
     assert record(tomorrow)["champion"] == INCUMBENT
 
 
@@ -172,7 +191,7 @@ def test_a_published_blend_is_held_against_tonight(tmp_path):
     assert again.hyperparameters["weights"] == {f"{INCUMBENT}_ease": 0.75, f"{INCUMBENT}_item_knn": 0.25}
     assert again.same_as(made) and not again.same_as(incumbent.configuration_of(_fit(second, "worse-train-")))
     measured = set(ask(second, f"select model from metrics where run_id = '{second.run_id}'")["model"])
-    assert measured == {"worse", INCUMBENT, FLOOR}, "members on their own do not take part"
+    assert measured == {"worse", INCUMBENT, BASELINE}, "members on their own do not take part"
 
     third = one_night(tmp_path, BAD + GOOD)  # one member is fitted tonight anyway
     assert record(third)["gate"]["incumbent"] == INCUMBENT
@@ -214,8 +233,8 @@ def test_an_incumbent_that_cant_be_fitted_any_more_is_told(tmp_path, stored):
     first = one_night(tmp_path)
     journal.update_run(first, champion_configuration=stored)
     second = one_night(tmp_path, BAD)
-    assert record(second)["gate"]["incumbent"] is None and record(second)["champion"] in ("worse", FLOOR)
-    assert any(f"published by night {first.run_id} can't take part" in note for note in _notes(second))
+    assert record(second)["gate"]["incumbent"] is None and record(second)["champion"] in ("worse", BASELINE)
+    assert any(f"published by night {first.run_id} can't compete" in note for note in _notes(second))
 
 
 def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
@@ -229,7 +248,7 @@ def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
 
     run = one_night(tmp_path, "[models.ials]\nepochs = 2\nembedding_dim = 4\n", step=fails)
     assert record(run)["gate"]["decision"] == "unopposed" and record(run)["champion"] == "ials"
-    assert "the incumbent ease could not be measured tonight" in record(run)["gate"]["text"]
+    assert "the incumbent ease could not be evaluated" in record(run)["gate"]["text"]
     assert INCUMBENT in record(run)["left_out"]
 
 
@@ -246,13 +265,13 @@ def test_the_floor_has_a_window_where_there_are_times(run):
     night = run.model_copy(update={"settings": timed})
     whole, recent = (Configuration(family="popularity", hyperparameters={"window_days": d}) for d in (None, 7.0))
     ease = Configuration(family="ease")
-    assert find_floor(night, {"p": whole, "r": recent, "ease": ease}) == ("r", None)
-    assert find_floor(run, {"p": whole, "r": recent, "ease": ease}) == ("p", None)
-    added = find_floor(night, {"p": whole, "ease": ease})[1]
+    assert find_baseline(night, {"p": whole, "r": recent, "ease": ease}) == ("r", None)
+    assert find_baseline(run, {"p": whole, "r": recent, "ease": ease}) == ("p", None)
+    added = find_baseline(night, {"p": whole, "ease": ease})[1]
     assert added is not None and added.hyperparameters == {"window_days": 30.0}
-    added = find_floor(run, {"ease": ease})[1]
+    added = find_baseline(run, {"ease": ease})[1]
     assert added is not None and added.hyperparameters == {}
-    assert find_floor(night, {"p": whole}) == ("p", None), "nothing but popularity needs no other"
+    assert find_baseline(night, {"p": whole}) == ("p", None), "nothing but popularity needs no other"
 
 
 def _fits(run) -> list[Path]:

@@ -83,4 +83,4 @@ def test_what_depends_on_what_is_not_there_says_so(asked):
     with pytest.raises(lake.NotYetKnown) as blend:
         blend_members.members_of(tomorrow, config, fits)
     assert blend.value.place == journal.folder(tomorrow), "its figures decide"
-    assert train.resolve(tomorrow, where["split"], "both", fitted=fits).members == fits
+    assert train.resolve(tomorrow, where["split"], "both", fits=fits).members == fits

@@ -20,7 +20,7 @@ from pipeline.reporting.formatting import (
 from pipeline.reporting.html import charts
 from pipeline.reporting.night import Night
 from pipeline.schemas import tables
-from pipeline.schemas.tables import name_of_figure
+from pipeline.schemas.tables import metric_name
 
 Drawn = dict[str, Any]
 ACCURACY = ("ndcg", "recall", "hit_rate", "precision", "map", "mrr", "rmse", "mae", "rmse_scaled", "mae_scaled")
@@ -110,7 +110,7 @@ def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) ->
     best_last = ranking_metrics.higher_is_better(metric)
     main = rows.filter(metric=metric).sort("value", "model", descending=[best_last, False])
     champion = night.record.get("champion")
-    label = name_of_figure(metric, main["cutoff"][0])
+    label = metric_name(metric, main["cutoff"][0])
     order = [{**row, "name": named(night, row["model"])} for row in main.to_dicts()]
     told = ", ".join(f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order)
     spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {told}")
@@ -129,7 +129,7 @@ def _compared(night: Night, split: str, protocol: str) -> tuple[dict[str, str], 
     if not rows:
         return {}, ""
     marks = {r["model"]: LIKE_THE_BEST if not r["is_real"] else BETTER if r["difference"] > 0 else "" for r in rows}
-    best, label = named(night, rows[0]["other"]), name_of_figure(rows[0]["metric"], rows[0]["cutoff"])
+    best, label = named(night, rows[0]["other"]), metric_name(rows[0]["metric"], rows[0]["cutoff"])
     confidence = (night.settings.get("gate") or {}).get("confidence", 0.95)
     text = f"{LIKE_THE_BEST}: not told apart from {best}, the best on valid, by {label} of {number(rows[0]['n'])} users"
     text += f" (paired bootstrap, {percent(confidence)}, Holm over {plural(len(rows), 'comparison')})"
@@ -148,7 +148,7 @@ def _columns(
         body.append({"model": of["name"], "champion": of["model"] == champion, "n": of["n"],
                      "mark": marks.get(of["model"], ""), "cells": [cells.get(name) for name in there]})  # fmt: skip
     columns = [
-        (name_of_figure(name, rows.filter(metric=name)["cutoff"][0]), ranking_metrics.higher_is_better(name))
+        (metric_name(name, rows.filter(metric=name)["cutoff"][0]), ranking_metrics.higher_is_better(name))
         for name in there
     ]
     return {"columns": columns, "rows": body}
@@ -164,7 +164,7 @@ def segments(night: Night) -> list[Drawn]:
     rows = rows.with_columns(decile=pl.col("segment").str.extract(r"(\d+)$").cast(pl.Int64)).sort("decile")
     if rows.height < 2:
         return []
-    label, values = name_of_figure(metric, cutoff), rows["value"]
+    label, values = metric_name(metric, cutoff), rows["value"]
     told = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
     return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, told))]
 
@@ -192,7 +192,7 @@ def gate(night: Night) -> dict[str, Any] | None:
 def over_nights(night: Night) -> dict[str, Any]:
     """What became of the nights, newest first, and the champions' figure over them."""
     protocol, metric, cutoff = night.figure
-    label = name_of_figure(metric, cutoff)
+    label = metric_name(metric, cutoff)
     rows = night.nights.sort("run_id", descending=True).to_dicts()
     for row in rows:
         row["champion"] = row["champion"] and named(Night(night.home, night.dataset, row["run_id"]), row["champion"])
