@@ -59,6 +59,7 @@ class Ncf(Recommender):
     ReLU, W [p ; q] = W_u p + W_i q: its two parts are computed once a user and once an item, not once a pair.
     """
 
+    family = "ncf"
     Config = NcfConfig
 
     def __init__(self, config: NcfConfig, n_users: int, n_items: int):
