@@ -112,8 +112,9 @@ def load_class(path: str) -> type[Recommender]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        missing = error.name or module_name
         raise SettingsError(
-            f"{path!r}: there is no module {error.name or module_name!r}; install its package, or add its folder to PYTHONPATH"
+            f"{path!r}: there is no module {missing!r}; install its package, or add its folder to PYTHONPATH"
         ) from error
     except Exception as error:
         raise SettingsError(f"{path!r}: importing {module_name} failed: {type(error).__name__}: {error}") from error
@@ -168,7 +169,7 @@ def _installed() -> dict[str, type[Recommender]]:
         try:
             found[name] = load_class(entry.value)
         except SettingsError as error:
-            log.warning("the family %r of an installed package is ignored: %s", name, error)
+            log.warning("the installed family %r is ignored: %s", name, error)
     return found
 
 
@@ -181,9 +182,7 @@ def _entry_points() -> dict[str, metadata.EntryPoint]:
         if owner is None:
             found[entry.name] = entry
         else:
-            log.warning(
-                "the family %s = %s of an installed package is ignored: its name is taken", entry.name, entry.value
-            )
+            log.warning("the installed family %s = %s is ignored: its name is taken", entry.name, entry.value)
     return found
 
 
