@@ -49,7 +49,7 @@ def fit_model(
 
     def write(folder: Path) -> lake.Report:
         title = request.spec.call.title
-        told = Telling(title, request.epochs or getattr(request.config, "epochs", None))
+        told = EpochLogger(title, request.epochs or getattr(request.config, "epochs", None))
         try:
             deadline = budget.deadline(run, request.spec.call) if fit == "train" else None
             result = fit_request(replace(request, deadline=deadline), told, folder)
@@ -139,7 +139,7 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
     return lake.Report(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
 
 
-class Telling:
+class EpochLogger:
     """Keeps the figures of every epoch, and says them while the fit runs: at most a line every few seconds.
 
     Who watches has them all, and needs no lines.

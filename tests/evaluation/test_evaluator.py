@@ -247,7 +247,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     run, parts = night(tmp_path / "killed", models=models)
-    tell, epochs = train.Telling.__call__, []
+    tell, epochs = train.EpochLogger.__call__, []
 
     def dies(self, epoch: int, values: dict[str, float]) -> None:
         if epoch == 5:
@@ -256,7 +256,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
         tell(self, epoch, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Telling, "__call__", dies)
+        patch.setattr(train.EpochLogger, "__call__", dies)
         with pytest.raises(Killed):
             train.fit_model(run, parts, label)
     (left,) = (run.home.lake(run.dataset) / "5_models").glob(".checkpoint-*")
@@ -335,7 +335,7 @@ def test_sizes_in_words():
 def test_a_long_fit_says_how_far_it_is(monkeypatch, capsys):
     now = iter([0.0, 1.0, 5.5, 5.5, 6.0, 11.0, 11.0])
     monkeypatch.setattr(train.time, "monotonic", lambda: next(now))
-    told = train.Telling("train mf", 15)
+    told = train.EpochLogger("train mf", 15)
     for epoch, loss in ((1, 3.0), (2, 2.5), (3, 2.25), (4, 1.93456)):
         told(epoch, {"loss": loss, "valid": 0.1171})
     assert capsys.readouterr().err.splitlines() == [
