@@ -105,7 +105,9 @@ The conformance suite takes the same names:
 
 ```python
 import pytest
+
 from pipeline.models import conformance
+
 
 @pytest.mark.parametrize("check", conformance.CHECKS)
 def test_conformance(check):
