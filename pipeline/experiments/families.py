@@ -7,8 +7,7 @@ from pydantic import ValidationError
 from pipeline.config import loader
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
-from pipeline.core.suggest import nearest
-from pipeline.models import MODELS, ModelConfig, Recommender
+from pipeline.models import ModelConfig, Recommender, registry
 from pipeline.selection import leaderboard
 from pipeline.storage import lake
 
@@ -23,12 +22,10 @@ def config_of(config: ModelConfig, train_fit: Path | None = None, search_dir: Pa
 
 def family_of(settings: Settings, label: str) -> tuple[type[Recommender], ModelConfig]:
     """The class and the checked hyperparameters of a label; SettingsError names the key at fault."""
-    name = leaderboard.family_name(settings, label)
-    if name not in MODELS:
-        raise SettingsError(
-            f"models.{label}: no family is called {name!r}{nearest(name, MODELS)}; there are: {', '.join(MODELS)}"
-        )
-    family = MODELS[name]
+    try:
+        family = registry.find(leaderboard.family_name(settings, label))
+    except SettingsError as error:
+        raise SettingsError(f"models.{label}: {error}") from error
     try:
         return family, family.Config.model_validate(settings.models[label].model_extra or {})
     except ValidationError as error:

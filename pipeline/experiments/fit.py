@@ -22,7 +22,7 @@ from pipeline.models.serialization import load, save
 from pipeline.ranking.ranks import ScoreError
 from pipeline.storage import lake
 from pipeline.training import launcher
-from pipeline.training.context import World
+from pipeline.training.context import ProcessGroup
 from pipeline.training.device import memory_budget, resolve_device, set_threads
 from pipeline.training.interactions import Interactions
 from pipeline.training.loop import seeded
@@ -112,7 +112,7 @@ def fit_request(request: FitRequest, told: EpochCallback, folder: Path) -> FitRe
     settings, started = request.run.settings, time.perf_counter()
     devices, device = devices_of(settings, request.family), resolve_device(settings.device)
     if devices == 1:
-        result = fit_here(request, device, told, World())
+        result = fit_here(request, device, told, ProcessGroup())
         return replace(result, seconds=result.seconds + time.perf_counter() - started)
 
     def hear(what: str, *values: Any) -> None:
@@ -144,15 +144,15 @@ class RemoteEpochLogger:
 
     def begin(self, rows: int) -> None:
         """So many rows are learnt from."""
-        self.world.tell("begin", rows)
+        self.world.send("begin", rows)
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
         """The figures of an epoch, 1-based."""
         self.history.append({"epoch": epoch, **values})
-        self.world.tell("__call__", epoch, values)
+        self.world.send("__call__", epoch, values)
 
 
-def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, world: World) -> FitResult:
+def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, world: ProcessGroup) -> FitResult:
     """The model, fitted in this process, with the others of `world`."""
     settings, feedback = request.run.settings, request.run.settings.dataset.feedback
     train, splits = read(request, device)
@@ -192,7 +192,7 @@ def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, wor
         cut_short=context.cut_short,
         finding=finding,
         history=told.history,
-        seconds=context.course.earlier_seconds,
+        seconds=context.stats.earlier_seconds,
     )
 
 
@@ -205,11 +205,11 @@ def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Split
     return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device), None
 
 
-def guided_by_first(guide: Callable[[Any], float], world: World) -> Callable[[Any], float]:
+def guided_by_first(guide: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:
     """The figure that the first process finds, in all of them."""
     if world.size == 1:
         return guide
-    return lambda model: world.agreed(guide(model) if world.rank == 0 else 0.0)
+    return lambda model: world.broadcast(guide(model) if world.rank == 0 else 0.0)
 
 
 def build(family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int) -> Recommender:

@@ -14,6 +14,8 @@ __all__ = ["FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
 class Recommender(nn.Module, ABC):
     """A family of models over dense user and item indices."""
 
+    family: ClassVar[str | None] = None
+    """Name in recipes, of the families of this package; others go by their entry point or dotted path."""
     Config: ClassVar[type[ModelConfig]]
     version: ClassVar[int] = 1
     """Raise it when a change of the family's code changes what it learns or scores; it is part of the lake's keys."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.core.bootstrap import paired_difference
+from pipeline.models import registry
 from pipeline.models.base import Recommender, pick
 from pipeline.training.context import FitContext, ModelConfig, NotServable
 from pipeline.training.interactions import History, Interactions
@@ -46,6 +47,7 @@ class Blend(Recommender):
     the best of what was tried by then are taken, if they are better in that way.
     """
 
+    family = "blend"
     Config = BlendConfig
     blends = True
 
@@ -61,9 +63,9 @@ class Blend(Recommender):
     @classmethod
     def of(cls, config: BlendConfig, models: Mapping[str, Recommender]) -> "Blend":
         """A blend of fitted models, by label; weights of models that are not there are left out."""
-        from pipeline.models.serialization import family_of
-
-        members = {name: Member(family=family_of(m), config=m.config.model_dump()) for name, m in models.items()}
+        members = {
+            name: Member(family=registry.name_of(type(m)), config=m.config.model_dump()) for name, m in models.items()
+        }
         weights = config.weights and {name: config.weights.get(name, 0.0) for name in models}
         if len(models) < 2 or (weights and not any(weights.values())):
             raise NotServable(
@@ -157,7 +159,5 @@ class _NoTime(Exception):
 
 
 def _made(member: Member, n_users: int, n_items: int) -> Recommender:
-    from pipeline.models import MODELS  # which holds this family too
-
-    family = MODELS[member.family]
+    family = registry.find(member.family)
     return family(family.Config.model_validate(member.config), n_users, n_items)

@@ -102,6 +102,7 @@ class Bpmf(Recommender):
     numbers, so a user's vector is those of all samples, side by side.
     """
 
+    family = "bpmf"
     Config = BpmfConfig
     needs_ratings = True
     samples = True

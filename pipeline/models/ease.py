@@ -36,6 +36,7 @@ class Ease(Recommender):
     V = XP = (I + XΛ⁻¹Xᵀ)⁻¹ XΛ⁻¹, which takes a matrix of users x users. Both ways give the same scores.
     """
 
+    family = "ease"
     Config = EaseConfig
     version = 3
     reads_history = True

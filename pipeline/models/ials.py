@@ -59,6 +59,7 @@ class Ials(Recommender):
     the interactions of others all weigh as the mean of the fit.
     """
 
+    family = "ials"
     Config = IalsConfig
     reads_history = True
 

@@ -31,6 +31,7 @@ class ItemKnnConfig(ItemGraphConfig):
 class ItemKnn(ItemGraph):
     """score(u, j) = sum of s(i, j) over the items i of the history that are nearest neighbours of j."""
 
+    family = "item_knn"
     Config = ItemKnnConfig
     config: ItemKnnConfig
 

@@ -48,6 +48,7 @@ class LightGcn(Recommender):
     Once fitted only the smoothed vectors are kept: they are what is served.
     """
 
+    family = "lightgcn"
     Config = LightGcnConfig
 
     def __init__(self, config: LightGcnConfig, n_users: int, n_items: int):

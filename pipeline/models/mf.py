@@ -48,6 +48,7 @@ class MatrixFactorizationConfig(TrainingConfig):
 class MatrixFactorization(Recommender):
     """score(u, i) = <p_u, q_i> + b_i (bpr: Rendle et al., UAI 2009; softmax: Jean et al., ACL 2015)."""
 
+    family = "mf"
     Config = MatrixFactorizationConfig
 
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):

@@ -48,6 +48,7 @@ class MultVaeConfig(AutoencoderConfig):
 class MultVae(Recommender):
     """Histories, scaled to length 1, to logits over all items; the loss is eq. 5 with β annealed (sec. 2.2.2)."""
 
+    family = "multvae"
     Config = MultVaeConfig
     reads_history = True
 

@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
-from pipeline.models.ops.ncf_pretraining import Pretraining, pretrain
 from pipeline.models.ops.pair_scores import short
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, fit_by_gradient, seeded
 from pipeline.training.negative_sampling import Negatives, NegativeSampler
+from pipeline.training.optimizers import TrainingConfig
 
 BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
 
 
-class NcfConfig(Pretraining):
+class NcfConfig(TrainingConfig):
     """Hyperparameters of `Ncf`."""
 
     variant: Literal["gmf", "mlp", "neumf"] = "neumf"
@@ -45,6 +45,17 @@ class NcfConfig(Pretraining):
     learning_rate: PositiveFloat = 0.003
     """Of adam, unless `optimizer` says otherwise."""
 
+    pretrain: bool = False
+    """neumf: fit gmf and mlp alone first, with the other settings as they are, and start from their weights."""
+    pretrain_epochs: PositiveInt = 10
+    """Of each of the two."""
+    pretrain_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of gmf in the output layer, 1 - that of mlp: the trade-off of the paper."""
+    finetune_optimizer: Literal["sgd", "adam", "adamw", "adagrad"] = "sgd"
+    """Of the whole after pre-training; the paper's is sgd, as adam's moments are not carried over."""
+    finetune_rate: PositiveFloat = 0.1
+    """Its learning rate; the learning-rate finder is not asked."""
+
     @model_validator(mode="after")
     def _two_parts(self) -> "NcfConfig":
         if self.pretrain and self.variant != "neumf":
@@ -59,6 +70,7 @@ class Ncf(Recommender):
     ReLU, W [p ; q] = W_u p + W_i q: its two parts are computed once a user and once an item, not once a pair.
     """
 
+    family = "ncf"
     Config = NcfConfig
 
     def __init__(self, config: NcfConfig, n_users: int, n_items: int):
@@ -163,3 +175,45 @@ class Ncf(Recommender):
             nn.init.normal_(module.weight, std=self.config.init_std)
         elif isinstance(module, nn.Linear):
             module.reset_parameters()
+
+
+def pretrain(model: Ncf, train: Interactions, context: FitContext) -> NcfConfig:
+    """Fit the two parts, put their weights into `model` (a neumf), and return the settings of what follows.
+
+    The parts are fitted for a fixed number of epochs, without a look at valid, so a refit repeats them.
+    """
+    config = model.config
+    parts = {}
+    for variant in ("gmf", "mlp"):
+        alone = config.model_copy(update={"variant": variant, "pretrain": False})
+        parts[variant] = type(model)(alone, model.n_users, model.n_items)
+        of_part = FitContext(
+            device=context.device,
+            precision=context.precision,
+            seed=seed_of(context.seed, "pretraining", variant),
+            epochs=config.pretrain_epochs,
+            deadline=context.deadline,
+            memory=context.memory,
+            world=context.world,
+            graphs=context.graphs,
+        )
+        parts[variant].fit(train, of_part)
+        context.cut_short |= of_part.cut_short
+    join(model, parts["gmf"], parts["mlp"], config.pretrain_mix)
+    tuning = {"optimizer": config.finetune_optimizer, "learning_rate": config.finetune_rate}
+    context.finder = None  # a refit would take the rate that it found for that of the parts
+    return config.model_copy(update=tuning)
+
+
+@torch.no_grad()
+def join(whole: Ncf, gmf: Ncf, mlp: Ncf, mix: float) -> None:
+    """Weights of the parts into the whole; h = [mix h_gmf ; (1 - mix) h_mlp] (He et al. 2017, sec. 3.4.1).
+
+    The bias of the output, of which the paper says nothing, is mixed alike, so the logit of every pair is
+    the mean of the parts' logits, weighted by `mix`.
+    """
+    for part in (gmf, mlp):
+        learnt = {name: tensor for name, tensor in part.state_dict().items() if not name.startswith("out.")}
+        whole.load_state_dict(learnt, strict=False)
+    whole.out.weight.copy_(torch.cat([mix * gmf.out.weight, (1 - mix) * mlp.out.weight], 1))  # (1, D + H')
+    whole.out.bias.copy_(mix * gmf.out.bias + (1 - mix) * mlp.out.bias)  # (1,)

@@ -57,6 +57,7 @@ class Pmf(Recommender):
     The loss of a batch is mean((r - r̂)² + l2 (|p_u|² + |q_i|²) + l2_bias (b_u² + b_i²)) (eq. 4, a term a rating).
     """
 
+    family = "pmf"
     Config = PmfConfig
     version = 2
     needs_ratings = True

@@ -20,6 +20,7 @@ class PopularityConfig(ModelConfig):
 class Popularity(Recommender):
     """Score = positive interactions of the item, ties by those of the whole history."""
 
+    family = "popularity"
     Config = PopularityConfig
     personal = False
     reads_history = True  # it needs none, so it serves users it never saw

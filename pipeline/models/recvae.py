@@ -76,6 +76,7 @@ class RecVae(Recommender):
     from `step`, a number on the host that is part of the state: a fit that goes on from a checkpoint keeps its turn.
     """
 
+    family = "recvae"
     Config = RecVaeConfig
     reads_history = True
 

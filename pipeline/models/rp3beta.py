@@ -28,6 +28,7 @@ class Rp3Beta(ItemGraph):
     item i the heaviest edges are kept, then of those that lead to one item j the heaviest again.
     """
 
+    family = "rp3beta"
     Config = Rp3BetaConfig
     config: Rp3BetaConfig
 

@@ -57,6 +57,7 @@ class SasRec(Recommender):
     one moment, whose order means nothing, are learnt from in a new order every time.
     """
 
+    family = "sasrec"
     Config = SasRecConfig
     needs_time = True
     reads_history = True

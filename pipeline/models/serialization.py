@@ -8,7 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.models import MODELS
+from pipeline.core.errors import SettingsError
+from pipeline.models import registry
 from pipeline.models.base import Recommender
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -19,7 +20,7 @@ def save(model: Recommender, folder: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     about = {
-        "family": family_of(model),
+        "family": registry.name_of(type(model)),
         "config": model.config.model_dump(mode="json"),
         "n_users": model.n_users,
         "n_items": model.n_items,
@@ -31,9 +32,10 @@ def save(model: Recommender, folder: Path) -> None:
 def load(folder: Path, device: torch.device | str = "cpu") -> Recommender:
     """The model that `save` wrote, ready to score; ValueError: a file is damaged or of another version."""
     about = json.loads((folder / CONFIG).read_text())
-    family = MODELS.get(about["family"])
-    if family is None:
-        raise ValueError(f"{folder / CONFIG}: no family is called {about['family']!r}; there are {sorted(MODELS)}")
+    try:
+        family = registry.find(about["family"])
+    except SettingsError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     model = family(family.Config.model_validate(about["config"]), about["n_users"], about["n_items"])
     try:
         state = load_file(folder / WEIGHTS)
@@ -52,8 +54,3 @@ def restore(model: Recommender, state: dict[str, Tensor]) -> None:
         module = model.get_submodule(owner)
         setattr(module, leaf, torch.empty_like(state[name], device=getattr(module, leaf).device))
     model.load_state_dict(state)
-
-
-def family_of(model: Recommender) -> str:
-    """Name of the model's family."""
-    return next(name for name, family in MODELS.items() if type(model) is family)

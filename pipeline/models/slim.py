@@ -44,6 +44,7 @@ class Slim(Recommender):
     Kept by target item: row j has the items whose weight to j isn't 0.
     """
 
+    family = "slim"
     Config = SlimConfig
     reads_history = True
 

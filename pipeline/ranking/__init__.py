@@ -1,4 +1,4 @@
-"""Top-N lists and ranks. `ranks.top_k` is the only maker of lists: it masks, applies rules and breaks ties."""
+"""Top-N lists and ranks. All lists come from `ranks.top_k`, which masks, applies rules and breaks ties."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __all__ = ["pruned_topk", "ranks", "recommend", "sampled_candidates", "top_k"]
 
 
 def __getattr__(name: str) -> Any:
-    """`top_k`, which the code of registered models imports from here; torch is imported only then."""
+    """`top_k`, which the code of registered models imports from here. Torch is imported only when it is asked for."""
     if name == "top_k":
         from pipeline.ranking.ranks import top_k
 

@@ -1,4 +1,4 @@
-"""Top-k lists, and the ranks of holdout events: exact, and the same for every tile size."""
+"""Top-k lists, and ranks of holdout events: exact, and independent of the tile size."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,38 @@ import torch
 from torch import Tensor
 
 from pipeline.models.base import Recommender
-from pipeline.ranking.recommend import Lists, ScoreError, in_tiles, make_lists, refuse_non_finite, served, tile_size
+from pipeline.ranking.recommend import (
+    Lists,
+    ScoreError,
+    ServeInputs,
+    in_tiles,
+    make_lists,
+    refuse_non_finite,
+    served,
+    tile_size,
+)
 from pipeline.training.interactions import History
 
 __all__ = ["LeakError", "Lists", "Ranks", "ScoreError", "candidate_ranks", "holdout_ranks", "served", "top_k"]
 
 
 class LeakError(ValueError):
-    """A holdout item is masked: what is to be predicted is known already."""
+    """A holdout item is masked, so the event to predict is already known."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of every holdout event of N users; row n has events offsets[n] : offsets[n + 1]."""
+    """Ranks of the holdout events of N users; row n has events offsets[n] : offsets[n + 1]."""
 
     offsets: Tensor  # (N + 1,) int64
-    ranks: Tensor  # (E,) int64, 1 is the best, 0: below `depth`
+    ranks: Tensor  # (E,) int64; 1 is the best, 0 means below `depth`
     depth: int
-    warm: Tensor  # (N,) bool: has a history
+    warm: Tensor  # (N,) bool: the user has a history
     lists: Lists | None = None  # top-`depth` lists; None where only candidates were ranked
 
     @property
     def n_holdout(self) -> Tensor:
-        """Holdout events a user, (N,)."""
+        """Number of holdout events per user, (N,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
 
@@ -44,17 +53,17 @@ def top_k(
     fallback: Tensor | None = None,
     tile: int | None = None,
 ) -> Lists:
-    """The k best items for users (N,), none of them in `mask`; shorter only where fewer items are left.
+    """The k best items for users (N,), without items in `mask`; a list is shorter only if fewer items are left.
 
-    Rows of `history` and `mask` belong to `users`. `allowed` (I,) bool limits the items for everybody. Users
-    the model can't serve (see `served`) get `fallback` (I,) scores. Equal scores go by item index. `tile` is
-    the number of users scored at once, by default what fits TILE_BYTES. Raises ScoreError on NaN or +inf, and
-    ValueError where a fallback is needed and there is none.
+    Rows of `history` and `mask` belong to `users`. `allowed` (I,) bool limits the items for all users. Users that the
+    model can't serve (see `served`) get the items with the highest `fallback` scores (I,). Equal scores are ordered by
+    item index. `tile` is the number of users scored at once, by default what fits TILE_BYTES. Raises ScoreError if a
+    score is NaN or +inf, and ValueError if a fallback is needed and there is none.
     """
     _check_rows(users, history=history, mask=mask)
     if fallback is None and (n := int((~served(model, users, history)).sum())):
         raise ValueError(f"{type(model).__name__} can't serve {n:,} of {len(users):,} users, and there is no fallback")
-    return make_lists(model, users, history, mask, k, allowed, fallback, tile)[0]
+    return make_lists(model, ServeInputs(users, history, mask, fallback), k, allowed=allowed, tile=tile)[0]
 
 
 @torch.no_grad()
@@ -69,16 +78,18 @@ def holdout_ranks(
     fallback: Tensor | None = None,
     tile: int | None = None,
 ) -> Ranks:
-    """Rank of every holdout event among all unmasked items, as far as it is <= k_max, and the lists.
+    """Rank of every holdout event among all unmasked items, up to k_max, and the top-k_max lists.
 
-    Ties count against the model: rank = other unmasked items with score >= the event's + place among the
-    user's own holdout items, by score. So a constant scorer hits nothing. Users whom nobody serves rank
-    nothing. Raises LeakError where an item is both masked and held out, ScoreError on NaN or +inf.
+    Ties count against the model: rank = number of other unmasked items with a score >= the event's, plus the place
+    among the user's own holdout items by score. So a constant scorer hits nothing. Events of users that neither the
+    model nor a fallback serves have rank 0. Raises LeakError if an item is both masked and held out, and ScoreError if
+    a score is NaN or +inf.
     """
     _check_rows(users, history=history, mask=mask, holdout=holdout)
     if mask is not None:
         _refuse_leak(users, mask, holdout)
-    lists, equals = make_lists(model, users, history, mask, k_max, None, fallback, tile, holdout)
+    inputs = ServeInputs(users, history, mask, fallback)
+    lists, equals = make_lists(model, inputs, k_max, tile=tile, holdout=holdout)
     events = _keys(holdout)  # (E,)
     listed, at = _row_keys(lists.items, holdout.n_items).flatten().sort()  # (N * k,)
     place = torch.searchsorted(listed, events).clamp(max=len(listed) - 1)  # (E,)
@@ -101,14 +112,15 @@ def candidate_ranks(
     fallback: Tensor | None = None,
     tile: int | None = None,
 ) -> Ranks:
-    """Rank of holdout (N,) among candidates (N, C), -1 where there are fewer; ties count against the model.
+    """Rank of holdout items (N,) among candidates (N, C), which are -1 where a row has fewer than C.
 
-    A candidate that is the holdout item itself is ignored. Users whom nobody serves rank last.
+    Ties count against the model. A candidate that is the holdout item itself is ignored. The rank is the last one for
+    users that neither the model nor a fallback serves.
     """
     _check_rows(users, history=history)
     items = torch.cat([holdout.unsqueeze(1), candidates], 1)  # (N, 1 + C)
-    real = (items >= 0) & (items != items[:, :1])  # (N, 1 + C); the holdout itself does not count
-    scores = torch.zeros(items.shape, device=items.device)  # all equal: last
+    real = (items >= 0) & (items != items[:, :1])  # (N, 1 + C); the holdout item itself does not count
+    scores = torch.zeros(items.shape, device=items.device)  # all equal, so the holdout is last
     by_model = served(model, users, history)
     for rows in in_tiles(by_model, tile or tile_size(history.n_items, users.device)):
         scores[rows] = model.score(users[rows], history[rows], items[rows].clamp(min=0)).float()
@@ -120,22 +132,22 @@ def candidate_ranks(
 
 
 def _pessimistic(scores: Tensor, hit: Tensor, equals: Tensor) -> Tensor:
-    """Rank of every list place (N, k), were all others of its score, holdout items apart, before it."""
+    """Rank of every place in the lists (N, k) if all non-holdout items with the same score came first."""
     others = (~hit).cumsum(1)  # (N, k)
-    end = torch.searchsorted(-scores, -scores, right=True) - 1  # (N, k) last place of the same score
+    end = torch.searchsorted(-scores, -scores, right=True) - 1  # (N, k) last place with the same score
     last = scores == scores[:, -1:]  # (N, k)
     unlisted = (equals - (last & ~hit).sum(1)).clamp(min=0).unsqueeze(1)  # (N, 1)
     return others.gather(1, end) + hit.cumsum(1) + last * unlisted
 
 
 def _row_keys(items: Tensor, n_items: int) -> Tensor:
-    """One number a row and item, (N, k); -1 for items of -1."""
+    """A unique number per row and item, (N, k); -1 for item -1."""
     rows = torch.arange(len(items), device=items.device).unsqueeze(1)
     return torch.where(items < 0, -1, rows * n_items + items)
 
 
 def _keys(history: History) -> Tensor:
-    """One number a row and item, (E,)."""
+    """A unique number per row and item, (E,)."""
     return history.rows * history.n_items + history.items
 
 

@@ -1,4 +1,4 @@
-"""How lists are made: who serves whom, masks and rules, tiles of bounded memory."""
+"""Computes top-k lists: which users a model serves, masks, ties, and tiles of bounded memory."""
 
 import logging
 from dataclasses import dataclass
@@ -12,15 +12,20 @@ from pipeline.ranking.pruned_topk import HEAD, DotProducts
 from pipeline.training.interactions import History
 
 log = logging.getLogger(__name__)
-TILE_BYTES = 256 * 2**20  # of scores at once
-CPU_TILE_BYTES = 24 * 2**20  # above 32 MB malloc gives fresh pages to every tile, which is slow
-DOT_TILE = 8192  # users at once where dot products are pruned
-DOT_BYTES = 2**30  # of scores at once where all dot products are computed, on CUDA
-LOWEST = torch.finfo(torch.float32).min  # -inf is kept for masked items
+TILE_BYTES = 256 * 2**20
+"""Scores that are held at once."""
+CPU_TILE_BYTES = 24 * 2**20
+"""The same on a CPU: above 32 MB malloc maps new pages for every tile, which is slow."""
+DOT_TILE = 8192
+"""Users per tile where dot products are pruned."""
+DOT_BYTES = 2**30
+"""Scores that are held at once on CUDA, where all dot products are computed."""
+LOWEST = torch.finfo(torch.float32).min
+"""Lowest score of an item that is not masked; -inf means masked."""
 
 
 class ScoreError(ValueError):
-    """A model's scores are not numbers."""
+    """Scores of a model are NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,35 @@ class Lists:
     from_fallback: Tensor  # (N,) bool
 
 
-def served(model: Recommender, users: Tensor, history: History) -> Tensor:
-    """Whom the model serves, (N,): all; or users with history; those of the fit only, unless it reads history.
+@dataclass(frozen=True)
+class ServeInputs:
+    """Users to make lists for, and what is known about them; rows of `history` and `mask` belong to `users`."""
 
-    A fit on ratings has learnt of all its users; the others know nothing of one without a positive row.
+    users: Tensor
+    """(N,) int64; -1 for a user that the fit has not seen."""
+    history: History
+    """Events that the model may read."""
+    mask: History | None = None
+    """Items that must not be listed."""
+    fallback: Tensor | None = None
+    """Scores (I,) for users that the model can't serve."""
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalog."""
+        return self.history.n_items
+
+    @property
+    def device(self) -> torch.device:
+        """Where scores are computed."""
+        return self.users.device
+
+
+def served(model: Recommender, users: Tensor, history: History) -> Tensor:
+    """Which users the model serves, (N,) bool.
+
+    A model with `serves_everyone` serves all; one that reads the history, users with a history; other models, users of
+    the fit who have one. A model fitted on ratings also serves users of the fit without a positive row.
     """
     if model.serves_everyone:
         return torch.ones_like(users, dtype=torch.bool)
@@ -47,62 +77,60 @@ def served(model: Recommender, users: Tensor, history: History) -> Tensor:
 
 def make_lists(
     model: Recommender,
-    users: Tensor,
-    history: History,
-    mask: History | None,
+    inputs: ServeInputs,
     k: int,
-    allowed: Tensor | None,
-    fallback: Tensor | None,
-    tile: int | None,
+    *,
+    allowed: Tensor | None = None,
+    tile: int | None = None,
     holdout: History | None = None,
 ) -> tuple[Lists, Tensor]:
-    """Lists; and for those that end within a tie, how many items but holdout have the last score, (N,).
+    """Top-k lists, and the number of items that tie with the last one listed, (N,), holdout items not counted.
 
-    Where the device's memory is out, with half as many users at once, and so on.
+    The count is 0 for lists that don't end within a tie. `allowed` (I,) bool limits the items for all users. `tile` is
+    the number of users scored at once; it is halved, with a warning, whenever the device runs out of memory.
     """
     while True:
         try:
-            return _make_lists(model, users, history, mask, k, allowed, fallback, tile, holdout)
+            return _make_lists(model, inputs, k, allowed, tile, holdout)
         except torch.OutOfMemoryError:
-            size = tile or min(tile_size(history.n_items, users.device), dot_tile(history.n_items, users.device))
-            if min(size, len(users)) <= 1:
+            sizes = (tile_size(inputs.n_items, inputs.device), dot_tile(inputs.n_items, inputs.device))
+            size = min(tile or min(sizes), len(inputs.users))
+            if size <= 1:
                 raise
-            tile = (min(size, len(users)) + 1) // 2
+            tile = (size + 1) // 2
         torch.cuda.empty_cache()
-        log.warning("out of device memory: going on with %d users at once", tile)
+        log.warning("out of device memory: continuing with %d users at a time", tile)
 
 
 def _make_lists(
     model: Recommender,
-    users: Tensor,
-    history: History,
-    mask: History | None,
+    inputs: ServeInputs,
     k: int,
     allowed: Tensor | None,
-    fallback: Tensor | None,
     tile: int | None,
     holdout: History | None,
 ) -> tuple[Lists, Tensor]:
-    n, n_items, device = len(users), history.n_items, users.device
+    users, history, mask = inputs.users, inputs.history, inputs.mask
+    n, n_items, device = len(users), inputs.n_items, inputs.device
     depth, size = min(k, n_items), tile or tile_size(n_items, device)
     items = torch.full((n, k), -1, device=device)
     scores = torch.full((n, k), -torch.inf, device=device)
     equals = torch.zeros(n, dtype=torch.long, device=device)
-    buffer = torch.empty(min(size, n), n_items, device=device)  # one for all tiles: fresh memory is slow
+    buffer = torch.empty(min(size, n), n_items, device=device)  # reused by all tiles: new memory is slow
 
-    def by_score(rows: Tensor, given: Tensor) -> None:
-        known = torch.clamp(given.float(), min=LOWEST, out=buffer[: len(rows)])  # (B, I)
+    def list_best(rows: Tensor, given: Tensor) -> None:
+        kept = torch.clamp(given.float(), min=LOWEST, out=buffer[: len(rows)])  # (B, I)
         if allowed is not None:
-            known.masked_fill_(~allowed, -torch.inf)
+            kept.masked_fill_(~allowed, -torch.inf)
         if mask is not None:
             masked = mask[rows]
             at = masked.rows, masked.items
-            known[at] = known[at] - torch.inf  # NaN stays NaN, so it is noticed
-        scores[rows, :depth], items[rows, :depth], tied = largest(known, depth)
+            kept[at] = kept[at] - torch.inf  # NaN stays NaN, so that it is noticed
+        scores[rows, :depth], items[rows, :depth], tied = largest(kept, depth)
         tied = tied.nonzero().squeeze(1)  # (R,)
         if holdout is not None and len(tied):
             held = holdout[rows[tied]]
-            rivals = known[tied]  # (R, I)
+            rivals = kept[tied]  # (R, I)
             rivals[held.rows, held.items] = -torch.inf
             equals[rows[tied]] = (rivals == scores[rows[tied], depth - 1 : depth]).sum(1)
 
@@ -113,15 +141,15 @@ def _make_lists(
         for rows in in_tiles(by_model, tile or dot_tile(n_items, device)):
             vectors = model.user_factors(users[rows], history[rows])
             assert vectors is not None
-            known = None if mask is None else mask[rows]
-            scores[rows, :depth], items[rows, :depth], tied = dots.top(vectors.float(), known, depth)
-            left[rows] = tied  # which of equal items to list, only all scores tell
+            masked = None if mask is None else mask[rows]
+            scores[rows, :depth], items[rows, :depth], tied = dots.top(vectors.float(), masked, depth)
+            left[rows] = tied  # which of the equal items to list depends on all scores
     if depth:
         for rows in in_tiles(left, size):
-            by_score(rows, model.score(users[rows], history[rows]))
-        if fallback is not None:
+            list_best(rows, model.score(users[rows], history[rows]))
+        if inputs.fallback is not None:
             for rows in in_tiles(~by_model, size):
-                by_score(rows, fallback.expand(len(rows), -1))
+                list_best(rows, inputs.fallback.expand(len(rows), -1))
         refuse_non_finite(scores[:, 0], users)
     return Lists(torch.where(scores > -torch.inf, items, -1), scores, ~by_model), equals
 
@@ -129,7 +157,7 @@ def _make_lists(
 def _dot_products(
     model: Recommender, users: Tensor, history: History, allowed: Tensor | None, k: int
 ) -> DotProducts | None:
-    """For models whose scores are dot products, where there are items enough to save some."""
+    """For models whose scores are dot products, if the catalog is large enough for pruning to pay; else None."""
     n_items = history.n_items if allowed is None else int(allowed.sum())
     factors = model.factors() if n_items > 2 * HEAD > 4 * k and len(users) else None
     if factors is None or model.user_factors(users[:0], history[users[:0]]) is None:
@@ -139,23 +167,23 @@ def _dot_products(
 
 
 def in_tiles(chosen: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Indices of the rows chosen, (N,) bool, at most `size` at a time."""
+    """Indices of the rows where `chosen` (N,) is True, at most `size` per tile."""
     rows = chosen.nonzero().squeeze(1)
     return rows.split(size) if len(rows) else ()
 
 
 def tile_size(n_items: int, device: torch.device) -> int:
-    """Users whose scores fit the budget; at least 1."""
+    """Users whose scores of all items fit the budget; at least 1."""
     return max(1, (CPU_TILE_BYTES if device.type == "cpu" else TILE_BYTES) // (4 * max(n_items, 1)))
 
 
 def dot_tile(n_items: int, device: torch.device) -> int:
-    """Users whose dot products are looked at at once; at least 1."""
+    """Users per tile where scores are dot products; at least 1."""
     return DOT_TILE if device.type == "cpu" else max(1, min(DOT_TILE, DOT_BYTES // (4 * max(n_items, 1))))
 
 
 def refuse_non_finite(best: Tensor, users: Tensor) -> None:
-    """`best` (N,) are the largest scores of users, in whose place NaN and +inf show."""
+    """Raise ScoreError if one of the largest scores (N,) is NaN or +inf; both sort first, so they show up there."""
     bad = (best.isnan() | (best == torch.inf)).nonzero().squeeze(1)
     if len(bad):
         raise ScoreError(f"{len(bad):,} users have scores that are NaN or infinite, first: user {int(users[bad[0]])}")

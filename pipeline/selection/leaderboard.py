@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.evaluation import ranking_metrics
-from pipeline.models import MODELS
+from pipeline.models import MODELS, registry
 from pipeline.models.blend import BlendConfig
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
@@ -18,8 +18,7 @@ def family_name(settings: Settings, label: str) -> str:
 
 def is_blend(settings: Settings, label: str) -> bool:
     """Whether a label stands for a family that is made of other models."""
-    family = MODELS.get(family_name(settings, label))
-    return family is not None and family.blends
+    return registry.is_blend(family_name(settings, label))
 
 
 def best_first(run: Run) -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Trial, best_of, search
 from pipeline.experiments.trial import TrialObjective
+from pipeline.models import registry
 from pipeline.schemas import table, tables
 from pipeline.selection.leaderboard import family_name
 from pipeline.storage import journal, lake
@@ -102,7 +103,7 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
     settings = run.settings
     family, finder = family_of(settings, label)[0], settings.models[label].finder
     determines = {
-        "family": family.__name__, "version": family.version,
+        **registry.key_of(family),
         "config": config_of_trials(settings, label).model_dump(), "label": label,
         "space": {name: repr(of) for name, of in space_of(settings, label).items()},
         "sampler": settings.search.sampler,

@@ -13,7 +13,7 @@ from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget
 from pipeline.experiments.families import config_of, family_of
 from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
-from pipeline.models import NotServable
+from pipeline.models import NotServable, registry
 from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import save
 from pipeline.selection import leaderboard
@@ -98,7 +98,7 @@ def resolve(
         layer="5_models",
         version=VERSION,
         settings={
-            "family": family.__name__, "version": family.version, "config": config.model_dump(), "fit": fit,
+            **registry.key_of(family), "config": config.model_dump(), "fit": fit,
             "seed": settings.seed,
             "select": settings.select.model_dump(), "device": on_device(resolve_device(settings.device)),
             "precision": settings.precision, "label": label,

@@ -44,7 +44,7 @@ Snapshot = tuple[dict[str, Tensor], dict[str, str]]
 """Tensors in memory of their own, and the header."""
 
 
-class Keeper:
+class CheckpointWriter:
     """Keeps a fit as it was after an epoch: in memory while that is cheap, and at `path` every `every` seconds.
 
     What is in memory goes to `path` too where a signal ends the block: a half-done epoch can't be gone on from.
@@ -57,7 +57,7 @@ class Keeper:
         self.latest: Snapshot | None = None
         self.cost = 0.0  # seconds that the last snapshot took
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:

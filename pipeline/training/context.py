@@ -25,16 +25,16 @@ class NotServable(ValueError):
     """
 
 
-class World:
+class ProcessGroup:
     """The processes that fit a model together: this one, alone. For several see distributed.py."""
 
     rank, size = 0, 1
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What process 0 says, in all of them."""
         return value
 
-    def learn(self, model: nn.Module, rows: Tensor, backward: Callable[[Tensor], Tensor], look: bool) -> Tensor:
+    def backward(self, model: nn.Module, rows: Tensor, backward: Callable[[Tensor], Tensor], look: bool) -> Tensor:
         """Put the gradient of the loss of rows (B,) into the model, by `backward`; that loss, ().
 
         With `look` memory that is out in any process is so in all.
@@ -47,7 +47,7 @@ class World:
 
 
 @dataclass
-class Course:
+class FitStats:
     """What a fit tells of itself."""
 
     cut_short: bool = False
@@ -83,16 +83,16 @@ class FitContext:
     """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""
     graphs: bool = True
     """On CUDA, steps whose shapes never change are replayed as CUDA graphs (step_graphs.py)."""
-    world: World = field(default_factory=World)
+    world: ProcessGroup = field(default_factory=ProcessGroup)
     """Who fits the model with this process: a gradient fit takes its steps together with them."""
-    course: Course = field(default_factory=Course)
+    stats: FitStats = field(default_factory=FitStats)
     """Copies of a context have the same one: what a family's loop sets, the caller sees."""
 
     @property
     def cut_short(self) -> bool:
         """Whether the deadline ended the fit early; set by the fit."""
-        return self.course.cut_short
+        return self.stats.cut_short
 
     @cut_short.setter
     def cut_short(self, value: bool) -> None:
-        self.course.cut_short = value
+        self.stats.cut_short = value

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from pipeline.training.context import World
+from pipeline.training.context import ProcessGroup
 from pipeline.training.optimizers import sparse_tables
 
 T = TypeVar("T")
@@ -38,30 +38,30 @@ class AllOutOfMemory(torch.OutOfMemoryError):
     """Memory is out in one of the processes, and all of them know."""
 
 
-def meet(world: "Processes") -> int:
+def meet(world: "FabricProcessGroup") -> int:
     """How many processes find one another."""
     one = torch.ones((), device=world.device)
     distributed.all_reduce(one)
     return int(one)
 
 
-class Processes(World):
+class FabricProcessGroup(ProcessGroup):
     """Several that fit one model together, of which this is one."""
 
     def __init__(self, fabric: Any, say: Callable[[str, Any], None]):
         self.fabric, self.say, self.device = fabric, say, fabric.device
         self.rank, self.size = fabric.global_rank, fabric.world_size
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What process 0 says, in all of them."""
         return self._with_others(self.fabric.broadcast, value)
 
-    def tell(self, *message: Any) -> None:
+    def send(self, *message: Any) -> None:
         """Say something to the process that launched this one; only process 0 does."""
         if self.rank == 0:
             self.say("told", message)
 
-    def learn(self, model: nn.Module, rows: Tensor, backward: Callable[[Tensor], Tensor], look: bool) -> Tensor:
+    def backward(self, model: nn.Module, rows: Tensor, backward: Callable[[Tensor], Tensor], look: bool) -> Tensor:
         """Put the gradient of the mean loss of rows (B,) into the model of every process; that loss, ().
 
         It is the mean of the shares' losses weighted by their rows: the batch's own where a loss is a mean over rows.

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from pipeline.training.context import NotServable
-from pipeline.training.distributed import Processes, ProcessFailed, check
+from pipeline.training.distributed import FabricProcessGroup, ProcessFailed, check
 
 T = TypeVar("T")
 for module in ("distributed", "rank_zero"):  # every process says hello there
@@ -96,7 +96,7 @@ def _work(parent: int, wire: Connection, function: Callable, args: tuple, fabric
         wire.send((kind, message))
 
     try:
-        came = function(Processes(fabric, say), *args)
+        came = function(FabricProcessGroup(fabric, say), *args)
         if first:
             say("done", came)
     except BaseException as error:

@@ -90,22 +90,24 @@ def fit_by_gradient(
     last_epoch = context.epochs or config.epochs
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
     progress, best_state = stepper.resume(identity)
-    context.course.earlier_seconds, started = progress.seconds, time.monotonic()
+    context.stats.earlier_seconds, started = progress.seconds, time.monotonic()
     kept_at = context.checkpoint if context.world.rank == 0 else None
-    with checkpoint.Keeper(kept_at, CHECKPOINT_SECONDS) as keeper:
+    with checkpoint.CheckpointWriter(kept_at, CHECKPOINT_SECONDS) as keeper:
         for epoch in range(progress.epoch + 1, last_epoch + 1):
             if progress.waited >= config.patience:  # as the checkpoint was
                 break
             values = {"loss": stepper.run_epoch(epoch)}
             _refuse_non_finite(model, config)
-            late = context.deadline is not None and context.world.agreed(stepper.next_epoch_ends() > context.deadline)
+            late = context.deadline is not None and context.world.broadcast(
+                stepper.next_epoch_ends() > context.deadline
+            )
             if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
                 values["valid"] = _validated(model, validate)
                 progress.waited += 1
                 if values["valid"] > (-math.inf if progress.best is None else progress.best):
                     progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
                     best_state = _copy(model)
-            progress.epoch, progress.seconds = epoch, context.course.earlier_seconds + time.monotonic() - started
+            progress.epoch, progress.seconds = epoch, context.stats.earlier_seconds + time.monotonic() - started
             progress.logged.append((epoch, values))
             context.log(epoch, values)
             fault("train:after_epoch")
@@ -241,7 +243,7 @@ class Stepper:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         look = not (self.longest or self.halved)  # where memory is short, it is so in the first epoch
-        loss = self.context.world.learn(self.model, rows, backward, look)
+        loss = self.context.world.backward(self.model, rows, backward, look)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         for optimizer in self.optimizers:

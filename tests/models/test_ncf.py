@@ -11,8 +11,7 @@ from flows import nightly as line
 from flows.prepare import prepare
 from pipeline.models import ncf
 from pipeline.models.conformance import checkerboard, scores
-from pipeline.models.ncf import Ncf, NcfConfig
-from pipeline.models.ops.ncf_pretraining import join
+from pipeline.models.ncf import Ncf, NcfConfig, join
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.training.context import FitContext

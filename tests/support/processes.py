@@ -13,8 +13,8 @@ from pipeline.config.settings import Finder
 from pipeline.experiments.fit import FitRequest, fit_together, guided_by_first
 from pipeline.models import MODELS
 from pipeline.models.conformance import checkerboard
-from pipeline.training.context import FitContext, NotServable, World
-from pipeline.training.distributed import Processes, meet
+from pipeline.training.context import FitContext, NotServable, ProcessGroup
+from pipeline.training.distributed import FabricProcessGroup, meet
 from pipeline.training.loop import fit_by_gradient
 from pipeline.training.lr_finder import RateFinder
 from pipeline.training.optimizers import TrainingConfig
@@ -53,7 +53,7 @@ def learn(model: Tables, context: FitContext, loss: Any = None, **keys: Any) -> 
     return fit_by_gradient(model, ROWS, loss or model.loss, config, context)
 
 
-def states(world: World) -> dict[str, dict[str, Tensor]]:
+def states(world: ProcessGroup) -> dict[str, dict[str, Tensor]]:
     """What is learnt, by case, where losses draw nothing."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, (sparse, keys) in CASES.items():
@@ -66,7 +66,7 @@ def states(world: World) -> dict[str, dict[str, Tensor]]:
     return found | {"pmf": family_state("pmf", world)}
 
 
-def family_state(family: str, world: World) -> dict[str, Tensor]:
+def family_state(family: str, world: ProcessGroup) -> dict[str, Tensor]:
     """Of a family fitted for two epochs, whose last batch leaves nothing for the second process."""
     device = getattr(world, "device", torch.device("cpu"))
     train = checkerboard(rated=True).to(device)
@@ -77,7 +77,7 @@ def family_state(family: str, world: World) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value).cpu() for name, value in model.state_dict().items()}
 
 
-def everything(world: Processes) -> dict[str, Any]:
+def everything(world: FabricProcessGroup) -> dict[str, Any]:
     """All that two processes do together, in one go: it is their start that takes time. Tensors go as arrays."""
     found = {
         "met": meet(world),
@@ -100,7 +100,7 @@ def within(value: Any, kind: type, turn: Callable[[Any], Any]) -> Any:
     return turn(value) if isinstance(value, kind) else value
 
 
-def families(world: World) -> dict[str, Any]:
+def families(world: ProcessGroup) -> dict[str, Any]:
     """What every process has learnt, by family; tensors as arrays."""
     found = {name: of_all(family_state(name, world)) for name in BY_GRADIENT}
     return within(found, Tensor, lambda tensor: tensor.detach().numpy())
@@ -113,7 +113,7 @@ def of_all(value: Any) -> list[Any]:
     return values
 
 
-def draws(world: World) -> tuple[list[float], list[int]]:
+def draws(world: ProcessGroup) -> tuple[list[float], list[int]]:
     """What a loss draws in its first step, by its generator and by torch's own; the rows that it was given."""
     drawn, given = [], []
 
@@ -128,7 +128,7 @@ def draws(world: World) -> tuple[list[float], list[int]]:
     return drawn, given
 
 
-def out_of_memory_once(world: World) -> list[int]:
+def out_of_memory_once(world: ProcessGroup) -> list[int]:
     """Rows of each step; the last process has no memory for its second one."""
     sizes: list[int] = []
 
@@ -143,7 +143,7 @@ def out_of_memory_once(world: World) -> list[int]:
     return sizes
 
 
-def stopped_by_valid(world: World) -> int:
+def stopped_by_valid(world: ProcessGroup) -> int:
     """The best epoch, by figures that only the first process has."""
     figures = iter([0.1, 0.3, 0.2, 0.2, 0.9])
 
@@ -155,23 +155,23 @@ def stopped_by_valid(world: World) -> int:
     return learn(Tables(), context, epochs=9, patience=2)
 
 
-def ended_by_deadline(world: World) -> tuple[int, bool]:
+def ended_by_deadline(world: ProcessGroup) -> tuple[int, bool]:
     """Epochs, where only for the first process the deadline is over."""
     context = FitContext(world=world, deadline=time.monotonic() + (-1 if world.rank == 0 else 3600))
     return learn(Tables(), context), context.cut_short
 
 
-def refuses(world: World) -> None:
+def refuses(world: ProcessGroup) -> None:
     """The second process can't go on, for a reason that is meant for people; the first waits for it."""
     if world.rank == 1:
         raise NotServable("there is nothing to learn from")
     distributed.barrier()
 
 
-def waits_to_be_ended(world: Processes, saved: Path) -> None:
+def waits_to_be_ended(world: FabricProcessGroup, saved: Path) -> None:
     """Says that it is there, and leaves a file where a signal ends it."""
     try:
-        world.tell(os.getpid())
+        world.send(os.getpid())
         while True:
             time.sleep(0.1)
     except KeyboardInterrupt:
@@ -180,7 +180,7 @@ def waits_to_be_ended(world: Processes, saved: Path) -> None:
         raise
 
 
-def broken_in_one(world: World, request: FitRequest, folder: Path) -> dict[str, Any]:
+def broken_in_one(world: ProcessGroup, request: FitRequest, folder: Path) -> dict[str, Any]:
     """A fit, of which that of `broken` goes wrong in the second process after it began in both."""
     if request.label == "broken":
         distributed.barrier()

@@ -19,7 +19,7 @@ from pipeline.experiments import fit
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.training import distributed, launcher
-from pipeline.training.context import NotServable, World
+from pipeline.training.context import NotServable, ProcessGroup
 from tests.support import processes, tastes
 
 needs_fabric = pytest.mark.skipif(
@@ -52,7 +52,7 @@ def together():
 
 @needs_fabric
 def test_two_processes_learn_what_one_does(together):
-    alone = processes.states(World())
+    alone = processes.states(ProcessGroup())
     assert together["states"].keys() == alone.keys() > processes.CASES.keys()
     for case, state in alone.items():
         for name, tensor in state.items():

@@ -4,7 +4,6 @@ __all__ = [
     "attention",
     "item_graph",
     "least_squares",
-    "ncf_pretraining",
     "pair_scores",
     "rated_batches",
     "sequences",
