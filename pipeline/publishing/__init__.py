@@ -2,4 +2,5 @@
 
 __all__ = [
     "business_rules", "checks", "churn", "database", "explanation", "item_tables", "logical_hash", "similar_items",
+    "user_lists",
 ]  # fmt: skip

@@ -102,7 +102,7 @@ def create_view(con: warehouse.Connection, path: Path) -> None:
     text = warehouse.read_sql(path)
     con.execute(text)
     header = [line for line in text.splitlines() if line.startswith("-- ")]
-    declared = dict(found.groups() for line in header if (found := HEADER_LINE.fullmatch(line)))
+    declared = {found[1]: found[2] for line in header if (found := HEADER_LINE.fullmatch(line))}
     about = " ".join(line.removeprefix("-- ") for line in header if not HEADER_LINE.fullmatch(line))
     con.execute(f"COMMENT ON VIEW {warehouse.identifier(path.stem)} IS {warehouse.literal(about)}")
     comments = _column_comments(con, declared.pop("reads", "").split(", ")) | declared
