@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256, sync
 from pipeline.core.paths import Home
@@ -47,6 +48,7 @@ class Outcome:
 
 def forget(home: Home, dataset: str, user_id: str) -> Outcome:
     """Take every step, and search the home; the caller holds the lock."""
+    forgotten_users.drop_remains(home, dataset)
     pending = forgotten_users.begin(home, dataset, user_id)
     fault("forget:after_record")
     return _carry_out(home, dataset, pending)
@@ -162,7 +164,7 @@ def databases(home: Home, dataset: str) -> list[Path]:
 def is_known(home: Home, dataset: str, user_id: str) -> bool:
     """Whether any published file or anything read from the source names the user."""
     for path in databases(home, dataset):
-        with reader.open_file(path) as con:
+        with suppress(warehouse.DatabaseError), reader.open_file(path) as con:  # a damaged one says nothing
             if con.sql("SELECT 1 FROM users WHERE user_id = $user", params={"user": user_id}).fetchall():
                 return True
     rows = [*home.lake(dataset).glob(f"1_raw/*/{INTERACTIONS}"), *home.lake(dataset).glob(f"1_raw/*/*/{INTERACTIONS}")]
@@ -173,20 +175,26 @@ def is_known(home: Home, dataset: str, user_id: str) -> bool:
 
 
 def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> None:
-    """Rebuild every published file that names the user, and remove what was set aside beside the live one.
+    """Rebuild every published file that names the user, and delete what was set aside next to the live one.
 
-    Whoever has an old file open goes on reading it; the live name never points to half a file. A file that can't be
-    read is left as it is: the search names it.
+    Readers that have an old file open go on reading it; the live name never points to half a file. A file that can't
+    be read is left as it is: the search names it. A generation that was changed after it was published is not made
+    valid by being rebuilt: it is made from the live file where that is a sound copy of it, else its checksum stays.
     """
     live_id = live_run_id(home, dataset)
+    refused: list[str] = []
     for path in databases(home, dataset):
         live = path == home.live(dataset) or path.stem == live_id
         is_generation = path.parent == home.generations(dataset)
+        is_changed = is_generation and checksums.generation_trouble(home, dataset, path.stem) is not None
+        source = home.live(dataset) if is_changed and live and _live_is_sound(home, dataset) else path
+        is_changed = is_changed and source == path
         beside = path.with_name(f".{path.stem}.building")
         beside.unlink(missing_ok=True)
-        if not _can_be_read(path) or not (rows := rebuild(path, beside, person)):
+        rows = rebuild(source, beside, person) if _can_be_read(source) else 0
+        if not rows and source == path:
             beside.unlink(missing_ok=True)
-            if is_generation and path.exists():  # a call that was killed may have come this far
+            if is_generation and path.exists() and not is_changed:  # a call that was killed may have come this far
                 _settle(home, dataset, path, live_id)
             continue
         fault("forget:before_swap")
@@ -195,21 +203,31 @@ def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> N
         target = home.generation(dataset, live_id) if live and live_id else path
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = sha256(beside)
-        if target.parent == home.generations(dataset):  # both count until the swap is done
+        if target.parent == home.generations(dataset) and not is_changed:  # both count until the swap is done
             before = checksums.read(home, dataset).generations.get(target.stem, [])
             checksums.record_generation(home, dataset, target.stem, *before, digest)
         os.replace(beside, target)
         sync(target.parent)
-        if target.parent == home.generations(dataset):
+        if target.parent == home.generations(dataset) and not is_changed:
             _settle(home, dataset, target, live_id)
+        elif live and is_changed:
+            refused.append(f"{target.name} was changed after it was published, so the live file can't be made from it")
         fault("forget:after_swap")
         outcome.tables[str(path.relative_to(home.warehouse))] = rows
     for path in _debris(home, dataset):
         delete(path)
+    if refused:
+        raise Refused("; ".join(refused))
+
+
+def _live_is_sound(home: Home, dataset: str) -> bool:
+    """Whether the live file is, byte for byte, what was published."""
+    is_recorded = checksums.live_entry(home, dataset) is not None
+    return is_recorded and checksums.live_trouble(home, dataset, deep=True) is None
 
 
 def _settle(home: Home, dataset: str, generation: Path, live_id: str | None) -> None:
-    """A generation is as it stays: record that, and bring the live file up to it."""
+    """Record the checksum of a generation that is complete, and make the live file a copy of it where it is live."""
     if len(checksums.read(home, dataset).generations.get(generation.stem, [])) != 1:
         checksums.record_generation(home, dataset, generation.stem, sha256(generation))
     if generation.stem == live_id:

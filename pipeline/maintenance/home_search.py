@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.core.errors import Locked
-from pipeline.core.filesystem import delete, sync
+from pipeline.core.filesystem import DAMAGED, delete, sync
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.schemas import tables
 from pipeline.sources import files as sources
@@ -86,16 +86,26 @@ def look_into(path: Path, person: Person) -> list[str]:
 
 
 def clear(home: Home, dataset: str, person: Person) -> int:
-    """Take the user out of every file that can be changed in place; how many places. What remains, `search` finds."""
-    cleared = 0
+    """Take the user out of every file that can be changed in place; returns how many places. `search` finds the rest.
+
+    Raises OSError, once all other files are cleared, where files are in use or can't be written.
+    """
+    cleared, failed = 0, []
     for path in files(home, dataset):
         if path.name in CONFIGURATION:
             continue
-        with suppress(FileNotFoundError):
+        try:
             kind = kind_of(path)
             if kind and kind.clear:
-                with suppress(ValueError, pl.exceptions.PolarsError, pa.ArrowException):  # `search` names the file
-                    cleared += kind.clear(path, person)
+                cleared += kind.clear(path, person)
+        except FileNotFoundError:
+            continue  # deleted in the meantime
+        except (OSError, sqlite3.Error) as error:
+            failed.append(str(error))
+        except (ValueError, pl.exceptions.PolarsError, pa.ArrowException):
+            continue  # `search` names the file
+    if failed:
+        raise OSError("; ".join(failed))
     return cleared
 
 
@@ -185,6 +195,8 @@ def kind_of(path: Path) -> Kind | None:
     for magic, name in MAGIC.items():
         if head.startswith(magic):
             return KINDS[name]
+    if DAMAGED in path.suffixes or path.suffix.startswith(f"{DAMAGED}-"):
+        return KINDS["damaged"]
     if name := next((name for end, name in NAMES.items() if path.name.endswith(end)), None):
         return KINDS[name]
     if ".wal" in path.suffixes:
@@ -443,6 +455,21 @@ def find_in_log(path: Path, person: Person) -> Iterator[str]:
     yield from find_bytes(path, person)
 
 
+def find_in_damaged(path: Path, person: Person) -> Iterator[str]:
+    """A state file that was set aside as damaged: the id anywhere, since nothing says where fields begin and end."""
+    content = path.read_bytes()
+    if any(spelling in content for spelling in person.bytes_of_it):
+        yield "is damaged, and may name the user"
+
+
+def remove_damaged(path: Path, person: Person) -> int:
+    """Delete such a file where it may name the user; no command reads it."""
+    if not list(find_in_damaged(path, person)):
+        return 0
+    delete(path)
+    return 1
+
+
 def find_packed(codec: str, path: Path, person: Person) -> Iterator[str]:
     """What is packed, as text."""
     with pa.input_stream(str(path), compression=codec) as file:
@@ -484,5 +511,6 @@ KINDS = {
     "gzip": Kind("gzip", partial(find_packed, "gzip")),
     "zstd": Kind("zstd", partial(find_packed, "zstd")),
     "log": Kind("log", find_in_log),
+    "damaged": Kind("damaged", find_in_damaged, remove_damaged),
     "bytes": Kind("bytes", find_bytes),  # numbers and pictures
 }

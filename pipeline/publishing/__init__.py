@@ -1,3 +1,6 @@
-"""What is published: tables of items and users, similar items, business rules, SQL checks, churn and explanations."""
+"""What is published: item and user tables, similar items, business rules, the database, checks, churn, explanations."""
 
-__all__ = ["business_rules", "checks", "churn", "explanation", "item_tables", "similar_items"]
+__all__ = [
+    "business_rules", "checks", "churn", "database", "explanation", "item_tables", "logical_hash", "similar_items",
+    "user_lists",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rules of the house: which items may be listed at all, and how many that share an attribute."""
+"""Business rules: which items may be listed, and how many that share an attribute."""
 
 import datetime as dt
 import hashlib
@@ -16,19 +16,19 @@ from pipeline.core.errors import Ids, UnreadableInput
 from pipeline.ranking.recommend import Lists
 
 Held = dict[tuple[int, str, str], int]
-"""(item index, rule, reason) to the users whose list it would have been in."""
+"""(item index, rule, reason) to the number of users whose list would have had the item."""
 Listed = dict[str, dict[str, str]]
-"""The lists in force today by rule, `exclude_items` or `only_items`: item ids to their reason."""
+"""Lists in force today by rule, `exclude_items` or `only_items`: item ids to their reason."""
 
 
 @dataclass
 class Rules:
-    """What the recipe's `[export]` rules mean for the items of one fit."""
+    """The `[export]` rules of a recipe, applied to the items of one fit."""
 
     allowed: Tensor | None = None
     """(I,) bool; None: all."""
     rule: list[str] = field(default_factory=list)
-    """Of an item that is not allowed, which rule says so; by item."""
+    """By item: the rule that excludes it, empty where it is allowed."""
     reason: list[str] = field(default_factory=list)
     groups: list[tuple[Tensor, int]] = field(default_factory=list)
     """An attribute's values as (I, A) bool, and how many items of one value a list may have."""
@@ -42,9 +42,9 @@ class Rules:
 
 
 def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
-    """Item ids of a rule's CSV to their reason, as far as they hold today.
+    """Item ids of a rule's CSV to their reason, for the rows that are in force today.
 
-    Columns: item_id; reason, from and until (ISO dates, from included, until not) may be missing.
+    Columns: item_id; optional: reason, from and until (ISO dates; from is included, until is not).
     """
     path = folder / Path(name).expanduser()
     if not path.is_file():
@@ -73,31 +73,31 @@ def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
 
 
 def read_lists(export: Export, folder: Path, today: dt.date) -> Listed:
-    """The lists that the recipe names, as `read_list` has them."""
+    """The lists that the recipe names, as `read_list` returns them."""
     named = {"exclude_items": export.exclude_items, "only_items": export.only_items}
     return {rule: read_list(folder, name, today) for rule, name in named.items() if name}
 
 
 def fingerprint(listed: Listed) -> str | None:
-    """What of the rules determines the lists, beside their settings: for the lake's key. None without lists."""
+    """Hash of the rules' files, which the lake's key needs in addition to the settings. None without lists."""
     both = [listed.get(rule) for rule in ("exclude_items", "only_items")]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16] if listed else None
 
 
-def strangers(listed: Listed, source: pl.Series) -> list[tuple[str, Ids]]:
-    """A sentence, and the first ids, for every list with items that the source does not have: a slip, perhaps."""
-    said = []
+def unknown_items(listed: Listed, source: pl.Series) -> list[tuple[str, Ids]]:
+    """A warning, and the first ids, for every list with items that the source does not have."""
+    warnings = []
     for rule, items in listed.items():
         ids = pl.Series(list(items), dtype=pl.String)
         unknown = ids.filter(~ids.is_in(source.implode()))
         if len(unknown):
             text = f"export.{rule}: {len(unknown):,} of {len(ids):,} items are not in the source"
-            said.append((text, {"item_id": unknown.head(3).to_list()}))
-    return said
+            warnings.append((text, {"item_id": unknown.head(3).to_list()}))
+    return warnings
 
 
 def rules_of(export: Export, listed: Listed, ids: pl.Series, last_seen: pl.Series, catalog: pl.DataFrame) -> Rules:
-    """The rules over items `ids` (I,), `last_seen` (I,) their last interaction; `catalog` has their attributes."""
+    """The rules for items `ids` (I,) with last interactions `last_seen` (I,); `catalog` has their attributes."""
     rules = Rules(rule=[""] * len(ids), reason=[""] * len(ids))
     held = torch.zeros(len(ids), dtype=torch.bool)
 
@@ -114,7 +114,7 @@ def rules_of(export: Export, listed: Listed, ids: pl.Series, last_seen: pl.Serie
     if export.fresh_days is not None:
         newest = last_seen.max()
         if newest is None:
-            raise UnreadableInput("export.fresh_days goes by time, and this data set has none")
+            raise UnreadableInput("export.fresh_days goes by time, and this data set has no times")
         hold(last_seen < newest - dt.timedelta(days=export.fresh_days), "fresh_days")  # type: ignore[operator]
     if held.any():
         rules.allowed = ~held
@@ -124,7 +124,7 @@ def rules_of(export: Export, listed: Listed, ids: pl.Series, last_seen: pl.Serie
 
 
 def _values(name: str, ids: pl.Series, catalog: pl.DataFrame) -> Tensor:
-    """Which values of an attribute items have, (I, A)."""
+    """Which values of an attribute each item has, (I, A) bool."""
     texts = dict(zip(catalog["item_id"], catalog["attributes"], strict=True))
     lists = [json.loads(texts.get(item) or "{}").get(name, []) for item in ids]
     values = {value: at for at, value in enumerate(sorted({v for row in lists for v in row}))}
@@ -137,9 +137,9 @@ def _values(name: str, ids: pl.Series, catalog: pl.DataFrame) -> Tensor:
 
 
 def keep_to_limits(lists: Lists, groups: list[tuple[Tensor, int]], k: int) -> tuple[Lists, Tensor]:
-    """The best k of longer lists (N, K) that keep the limits, and whose list is still short, (N,).
+    """The best k of longer lists (N, K) within the limits, and which lists are still too short, (N,).
 
-    Greedy from the top: an item whose values are all below their limit is taken.
+    Greedy from the top: an item is taken if all of its values are below their limit.
     """
     n, depth = lists.items.shape
     device = lists.items.device
@@ -164,7 +164,7 @@ def keep_to_limits(lists: Lists, groups: list[tuple[Tensor, int]], k: int) -> tu
 
 
 def apply(rules: Rules, make: Callable[[int, Tensor | None], Lists], k: int, n_items: int) -> tuple[Lists, Held]:
-    """Lists that keep the rules, and what was held back. `make(k, allowed)` gives plain ones."""
+    """Lists that follow the rules, and what was held back. `make(k, allowed)` makes lists without rules."""
     if not rules:
         return make(k, None), {}
     plain, depth = make(k, None), k

@@ -1,4 +1,4 @@
-"""Runs the audits of `sql/checks`: each file returns the rows that should not be, none means passed."""
+"""Runs the audits of `sql/checks`: each file returns the offending rows; none means passed."""
 
 import re
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ NO_IDS = ("run_id", "night_before", "compared_with", "stage", "mode")
 
 @dataclass
 class Failed:
-    """Failed checks of severity error: what to say, and apart from it the ids of the bad rows shown."""
+    """Failed checks of severity error: a reason for each, and separately the ids of the bad rows shown."""
 
-    said: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     ids: dict[str, list[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.said)
+        return bool(self.reasons)
 
-    def add(self, said: str, ids: Ids) -> None:
-        """One more."""
-        self.said.append(said)
+    def add(self, reason: str, ids: Ids) -> None:
+        """Add a failed check."""
+        self.reasons.append(reason)
         for column, values in ids.items():
             self.ids.setdefault(column, []).extend(values)
 
@@ -37,8 +37,8 @@ class Failed:
 def run_checks(con: warehouse.Connection, run: Run, kind: str) -> Failed:
     """Run `sql/checks/<kind>`, `input` or `output`, and journal the results; returns the failed errors.
 
-    A file states `-- severity: error` (it refuses the night) or `warn` (it only tells, as a note), `-- reads:` its
-    tables, what should hold, and, where a setting can let a night pass, `-- remedy:` how.
+    A file states `-- severity: error` (the night is refused) or `warn` (a note is written), `-- reads:` its tables,
+    what should hold, and, where a setting can let a night pass, `-- remedy:` which.
     """
     failed, records = Failed(), []
     for path in sorted((paths.SQL / "checks" / kind).glob("*.sql")):
@@ -50,12 +50,12 @@ def run_checks(con: warehouse.Connection, run: Run, kind: str) -> Failed:
         n = bad["bad_rows"][0] if bad.height else 0
         records.append({"check_name": path.stem, "severity": severity, "bad_rows": n, "passed": n == 0})
         if n:
-            figures, ids = example(bad)
-            shown = f", e.g. {figures}" if figures else ""
-            said = f"{path.stem}: {n:,} bad row{'s' * (n > 1)}{shown} (wanted: {wanted(text)})"
+            values, ids = example(bad)
+            shown = f", e.g. {values}" if values else ""
+            reason = f"{path.stem}: {n:,} bad row{'s' * (n > 1)}{shown} (wanted: {wanted(text)})"
             if remedy := header(text, "remedy"):
-                said += f" [{remedy}]"
-            failed.add(said, ids) if severity == "error" else journal.note(run, f"warning: {said}", ids)
+                reason += f" [{remedy}]"
+            failed.add(reason, ids) if severity == "error" else journal.note(run, f"warning: {reason}", ids)
     journal.append(run, tables.CHECKS, records)
     return failed
 
@@ -73,7 +73,7 @@ def wanted(text: str) -> str:
 
 
 def example(bad: pl.DataFrame) -> tuple[str, dict[str, list[str]]]:
-    """The first bad row, for people: its figures in words, and its ids (every text that isn't in NO_IDS) apart."""
+    """The first bad row: its values as text, and separately its ids (every text that isn't in NO_IDS)."""
     row = bad.drop("bad_rows").row(0, named=True)
     ids = {name: [value] for name, value in row.items() if isinstance(value, str) and name not in NO_IDS}
     return ", ".join(f"{name} {_readable(value)}" for name, value in row.items() if name not in ids), ids
@@ -86,7 +86,7 @@ def _readable(value: object) -> str:
 
 
 def bounds(con: warehouse.Connection, run: Run) -> None:
-    """The one-row temporary table `bounds`: what the settings say to the checks; null: no bound."""
+    """Create the one-row temporary table `bounds`: limits of the checks from the settings; null: no limit."""
     limits, churn = run.settings.checks, run.settings.churn
     values = {
         "started_at": run.as_of or run.started_at, "max_shrink": limits.max_shrink, "max_age_days": limits.max_age_days,
@@ -99,7 +99,7 @@ def bounds(con: warehouse.Connection, run: Run) -> None:
 
 
 def temporary(con: warehouse.Connection, name: str, frame: pl.DataFrame) -> None:
-    """A frame as a temporary table, for the checks of one connection."""
+    """Create a temporary table from a frame, for the checks of one connection."""
     con.register("_frame", frame.to_arrow())
     con.execute(f"CREATE OR REPLACE TEMP TABLE {warehouse.identifier(name)} AS SELECT * FROM _frame")
     con.unregister("_frame")

@@ -42,7 +42,7 @@ def admit_source(run: Run, raw: Path) -> Path:
             con.close()
     if failed:
         raise Refused(
-            "the source is not fit for a night: " + "; ".join(failed.said)
+            "the source is not fit for a night: " + "; ".join(failed.reasons)
             + ". Nothing was trained, and the published tables are as they were.",
             failed.ids,
         )  # fmt: skip

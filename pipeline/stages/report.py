@@ -1,29 +1,29 @@
-"""Writes the report of a night for people. Nothing depends on it: when it fails, the night says so and goes on."""
+"""Writes the HTML report of a night. Nothing depends on it: when it fails, a note says so and the night goes on."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.config.run import Run
 from pipeline.stages import track
 from pipeline.storage import journal
+from pipeline.storage.optional_steps import best_effort
 
-T = TypeVar("T")
+PROBLEM = "the report could not be made"
 
 
 def write_report(run: Run) -> Path | None:
     """`warehouse/reports/<dataset>/<run_id>.html`, and a copy without users in MLflow; None where it failed.
 
-    A replay has none.
+    A replay has no report.
     """
     if run.as_of:
         return None
     with journal.stage(run, "report"):
-        facts = _tolerantly(run, lambda: _facts(run))
-        path = _tolerantly(run, lambda: _kept(facts)) if facts else None
+        facts = best_effort(run, PROBLEM, lambda: _facts(run))
+        path = best_effort(run, PROBLEM, lambda: _kept(facts)) if facts else None
         if path and facts and journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
-            _tolerantly(run, lambda: track.log_report(run, _without_users(facts), _in_short(run, facts)))
+            best_effort(run, PROBLEM, lambda: track.log_report(run, _without_users(facts), _digest(run, facts)))
     return path
 
 
@@ -48,18 +48,11 @@ def _without_users(facts: dict[str, Any]) -> str:
     return page.html(facts, personal=False)
 
 
-def _in_short(run: Run, facts: dict[str, Any]) -> str:
+def _digest(run: Run, facts: dict[str, Any]) -> str:
+    """The report in short, as Markdown, with a link to Prefect's run where the night has one."""
     from pipeline.reporting import markdown
 
     prefect = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
-    there = run.flow_run_id and prefect.startswith("http")
-    links = {"Prefect run": f"{prefect}/runs/flow-run/{run.flow_run_id}"} if there else {}
+    has_page = run.flow_run_id and prefect.startswith("http")
+    links = {"Prefect run": f"{prefect}/runs/flow-run/{run.flow_run_id}"} if has_page else {}
     return markdown.markdown(facts, links, personal=False)
-
-
-def _tolerantly(run: Run, deed: Callable[[], T]) -> T | None:
-    try:
-        return deed()
-    except Exception as error:
-        journal.note(run, f"the report could not be made: {type(error).__name__}: {error}")
-        return None

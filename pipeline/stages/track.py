@@ -1,6 +1,5 @@
-"""Shows nights in MLflow. MLflow is a view of the journal: when it fails, the night says so and goes on."""
+"""Logs nights to MLflow. MLflow is a view of the journal: when it fails, the journal says so and the night goes on."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,9 @@ from pipeline.core.fault_injection import fault
 from pipeline.core.paths import Home
 from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id
+from pipeline.storage.optional_steps import best_effort
+
+PROBLEM = "MLflow did not take it"
 
 
 def log_night(
@@ -24,15 +26,15 @@ def log_night(
 ) -> str | None:
     """Log parameters, curves and metrics of every family; returns MLflow's id of the night, None if it failed.
 
-    Then what MLflow missed: published nights that could not be logged, and an alias that does not point to the
-    night that is live.
+    Then logs what MLflow missed: published nights that could not be logged, and the alias where it does not point to
+    the live night.
     """
     made = {"parts": parts, "encoded": encoded, "refit": refit, "fitted": fitted, "measured": measured}
     made["searched"] = searched or []
     journal.update_run(run, made={**made, "champion": champion})
     fault("track:before_log")
     with journal.stage(run, "track"):
-        parent = None if run.as_of else _tolerantly(run, lambda: _logged(run))
+        parent = None if run.as_of else best_effort(run, PROBLEM, lambda: _logged(run))
         if parent:
             _catch_up(run)
         return parent
@@ -44,46 +46,46 @@ def register_champion(run: Run) -> str | None:
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id") is None:
         return None
     with journal.stage(run, "register"):
-        return _tolerantly(run, lambda: _tracking().ensure_champion(run))
+        return best_effort(run, PROBLEM, lambda: _tracking().ensure_champion(run))
 
 
 def log_report(run: Run, html: str, markdown: str) -> str | None:
-    """Keep a report beside the night, and in short as its description; returns MLflow's id, None if MLflow failed."""
-    return _tolerantly(run, lambda: _tracking().log_report(run, html, markdown))
+    """Log a report to the night's run, its digest as the description; returns MLflow's id, None if MLflow failed."""
+    return best_effort(run, PROBLEM, lambda: _tracking().log_report(run, html, markdown))
 
 
 def end_night(run: Run, outcome: str) -> None:
-    """Tell MLflow how the night ended, where it knows of the night."""
+    """Set the outcome of the night in MLflow, where the night was logged."""
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
-        _tolerantly(run, lambda: _tracking().end_night(run, outcome))
+        best_effort(run, PROBLEM, lambda: _tracking().end_night(run, outcome))
 
 
 def _logged(night: Run) -> str:
-    """Its pictures are drawn while MLflow is imported and written to."""
-    from pipeline.reporting.plots import night as pictures  # imports torch
+    """Log a night; its plots are drawn while MLflow is imported and written to."""
+    from pipeline.reporting.plots import night as night_plots  # imports torch
     from pipeline.reporting.plots.worker import Drawer
 
     with Drawer() as drawer:
         record = journal.read_run(night.home, night.dataset, night.run_id)
-        drawer.ask(pictures.of_night(record, night.settings.select.metric))
+        drawer.ask(night_plots.of_night(record, night.settings.select.metric))
         parent = _tracking().log_night(night, drawer)
     journal.update_run(night, mlflow_run_id=parent)
     return parent
 
 
 def _catch_up(run: Run) -> None:
-    """Log published nights that MLflow does not have and whose results are still there; repair the alias."""
+    """Log published nights that MLflow lacks and whose results still exist; repair the alias."""
     for run_id in journal.run_ids(run.home, run.dataset):
         record = journal.read_run(run.home, run.dataset, run_id)
         missed = record["outcome"] == "published" and not record.get("mlflow_run_id")
         if missed and _is_there(record) and journal.read_settings(run.home, run.dataset, run_id):
-            _tolerantly(run, lambda i=run_id: _logged(journal.load_run(run.home, run.dataset, i)))
-    _tolerantly(run, lambda: _followed(_tracking(), run.home, run.dataset))
-    _tolerantly(run, lambda: _end_stale(run.home, run.dataset))
+            best_effort(run, PROBLEM, lambda i=run_id: _logged(journal.load_run(run.home, run.dataset, i)))
+    best_effort(run, PROBLEM, lambda: _followed(_tracking(), run.home, run.dataset))
+    best_effort(run, PROBLEM, lambda: _end_stale(run.home, run.dataset))
 
 
 def follow_live(home: Home, dataset: str) -> str:
-    """Point the alias `champion` to the night that is live, as after a rollback; returns what to say of it."""
+    """Point the alias `champion` to the live night, as after a rollback; returns a message about it."""
     try:
         version = _followed(_tracking(), home, dataset)
     except Exception as error:
@@ -92,7 +94,7 @@ def follow_live(home: Home, dataset: str) -> str:
 
 
 def end_stale(home: Home, dataset: str) -> None:
-    """End the runs that nights which were killed left RUNNING in MLflow; where it can't be had, another night does."""
+    """End the runs that killed nights left RUNNING in MLflow. Where MLflow fails, a later night does it."""
     with suppress(Exception):
         _end_stale(home, dataset)
 
@@ -125,16 +127,8 @@ def _listed(folders: str | list[str]) -> list[str]:
     return [folders] if isinstance(folders, str) else folders
 
 
-def _tolerantly(run: Run, deed: Callable[[], str | None]) -> str | None:
-    try:
-        return deed()
-    except Exception as error:
-        journal.note(run, f"MLflow did not take it: {type(error).__name__}: {error}")
-        return None
-
-
 def _tracking() -> Any:
     """The module that imports mlflow, which takes seconds and may fail."""
-    from pipeline.tracking import nights as tracking
+    from pipeline.tracking import nights
 
-    return tracking
+    return nights

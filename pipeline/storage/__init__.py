@@ -15,6 +15,7 @@ __all__ = [
     "lake",
     "lock",
     "operation_log",
+    "optional_steps",
     "reader",
     "state_files",
     "statements",

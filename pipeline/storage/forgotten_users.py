@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from pipeline.core.filesystem import sync, write_atomically
 from pipeline.core.paths import Home
@@ -130,15 +131,22 @@ def begin(home: Home, dataset: str, user_id: str) -> Pending:
 
 
 def pending(home: Home, dataset: str) -> list[Pending]:
-    """Those that have begun and are not done."""
+    """Those that have begun and are not done. A damaged record is named once and left out."""
     found = []
     for path in sorted(home.forgotten(dataset).parent.glob("forgetting-*.json")):
-        try:
-            content = json.loads(path.read_text())
-            found.append(Pending(path, content["user"], content["done"], content["left"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        content = state_files.read(path, dict)
+        if content is None:
             continue
+        user, done, left = (content.get(name) for name in ("user", "done", "left"))
+        if isinstance(user, str) and _is_list_of_texts(done) and _is_list_of_texts(left):
+            found.append(Pending(path, user, done, left))
+        else:
+            state_files.skip(path, "it does not say which user is to be forgotten, and what is done; forget them again")
     return found
+
+
+def _is_list_of_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def drop_remains(home: Home, dataset: str) -> None:
@@ -148,5 +156,7 @@ def drop_remains(home: Home, dataset: str) -> None:
 
 
 def is_pending(home: Home, dataset: str, path: Path) -> bool:
-    """Whether a file is such a record."""
-    return path.parent == home.forgotten(dataset).parent and path.match("forgetting-*.json*")
+    """Whether a file is such a record; a damaged one is not, so that it is searched."""
+    if path.parent != home.forgotten(dataset).parent or not path.match("forgetting-*.json"):
+        return False
+    return any(found.path == path for found in pending(home, dataset))

@@ -135,15 +135,6 @@ def read_sql(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def create_view(con: Connection, path: Path) -> None:
-    """Run a file of sql/views; the lines of comment on its top, but for `-- reads`, become the view's comment."""
-    text = read_sql(path)
-    con.execute(text)
-    top = [line.removeprefix("-- ") for line in text.splitlines() if line.startswith("-- ")]
-    comment = " ".join(line for line in top if not line.startswith("reads:"))
-    con.execute(f"COMMENT ON VIEW {identifier(path.stem)} IS {literal(comment)}")
-
-
 def insert(con: Connection, table: str, frame: pl.DataFrame) -> None:
     """Append a frame's rows to a table with the same columns."""
     con.register("_frame", frame.to_arrow())

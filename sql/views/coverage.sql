@@ -1,5 +1,10 @@
 -- reads: recommendations, items
--- How much of the catalog the lists show, and how the showing is spread.
+-- How much of the catalog the lists show, and how evenly: one row.
+-- items_shown: Items in at least one list
+-- items_known: Items with at least one interaction
+-- coverage: items_shown / items_known
+-- lists_with_the_most_shown_item: Lists that have the most recommended item
+-- users: Users with a list
 create view coverage as
 with shown as (
     select item_id, count(*) as n from recommendations group by item_id

@@ -1,5 +1,8 @@
 -- reads: runs, interactions_summary, recommendations
--- Which night this file is of, and how old its data and lists are. A connection held open keeps its night.
+-- Which night published this file, and how old its data and lists are: one row. An open connection keeps its night.
+-- generated_at: When the night made its lists, UTC
+-- newest_interaction: Last interaction in the source, UTC; null where the source has no times
+-- age_hours: Hours since the night finished
 create view freshness as
 select
     runs.run_id,

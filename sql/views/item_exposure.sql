@@ -1,5 +1,9 @@
 -- reads: recommendations, items
--- Every item's popularity in the source beside how often it is recommended: where lists and habits part.
+-- One row per item: its popularity in the source next to how often it is recommended.
+-- popularity_rank: 1 is the item with the most interactions; equal counts share a rank
+-- lists: Lists that have the item
+-- share_of_users: lists / users with a list
+-- mean_rank: Mean rank in these lists; null where no list has the item
 create view item_exposure as
 with shown as (
     select item_id, count(*) as lists, avg(rank) as mean_rank from recommendations group by item_id

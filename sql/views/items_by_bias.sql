@@ -1,5 +1,7 @@
 -- reads: biases, items
--- Items ranked by bias, for each model that has biases: how much everybody's score of the item is raised.
+-- Items ranked by bias, for each model that has biases: by how much the item's score is raised for every user.
+-- rank: 1 is the item with the highest bias of the model
+-- item_id: Item id as in the source
 create view items_by_bias as
 select
     biases.model,

@@ -1,6 +1,8 @@
 -- reads: metrics, runs, comparisons
--- Quality of the models of the newest night, all users; models are chosen on valid and reported once on test.
--- Of the metric that selects also the paired difference from the best on valid, and whether it is real or may be chance.
+-- Quality of the models of the newest night over all users. Models are chosen on valid and reported once on test.
+-- For the deciding metric also the paired difference from the best model on valid, and whether it is significant.
+-- champion: Whether this model made the published lists
+-- compared_with: The best model on valid; null for that model itself and for other metrics
 create view leaderboard as
 with newest as (
     select run_id, champion from runs where outcome = 'published' order by run_id desc limit 1

@@ -1,5 +1,6 @@
 -- reads: predictions, items
--- Held-out ratings of test beside predicted ones, with titles; a sample, of every model that predicts ratings.
+-- Held-out ratings of test next to predicted ones, with titles: a sample, of every model that predicts ratings.
+-- error: prediction - rating
 create view predictions_titled as
 select
     predictions.model,

@@ -1,5 +1,6 @@
 -- reads: metrics, runs
--- The champion's figures on test, night by night, oldest first: is it getting better or worse?
+-- The champion's metrics on test by night, oldest first: does quality rise or fall?
+-- change: value minus the value of the published night before; null for the first one
 create view quality_over_nights as
 select
     runs.run_id,

@@ -1,5 +1,6 @@
 -- reads: similar_items, items
 -- Similar items with both titles.
+-- similar_title: Title of the similar item from the item catalog
 create view similar_items_titled as
 select
     similar_items.item_id,

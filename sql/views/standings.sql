@@ -1,6 +1,12 @@
 -- reads: metrics, runs, comparisons
--- The models of the newest night at a glance, a row a model and figure: on valid, which chooses, beside test and its 95 % interval.
--- against_best, of the figure that selects: the best on valid, like it (not told apart), better or worse on test.
+-- The models of the newest night at a glance: one row per model and metric, on valid, which decides, and on test.
+-- champion: Whether this model made the published lists
+-- figure: Metric with its cutoff; `among 99`: ranked among 99 sampled items, not comparable with the full ranking
+-- valid: Value on valid
+-- test: Value on test
+-- ci_low: Lower end of the 95 % interval of test
+-- ci_high: Upper end of the 95 % interval of test
+-- against_best: On test, for the deciding metric: best (on valid), better, worse, or like (no significant difference)
 create view standings as
 with newest as (
     select run_id, champion from runs where outcome = 'published' order by run_id desc limit 1
@@ -16,7 +22,7 @@ compared as (
     select run_id, other, protocol, metric, cutoff, 'best' from comparisons where split = 'test'
 ),
 
-figures as (
+measured as (
     select
         run_id, model, protocol, metric, cutoff,
         max(value) filter (where split = 'valid') as valid,
@@ -29,15 +35,15 @@ figures as (
 )
 
 select
-    figures.model,
-    figures.model = newest.champion as champion,
+    measured.model,
+    measured.model = newest.champion as champion,
     metric || if(cutoff > 0, '@' || cutoff, '') || if(protocol = 'sampled_99', ' among 99', '') as figure,
     round(valid, 4) as valid,
     round(test, 4) as test,
     round(ci_low, 4) as ci_low,
     round(ci_high, 4) as ci_high,
     compared.against_best
-from figures
+from measured
 join newest using (run_id)
 left join compared using (run_id, model, protocol, metric, cutoff)
-order by protocol, metric, cutoff, figures.test desc, figures.model
+order by protocol, metric, cutoff, measured.test desc, measured.model

@@ -1,5 +1,9 @@
 -- reads: users, recommendations, items, biases
--- One row a user: activity, who made the list and the list itself, with titles where there are any.
+-- One row per user: activity, the model that made the list, and the list itself, with titles where there are any.
+-- n_recommended: Length of the list
+-- recommended: Titles of the recommended items, item ids where there is no title, best first
+-- mean_popularity: Mean number of interactions of the recommended items
+-- bias: The champion's bias of the user, in the unit of its score; null where it has none
 create view user_overview as
 with lists as (
     select

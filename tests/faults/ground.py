@@ -10,7 +10,7 @@ from typing import Any
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
-from pipeline.stages.audit import logical_hash
+from pipeline.publishing.logical_hash import hash_tables
 from pipeline.storage import journal, lake, warehouse
 from pipeline.storage.generations import live_run_id
 
@@ -145,7 +145,7 @@ class Ground:
                 found = con.sql(f"select distinct run_id from {table}").fetchall()
                 assert found in ([(run_id,)], []), f"{path.name}: rows of {found} in {table}"
             said = con.sql("select logical_hash from runs where run_id = $id", params={"id": run_id}).fetchall()
-            assert said == [(logical_hash(con, run_id),)], f"{path.name}: not as it was audited"
+            assert said == [(hash_tables(con, run_id),)], f"{path.name}: not as it was audited"
 
 
 def refused(ground: Ground, live: str | None, **how: Any) -> str:

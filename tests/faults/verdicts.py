@@ -103,9 +103,9 @@ def edges(root: Path) -> str:
 
 def plant(kind: str) -> None:
     """A model whose lists are wrong, as it would reach the tables."""
-    from pipeline.stages import export
+    from pipeline.publishing import user_lists
 
-    sound = export._recommendations
+    sound = user_lists.recommend
 
     def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any) -> Iterator[pl.DataFrame]:
         for part in sound(run, model, rows, *rest):
@@ -128,7 +128,7 @@ def plant(kind: str) -> None:
                 case "nobody":
                     yield part.filter(~of_first)
 
-    export._recommendations = planted
+    user_lists.recommend = planted
 
 
 @row(22, "a model returns duplicates, masked items, NaN, short lists (planted)", "audit refuses")

@@ -159,9 +159,9 @@ def test_items_that_the_source_does_not_have_are_told(tmp_path):
     (tmp_path / "recalled.csv").write_text("item_id\na\nP999\n")
     export = Export(exclude_items="recalled.csv")
     listed = business_rules.read_lists(export, tmp_path, TODAY)
-    (found,) = business_rules.strangers(listed, pl.Series(["a", "b"]))
+    (found,) = business_rules.unknown_items(listed, pl.Series(["a", "b"]))
     assert found == ("export.exclude_items: 1 of 2 items are not in the source", {"item_id": ["P999"]})
-    assert not business_rules.strangers(listed, pl.Series(["a", "P999"]))
+    assert not business_rules.unknown_items(listed, pl.Series(["a", "P999"]))
 
 
 def test_a_missing_list_is_told_before_the_night_starts(tmp_path):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pipeline.core import paths
+from pipeline.publishing import database
 from pipeline.schemas import tables
 from pipeline.storage import warehouse
 
@@ -19,6 +20,18 @@ AUDIT_TABLES = {
     "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "
     "min_coverage double, warn_change double, max_change double)",
 }
+
+
+@pytest.fixture
+def published(tmp_path):
+    """The tables and views of a published file, closed and opened again, without rows."""
+    path = tmp_path / "published.duckdb"
+    with warehouse.connect(path) as con:
+        for table in tables.PUBLISHED:
+            con.execute(table.ddl)
+        database.create_views(con)
+    with warehouse.connect(path, read_only=True) as con:
+        yield con
 
 
 @pytest.fixture
@@ -122,3 +135,36 @@ def test_a_view_runs_on_empty_tables(good, path):
         good.execute(f"delete from {table.name}")
     good.execute(warehouse.read_sql(path))
     assert good.sql(f"from {path.stem}").columns
+
+
+def test_every_table_view_and_column_has_a_comment(published):
+    missing = """
+        select table_name from duckdb_tables() where not internal and comment is null union all
+        select view_name from duckdb_views() where not internal and comment is null union all
+        select table_name || '.' || column_name from duckdb_columns() where not internal and comment is null"""
+    assert published.sql(missing).fetchall() == []
+    views = published.sql("select view_name from duckdb_views() where not internal").fetchall()
+    assert {name for (name,) in views} == {path.stem for path in VIEWS}
+
+
+def test_a_view_column_has_its_own_comment_or_that_of_the_first_table(tmp_path):
+    path = tmp_path / "pairs.sql"
+    path.write_text(
+        "-- reads: one, two\n-- All pairs.\n-- b: Twice it's so\n"
+        "create view pairs as select a, 2 * one.b as b, c, c + 1 as d from one join two using (a)\n"
+    )
+    with warehouse.connect() as con:
+        con.execute("create table one (a int, b int); create table two (a int, c int)")
+        for column in ("one.a", "one.b", "two.a", "two.c"):
+            con.execute(f"comment on column {column} is 'of {column}'")
+        database.create_view(con, path)
+        rows = con.sql("select column_name, comment from duckdb_columns() where table_name = 'pairs'").fetchall()
+        assert dict(rows) == {"a": "of one.a", "b": "Twice it's so", "c": "of two.c", "d": None}
+        assert con.sql("select comment from duckdb_views() where view_name = 'pairs'").fetchall() == [("All pairs.",)]
+
+
+@pytest.mark.parametrize("path", VIEWS, ids=lambda p: p.stem)
+def test_a_view_describes_only_columns_that_it_has(published, path):
+    found = map(database.HEADER_LINE.fullmatch, warehouse.read_sql(path).splitlines())
+    described = {match[1] for match in found if match} - {"reads"}
+    assert described <= set(published.sql(f"from {path.stem}").columns)

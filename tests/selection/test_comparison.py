@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from flows.cli import leaderboard, main
 from pipeline.core.bootstrap import paired_difference
 from pipeline.evaluation import per_user
+from pipeline.publishing.logical_hash import hash_tables
 from pipeline.reporting.html.sections_data import BETTER, LIKE_THE_BEST, leaderboards
 from pipeline.reporting.night import Night
 from pipeline.schemas import tables
 from pipeline.selection.comparison import against, holm
-from pipeline.stages.audit import logical_hash
 from pipeline.storage import journal, warehouse
 from tests.support.metrics import figures
 from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
@@ -215,12 +215,12 @@ def test_the_logical_hash_leaves_comparisons_out(night, tmp_path):
     copy = shutil.copy(night.home.live(night.dataset), tmp_path / "copy.duckdb")
     copy.chmod(0o600)
     with warehouse.connect(copy) as con:
-        before = logical_hash(con, night.run_id)
+        before = hash_tables(con, night.run_id)
         assert before == record(night)["logical_hash"]
         con.execute("UPDATE comparisons SET difference = 9, other = 'incumbent'")
-        assert logical_hash(con, night.run_id) == before
+        assert hash_tables(con, night.run_id) == before
         con.execute("UPDATE metrics SET value = 9")
-        assert logical_hash(con, night.run_id) != before
+        assert hash_tables(con, night.run_id) != before
 
 
 def test_one_model_alone_is_not_compared(tmp_path):

@@ -1,0 +1,122 @@
+"""Builds the database that a night publishes: every table, the views and all comments, in a file that is not live."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.config.run import Run, utcnow
+from pipeline.core import paths
+from pipeline.schemas import tables
+from pipeline.schemas.table import Table
+from pipeline.storage import journal, warehouse
+from pipeline.storage.generations import OLDEST_READABLE
+
+FILLED_LATER = (tables.CHURN, tables.CHECKS, tables.RUNS)
+"""Tables whose rows are known only after the others are filled."""
+HEADER_LINE = re.compile(r"-- (\w+): (.*)")
+
+
+@contextmanager
+def building(run: Run) -> Iterator[tuple[Path, warehouse.Connection]]:
+    """A new database file in the folder of generations, under a temporary name, and a connection that uses it.
+
+    The file is closed after the block, and deleted where the block raises. The caller holds the data set's lock, so
+    files that earlier nights left under such names are deleted.
+    """
+    path = run.home.generations(run.dataset) / f".{run.run_id}.building"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(".*.building*"):
+        leftover.unlink()
+    con = warehouse.connect(
+        threads=run.settings.threads,
+        memory_limit=run.settings.memory_limit,
+        temporary=path.with_suffix(".tmp"),
+    )
+    try:
+        con.execute(f"ATTACH {warehouse.literal(path)} AS night (STORAGE_VERSION '{OLDEST_READABLE}')")
+        con.execute("USE night")
+        yield path, con
+        con.execute("USE memory")
+        con.execute("DETACH night")
+    except BaseException:
+        con.close()
+        path.unlink(missing_ok=True)
+        raise
+    con.close()
+
+
+def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
+    """Create every published table, and fill it from the lake or the journal, but for those FILLED_LATER."""
+    generated_at = utcnow()
+    journal.update_run(run, generated_at=generated_at.isoformat())
+    of_the_night = {"run_id": run.run_id, "generated_at": generated_at}
+    for table in tables.PUBLISHED:
+        con.execute(table.ddl)
+        files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        if table in FILLED_LATER:
+            continue
+        if list(files.parent.glob(files.name)):
+            own = {name: of_the_night[name] for name in of_the_night if name in table.columns}
+            columns = ", ".join(f"${name} AS {name}" if name in own else f'"{name}"' for name in table.columns)
+            order = ", ".join(f'"{name}"' for name in table.key if name not in own) or "1"
+            source = warehouse.literal(files)
+            con.execute(
+                f"INSERT INTO {table.name} SELECT {columns} FROM read_parquet({source}) ORDER BY {order}",
+                own or None,
+            )
+        else:
+            copy_journal(con, run, table)
+
+
+def copy_journal(con: warehouse.Connection, run: Run, table: Table) -> None:
+    """Copy a journal table, with the rows of all nights, into the database."""
+    warehouse.insert(con, table.name, journal.read(run.home, run.dataset, table))
+
+
+def copy_runs(con: warehouse.Connection, run: Run, champion: str, digest: str) -> None:
+    """Record champion and logical hash, and copy the journal's nights; this one as published, as it is once live."""
+    journal.update_run(run, logical_hash=digest, champion=champion)
+    nights = journal.read(run.home, run.dataset, tables.RUNS).with_columns(
+        outcome=pl.when(pl.col("run_id") == run.run_id).then(pl.lit("published")).otherwise("outcome"),
+        finished_at=pl.when(pl.col("run_id") == run.run_id).then(pl.lit(utcnow())).otherwise("finished_at"),
+    )
+    warehouse.insert(con, tables.RUNS.name, nights)
+
+
+def create_views(con: warehouse.Connection) -> None:
+    """Create every view of `sql/views`."""
+    for path in sorted((paths.SQL / "views").glob("*.sql")):
+        create_view(con, path)
+
+
+def create_view(con: warehouse.Connection, path: Path) -> None:
+    """Create the view of a file in `sql/views`, with comments.
+
+    In the file's header, `-- reads:` names its tables, lines `-- column: meaning` describe columns, and the other
+    lines are the view's comment. A column without such a line has the comment of the column with the same name in
+    the first of these tables that has one.
+    """
+    text = warehouse.read_sql(path)
+    con.execute(text)
+    header = [line for line in text.splitlines() if line.startswith("-- ")]
+    declared = {found[1]: found[2] for line in header if (found := HEADER_LINE.fullmatch(line))}
+    about = " ".join(line.removeprefix("-- ") for line in header if not HEADER_LINE.fullmatch(line))
+    con.execute(f"COMMENT ON VIEW {warehouse.identifier(path.stem)} IS {warehouse.literal(about)}")
+    comments = _column_comments(con, declared.pop("reads", "").split(", ")) | declared
+    for column in con.sql(f"FROM {warehouse.identifier(path.stem)}").columns:
+        if column in comments:
+            name = f"{warehouse.identifier(path.stem)}.{warehouse.identifier(column)}"
+            con.execute(f"COMMENT ON COLUMN {name} IS {warehouse.literal(comments[column])}")
+
+
+def _column_comments(con: warehouse.Connection, read: list[str]) -> dict[str, str]:
+    """Comments by column name of the tables `read`; the first table wins."""
+    query = """SELECT column_name, comment FROM duckdb_columns()
+               WHERE database_name = current_database() AND table_name = $table AND comment IS NOT NULL"""
+    found: dict[str, str] = {}
+    for table in reversed(read):
+        found |= dict(con.sql(query, params={"table": table}).fetchall())
+    return found

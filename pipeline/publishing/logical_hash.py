@@ -1,0 +1,42 @@
+"""A hash of the published data that does not depend on row order, run ids or times."""
+
+from pipeline.config.settings import BASELINE, INCUMBENT
+from pipeline.schemas import tables
+from pipeline.schemas.table import Table
+from pipeline.storage import warehouse
+
+LEFT_OUT = (tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN)
+"""Tables that depend on the clock, on earlier nights, or (comparisons) on the models that the gate adds."""
+
+
+def hash_tables(con: warehouse.Connection, run_id: str) -> str:
+    """Hash of everything that this night publishes; equal for equal data, settings, code and device kind.
+
+    Row order, run ids, times and MLflow ids do not count; floats count to 6 significant digits. What depends on
+    earlier nights does not count either: the tables LEFT_OUT, and metrics of the models that the gate adds to those
+    of the recipe. So a night has the hash that it would have in a new home, unless the gate keeps an incumbent that
+    is not the best.
+    """
+    digests = []
+    for table in tables.PUBLISHED:
+        if table in LEFT_OUT:
+            continue
+        columns = [name for name in table.columns if name not in table.volatile]
+        texts = ", ".join(f"coalesce({_as_text(name, table)}, chr(0))" for name in columns)
+        where = "WHERE run_id = $run_id" if "run_id" in table.columns else "WHERE true"
+        if table in (tables.METRICS, tables.BIASES):
+            where += f" AND model NOT IN ('{INCUMBENT}', '{BASELINE}')"
+        query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
+                    FROM {table.name} {where}"""
+        params = {"run_id": run_id} if "run_id" in table.columns else None
+        digests.append(f"{table.name}:{con.sql(query, params=params).fetchall()[0]}")
+    return str(con.sql("SELECT sha256($text)", params={"text": "\n".join(digests)}).fetchall()[0][0])
+
+
+def _as_text(name: str, table: Table) -> str:
+    dtype = table.columns[name].dtype
+    if dtype == tables.FLOAT:
+        return f"format('{{:.5e}}', \"{name}\" + 0.0)"
+    if dtype == tables.VECTOR:
+        return f"array_to_string(list_transform(\"{name}\", lambda x: format('{{:.5e}}', x + 0.0)), ',')"
+    return f'CAST("{name}" AS VARCHAR)'

@@ -1,0 +1,140 @@
+"""Top-N lists of every user of the source, in parts of bounded size, with the business rules applied."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from pipeline.config.dataset import Feedback
+from pipeline.config.run import Run
+from pipeline.models import Recommender
+from pipeline.preparation.filters import mark
+from pipeline.preparation.ids import codes_of
+from pipeline.publishing import business_rules
+from pipeline.ranking.ranks import top_k
+from pipeline.ranking.recommend import Lists
+from pipeline.schemas import tables
+from pipeline.training.interactions import History, Interactions
+
+USERS_PER_PART = 50_000
+Suppressed = Counter[tuple[str, str, str]]
+"""Users by item, rule and reason: those whose list the rule kept the item out of."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model, and the interactions that it was fitted on."""
+
+    model: Recommender
+    known: Interactions
+
+
+def recommend(
+    run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, rules: business_rules.Rules, suppressed: Suppressed
+) -> Iterator[pl.DataFrame]:
+    """Lists of every user with a valid row, ordered by user id, in parts of at most USERS_PER_PART users.
+
+    A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
+    positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
+    rows, nor one that a rule holds back: `suppressed` then counts the user.
+    """
+    model, known = fitted.model, fitted.known
+    device = known.users.device
+    k = min(run.settings.export.top_n, known.n_items)
+    items = pl.read_parquet(encoded / "items.parquet")
+    all_users, pairs = _source_pairs(rows, encoded, items)
+    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run.settings.dataset.feedback)
+    seen = _history(pairs, all_users.height, items.height)
+    filtered_out_history = _history(filtered_out, all_users.height, items.height)
+    own_history, popular = known.history(), known.item_counts()
+    for start in range(0, all_users.height, USERS_PER_PART):
+        users = all_users[start : start + USERS_PER_PART]
+        index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
+        at = torch.arange(start, start + users.height)
+        history = _first_known(own_history, filtered_out_history[at].to(device), index)
+        masked = seen[at].to(device)
+
+        make = partial(_lists, model, index, history, masked, popular)
+        lists, held = business_rules.apply(rules, make, k, known.n_items)
+        for (item, rule, reason), count in held.items():
+            suppressed[items["item_id"][item], rule, reason] += count
+        flat = pl.DataFrame(
+            {
+                "row": torch.arange(users.height).repeat_interleave(k).numpy(),
+                "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(users.height).numpy(),
+                "item": lists.items.flatten().cpu().numpy(),
+                "score": lists.scores.flatten().double().cpu().numpy(),
+                "fallback": lists.from_fallback.repeat_interleave(k).cpu().numpy(),
+            }
+        ).filter(pl.col("item") >= 0)
+        yield flat.select(
+            users["user_id"].gather(flat["row"]).alias("user_id"),
+            "rank",
+            items["item_id"].gather(flat["item"]).alias("item_id"),
+            "score",
+            pl.when("fallback").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
+        )
+
+
+def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:
+    """The counts as rows of tables.SUPPRESSED."""
+    records = [(item, rule, reason or None, users) for (item, rule, reason), users in sorted(suppressed.items())]
+    return pl.DataFrame(records, schema=tables.SUPPRESSED.schema, orient="row")
+
+
+def _lists(
+    model: Recommender, users: Tensor, history: History, mask: History, popular: Tensor, k: int, allowed: Tensor | None
+) -> Lists:
+    """Top-k lists of the items that are `allowed`, (I,); None: of all."""
+    allowed = None if allowed is None else allowed.to(users.device)
+    return top_k(model, users, history, mask, k, allowed=allowed, fallback=popular)
+
+
+def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """All users, by id, with their index in the fit or null; and `row`, `user_row`, `item_idx` of the source rows.
+
+    Rows of items that are not in the fit are left out of the pairs.
+    """
+    user_row, user_ids = codes_of(rows["user_id"])
+    item_code, item_ids = codes_of(rows["item_id"])
+    known = pl.read_parquet(encoded / "users.parquet")
+    all_users = user_ids.alias("user_id").to_frame().join(known, on="user_id", how="left", maintain_order="left")
+    index = (
+        item_ids.alias("item_id").to_frame().join(items, on="item_id", how="left", maintain_order="left")["item_idx"]
+    )
+    pairs = pl.DataFrame({"user_row": user_row, "item_idx": index.gather(item_code)}).with_row_index("row")
+    return all_users, pairs.drop_nulls("item_idx")
+
+
+def _pairs_of_filtered_out_users(
+    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, feedback: Feedback
+) -> pl.DataFrame:
+    """Positive pairs of the users whom the filters left out, in time order."""
+    out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
+    theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
+    marked = mark(rows[theirs["row"]].hstack(theirs), feedback).filter("kept", "positive")
+    ordered = marked.sort("user_row", "timestamp", "item_idx")
+    return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
+
+
+def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:
+    users = torch.from_numpy(pairs["user_row"].cast(pl.Int64).to_numpy(writable=True))
+    items = torch.from_numpy(pairs["item_idx"].cast(pl.Int64).to_numpy(writable=True))
+    return History.of(users, items, n_users, n_items)
+
+
+def _first_known(own: History, filtered_out: History, index: Tensor) -> History:
+    """Row b: the history of user index[b] that the fit saw, or, for an index of -1, row b of `filtered_out`."""
+    known = index >= 0
+    both = History(
+        torch.cat([own.offsets, own.offsets[-1] + filtered_out.offsets[1:]]),
+        torch.cat([own.items, filtered_out.items]),
+        own.n_items,
+    )
+    rows = torch.where(known, index, len(own) + torch.arange(len(index), device=index.device))
+    return both[rows]
