@@ -16,7 +16,9 @@ __all__ = [
     "line_reader",
     "parquet_writer",
     "parsing",
+    "rejects",
     "sniffing",
+    "source_files",
     "text_reader",
     "user_traces",
 ]

@@ -19,7 +19,7 @@ from pipeline.storage import forgotten_users
 from pipeline.storage.forgotten_users import Forgotten
 
 
-def of_the_night(run: Run, part: Path, result: FileResult) -> FileResult:
+def apply(run: Run, part: Path, result: FileResult) -> FileResult:
     """What is left of a part tonight; its ledger counts the rows that are not. Nothing to do on most nights."""
     listed = forgotten_users.read(run.home, run.dataset)
     if not listed and run.as_of is None:
@@ -28,7 +28,7 @@ def of_the_night(run: Run, part: Path, result: FileResult) -> FileResult:
     return rewrite(part, result, listed, run.as_of, [Dialect(source.delimiter, source.quote)])
 
 
-def that_matter(run: Run) -> dict[str, str]:
+def key_settings(run: Run) -> dict[str, str]:
     """For the key of what is read: who and what is left out. Empty on most nights, so that keys stay as they were."""
     listed = forgotten_users.read(run.home, run.dataset)
     moment = {"as_of": run.as_of.isoformat()} if run.as_of else {}

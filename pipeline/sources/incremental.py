@@ -64,7 +64,7 @@ def result_of(part: Path) -> FileResult:
     return FileResult(manifest["ledger"], manifest["rescanned"])
 
 
-def gone(name: str) -> UnreadableInput:
+def missing_file(name: str) -> UnreadableInput:
     """A file of an earlier night that has to be read again, and is no longer there."""
     return UnreadableInput(
         f"{name} was read on an earlier night; it has to be read again (other settings, or its copy in the lake "
