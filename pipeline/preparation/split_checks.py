@@ -79,7 +79,7 @@ def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
 
 
 def _cold(users: np.ndarray, items: np.ndarray, held: pl.DataFrame) -> dict[str, int]:
-    """Counts of users, items and rows of `held` that are not in train; `users` (U,), `items` (I,) flag those in train."""
+    """Counts of users, items and rows of `held` that are not in train, whose users (U,) and items (I,) are flagged."""
     user, item = ~users[held["user_idx"].to_numpy()], ~items[held["item_idx"].to_numpy()]  # (H,) each
     return {
         "users": held["user_idx"].filter(user).n_unique(),
