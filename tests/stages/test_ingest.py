@@ -263,7 +263,7 @@ def test_unreadable_files_are_named(tmp_path):
         ("none.csv", None, "no file matches"), ("cut.csv.gz", packed[:-20], "truncated or damaged"),
         ("cut.csv.zst", pa.compress(HEADER, codec="zstd", asbytes=True)[:-3], "truncated or damaged"),
         ("no.parquet", b"PAR1 cut", "no Parquet file"), ("wide.csv", "user,item\n".encode("utf-16"), "UTF-16"),
-        ("one.csv", b"user\n1\n2\n", "no delimiter"), ("twice.csv", b"user,item,user,rating,timestamp\n", "two columns"),
+        ("one.csv", b"user\n1\n2\n", "no known delimiter"), ("twice.csv", b"user,item,user,rating,timestamp\n", "two columns"),
     ]:  # fmt: skip
         if content is not None:
             (data / name).write_bytes(content)
