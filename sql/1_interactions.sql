@@ -1,9 +1,9 @@
--- 1_interactions: the source's texts as typed rows. Strict: the first value outside a plain grammar ends the
--- statement, and the file is then read line by line, where odd but good values are kept and bad ones named.
+-- 1_interactions: casts the text columns of a source to typed rows. Strict: the first value outside a plain grammar
+-- raises an error. The file is then read line by line, which keeps unusual but valid values and rejects invalid ones.
 -- reads:  source_text (user_text, item_text, rating_text, timestamp_text), in source order
+--         (rating_text and timestamp_text may be numbers already if is_plain)
 -- writes: nothing; returns the columns of `raw`
--- (rating_text and timestamp_text may be numbers already, where is_plain)
--- params: has_rating, missing_ratings, clock (none, count, iso or format), scale (microseconds a count),
+-- params: has_rating, missing_ratings, clock (none, count, iso or format), scale (microseconds per count),
 --         format (of strptime), is_plain (no blank, underscore or plus in the file: a cast is strict enough)
 with source as (
     select * from source_text

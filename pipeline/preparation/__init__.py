@@ -1,3 +1,3 @@
-"""Filters, conditions, ids and splitters: pure functions on Polars frames."""
+"""Filters, conditions, ids, encoding and splitters: functions on Polars frames."""
 
-__all__ = ["conditions", "filters", "ids", "published_split", "split_checks", "splitters"]
+__all__ = ["conditions", "encoding", "filters", "ids", "published_split", "split_checks", "splitters"]

@@ -1,4 +1,4 @@
-"""Conditions on ratings, as a data set's TOML writes them: parsed as Python, checked by piece, never run."""
+"""Conditions on ratings in a data set's TOML: parsed as Python, checked node by node, translated to Polars."""
 
 import ast
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.core.errors import SettingsError
 
-ALLOWED = "`rating OP number` (OP: < <= > >= == !=), `rated`, `not …`, and / or between them, parentheses"
+ALLOWED = "`rating OP number` (OP is one of < <= > >= == !=), `rated`, `not …`, `and`, `or`, parentheses"
 COMPARE: dict[type, Callable[[Any, Any], pl.Expr]] = {
     ast.Lt: lambda a, b: a < b,
     ast.LtE: lambda a, b: a <= b,
@@ -20,23 +20,23 @@ COMPARE: dict[type, Callable[[Any, Any], pl.Expr]] = {
 
 
 def condition(text: str, key: str) -> pl.Expr:
-    """A boolean expression, never null, on the column `rating`, from e.g. `rating >= 4 or not rated`.
+    """A boolean Polars expression, never null, on the column `rating`, from e.g. `rating >= 4 or not rated`.
 
-    Without a rating a comparison is neither true nor false, and a row passes only where the whole is true.
-    Raises SettingsError naming `key`, the text at fault and what is allowed.
+    A comparison of a missing rating is neither true nor false; a row passes only if the whole condition is true.
+    Raises SettingsError with `key`, the text that is wrong and what is allowed.
     """
     try:
         return _build(ast.parse(text.strip(), mode="eval").body).fill_null(False)
     except _NotAllowed as fault:
         raise _error(text, key, f"{ast.unparse(fault.node)!r} is not allowed") from None
     except SyntaxError as error:
-        raise _error(text, key, f"can't be read ({error.msg})") from None
+        raise _error(text, key, f"can't be parsed ({error.msg})") from None
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise _error(text, key, f"can't be read ({error or type(error).__name__})") from None
+        raise _error(text, key, f"can't be parsed ({error or type(error).__name__})") from None
 
 
 class _NotAllowed(Exception):
-    """A piece of a condition outside the grammar."""
+    """A node of a condition that the grammar does not allow."""
 
     def __init__(self, node: ast.AST):
         self.node = node

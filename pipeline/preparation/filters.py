@@ -1,13 +1,49 @@
-"""Row filters of the stage `clean`: pure Polars."""
+"""Row filters of the stage `clean`: duplicates, `keep_if`, the user sample, and minimum counts (k-core)."""
 
+from collections.abc import Callable
+
+import numpy as np
 import polars as pl
 
-from pipeline.config.dataset import Feedback
+from pipeline.config.dataset import Feedback, Filter
+from pipeline.core.errors import Refused
 from pipeline.preparation.conditions import condition
+from pipeline.preparation.ids import any_twice, codes_of, id_hashes, pair_keys
+from pipeline.schemas.reasons import Reason
+
+
+def apply_filters(
+    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Rows that take part, in source order, with the column `positive`, and the ledger: rows by reason.
+
+    The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive, SettingsError if a
+    condition can't be parsed.
+    """
+    raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
+    steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
+        Reason.DUPLICATE: keep_latest,
+        Reason.KEEP_IF: lambda rows: mark(rows, feedback).filter("kept").drop("kept"),
+        Reason.USER_NOT_SAMPLED: lambda rows: sample_users(rows, filters.user_fraction, seed),
+        Reason.BELOW_MIN_INTERACTIONS: lambda rows: k_core(
+            rows, filters.min_user_interactions, filters.min_item_interactions
+        ),
+    }
+    rows, ledger = raw, {}
+    for reason, step in steps.items():
+        before = rows.height
+        rows = step(rows)
+        ledger[str(reason)] = before - rows.height
+    if rows.is_empty():
+        removed = ", ".join(f"{reason} removed {n:,}" for reason, n in ledger.items() if n)
+        raise Refused(f"no row is left of {raw.height:,} valid source rows: {removed or 'there were none'}")
+    if not rows["positive"].any():
+        raise Refused(f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})")
+    return rows, {str(Reason.KEPT): rows.height, **ledger}
 
 
 def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
-    """Add the booleans `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
+    """Add the boolean columns `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
 
     def passes(text: str | None, key: str) -> pl.Expr:
         return pl.lit(True) if text is None else condition(text, f"dataset.feedback.{key}")
@@ -15,3 +51,39 @@ def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
     return rows.with_columns(
         kept=passes(feedback.keep_if, "keep_if"), positive=passes(feedback.positive_if, "positive_if")
     )
+
+
+def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row per user and item: the latest; at equal times, or without times, the last in the source."""
+    pairs = pair_keys(rows, "user_id", "item_id").alias("pair")
+    if not any_twice(pairs):
+        return rows
+    repeated = rows.select("timestamp", pairs).with_row_index("row").filter(pairs.is_duplicated())
+    latest = repeated.sort("timestamp", "row", nulls_last=False).unique("pair", keep="last", maintain_order=True)
+    stays = np.ones(rows.height, dtype=bool)  # (R,)
+    stays[repeated["row"].to_numpy()] = False
+    stays[latest["row"].to_numpy()] = True
+    return rows.filter(stays)
+
+
+def sample_users(rows: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame:
+    """All rows of about `fraction` of the users; the sample depends on user ids and seed only."""
+    if fraction >= 1:
+        return rows
+    users = rows["user_id"].unique().cast(pl.String)
+    drawn = id_hashes(users, seed, "user sample") < np.uint64(fraction * 2**64)  # (U,)
+    return rows.filter(pl.col("user_id").is_in(users.filter(drawn).cast(pl.Categorical).implode()))
+
+
+def k_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
+    """The largest set of rows in which every user has at least `min_user` rows and every item `min_item`."""
+    if max(min_user, min_item) <= 1:
+        return rows
+    user = codes_of(rows["user_id"])[0].to_numpy()  # (R,)
+    item = codes_of(rows["item_id"])[0].to_numpy()  # (R,)
+    stays = np.arange(rows.height)
+    while True:
+        dense = (np.bincount(user)[user] >= min_user) & (np.bincount(item)[item] >= min_item)
+        if dense.all():
+            return rows[stays]
+        stays, user, item = stays[dense], user[dense], item[dense]

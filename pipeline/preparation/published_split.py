@@ -1,4 +1,4 @@
-"""Published splits: the pairs of the test file, and the candidates that papers ranked them among."""
+"""Splits that a data set publishes itself: the pairs of its test file, and the candidates to rank them among."""
 
 import re
 from pathlib import Path
@@ -16,13 +16,13 @@ _POSITIVE = re.compile(r"\((.*),(.*)\)").fullmatch
 
 
 def fingerprints(data: Path, published: Published) -> list[str]:
-    """Content hashes of the files that split reads."""
+    """Content hashes of the files that the stage `split` reads."""
     patterns = [pattern for pattern in (published.test, published.candidates) if pattern]
     return [fingerprint(data / name) for pattern in patterns for name in find_files(data, [pattern])]
 
 
 def read_pairs(data: Path, pattern: str, dataset: Dataset, scratch: Path) -> pl.DataFrame:
-    """`user_id`, `item_id` of every readable row of the files, laid out as `[source]` and `[columns]` say."""
+    """`user_id` and `item_id` of every readable row of the files; `[source]` and `[columns]` describe their layout."""
     wanted = {"user": dataset.columns.user, "item": dataset.columns.item}
     frames = []
     for name in find_files(data, [pattern]):
@@ -33,7 +33,7 @@ def read_pairs(data: Path, pattern: str, dataset: Dataset, scratch: Path) -> pl.
         plain = unpack(data / name, scratch / "published.txt")
         layout = read_layout(plain, name, dataset.source, wanted)
         if layout is None:
-            raise UnreadableInput(f"{name} is empty, but dataset.published names it")
+            raise UnreadableInput(f"{name} is empty; dataset.published needs a file with rows")
         at = layout.positions
         rows = [r for _, _, r in records(plain, layout) if not isinstance(r, Reason)]
         ids = {f"{role}_id": [row[at[role]] for row in rows] for role in ("user", "item")}
@@ -43,7 +43,7 @@ def read_pairs(data: Path, pattern: str, dataset: Dataset, scratch: Path) -> pl.
 
 
 def read_candidates(data: Path, pattern: str, encoding: str, scratch: Path) -> pl.DataFrame:
-    """The candidates of all files, as `parse_candidates` has them."""
+    """The candidates of all files, in the columns of `parse_candidates`."""
     frames = []
     for name in find_files(data, [pattern]):
         plain = unpack(data / name, scratch / "published.txt")
@@ -53,14 +53,14 @@ def read_candidates(data: Path, pattern: str, encoding: str, scratch: Path) -> p
 
 
 def parse_candidates(text: str, name: str) -> pl.DataFrame:
-    """`line`, `user_id`, `positive_id`, `item_id`: a row a negative of `(user,item)\\tnegative\\t…` lines."""
+    """`line`, `user_id`, `positive_id`, `item_id`: one row per negative of lines `(user,item)\\tnegative\\t…`."""
     heads, negatives = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         head, *rest = line.rstrip("\t").split("\t")
         match = _POSITIVE(head)
         if match is None:
-            said = f"{name}, line {number}: its start is not (user,item), as NCF wrote it"
-            raise UnreadableInput(said, {"raw": [head[:80]]})
+            message = f"{name}, line {number}: the line does not start with (user,item), the format of NCF's files"
+            raise UnreadableInput(message, {"raw": [head[:80]]})
         heads.append((number, *match.groups()))
         negatives.append(rest)
     schema = {"line": pl.Int64, "user_id": pl.String, "positive_id": pl.String}
@@ -69,7 +69,7 @@ def parse_candidates(text: str, name: str) -> pl.DataFrame:
 
 
 def encode_pairs(pairs: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Distinct `user_idx`, `item_idx` of the pairs whose user and item are both known, sorted."""
+    """Distinct `user_idx`, `item_idx` of the pairs whose user and item both have an index, sorted."""
     known = pairs.join(users, on="user_id").join(items, on="item_id")
     return known.select("user_idx", "item_idx").unique().sort("user_idx", "item_idx")
 
@@ -77,10 +77,10 @@ def encode_pairs(pairs: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) 
 def candidates_of(
     parsed: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """A sorted list of `item_idx` for every `user_idx`, and what was dropped.
+    """A sorted list of `item_idx` for every `user_idx`, and counts of what was dropped.
 
-    Dropped are users and items that the encoding does not know, and candidates that are a positive of the
-    same user (the published NCF file has one in 156 of its lines): none can be right and wrong at once.
+    Users and items without an index are dropped, and candidates that are also a positive of the same user (156 lines
+    of the published NCF file have one): an item can't be right and wrong at once.
     """
     positives = encode_pairs(parsed.select("user_id", item_id="positive_id"), users, items)
     own = parsed.filter(pl.col("item_id") == pl.col("positive_id"))["line"].n_unique()

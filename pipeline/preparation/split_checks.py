@@ -1,4 +1,4 @@
-"""Proof that no part of a split knows another, and the figures that say how good a split is."""
+"""Checks that no split leaks into another, and statistics that describe a split."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ import polars as pl
 
 from pipeline.core.errors import ContractError
 from pipeline.preparation.ids import any_twice, pair_keys
-from pipeline.preparation.splitters import TEST, TRAIN, VALID
+from pipeline.preparation.splitters import TEST, VALID
 from pipeline.schemas import tables
 
 
 def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str) -> None:
-    """Raise ContractError if a pair is in two parts or, for kinds that go by time, a part knows a later one.
+    """Raise ContractError if a pair is in two splits or, for kinds that use time, a split has rows later than the next.
 
-    global_time: every row of a part is before every row of the next. leave_one_out: so it is for each user
-    (equal times allowed: the seeded hash decides them), with at most one row a user in valid and in test.
+    global_time: every row of a split is before every row of the next one. leave_one_out: the same holds within each
+    user (equal times are allowed: a seeded hash decides them), with at most one row per user in valid and in test.
     """
     held = pl.concat([pair_keys(valid), pair_keys(test)])
     if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
-        raise ContractError("split: a user and item is in two parts")
+        raise ContractError("split: a pair of user and item is in two splits")
     if kind not in ("global_time", "leave_one_out"):
         return
     before = {"valid": [train], "test": [train, valid]}
@@ -33,22 +33,22 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
             if part["user_idx"].n_unique() < part.height:
                 raise ContractError(f"split: a user has two rows in {name}")
         if late.height:
-            raise ContractError(f"split: {late.height} rows of {name} are not after what is before it")
+            raise ContractError(f"split: {late.height} rows of {name} are not later than the splits before it")
 
 
 def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
-    """The latest time of each of `users` in the parts, (R,) microseconds; the least integer where there is none."""
+    """The latest time of each of `users` in `parts`, (R,) microseconds; the smallest integer for users without one."""
     n_users = max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1
     newest = np.full(n_users, np.iinfo(np.int64).min)  # (U,)
     for part in (part for part in parts if part.height):
         user, time = part["user_idx"].to_numpy(), part["timestamp"].to_physical().to_numpy()  # (R,) each
-        runs = np.flatnonzero(np.append(True, user[1:] != user[:-1]))  # of one user: few, in encoded order
+        runs = np.flatnonzero(np.append(True, user[1:] != user[:-1]))  # starts of runs of one user: encoded order
         np.maximum.at(newest, user[runs], np.maximum.reduceat(time, runs))
     return newest[users.to_numpy()]
 
 
 def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str) -> dict[str, Any]:
-    """Figures of a split, for later stages and people."""
+    """Statistics of a split for the manifest: rows, users, cold users and items, cuts, share of ties."""
     held = {name: parts[name] for name in ("valid", "test")}
     by_cut = held if kind == "global_time" else {}
     by_ties = kind == "leave_one_out"
@@ -64,18 +64,10 @@ def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFra
     }
 
 
-def warm_users(rows: pl.DataFrame, labels: np.ndarray) -> int:
-    """Users with a row in test and one in train; rows are in encoded order."""
-    counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
-    starts = (np.cumsum(counts) - counts)[counts > 0]
-    first, last = np.minimum.reduceat(labels, starts), np.maximum.reduceat(labels, starts)
-    return int(((first == TRAIN) & (last == TEST)).sum())
-
-
 def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
-    """Share of the rows of `part` that a tie put there: an earlier part has a row of equal user and time.
+    """Share of the rows labelled `part` that a tie put there: an earlier split has a row of equal user and time.
 
-    Neighbours decide, since rows are in encoded order. 0 for rows without a time.
+    Comparing neighbours is enough, since rows are in encoded order. 0 for rows without a time.
     """
     held = np.flatnonzero(labels == part)  # (H,)
     if not len(held):
@@ -87,7 +79,7 @@ def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
 
 
 def _cold(users: np.ndarray, items: np.ndarray, held: pl.DataFrame) -> dict[str, int]:
-    """Users, items and rows of `held` that train, whose users (U,) and items (I,) are flagged, does not know."""
+    """Counts of users, items and rows of `held` that are not in train, whose users (U,) and items (I,) are flagged."""
     user, item = ~users[held["user_idx"].to_numpy()], ~items[held["item_idx"].to_numpy()]  # (H,) each
     return {
         "users": held["user_idx"].filter(user).n_unique(),
@@ -97,7 +89,7 @@ def _cold(users: np.ndarray, items: np.ndarray, held: pl.DataFrame) -> dict[str,
 
 
 def _flags(codes: np.ndarray, size: int) -> np.ndarray:
-    """Which of the codes below `size` are there, (size,)."""
+    """Which of the codes below `size` occur, (size,)."""
     flags = np.zeros(size, dtype=bool)
     flags[codes] = True
     return flags

@@ -1,20 +1,64 @@
-"""Which row goes where: pure functions from rows in encoded order to one label a row."""
+"""The kinds of splits: functions from rows in encoded order to one label per row, train, valid or test."""
 
 import numpy as np
 import polars as pl
 
 from pipeline.config.settings import Split
+from pipeline.core.errors import SettingsError
 from pipeline.preparation.ids import id_hashes, pair_hashes, pair_keys
 
 TRAIN, VALID, TEST = 0, 1, 2
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
+"""Names of the labels."""
+TIME_KINDS = ("global_time", "leave_one_out")
+ENOUGH_WARM_USERS = 500
+"""Warm users in test that `auto` needs to choose a cut in time."""
+
+
+def choose_kind(rows: pl.DataFrame, split: Split, has_published: bool) -> tuple[str, str]:
+    """The kind of split and the reason for it; `auto` decides by the data.
+
+    Raises SettingsError if the data do not allow the kind that is set.
+    """
+    untimed = rows["timestamp"].null_count()
+    if split.kind == "published" and not has_published:
+        raise SettingsError('split.kind = "published", but the data set has no [published] files')
+    if split.kind in TIME_KINDS and untimed:
+        raise SettingsError(
+            f'split.kind = "{split.kind}" needs times, but {untimed:,} of {rows.height:,} rows have none: '
+            'set dataset.columns.timestamp to the column with the times, or split.kind = "random"'
+        )
+    if split.kind in ("auto", "global_time", "random") and split.valid + split.test >= 1:
+        share = f"split.valid + split.test = {split.valid + split.test:g}"
+        raise SettingsError(f"{share} leaves nothing to train on; keep it below 1")
+    if split.kind != "auto":
+        return split.kind, "as set"
+    if has_published:
+        return "published", "the data set has a published split"
+    if untimed:
+        return "random", f"{untimed:,} of {rows.height:,} rows have no time"
+    warm = warm_users(rows, global_time(rows, split.valid, split.test))
+    if warm >= ENOUGH_WARM_USERS:
+        return "global_time", f"{warm:,} warm users in test"
+    return (
+        "leave_one_out",
+        f"a cut in time would leave {warm:,} warm users in test, fewer than {ENOUGH_WARM_USERS}",
+    )
+
+
+def warm_users(rows: pl.DataFrame, labels: np.ndarray) -> int:
+    """Users with a row in test and one in train; rows are in encoded order."""
+    counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    first, last = np.minimum.reduceat(labels, starts), np.maximum.reduceat(labels, starts)
+    return int(((first == TRAIN) & (last == TEST)).sum())
 
 
 def global_time(rows: pl.DataFrame, valid: float, test: float) -> np.ndarray:
-    """Labels (R,) by two cut times, at the quantiles of rows that `valid` and `test` ask for.
+    """Labels (R,) by two cut times, at the quantiles of rows given by the fractions `valid` and `test`.
 
-    A cut is the time of the first row after it, so rows of equal time are together in the later part, which
-    may then be larger than asked for.
+    A cut is the time of the first row after it: rows of equal time are all in the later split, which may then be
+    larger than its fraction.
     """
     time = rows["timestamp"].to_physical().to_numpy()  # (R,) microseconds
     at_test = len(time) - _rounded(test, len(time))
@@ -28,16 +72,16 @@ def global_time(rows: pl.DataFrame, valid: float, test: float) -> np.ndarray:
 
 
 def leave_one_out(rows: pl.DataFrame, valid: bool, test: bool = True) -> np.ndarray:
-    """Labels (R,): of every user the last row is test, the one before it valid, if a row is left for train.
+    """Labels (R,): each user's last row is test, the one before it valid, as long as a row is left for train.
 
-    So users with two rows have no valid, users with one row no test.
+    Users with two rows have none in valid, users with one row none in test either.
     """
     counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
-    ends = np.cumsum(counts)  # (U,): the row after a user's last
+    ends = np.cumsum(counts)  # (U,): index after each user's last row
     labels = np.zeros(rows.height, dtype=np.int8)
-    held = [part for part, wanted in ((TEST, test), (VALID, valid)) if wanted]
-    for place, part in enumerate(held):
-        labels[ends[counts >= place + 2] - 1 - place] = part
+    holdouts = [label for label, wanted in ((TEST, test), (VALID, valid)) if wanted]
+    for place, label in enumerate(holdouts):
+        labels[ends[counts >= place + 2] - 1 - place] = label
     return labels
 
 
@@ -46,8 +90,8 @@ def random_by_user(
 ) -> np.ndarray:
     """Labels (R,): of a user's n rows, floor(n·test + r) are test, floor(n·(test + valid) + r) test or valid.
 
-    r in [0, 1) is the user's own, from `user_hashes` (U,): the expected share is exact for every n, and users
-    with few rows give one sometimes. At least one row stays in train. `hashes` (R,) decide which rows go.
+    r in [0, 1) is drawn per user, from `user_hashes` (U,): the expected share is exact for every n, and users with
+    few rows sometimes give one. At least one row stays in train. `hashes` (R,) decide which rows are held out.
     """
     user = rows["user_idx"].to_numpy()  # (R,)
     counts = np.bincount(user)  # (U,)
@@ -56,13 +100,13 @@ def random_by_user(
     n_test = np.minimum(np.floor(counts * test + r), most)
     n_held = np.minimum(np.floor(counts * (test + valid) + r), most)
     shuffled = pl.DataFrame({"user": user, "hash": hashes}).with_row_index("row").sort("user", "hash", "row")
-    place = np.empty(len(user), dtype=np.int64)  # (R,) of the row among its user's, by hash
+    place = np.empty(len(user), dtype=np.int64)  # (R,) position of the row among its user's rows, by hash
     place[shuffled["row"].to_numpy()] = np.arange(len(user)) - (np.cumsum(counts) - counts)[user]
     return np.where(place < n_test[user], TEST, np.where(place < n_held[user], VALID, TRAIN)).astype(np.int8)
 
 
 def random_by_row(hashes: np.ndarray, valid: float, test: float) -> np.ndarray:
-    """Labels (R,): the first fraction by `hashes` (R,) is test, the next valid."""
+    """Labels (R,): in the order of `hashes` (R,), the first rows are test, the next valid."""
     n_test, n_valid = _rounded(test, len(hashes)), _rounded(valid, len(hashes))
     order = np.argsort(hashes, kind="stable")
     labels = np.zeros(len(hashes), dtype=np.int8)
@@ -71,8 +115,8 @@ def random_by_row(hashes: np.ndarray, valid: float, test: float) -> np.ndarray:
     return labels
 
 
-def marked(rows: pl.DataFrame, test: pl.DataFrame) -> np.ndarray:
-    """Labels (R,): the pairs of `test` are test, all others train."""
+def listed_as_test(rows: pl.DataFrame, test: pl.DataFrame) -> np.ndarray:
+    """Labels (R,): pairs of user and item that are in `test` are test, all others train."""
     return np.where(pair_keys(rows).is_in(pair_keys(test).implode()).to_numpy(), TEST, TRAIN).astype(np.int8)
 
 
@@ -85,18 +129,18 @@ def label_rows(
     seed: int,
     published_test: pl.DataFrame | None = None,
 ) -> np.ndarray:
-    """Labels (R,) of rows in encoded order; `users`, `items`: source ids by index.
+    """Labels (R,) of rows in encoded order; `users` and `items` are source ids by index.
 
-    global_time takes the fractions of `split`; leave_one_out one row a user for test and, unless
-    `split.valid` is 0, one for valid; random the fractions, of each user's rows or of all. published takes
-    `published_test` and draws valid from the rest: as leave_one_out where all of it is timed, else as random.
+    global_time uses the fractions of `split`. leave_one_out holds out one row per user for test and, unless
+    `split.valid` is 0, one for valid. random uses the fractions, of each user's rows or of all rows. published holds
+    out `published_test` and draws valid from the rest: by leave_one_out if all of it has times, else by random.
     """
     if kind == "global_time":
         return global_time(rows, split.valid, split.test)
     if kind == "leave_one_out":
         return leave_one_out(rows, valid=split.valid > 0)
     if published_test is not None and kind == "published":
-        labels = marked(rows, published_test)
+        labels = listed_as_test(rows, published_test)
         rest = rows.filter(labels == TRAIN)
         if rest["timestamp"].null_count() == 0:
             labels[labels == TRAIN] = leave_one_out(rest, valid=split.valid > 0, test=False)

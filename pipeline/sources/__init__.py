@@ -1,5 +1,6 @@
-"""Reading source files of any dialect, exactly: every line becomes a row or a rejected row with its reason.
+"""Reads source files of any dialect: every line becomes a row or a rejected line with a reason.
 
+`source_files` finds the files of a night, `assemble` reads them, `rejects` limits the share of rejected lines, and
 `sniffing` proposes a data set TOML for a file.
 """
 
@@ -16,7 +17,9 @@ __all__ = [
     "line_reader",
     "parquet_writer",
     "parsing",
+    "rejects",
     "sniffing",
+    "source_files",
     "text_reader",
     "user_traces",
 ]

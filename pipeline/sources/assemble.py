@@ -1,94 +1,118 @@
-"""Reads all files of a night, each into a part, and puts the parts together in order."""
+"""Reads all files of a night, each into a folder of its own, and assembles their rows and rejected lines in order."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 import polars as pl
 
-from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run
+from pipeline.core import progress
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
+from pipeline.schemas.reasons import Reason
 from pipeline.sources import exclusions, files, incremental
+from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.file_reader import FileResult, read_file
 from pipeline.sources.parquet_writer import INTERACTIONS, REJECTED, read_batches, write_rows
+from pipeline.sources.source_files import SourceFiles, json_hash, layout_settings
 from pipeline.storage import lake, warehouse
 
-VERSION = 2
-"""Of the stage; raise it when its result changes."""
+CATALOG = "catalog.parquet"
 
 
-class Parts:
-    """Reads the files of one night into parts: in the lake where they are to be kept, else in `scratch`."""
+class SourceAssembler:
+    """Writes the result of `ingest` into `folder`. A context manager: its scratch folder goes when it ends.
 
-    def __init__(self, run: Run, folder: Path, scratch: Path, paths: dict[str, str]) -> None:
-        self.run, self.folder, self.scratch, self.paths = run, folder, scratch, paths
-        self.dataset = run.settings.dataset
-        self.keep = self.dataset.source.mode == "incremental"
-        self.stamps = {name: _stamp(run.data / name) for name in paths.values()}
-        limits: dict[str, Any] = {"threads": run.settings.threads, "memory_limit": run.settings.memory_limit}
-        self.con = warehouse.connect(temporary=scratch / "spill", **limits)
+    In incremental mode the rows of each file stay in the lake next to `folder`, and a later night reads them there.
+    """
 
-    def part(self, digest: str, number: int) -> tuple[Path, FileResult]:
-        """The folder with the rows and rejects of one file."""
-        name = self.paths.get(digest)
-        if not self.keep:
-            assert name is not None
-            return self._read(name, self.scratch / f"part-{number}")
-        kept = incremental.folder(self.folder.parent) / f"{digest[:16]}-{hash_of(layout_settings(self.dataset))[:8]}"
-        if lake.is_complete(kept):
-            return kept, incremental.result_of(kept)
-        if name is None:
-            raise incremental.gone(digest[:16])
-        part, result = self._read(name, self.scratch / f"part-{number}")
-        incremental.complete(part, result)
-        files.remove(kept)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(kept)
-        return kept, result
+    def __init__(self, run: Run, source: SourceFiles, folder: Path) -> None:
+        self.run, self.source, self.folder = run, source, folder
+        self.dataset, self.layer = run.settings.dataset, folder.parent
+        self._names = source.present_names
+        self._stamps = {name: _stamp(run.data / name) for name in source.present}
 
-    def _read(self, name: str, into: Path) -> tuple[Path, FileResult]:
-        into.mkdir()
-        result = read_file(self.con, self.run.data / name, name, self.dataset, into)
-        return into, exclusions.of_the_night(self.run, into, result)
+    def __enter__(self) -> "SourceAssembler":
+        for leftover in self.layer.glob(".scratch-*"):  # of killed nights: the lock is held
+            files.remove(leftover)
+        self.scratch = self.layer / f".scratch-{os.getpid()}"
+        self.scratch.mkdir(parents=True)
+        settings = self.run.settings
+        self._con = warehouse.connect(
+            temporary=self.scratch / "spill", threads=settings.threads, memory_limit=settings.memory_limit
+        )
+        return self
 
-    def concatenate(self, parts: list[tuple[Path, FileResult]], names: list[str]) -> None:
-        """All parts' rows and rejects, in order."""
-        rows = [part / INTERACTIONS for part, _ in parts]
-        if len(rows) == 1:
-            os.link(rows[0], self.folder / INTERACTIONS)
-        else:
-            write_rows(read_batches(rows), self.folder / INTERACTIONS)
-        self.con.close()
-        rejects = [
-            pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
-            for (part, _), name in zip(parts, names, strict=True)
-        ]
-        pl.concat(rejects).sink_parquet(self.folder / REJECTED, maintain_order=True)
-        tables.RAW.check(pl.scan_parquet(self.folder / INTERACTIONS).head(0).collect())
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._con.close()
+        files.remove(self.scratch)
+
+    def read_files(self) -> list[FileResult]:
+        """Read every file, write interactions.parquet and rejected_rows.parquet; returns one result per file."""
+        parts: list[Path] = []
+        results: list[FileResult] = []
+        rows = 0
+        for number, (_, digest) in enumerate(self.source.order):
+            part, result = self._part(digest, number)
+            parts.append(part)
+            results.append(result)
+            rows += result.ledger.get(Reason.KEPT, 0)
+            progress.watcher.at("file", number + 1, len(self.source.order), rows=rows)
+        self._concatenate(parts)
+        return results
+
+    def write_catalog(self) -> dict[str, int]:
+        """Write catalog.parquet from the files of `dataset.items`; returns counts of items and of lines left out."""
+        assert self.dataset.items
+        catalog, counts = read_items(self.run.data, sorted(self.source.catalog), self.dataset.items, self.scratch)
+        catalog.write_parquet(self.folder / CATALOG)
+        return counts
 
     def check_unchanged(self) -> None:
-        """A file that is still being written is no source."""
-        for name, stamp in self.stamps.items():
+        """Raise UnreadableInput if a file was written to while it was read."""
+        for name, stamp in self._stamps.items():
             if _stamp(self.run.data / name) != stamp:
                 raise UnreadableInput(
                     f"{self.run.data / name} changed while it was read: run again when it is complete"
                 )
 
+    def _part(self, digest: str, number: int) -> tuple[Path, FileResult]:
+        """Folder with the rows and rejects of one file: from the lake if an earlier night read it, else read now."""
+        name, scratch = self._names.get(digest), self.scratch / f"part-{number}"
+        if self.dataset.source.mode != "incremental":
+            assert name is not None
+            return scratch, self._read(name, scratch)
+        layout = json_hash(layout_settings(self.dataset))
+        kept = incremental.folder(self.layer) / f"{digest[:16]}-{layout[:8]}"
+        if lake.is_complete(kept):
+            return kept, incremental.result_of(kept)
+        if name is None:
+            raise incremental.missing_file(digest[:16])
+        result = self._read(name, scratch)
+        incremental.complete(scratch, result)
+        files.remove(kept)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch.rename(kept)
+        return kept, result
 
-def layout_settings(dataset: Dataset) -> dict[str, Any]:
-    """The settings that decide what is read of a file."""
-    layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
-    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
-    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
+    def _read(self, name: str, into: Path) -> FileResult:
+        into.mkdir()
+        result = read_file(self._con, self.run.data / name, name, self.dataset, into)
+        return exclusions.apply(self.run, into, result)
 
-
-def hash_of(content: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def _concatenate(self, parts: list[Path]) -> None:
+        rows = [part / INTERACTIONS for part in parts]
+        if len(rows) == 1:
+            os.link(rows[0], self.folder / INTERACTIONS)
+        else:
+            write_rows(read_batches(rows), self.folder / INTERACTIONS)
+        rejects = [
+            pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
+            for part, (name, _) in zip(parts, self.source.order, strict=True)
+        ]
+        pl.concat(rejects).sink_parquet(self.folder / REJECTED, maintain_order=True)
+        tables.RAW.check(pl.scan_parquet(self.folder / INTERACTIONS).head(0).collect())
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A look at every byte of a text: its blocks of whole lines, and how far a fast reader can be trusted with each."""
+"""Splits a text file into blocks of whole lines and finds what DuckDB's reader can't be trusted with in each block."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ _LF = 10
 
 @dataclass(frozen=True)
 class Block:
-    """Some whole lines of a text file, one after the other."""
+    """Consecutive whole lines of a text file."""
 
     start: int
-    """Its first byte."""
+    """Offset of its first byte."""
     end: int
-    """The byte after its last."""
+    """Offset of the byte after its last."""
     first: int
-    """Physical line that it starts with, counted from 1."""
+    """Number of its first physical line, counted from 1."""
     lines: int
     crlf: int
-    """How many of them end in CR LF."""
+    """Lines that end in CR LF."""
     is_ascii: bool
     is_plain: bool
-    """No blank, underscore or plus anywhere: what casts to a number is written as one (`1_0`, `+-1` cast too)."""
+    """No blank, underscore or plus anywhere: then a cast to a number accepts only plain numbers (not `1_0`, `+-1`)."""
     doubts: frozenset[str]
-    """What readers take differently or in silence; any of them means reading line by line."""
+    """What readers interpret differently or skip silently; with any of them the block is read line by line."""
 
     @property
     def last(self) -> int:
-        """Physical line that it ends with."""
+        """Number of its last physical line."""
         return self.first + self.lines - 1
 
 
@@ -71,13 +71,13 @@ def survey(path: Path, layout: Layout) -> list[Block]:
 
 
 def needs_copy(blocks: Sequence[Block], layout: Layout) -> bool:
-    """Mixed newlines or Latin-1: fit for the fast reader once copied to UTF-8 with plain newlines."""
+    """Whether DuckDB needs a copy in UTF-8 with plain newlines: for mixed newlines and Latin-1."""
     crlf, lines = sum(b.crlf for b in blocks), sum(b.lines for b in blocks)
     return 0 < crlf < lines or (layout.encoding == "latin-1" and not all(b.is_ascii for b in blocks))
 
 
 def copy_as_utf8(path: Path, blocks: Sequence[Block], layout: Layout, into: Path) -> Path:
-    """A copy of some neighbouring blocks in UTF-8 with plain newlines, line for line."""
+    """Copy adjacent blocks to `into`, in UTF-8 with plain newlines, line for line."""
     with path.open("rb") as file, into.open("wb") as out:
         file.seek(blocks[0].start)
         for block in blocks:
@@ -89,14 +89,14 @@ def copy_as_utf8(path: Path, blocks: Sequence[Block], layout: Layout, into: Path
 
 
 def _read(file: BinaryIO) -> Iterator[tuple[int, int, bytes, bool]]:
-    """Start, end and bytes of blocks that end where a line ends, without byte order mark.
+    """Start, end and bytes of blocks of whole lines, without byte order mark.
 
-    The flag says that only the beginning of a line beyond the limit is among the bytes.
+    The flag is true if a line exceeds the limit: then the bytes have only its beginning.
     """
     start = 0
     while block := file.read(_SIZE):
         is_cut = False
-        if whole := block.rfind(b"\n") + 1:  # what is after it is read again: cheaper than to append
+        if whole := block.rfind(b"\n") + 1:  # reading the rest again is cheaper than appending to it
             block = block[:whole]
             file.seek(start + whole)
         else:
@@ -119,7 +119,7 @@ def _is_valid(block: bytes, encoding: str) -> bool:
 
 
 def _quotes_are_odd(block: bytes, delimiter: bytes, quote: bytes) -> bool:
-    """Whether quotes do anything but open a field where it starts and close it where it ends, in turn."""
+    """Whether quotes are used for anything but to enclose whole fields."""
     if len(delimiter) != 1 or len(quote) != 1:
         return True
     text = np.frombuffer(b"\n" + block + b"\n", np.uint8)

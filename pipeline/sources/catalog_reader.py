@@ -1,4 +1,4 @@
-"""Reads the item catalog, always line by line; a broken line costs an item its title, never a night."""
+"""Reads the item catalog line by line. A broken line is skipped and counted; it does not stop the night."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from pipeline.sources.line_reader import records
 from pipeline.sources.parsing import Rejected, check_id
 
 PARTED = "\x1f"
-"""Between the values of a Parquet list where no separator is configured: ASCII's own for that."""
+"""Joins the values of a Parquet list if no separator is configured: ASCII's unit separator."""
 
 
 def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The catalog, and how many items, repeated ids (the last one counts) and skipped lines there were."""
+    """The catalog, and counts of items, repeated ids (the last line wins) and skipped lines."""
     found: dict[str, tuple[str | None, str | None]] = {}
     repeated = skipped = 0
     for name in names:
@@ -41,7 +41,7 @@ def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> t
 
 
 def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[dict[str, str]]:
-    """Column to cell, line by line; a broken line has none."""
+    """Cells by column, one dict per line; empty for a broken line."""
     plain = files.unpack(path, scratch / "items.plain")
     if layout := read_layout(plain, name, items, wanted):
         for _, _, fields in records(plain, layout):
@@ -50,7 +50,7 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
 
 
 def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[dict[str, str]]:
-    """The same of a Parquet file: numbers and times as text, lists joined, nothing as the empty one."""
+    """Cells by column of a Parquet file, as text; lists are joined, nulls are empty."""
     try:
         frame = pl.read_parquet(path)
         for key, column in wanted.items():
@@ -63,13 +63,16 @@ def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _
         )
         frame = frame.select(pl.col(sorted(set(wanted.values()))).cast(pl.String).fill_null(""))
     except (OSError, pl.exceptions.PolarsError) as error:
-        told = str(error).partition("\n")[0]
-        raise UnreadableInput(f"{name} is no Parquet file of plain columns, or cut off ({told})") from None
+        reason = str(error).partition("\n")[0]
+        raise UnreadableInput(
+            f"{name} is truncated, or no Parquet file with columns of numbers, texts, times or lists ({reason}): "
+            "copy it again, or write it without nested columns"
+        ) from None
     yield from frame.iter_rows(named=True)
 
 
 def _attributes(values: dict[str, str], items: Items) -> str | None:
-    """`{"genres": ["Drama", "War"]}`; a column without a separator has one value."""
+    """JSON such as `{"genres": ["Drama", "War"]}`; a column without a separator has one value."""
     lists = {
         name: [part.strip() for part in values[name].split(by or PARTED) if part.strip()]
         for name, by in items.attributes.items()

@@ -1,4 +1,4 @@
-"""How one text file is laid out: its delimiter, its header matched by name, where the wanted columns are."""
+"""The layout of one text file: its delimiter, its header, and the positions of the configured columns."""
 
 import difflib
 from collections import Counter
@@ -11,7 +11,7 @@ from pipeline.config.dataset import Reading
 from pipeline.core.errors import UnreadableInput
 
 LINE_LIMIT = 2**20
-"""Bytes of the longest line that is read."""
+"""Maximum length of a line, in bytes; longer lines are rejected."""
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 BOM = b"\xef\xbb\xbf"
 _HEAD = 100  # lines
@@ -19,7 +19,7 @@ _HEAD = 100  # lines
 
 @dataclass(frozen=True)
 class Layout:
-    """Where to find what in the lines of one file."""
+    """How to split the lines of one file, and where the columns are."""
 
     delimiter: str
     quote: str
@@ -27,13 +27,15 @@ class Layout:
     header: bool
     n_fields: int
     positions: dict[str, int]
-    """Role (user, item, …) to the 0-based field."""
+    """Role (user, item, …) to the 0-based index of its field."""
 
 
 def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str]) -> Layout | None:
-    """Lay out a plain text file; None where it is empty. `wanted`: the settings' key to the column's name."""
+    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names."""
     if len(reading.quote) > 1:
-        raise UnreadableInput(f"quote = {reading.quote!r}: a quote is one character, or empty where the file has none")
+        raise UnreadableInput(
+            f"quote = {reading.quote!r}: set one character, or an empty text if the file has no quotes"
+        )
     with path.open("rb") as file:
         lines = [decode(line, reading.encoding, "replace") for line in head(file, name)]
     if not lines:
@@ -46,13 +48,13 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
     elif reading.column_names:
         names = reading.column_names
     else:
-        raise UnreadableInput(f"{name}: header = false, so column_names has to name its columns")
+        raise UnreadableInput(f"{name}: header = false, so column_names must list its columns")
     positions = {
         role: find_column(column, role, names, name, reading.header, "user" in wanted)
         for role, column in wanted.items()
     }
     n_fields = len(names)
-    if not reading.header:  # one file of several may lack trailing columns that nobody wants
+    if not reading.header:  # one of several files may lack trailing columns that are not used
         usual = widths.most_common(1)[0][0]
         n_fields = usual if max(positions.values()) < usual <= n_fields else n_fields
     return Layout(delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions)
@@ -62,15 +64,15 @@ def _check_encodable(reading: Reading) -> None:
     try:
         (reading.quote + (reading.delimiter or "")).encode(reading.encoding)
     except UnicodeEncodeError:
-        raise UnreadableInput(f"delimiter and quote have to be characters of {reading.encoding}") from None
+        raise UnreadableInput(f"delimiter and quote must be characters of {reading.encoding}") from None
 
 
 def head(file: BinaryIO, name: str) -> list[bytes]:
     """The first lines, without byte order mark and newlines."""
     raw = list(islice(_lines(file), _HEAD))
-    lines = [line.rstrip(b"\r\n") for line in raw if raw != [BOM]]  # nothing but the mark is an empty file
+    lines = [line.rstrip(b"\r\n") for line in raw if raw != [BOM]]  # a file with the mark alone is empty
     if lines and lines[0].startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UnreadableInput(f"{name} is UTF-16; convert it, e.g. iconv -f utf-16 -t utf-8")
+        raise UnreadableInput(f"{name} is UTF-16: convert it to UTF-8, e.g. with iconv -f utf-16 -t utf-8")
     return [lines[0].removeprefix(BOM), *lines[1:]] if lines else []
 
 
@@ -85,16 +87,16 @@ def decode(line: bytes, encoding: str, errors: str = "strict") -> str:
 
 
 def fields(text: str, delimiter: str, quote: str) -> list[str]:
-    """Split one line; a quote that isn't closed or isn't at a field's border is taken as it stands."""
+    """Split one line; a quote that is not closed, or not at the border of a field, is an ordinary character."""
     split, state = split_quoted(text, delimiter, quote)
     return split if state == "whole" else text.split(delimiter)
 
 
 def split_quoted(text: str, delimiter: str, quote: str) -> tuple[list[str], Literal["whole", "open", "broken"]]:
-    """Fields of a line; `open`: the last one isn't closed on it, `broken`: text follows a closing quote.
+    """Fields of a line and its state: `open` if the last field is not closed, `broken` if text follows a closing quote.
 
-    A field is quoted where it starts with the quote; inside, a doubled quote stands for one. Elsewhere quotes
-    are ordinary characters.
+    A field is quoted if it starts with the quote; inside it, a doubled quote stands for one. Elsewhere quotes are
+    ordinary characters.
     """
     if not quote or quote not in text:
         return text.split(delimiter), "whole"
@@ -118,7 +120,7 @@ def split_quoted(text: str, delimiter: str, quote: str) -> tuple[list[str], Lite
 
 
 def quoted(text: str, start: int, quote: str) -> tuple[str, int]:
-    """The value from `start`, within quotes, and where the field ends; -1 where it stays open."""
+    """The quoted value that starts at `start`, and the index where the field ends; -1 if it is not closed."""
     value = ""
     while True:
         close = text.find(quote, start)
@@ -132,42 +134,43 @@ def quoted(text: str, start: int, quote: str) -> tuple[str, int]:
 
 
 def sniff_delimiter(lines: list[str], quote: str, names: list[str], name: str) -> str:
-    """The one that finds most of the names in the first line; else splits most lines alike; else into most fields."""
+    """The delimiter that finds most of `names` in the first line, then gives most lines the same number of fields,
+    then gives most fields."""
 
-    def fit(delimiter: str) -> tuple[int, float, int, int]:
+    def quality(delimiter: str) -> tuple[int, float, int, int]:
         split = [fields(line, delimiter, quote) for line in lines if line]
         widths = Counter(len(line) for line in split if len(line) > 1)
         if not widths:
             return 0, 0.0, 0, 0
-        width, alike = widths.most_common(1)[0]
+        width, n_equal = widths.most_common(1)[0]
         found = len(set(names) & {field.strip() for field in split[0]})
-        return found, alike / len(split), width, -DELIMITERS.index(delimiter)
+        return found, n_equal / len(split), width, -DELIMITERS.index(delimiter)
 
-    best = max(DELIMITERS, key=fit)
-    if fit(best)[1] == 0:
-        raise UnreadableInput(f"{name}: no delimiter splits its lines; set delimiter in the data set's TOML")
+    best = max(DELIMITERS, key=quality)
+    if quality(best)[1] == 0:
+        raise UnreadableInput(f"{name}: no known delimiter splits its lines; set delimiter in the data set's TOML")
     return best
 
 
 def find_column(
     column: str, key: str, names: list[str], name: str, header: bool = True, may_be_data: bool = False
 ) -> int:
-    """Index of a column by its exact name; `key` is the setting that names it, `name` the file.
+    """Index of a column by its exact name; `key` is the setting that names it, `name` is the file.
 
-    `may_be_data`: a header may turn out to be a line of interactions, so the message must not have its fields.
+    `may_be_data`: the header may be a line of interactions, so its fields go into the error's ids, not its message.
     """
     if names.count(column) == 1:
         return names.index(column)
     if column in names:
-        raise UnreadableInput(f"{name}: two columns are called {column!r} ({key}); rename one of them")
+        raise UnreadableInput(f"{name}: two columns are named {column!r} ({key}); rename one of them")
     close = difflib.get_close_matches(column, names, n=1, cutoff=0.4)
     apart = header and may_be_data
     ids = {"nearest": close, "first line": [n[:40] for n in names[:30]]} if apart else {}
     shown = "" if apart else ", which has: " + ", ".join(repr(n[:40]) for n in names[:30])
-    nearest = f"; the nearest is {close[0]!r}" if close and not apart else ""
+    nearest = f"; the closest is {close[0]!r}" if close and not apart else ""
     where = "the header" if header else "column_names"
     raise UnreadableInput(
-        f"{name}: no column {column!r} ({key}) in {where}{shown}{nearest}. Mend {key} in the "
-        "data set's TOML; for a file without a header set header = false and column_names.",
+        f"{name}: no column {column!r} ({key}) in {where}{shown}{nearest}. Correct {key} in the data set's TOML; "
+        "if the file has no header, set header = false and column_names.",
         ids,
     )

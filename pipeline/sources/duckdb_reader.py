@@ -1,4 +1,4 @@
-"""The fast way to read: one strict DuckDB statement that stops at the first value it isn't sure of."""
+"""The fast reader: one strict DuckDB statement that fails at the first value outside a plain grammar."""
 
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -17,25 +17,26 @@ from pipeline.storage.warehouse import Connection
 ROLES = ("user", "item", "rating", "timestamp")
 _BATCH = 122_880  # rows, as DuckDB makes them
 _PLAIN_FORMAT = re.compile(r"(%[YmdHMS]|[^%A-Za-z0-9])+").fullmatch
-"""Formats that DuckDB and Python are known to read alike."""
+"""Formats that DuckDB and Python parse identically."""
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """What reading a file gave."""
+    """The result of reading one file."""
 
     ledger: dict[str, int]
+    """Rows by reason."""
     rescanned: str | None
-    """How much of it was read line by line, and why; None where all went the fast way."""
+    """How much was read line by line, and why; None if DuckDB read all of it."""
 
 
 def wanted_columns(columns: Columns) -> dict[str, str]:
-    """Role to the name of the source's column, those that are configured."""
+    """Role to column name, for the columns that are configured."""
     return {role: name for role in ROLES if (name := getattr(columns, role))}
 
 
 def no_fast_way(dataset: Dataset, unit: str) -> str | None:
-    """Why there is none, if so."""
+    """Why DuckDB can't read this data set's times; None if it can."""
     known = unit in SCALES or unit == "iso" or _PLAIN_FORMAT(unit) or not dataset.columns.timestamp
     return None if known else "a time format of its own"
 
@@ -44,7 +45,7 @@ def stream_rows(
     con: Connection, view: str, dataset: Dataset, unit: str, take: Callable[[Iterator[pa.RecordBatch]], Any],
     is_plain: bool = False,
 ) -> tuple[int, str | None]:  # fmt: skip
-    """Hand the rows of the source's texts to `take`, in batches; how many they were, and what stopped it, or None."""
+    """Pass the typed rows of `view` to `take` in batches; returns the number of rows, and the first error or None."""
     kind = "count" if unit in SCALES else unit if unit == "iso" else "format"
     n_rows = 0
 
@@ -72,7 +73,7 @@ def stream_rows(
 
 
 def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[str] = ()) -> str:
-    """The texts of a file. `numbers`: roles that the reader may take for numbers, and needn't keep as text."""
+    """A query for the text columns of a file. `numbers`: roles whose columns DuckDB may parse as numbers."""
     ids = {layout.positions.get(role) for role in ("user", "item")}
     places = {layout.positions[role] for role in numbers if role in layout.positions} - ids
     kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]

@@ -1,4 +1,4 @@
-"""Takes out of a part that was just read what the night must not have: forgotten users, and what is after `as_of`."""
+"""Removes rows that a night must not have from a file's result: of forgotten users, and after `as_of`."""
 
 import datetime as dt
 import os
@@ -19,8 +19,8 @@ from pipeline.storage import forgotten_users
 from pipeline.storage.forgotten_users import Forgotten
 
 
-def of_the_night(run: Run, part: Path, result: FileResult) -> FileResult:
-    """What is left of a part tonight; its ledger counts the rows that are not. Nothing to do on most nights."""
+def apply(run: Run, part: Path, result: FileResult) -> FileResult:
+    """Remove tonight's exclusions from the folder `part`; the returned ledger counts them."""
     listed = forgotten_users.read(run.home, run.dataset)
     if not listed and run.as_of is None:
         return result
@@ -28,8 +28,8 @@ def of_the_night(run: Run, part: Path, result: FileResult) -> FileResult:
     return rewrite(part, result, listed, run.as_of, [Dialect(source.delimiter, source.quote)])
 
 
-def that_matter(run: Run) -> dict[str, str]:
-    """For the key of what is read: who and what is left out. Empty on most nights, so that keys stay as they were."""
+def key_settings(run: Run) -> dict[str, str]:
+    """What is excluded, for the key of `ingest`. Empty if nothing is, so that keys without exclusions do not change."""
     listed = forgotten_users.read(run.home, run.dataset)
     moment = {"as_of": run.as_of.isoformat()} if run.as_of else {}
     return {**({"forgotten": listed.digest} if listed else {}), **moment}
@@ -43,7 +43,7 @@ def rewrite(
     dialects: Sequence[Dialect] = (Dialect(),),
     person: Person | None = None,
 ) -> FileResult:
-    """Rewrite the rows, and the texts of rejected lines that name a forgotten user, in place."""
+    """Remove excluded rows from `part` and redact rejected lines that name a forgotten user, in place."""
     gone: Counter[str] = Counter()
     rows, aside = part / INTERACTIONS, part / f".{INTERACTIONS}"
     write_rows(_staying(read_batches([rows]), listed, as_of, gone), aside)
@@ -57,7 +57,7 @@ def rewrite(
 def redact_file(
     path: Path, listed: Forgotten, dialects: Sequence[Dialect] = (Dialect(),), person: Person | None = None
 ) -> int:
-    """Blank the texts of rejected lines that name a forgotten user; the lines stay counted. Returns how many."""
+    """Redact rejected lines that name a forgotten user; the lines stay counted. Returns how many were redacted."""
     rejects = pl.read_parquet(path)
     redacted = redact(rejects, listed, dialects, person)
     changed = int((rejects["raw"] != redacted["raw"]).sum())
@@ -74,9 +74,10 @@ def redact(
     dialects: Sequence[Dialect] = (Dialect(),),
     person: Person | None = None,
 ) -> pl.DataFrame:
-    """Frame with columns `reason` and `raw`: `raw` is REDACTED where it names a forgotten user, or may.
+    """The frame with `raw` replaced by REDACTED where it names a forgotten user, or may name one.
 
-    `dialects`: how the sources were laid out. `person`: the user who is being forgotten, whose id is known.
+    `rejects` has columns `reason` and `raw`; `dialects` are the layouts of the sources; `person` is the user who is
+    being forgotten, whose id is known.
     """
     if not listed:
         return rejects
@@ -95,7 +96,7 @@ def redact(
 def _staying(
     batches: Iterable[pa.RecordBatch], listed: Forgotten, as_of: dt.datetime | None, gone: Counter[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows that stay; `gone` counts the others by reason. Dictionaries are made anew, lest they keep an id."""
+    """The rows that stay; `gone` counts the others by reason. Dictionaries are rebuilt, so that they keep no id."""
     known: dict[str, bool] = {}
     for batch in batches:
         stays = np.ones(batch.num_rows, dtype=bool)  # (R,)
@@ -103,8 +104,8 @@ def _staying(
             column = batch.column("user_id")
             ids = column.dictionary.to_pylist()
             known.update((user, user in listed) for user in ids if user not in known)
-            theirs = np.fromiter((known[user] for user in ids), dtype=bool, count=len(ids))  # (U,)
-            stays &= ~theirs[column.indices.to_numpy(zero_copy_only=False)]
+            forgotten = np.fromiter((known[user] for user in ids), dtype=bool, count=len(ids))  # (U,)
+            stays &= ~forgotten[column.indices.to_numpy(zero_copy_only=False)]
             _count(gone, Reason.FORGOTTEN, batch.num_rows - int(stays.sum()))
         if as_of is not None:
             before = batch.column("timestamp").to_numpy(zero_copy_only=False) < np.datetime64(as_of, "us")  # (R,)

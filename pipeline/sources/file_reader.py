@@ -1,4 +1,4 @@
-"""Reads one source file, text or Parquet: every line becomes a row or a reject."""
+"""Reads one source file, text or Parquet: every line becomes a row or a rejected line."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from pipeline.storage.warehouse import Connection
 
 
 def read_file(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool = False) -> FileResult:
-    """Write the rows and rejects of `path` into the folder `into`. `exact` reads line by line in any case.
+    """Write the rows and rejected lines of `path` into the folder `into`. `exact`: read line by line in any case.
 
-    Raises UnreadableInput where the file is broken as a whole or lacks a column.
+    Raises UnreadableInput if the file is unreadable as a whole or lacks a column.
     """
     clock(dataset.columns.timestamp_unit)  # a wrong unit is an error before anything is read
     if path.suffix == ".parquet":
@@ -32,12 +32,12 @@ def read_file(con: Connection, path: Path, name: str, dataset: Dataset, into: Pa
 
 
 def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
-    """As text; lines are rows, counted from 1."""
+    """Read a Parquet file as text columns; rows count as lines, from 1."""
     file = warehouse.literal(path)
     try:
         described = con.sql(f"DESCRIBE SELECT * FROM read_parquet({file})").fetchall()
     except warehouse.DatabaseError as error:
-        raise UnreadableInput(f"{path} is no Parquet file or is cut off ({error}): copy it again") from None
+        raise UnreadableInput(f"{path} is truncated or no Parquet file ({error}): copy it again") from None
     types = {str(row[0]): str(row[1]) for row in described}
     wanted = wanted_columns(dataset.columns)
     for role, column in wanted.items():
@@ -69,7 +69,7 @@ def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into
 
 
 def _as_text(column: str | None, role: str, types: dict[str, str]) -> str:
-    """A Parquet column as the text that a CSV would have."""
+    """SQL for a Parquet column as the text that a CSV would have."""
     if column is None:
         return "NULL::VARCHAR"
     quoted, kind = '"' + column.replace('"', '""') + '"', types[column]

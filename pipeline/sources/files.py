@@ -1,4 +1,4 @@
-"""Source files as bytes: finding, hashing, unpacking."""
+"""Source files as bytes: finding, hashing, decompressing."""
 
 import glob
 import gzip
@@ -19,14 +19,14 @@ from pipeline.core.filesystem import sha256
 
 _BLOCK = 2**19  # bytes
 BOMB_RATIO, BOMB_BYTES = 100, 2**30
-"""A packed file that becomes both so many times larger and so large is taken for a decompression bomb."""
+"""A compressed file is refused as a decompression bomb if it grows by more than both this ratio and this size."""
 
 
 def find_files(folder: Path, patterns: list[str]) -> list[str]:
-    """Sorted names, relative to `folder`, of the files that match; a pattern without a match is an error.
+    """Sorted names, relative to `folder`, of the files that match. Raises UnreadableInput if a pattern has no match.
 
-    A file that several names lead to by symbolic links is there once: under its own name, else that with the fewest
-    parts.
+    A file that is reachable by several names through symbolic links is listed once: by its own name, else by the one
+    with the fewest parts.
     """
     root = folder.resolve()
     names: dict[Path, str] = {}
@@ -34,7 +34,7 @@ def find_files(folder: Path, patterns: list[str]) -> list[str]:
         matches = [m for m in _matching(folder, pattern) if (folder / m).is_file()]
         if not matches:
             raise UnreadableInput(
-                f"no file matches {pattern!r} in {folder}: put it there, or name its folder with --data"
+                f"no file matches {pattern!r} in {folder}: put the file there, or name its folder with --data"
             )
         for name in matches:
             real = (folder / name).resolve()
@@ -47,8 +47,7 @@ def _preference(root: Path, real: Path, name: str) -> tuple[bool, int, str]:
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[str]:
-    """Names that match a glob. `**` goes into each folder once, wherever links lead: a link to a folder above it is a
-    loop, of which glob itself follows 40 rounds."""
+    """Names that match a glob. `**` enters each folder once: glob itself follows a link to a parent folder 40 times."""
     before, recursive, after = _split_recursive(pattern)
     if not recursive:
         yield from glob.glob(pattern, root_dir=folder)
@@ -56,7 +55,7 @@ def _matching(folder: Path, pattern: str) -> Iterator[str]:
     seen: set[Path] = set()
     waiting, links = sorted(glob.glob(before, root_dir=folder)) if before else [""], []
     while waiting or links:
-        at = waiting.pop(0) if waiting else links.pop(0)  # a folder by its own name before links to it
+        at = waiting.pop(0) if waiting else links.pop(0)  # a folder's own name before links to it
         place = folder / at
         if not place.is_dir() or (real := place.resolve()) in seen:
             continue
@@ -69,7 +68,7 @@ def _matching(folder: Path, pattern: str) -> Iterator[str]:
 
 
 def _split_recursive(pattern: str) -> tuple[str, bool, str]:
-    """A pattern before its first `**`, whether it has one, and after it."""
+    """The pattern before its first `**`, whether it has one, and the pattern after it."""
     parts = pattern.split("/")
     if "**" not in parts:
         return pattern, False, ""
@@ -78,7 +77,7 @@ def _split_recursive(pattern: str) -> tuple[str, bool, str]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of the content as it is stored, compressed or not."""
+    """SHA-256 of the file as it is stored, compressed or not."""
     try:
         return sha256(path)
     except OSError as error:
@@ -86,7 +85,7 @@ def fingerprint(path: Path) -> str:
 
 
 def unpack(path: Path, into: Path) -> Path:
-    """The file itself, or, of a .gz or .zst, its plain copy `into`."""
+    """The file itself; for a .gz or .zst its decompressed copy `into`."""
     if path.suffix not in (".gz", ".zst"):
         return path
     try:
@@ -96,8 +95,8 @@ def unpack(path: Path, into: Path) -> Path:
                 plain.write(block)
                 if plain.tell() > limit:
                     raise UnreadableInput(
-                        f"{path} unpacks to more than {BOMB_RATIO} times its size, as no real source does; if it is "
-                        "one, unpack it yourself"
+                        f"{path} decompresses to more than {BOMB_RATIO} times its size, which is unusual for a real "
+                        "source; if it is one, decompress it yourself"
                     )
     except UnreadableInput:
         into.unlink(missing_ok=True)
@@ -106,12 +105,12 @@ def unpack(path: Path, into: Path) -> Path:
 
 
 def first_bytes(path: Path, n: int) -> bytes:
-    """The beginning of a file's plain content."""
-    taken = b""
+    """The first `n` bytes of a file, decompressed."""
+    start = b""
     with _decompressed(path) if path.suffix in (".gz", ".zst") else path.open("rb") as file:
-        while len(taken) < n and (block := _read(file, path)):
-            taken += block
-    return taken
+        while len(start) < n and (block := _read(file, path)):
+            start += block
+    return start
 
 
 def _decompressed(path: Path) -> BinaryIO:
@@ -124,7 +123,7 @@ def _read(packed: BinaryIO, path: Path) -> bytes:
     try:
         return packed.read(_BLOCK)
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableInput(f"{path} is cut off or broken ({error}): copy it again") from None
+        raise UnreadableInput(f"{path} is truncated or damaged ({error}): copy it again") from None
 
 
 def remove(folder: Path) -> None:

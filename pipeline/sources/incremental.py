@@ -1,4 +1,4 @@
-"""Incremental sources: each file ever read is kept as Parquet, by content, in the order of first sight."""
+"""Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared."""
 
 import json
 from collections import Counter
@@ -10,38 +10,38 @@ from pipeline.sources.file_reader import FileResult
 from pipeline.storage import lake, state_files
 
 ADVICE = (
-    "it lists the files that were read so far: put it back from a backup, or, where all of them are in the source's "
+    "it lists the files that were read so far: restore it from a backup, or, if all of these files are in the source's "
     "folder, remove it"
 )
 Seen = dict[str, str]
-"""SHA-256 of a file's content to its name, in the order of first sight."""
+"""SHA-256 of a file's content to its name, in the order in which the files appeared."""
 
 
 def folder(layer: Path) -> Path:
-    """Where the parts are kept, below the lake's `1_raw`."""
+    """Folder of the kept files, below the lake's `1_raw`."""
     return layer / "files"
 
 
 def read_seen(layer: Path) -> Seen:
-    """The files of earlier nights. Raises state_files.Damaged: without the list, their rows would be missing."""
+    """The files of earlier nights. Raises state_files.Damaged if the list is unreadable: rows would be missing."""
     path = folder(layer) / "seen.json"
     try:
         seen = state_files.load(path, dict, ADVICE)
     except FileNotFoundError:
         return {}
     if not all(isinstance(name, str) for name in seen.values()):
-        raise state_files.Damaged(path, "a file's name is no text", ADVICE)
+        raise state_files.Damaged(path, "a file name is not a string", ADVICE)
     return seen
 
 
 def write_seen(layer: Path, seen: Seen) -> None:
-    """Remember the files for the nights to come; atomic."""
+    """Record the files for later nights, atomically."""
     folder(layer).mkdir(parents=True, exist_ok=True)
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
 
 
 def merge(seen: Seen, present: Seen) -> Seen:
-    """Earlier files first, then those new by content; a name used before gets a mark of the content."""
+    """Earlier files first, then those with new content; a name that was used before gets a suffix from the content."""
     merged = dict(seen)
     names = Counter(merged.values())
     for digest, name in present.items():
@@ -52,21 +52,21 @@ def merge(seen: Seen, present: Seen) -> Seen:
 
 
 def complete(part: Path, result: FileResult) -> None:
-    """Mark a part as whole."""
+    """Write the manifest that marks a kept file as complete."""
     files = {p.name: sha256(p) for p in sorted(part.iterdir())}
     manifest = {"files": files, "ledger": result.ledger, "rescanned": result.rescanned}
     lake.write_manifest(part, manifest)
 
 
 def result_of(part: Path) -> FileResult:
-    """What was noted of a whole part."""
+    """The result that the manifest of a kept file records."""
     manifest = lake.read_manifest(part)
     return FileResult(manifest["ledger"], manifest["rescanned"])
 
 
-def gone(name: str) -> UnreadableInput:
-    """A file of an earlier night that has to be read again, and is no longer there."""
+def missing_file(name: str) -> UnreadableInput:
+    """The error for a file of an earlier night that has to be read again and is not in the data folder."""
     return UnreadableInput(
-        f"{name} was read on an earlier night; it has to be read again (other settings, or its copy in the lake "
-        "is damaged) and isn't there: put it back"
+        f"{name} was read on an earlier night and has to be read again (settings changed, or its copy in the lake is "
+        "damaged), but is not in the data folder: put it back"
     )

@@ -1,4 +1,4 @@
-"""The exact way to read a text: physical line by physical line, each kept or rejected for one reason."""
+"""The exact reader: every physical line of a text file is kept, or rejected for one reason."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ from pipeline.sources.parsing import Rejected, Row
 
 _LONGEST_RECORD = 1000  # lines
 RAW_LIMIT = 500
-"""Characters that are kept of a rejected line."""
+"""Characters of a rejected line that are stored."""
 
 Record = tuple[int, bytes, list[str] | Reason]
-"""Physical line on which it starts, that line's bytes, and its fields or why it has none."""
+"""First physical line of a record, the bytes of that line, and the record's fields or the reason it is rejected."""
 
 
 def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[..., Row], part: PartWriter) -> int:
-    """Read a block of a plain text file into `part`, but for the lines up to `taken`.
+    """Read the lines of a block after line `taken` into `part`.
 
-    Returns the last line that was read: it is beyond the block where the block's last record is. Memory stays
-    bounded, whatever the file.
+    Returns the last line that was read; it is after the block if the block's last record continues there. Memory use
+    is bounded for any file.
     """
     places = [layout.positions.get(role) for role in ("user", "item", "rating", "timestamp")]
     user_at, item_at = places[0] or 0, places[1] or 0
@@ -47,12 +47,12 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
 
 
 def shown(raw: bytes, encoding: str) -> str:
-    """A rejected line as people see it: what is no text is replaced, the rest is cut off."""
+    """A rejected line as it is stored: invalid bytes replaced, cut off after RAW_LIMIT characters."""
     return raw[: 4 * RAW_LIMIT].decode(encoding, "replace")[:RAW_LIMIT].replace("\0", "\ufffd")
 
 
 def records(path: Path, layout: Layout) -> Iterator[Record]:
-    """All records after the header; every physical line belongs to exactly one."""
+    """All records after the header; every physical line belongs to exactly one record."""
     with path.open("rb") as file:
         yield from _records(Lines(file), layout)
 
@@ -94,9 +94,9 @@ def _miscounted(record: list[str], n_fields: int) -> Reason:
 
 
 def _continued(lines: "Lines", record: list[str], layout: Layout) -> list[str] | None:
-    """The whole of a record that spans lines, where it closes soon and has the right fields.
+    """The fields of a record that spans lines, if its quote closes soon and it has the right number of fields.
 
-    If not, the quote is taken for a slip and only the first line is lost: the others are read on their own.
+    Otherwise None: the quote is taken for a mistake, only the first line is rejected, and the others are read again.
     """
     taken: list[bytes] = []
     size = 0
@@ -130,10 +130,7 @@ def _continued(lines: "Lines", record: list[str], layout: Layout) -> list[str] |
 
 
 class Lines:
-    """Physical lines without their newline, counted from 1; some can be given back.
-
-    `number` is that of the line taken last.
-    """
+    """Physical lines without their newline, counted from 1; lines can be given back. `number` is the last one taken."""
 
     def __init__(self, file: BinaryIO, number: int = 0) -> None:
         self.number = number
@@ -141,7 +138,7 @@ class Lines:
         self._waiting: deque[bytes] = deque()
 
     def take(self) -> bytes | None:
-        """The next line; of one beyond the limit only the beginning, longer than the limit."""
+        """The next line, None at the end; a line over LINE_LIMIT is cut off, but still longer than the limit."""
         if self._waiting:
             self.number += 1
             return self._waiting.popleft()
@@ -160,13 +157,13 @@ class Lines:
         return line.removesuffix(b"\r")
 
     def give_back(self, taken: list[bytes]) -> None:
-        """Lines to be taken again."""
+        """Return lines, so that they are taken again."""
         self._waiting.extendleft(reversed(taken))
         self.number -= len(taken)
 
     @staticmethod
     def fault(line: bytes) -> Reason | None:
-        """What is wrong with a line before it is looked into."""
+        """The reason to reject a line before it is decoded or split; None if there is none."""
         if not line:
             return Reason.EMPTY_LINE
         if len(line) > LINE_LIMIT:

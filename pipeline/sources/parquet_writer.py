@@ -1,7 +1,7 @@
 """The result of reading one file: kept rows and rejected lines as Parquet, and their ledger.
 
-Ids are stored as dictionaries: Polars reads them as Categorical, everybody else as text, and no later stage
-has to hash a string a row.
+Ids are stored as dictionaries: Polars reads them as Categorical, other readers as text, and no later stage has to
+hash one string per row.
 """
 
 from collections import Counter
@@ -32,17 +32,17 @@ _REJECTED = pa.schema(
 )
 _BATCH = 122_880  # rows, DuckDB's row group
 _ROW_GROUP = 2_000_000
-"""Rows where they come in bulk: a reader has to look up the ids of each group anew."""
+"""Rows of a row group in bulk writes: large, since readers look up the ids of every group again."""
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
-    """Write rows with the columns of `raw` in large row groups; returns how many there were."""
+    """Write rows with the columns of `raw` in large row groups; returns the number of rows."""
     n_rows, written = 0, None
-    with _rows_writer(path) as writer, ThreadPoolExecutor(1) as aside:
+    with _rows_writer(path) as writer, ThreadPoolExecutor(1) as background:
         for group in _groups(batches):
             if written:
-                written.result()  # one group is written while the next one is read, not more
-            written = aside.submit(lambda group: writer.write_table(_stored(group)), group)
+                written.result()  # at most one group is written while the next one is read
+            written = background.submit(lambda group: writer.write_table(_stored(group)), group)
             n_rows += sum(batch.num_rows for batch in group)
         if written:
             written.result()
@@ -50,7 +50,7 @@ def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Batches put together to row groups."""
+    """Batches grouped into row groups."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
@@ -62,7 +62,7 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
 
 
 def _stored(batches: list[pa.RecordBatch]) -> pa.Table:
-    """A row group: it has one dictionary of users and one of items."""
+    """A row group with one dictionary of users and one of items."""
     columns = pa.Table.from_batches(batches).unify_dictionaries().columns
     return pa.Table.from_arrays(
         [c.dictionary_encode() if pa.types.is_string(c.type) else c for c in columns], schema=_ROWS
@@ -70,7 +70,7 @@ def _stored(batches: list[pa.RecordBatch]) -> pa.Table:
 
 
 def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
-    """The rows of files that were written so, in order."""
+    """The rows of files written by `write_rows` or PartWriter, in order."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
@@ -83,9 +83,9 @@ def _rows_writer(path: Path) -> pq.ParquetWriter:
 
 
 class PartWriter:
-    """Writes the two files of a part in batches, in order; `ledger` counts rows by reason.
+    """Writes kept rows and rejected lines of one file in batches, in order; `ledger` counts rows by reason.
 
-    Without `rows`, only rejected lines are written (the kept rows are written by somebody else).
+    `rows=False`: only rejected lines are written, since the caller has written the kept rows.
     """
 
     def __init__(self, folder: Path, name: str, rows: bool = True) -> None:
@@ -109,13 +109,13 @@ class PartWriter:
                 self._to_rows.close()
 
     def keep(self, row: Row) -> None:
-        """A row that goes on."""
+        """Add a kept row."""
         self._rows.append(row)
         if len(self._rows) == _BATCH:
             self._flush()
 
     def extend(self, batches: list[pa.RecordBatch]) -> None:
-        """Many rows that go on, as `write_rows` takes them."""
+        """Add many kept rows, in batches as for `write_rows`."""
         self._flush()
         assert self._to_rows
         for group in _groups(batches):
@@ -123,7 +123,7 @@ class PartWriter:
             self.ledger[Reason.KEPT] += sum(batch.num_rows for batch in group)
 
     def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:
-        """A line that doesn't; the night's run_id is filled in when it is published."""
+        """Add a rejected line; run_id stays empty until the night publishes it."""
         self.ledger[reason] += 1
         self._rejects.append(("", self.name, line, column, str(reason), raw))
         if len(self._rejects) == _BATCH // 8:

@@ -1,4 +1,4 @@
-"""Source text to values: what is a number, a time, an id; everything else is rejected with its reason."""
+"""Parses source texts to ids, ratings and times; an invalid text is rejected with a reason."""
 
 import datetime as dt
 import re
@@ -9,13 +9,13 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.schemas.reasons import Reason
 
 MAX_ID_BYTES = 1024
-_SHORT = MAX_ID_BYTES // 4  # characters: never too long
+_SHORT = MAX_ID_BYTES // 4  # characters of at most 4 bytes: never too long
 END_OF_TIME = 4_102_444_800 * 10**6
-"""2100-01-01, in microseconds; times from 1970 up to it are taken."""
+"""2100-01-01 in microseconds; times from 1970 up to it are accepted."""
 SCALES = {"s": 10**6, "ms": 1000}
 _EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
-# Ascii only: full-width digits, 1_000, 0x10 are no numbers. Blanks around are let pass.
+# ASCII only: full-width digits, 1_000 and 0x10 are not numbers. Surrounding blanks are ignored.
 _NUMBER = re.compile(r" *[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)? *").fullmatch
 _NOT_FINITE = re.compile(r" *[+-]?(?:nan|inf|infinity) *", re.IGNORECASE | re.ASCII).fullmatch
 _ISO = re.compile(
@@ -27,7 +27,7 @@ Row = tuple[str, str, float | None, int | None]
 
 
 class Rejected(ValueError):
-    """A value that is not taken."""
+    """An invalid value, with the reason and its column."""
 
     def __init__(self, reason: Reason, column: str) -> None:
         super().__init__(reason, column)
@@ -37,12 +37,12 @@ class Rejected(ValueError):
 def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str, str, str, str], Row]:
     """A function from the texts of user, item, rating and timestamp to their values; it raises Rejected.
 
-    An empty rating or timestamp of a configured column is rejected; one that isn't configured gives None.
-    Times come as microseconds since 1970, UTC.
+    An empty rating or timestamp is rejected if its column is configured; without a column the value is None.
+    Times are microseconds since 1970, UTC.
     """
     missing = frozenset(missing_ratings)
     parse_time = clock(columns.timestamp_unit) if columns.timestamp else None
-    known: dict[str, float | None] = {}  # ratings are few; play counts are cut off at the size below
+    known: dict[str, float | None] = {}  # ratings have few values; for play counts the size is limited below
 
     def read(user: str, item: str, rating: str, timestamp: str) -> Row:
         if not user or len(user) > _SHORT:
@@ -72,7 +72,7 @@ def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str,
 
 
 def check_id(text: str, empty: Reason, column: str) -> None:
-    """An id has 1 to 1024 bytes."""
+    """Raise Rejected unless the id has 1 to 1024 bytes."""
     if not text:
         raise Rejected(empty, column)
     if len(text) > _SHORT and len(text.encode()) > MAX_ID_BYTES:
@@ -89,7 +89,7 @@ def _rating(text: str, column: str) -> float:
 
 
 def clock(unit: str) -> Callable[[str], int]:
-    """A function from text to microseconds since 1970, UTC; ValueError or OverflowError where it is no time."""
+    """A function from text to microseconds since 1970, UTC; it raises ValueError or OverflowError for other texts."""
     if unit in SCALES:
         scale = SCALES[unit]
 
@@ -104,7 +104,7 @@ def clock(unit: str) -> Callable[[str], int]:
     if unit == "iso":
         return _iso
     if "%" not in unit or not _is_format(unit):
-        raise UnreadableInput(f"columns.timestamp_unit = {unit!r}: it is s, ms, iso, or a strptime format")
+        raise UnreadableInput(f"columns.timestamp_unit = {unit!r}: use s, ms, iso, or a strptime format")
 
     def formatted(text: str) -> int:
         if not text.isascii() and any(c.isdecimal() and not c.isascii() for c in text):

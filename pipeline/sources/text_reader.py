@@ -1,4 +1,4 @@
-"""Reads one text file: by a strict DuckDB statement, and line by line only the blocks on which that stumbles."""
+"""Reads one text file: with a strict DuckDB statement, and line by line only the blocks on which that fails."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from pipeline.sources.parsing import SCALES, Row, row_reader
 from pipeline.storage.warehouse import Connection
 
 _FAN = 8
-"""Pieces that are made of one with a fault in it, the smallest being a block."""
+"""Pieces into which a piece with a fault is divided, down to single blocks."""
 _LARGEST = 128
-"""Blocks of a piece, 64 MB: its rows are held until it is known to be sound."""
+"""Maximum blocks of a piece, 64 MB: its rows stay in memory until all of it is read."""
 
 
 def read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
-    """Write the rows and rejects of `path` into the folder `into`. `exact` reads line by line in any case."""
+    """Write the rows and rejected lines of `path` into the folder `into`. `exact`: read line by line in any case."""
     plain = files.unpack(path, into / ".plain")
     layout = read_layout(plain, name, dataset.source, wanted_columns(dataset.columns))
     blocks = survey(plain, layout) if layout else []
@@ -48,7 +48,7 @@ def read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Pa
 
 @dataclass
 class _Text:
-    """A plain text file that is being read."""
+    """An uncompressed text file that is being read."""
 
     con: Connection
     plain: Path
@@ -57,11 +57,11 @@ class _Text:
     into: Path
 
     def read_pieces(self, blocks: Sequence[Block], read: Callable[..., Row], part: PartWriter, exact: bool) -> int:
-        """Read the file by pieces, those with a fault by smaller ones; how many lines were read one by one.
+        """Read the file in pieces, and pieces with a fault in smaller ones; returns the lines that were read singly.
 
-        In order, since a record in quotes may reach into the next block: that one is read from where it ends.
+        In order, since a quoted record may continue in the next block, which is then read from where the record ends.
         """
-        waiting, taken, one_by_one = _parts(blocks), 0, 0
+        waiting, taken, one_by_one = _divided(blocks), 0, 0
         while waiting:
             piece = [block for block in waiting.pop(0) if block.last > taken]
             if not piece:
@@ -72,7 +72,7 @@ class _Text:
                 part.extend(batches)
                 taken = piece[-1].last
             elif len(piece) > 1:
-                waiting = _parts(piece) + waiting
+                waiting = _divided(piece) + waiting
             else:
                 before = max(taken, piece[0].first - 1)
                 taken = line_reader.rescan(self.plain, piece[0], before, self.layout, read, part)
@@ -80,11 +80,11 @@ class _Text:
         return one_by_one
 
     def doubts(self, piece: Sequence[Block]) -> str:
-        """What speaks against the fast way, if anything."""
+        """Why DuckDB can't be trusted with the piece, as text; empty if it can."""
         return ", ".join(sorted(set[str]().union(*(block.doubts for block in piece))))
 
     def read_fast(self, piece: Sequence[Block], take: Callable) -> str | None:
-        """Hand the rows of a piece to `take`, in batches; None, or what makes them useless."""
+        """Pass the rows of a piece to `take` in batches; returns None, or the fault that makes them invalid."""
         has_header = self.layout.header and piece[0].start == 0
         is_plain = all(block.is_plain for block in piece)
         is_whole = piece[0].start == 0 and piece[-1].end == self.plain.stat().st_size
@@ -103,6 +103,6 @@ class _Text:
         return fault or (None if n_rows == n_lines else "a record over several lines")
 
 
-def _parts(piece: Sequence[Block]) -> list[Sequence[Block]]:
+def _divided(piece: Sequence[Block]) -> list[Sequence[Block]]:
     size = min(-(-len(piece) // _FAN), _LARGEST)
     return [piece[i : i + size] for i in range(0, len(piece), size)]

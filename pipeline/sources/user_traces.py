@@ -1,7 +1,7 @@
-"""What counts as a trace of a user, in prose, in JSON and in raw source lines; and the same without it.
+"""Finds and redacts traces of a user in prose, in JSON and in raw source lines.
 
-Fields decide exactly. In prose an id counts as a whole token: an id of LONG characters or more anywhere, a shorter one
-where the words before it say that it is a user's (`user_id 42`), since it may be an item or a count as well.
+Fields are compared exactly. In prose an id counts if it is a whole token: an id of LONG characters or more anywhere, a
+shorter one only after words such as `user_id`, since it may be an item or a count otherwise.
 """
 
 import ast
@@ -20,69 +20,70 @@ from pipeline.sources.line_reader import RAW_LIMIT
 from pipeline.storage.forgotten_users import REDACTED, Forgotten
 
 LONG = 16
-"""Characters of an id that is nothing else by chance."""
+"""Length in characters from which an id in a text is not a coincidence."""
 QUOTED = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
 EXAMPLE = re.compile(r"(?<=\): )(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\")")
 """A raw source line that older versions quoted in a reason: `a.csv line 3 (too_few_fields): '…'`."""
 CUT = 80
-"""Characters after which they cut it."""
+"""Length in characters at which older versions cut such a line."""
 PASSES = 9
+"""Maximum passes over a message."""
 NAMED_BEFORE = r"(?i:(?<!\w)user(?:_?id)?['\"]?\s*[:=]?\s*['\"]?)"
 BEFORE = r"(?:(?<!\w)|(?<=\\[abfnrtv0])|(?<=\\x[0-9a-f]{2})|(?<=\\u[0-9a-f]{4})|(?<=%[0-9A-F]{2}))"
-"""No letter or digit, but for one that ends an escape: `\\n`, `\\u0009`, `%2C`."""
+"""No letter or digit before the token, except at the end of an escape: `\\n`, `\\u0009`, `%2C`."""
 USER_KEYS = ("user_id", "user", "users", "user_ids")
 UNDECIDED = (Reason.BROKEN_QUOTE, Reason.LINE_TOO_LONG, Reason.BAD_ENCODING)
-"""Rejects of which nothing says where their fields end."""
+"""Reasons of rejected lines whose fields can't be told from each other."""
 SNIFFED = ("::", "\t", ",", ";", "|", " ")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a source's lines are laid out; `delimiter` None: it was sniffed, so it is any of SNIFFED."""
+    """How a source's lines are laid out; `delimiter` None: it was sniffed, so any of SNIFFED is possible."""
 
     delimiter: str | None = None
     quote: str = '"'
 
     @property
     def delimiters(self) -> tuple[str, ...]:
-        """Those that may be meant."""
+        """All delimiters that are possible."""
         return (self.delimiter,) if self.delimiter else SNIFFED
 
 
 @dataclass(frozen=True)
 class Person:
-    """The user who is to be forgotten, and what is needed to find them."""
+    """The user who is to be forgotten, with what is needed to find traces."""
 
     user_id: str
     listed: Forgotten
-    """Everybody who is forgotten, this user included."""
+    """All forgotten users, including this one."""
     dialects: tuple[Dialect, ...] = (Dialect(),)
     is_item: bool = False
-    """An item has this id too: then prose only counts where it says that it is a user's."""
+    """An item has the same id: then prose counts only if it says that the id is a user's."""
     is_part: bool = False
-    """Another id contains this one: then bare bytes say nothing."""
+    """Another id contains this one: then bare bytes prove nothing."""
 
     @property
     def is_long(self) -> bool:
-        """Whether the bare id is a trace wherever it stands."""
+        """Whether the bare id is a trace in any text."""
         return len(self.user_id) >= LONG and not self.is_item
 
     @cached_property
     def spellings(self) -> list[str]:
-        """The id as CSV, Python, JSON, HTML, SQL and addresses write it, the longest first."""
+        """The id as written in CSV, Python, JSON, HTML, SQL and URLs, the longest first."""
         once = _spelt(self.user_id)
         twice = {spelling for one in once for spelling in _spelt(one)}
         return sorted({one for one in once | twice if one}, key=lambda one: (-len(one), one))
 
     @cached_property
     def cores(self) -> list[str]:
-        """What every spelling has, to look for first: the longest run that no escape changes; else all spellings."""
+        """Texts for a quick first search: the longest run that no escape changes; without one, all spellings."""
         runs = re.findall(r"[A-Za-z0-9]+", self.user_id)
         return [max(runs, key=len)] if runs else self.spellings
 
     @cached_property
     def bytes_of_it(self) -> list[bytes]:
-        """The spellings as they stand in files."""
+        """The spellings as bytes, in the encodings of files."""
         found = {one.encode(code, "surrogatepass") for one in self.spellings for code in ("utf-8", "utf-16-le")}
         return sorted(found | {one.encode("latin-1") for one in self.spellings if _is_latin(one)})
 
@@ -96,7 +97,7 @@ class Person:
         return [re.compile(_token(one)) for one in self.spellings]
 
     def redacted(self, text: str) -> str:
-        """A text of any kind without the id."""
+        """A text of any kind with the id redacted."""
         if not self.may_be_in(text):
             return text
         for token in self._tokens:
@@ -104,7 +105,7 @@ class Person:
         return text
 
     def redacted_message(self, text: str) -> str:
-        """A reason, a note or an error: quoted pieces that name somebody forgotten are blanked, too."""
+        """A reason, note or error with the id redacted, and with quoted pieces redacted that name a forgotten user."""
 
         def blank(piece: re.Match[str]) -> str:
             inner = _unquoted(piece[0])
@@ -125,16 +126,16 @@ class Person:
         return text
 
     def is_in_raw(self, raw: str) -> bool:
-        """Whether a raw source line names the user: as a field, whatever made the fields, or as a token."""
+        """Whether a raw source line contains the id as a token, and so as a field of any layout."""
         return self.may_be_in(raw) and any(token.search(raw) for token in self._bare)
 
     def may_be_in(self, text: str) -> bool:
-        """Whether looking closer is worth while."""
+        """Whether a text may contain the id: a quick check."""
         return any(core in text for core in self.cores) and any(one in text for one in self.spellings)
 
 
 def is_named(raw: str, listed: Forgotten, dialects: Iterable[Dialect]) -> bool:
-    """Whether a raw line names anybody forgotten, by the sources' dialects; their ids need not be known."""
+    """Whether a raw line names a forgotten user, split by the sources' dialects. Only hashes of ids are needed."""
     delimiters = {delimiter for dialect in dialects for delimiter in dialect.delimiters}
     if listed.named_in(raw, delimiters) or any(token in listed for token in re.findall(r"\w[\w.@+-]*", raw)):
         return True
@@ -143,7 +144,7 @@ def is_named(raw: str, listed: Forgotten, dialects: Iterable[Dialect]) -> bool:
 
 
 def is_undecided(raw: str, dialects: Iterable[Dialect], reason: str = "") -> bool:
-    """Whether a raw line may name somebody of whom no field tells: it is cut, unreadable, or a quote stays open."""
+    """Whether a raw line may name a user although no field shows it: it is cut, unreadable, or has an open quote."""
     if reason in UNDECIDED or len(raw) >= RAW_LIMIT or "\ufffd" in raw:
         return True
     return any(
@@ -155,7 +156,7 @@ def is_undecided(raw: str, dialects: Iterable[Dialect], reason: str = "") -> boo
 
 
 def redact_json(value: Any, person: Person, keep: Iterable[str] = (), key: str = "") -> Any:
-    """Decoded JSON without the user: fields exactly, texts as prose. `keep`: keys that stay as they are."""
+    """Decoded JSON with the user redacted: ids compared exactly, texts as prose. `keep`: keys that stay unchanged."""
     if isinstance(value, dict):
         if set(value) == {"column", "value"}:
             return {**value, "value": _redacted_field(value["column"], value["value"], person)}
@@ -180,7 +181,7 @@ def redact_json(value: Any, person: Person, keep: Iterable[str] = (), key: str =
 
 
 def _redacted_field(column: str, value: str, person: Person) -> str:
-    """The value of `{column, value}`, as reasons and notes keep ids."""
+    """The redacted value of `{column, value}`, the form in which reasons and notes store ids."""
     if column.startswith("item") or "item_id" in column:
         return value
     named = value == person.user_id or person.is_in_raw(value) or is_named(value, person.listed, person.dialects)
@@ -206,7 +207,7 @@ def _fields(raw: str, delimiter: str, mark: str) -> tuple[list[str], str]:
 
 
 def _token(spelling: str) -> str:
-    """A pattern for a whole token: no letter or digit goes on where the id has one at its end."""
+    """A pattern for a whole token: no letter or digit follows if the id ends in one."""
     left = BEFORE if re.match(r"\w", spelling) else ""
     right = r"(?!\w)" if re.search(r"\w\Z", spelling) else ""
     return f"{left}{re.escape(spelling)}{right}"
@@ -218,10 +219,10 @@ def _spelt(text: str) -> set[str]:
     jsons = {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
     marks = {text.replace(mark, mark * 2) for mark in ("'", '"')} | {html.escape(text), html.escape(text, quote=False)}
     try:
-        addresses = {quote(text), quote(text, safe=""), quote_plus(text)}
+        urls = {quote(text), quote(text, safe=""), quote_plus(text)}
     except UnicodeEncodeError:
-        addresses = set[str]()
-    return {text} | quotes | jsons | marks | addresses
+        urls = set[str]()
+    return {text} | quotes | jsons | marks | urls
 
 
 def _is_latin(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Admits what was read to the night, or refuses it, before anything is trained: volume, freshness, times, columns."""
+"""Checks tonight's source before anything is trained: volume, freshness, times, columns."""
 
 from datetime import datetime
 from pathlib import Path
@@ -17,23 +17,23 @@ NIGHTS = 8
 
 
 def admit_source(run: Run, raw: Path) -> Path:
-    """Run the audits of `sql/checks/input` on `1_raw`; returns `raw`. Raises Refused, with the audits that failed.
+    """Run the checks of `sql/checks/input` on `1_raw`; returns `raw`. Raises Refused with the checks that failed.
 
-    They read `source_rows`, `tonight` (one row of tables.INPUTS), `earlier_nights` (the same of the last published
-    nights of the same source mode) and `bounds`. The result depends on the clock and on earlier nights, so it is
-    found anew each night, never kept in the lake.
+    The checks read `source_rows`, `tonight` (one row of tables.INPUTS), `earlier_nights` (such rows of the last
+    published nights with the same source mode) and `bounds`. The result depends on the clock and on earlier nights,
+    so the checks run every night and the lake keeps no result.
     """
     with journal.stage(run, "admit") as record:
         con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
         try:
             source = warehouse.literal(raw / "interactions.parquet")
             con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({source})")
-            figures = describe(run, raw, con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0])
-            record.update(rows_in=figures["rows"], rows_out=figures["rows"])
+            statistics = describe(run, raw, con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0])
+            record.update(rows_in=statistics["rows"], rows_out=statistics["rows"])
             earlier = earlier_nights(run)
-            newest = figures["newest"] and figures["newest"].isoformat(timespec="microseconds")
-            journal.append(run, tables.INPUTS, [{**figures, "newest": newest}])
-            tonight = pl.DataFrame([{"run_id": run.run_id, **figures}], schema=tables.INPUTS.schema, orient="row")
+            newest = statistics["newest"] and statistics["newest"].isoformat(timespec="microseconds")
+            journal.append(run, tables.INPUTS, [{**statistics, "newest": newest}])
+            tonight = pl.DataFrame([{"run_id": run.run_id, **statistics}], schema=tables.INPUTS.schema, orient="row")
             checks.temporary(con, "tonight", tonight)
             checks.temporary(con, "earlier_nights", earlier)
             checks.bounds(con, run)
@@ -43,7 +43,7 @@ def admit_source(run: Run, raw: Path) -> Path:
     if failed:
         raise Refused(
             "the source is not fit for a night: " + "; ".join(failed.reasons)
-            + ". Nothing was trained, and the published tables are as they were.",
+            + ". Nothing was trained, and the published tables are unchanged.",
             failed.ids,
         )  # fmt: skip
     return raw
@@ -61,10 +61,10 @@ def describe(run: Run, raw: Path, newest: datetime | None) -> dict:
 
 
 def earlier_nights(run: Run) -> pl.DataFrame:
-    """Rows of tables.INPUTS of the last published nights before this one, of its source mode, oldest first."""
+    """Rows of tables.INPUTS of the last published nights before this one with the same source mode, oldest first."""
     home, dataset = run.home, run.dataset
     nights = journal.read(home, dataset, tables.RUNS).filter(
         pl.col("outcome") == "published", pl.col("run_id") < run.run_id
     )
-    figures = journal.read(home, dataset, tables.INPUTS).join(nights, on="run_id", how="semi")
-    return figures.filter(mode=run.settings.dataset.source.mode).sort("run_id").tail(NIGHTS)
+    inputs = journal.read(home, dataset, tables.INPUTS).join(nights, on="run_id", how="semi")
+    return inputs.filter(mode=run.settings.dataset.source.mode).sort("run_id").tail(NIGHTS)

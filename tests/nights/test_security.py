@@ -190,7 +190,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "BOMB_BYTES", 2**20)
     bomb = tmp_path / "bomb.csv.gz"
     bomb.write_bytes(gzip.compress(b"user,item\n" + b"1,2\n" * 2**20))
-    with pytest.raises(UnreadableInput, match=r"bomb\.csv\.gz unpacks to more than 100 times"):
+    with pytest.raises(UnreadableInput, match=r"bomb\.csv\.gz decompresses to more than 100 times"):
         sources.unpack(bomb, tmp_path / "plain")
     assert [path.name for path in tmp_path.iterdir()] == ["bomb.csv.gz"]
     monkeypatch.setattr(sources, "BOMB_BYTES", 2**30)

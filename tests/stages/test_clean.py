@@ -1,4 +1,4 @@
-"""clean: every raw row ends in exactly one reason. Run with `pytest tests/test_clean.py`."""
+"""clean: every raw row ends with exactly one reason."""
 
 import polars as pl
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pipeline.config.dataset import Feedback, Filter
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.preparation.conditions import condition
+from pipeline.preparation.filters import apply_filters
 from pipeline.schemas import tables
 from pipeline.stages import clean
 from pipeline.storage import journal
@@ -19,7 +20,7 @@ def cleaned(rows: pl.DataFrame, **settings):
     """Kept rows as tuples, and the ledger."""
     feedback = Feedback(**{k: v for k, v in settings.items() if k in Feedback.model_fields})
     filters = Filter(**{k: v for k, v in settings.items() if k in Filter.model_fields})
-    frame, ledger = clean.clean(rows, feedback, filters, seed=settings.get("seed", 42))
+    frame, ledger = apply_filters(rows, feedback, filters, seed=settings.get("seed", 42))
     return frame, {str(reason): n for reason, n in ledger.items() if n}
 
 
@@ -132,7 +133,7 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
     [
         (
             {"keep_if": "rating > 9"},
-            "nothing is left of 3 valid source rows: duplicate removed 1, keep_if removed 2",
+            "no row is left of 3 valid source rows: duplicate removed 1, keep_if removed 2",
         ),
         ({"min_user_interactions": 5}, "below_min_interactions removed 2"),
         ({"user_fraction": 1e-12}, "user_not_sampled removed 2"),

@@ -7,6 +7,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.preparation.encoding import encode_rows
 from pipeline.schemas import tables
 from pipeline.stages import clean, encode
 from pipeline.storage import lake
@@ -24,7 +25,7 @@ distinct = st.dictionaries(st.tuples(texts, texts), st.one_of(st.none(), st.inte
 @given(distinct)
 def test_indices_are_dense_sorted_and_lead_back(pairs):
     source = cleaned(*[(user, item, 1, day) for (user, item), day in pairs.items()])
-    rows, users, items = encode.encode(source, seed=42)
+    rows, users, items = encode_rows(source, seed=42)
     tables.ENCODED.check(rows)
     for kind, index in (("user", users), ("item", items)):
         names = index[f"{kind}_id"].to_list()
@@ -41,29 +42,29 @@ def test_indices_are_dense_sorted_and_lead_back(pairs):
 def test_file_order_does_not_matter(pairs, random):
     records = [(user, item, 1, day) for (user, item), day in pairs.items()]
     shuffled = random.sample(records, len(records))
-    first, second = encode.encode(cleaned(*records), 7)[0], encode.encode(cleaned(*shuffled), 7)[0]
+    first, second = encode_rows(cleaned(*records), 7)[0], encode_rows(cleaned(*shuffled), 7)[0]
     assert first.equals(second)
 
 
 def test_equal_times_are_in_no_order_that_a_model_could_learn():
-    rows, _, _ = encode.encode(cleaned(*[(f"u{u}", f"i{i:02}", 1, 0) for u in range(40) for i in range(40)]), 42)
+    rows, _, _ = encode_rows(cleaned(*[(f"u{u}", f"i{i:02}", 1, 0) for u in range(40) for i in range(40)]), 42)
     item = rows["item_idx"].to_numpy().reshape(40, 40)  # a row a user
     assert abs(np.mean(np.diff(item, axis=1) > 0) - 0.5) < 0.05
     assert len({tuple(order) for order in item}) == 40  # each user has an order of its own
-    other, _, _ = encode.encode(cleaned(*[("u0", f"i{i:02}", 1, 0) for i in range(40)]), 43)
+    other, _, _ = encode_rows(cleaned(*[("u0", f"i{i:02}", 1, 0) for i in range(40)]), 43)
     assert other["item_idx"].to_list() != item[0].tolist()
 
 
 def test_a_new_item_leaves_the_order_of_the_others_as_it_was():
     records = [("u", f"i{i}", 1, 0) for i in range(20)]
-    rows, _, items = encode.encode(cleaned(*records), 1)
-    more, _, more_items = encode.encode(cleaned(("u", "a", 1, 0), *records), 1)
+    rows, _, items = encode_rows(cleaned(*records), 1)
+    more, _, more_items = encode_rows(cleaned(("u", "a", 1, 0), *records), 1)
     before = items["item_id"][rows["item_idx"]].to_list()
     assert [i for i in more_items["item_id"][more["item_idx"]].to_list() if i != "a"] == before
 
 
 def test_one_user_one_item_unrated_untimed():
-    rows, users, items = encode.encode(cleaned(("u", "i", None, None)), 42)
+    rows, users, items = encode_rows(cleaned(("u", "i", None, None)), 42)
     assert rows.rows() == [(0, 0, None, None, True)]
     assert (users.rows(), items.rows()) == ([(0, "u")], [(0, "i")])
 

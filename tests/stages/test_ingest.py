@@ -260,10 +260,10 @@ def test_unreadable_files_are_named(tmp_path):
     data, packed = tmp_path / "data", gzip.compress(HEADER + GOOD * 1000)
     data.mkdir()
     for name, content, pattern in [
-        ("none.csv", None, "no file matches"), ("cut.csv.gz", packed[:-20], "cut off or broken"),
-        ("cut.csv.zst", pa.compress(HEADER, codec="zstd", asbytes=True)[:-3], "cut off or broken"),
+        ("none.csv", None, "no file matches"), ("cut.csv.gz", packed[:-20], "truncated or damaged"),
+        ("cut.csv.zst", pa.compress(HEADER, codec="zstd", asbytes=True)[:-3], "truncated or damaged"),
         ("no.parquet", b"PAR1 cut", "no Parquet file"), ("wide.csv", "user,item\n".encode("utf-16"), "UTF-16"),
-        ("one.csv", b"user\n1\n2\n", "no delimiter"), ("twice.csv", b"user,item,user,rating,timestamp\n", "two columns"),
+        ("one.csv", b"user\n1\n2\n", "no known delimiter"), ("twice.csv", b"user,item,user,rating,timestamp\n", "two columns"),
     ]:  # fmt: skip
         if content is not None:
             (data / name).write_bytes(content)
@@ -365,10 +365,10 @@ def test_a_catalog_may_be_parquet(tmp_path):
         kept = pl.read_parquet(folder / "catalog.parquet")["attributes"].to_list()
         assert kept == ['{"kinds": ["Crime"]}', '{"kinds": []}']
     films.select("id", title=pl.concat_list("title")).write_parquet(data / "films.parquet")
-    with pytest.raises(UnreadableInput, match=r"films.parquet is no Parquet file of plain columns"):
+    with pytest.raises(UnreadableInput, match=r"films.parquet is truncated, or no Parquet file"):
         ingest.read_source(make_run(tmp_path / "c", data, items={**config, "attributes": {}}))
     (data / "films.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(UnreadableInput, match=r"films.parquet is no Parquet file"):
+    with pytest.raises(UnreadableInput, match=r"films.parquet is truncated, or no Parquet file"):
         ingest.read_source(make_run(tmp_path / "d", data, items=config))
 
 

@@ -80,7 +80,7 @@ def test_a_pair_of_the_holdout_in_train_is_found(case):
     train, test = (pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "test"))
     early = test.head(1).with_columns(timestamp=train["timestamp"].min())
     pl.concat([train[1:], early]).write_parquet(parts / "train.parquet")
-    assert "leak_split: split: a user and item is in two parts" in refused(run, parts, fits)
+    assert "leak_split: split: a pair of user and item is in two splits" in refused(run, parts, fits)
 
 
 def test_a_row_of_train_after_the_cut_is_found(case):
@@ -90,7 +90,7 @@ def test_a_row_of_train_after_the_cut_is_found(case):
         timestamp=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit(test["timestamp"].max())).otherwise("timestamp")
     )
     late.write_parquet(parts / "train.parquet")
-    assert "are not after what is before" in refused(run, parts, fits)
+    assert "are not later than the splits before" in refused(run, parts, fits)
 
 
 def test_a_model_of_another_split_is_found(case):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config.settings import Split
 from pipeline.core.errors import ContractError, Refused, SettingsError, UnreadableInput
 from pipeline.preparation import published_split, split_checks, splitters
+from pipeline.preparation.encoding import encode_rows
 from pipeline.schemas import tables
 from pipeline.stages import clean, encode, split
 from pipeline.storage import journal, lake
@@ -19,7 +20,7 @@ from tests.support.stage_runs import make_run, raw, store
 
 
 def encoded(*records: tuple):
-    return encode.encode(raw(*records).with_columns(positive=pl.lit(True)), seed=42)
+    return encode_rows(raw(*records).with_columns(positive=pl.lit(True)), seed=42)
 
 
 def parts_of(kind: str, source, seed: int = 42, **settings) -> dict[str, pl.DataFrame]:
@@ -27,7 +28,7 @@ def parts_of(kind: str, source, seed: int = 42, **settings) -> dict[str, pl.Data
     rows, users, items = source
     wanted = Split(kind=kind, **settings)
     labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, seed)
-    parts = {name: rows.filter(labels == label) for label, name in enumerate(splitters.PARTS)}
+    parts = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
     split_checks.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
     return parts
 
@@ -124,12 +125,12 @@ def test_auto_decides_by_what_the_data_has():
         return encoded(*[(f"u{u}", f"i{d}", 1, d) for u in range(n_users) for d in range(5)])[0]
 
     wanted = Split(valid=0.2, test=0.2)
-    assert split.choose_kind(days(500), wanted, False) == ("global_time", "500 warm users in test")
-    kind, reason = split.choose_kind(days(499), wanted, False)
+    assert splitters.choose_kind(days(500), wanted, False) == ("global_time", "500 warm users in test")
+    kind, reason = splitters.choose_kind(days(499), wanted, False)
     assert kind == "leave_one_out" and "499 warm users" in reason
-    kind, reason = split.choose_kind(encoded(("u", "a", 1, None), ("u", "b", 1, 1))[0], wanted, False)
+    kind, reason = splitters.choose_kind(encoded(("u", "a", 1, None), ("u", "b", 1, 1))[0], wanted, False)
     assert kind == "random" and "1 of 2 rows have no time" in reason
-    assert split.choose_kind(days(500), wanted, True)[0] == "published"
+    assert splitters.choose_kind(days(500), wanted, True)[0] == "published"
 
 
 @pytest.mark.parametrize(
@@ -138,9 +139,9 @@ def test_auto_decides_by_what_the_data_has():
         (
             {"kind": "global_time"},
             None,
-            "goes by time, but 1 of 1 rows have none: name dataset.columns.timestamp",
+            "needs times, but 1 of 1 rows have none: set dataset.columns.timestamp",
         ),
-        ({"kind": "leave_one_out"}, None, "goes by time"),
+        ({"kind": "leave_one_out"}, None, "needs times"),
         ({"kind": "published"}, 0, r"no \[published\] files"),
         (
             {"kind": "random", "valid": 0.5, "test": 0.5},
@@ -151,7 +152,7 @@ def test_auto_decides_by_what_the_data_has():
 )
 def test_a_split_that_the_data_cannot_have_names_the_setting(settings, days, said):
     with pytest.raises(SettingsError, match=said):
-        split.choose_kind(encoded(("u", "a", 1, days))[0], Split(**settings), False)
+        splitters.choose_kind(encoded(("u", "a", 1, days))[0], Split(**settings), False)
 
 
 def frame(*triples: tuple) -> pl.DataFrame:
@@ -200,7 +201,7 @@ def test_the_kind_its_reason_and_the_sizes_are_said_each_night(tmp_path, capsys)
 def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
     run = make_run(tmp_path)
     folder = night(run, raw(("u", "a", 1, 0), ("u", "b", 2, 1), ("u", "c", 3, 1), ("v", "z", 4, 1), ("v", "a", 1, 0)))
-    parts = {name: tables.ENCODED.check(pl.read_parquet(folder / f"{name}.parquet")) for name in splitters.PARTS}
+    parts = {name: tables.ENCODED.check(pl.read_parquet(folder / f"{name}.parquet")) for name in splitters.SPLITS}
     assert sizes(parts) == (2, 1, 2)
     info = lake.info(folder)
     assert (info["kind"], info["n_users"], info["n_items"], info["tie_share"]) == ("leave_one_out", 2, 4, 0.5)
@@ -237,7 +238,7 @@ def test_equal_nights_write_equal_parts_whatever_the_order_of_the_file(tmp_path)
         night(make_run(tmp_path / name, split={"kind": "random"}), data)
         for name, data in (("a", some), ("b", some.reverse()))
     ]
-    for name in splitters.PARTS:
+    for name in splitters.SPLITS:
         first, second = (pl.read_parquet(folder / f"{name}.parquet") for folder in folders)
         assert first.equals(second)
 
@@ -293,7 +294,7 @@ def test_changed_test_pairs_make_a_new_folder(tmp_path):
 
 
 def test_a_candidates_line_that_is_none_is_named():
-    with pytest.raises(UnreadableInput, match="neg, line 2: '3' is not"):
+    with pytest.raises(UnreadableInput, match="neg, line 2: the line does not start with"):
         published_split.parse_candidates("(1,2)\t3\n3\t4\n", "neg")
 
 

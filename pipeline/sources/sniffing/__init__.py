@@ -1,3 +1,3 @@
-"""What a file looks like: its dialect, the roles of its columns, and the item catalog next to it."""
+"""Sniffs an unknown file: its dialect, the roles of its columns, and the item catalog next to it."""
 
 __all__ = ["column_roles", "interactions", "items", "preview"]

@@ -1,4 +1,4 @@
-"""Tells what the columns of an unknown table are: by their names, then by their values, then by the usual order."""
+"""Assigns roles to the columns of an unknown table: by their names, then by their values, then by the usual order."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ NAMES = {
     "rating": "rating rate score stars star weight plays playcount count listencount preference value overall",
     "timestamp": "timestamp time datetime date ts createdat created ratedat unixreviewtime when updatedat",
 }
-"""Role to the words that name it."""
+"""Role to the words that name such a column."""
 _FORMATS = (
     "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y",
     "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%m/%d/%Y",
@@ -20,7 +20,7 @@ _FORMATS = (
 
 
 def roles_of(names: list[str], rows: list[list[str]]) -> tuple[str, dict[str, int]]:
-    """Unit of the timestamp, and role to column; unnamed columns are judged by their values."""
+    """Unit of the timestamp, and role to column index; columns without a known name are judged by their values."""
     free = list(range(len(names)))
     columns = [[row[at] for row in rows] for at in free]
     roles: dict[str, int] = {}
@@ -48,7 +48,7 @@ def roles_of(names: list[str], rows: list[list[str]]) -> tuple[str, dict[str, in
 
 
 def fits(name: str, role: str) -> bool:
-    """Whether a column's name says that it is the role."""
+    """Whether a column's name matches a role."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     words = NAMES[role].split()
     is_id = role in ("user", "item") and plain.endswith(("id", "sha1", "code"))
@@ -56,7 +56,7 @@ def fits(name: str, role: str) -> bool:
 
 
 def unit_of(column: list[str]) -> str | None:
-    """How the times of a column are written; None: it has none."""
+    """The `timestamp_unit` that reads the times of a column; None if there is none."""
     if _mostly(re.fullmatch(r"[0-9]{9,10}(\.0*)?", v) is not None for v in column):
         return "s"
     if _mostly(re.fullmatch(r"[0-9]{12,13}(\.0*)?", v) is not None for v in column):
@@ -72,16 +72,16 @@ def _is_time(text: str, unit: str) -> bool:
 
 
 def _mostly(fits: Iterable[bool]) -> bool:
-    """A few broken cells don't make a column something else; the night rejects them, with their lines."""
+    """Whether 90 % of the cells fit; the night rejects the lines of the others."""
     results = list(fits)
     return sum(results) >= 0.9 * len(results)
 
 
 def number(text: str) -> float | None:
-    """A plain number's value."""
+    """The value of a plain number; None for other texts."""
     return float(text) if re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]*)?", text) else None
 
 
 def is_numeric(column: list[str]) -> bool:
-    """Whether the values are plain numbers, a few broken ones aside."""
+    """Whether 90 % of the values are plain numbers."""
     return _mostly(number(text) is not None for text in column)

@@ -1,4 +1,4 @@
-"""Looks at an interaction file and writes a commented data set TOML for it, for a person to read over."""
+"""Sniffs an interaction file and writes a commented data set TOML for it, for a person to check."""
 
 import glob
 import json
@@ -8,59 +8,64 @@ from typing import Any
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing.column_roles import number, roles_of
-from pipeline.sources.sniffing.items import catalog_beside
+from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
 
-NO_CATALOG = """# No item catalog was found beside it. Where there is one, lists have titles, for example:
+NO_CATALOG = """# No item catalog was found next to the file. With one, the published lists have titles. For example:
 # [items]
 # files = ["items.csv"]
 # id = "item"
 # title = "title"
-# attributes = { genres = "|" }  # several in a cell, split by this"""
+# attributes = { genres = "|" }  # column = separator of its values"""
 
 
 def sniff(path: Path) -> str:
-    """The TOML of a data set with this file. Raises UnreadableInput where it has no user and item columns."""
+    """The TOML of a data set with this file. Raises UnreadableInput if no user and item columns are found."""
     if not path.is_file():
-        raise UnreadableInput(f"{path} does not exist, or is no file")
+        raise UnreadableInput(f"{path} does not exist or is not a file")
     table = peek(path)
     unit, roles = roles_of(table.names, table.rows)
     if not table.rows or not {"user", "item"} <= roles.keys():
-        raise UnreadableInput(f"{path}: found no lines with both a user and an item; is it an interaction file?")
+        raise UnreadableInput(
+            f"{path}: no lines with both a user and an item were found in the first {len(table.rows):,} rows; "
+            "an interaction file has one line per user and item"
+        )
     texts = table.column(roles["rating"]) if "rating" in roles else []
     ratings = sorted({value for text in texts if (value := number(text)) is not None})
     lines = [
-        f"# Sniffed from the first lines of {path.name!r}; read it over.",
+        f"# Sniffed from the first lines of {path.name!r}; check it before you use it.",
         f"name = {_quoted(_name(path))}",
         'description = ""',
         "",
         "[source]",
-        f"files = [{_quoted(glob.escape(path.name))}]  # globs, beside this file or in --data",
+        f"files = [{_quoted(glob.escape(path.name))}]  # globs, relative to this file or to --data",
         *_lines(table.reading),
         "",
         "[columns]",
-        f"# the file has: {', '.join(map(_quoted, table.names))}",
+        f"# columns of the file: {', '.join(map(_quoted, table.names))}",
     ]
     lines += [f"{role} = {_quoted(table.names[at])}{_example(table, at)}" for role, at in roles.items()]
     if "timestamp" in roles:
-        lines.append(f"timestamp_unit = {_quoted(unit)}  # s, ms, iso, or a strptime format; check day and month")
+        lines.append(
+            f"timestamp_unit = {_quoted(unit)}  # s, ms, iso or a strptime format; check the order of day and month"
+        )
     explicit = bool(ratings) and len(ratings) <= 20 and ratings[-1] <= 100
     lines += ["", "[feedback]", f'kind = "{"explicit" if explicit else "implicit"}"']
     if len(ratings) > 1 and ratings[0] == -1 and ratings[1] >= 0:
-        lines.append("missing_ratings = [-1]  # 'seen, not rated'")
+        lines.append("missing_ratings = [-1]  # means 'seen, not rated'")
     if explicit:
-        lines.append(f'# positive_if = "rating >= {ratings[-1] * 0.8:g}"  # every row is positive without it')
-    catalog = catalog_beside(path, table.names[roles["item"]], set(table.column(roles["item"])))
+        lines.append(f'# positive_if = "rating >= {ratings[-1] * 0.8:g}"  # without it, every row counts as positive')
+    catalog = find_catalog(path, table.names[roles["item"]], set(table.column(roles["item"])))
     if catalog:
-        about = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
-        lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(about)]
+        items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
+        lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
     else:
         lines += ["", NO_CATALOG]
     return "\n".join(lines) + "\n"
 
 
 def _lines(settings: dict[str, Any]) -> list[str]:
-    """Keys of one table of the TOML."""
+    """The keys of one TOML table, one line each."""
     guessed = {"column_names": "  # guessed: the file has no header"}
     return [f"{key} = {_toml(value)}{guessed.get(key, '')}" for key, value in settings.items()]
 
@@ -82,5 +87,5 @@ def _example(table: Peek, at: int) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """As in JSON, but that TOML takes no DEL."""
+    """A TOML string or list: JSON, with DEL escaped, which TOML requires."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Finds the item catalog beside a file of interactions: the file that lists their items once each, with titles."""
+"""Finds the item catalog next to an interaction file: the file that lists each of its items once, with titles."""
 
 import re
 from collections.abc import Iterable
@@ -16,26 +16,26 @@ from pipeline.sources.sniffing.preview import FIRST, Peek, alike, peek
 
 SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".gz", ".zst"}
 LOOKED_AT = 50
-"""Files of the folder, those named after items first."""
+"""Maximum number of files that are examined, those named after items first."""
 ENOUGH, ONCE = 0.5, 0.95
-"""Share of the interactions' items that a catalog has at least, and of its own lines that have an id of their own."""
+"""Minimum share of the interactions' items that a catalog lists, and of its lines that have a distinct id."""
 _TITLES = ("title", "name", "label")
 _MANY_VALUED = ("genre", "genres", "tag", "tags", "category", "categories", "keyword", "keywords")
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """A file, and which of its columns are the id and the title."""
+    """A catalog file, and the indices of its id and title columns."""
 
     file: Path
     seen: Peek
     id: int
     title: int
     share: float
-    """Of the interactions' items, those that it has."""
+    """Share of the interactions' items that it lists."""
 
     def settings(self) -> dict[str, Any]:
-        """Keys of dataset_settings.Items, but for `files`."""
+        """Keys of config.dataset.Items, except `files`."""
         reading, names = self.seen.reading, self.seen.names
         if "column_names" in reading:
             own = {self.id: "item", self.title: "title"}
@@ -45,7 +45,7 @@ class Catalog:
         return {**reading, "id": names[self.id], "title": names[self.title], **({"attributes": many} if many else {})}
 
     def _separator(self, at: int) -> str | None:
-        """Of a column with several values a cell, known by its name, or where there are no names by its bars."""
+        """The separator of a column with several values per cell, known by its name or, without names, by its bars."""
         has_header = self.seen.reading.get("header", True)
         if at in (self.id, self.title) or (has_header and self.seen.names[at].lower() not in _MANY_VALUED):
             return None
@@ -55,8 +55,8 @@ class Catalog:
         )
 
 
-def catalog_beside(source: Path, item: str, ids: set[str]) -> Catalog | None:
-    """The catalog of the items `ids`, which stand in the column `item` of `source`; None where no file is one."""
+def find_catalog(source: Path, item: str, ids: set[str]) -> Catalog | None:
+    """The catalog of the items `ids`, from the column `item` of `source`; None if no file in its folder is one."""
     files = [file for file in source.parent.iterdir() if file.suffix in SUFFIXES and file != source and file.is_file()]
     files.sort(key=lambda file: (not _named_after_items(file.name), file.name))
     found = (_as_catalog(file, item, ids) for file in files[:LOOKED_AT])
@@ -81,17 +81,17 @@ def _as_catalog(file: Path, item: str, ids: set[str]) -> Catalog | None:
             if share > (ENOUGH if is_whole else 0) and _is_distinct(values, ONCE):
                 return Catalog(file, seen, at, title, share)
     except (UnreadableInput, OSError):
-        pass  # whatever it is, it is no catalog
+        pass  # an unreadable file is not a catalog
     return None
 
 
 def _named_after_items(name: str) -> bool:
-    """`movies.csv`, `u.item`, `BX-Books.csv`."""
+    """Whether a file's name has a word for items: `movies.csv`, `u.item`, `BX-Books.csv`."""
     return any(fits(word.removesuffix("s"), "item") or fits(word, "item") for word in re.findall("[A-Za-z]+", name))
 
 
 def _title_of(seen: Peek) -> int | None:
-    """The first column that is called so, else the first with text of its own in most lines."""
+    """The first column named title, name or label; else a column with a distinct text in most lines."""
     texts = [
         at
         for at in range(len(seen.names))
@@ -102,7 +102,7 @@ def _title_of(seen: Peek) -> int | None:
 
 
 def _values(file: Path, seen: Peek, at: int) -> tuple[list[str], bool]:
-    """The column as far as it is looked at, and whether that is all of it."""
+    """The values in the first FIRST bytes of a column, and whether that is the whole column."""
     if not seen.reading:
         read = pq.ParquetFile(file)
         batch = next(read.iter_batches(FIRST // 2**5, columns=[seen.names[at]]))
@@ -115,5 +115,5 @@ def _values(file: Path, seen: Peek, at: int) -> tuple[list[str], bool]:
 
 
 def _is_distinct(cells: Iterable[str], share: float) -> bool:
-    told = [cell for cell in cells if cell]
-    return bool(told) and len(set(told)) >= share * len(told)
+    filled = [cell for cell in cells if cell]
+    return bool(filled) and len(set(filled)) >= share * len(filled)

@@ -1,4 +1,4 @@
-"""The first rows of any file as text, and how it is laid out."""
+"""The first rows of any file as text, and the file's layout."""
 
 import io
 from collections.abc import Collection
@@ -23,15 +23,15 @@ class Peek:
     names: list[str]
     rows: list[list[str]]
     reading: dict[str, Any] = field(default_factory=dict)
-    """Keys of dataset_settings.Reading that say how it is laid out; none of a Parquet file."""
+    """Keys of config.dataset.Reading for the file's layout; empty for a Parquet file."""
 
     def column(self, at: int) -> list[str]:
-        """Its cells."""
+        """The cells of one column."""
         return [row[at] for row in self.rows]
 
 
 def peek(path: Path, known: Collection[str] = ()) -> Peek:
-    """A line with one of the names `known` is a header. UnreadableInput where there is nothing to see."""
+    """Preview a file; a first line with one of the names `known` is a header. Raises UnreadableInput if it is empty."""
     return _parquet(path) if path.suffix == ".parquet" else _text(path, known)
 
 
@@ -61,7 +61,7 @@ def _parquet(path: Path) -> Peek:
     try:
         batch = next(pq.ParquetFile(path).iter_batches(100))
     except (OSError, pa.ArrowException, StopIteration) as error:
-        raise UnreadableInput(f"{path} is no Parquet file, is cut off or empty ({error})") from None
+        raise UnreadableInput(f"{path} is empty, truncated or no Parquet file ({error}): copy it again") from None
     columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in batch.columns]
     return Peek(list(batch.schema.names), [list(row) for row in zip(*columns, strict=True)])
 
@@ -74,7 +74,7 @@ def _is_header(first: list[str], rest: list[list[str]]) -> bool:
 
 
 def alike(lines: list[str], delimiter: str, quote: str) -> int:
-    """Lines that split into the usual number of fields; the quote counts where it is at work."""
+    """Number of lines that split into the most frequent number of fields."""
     widths = [
         len(split[0]) if (split := dialect.split_quoted(line, delimiter, quote))[1] == "whole" else 0 for line in lines
     ]

@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: source_rows, tonight
--- Every row has a user and an item, a finite rating or none, and a time exactly where a time column is configured.
+-- Every row has a user and an item, a finite rating or none, and a time if and only if a time column is configured.
 select * from source_rows where coalesce(user_id, '') = ''
 union all
 select * from source_rows where coalesce(item_id, '') = ''

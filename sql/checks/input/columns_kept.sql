@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: tonight, earlier_nights
--- Ratings and times that the last published night had are there tonight too.
+-- If the last published night had ratings or times, tonight's source has them too.
 with before as (
     select * from earlier_nights order by run_id desc limit 1
 )

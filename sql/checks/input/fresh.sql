@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: tonight, bounds
--- The newest interaction is no older than 30 days when the night starts, but for data that doesn't grow.
+-- The newest interaction is at most 30 days old when the night starts, unless the source is static.
 with final as (
     select
         tonight.newest as newest_interaction,

@@ -1,7 +1,7 @@
 -- severity: error
 -- reads: tonight, bounds
--- The newest interaction is no older than max_age_days, where it is set, when the night starts.
--- remedy: bring newer files, or raise checks.max_age_days
+-- The newest interaction is at most max_age_days old, if that is set, when the night starts.
+-- remedy: provide newer files, or raise checks.max_age_days
 with final as (
     select
         tonight.newest as newest_interaction,

@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: tonight, earlier_nights
--- The share of rejected lines is at most a tenth of a percent above three times that of the last published nights.
+-- The share of rejected lines is at most three times that of the last published nights, plus 0.1 percentage points.
 with usual as (
     select sum(rejected) / sum(rejected + rows) as share from earlier_nights
 ),

@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: tonight, earlier_nights, bounds
--- The source has kept more than 1 - max_shrink of the rows of the last published night of the same mode.
+-- The source has more than 1 - max_shrink of the rows of the last published night with the same source mode.
 -- remedy: if the source really is that much smaller, run once with --set checks.max_shrink=1
 with before as (
     select * from earlier_nights order by run_id desc limit 1

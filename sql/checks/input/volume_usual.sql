@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: tonight, earlier_nights
--- Rows (incremental: rows added) are between half and twice the median of the last published nights of the same mode.
+-- Rows (incremental: rows added) are between half and twice the median of the last published nights with this mode.
 with nights as (
     select run_id, mode, rows from earlier_nights
     union all

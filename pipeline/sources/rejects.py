@@ -1,0 +1,74 @@
+"""Rejected lines of a night: their share, the limit on it, and the copy that the journal keeps."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.config.run import Run
+from pipeline.core.errors import Refused
+from pipeline.schemas import tables
+from pipeline.schemas.reasons import LEFT_OUT, Reason
+from pipeline.sources.file_reader import FileResult
+from pipeline.sources.parquet_writer import REJECTED
+from pipeline.sources.source_files import SourceFiles
+from pipeline.storage import journal, lake, warehouse
+
+
+def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.Report:
+    """The stage's result: rows by reason, reject rate, and the files that were read line by line."""
+    ledger: Counter[str] = Counter()
+    for result in results:
+        ledger.update(result.ledger)
+    rows, kept = sum(ledger.values()), ledger[Reason.KEPT]
+    names = dict(source.order)
+    rescanned = {name: r.rescanned for name, r in zip(names, results, strict=True) if r.rescanned}
+    info = {
+        "data_hash": source.data_hash, "files": names, "reject_rate": reject_rate(results), "rescanned": rescanned,
+        "rejects": {reason: n for reason, n in ledger.most_common() if reason not in (Reason.KEPT, *LEFT_OUT)},
+    }  # fmt: skip
+    return lake.Report(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
+
+
+def reject_rate(results: Sequence[FileResult]) -> float:
+    """Share of rejected lines. Rows of forgotten users and rows after `as_of` are valid: they count as not rejected."""
+    rows = sum(sum(result.ledger.values()) for result in results)
+    valid = sum(result.ledger.get(reason, 0) for result in results for reason in (Reason.KEPT, *LEFT_OUT))
+    return (rows - valid) / rows if rows else 0.0
+
+
+def check_reject_rate(
+    run: Run, folder: Path, report: lake.Report, results: Sequence[FileResult], source: SourceFiles
+) -> None:
+    """Raise Refused if no row is left, or if too many lines are rejected: of all files, or of tonight's new files.
+
+    The journal then keeps the ledger and the rejected lines, since the folder is not completed.
+    """
+    limit = run.settings.dataset.source.max_reject_rate
+    new = [r for (_, digest), r in zip(source.order, results, strict=True) if digest not in source.earlier]
+    rate = max(report.info["reject_rate"], reject_rate(new))
+    if report.rows_out and rate <= limit:
+        return
+    records = [{"stage": "ingest", "reason": reason, "rows": n} for reason, n in report.ledger.items()]
+    journal.append(run, tables.ROW_LEDGER, records)
+    copy_to_journal(run, folder)
+    if not report.rows_in:
+        raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
+    if run.as_of and not report.rows_out:
+        raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
+    examples = pl.scan_parquet(folder / REJECTED).head(3).collect()
+    lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']})" for e in examples.iter_rows(named=True))
+    consequence = f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
+    raise Refused(
+        f"{rate:.1%} of the lines were rejected{consequence}: {reasons}; for example {lines}. "
+        f"To list all of them in DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}",
+        {"raw": [raw[:80] for raw in examples["raw"]]},
+    )
+
+
+def copy_to_journal(run: Run, folder: Path) -> None:
+    """Copy the rejected lines of `folder` to the journal of the night, with its run_id."""
+    rejects = pl.scan_parquet(folder / REJECTED).with_columns(run_id=pl.lit(run.run_id))
+    rejects.sink_parquet(journal.folder(run) / REJECTED, maintain_order=True)

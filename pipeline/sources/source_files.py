@@ -1,0 +1,91 @@
+"""Which files a night reads: those in the data folder and, in incremental mode, those of earlier nights, by content."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.dataset import Dataset
+from pipeline.core.errors import UnreadableInput
+from pipeline.sources import files, incremental
+
+VERSION = 2
+"""Version of the stage `ingest`; raise it when its result changes."""
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of one night, identified by the SHA-256 of their content."""
+
+    order: list[tuple[str, str]]
+    """Name and digest of every file of the result, in the order of the rows."""
+    present: dict[str, str]
+    """Files in the data folder: name to digest."""
+    earlier: incremental.Seen
+    """Files that earlier nights have read, in incremental mode: digest to name."""
+    catalog: dict[str, str]
+    """Files of `dataset.items`: name to digest."""
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the content of all files."""
+        return json_hash([digest for _, digest in [*self.order, *sorted(self.catalog.items())]])
+
+    @property
+    def present_names(self) -> dict[str, str]:
+        """Digest to name of the files in the data folder."""
+        return {digest: name for name, digest in self.present.items()}
+
+
+def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
+    """Find the files of a data set below `data`; `layer` is its `1_raw`. Raises UnreadableInput if one is missing."""
+    is_incremental = dataset.source.mode == "incremental"
+    earlier = incremental.read_seen(layer) if is_incremental else {}
+    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier))
+    catalog = _digests(data, dataset.items.files if dataset.items else [])
+    order = sorted(present.items())
+    if is_incremental:
+        merged = incremental.merge(earlier, {digest: name for name, digest in present.items()})
+        order = [(name, digest) for digest, name in merged.items()]
+    return SourceFiles(order, present, earlier, catalog)
+
+
+def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:
+    """All settings and contents that decide the result of `ingest`, for its lake key."""
+    items = dataset.items.model_dump(exclude={"files"}) if dataset.items else None
+    contents = {"files": source.order, "catalog": source.catalog, "data_hash": source.data_hash}
+    return {
+        **layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate, **contents,
+    }  # fmt: skip
+
+
+def layout_settings(dataset: Dataset) -> dict[str, Any]:
+    """The settings that decide what is read from one file."""
+    layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
+    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
+    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
+
+
+def json_hash(content: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _patterns(dataset: Dataset) -> list[str]:
+    if dataset.source.files:
+        return dataset.source.files
+    if dataset.published:
+        return [dataset.published.train, dataset.published.test]
+    raise UnreadableInput(f"data set {dataset.name}: source.files is empty; list the interaction files there")
+
+
+def _digests(folder: Path, patterns: list[str], may_be_empty: bool = False) -> dict[str, str]:
+    """Name to SHA-256 of the files that match."""
+    try:
+        names = files.find_files(folder, patterns)
+    except UnreadableInput:
+        if not may_be_empty:
+            raise
+        names = []
+    return {name: files.fingerprint(folder / name) for name in names}
