@@ -1,4 +1,4 @@
-"""clean: every raw row ends in exactly one reason. Run with `pytest tests/test_clean.py`."""
+"""clean: every raw row ends in exactly one reason."""
 
 import polars as pl
 import pytest
