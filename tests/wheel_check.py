@@ -75,7 +75,7 @@ def night_elsewhere(root: Path, python: Path) -> Path:
         assert json.loads(nightrecs(python, here, environ, *words, "--json").stdout), words
     assert (files_of(root / "venv"), files_of(here)) == before, "something was written beside the home"
     assert not (Path(sysconfig.get_path("purelib")) / "mlflow" / "mlflow.db").exists()
-    serves = "from pipeline.children import command, environment as of; import subprocess, sys; "
+    serves = "from pipeline.core.child_processes import command, environment as of; import subprocess, sys; "
     serves += "sys.exit(subprocess.run(command('flows.cli', '--help'), env=of(), stdout=subprocess.DEVNULL).returncode)"
     subprocess.run([python, "-P", "-c", serves], check=True, cwd=here, env=environ)
     return published

@@ -87,6 +87,7 @@ def is_published_in(home: Home, dataset: str, path: Path) -> bool:
 def _carry_out(home: Home, dataset: str, pending: Pending) -> Outcome:
     """Take the steps that are not done, prove it, and close the record where nothing is left."""
     outcome = Outcome()
+    again = pending.user in forgotten_users.read(home, dataset)
     listed = forgotten_users.add(home, dataset, pending.user)
     fault("forget:after_list")
     person = _person(home, dataset, pending.user, listed)
@@ -112,7 +113,7 @@ def _carry_out(home: Home, dataset: str, pending: Pending) -> Outcome:
         pending.end()
     mine = listed.hash_of(pending.user)[:12]
     counts = {"tables": outcome.tables, **outcome.counts, "left": len(outcome.left)}
-    operation_log.record(home, dataset, "forget", user=mine, **counts)
+    operation_log.record(home, dataset, "forget", user=mine, again=again, **counts)
     return outcome
 
 

@@ -86,8 +86,8 @@ class Nights:
 
         usual = budget.deadline
 
-        def deadline(run: Any, label: str, title: str) -> float | None:
-            return time.monotonic() if label == "slow" else usual(run, label, title)
+        def deadline(run: Any, call: Any) -> float | None:
+            return time.monotonic() if call.label == "slow" else usual(run, call)
 
         lines = [
             f"u{u:02d},i{i:02d},{1 + (u * i) % 5},{1_700_000_000 + 3600 * (30 * ((7 * u) % 40) + i)}"

@@ -345,5 +345,5 @@ def test_mlflow_finds_the_guard(monkeypatch, capsys):
 
 
 def test_looking_at_the_guard_imports_no_mlflow():
-    code = "import sys, flows.mlflow_app; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, pipeline.tracking.server_app; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0

@@ -245,7 +245,7 @@ def parity_in(precision: str) -> Callable[..., Found]:
 
 def device_tests(device: torch.device, small: bool) -> Found:
     """Tests with the marker `device`."""
-    files = ["tests/test_models.py", "tests/test_static_steps.py", "tests/test_metrics.py"]
+    files = ["tests/conformance", "tests/training/test_step_graphs.py", "tests/evaluation/test_ranking_metrics.py"]
     several = ["-n", "4"] if find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "-m", "device", "-p", "no:cacheprovider", *several, *files]
     done = subprocess.run(command, capture_output=True, text=True)
