@@ -146,7 +146,7 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
     with reader.open_live(run.home, run.dataset) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
-    nightrecs = "nightrecs" if shutil.which("nightrecs") else os.path.relpath(sys.argv[0])
+    nightrecs = "nightrecs" if shutil.which("nightrecs") else "python -m flows.cli"
     where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"
     journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
     quoted = str(user).replace("'", "''")
