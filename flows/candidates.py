@@ -1,4 +1,4 @@
-"""The models of a night: each is searched, fitted and measured by itself, so that one may fail without the others."""
+"""The candidate models of a night. Each is searched, fitted and evaluated in isolation, so one may fail alone."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE
-from pipeline.core.errors import Skipped
+from pipeline.core.errors import Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
@@ -18,72 +18,94 @@ from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id
 
 Isolate = Callable[[Run, str], AbstractContextManager[None]]
-"""Given the run and a label, a block whose errors are that model's alone."""
+"""Given the run and a label: a context in which an error costs that model only."""
 
 
-class Competition:
-    """What came of the models so far, by label."""
+def fit_candidates(run: Run, step: Step, parts: Path) -> tuple["Candidates", Contest]:
+    """Search, fit and evaluate the recipe's models, then the incumbent and the baseline.
+
+    Raises Refused if there is nothing but the baseline to publish.
+    """
+    candidates = Candidates(run, step, parts)
+    candidates.fit_single_models()
+    candidates.search_within_budget()
+    candidates.fit_blends()
+    lineup = candidates.lineup()
+    candidates.fit_references(lineup)
+    if candidates.measured.keys() <= {BASELINE}:
+        raise Refused("no model could be fitted, so there is nothing to publish")
+    return candidates, lineup
+
+
+class Candidates:
+    """The models so far, by label: the folders of their searches, fits and evaluations."""
 
     def __init__(self, run: Run, step: Step, parts: Path, isolate: Isolate | None = None):
-        """`isolate` is what a model is searched, fitted and measured in; None: `isolate_family`."""
+        """`isolate`: the context in which each model is searched, fitted and evaluated; None: `isolate_family`."""
         self.run, self.step, self.parts, self.isolate = run, step, parts, isolate or isolate_family
         self.searched: dict[str, Path] = {}
         self.fitted: dict[str, Path] = {}
         """On train."""
         self.measured: dict[str, Path] = {}
         self.fits: set[Path] = set()
-        """All of which something was measured, or made."""
+        """All fits that were evaluated or are members of a blend."""
         self.budgeted = run.settings.budget.minutes is not None
 
-    def first_fits(self) -> None:
-        """The recipe's models but for blends; each is searched first, unless a budget wants something published."""
+    def fit_single_models(self) -> None:
+        """The recipe's models except blends. Without a budget, each is searched first.
+
+        With a budget the first fits come first, so that there is something to publish.
+        """
         for label, entry in self.run.settings.models.items():
             if leaderboard.is_blend(self.run.settings, label):
                 continue
             if entry.search and not self.budgeted:
                 with self.isolate(self.run, f"search {label}"):
-                    from pipeline.stages import search  # optuna takes its time
+                    from pipeline.stages import search  # imports optuna, which is slow
 
                     call = StageCall(StageName.SEARCH, label)
                     self.searched[label] = self.step(call, search.search_model, self.run, self.parts, label)
-            self.compete(label, self.run)
+            self.fit_and_evaluate(label, self.run)
 
-    def searches(self) -> None:
-        """Under a budget, what time the first fits leave; with what is found a model competes again."""
+    def search_within_budget(self) -> None:
+        """Spend what the first fits left of the budget on searches; refit the models that improved."""
         if not self.budgeted:
             return
-        from flows.successive_halving import search_in_turns
+        from flows.successive_halving import successive_halving
 
-        for label, folder, is_better in search_in_turns(self.run, self.step, self.parts, self.fitted, self.isolate):
+        searches = successive_halving(self.run, self.step, self.parts, self.fitted, self.isolate)
+        for label, folder, is_better in searches:
             self.searched[label] = folder
             if is_better:
-                self.compete(label, self.run)
+                self.fit_and_evaluate(label, self.run)
 
-    def blends(self) -> None:
-        """The recipe's blends, made of what was fitted."""
+    def fit_blends(self) -> None:
+        """The recipe's blends, which are made of fitted models."""
         for label in self.run.settings.models:
             if leaderboard.is_blend(self.run.settings, label):
-                self.compete(label, self.run)
+                self.fit_and_evaluate(label, self.run)
 
     def lineup(self) -> Contest:
-        """Who else takes part, what was measured being the recipe's."""
+        """The models that the gate adds to the recipe's."""
         recipe = {label: incumbent.configuration_of(self.fitted[label]) for label in self.measured}
         return incumbent.contest(self.run, live_run_id(self.run.home, self.run.dataset), recipe)
 
-    def beside_the_recipe(self, lineup: Contest) -> None:
-        """What is published now, a blend with what it is made of, and popularity."""
+    def fit_references(self, lineup: Contest) -> None:
+        """The incumbent (of a blend, its members too) and the popularity baseline."""
         for label, own in lineup.members.items():
             with self.isolate(self.run, label):
-                self.fitted[label] = self.step(
-                    StageCall(StageName.TRAIN, label), train.fit_model, own, self.parts, label
-                )
+                call = StageCall(StageName.TRAIN, label)
+                self.fitted[label] = self.step(call, train.fit_model, own, self.parts, label)
                 self.fits.add(self.fitted[label])
         for label, own in lineup.added.items():
             if label == BASELINE or lineup.members.keys() <= self.fitted.keys():
-                self.compete(label, own)
+                self.fit_and_evaluate(label, own)
 
-    def compete(self, label: str, own: Run) -> None:
-        """Fit and measure one model, `own` being the night whose settings have it; again, once its search is done."""
+    def fit_and_evaluate(self, label: str, own: Run) -> None:
+        """Fit and evaluate one model; `own` is the run whose settings define it.
+
+        Called again for a model whose search found a better configuration.
+        """
         searched, both = self.searched.get(label), self.run.settings.evaluation.fit_for_test
         with self.isolate(self.run, f"{label} tuned" if label in self.measured else label):
             first = StageCall(StageName.TRAIN, label, tuned=searched is not None)
@@ -102,11 +124,11 @@ class Competition:
 
 @contextmanager
 def isolate_family(run: Run, label: str) -> Iterator[None]:
-    """A family that can't be used, or that crashes, is journaled and left out; the night goes on with the others."""
+    """Record a family that is unusable or crashes in the journal, and let the night continue without it."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, Stopped) or is_full(error):  # a full disk is full for all of them
+        if isinstance(error, Stopped) or is_full(error):  # a full disk affects every family
             raise
         skipped = isinstance(error, Skipped)
         verb = "skipped" if skipped else f"failed ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""The stages of a night in order: the line, walked with a step that asks for keys and builds nothing."""
+"""The plan of a night: the line, walked by a step that computes the keys of results and builds nothing."""
 
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from flows import nightly as line
-from flows.candidates import Competition
+from flows.candidates import Candidates
+from flows.nightly import data_stages
 from flows.step import Step, Stopped, stopping
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE
@@ -21,14 +21,14 @@ from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id
 
 CACHED, TO_DO, OPEN = "cached", "to do", "open"
-"""OPEN: what comes before decides whether it is done, or with which model."""
+"""States of a planned stage. OPEN: an earlier stage decides whether it runs, or with which model."""
 NIGHTS = 5
-"""Past nights by which a stage is timed, the last that did it."""
-UNTIMED = (StageName.SELECT,)  # a moment, which no journal has
+"""A stage is timed by the last nights that ran it, this many."""
+UNTIMED = (StageName.SELECT,)  # instant, and not in any journal
 REFIT = StageCall(StageName.TRAIN, "the champion", fit="all")
-"""Whichever that will be; of a blend, the members are fitted on all rows too."""
+"""The last fit, of a model that is not known yet. The members of a blend are fitted on all rows too."""
 READ_SOURCE = (StageName.INGEST, StageName.SPLIT)
-"""Stages whose keys need the source's files: the latter those of a published split."""
+"""Stages whose keys need the source's files: `split` needs those of a published split."""
 SPECS = {
     StageName.INGEST: ingest.spec,
     StageName.CLEAN: clean.spec,
@@ -39,7 +39,7 @@ SPECS = {
     StageName.TRAIN: train.spec,
     StageName.EVALUATE: evaluate.spec,
 }
-"""How a stage says the key of its result, given what it would be called with."""
+"""For each stage, the function that gives the key of its result for the same arguments as the stage."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Planned:
     call: StageCall
     state: str
     minutes: float | None
-    """None: no past night did it."""
+    """None: no past night ran it."""
 
 
 class Plan:
-    """`stages`: those of the night, in its order.
+    """`stages`: the stages of a night, in order.
 
     Raises SettingsError and UnreadableInput, as the night itself would.
     """
@@ -62,33 +62,33 @@ class Plan:
         self.run, self.until, self.timings = run, until, budget.Timings(run)
         self.stages: list[Planned] = []
         self.states: dict[Path, str] = {}
-        """Of results that are not there, by where they will be."""
+        """State of each result that is not in the lake, by the folder in which it will be."""
         with suppress(Stopped):
             self.walk(stopping(self.step, until))
 
     def walk(self, step: Step) -> None:
-        """The line up to where figures decide, then what follows in any case."""
-        data = line.data_stages(self.run, step)
+        """The line up to the point where metrics decide, then the stages that follow in any case."""
+        data = data_stages(self.run, step)
         step(StageCall(StageName.PROFILE), profile.describe_data, self.run, data.raw, data.cleaned, data.parts)
-        field = Competition(self.run, step, data.parts, isolate=not_isolated)
-        field.first_fits()
-        if field.budgeted:
-            self.searches(field)
-        field.blends()
+        candidates = Candidates(self.run, step, data.parts, isolate=not_isolated)
+        candidates.fit_single_models()
+        if candidates.budgeted:
+            self.searches(candidates)
+        candidates.fit_blends()
         try:
-            lineup, undecided = field.lineup(), False
+            lineup, undecided = candidates.lineup(), False
         except lake.NotYetKnown:
             lineup, undecided = self.expected_lineup()
         n = len(self.stages)
-        field.beside_the_recipe(lineup)
-        if undecided:  # what is found tonight may be the published configuration
+        candidates.fit_references(lineup)
+        if undecided:  # tonight's search may find the published configuration
             decided = [each if each.call.label == BASELINE else replace(each, state=OPEN) for each in self.stages[n:]]
             self.stages[n:] = decided
         self.rest()
 
     def step(self, call: StageCall, stage: Any, run: Run, *inputs: Any) -> Path:
-        """Where the stage's result is, or will be."""
-        if call.stage is StageName.ADMIT:  # it depends on the clock, and is never kept
+        """Folder of the stage's result, which may not exist yet."""
+        if call.stage is StageName.ADMIT:  # it depends on the clock, so its result is never reused
             self.add(call, TO_DO)
             return inputs[-1]
         state, folder = self.look(call, run, *inputs)
@@ -98,44 +98,44 @@ class Plan:
         return folder
 
     def look(self, call: StageCall, run: Run, *inputs: Any) -> tuple[str, Path]:
-        """State of a stage that keeps its result in the lake, and the result's folder."""
+        """State of a stage whose result is kept in the lake, and the result's folder."""
         try:
             if call.stage in READ_SOURCE and not self.source_is_there():
                 raise lake.NotYetKnown(run.data)
             spec = SPECS[call.stage](run, *inputs)
         except lake.NotYetKnown as missing:
-            if missing.place == journal.folder(run):  # tonight's figures decide
+            if missing.place == journal.folder(run):  # tonight's metrics decide
                 return OPEN, self.unknown(call)
             return self.waits([each for each in inputs if isinstance(each, Path)]) or TO_DO, self.unknown(call)
         folder, waits = lake.folder_of(run, spec), self.waits(spec.parents)
         if call.fit != "train" and call.label and leaderboard.is_blend(run.settings, call.label):
-            return waits or OPEN, folder  # its members are fitted before it
+            return waits or OPEN, folder  # its members are fitted first
         return waits or (CACHED if lake.is_complete(folder) else TO_DO), folder
 
     def waits(self, parents: Any) -> str | None:
-        """The state of a stage whose inputs are not all there; None: they are."""
+        """State of a stage that waits for some of its inputs; None: all are there."""
         states = {self.states[parent] for parent in parents if parent in self.states}
         return TO_DO if TO_DO in states else OPEN if states else None
 
     def unknown(self, call: StageCall) -> Path:
-        """Where no result is: stands for one whose key is not yet known."""
+        """A folder that never exists. It stands for a result whose key is not known yet."""
         return self.run.home.lake(self.run.dataset) / "not yet known" / call.title
 
     def source_is_there(self) -> bool:
-        """What a generator writes is there once a night has begun; its folder alone where it could not write."""
+        """A generated source exists once a night has begun. An empty folder means that writing it failed."""
         return self.run.settings.dataset.source.generator is None or any(self.run.data.glob("*"))
 
-    def searches(self, field: Competition) -> None:
-        """Those of a budget; of each model that is searched, the best fit is then yet to be found."""
-        for label, first in list(field.fitted.items()):
+    def searches(self, candidates: Candidates) -> None:
+        """The searches within a budget. The best fit of each searched model is then unknown."""
+        for label, first in list(candidates.fitted.items()):
             if self.run.settings.models[label].search:
                 call = StageCall(StageName.SEARCH, label)
-                field.step(call, search.search_model, self.run, field.parts, label, first, 0.0)
-                field.fitted[label] = self.unknown(StageCall(StageName.TRAIN, label, tuned=True))
-                self.states[field.fitted[label]] = OPEN
+                candidates.step(call, search.search_model, self.run, candidates.parts, label, first, 0.0)
+                candidates.fitted[label] = self.unknown(StageCall(StageName.TRAIN, label, tuned=True))
+                self.states[candidates.fitted[label]] = OPEN
 
     def expected_lineup(self) -> tuple[Contest, bool]:
-        """What the gate adds, as far as settings and the published night tell; and whether tonight may change it."""
+        """The lineup according to settings and the published night, and whether tonight's results may change it."""
         known = incumbent.configured(self.run.settings)
         lineup = incumbent.contest(self.run, live_run_id(self.run.home, self.run.dataset), known)
         undecided = any(entry.search or entry.finder for entry in self.run.settings.models.values())
@@ -144,7 +144,7 @@ class Plan:
         return lineup, undecided
 
     def rest(self) -> None:
-        """What figures decide, and what is done in each night."""
+        """The stages after evaluation. They depend on metrics, or run in every night."""
         last = LINE.index(StageName(self.until)) if self.until else len(LINE)
         for name in LINE[LINE.index(StageName.LEAKS) : last + 1]:
             self.add(StageCall(name), OPEN if name is StageName.EXPORT else TO_DO)
@@ -154,12 +154,12 @@ class Plan:
                 self.add(StageCall(StageName.REGISTER), TO_DO)
 
     def add(self, call: StageCall, state: str) -> None:
-        """One more stage, timed by past nights."""
+        """Append a stage with the minutes that it took in past nights."""
         seconds = 0.0 if state == CACHED or call.stage in UNTIMED else self.usual(call)
         self.stages.append(Planned(call, state, seconds and round(seconds / 60, 4)))
 
     def usual(self, call: StageCall) -> float | None:
-        """Median seconds of the last nights that did it; None: no night has."""
+        """Median seconds over the last nights that ran it; None: no night did."""
 
         def same(done: StageCall) -> bool:
             if call == REFIT:
@@ -171,5 +171,5 @@ class Plan:
 
 
 def not_isolated(run: Run, label: str) -> AbstractContextManager[None]:
-    """What goes wrong with a model while planning ends the plan: there is no journal to keep it in."""
+    """An error of one model ends the plan: there is no journal to record it in."""
     return nullcontext()

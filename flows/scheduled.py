@@ -7,7 +7,7 @@ from prefect.states import Failed
 
 from flows.orchestration.schedules import Schedule, schedules
 from flows.prepare import prepare
-from flows.tasks import conducted, flow_run, name_of_run
+from flows.tasks import conduct_as_flow, flow_run, name_of_run
 from pipeline.core.errors import OURS, SettingsError
 from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
@@ -24,7 +24,7 @@ def scheduled(schedule: str, home: str, overrides: list[str] | None = None) -> A
         place, night = recorded(schedule, home)
         wanted = [*night.overrides, *allowed(overrides)]
         run = prepare(night.dataset, night.recipe, night.data, str(place.root), wanted)
-        return conducted(run.model_copy(update={"flow_run_id": flow_run.id}), None)
+        return conduct_as_flow(run.model_copy(update={"flow_run_id": flow_run.id}))
     except OURS as error:  # said for people; a traceback would only hide it
         return Failed(message=masked(str(error)), data=error)
 

@@ -1,4 +1,4 @@
-"""How a night's budget is spent on searches: in turns, by successive halving over the families."""
+"""Successive halving: how a night's budget is divided among the searches of its families."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,39 +13,39 @@ from pipeline.stages import search
 from pipeline.storage import journal, lake
 
 
-def search_in_turns(
+def successive_halving(
     run: Run,
     step: Step,
     parts: Path,
     fitted: Mapping[str, Path],
-    alone: Callable[[Run, str], AbstractContextManager],
+    isolate: Callable[[Run, str], AbstractContextManager],
 ) -> Iterator[tuple[str, Path, bool]]:
-    """The labels searched, the best first, with the search's folder, and whether it found better than the first fit.
+    """Search in rounds. Yields label, the search's folder, and whether it improved on the first fit, best first.
 
-    Every round has an equal part of the time, shared equally by the families in it; the better half, by the best
-    figure on valid so far, go on to the next (Jamieson and Talwalkar, AISTATS 2016), so the last one searches alone.
+    Every round has an equal part of the time, which its families share equally. The better half, by the best metric
+    on valid so far, continue in the next round (Jamieson and Talwalkar, AISTATS 2016); the last one searches alone.
     """
     racing = [label for label in fitted if label in run.settings.models and run.settings.models[label].search]
     rounds = math.ceil(math.log2(len(racing))) + 1 if racing else 0
     found: dict[str, Path] = {}
 
-    def promise(label: str) -> float:
-        figures = [lake.info(fitted[label]).get("valid")]
-        figures += [lake.info(found[label])["best"]["figure"]] if label in found else []
-        return max((figure for figure in figures if figure is not None), default=-math.inf)
+    def best_so_far(label: str) -> float:
+        values = [lake.info(fitted[label]).get("valid")]
+        values += [lake.info(found[label])["best"]["figure"]] if label in found else []
+        return max((value for value in values if value is not None), default=-math.inf)
 
     starters = len(racing)
     for number in range(rounds):
-        racing = sorted(racing, key=promise, reverse=True)[: math.ceil(starters / 2**number)]
+        racing = sorted(racing, key=best_so_far, reverse=True)[: math.ceil(starters / 2**number)]
         seconds = max(budget.spare(run, racing[0], lake.info(fitted[racing[0]])["seconds"]), 0)
         if number and not seconds:
             break
         journal.say(f"round {number + 1} of {rounds}: {seconds / (rounds - number):.0f} s for {', '.join(racing)}")
         for label in racing:
-            with alone(run, f"search {label}"):
-                turn = seconds / (rounds - number) / len(racing)
+            with isolate(run, f"search {label}"):
+                share = seconds / (rounds - number) / len(racing)
                 call = StageCall(StageName.SEARCH, label)
-                found[label] = step(call, search.search_model, run, parts, label, fitted[label], turn)
-    for label in sorted(found, key=promise, reverse=True):
+                found[label] = step(call, search.search_model, run, parts, label, fitted[label], share)
+    for label in sorted(found, key=best_so_far, reverse=True):
         journal.note(run, f"search {label}: {search.words_of(found[label])}")
         yield label, found[label], lake.info(found[label])["better"]

@@ -9,11 +9,11 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from prefect.task_engine import TaskRunTimeoutError
 
-from flows import nightly as line
+from flows.conductor import conduct
 from flows.orchestration.artifacts import show
 from flows.orchestration.cleanup import end_flow_runs
 from flows.orchestration.fallback import Reporting
@@ -79,19 +79,20 @@ def nightly(
     """A file of interactions becomes audited top-N tables; see the artifacts for what came of it."""
     try:
         run = prepare(dataset, recipe, data, home, overrides, run_id, until)
-        return conducted(run.model_copy(update={"flow_run_id": flow_run.id}), until)
+        by_hand = None if deployment.id else overrides  # those of a deployment are the same every night
+        return conduct_as_flow(run.model_copy(update={"flow_run_id": flow_run.id}), until, by_hand)
     except OURS as error:  # said for people; a traceback would only hide it
         return Failed(message=masked(str(error)), data=error)
 
 
-def conducted(run: Run, until: str | None) -> Any:
-    """The night, with its tasks, logs, artifacts and tags; the state it ends in, whose result is the outcome."""
+def conduct_as_flow(run: Run, until: str | None = None, overrides: list[str] | None = None) -> Any:
+    """Run the night with tasks, logs, artifacts and tags. Returns the state it ends in; its result is the outcome."""
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
     step, told = Reporting(run, as_task), None
     try:
         with progress.watched_by(Echo(progress.watcher)):
-            outcome = line.conduct(run, step, until, at_start=lambda: end_flow_runs(run))
+            outcome = conduct(run, step, until, at_start=lambda: end_flow_runs(run), overrides=overrides)
     finally:
         with suppress(Exception):  # for looking only: it must not replace what came of the night
             if not step.lost:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from flows import nightly as line
+from flows.conductor import conduct
 from flows.prepare import prepare
 from flows.step import Stopped
 from pipeline.config.run import Run
@@ -62,7 +62,7 @@ def measure(name: str, protocol: dict[str, Any], home: Home, n_seeds: int | None
         run = prepare(protocol["dataset"], str(FOLDER / f"{name}.toml"), None, str(home.root), overrides)
         journal.say(f"{name}, seed {seed}: {protocol['title']}")
         fits: dict[str, Path] = {}
-        line.conduct(run, partial(keeping, fits), "select")
+        conduct(run, partial(keeping, fits), "select")
         rows += figures(run, protocol, seed, fits)
         path_of(home, name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path_of(home, name), json.dumps(rows, indent=1))

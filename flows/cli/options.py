@@ -1,17 +1,10 @@
-"""Commands and options of nightrecs, with an example of each. Imports nothing heavy: --help answers at once."""
+"""Every command: its handler, options and examples. Imports nothing heavy, so --help answers at once."""
 
 import argparse
-import difflib
-import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
 
-from flows.cli.options_house import add_house
-from flows.cli.options_operate import add_operating
-from pipeline.core.terminal import plain
+from flows.cli.parser import Command, Parser, Version, commands_of
 from pipeline.stages import LINE
 
-USAGE = 2
 STAGES = " ".join(LINE)
 EPILOG = """examples:
   nightrecs run                                      a night on the built-in synthetic sample
@@ -20,89 +13,46 @@ EPILOG = """examples:
   nightrecs recommend sample u0001
   nightrecs sql sample "select * from leaderboard where split = 'test'"
 
-exit codes: 0 done, 1 crashed (doctor: something is broken), 2 usage, configuration or unreadable input,
+exit codes: 0 done, 1 crashed (doctor: a check failed), 2 usage, configuration or unreadable input,
 3 a check refused to publish (status: not healthy), 4 another run holds the lock, 128+n on signal n.
-Data goes to stdout, talk to stderr. `nightrecs COMMAND --help` has examples of each."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that knows what was probably meant."""
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse does it, but what a command doesn't know is told by that command, with the nearest option."""
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            of = _commands(self).get(getattr(options, "command", None), self)
-            known = [name for name in of._option_string_actions if name.startswith("--")]
-            hints = [nearest(word.split("=")[0], known) for word in unknown if word.startswith("-")]
-            of.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
-        return options
-
-    def error(self, message: str) -> NoReturn:
-        """Print one readable paragraph and exit 2."""
-        if ": invalid choice: " in message:
-            wrong, _, known = message.partition(": invalid choice: ")[2].partition(" (choose from ")
-            words = known.removesuffix(")").replace("'", "").split(", ")
-            wrong = wrong.strip("'\"")
-            message = f"there is no {wrong!r}" + (nearest(wrong, words) or f"; there are: {', '.join(words)}")
-        message = plain(message)
-        print(f"{self.prog}: {message}\nSee `{self.prog} --help`.", file=sys.stderr)
-        raise SystemExit(USAGE)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean …?`, or nothing where no known word is near."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+Data goes to stdout, messages to stderr. `nightrecs COMMAND --help` has examples of each command."""
 
 
 def build_parser() -> Parser:
     """All commands and options."""
     common = Parser(add_help=False)
     common.add_argument(
-        "--debug",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="show a traceback when something fails",
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback when something fails"
     )
     common.add_argument(
         "--home",
         default=argparse.SUPPRESS,
-        help="folder for everything written (else NIGHTRECS_HOME, else the checkout, or for an installed package the "
-        "current folder where it is a home, else the data folder of the user)",
+        help="folder for everything that is written (default: NIGHTRECS_HOME, else the checkout; for an installed "
+        "package, the current folder if it is a home, else the user's data folder)",
     )
-    as_json = Parser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON")
-    raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
-        prog="nightrecs", epilog=EPILOG, formatter_class=raw, parents=[common],
+        prog="nightrecs", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common],
         description="Every night, a file of user-item interactions becomes audited top-N lists in SQL tables.",
     )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-
-    def command(name: str, help: str, *examples: str, json: bool = True, more: str = "") -> Parser:
-        epilog = "\n".join([*([more, ""] if more else []), "examples:", *(f"  nightrecs {e}" for e in examples)])
-        parents = [common, as_json] if json else [common]
-        return commands.add_parser(
-            name, help=help, description=help, epilog=epilog, formatter_class=raw, parents=parents
-        )
-
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
+    command = commands_of(parser, common)
     _add_run(command)
-    _add_looking(command)
-    add_operating(command)
-    add_house(command)
-    _add_care(command)
+    _add_queries(command)
+    _add_maintenance(command)
+    _add_scheduling(command)
+    _add_diagnostics(command)
     return parser
 
 
-def _add_run(command: Any) -> None:
+def _add_run(command: Command) -> None:
     run = command(
-        "run", "run the nightly flow now",
+        "flows.cli.run:run_night", "run the nightly flow now",
         "run", "run ml-latest-small --data ~/ml-latest-small", "run ./my.toml --until split --no-prefect",
         "run sample --set models.mf.epochs=2 --set split.kind=leave_one_out",
         "run ml-latest-small --data ~/ml-latest-small --plan", "run --plan --json",
         more="exit codes: 0 published or stopped, 1 crashed, 2 settings or input, 3 a check refused to publish,\n"
         "4 another run holds the lock, 130 Ctrl-C, 143 SIGTERM",
+        name="run",
     )  # fmt: skip
     run.add_argument(
         "dataset",
@@ -111,10 +61,12 @@ def _add_run(command: Any) -> None:
         help="a shipped data set, or the path of a TOML (default: the built-in sample)",
     )
     run.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML (default: nightly)")
-    run.add_argument("--data", help="folder of the source files (else $NIGHTRECS_DATA/<name>, else the TOML's folder)")
+    run.add_argument(
+        "--data", help="folder of the source files (default: $NIGHTRECS_DATA/<name>, else the TOML's folder)"
+    )
     run.add_argument("--until", choices=STAGES.split(), metavar="STAGE", help=f"stop after a stage: {STAGES}")
     run.add_argument(
-        "--plan", action="store_true", help="only say what the night would do and how long it may take; changes nothing"
+        "--plan", action="store_true", help="print what the night would do and how long it may take; change nothing"
     )
     run.add_argument("--no-prefect", action="store_true", help="run in this process, without reporting to Prefect")
     run.add_argument(
@@ -129,89 +81,209 @@ def _add_run(command: Any) -> None:
         action="append_const",
         const="churn.accept=true",
         dest="overrides",
-        help="publish this night even where its lists differ more than churn.max_change allows",
+        help="publish even if the lists differ more than churn.max_change allows",
     )
     init = command(
-        "init", "look at a file of interactions, and for item titles beside it, and write a commented data set TOML",
+        "flows.cli.init:init", "inspect a file of interactions and write a commented data set TOML",
         "init ratings.csv", "init ~/data/plays.tsv.gz --output plays.toml --force", "init ratings.csv --output -",
-        json=False,
+        json=False, home=False,
+        more="Item titles are looked for in the files next to it.",
     )  # fmt: skip
     init.add_argument("csv", metavar="CSV", help="csv, tsv, dat, txt or parquet, also .gz and .zst")
-    init.add_argument("--output", metavar="FILE", help="where to (default: ./<name>.toml; - is stdout)")
-    init.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    init.add_argument("--output", metavar="FILE", help="file to write (default: ./<name>.toml; - is stdout)")
+    init.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 
-def _add_looking(command: Any) -> None:
-    command("datasets", "list the shipped data sets", "datasets")
-    command("recipes", "list the shipped recipes", "recipes --json")
-    command("models", "list the model families and their hyperparameters", "models")
-    for name, help, what, example in (
-        ("recommend", "a user's published recommendations", "user", "u0001"),
-        ("similar", "items similar to an item", "item", "b0001"),
-    ):
-        look = command(name, help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json")
-        look.add_argument("dataset")
-        look.add_argument(what, help=f"{what} id, as in the source")
-        look.add_argument("-n", type=int, default=20, help="how many (default: 20)")
-    explain = command(
-        "explain", "what the published model thinks of an item for a user, and what of their history says so",
-        "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",
-        more="Linear models and iALS: what each item of the history adds. Models with biases: their terms.\n"
-        "The champion is explained as it was fitted on all rows, the others as they were on train.",
+def _add_queries(command: Command) -> None:
+    command("flows.cli.query:datasets", "list the shipped data sets", "datasets", home=False)
+    command("flows.cli.query:recipes", "list the shipped recipes", "recipes --json", home=False)
+    models = command(
+        "flows.cli.query:models", "list the model families and their hyperparameters",
+        "models", "models --markdown", home=False,
     )  # fmt: skip
-    explain.add_argument("dataset")
+    models.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    for name, help, what, example in (
+        ("recommend", "print a user's published recommendations", "user", "u0001"),
+        ("similar", "print the items most similar to an item", "item", "b0001"),
+    ):
+        query = command(
+            f"flows.cli.query:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
+        )
+        _add_dataset(query)
+        query.add_argument(what, help=f"{what} id, as in the source")
+        query.add_argument("-n", type=int, default=20, help="number of items (default: 20)")
+    explain = command(
+        "flows.cli.explain:explain", "explain a published model's score of an item for a user",
+        "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",
+        more="Linear models and iALS: the contribution of each item of the history. Models with biases: their terms.\n"
+        "The champion is explained as fitted on all rows, other models as fitted on train.",
+    )  # fmt: skip
+    _add_dataset(explain)
     explain.add_argument("user", help="user id, as in the source")
     explain.add_argument("item", help="item id, as in the source")
     explain.add_argument("--model", metavar="LABEL", help="another model of the published night than its champion")
-    explain.add_argument("-n", type=int, default=10, help="history items to print (default: 10; JSON has all)")
+    explain.add_argument("-n", type=int, default=10, help="number of history items (default: 10; JSON has all)")
     board = command(
-        "leaderboard", "compare the models of the published night",
+        "flows.cli.leaderboard:leaderboard", "compare the models of the published night",
         "leaderboard sample", "leaderboard sample --split valid --all --json",
     )  # fmt: skip
-    board.add_argument("dataset")
+    _add_dataset(board)
     board.add_argument("--split", choices=("valid", "test"), default="test", help="default: test")
-    board.add_argument("--all", action="store_true", help="a row a figure: every metric and cutoff, with intervals")
-    runs = command("runs", "list the nights of a data set, newest first", "runs sample", "runs sample -n 5 --json")
-    runs.add_argument("dataset")
-    runs.add_argument("-n", type=int, default=20, help="how many (default: 20)")
+    board.add_argument("--all", action="store_true", help="every metric and cutoff in a row of its own, with intervals")
+    runs = command(
+        "flows.cli.runs:runs", "list the nights of a data set, newest first", "runs sample", "runs sample -n 5 --json"
+    )
+    _add_dataset(runs)
+    runs.add_argument("-n", type=int, default=20, help="number of nights (default: 20)")
     sql = command(
-        "sql", "a read-only query on the published tables",
+        "flows.cli.query:sql", "run a read-only query on the published tables",
         "sql sample \"select * from recommendations_titled where user_id = 'u0001' order by rank\"",
         'sql sample "show tables" --json', 'sql sample "from recommendations" --output recommendations.parquet',
         'sql sample "from user_overview" --csv',
     )  # fmt: skip
-    sql.add_argument("dataset")
-    sql.add_argument("query")
-    for form, what in (("csv", "CSV, safe to open in a spreadsheet"), ("jsonl", "a JSON object a line")):
-        sql.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=what)
-    sql.add_argument("--output", metavar="FILE", help="write there: .csv, .jsonl or .parquet")
-
-
-def _add_care(command: Any) -> None:
-    status = command(
-        "status", "whether the nights of a data set are well, for people and monitors",
-        "status sample", "status sample --max-age 36 --json",
-        more="exit codes: 0 healthy; 3 the last night (one stopped by --until does not count) did not publish, or\n"
-        "the tables are older than --max-age, can't be read or were never published; 2 there is no such data set in\n"
-        "this home",
+    _add_dataset(sql)
+    sql.add_argument("query", help="one SQL statement")
+    for form, what in (("csv", "CSV, safe to open in a spreadsheet"), ("jsonl", "one JSON object per line")):
+        sql.add_argument(f"--{form}", action="store_const", const=form, dest="form", help=f"print {what}")
+    sql.add_argument("--output", metavar="FILE", help="write to FILE: .csv, .jsonl or .parquet")
+    report = command(
+        "flows.cli.report:report", "print the path of a night's report, one HTML file that needs no network",
+        "report sample", "report sample --open", "report sample --run 20261122T030000.123Z-4f2a",
+        more="A missing report is written first, also for nights that were refused, crashed or killed.",
     )  # fmt: skip
-    status.add_argument("dataset")
-    status.add_argument("--max-age", type=float, metavar="HOURS", help="oldest that the tables may be")
-    status.add_argument(
-        "--deep", action="store_true", help="compute the checksums of all published files, large ones too"
+    _add_dataset(report)
+    report.add_argument("--run", metavar="RUN_ID", help="id of a night, as `runs` lists it (default: the newest)")
+    report.add_argument("--open", action="store_true", help="open it in the browser")
+
+
+def _add_maintenance(command: Command) -> None:
+    rollback = command(
+        "flows.cli.operate:rollback", "make an earlier published night live again, atomically",
+        "rollback sample", "rollback sample --to 20261122T030000.123Z-4f2a",
+        more="Without --to: the newest kept night before the live one, except those that were rolled back from.\n"
+        "`nightrecs runs` shows which are kept. MLflow's alias champion follows. The next night publishes as usual.\n\n"
+        "exit codes: 0 done, 3 there is no earlier night or it can't be read, 4 a night is running",
+    )  # fmt: skip
+    _add_dataset(rollback)
+    rollback.add_argument("--to", metavar="RUN_ID", help="a kept night, earlier or later than the live one")
+    replay = command(
+        "flows.cli.replay:replay", "rebuild a night as of a date, into a database of its own",
+        "replay sample --as-of 2024-03-01", "replay ml-100k --as-of 1998-03-01T12:00:00+01:00 --recipe nightly",
+        more="Uses only interactions before that time, with today's settings, catalog and code, and without an\n"
+        "earlier night to compare with. The same command gives the same logical hash. It runs in this process,\n"
+        "without Prefect and MLflow, and writes warehouse/replays/DATASET/DATE-RECIPE.duckdb. The live tables, their\n"
+        "generations and the journal do not change. A replay that was killed continues when it is called again.",
+    )  # fmt: skip
+    replay.add_argument("dataset", help="a shipped data set, or the path of a TOML")
+    replay.add_argument(
+        "--as-of", required=True, metavar="DATE", help="ISO 8601 date or time, in UTC unless it has an offset"
     )
+    replay.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML")
+    replay.add_argument("--data", help="folder of the source files, as for `run`")
+    replay.add_argument("--set", action="append", metavar="KEY=VALUE", dest="overrides", help="as for `run`")
+    collect = command(
+        "flows.cli.operate:gc", "remove old generations, lake results, and MLflow runs and models",
+        "gc --dry-run", "gc sample", "gc sample --keep-lake-nights 1 --keep-days 2 --json",
+        more="Always kept: the live night and the one before it with their results, files that incremental sources\n"
+        "have read, all journals, models of kept generations. Defaults of the numbers: [keep] in the newest night's\n"
+        "settings.\n\n"
+        "exit codes: 0 done, 4 a night is running (without DATASET the other data sets are still collected)",
+    )  # fmt: skip
+    collect.add_argument("dataset", nargs="?", help="default: every data set of the home")
+    collect.add_argument("--dry-run", action="store_true", help="list what would be removed, and its size")
+    for name, what in (
+        ("generations", "number of published databases to keep"),
+        ("lake-nights", "number of nights whose lake results are kept"),
+        ("mlflow-nights", "number of nights to keep in MLflow"),
+    ):
+        collect.add_argument(f"--keep-{name}", type=int, metavar="N", help=what)
+    collect.add_argument("--keep-days", type=float, metavar="DAYS", help="keep everything that is younger")
+    forget = command(
+        "flows.cli.forget:forget", "remove one user everywhere, and exclude them from every later night",
+        "forget sample u0001", "forget sample u0001 --json",
+        more="Rebuilds published files (live, kept and replayed ones) without the user, deletes lake results,\n"
+        "rewrites kept source files and journals, and removes models that know the user from MLflow. It can't be\n"
+        "undone. Sums over many users do not change. Instead of the id, a salted hash of it is kept.\n\n"
+        "Afterwards the whole home is searched: tables and files by their fields, texts, raw bytes. Every place\n"
+        "that still has the id, or can't be read, is listed, and `status` shows it until it is cleared. A forget\n"
+        "that was killed is finished by the next run, rollback, gc or replay.\n\n"
+        "exit codes: 0 done and verified (also if repeated), 2 unknown user, 3 something could not be cleared,\n"
+        "4 a night is running",
+    )  # fmt: skip
+    _add_dataset(forget)
+    forget.add_argument("user", help="user id, as in the source")
+    forget.add_argument("--force", action="store_true", help="also accept a user that is in no table")
+
+
+def _add_scheduling(command: Command) -> None:
+    schedule = command(
+        "flows.cli.schedule:schedule", "schedule a data set's night; without a data set: list the schedules",
+        'schedule ml-latest-small --data ~/ml-latest-small --cron "0 3 * * *" --timezone Europe/Vienna',
+        'schedule ./ratings.toml --recipe best --set budget.minutes=60 --cron "30 1 * * 0"',
+        "schedule", "schedule ml-latest-small --remove",
+        more="`nightrecs up` runs the scheduled nights.",
+    )  # fmt: skip
+    schedule.add_argument("dataset", nargs="?", help="a shipped data set, or the path of a TOML")
+    schedule.add_argument("--cron", metavar="LINE", help='minute hour day month weekday, e.g. "0 3 * * *"')
+    schedule.add_argument("--timezone", default="UTC", help="of the cron line (default: UTC)")
+    schedule.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML")
+    schedule.add_argument("--data", metavar="PATH", help="folder of the source files")
+    schedule.add_argument("--max-age", type=float, metavar="HOURS", help="maximum age of the tables; `up` checks it")
+    schedule.add_argument("--set", action="append", metavar="KEY=VALUE", dest="overrides", help="as for `run`")
+    schedule.add_argument("--remove", action="store_true", help="remove the schedule of this data set")
+    up = command(
+        "flows.cli.up:up", "serve Prefect's UI, MLflow's UI and the scheduled nights on this machine, until Ctrl-C",
+        "up", "up --check", "up --prefect-port 4300 --mlflow-port 5100",
+        more="Servers listen on 127.0.0.1 only. If a port is in use, the next free one is taken. Prefect's UI asks\n"
+        "for a login: `up` prints the file that has it. Requests from pages of other origins are refused.\n\n"
+        "exit codes: 0 stopped by Ctrl-C (--check: everything answers), 1 a server ended by itself,\n"
+        "3 already up or starting (--check: something does not answer)",
+    )  # fmt: skip
+    up.add_argument("--check", action="store_true", help="print what is running, and exit")
+    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="first to try (default: 4200)")
+    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="first to try (default: 5000)")
+
+
+def _add_diagnostics(command: Command) -> None:
+    status = command(
+        "flows.cli.status:status", "check the health of a data set, for people and monitors",
+        "status sample", "status sample --max-age 36 --json",
+        more="Nights with --until, and nights with other --set values than the published night, are experiments: they\n"
+        "do not count.\n\n"
+        "exit codes: 0 healthy; 3 the last night did not publish, or the tables are older than --max-age, can't be\n"
+        "read or were never published; 2 there is no such data set in this home",
+    )  # fmt: skip
+    _add_dataset(status)
+    status.add_argument("--max-age", type=float, metavar="HOURS", help="maximum age of the tables")
+    status.add_argument("--deep", action="store_true", help="verify the checksums of all published files")
     doctor = command(
-        "doctor", "check the installation, the home and the device",
-        "doctor", "doctor --device cuda:1", "doctor --device none --json",
-        more="Quick models are fitted and scored on the CPU and on the device, and compared; with no accelerator, on\n"
-        "one thread and on all.\n\nexit codes: 0 nothing failed (there may be warnings), 1 something failed",
+        "flows.cli.doctor:doctor", "check the installation, the home and the device",
+        "doctor", "doctor --device cuda:1", "doctor --device none --json", home=False,
+        more="Fits and scores small models on the CPU and on the device, and compares them. Without an accelerator it\n"
+        "compares one thread with all threads.\n\n"
+        "exit codes: 0 no check failed (there may be warnings), 1 a check failed",
     )  # fmt: skip
     doctor.add_argument(
         "--device", default="auto", help="device to compare with the CPU (default: auto; none: skip it)"
     )
+    bench = command(
+        "flows.cli.bench:bench", "measure the published results on public data again",
+        "bench quality", "bench quality --only P2,P4 --seeds 1", "bench quality --json",
+        "bench quality --only P2 --markdown",
+        more="Each protocol is a night that ends before anything is published. Finished fits are kept: an interrupted\n"
+        "bench continues where it stopped.",
+    )  # fmt: skip
+    bench.add_argument("what", choices=("quality",), help="quality: the protocols of flows/quality")
+    bench.add_argument("--only", metavar="P1,P2", help="only these protocols")
+    bench.add_argument("--seeds", type=int, metavar="N", help="only the first N seeds of each")
+    bench.add_argument("--markdown", action="store_true", help="also write the tables into flows/quality/README.md")
+    completion = command(
+        "flows.cli.completion:completion", "print a shell completion script",
+        "completion bash", "completion zsh", json=False, home=False,
+        more='Activate it: eval "$(nightrecs completion bash)"',
+    )  # fmt: skip
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
 
 
-def _commands(parser: argparse.ArgumentParser) -> dict[Any, Any]:
-    """The parser of each command."""
-    groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    return dict(groups[0].choices) if groups else {}
+def _add_dataset(parser: Parser) -> None:
+    parser.add_argument("dataset", help="name of a data set, or the path of its TOML")

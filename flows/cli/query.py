@@ -1,4 +1,4 @@
-"""The commands that only look: what there is, and what was published."""
+"""Commands that only read: shipped data sets, recipes and models; published lists; SQL."""
 
 import sys
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.storage import reader
 
-LEAFED_THROUGH = 100_000  # ids compared with one that is unknown
+COMPARED_IDS = 100_000  # an unknown id is compared with at most so many
 
 
 def datasets(options: Any) -> None:
@@ -34,18 +34,16 @@ def recipes(options: Any) -> None:
 
 def models(options: Any) -> None:
     """The families and their hyperparameters."""
-    from pipeline.models import MODELS
+    from pipeline.models import describe  # imports torch
 
-    records = [
-        {"family": name, "hyperparameter": key, "default": field.default, "meaning": field.description}
-        for name, family in MODELS.items()
-        for key, field in family.Config.model_fields.items()
-    ]
-    show(records, options)
+    if options.markdown:
+        print(describe.markdown(), end="")
+    else:
+        show(describe.all_hyperparameters(), options)
 
 
 def recommend(options: Any) -> None:
-    """A user's list, with titles."""
+    """A user's published list, with titles."""
     found = query(
         options,
         "select rank, item_id, title, score, source, model from recommendations_titled "
@@ -58,7 +56,7 @@ def recommend(options: Any) -> None:
 
 
 def similar(options: Any) -> None:
-    """An item's nearest items, with titles."""
+    """The items most similar to an item, with titles."""
     found = query(
         options,
         "select rank, similar_item_id, similar_title, score, model from similar_items_titled "
@@ -67,12 +65,12 @@ def similar(options: Any) -> None:
     )
     if found.is_empty():
         require(options, "item")
-        print(f"the model knows no items similar to {options.item!r}", file=sys.stderr)
+        print(f"the model has no items similar to {options.item!r}", file=sys.stderr)
     show(found, options)
 
 
 def sql(options: Any) -> None:
-    """Whatever one asks; the connection can't write, read files or change its settings."""
+    """Run any query. The connection can't write, read files or change its settings."""
     found = query(options, options.query, {})
     if options.form or options.output:
         output.write(found, options.form, options.output)
@@ -81,7 +79,7 @@ def sql(options: Any) -> None:
 
 
 def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
-    """Run a query on the live tables."""
+    """Rows of a query on the live tables. UnreadableInput if there are none."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     if not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
@@ -90,13 +88,13 @@ def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
 
 
 def require(options: Any, kind: str) -> None:
-    """UnreadableInput, with the nearest ids, where the published tables don't know the user (or item) asked for."""
+    """Raise UnreadableInput, with the nearest ids, if the requested user (or item) is not in the published tables."""
     wanted = getattr(options, kind)
     if query(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}).height:
         return
     near = query(
         options,
-        f"select id from (select {kind}_id as id from {kind}s limit {LEAFED_THROUGH}) "
+        f"select id from (select {kind}_id as id from {kind}s limit {COMPARED_IDS}) "
         "where levenshtein(lower(id), lower($id)) <= greatest(1, length($id) // 3) "
         "order by levenshtein(lower(id), lower($id)), id limit 3",
         {"id": wanted},

@@ -11,7 +11,7 @@ import os
 import shutil
 from typing import Any
 
-from flows import nightly as line
+from flows.conductor import conduct
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused, SettingsError
@@ -45,7 +45,7 @@ def replay(options: Any) -> None:
             pass  # a user who is being forgotten must not come back
     with lock(work, dataset, run.run_id, "replay"):
         listed = set_up(again, home)
-    line.conduct(again, line.plainly)
+    conduct(again)
     with lock(work, dataset, run.run_id, "replay"):
         if forgotten_users.read(home, dataset) != listed:
             delete(work.root)

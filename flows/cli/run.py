@@ -1,4 +1,4 @@
-"""`nightrecs run`: through Prefect where it answers, else in this process; one line for both."""
+"""`nightrecs run`: a night as a Prefect flow, or in this process if Prefect is not available; and its plan."""
 
 import atexit
 import json
@@ -10,26 +10,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flows import nightly as line
+from flows.conductor import conduct
 from flows.orchestration import subprocesses
 from flows.orchestration.api_access import close_the_door
 from flows.prepare import prepare, say_where
+from flows.step import plainly
+from pipeline.config import loader
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.errors import OURS, Refused
-from pipeline.core.redaction import without_user
+from pipeline.core.redaction import masked, without_user
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.storage import journal, reader
 
 STARTUP_SECONDS = 60
 RETRIES, REQUEST_SECONDS = 2, 20
-"""Of a request to Prefect, which its default tries for a minute: a night must not wait long for one that is gone."""
+"""Limits of a request to Prefect. Its default retries for a minute, too long when Prefect is gone."""
 
 
 def run_night(options: Any) -> int:
-    """Run a night and print what to do with it; with `--plan`, only say what it would do."""
+    """Run a night and print how to read its result; with `--plan`, only print what it would do."""
     if options.plan:
-        from flows.cli.plan import show_plan
-
-        return show_plan(options)
+        show_plan(options)
+        return 0
     say_where(options.home)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
     journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
@@ -37,18 +39,18 @@ def run_night(options: Any) -> int:
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
         "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
     }  # fmt: skip
-    with shown(options.json):
+    with live_line(options.json):
         if options.no_prefect:
-            outcome = line.conduct(run, line.plainly, options.until)
+            outcome = conduct(run, plainly, options.until, overrides=options.overrides)
         else:
             run, outcome = with_prefect(run, arguments)
-    close(run, outcome, options.json)
+    show_result(run, outcome, options.json)
     return 0
 
 
 @contextmanager
-def shown(as_json: bool) -> Iterator[None]:
-    """Show how far each stage is, where there is a terminal; rich is only imported then."""
+def live_line(as_json: bool) -> Iterator[None]:
+    """Show the progress of each stage in a terminal; rich is imported only then."""
     if as_json or not sys.stderr.isatty():
         yield
         return
@@ -59,9 +61,9 @@ def shown(as_json: bool) -> Iterator[None]:
 
 
 def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
-    """Run as a Prefect flow; where Prefect can't be had, say so and run the same line without it.
+    """Run as a Prefect flow; if Prefect is not available, say so and run the same line without it.
 
-    Returns the night that ended, and its outcome: where Prefect is lost on the way, another one goes on.
+    Returns the night that ended, and its outcome. If Prefect is lost during the night, a second night finishes it.
     """
     configure(run)
     atexit.register(end_quietly)  # before Prefect registers its own, so that it runs after them
@@ -79,7 +81,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         begun = run.run_id in journal.run_ids(run.home, run.dataset)
         if not begun:
             journal.say(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
-            return run, line.conduct(run, line.plainly, arguments["until"])
+            return run, conduct(run, plainly, arguments["until"], overrides=arguments["overrides"])
         outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
         from flows.orchestration.fallback import let_go, of_prefect
 
@@ -87,31 +89,31 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         if not ended and not of_prefect(error):
             raise
         let_go()
-        if outcome == "refused":  # what Prefect could not be told
+        if outcome == "refused":  # which Prefect did not record
             record = journal.read_run(run.home, run.dataset, run.run_id)
             raise Refused(str(record["reason"]), journal.ids_of(record)) from None
         journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
-        return (run, outcome) if ended else go_on_without(run, arguments["until"])
+        return (run, outcome) if ended else go_on_without(run, arguments)
 
 
-def go_on_without(run: Run, until: str | None) -> tuple[Run, str]:
-    """A night of its own that finds the finished stages in the lake."""
+def go_on_without(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
+    """Start a new night without Prefect. It finds the finished stages in the lake."""
     now = utcnow()
     run_id = new_run_id(now, journal.run_ids(run.home, run.dataset))
     again = run.model_copy(update={"run_id": run_id, "started_at": now})
     journal.say(f"going on without it as night {run_id}")
-    return again, line.conduct(again, line.plainly, until)
+    return again, conduct(again, plainly, arguments["until"], overrides=arguments["overrides"])
 
 
 def configure(run: Run) -> None:
-    """Prefect's settings that the user has not set; before it is imported."""
+    """Defaults for Prefect's settings; call before Prefect is imported. Values set by the user stay."""
     for name, value in {
         "PREFECT_HOME": str(run.home.prefect),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # tracebacks are for the UI
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # tracebacks go to the UI
         "PREFECT_CLIENT_MAX_RETRIES": str(RETRIES),
         "PREFECT_API_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
         "DO_NOT_TRACK": "1",
@@ -120,18 +122,18 @@ def configure(run: Run) -> None:
 
 
 def end_quietly() -> None:
-    """DuckDB's binding lists on stderr what Prefect's threads still hold while Python ends; that is for nobody."""
+    """Close stderr: at exit DuckDB's binding prints what Prefect's threads still hold, which helps no user."""
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def answers(api: str) -> bool:
-    """Whether a Prefect API is there."""
+    """Whether a Prefect API answers."""
     return subprocesses.answers(f"{without_user(api).rstrip('/')}/health")
 
 
-def close(run: Run, outcome: str, as_json: bool) -> None:
-    """The closing lines: where the tables are and the SQL to try."""
+def show_result(run: Run, outcome: str, as_json: bool) -> None:
+    """The last lines of a night: where the tables are, and commands to try."""
     record = journal.read_run(run.home, run.dataset, run.run_id)
     live = run.home.live(run.dataset)
     if as_json:
@@ -144,7 +146,7 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
     with reader.open_live(run.home, run.dataset) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
-    nightrecs = "nightrecs" if shutil.which("nightrecs") else os.path.relpath(sys.argv[0])
+    nightrecs = "nightrecs" if shutil.which("nightrecs") else "python -m flows.cli"
     where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"
     journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
     quoted = str(user).replace("'", "''")
@@ -159,3 +161,56 @@ def close(run: Run, outcome: str, as_json: bool) -> None:
             f"{rejected:,} source lines were rejected, each with its reason:\n"
             f'  {nightrecs}{where} sql {run.dataset} "select file, line, reason, raw from rejected_rows"'
         )
+
+
+def show_plan(options: Any) -> None:
+    """Print the plan. Settings and input are checked as at the start of a night."""
+    from flows.plan import Plan  # imports torch
+
+    o = options
+    run = prepare(o.dataset, o.recipe, o.data, o.home, o.overrides, until=o.until, look_only=True)
+    plan = Plan(run, o.until).stages
+    stages = [{"stage": each.call.title, "state": each.state, "minutes": each.minutes} for each in plan]
+    timed = [stage["minutes"] for stage in stages if stage["minutes"] is not None]
+    names = sorted(name for name in os.environ if name.startswith("NIGHTRECS_") and name not in loader.NOT_KEYS)
+    answer = {
+        "dataset": run.dataset, "recipe": run.settings.recipe,
+        "overrides": [masked(each) for each in (*(f"{n}={os.environ[n]}" for n in names), *(o.overrides or []))],
+        "data": str(run.data), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
+        "until": o.until, "budget_minutes": run.settings.budget.minutes,
+        "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "stages": stages,
+    }  # fmt: skip
+    print(json.dumps(answer, indent=1) if o.json else plan_text(answer))
+
+
+def plan_text(answer: dict[str, Any]) -> str:
+    """The plan as text."""
+    from flows.plan import CACHED, OPEN
+
+    budgeted = answer["budget_minutes"] is not None
+    lines = [f"night of {answer['dataset']}, recipe {answer['recipe']}"]
+    lines += [f"  set      {override}" for override in answer["overrides"]]
+    lines += [f"  reads    {answer['data']}", f"  writes   {answer['tables']}, and the journal and lake next to it"]
+    lines += [f"  budget   {answer['budget_minutes']:g} minutes"] if budgeted else []
+    for stage in answer["stages"]:
+        minutes, searches = stage["minutes"], budgeted and StageCall.parse(stage["stage"]).stage is StageName.SEARCH
+        usual = "rest of the budget" if searches else "not timed yet" if minutes is None else in_minutes(minutes)
+        lines.append(f"  {stage['stage']:<28} {stage['state']:<7} {'' if stage['state'] == CACHED else usual}".rstrip())
+    if any(stage["state"] == OPEN for stage in answer["stages"]):
+        lines.append("open: an earlier stage decides")
+    return "\n".join([*lines, total_text(answer)])
+
+
+def total_text(answer: dict[str, Any]) -> str:
+    """The expected time of the whole night, as far as past nights have timed its stages."""
+    to_do = [stage["minutes"] for stage in answer["stages"] if stage["minutes"] != 0]
+    untimed = answer["untimed"]
+    if untimed and len(to_do) == untimed:
+        return "total time unknown: no past night has timed these stages"
+    rest = f"; not included: {untimed} stages that no past night has timed" if untimed else ""
+    return f"in total {in_minutes(answer['minutes'])}{rest}"
+
+
+def in_minutes(minutes: float) -> str:
+    """`0.5 min`, or `under 0.1 min`."""
+    return f"{minutes:.1f} min" if minutes >= 0.05 else "under 0.1 min"

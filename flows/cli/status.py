@@ -1,13 +1,14 @@
-"""`nightrecs status`: one data set's health, for people and for monitors."""
+"""`nightrecs status`: the health of one data set, for people and monitors."""
 
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from flows.cli.output import show
-from pipeline.config.run import utcnow
+from pipeline.config.run import moment_of, utcnow
 from pipeline.core.errors import Held, UnreadableInput, with_ids
 from pipeline.core.paths import Home
 from pipeline.core.terminal import as_json, show_line
@@ -20,10 +21,12 @@ from pipeline.storage.lock import lock_holder
 
 HEALTHY, UNHEALTHY = 0, 3
 SHOWN = 5  # rejected lines
+WIDTH = 60  # characters of a rejected line that are shown
+LONGEST = 160  # characters of a problem that are shown
 
 
 def status(options: Any) -> int:
-    """Print it; exit code 0 healthy, 3 not."""
+    """Print the health; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     answer = health(home, dataset, live_run_id(home, dataset), options.deep)
     answer |= about_tables(home, dataset) | {"rejected": None}
@@ -42,7 +45,7 @@ def status(options: Any) -> int:
 
 
 def about_tables(home: Home, dataset: str) -> dict[str, Any]:
-    """What the live file says of itself; all None where there is none, or where it can't be read."""
+    """Age and size of the live tables; all None if there are none, or if they can't be read."""
     answer = dict.fromkeys(["generated_at", "age_hours", "rows", "users", "items", "last_timestamp"])
     try:
         with reader.open_live(home, dataset) as con:
@@ -50,21 +53,24 @@ def about_tables(home: Home, dataset: str) -> dict[str, Any]:
             about = con.sql("select rows, users, items, last_timestamp from interactions_summary").pl()
     except (warehouse.DatabaseError, Held, ValueError):  # UnreadableInput is a ValueError
         return answer
-    age = round((utcnow() - made).total_seconds() / 3600, 2)
+    made = made or moment_of(live_run_id(home, dataset) or "")  # tables without a single recommendation have no time
+    age = round((utcnow() - made).total_seconds() / 3600, 2) if made else None
     return answer | about.row(0, named=True) | {"generated_at": made, "age_hours": age}
 
 
 def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> dict[str, Any]:
-    """Live night, last night that counts, who runs now; `problems` says what is not well.
+    """The live night, the last night that counts, the running night, and `problems`.
 
-    `deep` computes the checksums of all published files.
+    Nights that were stopped and failed experiments do not count. `deep` verifies the checksums of all published files.
     """
     nights = [journal.read_run(home, dataset, run_id) for run_id in journal.run_ids(home, dataset)]
     if not nights and not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
     holder = lock_holder(home.lock(dataset))
     running = holder is not None and bool(nights) and nights[-1].get("outcome") == "running"
-    counted = [n for n in (nights[:-1] if running else nights) if n.get("outcome") != "stopped"]
+    usual = next((n.get("overrides") for n in reversed(nights) if n.get("outcome") == "published"), None)
+    ended = nights[:-1] if running else nights
+    counted = [n for n in ended if n.get("outcome") != "stopped" and not is_failed_experiment(n, usual)]
     last = counted[-1] if counted else {}
     outcome, reason, ids, problems = last.get("outcome"), last.get("reason"), journal.ids_of(last), []
     if outcome == "running":
@@ -98,13 +104,24 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     }  # fmt: skip
 
 
+def is_failed_experiment(night: dict[str, Any], usual: list[str] | None) -> bool:
+    """Whether a night failed that was meant to stop early (`--until`), or had other `--set` values than `usual`.
+
+    `usual`: the overrides of the last night that published. A night that is run by cron with the same `--set` every
+    time is not an experiment.
+    """
+    if night.get("outcome") == "published":
+        return False
+    return bool(night.get("until")) or bool(night.get("overrides") and night["overrides"] != usual)
+
+
 def changed(home: Home, dataset: str, deep: bool) -> list[str]:
     """How published files differ from what was published."""
     live = home.live(dataset)
     if not live.exists():
         return []
     found = [
-        f"{log.name} is next to {live.name}: somebody opened it for writing, and what that holds is what readers see; "
+        f"{log.name} is next to {live.name}: a client opened it for writing, and readers see what it wrote; "
         "the next night sets it aside"
         for log in checksums.logs(live)
     ]
@@ -117,7 +134,10 @@ def changed(home: Home, dataset: str, deep: bool) -> list[str]:
 
 
 def rejected(file: Path) -> dict[str, Any] | None:
-    """How many lines a night rejected, the first ones, and the SQL for all: a night that publishes has a table."""
+    """Number of lines that a night rejected, the first ones, and the SQL for all of them.
+
+    A night that publishes has them in the table `rejected_rows`.
+    """
     if not file.is_file():
         return None
     lines = pl.scan_parquet(file).select("file", "line", "column", "reason", "raw")
@@ -126,7 +146,7 @@ def rejected(file: Path) -> dict[str, Any] | None:
 
 
 def unreadable(live: Path) -> str | None:
-    """Why a published file can't be opened; None where it can."""
+    """Why a published file can't be opened; None if it can."""
     try:
         reader.open_file(live).close()
     except (warehouse.DatabaseError, Held) as error:
@@ -135,7 +155,7 @@ def unreadable(live: Path) -> str | None:
 
 
 def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
-    """Commands to type."""
+    """Commands to run next."""
     start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
     name = shlex.quote(options.dataset)
     if answer["healthy"]:
@@ -144,11 +164,17 @@ def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
     return steps if answer["running"] else [*steps, f"{start} run {shlex.quote(runnable(options.dataset))}"]
 
 
+def shortened(raw: str) -> str:
+    """The start of a source line, on one line."""
+    text = " ".join(raw[: 2 * WIDTH].split())
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 2]} …"
+
+
 def describe(answer: dict[str, Any], options: Any) -> None:
-    """For people."""
+    """Print the health as text."""
     show_line(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
     for problem in answer["problems"]:
-        show_line(f"  ! {problem}")
+        show_line(f"  ! {textwrap.shorten(problem, LONGEST, placeholder=' …')}")
     if answer["age_hours"] is not None:
         show_line(f"live     {answer['live']}, by {answer['champion']}, {answer['age_hours']} hours old")
         if back := answer["rolled_back"]:
@@ -161,9 +187,13 @@ def describe(answer: dict[str, Any], options: Any) -> None:
     if answer["running"]:
         show_line(f"running  {answer['lock']}")
     if answer["rollback_target"]:
-        show_line(f"before   {answer['rollback_target']}, to which `rollback` would go")
+        show_line(f"before   {answer['rollback_target']}, the target of `rollback`")
     if found := answer["rejected"]:
-        show_line(f"rejected {found['rows']:,} lines of its source; all of them, by DuckDB: {found['sql']}")
-        show([{**line, "raw": line["raw"][:60]} for line in found["first"]], options)
+        show_line(f"rejected {found['rows']:,} lines of its source, the first ones:")
+        show(
+            [{**line, "file": Path(line["file"]).name, "raw": shortened(line["raw"])} for line in found["first"]],
+            options,
+        )
+        show_line(f"         all of them, in DuckDB: {found['sql']}")
     for step in answer["next"]:
         show_line(f"next     {step}")

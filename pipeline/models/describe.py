@@ -142,6 +142,20 @@ def hyperparameters(config: type[ModelConfig]) -> list[dict[str, str]]:
     ]
 
 
+def all_hyperparameters() -> list[dict[str, Any]]:
+    """One record per hyperparameter of every family: family, hyperparameter, default, meaning."""
+    return [
+        {
+            "family": name,
+            "hyperparameter": key,
+            "default": "required" if field.is_required() else field.get_default(call_default_factory=True),
+            "meaning": field.description,
+        }
+        for name, family in MODELS.items()
+        for key, field in family.Config.model_fields.items()
+    ]
+
+
 def default_of(config: type[ModelConfig], name: str) -> str:
     """A default as TOML writes it; `unset` for None, `required` where there is none."""
     field = config.model_fields[name]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flows import nightly as line
 from flows.cli import bench
 from pipeline.config.settings import ERRORS
 from pipeline.core.errors import SettingsError
@@ -56,18 +55,18 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
         (tmp_path / f"{name}.toml").write_text(RECIPE)
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     monkeypatch.chdir(tmp_path)
-    return Namespace(only=None, seeds=None, json=True, home=str(tmp_path / "home"))
+    return Namespace(only=None, seeds=None, json=True, markdown=False, home=str(tmp_path / "home"))
 
 
 def test_an_interrupted_bench_goes_on_where_it_was(small, monkeypatch, capsys):
-    conduct = line.conduct
+    conduct = bench.conduct
 
     def interrupted(run, step, until):
         if run.settings.seed == 2:
             raise KeyboardInterrupt
         return conduct(run, step, until)
 
-    monkeypatch.setattr(line, "conduct", interrupted)
+    monkeypatch.setattr(bench, "conduct", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench.bench(small)
     home = Home(Path(small.home))
@@ -75,7 +74,7 @@ def test_an_interrupted_bench_goes_on_where_it_was(small, monkeypatch, capsys):
     assert {row["seed"] for row in first} == {1}, "a seed that is done is kept"
     capsys.readouterr()
 
-    monkeypatch.setattr(line, "conduct", conduct)
+    monkeypatch.setattr(bench, "conduct", conduct)
     bench.bench(small)
     told = capsys.readouterr()
     results = json.loads(told.out)

@@ -14,8 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows.cli import ELSEWHERE, Parser, build_parser, main
-from flows.cli import query as look
+from flows.cli import Parser, build_parser, main
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.storage import journal, warehouse
 from pipeline.storage.lock import lock
@@ -54,12 +53,12 @@ def test_every_command_has_help_and_examples_that_parse(name: str):
         if action.option_strings:
             assert action.help, f"{name} {action.option_strings} has no help"
     printed = parser.format_help()
-    assert "--home" in printed and ("--json" in printed) == (name != "init")
+    assert "--home" in printed and ("--json" in printed) == (name not in ("init", "completion"))
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_every_command_has_code_behind_it(name: str):
-    module, _, function = ELSEWHERE.get(name, f"flows.cli.query:{name}").partition(":")
+    module, _, function = commands()[name].get_default("handler").partition(":")
     assert callable(getattr(__import__(module, fromlist=[function]), function))
 
 
@@ -311,7 +310,7 @@ def test_a_crash_is_exit_1_and_debug_shows_where(monkeypatch, capsys):
     def broken(options):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(look, "datasets", broken)
+    monkeypatch.setattr("flows.cli.query.datasets", broken)
     assert main(["datasets"]) == 1
     told = capsys.readouterr().err
     assert "ZeroDivisionError: oh" in told and "--debug" in told and "Traceback" not in told
@@ -385,11 +384,11 @@ def test_a_signal_that_whoever_started_us_ignores_stays_ignored(monkeypatch):
     """As nohup does with SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr(look, "datasets", lambda options: os.kill(os.getpid(), signal.SIGHUP))
+        monkeypatch.setattr("flows.cli.query.datasets", lambda options: os.kill(os.getpid(), signal.SIGHUP))
         assert main(["datasets"]) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-    monkeypatch.setattr(look, "datasets", lambda options: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("flows.cli.query.datasets", lambda options: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["datasets"]) == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

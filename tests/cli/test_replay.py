@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows import nightly as line
 from flows.cli import replay
+from flows.step import plainly
 from pipeline.core.errors import SettingsError
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.storage import forgotten_users, journal, operation_log
@@ -84,10 +84,10 @@ def test_files_of_earlier_nights_that_are_gone_take_part(tmp_path, monkeypatch, 
 def test_a_killed_replay_goes_on_and_ends_the_same(four_nights, monkeypatch, capsys):
     data, _ = four_nights
     whole = replayed(data, capsys)["logical_hash"]
-    conduct = line.conduct
+    conduct = replay.conduct
     words = ("replay", str(data.folder / "tiny.toml"), "--recipe", str(data.folder / "cheap.toml"), "--as-of", AS_OF)
     with monkeypatch.context() as patch:
-        patch.setattr(line, "conduct", lambda run, step: conduct(run, interrupted(step)))
+        patch.setattr(replay, "conduct", lambda run: conduct(run, interrupted(plainly)))
         assert data.command(*words) == 130
     (work,) = data.home.replays("tiny").glob(".*")
     capsys.readouterr()
@@ -117,14 +117,14 @@ def test_forgotten_users_are_in_no_replay_not_even_one_that_runs(four_nights, mo
     again = replayed(data, capsys)
     assert data.ask("select count(*) as n from users", Path(again["tables"]))["n"].item() == 20
 
-    conduct = line.conduct
+    conduct = replay.conduct
 
-    def meanwhile(run, step):
-        outcome = conduct(run, step)
+    def meanwhile(run):
+        outcome = conduct(run)
         forgotten_users.add(data.home, "tiny", "u01")
         return outcome
 
-    monkeypatch.setattr(line, "conduct", meanwhile)
+    monkeypatch.setattr(replay, "conduct", meanwhile)
     words = ("replay", str(data.folder / "tiny.toml"), "--recipe", str(data.folder / "cheap.toml"))
     assert data.command(*words, "--as-of", "2023-11-21") == 3
     assert "was forgotten while the replay ran" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import mlflow
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError

@@ -17,7 +17,7 @@ from pipeline.core.paths import CHECKOUT
 NOWHERE = "http://127.0.0.1:9"
 """A tracking server that is not there: nights without MLflow take a second, not ten."""
 PRELOADED = [
-    "flows.cli", "flows.cli.run", "flows.nightly", "pipeline.tracking.nights", "pipeline.stages.audit", "pipeline.stages.clean",
+    "flows.cli", "flows.cli.run", "flows.conductor", "pipeline.tracking.nights", "pipeline.stages.audit", "pipeline.stages.clean",
     "pipeline.stages.encode", "pipeline.stages.evaluate", "pipeline.stages.export", "pipeline.stages.ingest",
     "pipeline.stages.publish", "pipeline.stages.select", "pipeline.stages.split", "pipeline.stages.track",
     "pipeline.stages.train", "torch._dynamo",

@@ -50,8 +50,8 @@ class Nights:
     def sample(self) -> str:
         """Run id of the sample's night; what Prefect would be told of it is recorded, without Prefect."""
         os.environ.setdefault("PREFECT_HOME", str(self.folder / "prefect"))
-        from flows import nightly as line
         from flows import tasks
+        from flows.cli import run as run_command
         from flows.orchestration import artifacts
         from pipeline.core.paths import Home
         from pipeline.storage import journal
@@ -64,7 +64,7 @@ class Nights:
             self.artifacts.append(key)
 
         recipe = str(HERE / "sample.toml")
-        with replaced(tasks, task=task), replaced(line, plainly=tasks.as_task):
+        with replaced(tasks, task=task), replaced(run_command, plainly=tasks.as_task):
             code, text = self.command("run", "sample", "--recipe", recipe, "--no-prefect", "--json")
         assert code == 0
         self.answer = json.loads(text)

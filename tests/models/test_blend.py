@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from flows import nightly as line
+from flows import conductor as line
 from pipeline.core.stage_call import StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.models import ncf
 from pipeline.models.conformance import checkerboard, scores

@@ -6,7 +6,7 @@ from statistics import mean
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.schemas import tables

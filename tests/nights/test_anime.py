@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config import loader
 from pipeline.datasets import anime_like

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from pipeline.core import fault_injection
 from pipeline.core.fault_injection import POINTS, Planted, fault, planted
 from pipeline.core.filesystem import is_full

@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.cli import main
 from flows.prepare import prepare
 from pipeline.core.errors import Refused, SettingsError

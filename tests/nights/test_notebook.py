@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.notebook import Published
 from flows.prepare import prepare
 from pipeline.core.errors import UnreadableInput

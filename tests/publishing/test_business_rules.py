@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.publishing import Export
 from pipeline.core.errors import UnreadableInput

@@ -68,7 +68,7 @@ def test_text_of_the_data_is_no_markup():
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
-    from flows import nightly as line
+    from flows import conductor as line
     from tests.support.published_nights import Dataset
 
     without_mlflow(monkeypatch)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.models.serialization import load
 from pipeline.reporting import data_profile

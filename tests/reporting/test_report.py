@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.cli import main
 from flows.prepare import prepare
 from pipeline.core.errors import Refused

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.core.paths import CHECKOUT
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.cli import main
 from flows.prepare import prepare
 from pipeline.config.run import Run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from flows import nightly as line
+from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageName

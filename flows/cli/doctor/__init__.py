@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flows.cli.doctor import home as doctor_home
+from flows.cli.doctor import home as home_checks
 from flows.cli.doctor import installation
 from pipeline.core.paths import Home
 
@@ -51,7 +51,7 @@ def examine(home: Home, device: str = "none") -> Iterator[Finding]:
     """All checks, in order. One that stumbles is a failure itself, not the end of the others."""
     checks: dict[str, Check] = {
         **installation.CHECKS,
-        **doctor_home.CHECKS,
+        **home_checks.CHECKS,
         "device": lambda _: parity(device),
     }
     for name, check in checks.items():

@@ -1,0 +1,111 @@
+"""Runs a command: dispatch, errors as one readable paragraph, exit codes, signals."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from flows.cli.options import build_parser
+from pipeline.core import child_processes
+from pipeline.core.errors import Held, Locked, Refused, SettingsError, UnreadableInput
+from pipeline.core.filesystem import ADVICE, is_full
+from pipeline.core.redaction import masked
+from pipeline.core.terminal import plain
+
+DONE, CRASHED, USAGE, REFUSED, LOCKED = range(5)
+FOR_LIBRARIES = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads of torch would spin and starve other processes
+    # Polars keeps freed memory for some seconds and reuses it: fetching new pages costs a quarter of the CPU time
+    "_RJEM_MALLOC_CONF": "narenas:1,oversize_threshold:0,dirty_decay_ms:5000,muzzy_decay_ms:5000",
+}
+"""Environment variables that torch and Polars read when they are loaded. Values set by the user stay."""
+
+
+class Terminated(BaseException):
+    """A signal ended the process. The night's journal is closed while this exception propagates."""
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    options = build_parser().parse_args(argv)
+    debug = getattr(options, "debug", False)
+    options.home = getattr(options, "home", None)
+    if options.home:
+        os.environ["NIGHTRECS_HOME"] = str(options.home)
+    for name, value in FOR_LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    child_processes.share()
+    try:
+        with signals_raised():
+            return execute(options)
+    except KeyboardInterrupt:
+        print("nightrecs: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Terminated as end:
+        print(f"nightrecs: {end}", file=sys.stderr)
+        return 128 + end.number
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it flushes stdout at exit
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if debug:
+            print(plain(masked(traceback.format_exc())), file=sys.stderr)
+        from pipeline.core.errors import with_ids  # imports polars
+
+        code = exit_code(error)
+        crash = f"{type(error).__name__}: " if code == CRASHED else ""
+        message = with_ids(f"nightrecs: {crash}{error}", getattr(error, "ids", None))
+        print(plain(masked(message)), file=sys.stderr)
+        if code == CRASHED and is_full(error):
+            print(ADVICE, file=sys.stderr)
+        elif code == CRASHED and not debug:
+            print("This should not happen. Add --debug to see where it did.", file=sys.stderr)
+        return code
+
+
+def execute(options: Any) -> int:
+    """Import the command's module and call its handler."""
+    if options.needs_home:
+        from pipeline.core.paths import Home
+        from pipeline.storage import home_identity
+
+        home_identity.check(Home.resolve(options.home))
+    module, _, name = options.handler.partition(":")
+    code = getattr(importlib.import_module(module), name)(options)
+    sys.stdout.flush()  # a closed pipe shows here, not at exit
+    return code or DONE
+
+
+@contextmanager
+def signals_raised() -> Iterator[None]:
+    """Raise Terminated on SIGTERM and SIGHUP, unless the parent process ignores them (nohup)."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise Terminated(number)
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def exit_code(error: Exception) -> int:
+    """The documented exit code of an error."""
+    if isinstance(error, SettingsError | UnreadableInput):
+        return USAGE
+    if isinstance(error, Refused):
+        return REFUSED
+    return LOCKED if isinstance(error, Locked | Held) else CRASHED

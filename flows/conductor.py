@@ -1,0 +1,73 @@
+"""Conducts a night: takes the lock, repairs what earlier nights left, runs the line, records how it ended."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from flows import outcome
+from flows.nightly import night
+from flows.step import Step, Stopped, plainly, stopping
+from pipeline.config.run import Run
+from pipeline.core.errors import Naming, Refused
+from pipeline.core.filesystem import is_full
+from pipeline.core.redaction import masked
+from pipeline.maintenance.rollback import finish_forgetting
+from pipeline.storage import journal
+from pipeline.storage.generations import live_run_id, restore_live
+from pipeline.storage.lock import lock
+
+
+def conduct(
+    run: Run,
+    step: Step = plainly,
+    until: str | None = None,
+    at_start: Callable[[], Any] | None = None,
+    overrides: Sequence[str] | None = None,
+) -> str:
+    """Run one night from lock to outcome: `published` or `stopped`. Raises Refused, Locked, or the error that ended it.
+
+    `at_start` is called once the lock is held and nights that never ended are closed. `until` and `overrides` (the
+    KEY=VALUE that a user set for this run) go into the journal: `status` recognizes experiments by them.
+    """
+    with lock(run.home, run.dataset, run.run_id):
+        restored = restore_live(run.home, run.dataset, run.run_id)
+        closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
+        for stale, ended in closed.items():
+            journal.say(f"night {stale} never ended; it is closed as {ended}")
+        outcome.end_stale_in_mlflow(run, list(closed))
+        open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
+        journal.open_run(run)
+        special = {"until": until, "overrides": [masked(each) for each in overrides or []]}
+        if any(special.values()):
+            journal.update_run(run, **{key: value for key, value in special.items() if value})
+        for line in restored:
+            journal.note(run, f"warning: {line}")
+        for line in open_forgets:
+            journal.note(run, f"warning: a user who is to be forgotten is still there: {line}")
+        try:
+            if at_start:
+                at_start()
+            night(run, stopping(step, until))
+        except Stopped:
+            journal.close_run(run, "stopped", f"--until {until}")
+            if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":
+                return "stopped"
+        except Refused as reason:
+            with suppress(OSError):
+                journal.close_run(run, "refused", str(reason), reason.ids)
+            outcome.end_in_mlflow(run, "refused")
+            outcome.report_shortly(run)
+            outcome.tell(run, "refused", str(reason))
+            raise
+        except BaseException as error:
+            ended = "published" if live_run_id(run.home, run.dataset) == run.run_id else "crashed"
+            with suppress(OSError):  # a full disk; the next night closes this one
+                journal.keep_traceback(run)
+                ids = error.ids if isinstance(error, Naming) else None
+                journal.close_run(run, ended, f"{type(error).__name__}: {error}".rstrip(": "), ids)
+            if isinstance(error, Exception) and not is_full(error):  # the sender of a signal waits
+                outcome.report_shortly(run)
+            outcome.tell(run, ended, f"{type(error).__name__}: {error}".rstrip(": "))
+            raise
+        outcome.end_in_mlflow(run, "published")
+    return "published"

@@ -1,0 +1,58 @@
+"""`nightrecs status`: which nights count, and that its lines stay short."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from flows.cli import status
+from pipeline.core.paths import Home
+
+
+def home_with(folder: Path, *nights: dict) -> Home:
+    """A home whose journal has these nights of `tiny`, one per hour; nothing is published."""
+    home = Home(folder)
+    for hour, night in enumerate(nights):
+        run_id = f"20261122T{hour:02d}0000.000Z-0000"
+        at = home.journal("tiny") / run_id / "run.json"
+        at.parent.mkdir(parents=True)
+        at.write_text(json.dumps({"run_id": run_id, "dataset": "tiny", "recipe": "nightly", **night}))
+    return home
+
+
+@pytest.mark.parametrize(
+    ("night", "counts"),
+    [
+        ({"outcome": "crashed"}, True),
+        ({"outcome": "refused"}, True),
+        ({"outcome": "crashed", "until": "train"}, False),
+        ({"outcome": "refused", "overrides": ["models.mf.epochs=2"]}, False),
+        ({"outcome": "refused", "overrides": ["seed=1"]}, True),  # as the published night: cron, not an experiment
+        ({"outcome": "published", "overrides": ["models.mf.epochs=2"]}, True),
+        ({"outcome": "stopped", "until": "train"}, False),
+    ],
+)
+def test_failed_experiments_do_not_count(tmp_path: Path, night: dict, counts: bool):
+    home = home_with(tmp_path, {"outcome": "published", "overrides": ["seed=1"]}, night)
+    found = status.health(home, "tiny", None)
+    assert found["last_night"].startswith("20261122T01" if counts else "20261122T00")
+    failed = any("did not publish" in problem for problem in found["problems"])
+    assert failed == (counts and night["outcome"] != "published")
+
+
+def test_the_first_night_counts_even_with_overrides_if_nothing_is_published(tmp_path: Path):
+    home = home_with(tmp_path, {"outcome": "crashed", "overrides": ["seed=1"]})
+    assert "nothing is published yet" in status.health(home, "tiny", None)["problems"]
+
+
+def test_lines_are_short_whatever_the_source_has(tmp_path: Path, capsys):
+    home = home_with(tmp_path, {"outcome": "refused", "reason": "rejected: " + "raw line " * 200})
+    answer = status.health(home, "tiny", None) | {"age_hours": None, "next": []}
+    row = {"file": "/a/long/way/to/" + "x" * 200 + "/a.csv", "line": 1, "column": "rating", "reason": "not_a_number"}
+    raw = "a,\tb\n" + "y" * 9000
+    answer["rejected"] = {"rows": 1, "first": [{**row, "raw": raw}], "sql": "from 'rejected_rows.parquet'"}
+    status.describe(answer, Namespace(json=False))
+    told = capsys.readouterr().out
+    assert "NOT HEALTHY" in told and "a.csv" in told and "a, b y" in told
+    assert max(map(len, told.splitlines())) <= 170
