@@ -10,6 +10,7 @@ from flows import outcome as ending
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
 from pipeline.config.settings import FLOOR
+from pipeline.core.console import log
 from pipeline.core.errors import Naming, Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.stage_call import StageCall, StageName
@@ -102,7 +103,7 @@ def conduct(run: Run, step: Step = plainly, until: str | None = None, at_start: 
         restored = restore_live(run.home, run.dataset, run.run_id)
         closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
         for stale, outcome in closed.items():
-            journal.say(f"night {stale} had never ended; it is closed as {outcome}")
+            log.info(f"night {stale} had never ended; it is closed as {outcome}")
         ending.end_stale_in_mlflow(run, list(closed))
         open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
         journal.open_run(run)

@@ -17,10 +17,9 @@ from flows import nightly as line
 from flows.orchestration.artifacts import show
 from flows.orchestration.cleanup import end_flow_runs
 from flows.orchestration.fallback import Reporting
-from flows.orchestration.logs import Echo
+from flows.orchestration.prefect_logs import leave_out_completed
 from flows.prepare import prepare
 from pipeline.config.run import Run, utcnow
-from pipeline.core import progress
 from pipeline.core.errors import OURS
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import OF_MODELS, StageCall, StageName
@@ -89,9 +88,9 @@ def conducted(run: Run, until: str | None) -> Any:
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
     step, told = Reporting(run, as_task), None
+    leave_out_completed()
     try:
-        with progress.watched_by(Echo(progress.watcher)):
-            outcome = line.conduct(run, step, until, at_start=lambda: end_flow_runs(run))
+        outcome = line.conduct(run, step, until, at_start=lambda: end_flow_runs(run))
     finally:
         with suppress(Exception):  # for looking only: it must not replace what came of the night
             if not step.lost:

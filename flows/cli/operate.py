@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.cli.output import show
 from pipeline.config.publishing import Keep
+from pipeline.core.console import log
 from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
@@ -23,9 +24,9 @@ def rollback(options: Any) -> None:
     home, dataset = known(options)
     with between_nights(home, dataset, "rollback"):
         entry = roll_back(home, dataset, options.to)
-        journal.say(f"{home.live(dataset)} is that of night {entry['to']} again (was {entry['from']})")
+        log.info(f"{home.live(dataset)} is that of night {entry['to']} again (was {entry['from']})")
         entry["mlflow"] = track.follow_live(home, dataset)
-    journal.say(f"MLflow: {entry['mlflow']}")
+    log.info(f"MLflow: {entry['mlflow']}")
     if options.json:
         print(json.dumps(entry, indent=1))
 

@@ -2,12 +2,13 @@
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.core.progress import say_once
+from pipeline.core.console import log_once
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -100,4 +101,4 @@ def set_aside(path: Path) -> Path | None:
 def free_name(path: Path) -> None:
     """Set a folder aside that lies where a file is to be written."""
     if path.is_dir() and (aside := set_aside(path)):
-        say_once(f"{path} is a folder, not a file; it is set aside as {aside.name}")
+        log_once(f"{path} is a folder, not a file; it is set aside as {aside.name}", logging.INFO)

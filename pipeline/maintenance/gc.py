@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.publishing import Keep
+from pipeline.core.console import log
 from pipeline.core.errors import Locked
 from pipeline.core.paths import Home
 from pipeline.maintenance.rollback import next_target
@@ -123,7 +124,7 @@ def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], befo
     try:
         return cleanup.leftovers(home, dataset, newest, generations, before)
     except Exception as error:  # MLflow is a view: what else may go does not wait for it
-        journal.say(f"nothing is removed from MLflow: {type(error).__name__}: {error}")
+        log.info(f"nothing is removed from MLflow: {type(error).__name__}: {error}")
         return []
 
 

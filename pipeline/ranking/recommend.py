@@ -1,17 +1,16 @@
 """How lists are made: who serves whom, masks and rules, tiles of bounded memory."""
 
-import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.core.console import log
 from pipeline.models.base import Recommender
 from pipeline.models.ops.topk import largest
 from pipeline.ranking.pruned_topk import HEAD, DotProducts
 from pipeline.training.interactions import History
 
-log = logging.getLogger(__name__)
 TILE_BYTES = 256 * 2**20  # of scores at once
 CPU_TILE_BYTES = 24 * 2**20  # above 32 MB malloc gives fresh pages to every tile, which is slow
 DOT_TILE = 8192  # users at once where dot products are pruned

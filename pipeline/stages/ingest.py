@@ -46,7 +46,7 @@ def read_source(run: Run) -> Path:
             for number, (_, digest) in enumerate(source.order):
                 parts.append(reader.part(digest, number))
                 rows += parts[-1][1].ledger.get(Reason.KEPT, 0)
-                progress.watcher.at("file", number + 1, len(source.order), rows=rows)
+                progress.listener().advance("file", number + 1, len(source.order), rows=rows)
             reader.concatenate(parts, [name for name, _ in source.order])
             results = [result for _, result in parts]
             report = _report(results, dict(source.order), source.data_hash)

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config.dataset import Feedback
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import item_tables
 from pipeline.reporting import data_profile
@@ -52,7 +53,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
     journal.update_run(run, profile=folder)
     before, after = lake.info(folder)["shapes"]["raw"], lake.info(folder)["shapes"]["clean"]
     if after["rows"] < before["rows"]:
-        journal.say(f"  of {in_words(before)}, {in_words(after)} take part")
+        log.info(f"  of {in_words(before)}, {in_words(after)} take part")
     return folder
 
 

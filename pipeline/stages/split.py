@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.config.dataset import Published
 from pipeline.config.run import Run
 from pipeline.config.settings import Split
+from pipeline.core.console import log
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import published_split, split_checks, splitters
@@ -61,7 +62,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     built = lake.build(run, spec(run, encoded), write)
     info = lake.info(built)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
-    journal.say(f"  {in_words(info)}")
+    log.info(f"  {in_words(info)}")
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,

@@ -1,6 +1,7 @@
 """What each night did: the truth about it. Plain JSON lines, appended and synced; published files embed it."""
 
 import json
+import logging
 import os
 import re
 import time
@@ -14,7 +15,8 @@ import polars as pl
 
 from pipeline.config.run import Run, moment_of, utcnow
 from pipeline.core import progress
-from pipeline.core.errors import Ids, with_ids
+from pipeline.core.console import log, log_once
+from pipeline.core.errors import Ids
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
@@ -22,6 +24,9 @@ from pipeline.core.redaction import masked
 from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
 from pipeline.storage import state_files
+
+WARNING = "warning: "
+"""How the text of a note begins that is a warning."""
 
 
 def folder(run: Run) -> Path:
@@ -54,15 +59,15 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     """Time a stage; the block may set rows_in, rows_out, skipped and stage, its name, in the dict it gets."""
     record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
     started = time.perf_counter()
-    progress.watcher.begin(name)
+    progress.listener().begin(name)
     try:
         yield record
     finally:
-        progress.watcher.end()
+        progress.listener().end()
     seconds = round(time.perf_counter() - started, 3)
     append(run, tables.STAGES, [{**record, "seconds": seconds}])
     rows = f"{record['rows_out']:>12,} rows" if record["rows_out"] is not None else " " * 17
-    say(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
+    log.info(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
 
 
 def used(run: Run, result: Path) -> None:
@@ -72,13 +77,17 @@ def used(run: Run, result: Path) -> None:
 
 
 def note(run: Run, text: str, ids: Ids | None = None) -> None:
-    """Something a person should know of this night: in the journal, notes.jsonl, and said. The text has no ids."""
+    """Log a message and keep it in notes.jsonl. A text that begins with `warning: ` is a warning.
+
+    The text must not contain ids; pass them as `ids`, so that a user can be forgotten.
+    """
     kept = _kept(run.home, run.dataset, ids)
     with (folder(run) / "notes.jsonl").open("a") as file:
         if file.tell():
             file.write("\n")  # a torn last line must not take the next one with it
         file.write(json.dumps({"text": masked(text), "ids": kept}) + "\n")
-    say(text, ids)
+    level = logging.WARNING if text.startswith(WARNING) else logging.INFO
+    log.log(level, text.removeprefix(WARNING), extra={"ids": ids})
 
 
 def notes(home: Home, dataset: str, run_id: str) -> list[str]:
@@ -109,11 +118,6 @@ def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
     for entry in record.get("reason_ids") or []:
         found.setdefault(entry["column"], []).append(entry["value"])
     return found
-
-
-def say(text: str, ids: Ids | None = None) -> None:
-    """Talk goes to stderr; stdout is for data. Ids go to the terminal only, not into Prefect's logs."""
-    progress.say(text, with_ids("", ids))
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -235,7 +239,7 @@ def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
     """Of records that keep the contract; the others are counted and left out."""
     rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
     if wrong := len(records) - len(rows):
-        progress.say_once(f"warning: {wrong} records of the journal's {table.name} are damaged and left out")
+        log_once(f"{wrong} records of the journal's {table.name} are damaged and left out")
     frame = pl.DataFrame(rows, schema=table.schema, orient="row")
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 

@@ -75,8 +75,8 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
     """
     target = folder_of(run, spec)
     with journal.stage(run, spec.call.title) as record:
-        if progress.watcher.watches and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
-            progress.watcher.rows(rows)
+        if progress.listener().shows_epochs and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
+            progress.listener().rows(rows)
         skipped = is_complete(target)
         if not skipped:
             target = _write(run, spec, write)
