@@ -16,7 +16,7 @@ from pipeline.maintenance import gc as collector
 from pipeline.maintenance.rollback import between_nights, roll_back
 from pipeline.stages import track
 from pipeline.storage import journal, operation_log
-from pipeline.storage.garbage import Leftover
+from pipeline.storage.garbage import Garbage
 
 
 def rollback(options: Any) -> None:
@@ -71,7 +71,7 @@ def _collect(home: Home, dataset: str, options: Any) -> list[dict[str, Any]]:
     return [_as_record(leftover) for leftover in found]
 
 
-def _as_record(leftover: Leftover) -> dict[str, Any]:
+def _as_record(leftover: Garbage) -> dict[str, Any]:
     return {"kind": leftover.kind, "bytes": leftover.bytes, "name": leftover.name}
 
 

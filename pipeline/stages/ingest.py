@@ -38,7 +38,7 @@ def read_source(run: Run) -> Path:
     dataset, layer = run.settings.dataset, run.home.lake(run.dataset) / LAYER
     source = look_at(run)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         scratch = _scratch(layer)
         try:
             reader = Parts(run, folder, scratch, {digest: name for name, digest in source.present.items()})
@@ -146,7 +146,7 @@ def _scratch(layer: Path) -> Path:
     return scratch
 
 
-def _report(results: list[FileResult], files: dict[str, str], data_hash: str) -> lake.Report:
+def _report(results: list[FileResult], files: dict[str, str], data_hash: str) -> lake.StageResult:
     ledger: Counter[str] = Counter()
     for result in results:
         ledger.update(result.ledger)
@@ -156,7 +156,7 @@ def _report(results: list[FileResult], files: dict[str, str], data_hash: str) ->
         "data_hash": data_hash, "files": files, "reject_rate": _reject_rate(results), "rescanned": rescanned,
         "rejects": {reason: n for reason, n in ledger.most_common() if reason not in (Reason.KEPT, *LEFT_OUT)},
     }  # fmt: skip
-    return lake.Report(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
+    return lake.StageResult(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
 
 
 def _reject_rate(results: list[FileResult]) -> float:
@@ -165,7 +165,7 @@ def _reject_rate(results: list[FileResult]) -> float:
     return (rows - valid) / rows if rows else 0.0
 
 
-def _gate(run: Run, folder: Path, report: lake.Report, new: list[FileResult]) -> None:
+def _gate(run: Run, folder: Path, report: lake.StageResult, new: list[FileResult]) -> None:
     """Refuse a source without rows, or with too many rejects: in all, or in tonight's new files."""
     limit = run.settings.dataset.source.max_reject_rate
     rate = max(report.info["reject_rate"], _reject_rate(new))

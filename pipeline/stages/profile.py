@@ -29,7 +29,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
     """
     feedback = run.settings.dataset.feedback
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))
         ratings = pl.read_parquet(parts / "train.parquet", columns=["rating"])["rating"].drop_nulls()
         learnt = torch.from_numpy(ratings.to_numpy(writable=True))  # (N,)
@@ -47,7 +47,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, parts: Path) -> Path:
             "popularity": {name: data_profile.per(rows, "item_id") for name, rows in both.items()},
         }
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
-        return lake.Report(rows_in=source.height, info={"shapes": described["shapes"]})
+        return lake.StageResult(rows_in=source.height, info={"shapes": described["shapes"]})
 
     folder = lake.build(run, spec(run, raw, cleaned, parts), write)
     journal.update_run(run, profile=folder)

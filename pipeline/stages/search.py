@@ -45,7 +45,7 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
     title = wanted.call.title
     told = Telling(run, title)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         limits = _limits(run, label, fitted, seconds)
         told.begin(limits.trials)
         trials, ended = search(
@@ -77,7 +77,7 @@ def search_model(run: Run, parts: Path, label: str, fitted: Path | None = None, 
             "log": [name for name, of in space.items() if not isinstance(of, Choices) and of.log],
             "searched": list(space), "seconds": round(sum(t.seconds for t in trials), 3),
         }  # fmt: skip
-        return lake.Report(rows_out=len(trials), info=info)
+        return lake.StageResult(rows_out=len(trials), info=info)
 
     folder = lake.build(run, wanted, write)
     (log.info if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")

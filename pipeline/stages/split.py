@@ -34,7 +34,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     """
     dataset, wanted, source = run.settings.dataset, run.settings.split, _published(run)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
         info, pairs = lake.info(encoded), None
         if source:
@@ -57,7 +57,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
         info |= {"kind": kind, "reason": reason, **figures}
-        return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
+        return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
     built = lake.build(run, spec(run, encoded), write)
     info = lake.info(built)

@@ -48,7 +48,7 @@ def fit_model(
         for member, first in blend_members.first_fits(run, chosen).items():
             fit_model(run, data, member, fit, first)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         title = request.spec.call.title
         told = Telling(title, request.epochs or getattr(request.config, "epochs", None))
         try:
@@ -119,7 +119,7 @@ def spec(run: Run, data: Path, label: str, *more: Any, **named: Any) -> lake.Spe
     return resolve(run, data, label, *more, **named).spec
 
 
-def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
+def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageResult:
     """Write the state of the model and of its normalizer; the report says how the fit went, and as what it is kept."""
     model = result.model
     save(model, folder)
@@ -137,7 +137,7 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
     }  # fmt: skip
     if result.finding:
         info |= {"finder": result.finding.info(), "config": {**info["config"], **result.finding.rate_used()}}
-    return lake.Report(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
+    return lake.StageResult(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
 
 
 class Telling:

@@ -8,7 +8,7 @@ from pipeline.core.filesystem import delete, size_of
 
 
 @dataclass(frozen=True)
-class Leftover:
+class Garbage:
     """One thing that nothing needs any more."""
 
     kind: str
@@ -18,6 +18,6 @@ class Leftover:
     remove: Callable[[], None] = field(repr=False, compare=False)
 
 
-def of_path(kind: str, path: Path, root: Path) -> Leftover:
+def of_path(kind: str, path: Path, root: Path) -> Garbage:
     """A file or folder, named from `root`."""
-    return Leftover(kind, str(path.relative_to(root)), size_of([path]), lambda: delete(path))
+    return Garbage(kind, str(path.relative_to(root)), size_of([path]), lambda: delete(path))

@@ -70,7 +70,7 @@ def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
     log.info(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
 
 
-def used(run: Run, result: Path) -> None:
+def record_artifact(run: Run, result: Path) -> None:
     """A night made or took a result of the lake: folders.txt, by which `gc` knows what may go."""
     with (folder(run) / "folders.txt").open("a") as file:
         file.write(f"{result.parent.name}/{result.name}\n")

@@ -49,7 +49,7 @@ class Spec:
 
 
 @dataclass
-class Report:
+class StageResult:
     """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
 
     rows_in: int | None = None
@@ -68,7 +68,7 @@ class NotYetKnown(FileNotFoundError):
         self.place = place
 
 
-def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
+def build(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
     """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes.
 
     That is completed, and journaled, as the spec that the report of `write` names, if it names one.
@@ -81,7 +81,7 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
         if not skipped:
             target = _write(run, spec, write)
         manifest = read_manifest(target)
-        journal.used(run, target)
+        journal.record_artifact(run, target)
         rows = {name: manifest[name] for name in ("rows_in", "rows_out")}
         record.update(stage=manifest["stage"], skipped=skipped, **rows)
     if ledger := manifest["ledger"]:
@@ -95,7 +95,7 @@ def folder_of(run: Run, spec: Spec) -> Path:
     return run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.call.title.replace(' ', '-')}-{spec.key}"
 
 
-def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
+def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
     """Build in a folder of our own, complete it, rename it to where it belongs."""
     target = folder_of(run, spec)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -161,7 +161,7 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def _complete(folder: Path, spec: Spec, report: Report) -> None:
+def _complete(folder: Path, spec: Spec, report: StageResult) -> None:
     """Sync all files, then write the manifest: its existence means the folder is whole."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
