@@ -1,4 +1,4 @@
-"""What can go: something at rest, its size, and how it is removed. Made by whoever knows, removed by `nightrecs gc`."""
+"""Something stored that is no longer needed, its size, and how to remove it. `nightrecs gc` removes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pipeline.core.filesystem import delete, size_of
 
 @dataclass(frozen=True)
 class Garbage:
-    """One thing that nothing needs any more."""
+    """One file, folder, model or run that is no longer needed."""
 
     kind: str
     """generation, lake, report, temporary, model (in MLflow) or run (in MLflow)."""
@@ -19,5 +19,5 @@ class Garbage:
 
 
 def of_path(kind: str, path: Path, root: Path) -> Garbage:
-    """A file or folder, named from `root`."""
+    """A file or folder; its name is relative to `root`."""
     return Garbage(kind, str(path.relative_to(root)), size_of([path]), lambda: delete(path))
