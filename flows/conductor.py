@@ -8,6 +8,7 @@ from flows import outcome
 from flows.nightly import night
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.errors import Naming, Refused
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
@@ -33,7 +34,7 @@ def conduct(
         restored = restore_live(run.home, run.dataset, run.run_id)
         closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
         for stale, ended in closed.items():
-            journal.say(f"night {stale} never ended; it is closed as {ended}")
+            log.info(f"night {stale} never ended; it is closed as {ended}")
         outcome.end_stale_in_mlflow(run, list(closed))
         open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
         journal.open_run(run)

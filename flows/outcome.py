@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.reporting import notifications
 from pipeline.storage import journal
 
@@ -11,7 +12,7 @@ def tell(run: Run, outcome: str, reason: str) -> None:
     """Send word to whoever the environment names, where a night did not go well; see pipeline/notify.py."""
     about = {"dataset": run.dataset, "run_id": run.run_id, "outcome": outcome, "home": str(run.home.root)}
     for failed in notifications.tell(f"nightrecs: the night of {run.dataset} is {outcome}: {reason}", about):
-        journal.say(failed)
+        log.info(failed)
 
 
 def report_shortly(run: Run) -> None:

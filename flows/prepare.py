@@ -9,6 +9,7 @@ from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.config.settings import Settings
 from pipeline.core import fault_injection
+from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
@@ -124,7 +125,7 @@ def say_where(option: str | None) -> None:
     if option or os.environ.get("NIGHTRECS_HOME") or from_checkout():
         return
     place, why = default_home()
-    journal.say(f"home: {place}, {why}; --home or NIGHTRECS_HOME choose another")
+    log.info(f"home: {place}, {why}; --home or NIGHTRECS_HOME choose another")
 
 
 def check_writable(home: Home) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.step import Step
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
 from pipeline.stages import search
@@ -40,7 +41,7 @@ def successive_halving(
         seconds = max(budget.spare(run, racing[0], lake.info(fitted[racing[0]])["seconds"]), 0)
         if number and not seconds:
             break
-        journal.say(f"round {number + 1} of {rounds}: {seconds / (rounds - number):.0f} s for {', '.join(racing)}")
+        log.info(f"round {number + 1} of {rounds}: {seconds / (rounds - number):.0f} s for {', '.join(racing)}")
         for label in racing:
             with isolate(run, f"search {label}"):
                 share = seconds / (rounds - number) / len(racing)

@@ -17,10 +17,9 @@ from flows.conductor import conduct
 from flows.orchestration.artifacts import show
 from flows.orchestration.cleanup import end_flow_runs
 from flows.orchestration.fallback import Reporting
-from flows.orchestration.logs import Echo
+from flows.orchestration.prefect_logs import leave_out_completed
 from flows.prepare import prepare
 from pipeline.config.run import Run, utcnow
-from pipeline.core import progress
 from pipeline.core.errors import OURS
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import OF_MODELS, StageCall, StageName
@@ -90,9 +89,9 @@ def conduct_as_flow(run: Run, until: str | None = None, overrides: list[str] | N
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
     step, told = Reporting(run, as_task), None
+    leave_out_completed()
     try:
-        with progress.watched_by(Echo(progress.watcher)):
-            outcome = conduct(run, step, until, at_start=lambda: end_flow_runs(run), overrides=overrides)
+        outcome = conduct(run, step, until, at_start=lambda: end_flow_runs(run), overrides=overrides)
     finally:
         with suppress(Exception):  # for looking only: it must not replace what came of the night
             if not step.lost:

@@ -15,6 +15,7 @@ from flows.conductor import conduct
 from flows.prepare import prepare
 from flows.step import Stopped
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
@@ -46,7 +47,7 @@ def bench(options: Any) -> None:
         try:
             measure(name, known[name], home, options.seeds)
         except UnreadableInput as error:
-            journal.say(f"{name} is left out: {error}")
+            log.info(f"{name} is left out: {error}")
     results = {name: rows for name in known if (rows := read(home, name))}
     if options.json:
         print(json.dumps(results, indent=1))
@@ -60,7 +61,7 @@ def measure(name: str, protocol: dict[str, Any], home: Home, n_seeds: int | None
     for seed in protocol["seeds"][:n_seeds]:
         overrides = [f"seed={seed}"]
         run = prepare(protocol["dataset"], str(FOLDER / f"{name}.toml"), None, str(home.root), overrides)
-        journal.say(f"{name}, seed {seed}: {protocol['title']}")
+        log.info(f"{name}, seed {seed}: {protocol['title']}")
         fits: dict[str, Path] = {}
         conduct(run, partial(keeping, fits), "select")
         rows += figures(run, protocol, seed, fits)

@@ -5,10 +5,11 @@ import sys
 from typing import Any
 
 from flows.cli.operate import known
+from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
 from pipeline.maintenance import forget as stage
 from pipeline.maintenance.rollback import between_nights
-from pipeline.storage import forgotten_users, journal
+from pipeline.storage import forgotten_users
 
 LEFT = 3
 """Exit code where the user is still somewhere, as of whatever a check refuses."""
@@ -26,13 +27,13 @@ def forget(options: Any) -> int:
             )
         outcome = stage.forget(home, dataset, options.user)
         for line in stage.finish(home, dataset, but=options.user):
-            journal.say(f"warning: another user who is to be forgotten is still there: {line}")
+            log.warning(f"another user who is to be forgotten is still there: {line}")
     if options.json:
         answer = {"dataset": dataset, "again": again, "tables": outcome.tables, **outcome.counts}
         print(json.dumps({**answer, "mlflow": outcome.mlflow, "left": outcome.left}, indent=1))
     else:
         describe(outcome)
-        journal.say(
+        log.info(
             f"Every later night of {dataset} leaves the user out (row_ledger: reason forgotten). Not reached: the "
             "source files themselves, backups, notifications, and files that readers still have open."
         )

@@ -14,7 +14,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.progress import Watcher, watched_by
+from pipeline.core.console import terminal_handler
+from pipeline.core.progress import ProgressListener, listening
 
 REFRESHES = 4  # a second
 STEPS = 8
@@ -31,7 +32,8 @@ def shown_live() -> Iterator[None]:
     if dumb or not console.is_interactive:  # TTY_INTERACTIVE and TTY_COMPATIBLE have a say
         yield
         return
-    with watched_by(LiveLine(console)):
+    line = LiveLine(console)
+    with listening(line), terminal_handler.writing_with(line.print):
         yield
 
 
@@ -66,10 +68,10 @@ class Count:
         return None if last is None or until <= since else (last - (first or 0)) / (until - since)
 
 
-class LiveLine(Watcher):
+class LiveLine(ProgressListener):
     """One line at the bottom of the terminal while a stage runs; it is gone when the stage is over."""
 
-    watches = True
+    shows_epochs = True
 
     def __init__(self, console: Console):
         self.console = console
@@ -78,9 +80,9 @@ class LiveLine(Watcher):
         self.stage, self.began, self.n_rows = "", 0.0, 0
         self.counts: dict[str, Count] = {}
 
-    def say(self, text: str, ids: str = "") -> None:
+    def print(self, text: str) -> None:
         """A line above the live one, never cut or wrapped by us."""
-        self.console.print(text + ids, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def begin(self, stage: str) -> None:
         """Show the line."""
@@ -96,8 +98,13 @@ class LiveLine(Watcher):
         """Keep them for the line."""
         self.n_rows = rows
 
-    def at(
-        self, unit: str, done: int, of: int | None, figures: Mapping[str, float] | None = None, rows: int | None = None
+    def advance(
+        self,
+        unit: str,
+        done: int,
+        total: int | None,
+        metrics: Mapping[str, float] | None = None,
+        rows: int | None = None,
     ) -> None:
         """Keep them for the line, which is drawn by its own clock, however fast they come."""
         now, counts = time.monotonic(), dict(self.counts)
@@ -105,7 +112,7 @@ class LiveLine(Watcher):
         for inner in units[units.index(unit) + 1 :] if unit in units else []:
             del counts[inner]
         old = counts.get(unit)
-        count = Count(done, of, figures or {}, *([old.steps] if old and done > old.done else []))
+        count = Count(done, total, metrics or {}, *([old.steps] if old and done > old.done else []))
         if not count.steps:  # the first unit began with the stage, or when the one around it did
             outer = [each.steps[-1][0] for name, each in counts.items() if name != unit]
             count.steps.append((max([self.began, *outer]), 0, 0))

@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.cli.output import show
 from pipeline.config.publishing import Keep
+from pipeline.core.console import log
 from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
@@ -15,7 +16,7 @@ from pipeline.maintenance import gc as collector
 from pipeline.maintenance.rollback import between_nights, roll_back
 from pipeline.stages import track
 from pipeline.storage import journal, operation_log
-from pipeline.storage.garbage import Leftover
+from pipeline.storage.garbage import Garbage
 
 
 def rollback(options: Any) -> None:
@@ -23,9 +24,9 @@ def rollback(options: Any) -> None:
     home, dataset = known(options)
     with between_nights(home, dataset, "rollback"):
         entry = roll_back(home, dataset, options.to)
-        journal.say(f"{home.live(dataset)} is that of night {entry['to']} again (was {entry['from']})")
+        log.info(f"{home.live(dataset)} is that of night {entry['to']} again (was {entry['from']})")
         entry["mlflow"] = track.follow_live(home, dataset)
-    journal.say(f"MLflow: {entry['mlflow']}")
+    log.info(f"MLflow: {entry['mlflow']}")
     if options.json:
         print(json.dumps(entry, indent=1))
 
@@ -70,7 +71,7 @@ def _collect(home: Home, dataset: str, options: Any) -> list[dict[str, Any]]:
     return [_as_record(leftover) for leftover in found]
 
 
-def _as_record(leftover: Leftover) -> dict[str, Any]:
+def _as_record(leftover: Garbage) -> dict[str, Any]:
     return {"kind": leftover.kind, "bytes": leftover.bytes, "name": leftover.name}
 
 

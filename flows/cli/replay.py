@@ -14,6 +14,7 @@ from typing import Any
 from flows.conductor import conduct
 from flows.prepare import prepare
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.core.filesystem import delete, sync
 from pipeline.core.paths import Home
@@ -38,7 +39,7 @@ def replay(options: Any) -> None:
     target = home.replays(dataset) / f"{name}.duckdb"
     work = Home(home.replays(dataset) / f".{name}")
     again = run.model_copy(update={"home_root": work.root, "as_of": as_of})
-    journal.say(f"replay {run.run_id} of {dataset} as of {as_of}, recipe {run.settings.recipe}, in {work.root}")
+    log.info(f"replay {run.run_id} of {dataset} as of {as_of}, recipe {run.settings.recipe}, in {work.root}")
 
     if forgotten_users.pending(home, dataset):
         with between_nights(home, dataset, "replay"):
@@ -63,7 +64,7 @@ def replay(options: Any) -> None:
         return
     with reader.open_file(target) as con:
         rows, last = con.sql("select rows, last_timestamp from interactions_summary").fetchall()[0]
-    journal.say(
+    log.info(
         f"\nreplayed by {record.get('champion')} from {rows:,} interactions, the last of {last}: {target}\n"
         f"logical hash {record.get('logical_hash')}; the live tables are as they were\n\nTry:\n"
         f'  duckdb -readonly {target} "from leaderboard"'

@@ -4,6 +4,7 @@ import json
 import webbrowser
 from typing import Any
 
+from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
@@ -31,4 +32,4 @@ def report(options: Any) -> None:
     outcome = journal.read_run(home, dataset, run_id)["outcome"]
     print(json.dumps({"run_id": run_id, "outcome": outcome, "report": str(path)}) if options.json else path)
     if options.open and not webbrowser.open(path.as_uri()):
-        journal.say("no browser could be started here; open the file yourself")
+        log.info("no browser could be started here; open the file yourself")

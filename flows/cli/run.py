@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.conductor import conduct
-from flows.orchestration import subprocesses
+from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import close_the_door
 from flows.prepare import prepare, say_where
 from flows.step import plainly
 from pipeline.config import loader
 from pipeline.config.run import Run, new_run_id, utcnow
+from pipeline.core.console import log
 from pipeline.core.errors import OURS, Refused
 from pipeline.core.redaction import masked, without_user
 from pipeline.core.stage_call import StageCall, StageName
@@ -34,7 +35,7 @@ def run_night(options: Any) -> int:
         return 0
     say_where(options.home)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
-    journal.say(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
+    log.info(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
     arguments = {
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
         "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
@@ -80,7 +81,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
     except Exception as error:
         begun = run.run_id in journal.run_ids(run.home, run.dataset)
         if not begun:
-            journal.say(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
+            log.info(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
             return run, conduct(run, plainly, arguments["until"], overrides=arguments["overrides"])
         outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
         from flows.orchestration.fallback import let_go, of_prefect
@@ -92,7 +93,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         if outcome == "refused":  # which Prefect did not record
             record = journal.read_run(run.home, run.dataset, run.run_id)
             raise Refused(str(record["reason"]), journal.ids_of(record)) from None
-        journal.say(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
+        log.info(f"the night is {outcome}; Prefect was lost on the way ({type(error).__name__}: {error})")
         return (run, outcome) if ended else go_on_without(run, arguments)
 
 
@@ -101,7 +102,7 @@ def go_on_without(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
     now = utcnow()
     run_id = new_run_id(now, journal.run_ids(run.home, run.dataset))
     again = run.model_copy(update={"run_id": run_id, "started_at": now})
-    journal.say(f"going on without it as night {run_id}")
+    log.info(f"going on without it as night {run_id}")
     return again, conduct(again, plainly, arguments["until"], overrides=arguments["overrides"])
 
 
@@ -119,6 +120,7 @@ def configure(run: Run) -> None:
         "DO_NOT_TRACK": "1",
     }.items():
         os.environ.setdefault(name, value)
+    os.environ.update(prefect_logs.settings(os.environ))
 
 
 def end_quietly() -> None:
@@ -141,23 +143,23 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
         print(json.dumps({**{key: record.get(key) for key in keys}, "tables": str(live)}))
         return
     if outcome != "published":
-        journal.say(f"{outcome}: {record.get('reason')}")
+        log.info(f"{outcome}: {record.get('reason')}")
         return
     with reader.open_live(run.home, run.dataset) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = "nightrecs" if shutil.which("nightrecs") else "python -m flows.cli"
     where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"
-    journal.say(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
+    log.info(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
     quoted = str(user).replace("'", "''")
-    journal.say(
+    log.info(
         f'  {nightrecs}{where} sql {run.dataset} "select rank, title, score from recommendations_titled '
         f"where user_id = '{quoted}' order by rank\"\n"
         f"  {nightrecs}{where} leaderboard {run.dataset}\n"
         f"  {nightrecs}{where} recommend {run.dataset} '{user}'"
     )
     if rejected:
-        journal.say(
+        log.info(
             f"{rejected:,} source lines were rejected, each with its reason:\n"
             f'  {nightrecs}{where} sql {run.dataset} "select file, line, reason, raw from rejected_rows"'
         )

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from flows.cli.output import show
 from flows.orchestration.schedules import Schedule, path_of, schedules
 from flows.prepare import prepare, say_where
+from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.filesystem import delete, write_atomically
 from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name
-from pipeline.storage import journal
 
 
 def schedule(options: Any) -> None:
@@ -27,7 +27,7 @@ def schedule(options: Any) -> None:
             known = ", ".join(s.name for s in schedules(home)) or "none"
             raise UnreadableInput(f"no night of {name!r} is scheduled; scheduled: {known}")
         delete(path)
-        journal.say(f"{name} is no longer scheduled; a running `nightrecs up` refuses it from now on")
+        log.info(f"{name} is no longer scheduled; a running `nightrecs up` refuses it from now on")
     else:
         record(home, options)
 
@@ -47,8 +47,8 @@ def record(home: Home, options: Any) -> None:
     path = path_of(home, run.dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, wanted.model_dump_json(indent=2))
-    journal.say(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.data}")
-    journal.say("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
+    log.info(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.data}")
+    log.info("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
 
 
 def absolute(value: str | None) -> str | None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.watch import Watch
-from flows.orchestration import api_access, deployments
+from flows.orchestration import api_access, deployments, prefect_logs
 from flows.orchestration.api_access import LOCK, standing, state
 from flows.orchestration.deployments import Api
 from flows.orchestration.schedules import Schedule, schedules
 from flows.orchestration.subprocesses import HOST, Service, answers, free_port, start, stop, wait
 from flows.prepare import check_writable, say_where
 from pipeline.core import child_processes
+from pipeline.core.console import log
 from pipeline.core.errors import Locked
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
-from pipeline.storage import home_identity, journal
+from pipeline.storage import home_identity
 from pipeline.storage.lock import lock, lock_holder
 from pipeline.tracking.server import tracking_uri
 
@@ -41,7 +42,7 @@ def up(options: Any) -> int:
         with lock(home, LOCK, "up", kind="command"):
             return stand(home, options)
     except Locked:
-        journal.say(why_not(home))
+        log.info(why_not(home))
         return NOT_WELL
     except KeyboardInterrupt:
         return 0
@@ -70,12 +71,12 @@ def stand(home: Home, options: Any) -> int:
             wait(service, logs)
             if service.name == "Prefect":
                 for text in deployments.tidy(home, api, {night.name for night in nights}):
-                    journal.say(text)
+                    log.info(text)
         due = {night.name: deployments.plan(api, night.name) for night in nights}
         urls = {service.name: service.url for service in services if service.url}
         write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
         introduce(home, urls, nights, due)
-        journal.say(f"logs     {logs}\nCtrl-C stops everything")
+        log.info(f"logs     {logs}\nCtrl-C stops everything")
         return watch(services, logs, Watch(home, nights))
     finally:
         state(home).unlink(missing_ok=True)
@@ -90,21 +91,19 @@ def hide(environment: dict[str, str]) -> None:
 
 def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dict[str, str]) -> None:
     """Say where everything is, and what runs when."""
-    journal.say(f"Prefect  {urls['Prefect']}")
+    log.info(f"Prefect  {urls['Prefect']}")
     file = api_access.file_of(home)
-    journal.say(f"         its login takes the line that is in {file}")
-    journal.say(
-        f'         other clients: PREFECT_API_URL={urls["Prefect"]}/api PREFECT_API_AUTH_STRING="$(cat {file})"'
-    )
+    log.info(f"         its login takes the line that is in {file}")
+    log.info(f'         other clients: PREFECT_API_URL={urls["Prefect"]}/api PREFECT_API_AUTH_STRING="$(cat {file})"')
     for number, link in enumerate(links(urls["MLflow"])) if "MLflow" in urls else ():
-        journal.say(f"{'' if number else 'MLflow':<8} {link}")
+        log.info(f"{'' if number else 'MLflow':<8} {link}")
     for night in nights:
-        journal.say(
+        log.info(
             f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}; "
             f"next {moment(due[night.name])}"
         )
     if not nights:
-        journal.say('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
+        log.info('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
 
 
 def links(mlflow: str) -> list[str]:
@@ -131,6 +130,7 @@ def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[l
         **child_processes.environment(),
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(home.prefect)), "PREFECT_API_URL": api.url,
         **api_access.settings(auth, api_access.origins(prefect)),
+        **prefect_logs.settings(os.environ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
         "NIGHTRECS_HOME": str(home.root),
@@ -167,7 +167,7 @@ def guard() -> list[str]:
     """Options of MLflow's server for our guard, where the installation has it."""
     if importlib.metadata.entry_points(group="mlflow.app", name=APP):
         return ["--app-name", APP]
-    journal.say("MLflow trusts pages of every port of this machine until nightrecs is installed again (make install)")
+    log.info("MLflow trusts pages of every port of this machine until nightrecs is installed again (make install)")
     return []
 
 
@@ -177,7 +177,7 @@ def watch(services: list[Service], logs: Path, nights: Watch) -> int:
         for service in services:
             assert service.process is not None
             if (code := service.process.poll()) is not None:
-                journal.say(f"{service.name} ended by itself with code {code}; see {logs}")
+                log.info(f"{service.name} ended by itself with code {code}; see {logs}")
                 return 1
         nights.look()
         time.sleep(1)

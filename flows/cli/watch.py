@@ -4,10 +4,10 @@ import time
 
 from flows.cli.status import about_tables, health
 from flows.orchestration.schedules import Schedule
+from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.reporting import notifications
-from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id
 
 SECONDS = 60
@@ -32,9 +32,9 @@ class Watch:
                 text = (
                     f"nightrecs: {night.name} is not well: {trouble}" if trouble else f"nightrecs: {night.name} is well"
                 )
-                journal.say(text)
+                log.info(text)
                 for failed in notifications.tell(text, {"dataset": night.name, "home": str(self.home.root)}):
-                    journal.say(failed)
+                    log.info(failed)
                 self.known[night.name] = trouble
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from prefect.events.worker import EventsWorker
 from prefect.task_engine import TaskRunTimeoutError
 
+from flows.orchestration import prefect_logs
 from flows.step import Step
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall
@@ -80,6 +81,7 @@ def let_go() -> None:
     """Forget what Prefect was still to be told, and log to it no more: the process would try each event for 10 s."""
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "prefect"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    prefect_logs.detach()
     with suppress(Exception):  # its own affairs, pinned in constraints.txt
         for worker in tuple(EventsWorker._instances.values()):
             with suppress(Exception):

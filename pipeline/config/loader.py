@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.base import NAME, NAME_IN_WORDS
 from pipeline.config.settings import Settings
 from pipeline.core import paths
+from pipeline.core.console import log_once
 from pipeline.core.errors import SettingsError
-from pipeline.core.progress import say_once
 from pipeline.core.suggest import nearest
 
 PREFIX = "NIGHTRECS_"
@@ -48,7 +48,7 @@ def load_settings(
             _merge(tree, _nest(keys, _value(text)), f"environment variable {name}", origin)
         else:  # of another version or another program: no reason not to run
             known = nearest(name, [*NOT_KEYS, *_variables(Settings, PREFIX)])
-            say_once(f"warning: the environment variable {name} is not known and is ignored{known}")
+            log_once(f"the environment variable {name} is not known and is ignored{known}")
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():

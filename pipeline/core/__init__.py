@@ -1,8 +1,9 @@
-"""What every package may use: errors, file operations, paths, seeds, bootstrap, progress, redaction, faults."""
+"""Shared by every package: errors, file operations, paths, seeds, bootstrap, logging, progress, redaction, faults."""
 
 __all__ = [
     "bootstrap",
     "child_processes",
+    "console",
     "errors",
     "fault_injection",
     "filesystem",

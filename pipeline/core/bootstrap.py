@@ -1,4 +1,4 @@
-"""Intervals of means over users, by resampling the users (Efron and Tibshirani 1993, ch. 13 and 16)."""
+"""Confidence intervals of means over users, by resampling users (Efron and Tibshirani 1993, ch. 13 and 16)."""
 
 import sys
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ RESAMPLES = 1000
 CHUNK = 4096  # users whose weights are in memory at once
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 KEPT, KEPT_ON_CUDA = 1 << 23, 1 << 28
-"""Draws of one resampling that are kept for the next of as many users; a byte each."""
+"""Number of cached draws, one byte each. A later call with the same number of users uses them again."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a - b over n users, its interval (of 95 % by default), and the two-sided p-value of 'there is none'."""
+    """Mean of a - b over n users, its interval (of 95 % by default), and the two-sided p-value of no difference."""
 
     value: float
     ci_low: float
@@ -30,10 +30,10 @@ class Difference:
 
 
 def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamples: int = RESAMPLES) -> Tensor:
-    """95 % percentile intervals of the column means of (U, M) values, (M, 2); equal seeds resample equally.
+    """95 % percentile intervals of the column means of (U, M) values, (M, 2); equal seeds give equal resamples.
 
-    With `counts` (U,) rows a user, values are sums over those rows, and the means are over rows. Computed on the
-    device of the values.
+    With `counts` (U,), rows per user, values are sums over those rows, and the means are over rows. Computed on the
+    device of `values`.
     """
     return torch.quantile(_means(values, counts, seed, resamples), ENDS.to(values.device), dim=0).T
 
@@ -43,13 +43,12 @@ def paired_difference(
 ) -> Difference:
     """Compare two models on the same users, (U,) each; users with NaN in either are left out.
 
-    The interval is the percentile one at `confidence`.
-
-    p = share of resampled differences, shifted to mean 0, at least as far from 0 as the observed one, one
-    counted in addition above and below.
+    The interval is the percentile interval at `confidence`. p is the share of resampled differences, shifted to
+    mean 0, that are at least as far from 0 as the observed one, with one added to numerator and denominator.
+    Raises ValueError if the shapes differ or no user is left.
     """
     if a.shape != b.shape:
-        raise ValueError(f"paired values are of the same users: {len(a):,} and {len(b):,}")
+        raise ValueError(f"paired values must be of the same users: got {len(a):,} and {len(b):,}")
     change = (a - b).double().cpu()
     change = change[~change.isnan()]
     if not len(change):
@@ -60,7 +59,7 @@ def paired_difference(
 def paired_differences(
     changes: Tensor, seed: int = 42, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> list[Difference]:
-    """The same of every column of (U, M) changes, none NaN, by one resampling of the users."""
+    """Like `paired_difference`, for each column of (U, M) changes without NaN, from one resampling of the users."""
     changes = changes.double().cpu()  # (U, M)
     mean = changes.mean(0)  # (M,)
     resampled = _means(changes, None, seed, resamples)  # (R, M)
@@ -76,8 +75,8 @@ def paired_differences(
 def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> Tensor:
     """Means of resampled users, (R, M).
 
-    A user is drawn Poisson(1) times, independently of the others: the limit of drawing U of U users, with no
-    pass over all users at once (Chamandy et al. 2012, "Estimating uncertainty for massive data streams").
+    Each user is drawn Poisson(1) times, independently of the others: the limit of drawing U of U users, without
+    a pass over all users at once (Chamandy et al. 2012, "Estimating uncertainty for massive data streams").
     """
     values, device = values.double(), values.device  # (U, M)
     counts = torch.ones(len(values), device=device) if counts is None else counts.to(device)
@@ -94,14 +93,14 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
 
 @lru_cache(maxsize=32)
 def _kept(seed: int, n: int, resamples: int, device: torch.device) -> list[Tensor]:
-    """The draws of `_drawn`: what is measured of a model, and of the next, is of the same numbers of users."""
+    """The draws of `_drawn`, cached: metrics of all models are computed over the same numbers of users."""
     return [*_drawn(seed, n, resamples, device)]
 
 
 def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[Tensor]:
     """How often each of n users is drawn in each resample, (R, up to CHUNK) uint8, chunk by chunk.
 
-    The random numbers are those of numpy on every device.
+    The random numbers come from numpy on every device.
     """
     rng = generator(seed, "bootstrap", n)
     table = torch.from_numpy(_POISSON_BYTES).to(device)  # (65536,)
@@ -118,7 +117,7 @@ def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[
 
 
 def _poisson_quantiles() -> np.ndarray:
-    """Poisson(1) at 2**16 equally likely points: a look-up is ten times faster than drawing."""
+    """Poisson(1) at 2**16 equally likely points: a lookup is ten times faster than drawing."""
     counts = np.arange(9)
     cumulative = np.cumsum(np.exp(-1) / np.cumprod(np.maximum(counts, 1)))  # P(X <= count)
     points = (np.arange(1 << 16) + 0.5) / (1 << 16)

@@ -1,4 +1,4 @@
-"""How child processes find this code: never in the current folder, where a user may have a `flows/` of their own."""
+"""Starts child processes so that they import this code, and never a `flows/` of the user's in the current folder."""
 
 import os
 import sys
@@ -13,9 +13,9 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """For child processes, and for theirs: the current folder is not searched for modules, the place of this code is.
+    """Environment for child processes and their children: this code is importable, the current folder is not searched.
 
-    An installed package is found by itself: putting site-packages first would let it hide the standard library.
+    An installed package needs no entry: site-packages first on the path could hide the standard library.
     """
     found = {**environ, "PYTHONSAFEPATH": "1"}
     if "site-packages" not in CHECKOUT.parts and "dist-packages" not in CHECKOUT.parts:
@@ -25,5 +25,5 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def share(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Set it for all processes that this one starts, those that libraries start included."""
+    """Set this environment for all processes that this one starts, including those that libraries start."""
     environ.update(environment(environ))

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 
 
 class ContractError(ValueError):
-    """A frame does not keep its contract."""
+    """A frame does not match its table's schema."""
 
 
 Ids = Mapping[str, Sequence[str]]
-"""Ids of users and items, and raw source lines, by column: what a message is about, kept out of its prose."""
+"""Ids of users and items, and raw source lines, by column: what a message is about, kept out of its text."""
 
 
 class Naming(Exception):
-    """An error whose message has no ids: they are in `ids`, so that a user can be forgotten without a text search."""
+    """An error that keeps ids in `ids`, not in its message, so that a user can be forgotten without a text search."""
 
     def __init__(self, message: str = "", ids: Ids | None = None):
         super().__init__(message)
@@ -20,33 +20,33 @@ class Naming(Exception):
 
 
 class Refused(Naming):
-    """Ran, but a check refuses to publish: exit code 3, the published tables are as they were."""
+    """The run was refused by a check: exit code 3. The published tables are unchanged."""
 
 
 class Held(RuntimeError):
-    """Another process has a published file open for writing: exit code 4. Names the process."""
+    """Another process has a published file open for writing: exit code 4. The message names the process."""
 
 
 class UnreadableInput(Naming, ValueError):
-    """Input that can't be read, or a home that can't be written: exit code 2. Names the file and what to do."""
+    """Input that cannot be read, or a home that cannot be written: exit code 2. The message says what to do."""
 
 
 def with_ids(message: str, ids: Ids | None) -> str:
     """A message and its ids, for the terminal only: `... [user_id 'u7'; item_id 'i1']`."""
-    said = "; ".join(f"{column} {', '.join(map(repr, values))}" for column, values in (ids or {}).items() if values)
-    return f"{message} [{said}]" if said else message
+    listed = "; ".join(f"{column} {', '.join(map(repr, values))}" for column, values in (ids or {}).items() if values)
+    return f"{message} [{listed}]" if listed else message
 
 
 class SettingsError(ValueError):
-    """A setting that a person can mend; the message says file, key and what to do."""
+    """An invalid setting: exit code 2. The message names the file and the key, and says what to do."""
 
 
 class Locked(RuntimeError):
-    """Another night of the same data set runs in this home."""
+    """Another run of the same data set holds the lock of this home: exit code 4."""
 
 
 class Skipped(Exception):
-    """A family can't be used on this data; the message says why."""
+    """A model family can't be used on this data. The message says why."""
 
 
 OURS = (SettingsError, Refused, UnreadableInput, Locked)

@@ -1,8 +1,8 @@
-"""Planted faults: named points of the line where a night can be killed, crashed or told that the disk is full.
+"""Fault injection: named points where tests can kill a run, raise an error or simulate a full disk.
 
-`NIGHTRECS_FAULT=publish:before_replace:kill` kills the process (SIGKILL) when it first comes to that point,
-`…:kill@3` when it comes there for the third time; `error` raises Planted, `full` raises OSError(ENOSPC). Unset,
-as it is but for tests, a point costs one look into the environment.
+`NIGHTRECS_FAULT=publish:before_replace:kill` kills the process (SIGKILL) the first time it reaches that point,
+`…:kill@3` the third time; `error` raises Planted, `full` raises OSError(ENOSPC). While the variable is unset, a point
+costs one lookup in the environment.
 """
 
 import errno
@@ -20,7 +20,7 @@ from pipeline.core.suggest import nearest
 VARIABLE = "NIGHTRECS_FAULT"
 ACTIONS = ("kill", "error", "full")
 BUILT = ("ingest", "clean", "encode", "split", "profile", "search", "train", "evaluate", "export")
-"""Stages that make a folder of the lake."""
+"""Stages that write a folder of the lake."""
 POINTS = (
     *(f"{stage}:{place}" for stage in BUILT for place in ("before_write", "before_manifest", "before_rename")),
     *(f"{stage}:after_rename" for stage in BUILT),
@@ -32,67 +32,67 @@ POINTS = (
     "publish:before_close", "publish:before_drop",
     "journal:append",
 )  # fmt: skip
-"""In the order of a night, nearly."""
+"""Roughly in the order of a run."""
 OF_FORGET = tuple(f"forget:{place}" for place in (
     "after_record", "after_list", "before_swap", "after_swap", "after_step", "before_done"
 ))  # fmt: skip
-"""Of `nightrecs forget`, which no night comes to."""
+"""Points of `nightrecs forget`, which no run reaches."""
 
-_passings: Counter[str] = Counter()
+_visits: Counter[str] = Counter()
 
 
 class Planted(RuntimeError):
-    """The error that a fault of kind `error` raises."""
+    """Raised by a fault with the action `error`."""
 
 
 def fault(point: str) -> None:
-    """Do here what NIGHTRECS_FAULT asks for; nothing where it is unset or names another point."""
+    """Apply the fault that NIGHTRECS_FAULT names, if it names this point."""
     if wanted := os.environ.get(VARIABLE):
-        _meet(point, wanted)
+        _reach(point, wanted)
 
 
 def check() -> None:
-    """Raise SettingsError where NIGHTRECS_FAULT is set and can't be read."""
+    """Raise SettingsError if NIGHTRECS_FAULT is set to something invalid."""
     if wanted := os.environ.get(VARIABLE):
         _parse(wanted)
 
 
 @contextmanager
 def planted(wanted: str) -> Iterator[None]:
-    """Plant a fault for a block of this process, passings counted from the start."""
+    """Set a fault for a block in this process; visits are counted from its start."""
     before = os.environ.get(VARIABLE)
     _parse(wanted)
-    _passings.clear()
+    _visits.clear()
     os.environ[VARIABLE] = wanted
     try:
         yield
     finally:
-        _passings.clear()
+        _visits.clear()
         os.environ.pop(VARIABLE)
         if before is not None:
             os.environ[VARIABLE] = before
 
 
 def _parse(wanted: str) -> tuple[str, str, int]:
-    """Point, action and which passing."""
+    """The point, the action, and at which visit it applies."""
     match = re.fullmatch(r"(\w+:\w+):(\w+)(?:@([1-9][0-9]{0,8}))?", wanted, re.ASCII)
     if not match:
         raise SettingsError(f"{VARIABLE}={wanted!r}: write it as point:action, e.g. publish:before_rename:kill")
-    point, action, passing = match[1], match[2], int(match[3] or 1)
+    point, action, visit = match[1], match[2], int(match[3] or 1)
     if point not in (known_points := POINTS + OF_FORGET):
         known = f"{nearest(point, known_points)}; there are: {', '.join(known_points)}"
         raise SettingsError(f"{VARIABLE}={wanted!r}: no fault point is called {point!r}{known}")
     if action not in ACTIONS:
         raise SettingsError(f"{VARIABLE}={wanted!r}: the actions are {', '.join(ACTIONS)}")
-    return point, action, passing
+    return point, action, visit
 
 
-def _meet(point: str, wanted: str) -> None:
-    where, action, passing = _parse(wanted)
+def _reach(point: str, wanted: str) -> None:
+    where, action, visit = _parse(wanted)
     if where != point:
         return
-    _passings[point] += 1
-    if _passings[point] != passing:
+    _visits[point] += 1
+    if _visits[point] != visit:
         return
     print(f"planted fault: {wanted}", file=sys.stderr, flush=True)
     if action == "kill":

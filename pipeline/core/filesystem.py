@@ -1,17 +1,18 @@
-"""File operations that several packages share: atomic writes, syncing, hashes, sizes, and how a full disk shows."""
+"""File operations: atomic writes, syncing, hashes, sizes, and the detection of a full disk."""
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.core.progress import say_once
+from pipeline.core.console import log_once
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file whole: a reader sees the old text or the new one."""
+    """Replace a small file atomically: a reader sees either the old text or the new one."""
     free_name(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:
@@ -31,13 +32,13 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def size_of(paths: Iterable[Path]) -> int:
-    """Bytes of files and folders that removing them frees: a file with another name elsewhere frees none."""
+    """Bytes that removing these files and folders frees. A file with another hard link frees none."""
     total = 0
     for path in paths:
         for file in path.rglob("*") if path.is_dir() else [path]:
@@ -47,7 +48,7 @@ def size_of(paths: Iterable[Path]) -> int:
 
 
 def delete(path: Path) -> None:
-    """Remove a file or a folder; one that is gone already is fine."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -67,9 +68,9 @@ _WORDS = ("no space left on device", "disk quota exceeded", "file too large", "d
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or what it came from, is that there is no space left.
+    """Whether an error, or one of its causes, means that the disk is full.
 
-    DuckDB, Polars, Arrow and safetensors raise errors of their own, which only say it.
+    DuckDB, Polars, Arrow and safetensors raise their own errors, so the message is searched as well.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -81,11 +82,11 @@ def is_full(error: BaseException) -> bool:
 
 
 DAMAGED = ".damaged"
-"""End of the name that a file has once it is set aside."""
+"""Suffix of a file that was set aside."""
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a damaged file, so that its name is free; the new name, None where that can't be done."""
+    """Rename a damaged file, so that its name is free. Returns the new path, or None if it can't be renamed."""
     aside = path.with_name(path.name + DAMAGED)
     number = 1
     while aside.exists():
@@ -98,6 +99,6 @@ def set_aside(path: Path) -> Path | None:
 
 
 def free_name(path: Path) -> None:
-    """Set a folder aside that lies where a file is to be written."""
+    """If a folder has the name of a file that is about to be written, set it aside."""
     if path.is_dir() and (aside := set_aside(path)):
-        say_once(f"{path} is a folder, not a file; it is set aside as {aside.name}")
+        log_once(f"{path} is a folder, not a file; it is set aside as {aside.name}", logging.INFO)

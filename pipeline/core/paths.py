@@ -1,4 +1,4 @@
-"""The name of everything at rest. A home holds all that runs write; two homes never touch each other."""
+"""Paths of all stored files. A home holds everything that runs write; homes are independent of each other."""
 
 import os
 import tomllib
@@ -7,14 +7,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""Folder that has the packages `flows` and `pipeline`: the checkout, or site-packages."""
+"""Folder with the packages `flows` and `pipeline`: the checkout, or site-packages."""
 SQL = next(p for p in (Path(__file__).resolve().parents[1] / "sql", CHECKOUT / "sql") if p.is_dir())
-"""A wheel has it inside the package; a folder `sql` in site-packages would be somebody else's."""
+"""In a wheel it is inside the package; a folder `sql` in site-packages would belong to another package."""
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 RECIPES = CHECKOUT / "flows" / "recipes"
 REFUSED = frozenset("*?[\\#")
-"""Characters that no home has in its path: DuckDB and Polars take the first ones for a pattern or a separator, and
-MLflow ends a model's path at a `#`, as it reads a local path like a URL."""
+"""Characters that are not allowed in the path of a home: DuckDB and Polars read the first ones as a pattern or a
+separator, and MLflow reads a path like a URL, which ends at a `#`."""
 
 
 def from_checkout(folder: Path = CHECKOUT) -> bool:
@@ -28,13 +28,13 @@ def from_checkout(folder: Path = CHECKOUT) -> bool:
 
 
 def _odd_character(path: str) -> str | None:
-    """The first character that no home may have; a `%` counts where two hexadecimal digits follow."""
+    """The first character that is not allowed in a home's path. A `%` counts if two hexadecimal digits follow."""
     found = next((character for character in path if character in REFUSED or not character.isprintable()), None)
     return found or ("%" if unquote(path) != path else None)
 
 
 def default_home() -> tuple[Path, str]:
-    """Where a run writes when nobody says where, and why there."""
+    """The home when none is configured, and why it was chosen."""
     if from_checkout():
         return CHECKOUT, "the checkout"
     here = Path.cwd()
@@ -47,7 +47,7 @@ def default_home() -> tuple[Path, str]:
 
 @dataclass(frozen=True)
 class Home:
-    """Folder names below one home; nothing is created here."""
+    """Paths below one home. Nothing is created here."""
 
     root: Path
 
@@ -67,7 +67,7 @@ class Home:
 
     @property
     def marker(self) -> Path:
-        """File that says which home this is; see home_identity.py."""
+        """File that identifies the home; see home_identity.py."""
         return self.warehouse / "home.json"
 
     @property
@@ -87,16 +87,16 @@ class Home:
 
     @property
     def prefect(self) -> Path:
-        """PREFECT_HOME where the user has not set one."""
+        """Default of PREFECT_HOME."""
         return self.root / ".prefect"
 
     @property
     def api_auth(self) -> Path:
-        """File with the auth string that the Prefect server of `up` asks for."""
+        """File with the auth string of the Prefect server that `up` starts."""
         return self.prefect / "api-auth.txt"
 
     def live(self, dataset: str) -> Path:
-        """The name that readers open."""
+        """The database that readers open."""
         return self.warehouse / f"{dataset}.duckdb"
 
     def generations(self, dataset: str) -> Path:
@@ -104,23 +104,23 @@ class Home:
         return self.warehouse / "generations" / dataset
 
     def generation(self, dataset: str, run_id: str) -> Path:
-        """One night's published file."""
+        """The published file of one run."""
         return self.generations(dataset) / f"{run_id}.duckdb"
 
     def lake(self, dataset: str) -> Path:
-        """Folder of the stages' results."""
+        """Folder of the stage results."""
         return self.warehouse / "lake" / dataset
 
     def journal(self, dataset: str) -> Path:
-        """Folder with one journal a night."""
+        """Folder with one journal per run."""
         return self.warehouse / "journal" / dataset
 
     def operations(self, dataset: str) -> Path:
-        """What people did between the nights, one JSON line each."""
+        """Log of manual operations, one JSON line each."""
         return self.journal(dataset) / "operations.jsonl"
 
     def forgotten(self, dataset: str) -> Path:
-        """Hashes of the users whom every night leaves out."""
+        """Hashes of the users whom every run excludes."""
         return self.journal(dataset) / "forgotten.json"
 
     def checksums(self, dataset: str) -> Path:
@@ -133,11 +133,11 @@ class Home:
         return self.warehouse / "reports"
 
     def report(self, dataset: str, run_id: str) -> Path:
-        """One night's report."""
+        """The report of one run."""
         return self.reports / dataset / f"{run_id}.html"
 
     def replays(self, dataset: str) -> Path:
-        """Folder of the replayed nights' databases, and of the homes in which they are made."""
+        """Folder of the databases of replayed runs, and of the homes in which they are built."""
         return self.warehouse / "replays" / dataset
 
     def lock(self, name: str) -> Path:

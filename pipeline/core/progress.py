@@ -1,63 +1,53 @@
-"""How far the running stage is, told to whoever watches. Nobody does, until the command line says who."""
+"""Progress of the running stage. The default listener ignores it; the command line shows it as a live line."""
 
-import functools
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-
-from pipeline.core.redaction import masked
-from pipeline.core.terminal import plain
+from contextvars import ContextVar
 
 
-class Watcher:
-    """Nobody: what is said goes to stderr, a line each, and the rest is dropped."""
+class ProgressListener:
+    """Receives progress events. This one ignores them."""
 
-    watches = False
-    """Whether figures of every epoch are shown as they come, so that lines about them can be left out."""
-
-    def say(self, text: str, ids: str = "") -> None:
-        """Talk, for people; `ids` of users and items follow on the terminal, and are kept nowhere."""
-        print(text + ids, file=sys.stderr, flush=True)
+    shows_epochs = False
+    """Whether the metrics of every epoch are shown as they arrive, so that log lines about them can be left out."""
 
     def begin(self, stage: str) -> None:
         """A stage starts."""
 
     def rows(self, rows: int) -> None:
-        """So many rows go into it."""
+        """The number of rows that the stage reads."""
 
-    def at(
-        self, unit: str, done: int, of: int | None, figures: Mapping[str, float] | None = None, rows: int | None = None
+    def advance(
+        self,
+        unit: str,
+        done: int,
+        total: int | None,
+        metrics: Mapping[str, float] | None = None,
+        rows: int | None = None,
     ) -> None:
-        """`done` of `of` units (epochs, trials, files) are over, with `figures`; `rows` were gone through in all.
+        """`done` of `total` units (epochs, trials, files) are complete; `rows` is the number of rows processed so far.
 
-        A unit that is told later belongs to the one told before it, and starts anew with it: epochs of a trial.
+        A unit reported after another one is nested in it and restarts with it: epochs of a trial.
         """
 
     def end(self) -> None:
-        """The stage is over, well or not."""
+        """The stage has ended, successfully or not."""
 
 
-watcher = Watcher()
+_listener: ContextVar[ProgressListener] = ContextVar("progress_listener", default=ProgressListener())  # noqa: B039
 
 
-def say(text: str, ids: str = "") -> None:
-    """Tell the watcher, without secrets and without control characters."""
-    watcher.say(plain(masked(text)), plain(masked(ids)))
-
-
-@functools.cache
-def say_once(text: str) -> None:
-    """Say it, but not again in this process."""
-    say(text)
+def listener() -> ProgressListener:
+    """The listener of this context. A thread that does not inherit the context gets the default one."""
+    return _listener.get()
 
 
 @contextmanager
-def watched_by(someone: Watcher) -> Iterator[None]:
-    """Tell `someone` while the block runs."""
-    global watcher
-    before, watcher = watcher, someone
+def listening(new: ProgressListener) -> Iterator[None]:
+    """Send progress to `new` while the block runs."""
+    token = _listener.set(new)
     try:
         yield
     finally:
-        someone.end()
-        watcher = before
+        new.end()
+        _listener.reset(token)

@@ -1,4 +1,4 @@
-"""Keeps secrets out of what is said and written: passwords in addresses, and values of variables named as secrets."""
+"""Removes secrets from messages: passwords in URLs, and values of environment variables named like secrets."""
 
 import base64
 import os
@@ -6,33 +6,33 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|AUTH_STRING|CREDENTIAL", re.IGNORECASE).search
 _NOTIFY = "NIGHTRECS_NOTIFY"
 _SHORTEST = 6
-"""Shorter values are words that stand in many texts."""
+"""Shorter values are common words, which would be replaced in many texts."""
 _SHORTEST_PART = 12
-"""Of a part of an address for notifications: `services` is a word, a token is longer."""
+"""For a part of a notification URL: `services` is a word, a token is longer."""
 _EXAMPLES = re.compile(r"\s*\(?\be\.g\. .*", re.DOTALL)
 _IDS = re.compile(r"\b((?:user|item)_id)([ =:]+)[^\s,;)]+")
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]*'|\"[^\"\n]*\"")
 
 
 def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The text with `***` for each secret of the environment and for user and password of each address."""
+    """The text with `***` in place of each secret of the environment and of user and password in each URL."""
     for secret in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _IN_ADDRESS.sub("***", text) if "@" in text else text
+    return _CREDENTIALS.sub("***", text) if "@" in text else text
 
 
 def without_user(address: str) -> str:
-    """The address without user and password, which urllib takes for a part of the host."""
+    """The URL without user and password, which urllib would read as part of the host."""
     return _USER.sub("", address)
 
 
 def without_examples(text: str) -> str:
-    """A message that leaves the house: without its examples of rows and all that is quoted, which may be ids."""
+    """A message for external services: without example rows and without quoted text, which may be ids."""
     return "\n".join(_IDS.sub(r"\1\2…", _QUOTED.sub("'…'", _EXAMPLES.sub("", line))) for line in text.splitlines())
 
 
@@ -42,12 +42,12 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
             yield from _parts(value)
         elif len(value) >= _SHORTEST and _SECRET_NAME(name):
             yield value
-            if "AUTH_STRING" in name.upper():  # as it stands in the header of a request
+            if "AUTH_STRING" in name.upper():  # as in a request's header
                 yield base64.b64encode(value.encode()).decode()
 
 
 def _parts(value: str) -> Iterator[str]:
-    """Of addresses for notifications: each of them, what follows its host, and whatever in it is as long as a token."""
+    """Secrets in notification URLs: each URL, what follows its host, and every part that is as long as a token."""
     for address in re.split(r"[\s,]+", value):
         after = address.partition("://")[2]
         path = after[re.search(r"[/?]|$", after).start() :]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Named random streams: the same names and seed always give the same stream, in any process."""
+"""Named random streams: the same names and seed always give the same stream, in every process."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 def stable_hash(text: str) -> int:
-    """64-bit BLAKE2 hash of a source id; the same on every machine and night."""
+    """64-bit BLAKE2 hash of a source id; the same on every machine and in every run."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

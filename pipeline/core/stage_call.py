@@ -1,5 +1,4 @@
-"""What a stage is called with a label: the one place that makes the titles of journals, lake and Prefect, and reads
-them back."""
+"""A stage with its arguments. The only place that composes and parses the titles in journals, lake and Prefect."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 Fit = Literal["train", "train+valid", "all"]
-"""The part of the data that a model is fitted on; `all`: every row, without a split."""
+"""The part of the data that a model is fitted on. `all` is every row, without a split."""
 
 
 class StageName(StrEnum):
@@ -34,24 +33,24 @@ class StageName(StrEnum):
 
 
 OF_MODELS = (StageName.SEARCH, StageName.TRAIN, StageName.EVALUATE)
-"""Stages that are called once a model, or more often."""
+"""Stages that run at least once per model."""
 
 
 @dataclass(frozen=True)
 class StageCall:
-    """A stage and what it is called for. Raises ValueError where these don't go together."""
+    """A stage and its arguments. Raises ValueError if they don't fit together."""
 
     stage: StageName
     label: str | None = None
-    """Of the model, for `OF_MODELS`."""
+    """Label of the model, for the stages in `OF_MODELS`."""
     fit: Fit = "train"
-    """Of `train`, as are the next two."""
+    """Used by `train`, as are the next two fields."""
     tuned: bool = False
     """A fit with the hyperparameters that a search found."""
     cut_short: bool = False
     """A fit that the deadline ended."""
     turn: int | None = None
-    """Of a search under a budget, which has several."""
+    """Number of the turn of a search under a budget, which has several."""
 
     def __post_init__(self) -> None:
         fits = self.fit != "train" or self.tuned or self.cut_short
@@ -60,7 +59,7 @@ class StageCall:
             or (fits and self.stage is not StageName.TRAIN)
             or (self.turn is not None and self.stage is not StageName.SEARCH)
         ):
-            raise ValueError(f"{self.stage} is not called so: {self}")
+            raise ValueError(f"these arguments don't fit the stage {self.stage}: {self}")
 
     @property
     def title(self) -> str:
@@ -72,7 +71,7 @@ class StageCall:
 
     @classmethod
     def parse(cls, title: str) -> "StageCall":
-        """The call that has this title. Raises ValueError where none has."""
+        """The call with this title. Raises ValueError if there is none."""
         if not (found := _TITLE.fullmatch(title)):
             raise ValueError(f"{title!r} is not the title of a stage")
         return cls(
@@ -86,7 +85,7 @@ class StageCall:
 
     @property
     def place(self) -> StageName:
-        """Its name in `pipeline.stages.LINE`, by which `--until` and Prefect know it."""
+        """The stage in `pipeline.stages.LINE` that it belongs to, as `--until` and Prefect name it."""
         return StageName.TRACK if self.stage is StageName.REGISTER else self.stage
 
 

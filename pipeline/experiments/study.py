@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pipeline.core import progress
+from pipeline.core.console import log_once
 from pipeline.core.filesystem import set_aside
 from pipeline.core.seeding import seed_of
 from pipeline.experiments.space import Choices, Range, Space, grid_of
@@ -169,7 +169,7 @@ def _opened(path: Path, prune: bool) -> optuna.Study:
         aside = set_aside(path) if path.exists() else None
         if aside is None:
             raise
-        progress.say_once(f"warning: {path} is damaged ({type(error).__name__}); it is set aside as {aside.name}")
+        log_once(f"{path} is damaged ({type(error).__name__}); it is set aside as {aside.name}")
         return _study(path, prune)
 
 

@@ -60,7 +60,7 @@ class TrialObjective:
 
         def told(epoch: int, values: dict[str, float]) -> None:
             history.append(values)
-            progress.watcher.at("epoch", epoch, getattr(config, "epochs", None), values)
+            progress.listener().advance("epoch", epoch, getattr(config, "epochs", None), values)
             if "valid" in values:
                 report(epoch, values["valid"])
 

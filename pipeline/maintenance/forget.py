@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.core.console import log
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256, sync
@@ -68,7 +69,7 @@ def finish(home: Home, dataset: str, prove: bool = True, but: str | None = None)
         if pending.user == but:
             continue
         if prove or set(pending.done) < set(STEPS):
-            journal.say("finishing to forget a user, which was begun earlier")
+            log.info("finishing to forget a user, which was begun earlier")
             left += _carry_out(home, dataset, pending).left
         else:
             left += pending.left

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.publishing import Keep
+from pipeline.core.console import log
 from pipeline.core.errors import Locked
 from pipeline.core.paths import Home
 from pipeline.maintenance.rollback import next_target
 from pipeline.storage import journal, lake, state_files
-from pipeline.storage.garbage import Leftover, of_path
+from pipeline.storage.garbage import Garbage, of_path
 from pipeline.storage.generations import kept_generations, live_run_id, old_generations
 from pipeline.storage.lock import lock
 
@@ -32,7 +33,7 @@ def keep_of(home: Home, dataset: str) -> Keep:
     return Keep()
 
 
-def leftovers(home: Home, dataset: str, keep: Keep) -> list[Leftover]:
+def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
     """All that may go. The caller holds the lock, so whatever has a temporary name belongs to a dead night."""
     before = time.time() - keep.days * 86_400
     gone = set(old_generations(home, dataset, keep.generations))
@@ -112,7 +113,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
             yield work  # a replay that was killed or refused
 
 
-def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], before: float) -> list[Leftover]:
+def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], before: float) -> list[Garbage]:
     """Of nights beyond `mlflow_nights`; models stay as long as their generation, and so do their nights."""
     nights = journal.run_ids(home, dataset)
     if not any(journal.read_run(home, dataset, run_id).get("mlflow_run_id") for run_id in nights):
@@ -123,7 +124,7 @@ def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], befo
     try:
         return cleanup.leftovers(home, dataset, newest, generations, before)
     except Exception as error:  # MLflow is a view: what else may go does not wait for it
-        journal.say(f"nothing is removed from MLflow: {type(error).__name__}: {error}")
+        log.info(f"nothing is removed from MLflow: {type(error).__name__}: {error}")
         return []
 
 

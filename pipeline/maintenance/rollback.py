@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline.core.console import log
 from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
@@ -21,11 +22,11 @@ def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
     """
     with lock(home, dataset, command, "command"):
         for line in restore_live(home, dataset):
-            journal.say(f"warning: {line}")
+            log.warning(line)
         journal.close_stale(home, dataset, live_run_id(home, dataset))
         if command != "forget":  # it does so itself
             for line in finish_forgetting(home, dataset):
-                journal.say(f"warning: a user who is to be forgotten is still there: {line}")
+                log.warning(f"a user who is to be forgotten is still there: {line}")
         yield
 
 
@@ -74,7 +75,7 @@ def roll_back(home: Home, dataset: str, to: str | None = None) -> dict[str, Any]
     _check_readable(home, dataset, target)
     _check_forgotten(home, dataset, target)
     for line in go_live(home, dataset, target):
-        journal.say(f"warning: {line}")
+        log.warning(line)
     return operation_log.record(home, dataset, "rollback", **{"from": live, "to": target})
 
 

@@ -1,6 +1,5 @@
 """Bayesian probabilistic matrix factorization by Gibbs sampling (Salakhutdinov and Mnih, ICML 2008)."""
 
-import logging
 import math
 import time
 
@@ -9,12 +8,11 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from pipeline.core.console import log
 from pipeline.core.seeding import generator, seed_of
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.ops.least_squares import TILE, alike
 from pipeline.training.interactions import History, Interactions
-
-log = logging.getLogger(__name__)
 
 MOST_PRECISE = 100.0
 """Of a rating, in units of 1 / variance of all: a higher one is not drawn, for tiny data can be met exactly."""

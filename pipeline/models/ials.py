@@ -5,7 +5,6 @@ frequency-scaled penalty of Rendle et al., "Revisiting the Performance of iALS o
 Benchmarks", RecSys 2022.
 """
 
-import logging
 import math
 import time
 from typing import Literal
@@ -14,12 +13,11 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.interactions import History, Interactions
-
-log = logging.getLogger(__name__)
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
 

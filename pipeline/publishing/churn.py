@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.schemas import tables
 from pipeline.storage import journal, warehouse
 
@@ -41,7 +42,7 @@ def compare(con: warehouse.Connection, run: Run, live: str | None) -> None:
         journal.note(
             run, f"churn: {1 - of['jaccard']:.3f} is above churn.max_change = {bounds.max_change:g}, and accepted"
         )
-    journal.say(
+    log.info(
         f"  lists against those of {live}: Jaccard@{of['cutoff']} {of['jaccard']:.3f}, RBO {of['rbo']:.3f}, mean of "
         f"{of['n']:,} users; {of['items_entered']:,} items entered, {of['items_left']:,} left"
     )

@@ -1,17 +1,16 @@
 """Computes top-k lists: which users a model serves, masks, ties, and tiles of bounded memory."""
 
-import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.core.console import log
 from pipeline.models.base import Recommender
 from pipeline.models.ops.topk import largest
 from pipeline.ranking.pruned_topk import HEAD, DotProducts
 from pipeline.training.interactions import History
 
-log = logging.getLogger(__name__)
 TILE_BYTES = 256 * 2**20
 """Scores that are held at once."""
 CPU_TILE_BYTES = 24 * 2**20

@@ -58,7 +58,7 @@ class SourceAssembler:
             parts.append(part)
             results.append(result)
             rows += result.ledger.get(Reason.KEPT, 0)
-            progress.watcher.at("file", number + 1, len(self.source.order), rows=rows)
+            progress.listener().advance("file", number + 1, len(self.source.order), rows=rows)
         self._concatenate(parts)
         return results
 

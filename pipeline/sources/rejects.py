@@ -16,7 +16,7 @@ from pipeline.sources.source_files import SourceFiles
 from pipeline.storage import journal, lake, warehouse
 
 
-def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.Report:
+def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageResult:
     """The stage's result: rows by reason, reject rate, and the files that were read line by line."""
     ledger: Counter[str] = Counter()
     for result in results:
@@ -28,7 +28,7 @@ def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.Report
         "data_hash": source.data_hash, "files": names, "reject_rate": reject_rate(results), "rescanned": rescanned,
         "rejects": {reason: n for reason, n in ledger.most_common() if reason not in (Reason.KEPT, *LEFT_OUT)},
     }  # fmt: skip
-    return lake.Report(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
+    return lake.StageResult(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
 
 
 def reject_rate(results: Sequence[FileResult]) -> float:
@@ -39,7 +39,7 @@ def reject_rate(results: Sequence[FileResult]) -> float:
 
 
 def check_reject_rate(
-    run: Run, folder: Path, report: lake.Report, results: Sequence[FileResult], source: SourceFiles
+    run: Run, folder: Path, report: lake.StageResult, results: Sequence[FileResult], source: SourceFiles
 ) -> None:
     """Raise Refused if no row is left, or if too many lines are rejected: of all files, or of tonight's new files.
 

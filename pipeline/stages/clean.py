@@ -22,13 +22,13 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     """
     feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         source = pl.read_parquet(raw / "interactions.parquet")
         rows, ledger = apply_filters(source, feedback, filters, run.settings.seed)
         rows = tables.CLEAN.check(rows, unique=False)  # `apply_filters` has removed duplicates
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
         info = {"data_hash": lake.info(raw).get("data_hash")}
-        return lake.Report(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
+        return lake.StageResult(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
     return lake.build(run, spec(run, raw), write)
 

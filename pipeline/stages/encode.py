@@ -17,14 +17,14 @@ VERSION = 1
 def encode_ids(run: Run, clean: Path) -> Path:
     """Write interactions.parquet (contract `encoded`), users.parquet and items.parquet (dense index, id)."""
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         rows, users, items = encode_rows(pl.read_parquet(clean / "interactions.parquet"), run.settings.seed)
         rows = tables.ENCODED.check(rows, unique=False)  # the codes are one to one, and `clean` is unique
         rows.write_parquet(folder / "interactions.parquet", **ENCODED_PARQUET)
         users.write_parquet(folder / "users.parquet")
         items.write_parquet(folder / "items.parquet")
         info = {**lake.info(clean), "n_users": users.height, "n_items": items.height}
-        return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
+        return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
     return lake.build(run, spec(run, clean), write)
 

@@ -25,7 +25,7 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
     """
     settings = run.settings
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
         data = eval_task.load_splits(split_dir, device)
@@ -43,7 +43,7 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
             tables.PER_USER.check(figures).write_parquet(folder / per_user.FILES[split])
         errors = metrics.filter(split="test", metric="rmse")
         n = dict(zip(errors["segment"], errors["n"], strict=True))
-        return lake.Report(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})
+        return lake.StageResult(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})
 
     folder = lake.build(run, spec(run, split_dir, label, train_fit, test_fit), write)
     _tell_of_cold(run, lake.info(folder)["rated_rows_of_test"])

@@ -26,7 +26,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
     """
     listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         set_threads(run.settings.threads)
         export, device = run.settings.export, resolve_device(run.settings.device)
         model, label = load(champion, device), lake.info(champion)["label"]
@@ -67,7 +67,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         }
         for table, content in other_tables.items():
             _write(folder / f"{table.name}.parquet", table, content)
-        return lake.Report(rows_in=rows.height, rows_out=lists, info={"champion": label})
+        return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
     return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
 

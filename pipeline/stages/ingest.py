@@ -23,7 +23,7 @@ def read_source(run: Run) -> Path:
     dataset, layer = run.settings.dataset, _layer(run)
     source = find_source_files(dataset, run.data, layer)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         with SourceAssembler(run, source, folder) as assembler:
             results = assembler.read_files()
             report = rejects.summarize(results, source)

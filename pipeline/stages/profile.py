@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config.dataset import Feedback
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import item_tables
 from pipeline.reporting import data_profile
@@ -28,7 +29,7 @@ def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
     """
     feedback = run.settings.dataset.feedback
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))
         ratings = pl.read_parquet(split_dir / "train.parquet", columns=["rating"])["rating"].drop_nulls()
         learnt = torch.from_numpy(ratings.to_numpy(writable=True))  # (N,)
@@ -46,13 +47,13 @@ def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
             "popularity": {name: data_profile.per(rows, "item_id") for name, rows in both.items()},
         }
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
-        return lake.Report(rows_in=source.height, info={"shapes": described["shapes"]})
+        return lake.StageResult(rows_in=source.height, info={"shapes": described["shapes"]})
 
     folder = lake.build(run, spec(run, raw, cleaned, split_dir), write)
     journal.update_run(run, profile=folder)
     before, after = lake.info(folder)["shapes"]["raw"], lake.info(folder)["shapes"]["clean"]
     if after["rows"] < before["rows"]:
-        journal.say(f"  of {in_words(before)}, {in_words(after)} take part")
+        log.info(f"  of {in_words(before)}, {in_words(after)} take part")
     return folder
 
 

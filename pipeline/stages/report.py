@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.stages import track
 from pipeline.storage import journal
 from pipeline.storage.optional_steps import best_effort
@@ -38,7 +39,7 @@ def _kept(facts: dict[str, Any]) -> Path:
     from pipeline.reporting.html import page
 
     path = page.keep(facts)
-    journal.say(f"  report: {path}")
+    log.info(f"  report: {path}")
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core import progress
+from pipeline.core.console import log
 from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import ranking_metrics
@@ -47,7 +48,7 @@ def search_model(
     title = wanted.call.title
     told = TrialLogger(run, title)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         limits = _limits(run, label, train_fit, seconds)
         told.begin(limits.trials)
         trials, ended = search(
@@ -79,10 +80,10 @@ def search_model(
             "log": [name for name, of in space.items() if not isinstance(of, Choices) and of.log],
             "searched": list(space), "seconds": round(sum(t.seconds for t in trials), 3),
         }  # fmt: skip
-        return lake.Report(rows_out=len(trials), info=info)
+        return lake.StageResult(rows_out=len(trials), info=info)
 
     folder = lake.build(run, wanted, write)
-    (journal.say if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")
+    (log.info if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")
     return folder
 
 
@@ -135,15 +136,15 @@ class TrialLogger:
     def begin(self, of: int | None) -> None:
         """So many trials there may be."""
         self.of = of
-        progress.watcher.at("trial", 0, of)
+        progress.listener().advance("trial", 0, of)
 
     def __call__(self, trial: Trial) -> None:
         """A line a trial."""
         figures = {} if trial.value is None else {self.figure: self.sign * trial.value}
-        progress.watcher.at("trial", trial.number + 1, self.of, figures)
+        progress.listener().advance("trial", trial.number + 1, self.of, figures)
         came = trial.state if trial.value is None else f"{self.figure} {self.sign * trial.value:.4g}"
         came += " (pruned)" if trial.state == "pruned" else f" ({trial.reason})" if trial.reason else ""
-        journal.say(f"  {self.title}  trial {trial.number}: {came}, {_words(trial.params)}, {trial.seconds:.1f} s")
+        log.info(f"  {self.title}  trial {trial.number}: {came}, {_words(trial.params)}, {trial.seconds:.1f} s")
 
 
 def words_of(folder: Path) -> str:

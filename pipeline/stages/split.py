@@ -8,6 +8,7 @@ import polars as pl
 
 from pipeline.config.dataset import Published
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import published_split, split_checks, splitters
@@ -29,7 +30,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     """
     dataset, wanted, source = run.settings.dataset, run.settings.split, _published(run)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
         info, pairs = lake.info(encoded), None
         if source:
@@ -52,12 +53,12 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
         info |= {"kind": kind, "reason": reason, **statistics}
-        return lake.Report(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
+        return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
     split_dir = lake.build(run, spec(run, encoded), write)
     info = lake.info(split_dir)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
-    journal.say(f"  {in_words(info)}")
+    log.info(f"  {in_words(info)}")
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,

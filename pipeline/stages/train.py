@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.config.run import Run
 from pipeline.core import progress
+from pipeline.core.console import log
 from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget
@@ -47,7 +48,7 @@ def fit_model(
         for member, first in blend_members.first_fits(run, train_fit).items():
             fit_model(run, data, member, fit, first)
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         title = request.spec.call.title
         told = EpochLogger(title, request.epochs or getattr(request.config, "epochs", None))
         try:
@@ -57,7 +58,7 @@ def fit_model(
             raise Skipped(str(error)) from error  # nothing is kept: tomorrow's memory or settings may allow it
         report = store(request, result, folder)
         if result.finding:
-            journal.say(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
+            log.info(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
         if result.cut_short:
             after = f" after epoch {len(result.history)}" if result.history else " before it was done"
             journal.note(run, f"{title}: the budget ended the fit{after}")
@@ -118,7 +119,7 @@ def spec(run: Run, data: Path, label: str, *more: Any, **named: Any) -> lake.Spe
     return resolve(run, data, label, *more, **named).spec
 
 
-def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
+def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageResult:
     """Write the state of the model and of its normalizer; the report says how the fit went, and as what it is kept."""
     model = result.model
     save(model, folder)
@@ -136,7 +137,7 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.Report:
     }  # fmt: skip
     if result.finding:
         info |= {"finder": result.finding.info(), "config": {**info["config"], **result.finding.rate_used()}}
-    return lake.Report(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
+    return lake.StageResult(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
 
 
 class EpochLogger:
@@ -153,13 +154,13 @@ class EpochLogger:
     def begin(self, rows: int) -> None:
         """So many rows are learnt from."""
         self.rows, self.said = rows, time.monotonic()
-        progress.watcher.rows(rows)
+        progress.listener().rows(rows)
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
         """Take the figures of an epoch, 1-based."""
         self.history.append({"epoch": epoch, **values})
-        progress.watcher.at("epoch", epoch, self.epochs, values, epoch * self.rows or None)
-        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES and not progress.watcher.watches:
+        progress.listener().advance("epoch", epoch, self.epochs, values, epoch * self.rows or None)
+        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES and not progress.listener().shows_epochs:
             self.said, of = time.monotonic(), f"/{self.epochs}" if self.epochs else ""
             figures = "".join(f"  {name} {value:.4g}" for name, value in values.items())
-            journal.say(f"  {self.title}  epoch {epoch}{of}{figures}")
+            log.info(f"  {self.title}  epoch {epoch}{of}{figures}")

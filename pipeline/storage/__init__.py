@@ -1,6 +1,6 @@
-"""What is at rest: the lake of stage results, the journal of nights, locks, and the published generations.
+"""Stored state: the lake of stage results, the journal of runs, locks, and the published generations.
 
-`warehouse` is the only importer of duckdb.
+Only `warehouse` imports duckdb.
 """
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""Checksums of published files, recorded when they go live: one small JSON file per data set.
+"""Checksums of published files, recorded when they go live, in one JSON file per data set.
 
-The live file is a copy of its generation, so which night is live is recorded here as well. A file whose size and
-time of change are as recorded is taken to be the same; its SHA-256 is computed where they differ, for small files
-always, and where a caller asks for it.
+The live file is a copy of its generation, so the file also records which run is live. A file with the recorded size
+and modification time is assumed to be unchanged. Its SHA-256 is computed if they differ, if the file is small, or if
+the caller asks for it.
 """
 
 import json
@@ -14,14 +14,14 @@ from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 
 SMALL = 32 * 2**20
-"""Bytes of a file whose checksum costs next to nothing."""
+"""Largest size in bytes of a file whose checksum is always computed."""
 LOGS = (".wal", ".wal.checkpoint", ".wal.recovery")
-"""Suffixes of DuckDB's logs. A published file has none: DuckDB would replay it for every reader."""
+"""Suffixes of DuckDB's logs. A published file must have none: DuckDB would replay it for every reader."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """The live file as it was put in place."""
+    """The live file as it was published."""
 
     run_id: str
     sha256: str
@@ -29,14 +29,14 @@ class Live:
     mtime_ns: int
 
     def looks_like(self, path: Path) -> bool:
-        """Whether a file has the recorded size and time of change."""
+        """Whether a file has the recorded size and modification time."""
         stat = path.stat()
         return (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.mtime_ns)
 
 
 @dataclass(frozen=True)
 class Record:
-    """Of one data set. Two values where a swap is under way: the old one and the new one."""
+    """Checksums of one data set. During a swap there are two values: the old one and the new one."""
 
     generations: dict[str, list[str]]
     """SHA-256 by run id."""
@@ -44,7 +44,7 @@ class Record:
 
 
 def read(home: Home, dataset: str) -> Record:
-    """What is recorded; nothing for a home of an earlier version, or where the file can't be read."""
+    """The recorded checksums; empty for a home of an earlier version, or if the file can't be read."""
     try:
         stored = json.loads(home.checksums(dataset).read_text())
         generations = {str(run_id): [str(d) for d in digests] for run_id, digests in stored["generations"].items()}
@@ -61,57 +61,57 @@ def _write(home: Home, dataset: str, record: Record) -> None:
 
 
 def record_generation(home: Home, dataset: str, run_id: str, *digests: str) -> None:
-    """Record a generation; those that are gone are left out from now on."""
+    """Record a generation, and drop the records of generations that no longer exist."""
     record = read(home, dataset)
     kept = {name: of for name, of in record.generations.items() if home.generation(dataset, name).exists()}
     _write(home, dataset, replace(record, generations={**kept, run_id: list(digests)}))
 
 
 def record_live(home: Home, dataset: str, *live: Live) -> None:
-    """Record what is live; before a swap, what was and what will be."""
+    """Record the live file; before a swap, the old one and the new one."""
     _write(home, dataset, replace(read(home, dataset), live=list(live)))
 
 
 def fingerprint(path: Path, run_id: str) -> Live:
-    """The record of a file that is, or is about to be, the live one."""
+    """The record for a file that is, or is about to be, live."""
     stat = path.stat()
     return Live(run_id, filesystem.sha256(path), stat.st_size, stat.st_mtime_ns)
 
 
 def live_entry(home: Home, dataset: str) -> Live | None:
-    """The record whose size and time the live file has."""
+    """The record that matches the size and modification time of the live file."""
     live, record = home.live(dataset), read(home, dataset)
     while True:
         if entry := next((entry for entry in record.live if live.exists() and entry.looks_like(live)), None):
             return entry
         before, record = record, read(home, dataset)
-        if record == before:  # else a night swapped the file between the two looks
+        if record == before:  # else a run swapped the file between the two reads
             return None
 
 
 def last_live(home: Home, dataset: str) -> str | None:
-    """The night that was live by the record, whatever has become of the live file."""
+    """The run that was live last according to the record, whatever happened to the live file."""
     entries = read(home, dataset).live
     return entries[0].run_id if entries else None
 
 
 def linked_generation(home: Home, dataset: str) -> str | None:
-    """The generation to which the live name is a hard link, as earlier versions of Nightrecs publish."""
+    """The generation that the live file is a hard link to, as earlier versions of Nightrecs published it."""
     live = home.live(dataset)
     paths = home.generations(dataset).glob("[!.]*.duckdb")
     return next((path.stem for path in paths if live.exists() and path.samefile(live)), None)
 
 
 def logs(path: Path) -> list[Path]:
-    """DuckDB's logs next to a published file: somebody opened it for writing, or put them there."""
+    """DuckDB's logs next to a published file: it was opened for writing, or they were put there."""
     return [log for suffix in LOGS if (log := path.with_name(path.name + suffix)).exists()]
 
 
 def live_trouble(home: Home, dataset: str, deep: bool = False) -> str | None:
-    """How the live file differs from what was published; None where it doesn't, or where nothing is recorded.
+    """How the live file differs from what was published; None if it doesn't, or if nothing is recorded.
 
-    `deep` computes the checksum whatever size and time say. Of a live name that is a link to a generation, as
-    earlier versions publish, nothing is recorded.
+    `deep` always computes the checksum. Nothing is recorded for a live file that is a link to a generation, as
+    earlier versions published it.
     """
     live, entry, record = home.live(dataset), live_entry(home, dataset), read(home, dataset)
     if not record.live or not live.exists() or (entry is None and linked_generation(home, dataset)):
@@ -126,7 +126,7 @@ def live_trouble(home: Home, dataset: str, deep: bool = False) -> str | None:
 
 
 def generation_trouble(home: Home, dataset: str, run_id: str) -> str | None:
-    """How a generation differs from what was published; None where it doesn't, or where nothing is recorded."""
+    """How a generation differs from what was published; None if it doesn't, or if nothing is recorded."""
     wanted, path = read(home, dataset).generations.get(run_id), home.generation(dataset, run_id)
     if not wanted or (found := filesystem.sha256(path)) in wanted:
         return None

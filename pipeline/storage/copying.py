@@ -1,4 +1,4 @@
-"""Copies of large files: shared blocks where the file system has them (Btrfs, XFS), else all bytes."""
+"""Copies large files, with shared blocks if the file system supports it (Btrfs, XFS)."""
 
 import errno
 import fcntl
@@ -8,24 +8,24 @@ import time
 from pathlib import Path
 
 FICLONE = 0x40049409
-"""Linux's ioctl for a copy that shares the blocks until one of the two files is written to."""
+"""Linux ioctl for a copy that shares its blocks until one of the two files is changed."""
 CHUNK = 16 * 2**20
 
 
 def copy_file(source: Path, target: Path, mode: int) -> None:
-    """Make `target`, which must not exist, an independent copy, synced. A failed one is removed.
+    """Copy `source` to `target`, which must not exist, and sync it. A failed copy is removed.
 
-    Raises OSError(ENOSPC) before anything is copied where the disk has no room for a second copy.
+    Raises OSError(ENOSPC) before anything is copied if the disk has no room for the copy.
     """
     with source.open("rb") as original, target.open("xb") as copy:
         try:
             try:
                 fcntl.ioctl(copy.fileno(), FICLONE, original.fileno())
-            except OSError:  # not on this file system
+            except OSError:  # not supported by this file system
                 _check_space(source, target.parent)
                 shutil.copyfileobj(original, copy, CHUNK)
                 copy.flush()
-            now = time.time_ns()  # the kernel's own stamps are some milliseconds coarse
+            now = time.time_ns()  # the kernel's timestamps have a resolution of milliseconds
             os.utime(copy.fileno(), ns=(now, now))
             os.fchmod(copy.fileno(), mode)
             os.fsync(copy.fileno())

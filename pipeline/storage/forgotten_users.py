@@ -1,7 +1,7 @@
-"""Users whom every later night leaves out: a list of salted hashes a data set, beside its journal.
+"""Users whom every later run excludes: one list of salted hashes per data set, next to its journal.
 
-The ids themselves are not kept, only what recognises them. (Short numeric ids can be found by trying them all;
-the list is as readable as the journal.)
+Only hashes of the ids are kept. (Short numeric ids can be found by trying them all; the list has the same access
+rights as the journal.)
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pipeline.core.paths import Home
 from pipeline.storage import state_files
 
 REDACTED = "(forgotten)"
-"""Stands for the text of a source line that names a forgotten user."""
+"""Replaces the text of a source line that names a forgotten user."""
 ADVICE = (
     "it names the users who were forgotten, so no night runs without it: put it back from a backup, or remove it and "
     "forget each of them again with --force before the next night"
@@ -29,17 +29,17 @@ DELIMITERS = (",", "\t", ";", "|", "::", " ")
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The list; `id in forgotten` tells whether a user is on it."""
+    """The list. `id in forgotten` is true if a user is on it."""
 
     salt: str = ""
     hashes: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        """Whether anybody is on it."""
+        """Whether the list has any user."""
         return bool(self.hashes)
 
     def __contains__(self, user_id: str) -> bool:
-        """Ids are compared exactly, as everywhere."""
+        """Whether a user is on the list; ids are compared exactly."""
         return self.hash_of(user_id) in self.hashes
 
     def hash_of(self, user_id: str) -> str:
@@ -48,11 +48,11 @@ class Forgotten:
 
     @property
     def digest(self) -> str:
-        """Of the whole list: part of the key of what was made without these users."""
+        """Hash of the whole list: part of the key of each result that was made without these users."""
         return hashlib.sha256("".join([self.salt, *sorted(self.hashes)]).encode()).hexdigest()[:16]
 
     def named_in(self, line: str, delimiters: Iterable[str] = ()) -> bool:
-        """Whether any field of a raw source line is such an id, whatever delimiter made the fields."""
+        """Whether any field of a raw source line is the id of a forgotten user, with any known delimiter."""
         fields = {line}
         for delimiter in {*DELIMITERS, *delimiters}:
             fields.update(line.split(delimiter))
@@ -61,9 +61,9 @@ class Forgotten:
 
 
 def read(home: Home, dataset: str) -> Forgotten:
-    """The list of a data set; empty where nobody was forgotten.
+    """The list of a data set; empty if no user was forgotten.
 
-    Raises state_files.Damaged where it can't be read: a night without it would publish those whom it names.
+    Raises state_files.Damaged if it can't be read: a run without it would publish the users on it.
     """
     path = home.forgotten(dataset)
     try:
@@ -81,7 +81,7 @@ def _is_hash(value: object) -> bool:
 
 
 def add(home: Home, dataset: str, user_id: str) -> Forgotten:
-    """Put a user on the list, atomically; returns it."""
+    """Add a user to the list, atomically. Returns the new list."""
     found = read(home, dataset)
     found = found if found.salt else Forgotten(secrets.token_hex(16))
     found = replace(found, hashes=found.hashes | {found.hash_of(user_id)})
@@ -93,17 +93,17 @@ def add(home: Home, dataset: str, user_id: str) -> Forgotten:
 
 @dataclass
 class Pending:
-    """A `forget` that has begun and is not done: the only file at rest that has the id, and readable by nobody else."""
+    """A `forget` that is not complete. Its file is the only one with the id; only its owner can read it."""
 
     path: Path
     user: str = field(repr=False)
     done: list[str] = field(default_factory=list)
-    """Steps that need not be taken again."""
+    """Steps that are complete."""
     left: list[str] = field(default_factory=list)
-    """What could not be cleared, in words without the id."""
+    """Descriptions, without the id, of what could not be cleared."""
 
     def save(self) -> None:
-        """Write it, atomically and synced; what a kill leaves of a temporary file, `drop_remains` removes."""
+        """Write the record, atomically and synced. `drop_remains` removes a temporary file that a kill left."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(self.path.name + ".next")
         temporary.unlink(missing_ok=True)
@@ -116,13 +116,13 @@ class Pending:
         sync(self.path.parent)
 
     def end(self) -> None:
-        """It is done."""
+        """Remove the record: the user is forgotten."""
         self.path.unlink(missing_ok=True)
         sync(self.path.parent)
 
 
 def begin(home: Home, dataset: str, user_id: str) -> Pending:
-    """Record that a user is about to be forgotten; the one that is there already, with all its steps to take again."""
+    """Record that a user is about to be forgotten. An existing record is used again, with all steps still to do."""
     same = [found for found in pending(home, dataset) if found.user == user_id]
     path = same[0].path if same else home.forgotten(dataset).with_name(f"forgetting-{secrets.token_hex(4)}.json")
     begun = Pending(path, user_id)
@@ -150,7 +150,7 @@ def _is_list_of_texts(value: object) -> TypeGuard[list[str]]:
 
 
 def drop_remains(home: Home, dataset: str) -> None:
-    """Remove what kills left of such records while they were written; the holder of the lock may."""
+    """Remove temporary files of such records that killed processes left. The caller holds the lock."""
     for path in home.forgotten(dataset).parent.glob("forgetting-*.json.next"):
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What can go: something at rest, its size, and how it is removed. Made by whoever knows, removed by `nightrecs gc`."""
+"""Something stored that is no longer needed, its size, and how to remove it. `nightrecs gc` removes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from pipeline.core.filesystem import delete, size_of
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """One thing that nothing needs any more."""
+class Garbage:
+    """One file, folder, model or run that is no longer needed."""
 
     kind: str
     """generation, lake, report, temporary, model (in MLflow) or run (in MLflow)."""
@@ -18,6 +18,6 @@ class Leftover:
     remove: Callable[[], None] = field(repr=False, compare=False)
 
 
-def of_path(kind: str, path: Path, root: Path) -> Leftover:
-    """A file or folder, named from `root`."""
-    return Leftover(kind, str(path.relative_to(root)), size_of([path]), lambda: delete(path))
+def of_path(kind: str, path: Path, root: Path) -> Garbage:
+    """A file or folder; its name is relative to `root`."""
+    return Garbage(kind, str(path.relative_to(root)), size_of([path]), lambda: delete(path))

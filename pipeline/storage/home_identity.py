@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.run import utcnow
+from pipeline.core.console import log
 from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
@@ -121,7 +122,7 @@ def _settle(home: Home, found: Identity | None) -> None:
     event, came_from = standing(home)
     if found is None and home.marker.exists():
         aside = home.marker.rename(home.marker.with_name(f"home.json.unreadable-{utcnow():%Y%m%dT%H%M%S}"))
-        journal.say(f"{home.marker} can't be understood; it is set aside as {aside.name}, and made again")
+        log.info(f"{home.marker} can't be understood; it is set aside as {aside.name}, and made again")
     now = replace(
         found or Identity(id=str(uuid.uuid4()), path=str(home.root), made_at=f"{utcnow().isoformat()}Z"),
         written_by=journal.code_version(),
@@ -158,7 +159,7 @@ def _settle(home: Home, found: Identity | None) -> None:
         "unmarked": f"the home {home.root} was made by an older nightrecs. It is in format {FORMAT} now",
         "settled": f"an earlier command did not get to the end of making the home {home.root} independent; it is now",
     }
-    journal.say(f"{said[event]}: {changed:,} stored paths were changed{kept}")
+    log.info(f"{said[event]}: {changed:,} stored paths were changed{kept}")
 
 
 def _write(home: Home, identity: Identity) -> None:

@@ -1,6 +1,7 @@
-"""What each night did: the truth about it. Plain JSON lines, appended and synced; published files embed it."""
+"""The journal: what each run did. JSON lines, appended and synced; published files contain a copy."""
 
 import json
+import logging
 import os
 import re
 import time
@@ -14,7 +15,8 @@ import polars as pl
 
 from pipeline.config.run import Run, moment_of, utcnow
 from pipeline.core import progress
-from pipeline.core.errors import Ids, with_ids
+from pipeline.core.console import log, log_once
+from pipeline.core.errors import Ids
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
@@ -23,21 +25,24 @@ from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
 from pipeline.storage import state_files
 
+WARNING = "warning: "
+"""Prefix of the text of a note that is a warning."""
+
 
 def folder(run: Run) -> Path:
-    """This night's journal."""
+    """Folder of this run's journal."""
     return run.home.journal(run.dataset) / run.run_id
 
 
 def run_ids(home: Home, dataset: str) -> list[str]:
-    """All nights of a data set, oldest first. Stray folders, and nights whose run.json is damaged, are left out."""
+    """Ids of all runs of a data set, oldest first. Other folders, and runs with a damaged run.json, are left out."""
     root = home.journal(dataset)
     folders = [path.name for path in root.iterdir()] if root.is_dir() else []
     return sorted(name for name in folders if find_run(home, dataset, name))
 
 
 def open_run(run: Run) -> None:
-    """Begin a night's journal."""
+    """Begin the journal of a run."""
     at = folder(run)
     at.mkdir(parents=True)
     (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
@@ -51,38 +56,42 @@ def open_run(run: Run) -> None:
 
 @contextmanager
 def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
-    """Time a stage; the block may set rows_in, rows_out, skipped and stage, its name, in the dict it gets."""
+    """Time a stage. The block may set rows_in, rows_out, skipped and stage (the name) in the dict that it gets."""
     record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
     started = time.perf_counter()
-    progress.watcher.begin(name)
+    progress.listener().begin(name)
     try:
         yield record
     finally:
-        progress.watcher.end()
+        progress.listener().end()
     seconds = round(time.perf_counter() - started, 3)
     append(run, tables.STAGES, [{**record, "seconds": seconds}])
     rows = f"{record['rows_out']:>12,} rows" if record["rows_out"] is not None else " " * 17
-    say(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
+    log.info(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
 
 
-def used(run: Run, result: Path) -> None:
-    """A night made or took a result of the lake: folders.txt, by which `gc` knows what may go."""
+def record_artifact(run: Run, result: Path) -> None:
+    """Record that a run built or reused a result of the lake, in folders.txt, so that `gc` keeps it."""
     with (folder(run) / "folders.txt").open("a") as file:
         file.write(f"{result.parent.name}/{result.name}\n")
 
 
 def note(run: Run, text: str, ids: Ids | None = None) -> None:
-    """Something a person should know of this night: in the journal, notes.jsonl, and said. The text has no ids."""
+    """Log a message and keep it in notes.jsonl. A text that begins with `warning: ` is a warning.
+
+    The text must not contain ids; pass them as `ids`, so that a user can be forgotten.
+    """
     kept = _kept(run.home, run.dataset, ids)
     with (folder(run) / "notes.jsonl").open("a") as file:
         if file.tell():
             file.write("\n")  # a torn last line must not take the next one with it
         file.write(json.dumps({"text": masked(text), "ids": kept}) + "\n")
-    say(text, ids)
+    level = logging.WARNING if text.startswith(WARNING) else logging.INFO
+    log.log(level, text.removeprefix(WARNING), extra={"ids": ids})
 
 
 def notes(home: Home, dataset: str, run_id: str) -> list[str]:
-    """The notes of a night. Those of older versions are plain lines, in notes.txt."""
+    """The notes of a run. Older versions wrote plain lines to notes.txt."""
     at = home.journal(dataset) / run_id
     records = state_files.read_records(at / "notes.jsonl")
     lines = [line for record in records for line in str(record.get("text", "")).splitlines()]
@@ -90,7 +99,7 @@ def notes(home: Home, dataset: str, run_id: str) -> list[str]:
 
 
 def _kept(home: Home, dataset: str, ids: Ids | None) -> list[dict[str, str]]:
-    """Ids as the journal keeps them: a list of column and value. What names a forgotten user is blanked."""
+    """Ids as stored in the journal: a list of column and value. Values that name a forgotten user are redacted."""
     if not ids:
         return []
     from pipeline.storage import forgotten_users  # it writes its list as journals are written
@@ -104,16 +113,11 @@ def _kept(home: Home, dataset: str, ids: Ids | None) -> list[dict[str, str]]:
 
 
 def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
-    """The ids that belong to the reason of a night, by column, as `run.json` keeps them."""
+    """The ids that belong to the reason in `run.json`, by column."""
     found: dict[str, list[str]] = {}
     for entry in record.get("reason_ids") or []:
         found.setdefault(entry["column"], []).append(entry["value"])
     return found
-
-
-def say(text: str, ids: Ids | None = None) -> None:
-    """Talk goes to stderr; stdout is for data. Ids go to the terminal only, not into Prefect's logs."""
-    progress.say(text, with_ids("", ids))
 
 
 def update_run(run: Run, **fields: Any) -> None:
@@ -122,9 +126,9 @@ def update_run(run: Run, **fields: Any) -> None:
 
 
 def close_run(run: Run, outcome: str, reason: str | None = None, ids: Ids | None = None) -> None:
-    """End a night: published, refused, stopped or crashed. What follows publishing can't unpublish.
+    """Set the outcome of a run: published, refused, stopped or crashed. An outcome that is set stays.
 
-    `ids`: what the reason is about, kept apart from it as `reason_ids`.
+    `ids` are stored separately from the reason, as `reason_ids`.
     """
     if read_run(run.home, run.dataset, run.run_id)["outcome"] != "running":
         return
@@ -133,9 +137,9 @@ def close_run(run: Run, outcome: str, reason: str | None = None, ids: Ids | None
 
 
 def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, str]:
-    """End the nights that never ended, as the holder of the lock finds them: id to outcome.
+    """Close the runs that never ended. Returns the outcome by run id. The caller holds the lock.
 
-    The one that is `live` was killed after its tables went live, so it did publish; the others crashed.
+    The run that is `live` was killed after its tables went live, so it is published; the others crashed.
     """
     mend(home, dataset)
     stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
@@ -148,7 +152,7 @@ def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, 
 
 
 def mend(home: Home, dataset: str) -> None:
-    """Set damaged JSON files of all nights aside. The caller holds the lock."""
+    """Set damaged JSON files of all runs aside. The caller holds the lock."""
     root = home.journal(dataset)
     for at in sorted(root.iterdir()) if root.is_dir() else []:
         state_files.mend(at / "run.json", dict, _trouble_of)
@@ -156,18 +160,18 @@ def mend(home: Home, dataset: str) -> None:
 
 
 def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
-    """run.json of a night. Raises FileNotFoundError or state_files.Damaged."""
+    """run.json of a run. Raises FileNotFoundError or state_files.Damaged."""
     return state_files.load(home.journal(dataset) / run_id / "run.json", dict)
 
 
 def find_run(home: Home, dataset: str, name: str) -> dict[str, Any] | None:
-    """run.json in a folder of the journal; None where the folder is no night, or its run.json is damaged."""
+    """run.json in a folder of the journal; None if there is none, or if it is damaged."""
     path = home.journal(dataset) / name / "run.json"
     record = state_files.read(path, dict)
     if record is None:
         return None
     trouble = _trouble_of(record)
-    if not trouble and record["run_id"] != name:  # a copy of a night's folder
+    if not trouble and record["run_id"] != name:  # a copy of another run's folder
         trouble = f"it is of night {record['run_id']}, and its folder is {name}"
     if not trouble and re.match("[0-9]{8}T", name) and not moment_of(name):
         trouble = "the night's id is no time at which a night can have run"
@@ -184,12 +188,12 @@ def _trouble_of(record: dict[str, Any]) -> str | None:
 
 
 def read_settings(home: Home, dataset: str, run_id: str) -> dict[str, Any] | None:
-    """settings.json of a night; None where it is absent or damaged."""
+    """settings.json of a run; None if it is absent or damaged."""
     return state_files.read(home.journal(dataset) / run_id / "settings.json", dict)
 
 
 def load_run(home: Home, dataset: str, run_id: str) -> Run:
-    """A night of the past, as its stages saw it."""
+    """The `Run` of a past run, as its stages saw it."""
     record = read_run(home, dataset, run_id)
     settings = state_files.load(home.journal(dataset) / run_id / "settings.json", dict)
     return Run.model_validate(
@@ -204,13 +208,13 @@ def load_run(home: Home, dataset: str, run_id: str) -> Run:
 
 
 def keep_traceback(run: Run) -> None:
-    """Where the error of the moment came from, for whoever looks in the morning: errors.txt."""
+    """Append the current traceback to errors.txt."""
     with (folder(run) / "errors.txt").open("a") as file:
         file.write(masked(traceback.format_exc()) + "\n")
 
 
 def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
-    """Add rows to one of the journal's tables; `run_id` is filled in."""
+    """Append rows to one of the journal's tables; `run_id` is filled in."""
     fault("journal:append")
     with (folder(run) / f"{table.name}.jsonl").open("a") as file:
         if file.tell():
@@ -222,7 +226,7 @@ def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> N
 
 
 def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = None) -> pl.DataFrame:
-    """Rows of one journal table, of one night or of all; of rows with the same key the last one counts."""
+    """Rows of a journal table, of one run or of all. For rows with the same key the last one counts."""
     if table is tables.RUNS:
         names = [run_id] if run_id else run_ids(home, dataset)
         return _frame(table, [record for name in names if (record := find_run(home, dataset, name))])
@@ -232,10 +236,10 @@ def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = 
 
 
 def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
-    """Of records that keep the contract; the others are counted and left out."""
+    """A frame of the records that match the schema. The others are counted and left out."""
     rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
     if wrong := len(records) - len(rows):
-        progress.say_once(f"warning: {wrong} records of the journal's {table.name} are damaged and left out")
+        log_once(f"{wrong} records of the journal's {table.name} are damaged and left out")
     frame = pl.DataFrame(rows, schema=table.schema, orient="row")
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 

@@ -1,4 +1,4 @@
-"""Keyed folders between the stages: built once, completed by a manifest written last, skipped when it holds."""
+"""Stage results in keyed folders: built once, complete once the manifest is written, then reused."""
 
 import hashlib
 import json
@@ -22,23 +22,23 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Spec:
-    """Identity of a result. Equal spec, equal content: a stage whose folder is complete is skipped."""
+    """Identity of a result. Equal specs have equal content, so a stage whose folder is complete is skipped."""
 
     call: StageCall
-    """What makes it; its title is what people see, e.g. `clean` or `train ease`."""
+    """The stage that builds it; its title is shown, e.g. `clean` or `train ease`."""
     layer: str
     """Folder of the lake, e.g. `2_clean`."""
     version: int
-    """Of the stage's code; raise it when the result changes."""
+    """Version of the stage's code; raise it when the result changes."""
     settings: Mapping[str, Any]
-    """Those that matter for the result, and no others."""
+    """The settings that affect the result, and no others."""
     parents: tuple[Path, ...] = ()
     head: str = ""
-    """Readable start of the folder's name."""
+    """Readable prefix of the folder's name; by default the title."""
 
     @property
     def key(self) -> str:
-        """64-bit hash of all that determines the content."""
+        """64-bit hash of everything that determines the content."""
         identity = [
             self.call.title,
             self.version,
@@ -49,39 +49,39 @@ class Spec:
 
 
 @dataclass
-class Report:
-    """What a stage says of its work. `ledger`: rows by reason; `info`: small JSON for later stages and people."""
+class StageResult:
+    """What a stage reports about its result. `ledger`: rows by reason; `info`: small JSON for later stages."""
 
     rows_in: int | None = None
     rows_out: int | None = None
     ledger: dict[str, int] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     kept_as: Spec | None = None
-    """Where what was made is another thing than what was asked for; None: it is that."""
+    """The spec to store the result under, if it differs from the requested one (a fit that was cut short)."""
 
 
 class NotYetKnown(FileNotFoundError):
-    """What is asked for depends on a result that isn't there yet."""
+    """The value depends on a result that isn't built yet."""
 
     def __init__(self, place: Path):
         super().__init__(f"{place} is not there yet")
         self.place = place
 
 
-def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
-    """The folder of `spec`: the complete one that is there, or what `write(temporary folder)` makes.
+def build(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
+    """Return the folder of `spec`; if it isn't complete, build it by `write(temporary folder)`.
 
-    That is completed, and journaled, as the spec that the report of `write` names, if it names one.
+    A result with `kept_as` is stored and journaled under that spec.
     """
     target = folder_of(run, spec)
     with journal.stage(run, spec.call.title) as record:
-        if progress.watcher.watches and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
-            progress.watcher.rows(rows)
+        if progress.listener().shows_epochs and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
+            progress.listener().rows(rows)
         skipped = is_complete(target)
         if not skipped:
             target = _write(run, spec, write)
         manifest = read_manifest(target)
-        journal.used(run, target)
+        journal.record_artifact(run, target)
         rows = {name: manifest[name] for name in ("rows_in", "rows_out")}
         record.update(stage=manifest["stage"], skipped=skipped, **rows)
     if ledger := manifest["ledger"]:
@@ -91,25 +91,25 @@ def build(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
 
 
 def folder_of(run: Run, spec: Spec) -> Path:
-    """Where the result of `spec` is, once it is built."""
+    """The folder of `spec`, which may not exist yet."""
     return run.home.lake(run.dataset) / spec.layer / f"{spec.head or spec.call.title.replace(' ', '-')}-{spec.key}"
 
 
-def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
-    """Build in a folder of our own, complete it, rename it to where it belongs."""
+def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
+    """Build in a temporary folder, complete it, and rename it."""
     target = folder_of(run, spec)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    for leftover in (target, *target.parent.glob(f".{target.name}.*")):  # of killed nights; the lock is ours
-        _remove(leftover)
+    for stale in (target, *target.parent.glob(f".{target.name}.*")):  # of killed runs; this process holds the lock
+        _remove(stale)
     stage = spec.call.stage
     temporary.mkdir(parents=True)
     try:
         fault(f"{stage}:before_write")
-        report = write(temporary)
-        spec = report.kept_as or spec
+        result = write(temporary)
+        spec = result.kept_as or spec
         target = folder_of(run, spec)
         fault(f"{stage}:before_manifest")
-        _complete(temporary, spec, report)
+        _complete(temporary, spec, result)
         fault(f"{stage}:before_rename")
         _remove(target)
         temporary.rename(target)
@@ -121,12 +121,12 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], Report]) -> Path:
 
 
 def info(folder: Path) -> dict[str, Any]:
-    """What the stage that built `folder` noted for others. Raises NotYetKnown where none has built it."""
+    """The `info` of the stage that built `folder`. Raises NotYetKnown if it isn't built."""
     return read_manifest(folder)["info"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """manifest.json of a complete folder. Raises NotYetKnown where there is none, or state_files.Damaged."""
+    """manifest.json of a complete folder. Raises NotYetKnown if there is none, or state_files.Damaged."""
     try:
         return state_files.load(folder / MANIFEST, dict)
     except FileNotFoundError:
@@ -134,13 +134,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write manifest.json, atomically, with a hash of itself."""
+    """Write manifest.json, atomically, with a hash of its content."""
     content = json.loads(json.dumps(manifest, default=str))
     write_atomically(folder / MANIFEST, json.dumps({**content, "own_hash": _own_hash(content)}, indent=2))
 
 
 def holds(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest is as it was written, by the hash of itself."""
+    """Whether a manifest matches the hash in it."""
     return manifest.get("own_hash") == _own_hash(manifest)
 
 
@@ -150,7 +150,7 @@ def _own_hash(manifest: dict[str, Any]) -> str:
 
 
 def is_complete(folder: Path) -> bool:
-    """Its manifest holds and every file has the hash written there (a flipped byte in Parquet reads without error)."""
+    """Whether the manifest and all files match their hashes. (Parquet with a flipped byte reads without an error.)"""
     try:
         manifest = read_manifest(folder)
         files = manifest["files"]
@@ -161,16 +161,16 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def _complete(folder: Path, spec: Spec, report: Report) -> None:
-    """Sync all files, then write the manifest: its existence means the folder is whole."""
+def _complete(folder: Path, spec: Spec, result: StageResult) -> None:
+    """Sync all files, then write the manifest: its existence means that the folder is complete."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         sync(path)
         files[str(path.relative_to(folder))] = sha256(path)
     manifest = {
         "stage": spec.call.title, "version": spec.version, "key": spec.key, "settings": dict(spec.settings),
-        "parents": [str(p) for p in spec.parents], "rows_in": report.rows_in, "rows_out": report.rows_out,
-        "ledger": report.ledger, "info": report.info, "files": files,
+        "parents": [str(p) for p in spec.parents], "rows_in": result.rows_in, "rows_out": result.rows_out,
+        "ledger": result.ledger, "info": result.info, "files": files,
     }  # fmt: skip
     write_manifest(folder, manifest)
 

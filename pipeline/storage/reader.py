@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.core.console import log
 from pipeline.core.errors import Held, UnreadableInput
 from pipeline.core.paths import Home
-from pipeline.storage import checksums, journal, statements, warehouse
+from pipeline.storage import checksums, statements, warehouse
 
 MEMORY_LIMIT = "NIGHTRECS_MEMORY_LIMIT"
 
@@ -62,7 +63,7 @@ def open_live(home: Home, dataset: str) -> warehouse.Connection:
                     f"{live} can't be read: {str(error).splitlines()[0]}; `nightrecs status {dataset}` says more"
                 ) from None
             trouble = f"{live.name} can't be read ({str(error).splitlines()[0]})"
-    journal.say(f"{trouble}; reading generation {generation.stem}, the same night")
+    log.info(f"{trouble}; reading generation {generation.stem}, the same night")
     return open_file(generation)
 
 

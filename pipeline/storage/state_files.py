@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.core.console import log_once
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import set_aside
-from pipeline.core.progress import say_once
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TIME, Table
 
 T = TypeVar("T")
@@ -104,14 +104,14 @@ def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None
         allowed = path.is_dir() or os.access(path, os.R_OK)
         aside = set_aside(path) if allowed else None
         if aside:
-            say_once(f"warning: {damage}; it is set aside as {aside.name}")
+            log_once(f"{damage}; it is set aside as {aside.name}")
         else:
             skip(path, damage.why)
 
 
 def skip(path: Path, why: str) -> None:
     """Say once that a file is left out."""
-    say_once(f"warning: {path} is damaged and left out: {why}")
+    log_once(f"{path} is damaged and left out: {why}")
 
 
 def _text(path: Path, errors: str, advice: str = "") -> str:

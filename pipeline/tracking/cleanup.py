@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.core.filesystem import delete, size_of
 from pipeline.core.paths import Home
-from pipeline.storage.garbage import Leftover
+from pipeline.storage.garbage import Garbage
 from pipeline.tracking import client as tracking_client
 from pipeline.tracking.server import tracking_uri
 
@@ -40,13 +40,13 @@ def end_stale(home: Home, dataset: str, outcomes: Mapping[str, str]) -> int:
     return ended
 
 
-def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[str], before: float) -> list[Leftover]:
+def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[str], before: float) -> list[Garbage]:
     """Runs and models of all other nights that began before `before` (seconds since 1970).
 
     `keep_runs`, `keep_models`: ids of nights. A model that an alias points to stays, whatever its night.
     """
     client, store = _store(home)
-    found: list[Leftover] = []
+    found: list[Garbage] = []
     aliased = _aliased(client, dataset)
     for model, night, versions in _models(client, dataset):
         if night in keep_models or aliased & set(versions) or model.creation_timestamp / 1000 >= before:
@@ -58,12 +58,12 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
             continue
         at, run_id = _local(run.info.artifact_uri).parent, run.info.run_id
         found.append(
-            Leftover("run", f"{run.info.run_name} ({run_id})", size_of([at]), _hard(home, store, "run", run_id, at))
+            Garbage("run", f"{run.info.run_name} ({run_id})", size_of([at]), _hard(home, store, "run", run_id, at))
         )
     return found
 
 
-def models_with(home: Home, dataset: str, user_id: str) -> list[Leftover]:
+def models_with(home: Home, dataset: str, user_id: str) -> list[Garbage]:
     """Models whose artifacts know a user, aliases or not."""
     client, store = _store(home)
     return [
@@ -77,7 +77,7 @@ def _has(users: Path, user_id: str) -> bool:
     return not pl.scan_parquet(users).filter(pl.col("user_id") == user_id).head(1).collect().is_empty()
 
 
-def _model(home: Home, client: Any, store: Any, dataset: str, model: Any, versions: list[str]) -> Leftover:
+def _model(home: Home, client: Any, store: Any, dataset: str, model: Any, versions: list[str]) -> Garbage:
     at = _local(model.artifact_location).parent
     hard = _hard(home, store, "logged_model", model.model_id, at)
 
@@ -89,7 +89,7 @@ def _model(home: Home, client: Any, store: Any, dataset: str, model: Any, versio
         hard()
 
     name = f"version {', '.join(versions)} ({model.model_id})" if versions else model.model_id
-    return Leftover("model", name, size_of([at]), remove)
+    return Garbage("model", name, size_of([at]), remove)
 
 
 def _hard(home: Home, store: Any, kind: str, identity: str, at: Path) -> Callable[[], None]:

@@ -1,7 +1,6 @@
 """A gradient fit at rest, between two epochs: one safetensors file whose header holds the rest as JSON."""
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.core.console import log
 from pipeline.core.fault_injection import fault
 
-log = logging.getLogger(__name__)
 SNAPSHOT_SECONDS = 1.0
 """At least, from one snapshot to the next: about what a signal costs, beside the epoch that it interrupts."""
 WORTH_OF_SNAPSHOTS = 0.05

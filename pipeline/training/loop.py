@@ -1,6 +1,5 @@
 """The one training loop of all gradient families: shuffling, steps, early stopping, best state."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -11,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.console import log
 from pipeline.core.fault_injection import fault
 from pipeline.core.seeding import seed_of
 from pipeline.training import checkpoint
@@ -22,7 +22,6 @@ from pipeline.training.step_graphs import StepGraphs
 
 __all__ = ["Diverged", "Stepper", "Steps", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
 
-log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 180.0
 """From one checkpoint to the next; shorter fits leave none, unless a signal ends them."""
 

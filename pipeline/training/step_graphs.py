@@ -1,13 +1,13 @@
 """Whole training steps as CUDA graphs: one launch a step instead of a hundred."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from pipeline.core.console import log
+
 WARM_UP = 3
 """Steps of a kind that run as they are before one is captured: libraries and optimizers make their state in them."""
 

@@ -164,10 +164,10 @@ def test_whatever_ends_it_leaves_the_terminal_as_it_was(data: Dataset, number: i
 
 def test_an_error_takes_the_line_away(run: Run, monkeypatch, data: Dataset):
     line = LiveLine(Console(file=io.StringIO(), force_terminal=True, width=120))
-    with pytest.raises(ZeroDivisionError), progress.watched_by(line), journal.stage(run, "clean"):
+    with pytest.raises(ZeroDivisionError), progress.listening(line), journal.stage(run, "clean"):
         assert line.live
         raise ZeroDivisionError
-    assert line.live is None and not progress.watcher.watches
+    assert line.live is None and not progress.listener().shows_epochs
 
 
 # ── the words of the line ──
@@ -187,45 +187,45 @@ def test_time_left_is_by_the_last_units(line):
     made, now = line
     for epoch in range(1, 5):
         now[0] += 2
-        made.at("epoch", epoch, 10, {"loss": 0.5}, epoch * 1000)
+        made.advance("epoch", epoch, 10, {"loss": 0.5}, epoch * 1000)
     now[0] += 1
     assert list(made.words(now[0])) == ["0:09", "epoch 4/10", "~0:11 left", "loss 0.5", "4,000 rows", "500 rows/s"]
     for epoch in range(5, 20):  # it becomes slow: the first ones don't count any more
         now[0] += 30
-        made.at("epoch", epoch, None)
+        made.advance("epoch", epoch, None)
     assert "left" not in " ".join(made.words(now[0]))
-    made.at("epoch", 20, 22)
+    made.advance("epoch", 20, 22)
     assert made.counts["epoch"].left(now[0]) == pytest.approx(2 * 30, rel=0.2)
 
 
 def test_a_fit_that_goes_on_is_not_thought_fast(line):
     made, now = line
-    made.at("trial", 0, 20)
+    made.advance("trial", 0, 20)
     now[0] += 5
-    made.at("trial", 13, 20)  # twelve of them were of another night
+    made.advance("trial", 13, 20)  # twelve of them were of another night
     assert made.counts["trial"].left(now[0]) == 7 * 5
 
 
 def test_an_inner_unit_starts_anew_with_the_outer_one(line):
     made, now = line
-    made.at("trial", 0, 3)
+    made.advance("trial", 0, 3)
     for trial in range(1, 3):
         for epoch in range(1, 5):
             now[0] += 1
-            made.at("epoch", epoch, 4)
+            made.advance("epoch", epoch, 4)
         assert "epoch 4/4" in list(made.words(now[0]))
-        made.at("trial", trial, 3, {"rmse": 1 / 3})
+        made.advance("trial", trial, 3, {"rmse": 1 / 3})
         assert list(made.words(now[0])) == [f"0:0{4 * trial}", f"trial {trial}/3", f"~0:0{12 - 4 * trial} left",
                                             "rmse 0.3333"]  # fmt: skip
     now[0] += 1
-    made.at("epoch", 1, 4)
+    made.advance("epoch", 1, 4)
     assert made.counts["epoch"].left(now[0]) == 3
 
 
 def test_what_is_not_known_is_not_said(line):
     made, now = line
     assert list(made.words(now[0])) == ["0:00"]
-    made.at("file", 1, None)
+    made.advance("file", 1, None)
     assert list(made.words(now[0])) == ["0:00", "file 1"]
     assert Count(1, 5, {}).left(now[0]) is None
     assert [clock(seconds) for seconds in (0.9, 61, 3723)] == ["0:00", "1:01", "1:02:03"]

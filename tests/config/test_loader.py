@@ -9,8 +9,8 @@ from pipeline.config import loader
 from pipeline.config.loader import load_settings
 from pipeline.config.settings import Settings
 from pipeline.core import paths
+from pipeline.core.console import log_once
 from pipeline.core.errors import SettingsError
-from pipeline.core.progress import say_once
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_errors_name_file_key_and_nearest_known_key(toml, dataset, overrides, en
     ],
 )
 def test_an_unknown_variable_is_a_warning_once(toml, capsys, variable, meant):
-    say_once.cache_clear()
+    log_once.cache_clear()
     for _ in range(2):
         load_settings(toml(DATASET), toml(RECIPE, "r.toml"), [], {variable: "7"})
     said = capsys.readouterr().err
@@ -100,7 +100,7 @@ def test_an_unknown_variable_is_a_warning_once(toml, capsys, variable, meant):
 
 def test_every_key_of_the_tree_is_a_variable(toml, capsys):
     """Each of them changes the tree, or is refused for its value; none is ignored."""
-    say_once.cache_clear()
+    log_once.cache_clear()
     names = [*loader._variables(Settings, "NIGHTRECS_"), "NIGHTRECS_MODELS__MF__EPOCHS"]
     names.append("NIGHTRECS_DATASET__ITEMS__ATTRIBUTES__GENRES")
     assert len(names) > 80

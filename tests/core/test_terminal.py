@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from flows.cli.explain import describe
 from flows.cli.output import show
 from pipeline.core import terminal
-from pipeline.storage import journal
+from pipeline.core.console import log
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u2069\x7f\x00\r"
 STEERING = [*range(9), *range(11, 32), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -34,7 +34,7 @@ def test_json_is_what_it_was(value):
 def test_tables_and_talk_are_plain_and_json_is_whole(capsys):
     rows = [{"item_id": f"i{HOSTILE}1", f"ti{HOSTILE}tle": f"a\tb{HOSTILE}"}]
     show(rows, SimpleNamespace(json=False))
-    journal.say(f"one\n\ttwo {HOSTILE}")
+    log.info(f"one\n\ttwo {HOSTILE}")
     said = capsys.readouterr()
     assert not steers(said.out + said.err) and "one\n\ttwo" in said.err
     show(rows, SimpleNamespace(json=True))

@@ -278,7 +278,7 @@ def test_a_killed_fit_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("damage", ["cut", "foreign"])
-def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path, monkeypatch, caplog, damage: str):
+def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path, monkeypatch, capsys, damage: str):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     run, parts = night(tmp_path)
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
@@ -290,7 +290,7 @@ def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path, monkeypatch, caplo
     expected = state(first)
     (first / lake.MANIFEST).unlink()
     again = train.fit_model(run, parts, "pmf")
-    assert ("can't be read" if damage == "cut" else "another fit") in caplog.text
+    assert ("can't be read" if damage == "cut" else "another fit") in capsys.readouterr().err
     assert all(torch.equal(tensor, state(again)[name]) for name, tensor in expected.items())
     assert not path.exists()
 

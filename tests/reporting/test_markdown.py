@@ -1,12 +1,10 @@
-"""The night on one page of Markdown, as Prefect and MLflow show it, and what goes into Prefect's logs."""
+"""The night on one page of Markdown, as Prefect and MLflow show it."""
 
 import base64
-import logging
 import xml.etree.ElementTree as xml
 
 import pytest
 
-from pipeline.core import progress
 from pipeline.core.errors import Refused
 from pipeline.core.paths import Home
 from pipeline.reporting import formatting
@@ -104,42 +102,3 @@ def test_a_refused_night_says_the_reason_and_what_to_do_first(refused):
 def test_a_crash_by_a_missing_file_is_no_broken_house(reason, said):
     assert formatting.to_do({"outcome": "crashed", "reason": reason}) == said
     assert formatting.to_do({"outcome": "published", "reason": None}) is None
-
-
-class Heard(progress.Watcher):
-    watches = True
-
-    def __init__(self):
-        self.lines, self.calls = [], []
-
-    def say(self, text, ids=""):
-        self.lines.append(text)
-
-    def begin(self, stage):
-        self.calls.append(stage)
-
-    def at(self, *told):
-        self.calls.append(told)
-
-
-def test_what_a_night_says_goes_on_to_whoever_watched_before():
-    from flows.orchestration.logs import Echo
-
-    before = Heard()
-    echo = Echo(before)
-    echo.say("  train ease   100 rows   0.1 s")  # no flow runs: Prefect has no log for it
-    echo.begin("train")
-    echo.at("epoch", 1, 2, {"loss": 0.5}, 10)
-    assert echo.watches and before.lines == ["  train ease   100 rows   0.1 s"]
-    assert before.calls == ["train", ("epoch", 1, 2, {"loss": 0.5}, 10)]
-
-
-@pytest.mark.parametrize(
-    ("level", "text", "kept"),
-    [(logging.INFO, "Finished in state Completed()", False), (logging.ERROR, "Finished in state Failed('x')", True),
-     (logging.INFO, "ingest  100 rows", True)],
-)  # fmt: skip
-def test_prefects_log_leaves_out_what_a_stage_says_itself(level, text, kept):
-    from flows.orchestration.logs import is_news
-
-    assert is_news(logging.LogRecord("prefect.task_runs", level, "", 0, text, (), None)) is kept

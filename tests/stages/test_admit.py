@@ -36,9 +36,9 @@ def night(home, run_id: str, frame: pl.DataFrame, outcome: str | None = "publish
     run = run.model_copy(update={"run_id": run_id, "home_root": home, "started_at": START})
     journal.open_run(run)
 
-    def write(at: Path) -> lake.Report:
+    def write(at: Path) -> lake.StageResult:
         frame.write_parquet(at / "interactions.parquet")
-        return lake.Report(rows_in=frame.height, rows_out=frame.height)
+        return lake.StageResult(rows_in=frame.height, rows_out=frame.height)
 
     folder = lake.build(run, lake.Spec(StageCall(StageName.INGEST), "1_raw", 1, {"of": run_id}), write)
     try:

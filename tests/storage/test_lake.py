@@ -16,10 +16,10 @@ def spec(**settings) -> lake.Spec:
 
 
 def writer(text: str, calls: list[str]):
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         calls.append(text)
         (folder / "a.txt").write_text(text)
-        return lake.Report(rows_in=3, rows_out=2, ledger={"kept": 2, "duplicate": 1}, info={"said": text})
+        return lake.StageResult(rows_in=3, rows_out=2, ledger={"kept": 2, "duplicate": 1}, info={"said": text})
 
     return write
 
@@ -60,7 +60,7 @@ def test_a_flipped_byte_is_found_and_the_stage_rebuilt(run):
 
 
 def test_a_stage_that_fails_leaves_nothing(run):
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         (folder / "half.txt").write_text("half")
         raise RuntimeError("died")
 

@@ -12,7 +12,7 @@ import pytest
 
 from flows.cli import main
 from pipeline.config.run import moment_of, new_run_id, utcnow
-from pipeline.core import progress
+from pipeline.core.console import log_once
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import DAMAGED
 from pipeline.schemas import tables
@@ -99,7 +99,7 @@ class Place:
             assert path.is_file(), path
 
     def says(self, *words: str) -> tuple[int, str]:
-        progress.say_once.cache_clear()
+        log_once.cache_clear()
         err = io.StringIO()
         with redirect_stderr(err), redirect_stdout(io.StringIO()):
             code = self.data.command(*words)
@@ -164,7 +164,7 @@ def test_night_rollback_and_gc_over_a_home_of_damaged_files(four_nights, damage,
         shutil.copytree(place.home.journal("tiny") / place.nights[1], place.home.journal("tiny") / stray)
     late = place.home.journal("tiny") / "99991231T235959.999Z-ffff" / "run.json"
     late.write_text(late.read_text().replace(place.nights[1], "99991231T235959.999Z-ffff"))
-    progress.say_once.cache_clear()
+    log_once.cache_clear()
     night = place.data.night("models.mf.epochs=2")
     assert place.data.live_night() == night and night > place.nights[-1]
     assert place.says("rollback", "tiny")[0] == 0 and place.data.live_night() == place.nights[-1]

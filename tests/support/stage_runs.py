@@ -35,8 +35,8 @@ def make_run(home: Path, data: Path | None = None, **tree) -> Run:
 def store(run: Run, rows: pl.DataFrame) -> Path:
     """A raw layer with these rows."""
 
-    def write(folder: Path) -> lake.Report:
+    def write(folder: Path) -> lake.StageResult:
         rows.write_parquet(folder / "interactions.parquet")
-        return lake.Report(rows_out=rows.height, info={"data_hash": "d"})
+        return lake.StageResult(rows_out=rows.height, info={"data_hash": "d"})
 
     return lake.build(run, lake.Spec(StageCall(StageName.INGEST), "1_raw", 1, {}), write)
