@@ -81,7 +81,7 @@ def _is_locked(con: Connection) -> bool:
 
 
 def holder(error: BaseException) -> str | None:
-    """The process that has a file open for writing, if that is why it could not be opened: `process 123 (python3.11)`."""
+    """The process that has a file open for writing, if an error says so: `process 123 (python3.11)`."""
     held = re.search(r"Conflicting lock is held(?: in (?P<program>.*?))?(?: \(PID (?P<pid>\d+)\))", str(error))
     if held:
         return f"process {held['pid']}" + (f" ({held['program']})" if held["program"] else "")
