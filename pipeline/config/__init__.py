@@ -1,5 +1,3 @@
-"""What a run is asked to do: the settings of a data set, a recipe and a run, and how TOML files, environment variables
-and `--set` are merged into them.
-"""
+"""The settings of data sets, recipes and runs, merged from TOML files, environment variables and `--set`."""
 
 __all__ = ["base", "dataset", "loader", "publishing", "run", "settings"]

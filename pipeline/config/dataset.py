@@ -1,4 +1,4 @@
-"""Keys of a data set's TOML, `[dataset]` of the settings tree: where its rows are and what they mean."""
+"""Keys of a data set's TOML, `dataset` in the settings tree: where its rows are and what they mean."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from pipeline.config.base import Fraction, Name, Section
 
 
 class Reading(Section):
-    """How a text file is laid out."""
+    """The format of a text file."""
 
     files: list[str] = Field(default=[])
     """Globs, relative to `--data` or to the TOML; csv tsv dat txt parquet, also .gz and .zst."""
@@ -19,7 +19,7 @@ class Reading(Section):
     """Names of the columns where `header` is false."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     quote: str = '"'
-    """Empty where the file does not quote."""
+    """Empty if the file has no quoting."""
 
     @field_validator("delimiter")
     @classmethod
@@ -35,13 +35,13 @@ class Source(Reading):
     folder: str | None = None
     """Folder below NIGHTRECS_DATA; the data set's name when absent."""
     generator: Literal["sample", "anime", "ncf_timed"] | None = None
-    """Makes the files on the spot, synthetic or of others at hand, where `--data` names none."""
+    """Generates the files, synthetic or from other files, if `--data` is not given."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
-    """incremental: files are added up; one seen before, by content, is not read twice."""
+    """incremental: files accumulate over nights; a file with known content is not read again."""
     static: bool = False
-    """The files don't grow, as those of a public data set: their age is nothing to warn of."""
+    """The files don't grow, as in a public data set: no warning about their age."""
     max_reject_rate: Fraction = 0.05
-    """A night with a larger share of rejected rows stops (exit 3)."""
+    """A night with a larger share of rejected rows is refused (exit 3)."""
 
 
 class Columns(Section):
@@ -63,13 +63,13 @@ class Feedback(Section):
     missing_ratings: list[float] = Field(default=[])
     """Values that mean 'seen, not rated': an interaction without a rating."""
     keep_if: str | None = None
-    """Condition on `rating`; other rows don't exist for fitting and metrics, but are never recommended again."""
+    """Condition on `rating`. Fits and metrics ignore other rows, but their items are never recommended again."""
     positive_if: str | None = None
-    """Condition on `rating`; which kept rows count as positive for ranking."""
+    """Condition on `rating`: which kept rows count as positive for ranking."""
     normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
-    """Of ratings; fitted on train only."""
+    """Normalization of ratings; fitted on train only."""
     normalize_to: tuple[float, float] = (0.0, 1.0)
-    """Of min_max: what the lowest and the highest rating become."""
+    """For min_max: the values of the lowest and the highest rating."""
 
     @model_validator(mode="after")
     def _a_range(self) -> "Feedback":
@@ -105,7 +105,7 @@ class Published(Section):
 
 
 class Dataset(Section):
-    """A data set, as its TOML says."""
+    """A data set, as its TOML describes it."""
 
     name: Name
     description: str = ""

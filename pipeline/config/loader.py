@@ -1,4 +1,4 @@
-"""Merges data set, recipe, environment and --set into the settings tree; errors name where a key came from."""
+"""Merges data set, recipe, environment and --set into the settings tree. Errors name the source of the key."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from pipeline.core.errors import SettingsError
 from pipeline.core.suggest import nearest
 
 PREFIX = "NIGHTRECS_"
-"""Of environment variables that set a key of the tree."""
+"""Prefix of environment variables that set a key."""
 NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
 NOT_KEYS |= {f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")}
 
@@ -33,7 +33,10 @@ def load_settings(
     overrides: list[str] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[Settings, Path]:
-    """The tree for a data set and a recipe (names or paths of TOML files), and the data set's file."""
+    """The settings for a data set and a recipe (names or paths of TOML files), and the data set's file.
+
+    Raises SettingsError.
+    """
     dataset_file = find_toml(dataset, paths.DATASETS, "data set")
     recipe_file = find_toml(recipe, paths.RECIPES, "recipe")
     tree: dict[str, Any] = {}
@@ -46,7 +49,7 @@ def load_settings(
         keys = name.removeprefix(PREFIX).lower().split("__")
         if _is_key(keys):
             _merge(tree, _nest(keys, _value(text)), f"environment variable {name}", origin)
-        else:  # of another version or another program: no reason not to run
+        else:  # it may belong to another version or program, so it is not an error
             known = nearest(name, [*NOT_KEYS, *_variables(Settings, PREFIX)])
             log_once(f"the environment variable {name} is not known and is ignored{known}")
     for override in overrides or []:
@@ -64,14 +67,14 @@ def load_settings(
 
 
 def check_name(name: str, what: str, advice: str = "") -> str:
-    """Return a name that may become part of a path; SettingsError where it may not."""
+    """Return `name` if it is allowed as part of a path, else raise SettingsError."""
     if not re.fullmatch(NAME, name) or "\n" in name:
         raise SettingsError(f"{name!r} is not the name of a {what}: a name has {NAME_IN_WORDS}{advice}")
     return name
 
 
 def find_toml(name: str, folder: Path, what: str) -> Path:
-    """A shipped TOML by its name, or anybody's by its path."""
+    """Path of a shipped TOML by its name, or of any other by its path. Raises SettingsError if there is none."""
     if name.endswith(".toml") or os.sep in name:
         path = Path(name).expanduser()
         if not path.is_file():
@@ -87,7 +90,7 @@ def find_toml(name: str, folder: Path, what: str) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file; the error names file, line and column."""
+    """Parse a TOML file. Raises SettingsError with file, line and column."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -99,7 +102,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def explain(
     error: ValidationError, model: type[BaseModel], origin: Mapping[tuple[str, ...], str] | str, prefix: str = ""
 ) -> str:
-    """One line a problem: where it was set, the key (after `prefix`), what is wrong, the nearest known key."""
+    """One line per problem: where it was set, the key (after `prefix`), what is wrong, the nearest known key."""
     lines = []
     for problem in error.errors(include_url=False):
         keys = tuple(str(part) for part in problem["loc"])
@@ -118,7 +121,7 @@ def explain(
 
 
 def _merge(tree: dict, layer: Mapping, where: str, origin: dict, prefix: tuple[str, ...] = ()) -> None:
-    """Put `layer` into `tree`, later wins; tables merge key by key, and `models` tables too."""
+    """Merge `layer` into `tree`; later values win, and tables merge key by key."""
     for key, value in layer.items():
         at = (*prefix, key)
         if isinstance(value, Mapping):
@@ -138,7 +141,7 @@ def _nest(keys: list[str], value: Any) -> dict:
 
 
 def _value(text: str) -> Any:
-    """A TOML value where it is one, else the text itself, so that --set dataset.name=x needs no quotes."""
+    """The TOML value of a text, or the text itself if it is none, so that --set dataset.name=x needs no quotes."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
@@ -153,7 +156,7 @@ def _origin_of(keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> 
 
 
 def _is_key(keys: list[str]) -> bool:
-    """Whether the tree has such a key; in tables with names of the user's own, every key is one."""
+    """Whether the settings have this key. In tables whose keys the user chooses, every key is valid."""
     model: type[BaseModel] = Settings
     for at, key in enumerate(keys):
         field = model.model_fields.get(key)
@@ -175,7 +178,7 @@ def _allows_more(section: type[BaseModel]) -> bool:
 
 
 def _variables(model: type[BaseModel], before: str) -> Iterator[str]:
-    """Names of the environment variables for the keys of a section and of those below it."""
+    """Names of the environment variables for the keys of a section and its subsections."""
     for key, field in model.model_fields.items():
         name = before + key.upper()
         section = next((t for t in _types(field.annotation) if _is_section(t)), None)

@@ -1,4 +1,4 @@
-"""Keys of a recipe that say what is published, what may stop it, and what is kept of it."""
+"""Keys of a recipe for publishing: what is published, which checks can refuse it, and what is kept."""
 
 from typing import Annotated
 
@@ -8,40 +8,40 @@ from pipeline.config.base import Fraction, Section
 
 
 class Checks(Section):
-    """Bounds of the audits in `sql/checks`; where one is absent, the audit only warns."""
+    """Bounds of the audits in `sql/checks`. Without a bound, the audit only warns."""
 
     max_shrink: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """A source that lost this share of the last published night's rows stops the night (exit 3)."""
+    """A source that lost this share of the rows of the last published night is refused (exit 3)."""
     max_age_days: PositiveFloat | None = None
-    """Oldest that the newest interaction may be when the night starts."""
+    """Maximum age of the newest interaction when the night starts."""
     max_future_days: Annotated[float, Field(ge=0)] = 1.0
-    """How far ahead of the night's start an interaction may be: time zones, clocks that are off."""
+    """How far after the night's start an interaction may be: time zones, inaccurate clocks."""
     min_coverage: Fraction | None = None
-    """Share of the items that take part which must be in somebody's list."""
+    """Minimum share of the items in the fit that must be in at least one list."""
 
 
 class Gate(Section):
-    """What a new champion must show on valid, against the published configuration and windowed popularity."""
+    """What a new champion must reach on valid, compared with the published configuration and windowed popularity."""
 
     enabled: bool = True
-    """false: plainly the best on valid is published."""
+    """false: the best model on valid is published without a comparison."""
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """A challenger may be worse than the incumbent by this share of the incumbent's figure, and no more."""
+    """A challenger may be worse than the incumbent by at most this share of the incumbent's metric."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of the intervals that decide; for segments split among them (Bonferroni)."""
+    """Confidence of the intervals that decide; for segments with Bonferroni's correction."""
     min_segment_users: PositiveInt = 100
-    """A smaller segment can't stop a challenger."""
+    """A segment with fewer users can't reject a challenger."""
 
 
 class Churn(Section):
-    """How much lists may differ from the published ones; change is 1 - Jaccard, mean over the users of both."""
+    """How much lists may differ from the published ones. Change is 1 - Jaccard, averaged over the users of both."""
 
     warn_change: Fraction = 0.7
-    """Above it the night says so."""
+    """A larger change is a warning."""
     max_change: Fraction | None = None
-    """Above it nothing is published (exit 3)."""
+    """A larger change is refused (exit 3)."""
     accept: bool = False
-    """true: `max_change` is let pass; `run --accept-churn` sets it for one night."""
+    """true: `max_change` is ignored; `run --accept-churn` sets it for one night."""
 
 
 class Export(Section):
@@ -51,25 +51,25 @@ class Export(Section):
     similar_items: NonNegativeInt = 20
     popular_items: PositiveInt = 100
     popular_windows: list[PositiveInt] = Field(default=[7, 30])
-    """Days before the last interaction, beside the whole history."""
+    """Windows in days before the last interaction, in addition to the whole history."""
     exclude_items: str | None = None
-    """CSV of items that are never recommended, below the data folder: item_id, and if wanted reason, from, until."""
+    """CSV of items that are never recommended, in the data folder: item_id, and optionally reason, from, until."""
     only_items: str | None = None
-    """CSV of the only items that are recommended; as exclude_items."""
+    """CSV of the only items that are recommended; same format as exclude_items."""
     max_per_attribute: dict[str, PositiveInt] = Field(default={})
-    """Attribute of the item catalog to the most items of one of its values in a list, e.g. { genres = 3 }."""
+    """Attribute of the item catalog to the most items with the same value in one list, e.g. { genres = 3 }."""
     fresh_days: PositiveInt | None = None
-    """Only items with an interaction in so many days before the newest of all are recommended."""
+    """Only items with an interaction in this many days before the newest interaction are recommended."""
 
 
 class Keep(Section):
-    """What is kept of past nights: generations by every night that publishes, the rest by `nightrecs gc`."""
+    """What is kept of past nights. Each night that publishes drops old generations; `nightrecs gc` drops the rest."""
 
     generations: PositiveInt = 7
-    """Published databases to roll back to, the live one among them."""
+    """Published databases to roll back to, including the live one."""
     lake_nights: PositiveInt = 3
-    """Newest nights whose results in the lake stay; beside them those of the live one and of the one before."""
+    """Newest nights whose lake results stay, in addition to those of the live night and the one before it."""
     mlflow_nights: PositiveInt = 30
     """Newest nights that stay in MLflow; their registered models stay as long as the generation."""
     days: Annotated[float, Field(ge=0)] = 0
-    """`gc` removes nothing younger, however much there is."""
+    """`gc` never removes anything younger than this."""

@@ -1,4 +1,4 @@
-"""One night, as its stages see it: small, immutable, and JSON, so that tasks can pass it on."""
+"""One run, as its stages see it: small, immutable and JSON-serializable, so that tasks can pass it on."""
 
 import datetime as dt
 import secrets
@@ -10,29 +10,29 @@ from pipeline.config.settings import Settings
 from pipeline.core.paths import Home
 
 LATEST_YEAR = 3000
-"""Ids from then on are not taken for a night's."""
+"""Run ids from this year on are ignored: the clock was wrong."""
 
 
 class Run(BaseModel):
-    """Who runs, on what, where. Stages get it first, then the folders of the stages before."""
+    """Identity, settings, input and home of a run. It is the first argument of every stage."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     run_id: str
     home_root: Path
     data: Path
-    """Folder in which `dataset.source.files` are looked for."""
+    """Folder with the files of `dataset.source.files`."""
     settings: Settings
     started_at: dt.datetime
     """UTC, naive."""
     as_of: dt.datetime | None = None
-    """A replay: only interactions before this moment exist. UTC, naive."""
+    """Set in a replay: only interactions before this time are used. UTC, naive."""
     flow_run_id: str | None = None
-    """Prefect's id of the night, where it runs there."""
+    """Prefect's id of the flow run, if there is one."""
 
     @property
     def home(self) -> Home:
-        """Where this run writes."""
+        """The home that this run writes to."""
         return Home(self.home_root)
 
     @property
@@ -42,12 +42,12 @@ class Run(BaseModel):
 
 
 def utcnow() -> dt.datetime:
-    """Now in UTC, naive, as every table keeps it."""
+    """The current time in UTC, naive, as in all tables."""
     return dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 def new_run_id(now: dt.datetime, earlier: list[str]) -> str:
-    """`20261122T030000.123Z-4f2a`: ordered by time, and after every earlier one even if the clock went back."""
+    """`20261122T030000.123Z-4f2a`: sorts by time, and after all earlier ids even if the clock was set back."""
     stamp = now.strftime("%Y%m%dT%H%M%S.") + f"{now.microsecond // 1000:03d}Z"
     last = max((moment for run_id in earlier if (moment := moment_of(run_id))), default=None)
     if last and stamp <= last.strftime("%Y%m%dT%H%M%S.") + f"{last.microsecond // 1000:03d}Z":
@@ -56,7 +56,7 @@ def new_run_id(now: dt.datetime, earlier: list[str]) -> str:
 
 
 def moment_of(run_id: str) -> dt.datetime | None:
-    """When a night began, by its id; None where that is no time, or one so late that the clock was wrong."""
+    """Start time from a run id; None if the id has no time, or one so late that the clock was wrong."""
     try:
         moment = dt.datetime.strptime(run_id[:20], "%Y%m%dT%H%M%S.%fZ")
     except ValueError:

@@ -1,7 +1,7 @@
-"""The one settings tree: its keys, their defaults and what they mean. `layers.py` merges the sources into it.
+"""The settings tree: its keys, their defaults and meanings. `loader.py` merges the sources into it.
 
-Here are the root and how models are fitted, measured and chosen; the data set's part is in `dataset_settings.py`, that
-of publishing in `publishing_settings.py`.
+This module has the root, and the sections for fitting, evaluating and selecting models. `dataset.py` has the sections
+of a data set, `publishing.py` those of publishing.
 """
 
 from typing import Annotated, Any, Literal
@@ -22,13 +22,13 @@ from pipeline.config.dataset import Dataset
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep
 
 INCUMBENT, BASELINE = "incumbent", "popularity_floor"
-"""Labels of the configurations that the gate lets take part beside the recipe's."""
+"""Labels of the models that the gate adds to those of the recipe."""
 ERRORS = ("rmse", "mae", "rmse_scaled", "mae_scaled")
 """Metrics of predicted ratings."""
 
 
 class Split(Section):
-    """Who is held out."""
+    """Which interactions are held out."""
 
     kind: Literal["auto", "global_time", "leave_one_out", "random", "published"] = "auto"
     valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -39,16 +39,16 @@ class Split(Section):
 
 
 class Finder(Section):
-    """How to look for a learning rate before a gradient fit: it rises from step to step, and the loss tells."""
+    """Learning-rate finder for gradient families: the rate rises step by step, and the loss is recorded."""
 
     low: PositiveFloat = 1e-6
     """Learning rate of the first step."""
     high: PositiveFloat = 10.0
-    """Of the last one."""
+    """Learning rate of the last step."""
     steps: Annotated[int, Field(ge=50)] = 100
-    """Mini-batches, fewer where the loss explodes."""
+    """Number of mini-batches; fewer if the loss diverges."""
     use: bool = False
-    """true: the fit starts from the rate found; false: it is only shown."""
+    """true: the fit uses the rate that was found; false: it is only shown."""
 
     @model_validator(mode="after")
     def _rises(self) -> "Finder":
@@ -62,57 +62,57 @@ class ModelEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     family: str | None = None
-    """The label, unless given."""
+    """By default the label."""
     finder: Finder | None = None
-    """Learning-rate finder, of gradient families."""
+    """Learning-rate finder, for gradient families."""
     search: dict[str, Any] | None = None
-    """Hyperparameter to a list of choices, or to { low, high, log, step }; the best on valid are taken."""
+    """Hyperparameter to a list of choices, or to { low, high, log, step }; the best on valid are used."""
 
 
 class Search(Section):
-    """How the `[models.<label>.search]` are searched, each for itself."""
+    """How the `[models.<label>.search]` are searched, independently of each other."""
 
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """tpe: tree-structured Parzen estimator; grid: every combination of the choices and steps, in order."""
     trials: PositiveInt | None = None
-    """At most so many; absent: 20, or 100 where `minutes` or `budget.minutes` is the limit, or all of a grid."""
+    """Maximum number of trials; absent: 20, or 100 if `minutes` or `budget.minutes` is set, or all of a grid."""
     minutes: PositiveFloat | None = None
-    """Time of all trials of a label together; whichever of trials and minutes comes first."""
+    """Time limit of all trials of a label; the search ends at `trials` or `minutes`, whichever comes first."""
     epochs: PositiveInt | None = None
-    """Of one trial, where the family has epochs; absent: as in the fit."""
+    """Epochs of one trial, if the family has epochs; absent: as in the fit."""
     prune: bool = True
-    """End a trial whose figure on valid is below the median of the earlier ones at the same epoch; not in a grid,
-    of which every point is wanted."""
+    """Stop a trial whose metric on valid is below the median of earlier trials at the same epoch. A grid is never
+    pruned."""
 
 
 class Budget(Section):
-    """How long a night may take; what is over after every family's fit goes into the searches."""
+    """Time budget of a night. The time left after the fits of all families is used by the searches."""
 
     minutes: PositiveFloat | None = None
-    """From the night's start to its publishing. No fit is begun that past timings say can't end in it."""
+    """From the night's start to publishing. A fit that can't end in time, by past timings, is not started."""
 
 
 class Evaluation(Section):
-    """How models are measured."""
+    """How models are evaluated."""
 
     cutoffs: list[PositiveInt] = Field(default=[5, 10, 20], min_length=1)
     protocols: list[Literal["full", "sampled_99"]] = Field(default=["full"])
     fit_for_test: Literal["train", "train+valid"] = "train"
-    """What the models that are reported on test have seen."""
+    """Training data of the models that are evaluated on test."""
 
 
 class Select(Section):
-    """The figure that chooses the champion, on valid."""
+    """The metric that selects the champion, on valid."""
 
     metric: str = "ndcg"
     cutoff: PositiveInt = 10
     protocol: Literal["full", "sampled_99", "error"] = "full"
-    """error: of predicted ratings, for the metrics rmse and mae, and rmse_scaled and mae_scaled: the same on the scale
-    of the fit, as `dataset.feedback.normalize` makes it."""
+    """error: errors of predicted ratings, for the metrics rmse and mae, and for rmse_scaled and mae_scaled, which are
+    on the scale of the fit after `dataset.feedback.normalize`."""
 
     @property
     def recorded_cutoff(self) -> int:
-        """The cutoff that stands in tables.METRICS: errors have none, which is 0."""
+        """The cutoff in tables.METRICS; 0 for errors, which have none."""
         return 0 if self.protocol == "error" else self.cutoff
 
     @model_validator(mode="after")
@@ -123,23 +123,23 @@ class Select(Section):
 
 
 class Settings(Section):
-    """The whole tree."""
+    """The root of the settings tree."""
 
     seed: NonNegativeInt = 42
     threads: NonNegativeInt = 0
-    """0: one a core."""
+    """0: one per core."""
     memory_limit: str | None = None
-    """Of DuckDB, and of the matrices of one fit, e.g. "4GB"; half the machine's when absent."""
+    """Limit for DuckDB, and for the matrices of one fit, e.g. "4GB"; absent: half of the machine's memory."""
     device: str = "auto"
     devices: PositiveInt = 1
-    """On which a gradient family is fitted at once: GPUs of this machine, or processes on its CPU. More than one needs
-    the extra `fabric`."""
+    """Devices for data-parallel fits of gradient families: GPUs of this machine, or processes on its CPU. More than one
+    needs the extra `fabric`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     recipe: FileStem = "nightly"
     dataset: Dataset
     split: Split = Split()
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
-    """By label; a label is also part of file names. `incumbent` and `popularity_floor` are the gate's."""
+    """By label; a label is also part of file names. `incumbent` and `popularity_floor` are reserved for the gate."""
     evaluation: Evaluation = Evaluation()
     select: Select = Select()
     checks: Checks = Checks()
@@ -171,5 +171,5 @@ class Settings(Section):
     @classmethod
     def _labels_are_free(cls, value: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
         if taken := [label for label in sorted(value) if label == BASELINE or label.startswith(INCUMBENT)]:
-            raise ValueError(f"the gate needs the label {taken[0]!r} for its own; choose another")
+            raise ValueError(f"the label {taken[0]!r} is reserved for the gate; choose another")
         return value

@@ -28,7 +28,7 @@ class Held(RuntimeError):
 
 
 class UnreadableInput(Naming, ValueError):
-    """Input that cannot be read, or a home that cannot be written: exit code 2. The message says what to do."""
+    """Unreadable input, or a home that can't be written: exit code 2. The message names the file and what to do."""
 
 
 def with_ids(message: str, ids: Ids | None) -> str:

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a row went where it went; every row of a stage has exactly one. `kept` goes on to the next stage."""
+    """Why a row was kept or dropped. Every row of a stage has exactly one reason; `kept` rows go to the next stage."""
 
     KEPT = "kept"
     # ingest
@@ -34,4 +34,4 @@ class Reason(StrEnum):
 
 
 LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF)
-"""Of ingest: valid rows that are not wanted, of a forgotten user or after the moment of a replay. No rejects."""
+"""Reasons of valid rows that ingest leaves out: of a forgotten user, or after the time of a replay. No rejects."""

@@ -1,4 +1,4 @@
-"""Every table's schema, once: Polars schema, DuckDB DDL, comments and checks all come from here."""
+"""Declares tables; Polars schema, DuckDB DDL, comments and checks are derived from the declaration."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ DUCKDB_TYPES = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column's type, its meaning with unit, and whether it may be null."""
+    """A column: its type, its meaning with the unit, and whether it may be null."""
 
     dtype: pl.DataType | type[pl.DataType]
     doc: str
@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table's contract; `key` columns identify a row, `volatile` ones may differ between equal runs."""
+    """A table's schema. `key` columns identify a row; `volatile` columns may differ between equal runs."""
 
     name: str
     doc: str
@@ -50,7 +50,7 @@ class Table:
         return f"CREATE TABLE {self.name} (\n  {fields}\n);\n" + "\n".join(comments)
 
     def without(self, *names: str) -> "Table":
-        """The same contract less some columns."""
+        """The same schema without some columns."""
         columns = {name: column for name, column in self.columns.items() if name not in names}
         return replace(self, columns=columns, key=tuple(name for name in self.key if name not in names))
 
@@ -61,7 +61,7 @@ class Table:
     def check(self, frame: pl.DataFrame, unique: bool = True) -> pl.DataFrame:
         """Return `frame` with the columns in order; raise ContractError on a wrong type, null or repeated key.
 
-        Categorical passes for text: the same, with every distinct value stored once.
+        Categorical is accepted as text: it is the same, with every distinct value stored once.
         """
         if missing := set(self.columns) - set(frame.columns):
             raise ContractError(f"{self.name}: missing columns {sorted(missing)}")
@@ -82,5 +82,5 @@ def _literal(text: str) -> str:
 
 
 def rows(table: Table, records: list[dict]) -> pl.DataFrame:
-    """A checked frame from records; absent nullable columns become null."""
+    """A checked frame from records. Missing nullable columns become null."""
     return table.check(pl.DataFrame(records, schema=table.schema, orient="row"))

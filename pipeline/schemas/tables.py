@@ -1,4 +1,4 @@
-"""The tables themselves: those of the lake (between stages), then those that are published."""
+"""All tables: those of the lake (between stages), of the journal, and the published ones."""
 
 import polars as pl
 
@@ -26,26 +26,26 @@ CATALOG = Table(
      "attributes": Column(TEXT, 'JSON object, attribute name to list of values', nullable=True)},
 )  # fmt: skip
 CLEAN = Table(
-    "clean", "One row a user and item; filters applied", ("user_id", "item_id"),
+    "clean", "One row per user and item, after the filters", ("user_id", "item_id"),
     {**RAW.columns, "positive": Column(BOOL, "Counts as positive for ranking")},
 )  # fmt: skip
 ENCODED = Table(
-    "encoded", "Dense indices; ordered by user, then time, then a seeded hash", ("user_idx", "item_idx"),
+    "encoded", "Rows with dense indices, ordered by user, then time, then a seeded hash", ("user_idx", "item_idx"),
     {"user_idx": Column(INT, "Row of users.parquet"), "item_idx": Column(INT, "Row of items.parquet"),
      "rating": Column(pl.Float32, _RATING.doc, nullable=True), "timestamp": _TIME,
      "positive": CLEAN.columns["positive"]},
 )  # fmt: skip
 PER_USER = Table(
-    "per_user", "The figure that selects, on one split, of every user", ("user_idx",),
+    "per_user", "The selection metric of every user, on one split", ("user_idx",),
     {"user_idx": Column(INT, "Row of users.parquet"),
-     "value": Column(FLOAT, "Mean of the user; of rmse the mean squared error, of mae the mean absolute one"),
-     "n": Column(BIG, "Events or rows in the mean; 1 where the metric is one of the whole list"),
-     "warm": Column(BOOL, "Has a history: is in the segment `all`")},
+     "value": Column(FLOAT, "Mean of the user; for rmse the mean squared error, for mae the mean absolute error"),
+     "n": Column(BIG, "Events or rows in the mean; 1 if the metric is one of the whole list"),
+     "warm": Column(BOOL, "Has a history, so is in the segment `all`")},
 )  # fmt: skip
 
 # ── journal only ──
 INPUTS = Table(
-    "inputs", "What each night read; the next nights' audits compare with it", ("run_id",),
+    "inputs", "What each night read; audits of later nights compare with it", ("run_id",),
     {"run_id": _RUN, "mode": Column(TEXT, "snapshot or incremental"), "rows": Column(BIG, "Valid source rows"),
      "rejected": Column(BIG, "Rejected source lines"), "newest": _LAST,
      "rated": Column(BOOL, "A rating column is configured"), "timed": Column(BOOL, "A time column is configured")},
@@ -54,10 +54,10 @@ INPUTS = Table(
 TRIALS = Table(
     "trials", "Trials of one search, in order", ("number",),
     {"number": Column(INT, "From 0"), "state": Column(TEXT, "complete, pruned or failed"),
-     "value": Column(FLOAT, "The figure that selects, on valid; of a pruned trial, its last", nullable=True),
-     "epochs": Column(INT, "That told a figure; 0 for families without epochs"),
+     "value": Column(FLOAT, "The selection metric on valid; the last one of a pruned trial", nullable=True),
+     "epochs": Column(INT, "Epochs that were evaluated; 0 for families without epochs"),
      "seconds": Column(FLOAT, "Wall time"), "params": Column(TEXT, "JSON object, hyperparameter to value"),
-     "reason": Column(TEXT, "Why it failed, or whose figure it has", nullable=True)},
+     "reason": Column(TEXT, "Why it failed, or which trial its metric was copied from", nullable=True)},
 )  # fmt: skip
 
 # ── published ──
@@ -66,7 +66,7 @@ RECOMMENDATIONS = Table(
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
      "score": Column(FLOAT, "Higher is better; comparable within one user and source only"),
      "source": Column(TEXT, "model, or fallback (popular items, for users the model can't serve)"),
-     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the night made its lists, UTC")},
+     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
     volatile=("run_id", "generated_at"),
 )  # fmt: skip
 SIMILAR_ITEMS = Table(
@@ -104,17 +104,17 @@ ITEM_VECTORS = Table(
     {"id": Column(TEXT, "Item id"), "model": _MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
 )  # fmt: skip
 PREDICTIONS = Table(
-    "predictions", "Held-out ratings beside predicted ones: a sample of test, of every model that predicts ratings",
+    "predictions", "Held-out and predicted ratings: a sample of test, for every model that predicts ratings",
     ("model", "user_id", "item_id"),
     {"model": _MODEL, "user_id": _USER, "item_id": _ITEM,
-     "rating": Column(FLOAT, "Rating in the source's unit; the fit did not see it"),
-     "prediction": Column(FLOAT, "The model's, kept within the lowest and highest rating of the fit")},
+     "rating": Column(FLOAT, "Rating in the source's unit; not used by the fit"),
+     "prediction": Column(FLOAT, "Predicted rating, limited to the range of ratings in the fit")},
 )  # fmt: skip
 SUPPRESSED = Table(
-    "suppressed", "Items that a rule of [export] kept out of lists", ("item_id", "rule"),
+    "suppressed", "Items that a rule in [export] removed from lists", ("item_id", "rule"),
     {"item_id": _ITEM, "rule": Column(TEXT, "exclude_items, only_items, fresh_days or max_per_attribute"),
-     "reason": Column(TEXT, "As the rule's file says", nullable=True),
-     "users": Column(BIG, "Users whose list would have had the item")},
+     "reason": Column(TEXT, "Reason given in the rule's file", nullable=True),
+     "users": Column(BIG, "Users whose list would have contained the item")},
 )  # fmt: skip
 INTERACTIONS_SUMMARY = Table(
     "interactions_summary", "One row about the valid source rows", (),
@@ -126,9 +126,9 @@ METRICS = Table(
     "metrics", "Quality of every model of every night",
     ("run_id", "model", "split", "protocol", "metric", "cutoff", "segment"),
     {"run_id": _RUN, "model": _MODEL, "split": Column(TEXT, "valid (models are chosen on it) or test (reported once)"),
-     "protocol": Column(TEXT, "full: all items ranked; sampled_99: among 99; error: ratings. Never compare two"),
+     "protocol": Column(TEXT, "full: all items ranked; sampled_99: against 99; error: of ratings. Never compare two"),
      "metric": Column(TEXT, "Name of the metric"), "cutoff": Column(INT, "List depth k; 0: no cutoff"),
-     "segment": Column(TEXT, "all, or a part of the users; cold: their ratings, or the items', aren't in the fit"),
+     "segment": Column(TEXT, "all, or a part of the users; cold: the user or the item has no ratings in the fit"),
      "value": Column(FLOAT, "Mean over the n users"),
      "ci_low": Column(FLOAT, "Lower end of the 95 % interval", nullable=True),
      "ci_high": Column(FLOAT, "Upper end of the 95 % interval", nullable=True),
@@ -136,51 +136,51 @@ METRICS = Table(
     volatile=("run_id",),
 )  # fmt: skip
 COMPARISONS = Table(
-    "comparisons", "Every model of every night against the best on valid, user by user: which differences are real",
+    "comparisons", "Every model of every night compared with the best on valid, paired by user",
     ("run_id", "split", "model", "other"),
-    {"run_id": _RUN, "split": Column(TEXT, "valid, or test (reported only: nothing is chosen by it)"),
+    {"run_id": _RUN, "split": Column(TEXT, "valid, or test (only reported, not used for selection)"),
      "protocol": METRICS.columns["protocol"], "metric": METRICS.columns["metric"],
      "cutoff": METRICS.columns["cutoff"],
      "model": _MODEL, "other": Column(TEXT, "The best on valid, on both splits"),
-     "difference": Column(FLOAT, "Mean of model - other over the users of both, negative: worse; of rmse in squares"),
-     "ci_low": Column(FLOAT, "Lower end of the paired bootstrap's interval, at gate.confidence"),
-     "ci_high": Column(FLOAT, "Upper end of it"),
-     "p_value": Column(FLOAT, "Of 'there is no difference', adjusted by Holm over the comparisons of the split"),
-     "n": Column(BIG, "Users compared: those of segment all"),
-     "is_real": Column(BOOL, "p_value is at most 1 - gate.confidence; else chance explains the difference, too")},
+     "difference": Column(FLOAT, "Mean of model - other over the users of both; negative: worse; rmse: of squares"),
+     "ci_low": Column(FLOAT, "Lower end of the paired bootstrap interval, at gate.confidence"),
+     "ci_high": Column(FLOAT, "Upper end of the interval"),
+     "p_value": Column(FLOAT, "Two-sided p-value of no difference, adjusted by Holm over the comparisons of the split"),
+     "n": Column(BIG, "Users compared (segment all)"),
+     "is_real": Column(BOOL, "Significantly different: p_value is at most 1 - gate.confidence")},
     volatile=("run_id",),
 )  # fmt: skip
 RUNS = Table(
-    "runs", "Every night of this data set, refused and crashed ones too", ("run_id",),
+    "runs", "Every night of this data set, including refused and crashed ones", ("run_id",),
     {"run_id": _RUN, "dataset": Column(TEXT, "Data set"), "recipe": Column(TEXT, "Recipe"),
      "outcome": Column(TEXT, "published, refused, stopped (by --until), crashed or running"),
-     "logical_hash": Column(TEXT, "Same data, settings, code and device kind: same hash", nullable=True),
+     "logical_hash": Column(TEXT, "Equal for equal data, settings, code and device kind", nullable=True),
      "started_at": Column(TIME, "UTC"), "finished_at": Column(TIME, "UTC", nullable=True),
      "champion": Column(TEXT, "Label of the model that made the lists", nullable=True),
      "data_hash": Column(TEXT, "Hash of the source files", nullable=True),
-     "split_kind": Column(TEXT, "Kind of the split, with the reason where it was chosen", nullable=True),
+     "split_kind": Column(TEXT, "Kind of the split, with the reason if it was chosen automatically", nullable=True),
      "code_version": Column(TEXT, "Version of nightrecs"),
      "mlflow_run_id": Column(TEXT, "Parent run in MLflow", nullable=True),
-     "reason": Column(TEXT, "Why a night did not publish", nullable=True)},
+     "reason": Column(TEXT, "Why the night did not publish", nullable=True)},
 )  # fmt: skip
 STAGES = Table(
     "stages", "Stages of every night", ("run_id", "stage"),
-    {"run_id": _RUN, "stage": Column(TEXT, "Stage, with the model where it has one"),
+    {"run_id": _RUN, "stage": Column(TEXT, "Stage, with the model if it has one"),
      "seconds": Column(FLOAT, "Wall time"), "rows_in": Column(BIG, "Rows read", nullable=True),
      "rows_out": Column(BIG, "Rows written", nullable=True),
-     "skipped": Column(BOOL, "Its result was there already, from an earlier night")},
+     "skipped": Column(BOOL, "The result of an earlier night was reused")},
 )  # fmt: skip
 ROW_LEDGER = Table(
-    "row_ledger", "Where every row went: the rows of a stage are the kept rows of the one before",
+    "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
     {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split"),
-     "reason": Column(TEXT, "kept, or why not"), "rows": Column(BIG, "Rows")},
+     "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
 REJECTED_ROWS = Table(
-    "rejected_rows", "Source lines that could not be read, this night", ("run_id", "file", "line"),
+    "rejected_rows", "Rejected source lines of this night", ("run_id", "file", "line"),
     {"run_id": _RUN, "file": Column(TEXT, "Source file"),
-     "line": Column(BIG, "Physical line, 1-based, the header counts"),
+     "line": Column(BIG, "Physical line, 1-based, including the header"),
      "column": Column(TEXT, "Column at fault", nullable=True), "reason": Column(TEXT, "Reason"),
      "raw": Column(TEXT, "The line, cut at 500 characters")},
     volatile=("run_id",),
@@ -196,13 +196,13 @@ CHURN = Table(
     "churn", "How much each night's lists differ from those they replaced, over the users of both",
     ("run_id", "segment"),
     {"run_id": _RUN, "segment": Column(TEXT, "all; activity_low, _mid, _high: thirds by interactions; model, fallback"),
-     "compared_with": Column(TEXT, "Night whose lists were live before"),
+     "compared_with": Column(TEXT, "Night whose lists were replaced"),
      "cutoff": Column(INT, "List depth N compared: the smaller of both nights' top_n"),
      "n": Column(BIG, "Users with a list in both nights"),
      "jaccard": Column(FLOAT, "Mean of |both| / |either| of the top-N items; 1: the same items"),
      "rbo": Column(FLOAT, "Mean extrapolated rank-biased overlap, p = 0.9; 1: the same order"),
-     "items_entered": Column(BIG, "Items in somebody's list now and in nobody's before"),
-     "items_left": Column(BIG, "Items in somebody's list before and in nobody's now")},
+     "items_entered": Column(BIG, "Items in at least one list now and in none before"),
+     "items_left": Column(BIG, "Items in at least one list before and in none now")},
     volatile=("run_id", "compared_with"),
 )  # fmt: skip
 
@@ -213,10 +213,10 @@ PUBLISHED = (
 
 
 def metric_name(metric: str, cutoff: int) -> str:
-    """`ndcg@10`, `rmse`: what a row of METRICS is about."""
+    """Name of a metric with its cutoff: `ndcg@10`, `rmse`."""
     return f"{metric}@{cutoff}" if cutoff else metric
 
 
 def metric_names() -> pl.Expr:
-    """The same of the columns `metric` and `cutoff`."""
+    """`metric_name` as an expression over the columns `metric` and `cutoff`."""
     return pl.when(pl.col("cutoff") > 0).then(pl.format("{}@{}", "metric", "cutoff")).otherwise("metric")

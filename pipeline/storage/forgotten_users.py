@@ -93,7 +93,7 @@ def add(home: Home, dataset: str, user_id: str) -> Forgotten:
 
 @dataclass
 class Pending:
-    """A `forget` that is not complete. Its file is the only one with the id; only its owner can read it."""
+    """A `forget` that has begun and is not complete. Only its file has the id, and only its owner can read the file."""
 
     path: Path
     user: str = field(repr=False)

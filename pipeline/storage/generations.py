@@ -13,10 +13,10 @@ from pipeline.storage.copying import copy_file
 
 
 def go_live(home: Home, dataset: str, run_id: str, again: bool = False) -> list[str]:
-    """Make a copy of a generation the live file, atomically; returns what a person should know.
+    """Make a copy of a generation the live file, atomically. Returns warnings.
 
-    Where that night is live already nothing is done, unless `again`. Raises Refused where the generation is not the
-    file that was published; then the live file is as it was.
+    Nothing is done if that run is live already, unless `again`. Raises Refused if the generation is not the file that
+    was published; the live file is then unchanged.
     """
     generation, live = home.generation(dataset, run_id), home.live(dataset)
     current, wanted = checksums.live_entry(home, dataset), checksums.read(home, dataset).generations.get(run_id)
@@ -29,62 +29,62 @@ def go_live(home: Home, dataset: str, run_id: str, again: bool = False) -> list[
     following = checksums.fingerprint(temporary, run_id)
     if wanted and following.sha256 not in wanted:
         temporary.unlink()
-        raise Refused(f"{checksums.generation_trouble(home, dataset, run_id)}; the live tables are as they were")
+        raise Refused(f"{checksums.generation_trouble(home, dataset, run_id)}; the live tables are unchanged")
     if not wanted:  # of a home of an earlier version
         checksums.record_generation(home, dataset, run_id, following.sha256)
     checksums.record_live(home, dataset, *([current] if current else []), following)
-    said = set_logs_aside(live, run_id)  # DuckDB would refuse the new file next to an old log
+    notes = set_logs_aside(live, run_id)  # DuckDB would refuse the new file next to an old log
     fault("publish:before_replace")
     os.replace(temporary, live)
     fault("publish:after_replace")
     sync(live.parent)
     checksums.record_live(home, dataset, following)
-    return said
+    return notes
 
 
 def set_logs_aside(live: Path, before: str) -> list[str]:
-    """Rename DuckDB's logs next to the live file; returns what to say of each."""
-    said = []
+    """Rename DuckDB's logs next to the live file. Returns a warning for each."""
+    notes = []
     for log in checksums.logs(live):
         aside = log.rename(log.with_name(f"{log.name}.stray-before-{before}"))
-        said.append(
-            f"{log.name} was next to the live file: somebody opened it for writing; it is set aside as {aside.name}"
+        notes.append(
+            f"{log.name} was next to the live file: it was opened for writing; the log is set aside as {aside.name}"
         )
-    return said
+    return notes
 
 
 def restore_live(home: Home, dataset: str, before: str | None = None) -> list[str]:
-    """Make the live file what was published again, where somebody changed it; returns what a person should know.
+    """Restore the live file if it was changed after it was published. Returns warnings.
 
-    The caller holds the lock. `before` names what is set aside. In homes of earlier versions the live file and its
-    generation are one file; they become two here.
+    The caller holds the lock. `before` is part of the names of files that are set aside. In homes of earlier
+    versions the live file and its generation are one file; they become two here.
     """
     live = home.live(dataset)
     if not live.exists():
         return []
-    said = set_logs_aside(live, before or f"{utcnow():%Y%m%dT%H%M%S}")
+    notes = set_logs_aside(live, before or f"{utcnow():%Y%m%dT%H%M%S}")
     trouble = checksums.live_trouble(home, dataset, deep=True)
     run_id = checksums.last_live(home, dataset) if trouble else live_run_id(home, dataset)
     generation = home.generation(dataset, run_id) if run_id else None
     if run_id is None or generation is None or not generation.exists():
-        return [*said, f"{trouble}, and its generation is gone: the next night replaces it"] if trouble else said
+        return [*notes, f"{trouble}, and its generation is missing: the next night replaces it"] if trouble else notes
     if trouble or generation.samefile(live):
         try:
-            said += go_live(home, dataset, run_id, again=True)
+            notes += go_live(home, dataset, run_id, again=True)
         except Refused as refused:
-            return [*said, f"{trouble or live.name} can't be made from its generation: {refused}"]
-        return [*said, f"{trouble}; it is restored from its generation"] if trouble else said
+            return [*notes, f"{trouble or live.name} can't be restored from its generation: {refused}"]
+        return [*notes, f"{trouble}; it is restored from its generation"] if trouble else notes
     entry = checksums.live_entry(home, dataset)
-    if entry is None or len(checksums.read(home, dataset).live) > 1:  # a copied home, or a swap that was cut short
+    if entry is None or len(checksums.read(home, dataset).live) > 1:  # a copied home, or an interrupted swap
         checksums.record_live(home, dataset, entry or checksums.fingerprint(live, run_id))
-    return said
+    return notes
 
 
 def live_run_id(home: Home, dataset: str) -> str | None:
-    """The night that is live; None before the first publish.
+    """The run that is live; None before the first publish.
 
-    By the record of checksums; where the live file has changed since, or in homes of earlier versions, it is the
-    generation of which the live name is a link, or what the file says of itself.
+    It is read from the recorded checksums. If the live file has changed since, or in homes of earlier versions, it is
+    the generation that the live file is a link to, or the newest published run in the file.
     """
     live = home.live(dataset)
     if not live.exists():
@@ -96,18 +96,18 @@ def live_run_id(home: Home, dataset: str) -> str | None:
     try:
         with reader.open_file(live) as con:
             return con.sql("select max(run_id) from runs where outcome = 'published'").fetchall()[0][0]
-    except (warehouse.DatabaseError, Held):  # a file that can't be read must not keep the next night from replacing it
+    except (warehouse.DatabaseError, Held):  # the next run must be able to replace a file that can't be read
         return checksums.last_live(home, dataset)
 
 
 def kept_generations(home: Home, dataset: str) -> list[str]:
-    """Run ids of the generations that are or were live, oldest first: those that a rollback may go to."""
+    """Run ids of the generations that are or were live, oldest first: the possible targets of a rollback."""
     live = live_run_id(home, dataset)
     return [run_id for run_id in _generations(home, dataset) if run_id == live or _published(home, dataset, run_id)]
 
 
 def old_generations(home: Home, dataset: str, keep: int) -> list[str]:
-    """All but the newest `keep` of those, and never the live one; what a night that died before the swap left goes."""
+    """Run ids of generations to drop: all but the newest `keep` and the live one, and those that never went live."""
     live, kept = live_run_id(home, dataset), kept_generations(home, dataset)[-keep:]
     return [run_id for run_id in _generations(home, dataset) if run_id != live and run_id not in kept]
 
@@ -117,13 +117,13 @@ def _generations(home: Home, dataset: str) -> list[str]:
 
 
 def _published(home: Home, dataset: str, run_id: str) -> bool:
-    """Whether its journal says so; where that is gone, nothing speaks against it."""
+    """Whether the run was published, by its journal; assumed if the journal is missing."""
     record = journal.find_run(home, dataset, run_id)
     return record is None or record["outcome"] == "published"
 
 
 def drop_old_generations(home: Home, dataset: str, keep: int) -> None:
-    """Delete them."""
+    """Delete the generations of `old_generations`."""
     for run_id in old_generations(home, dataset, keep):
         home.generation(dataset, run_id).unlink()
 

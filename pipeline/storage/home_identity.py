@@ -1,4 +1,4 @@
-"""Which home this is. A home that was copied or moved is noticed, and made independent of the place it came from.
+"""Identity of a home. A copied or moved home is detected and made independent of its former location.
 
 Each home has a marker, `warehouse/home.json`: an id, its own path, and the format in which it is written. MLflow,
 the journal and the lake store absolute paths. `settle` compares the marker with where the home is now, and changes
@@ -23,8 +23,8 @@ from pipeline.storage import home_paths
 from pipeline.storage.home_paths import Relocation
 
 FORMAT = 1
-"""Of what lies in a home. 0 is a home without a marker. Raise it, and add a migration, where an older version of
-the code could not go on with what this one writes."""
+"""Format of a home. 0 is a home without a marker. Raise it, and add a migration, when an older version of the code
+can't use what this version writes."""
 KEPT_EVENTS = 20
 
 
@@ -34,18 +34,18 @@ class Identity:
 
     id: str
     path: str
-    """Where the home was when its stored paths were last made right."""
+    """Location of the home when its stored paths were last updated."""
     format: int = FORMAT
     written_by: str = ""
     made_at: str = ""
     former: tuple[str, ...] = ()
-    """Places below which stored paths may still lie: a repair that has begun and not ended."""
+    """Former locations that stored paths may still have: a repair that has begun and not ended."""
     events: tuple[dict[str, Any], ...] = field(default=())
     """Copies, moves and migrations, oldest first."""
 
 
 def read(home: Home) -> Identity | None:
-    """The marker of a home; None where there is none, or where it can't be understood."""
+    """The marker of a home; None if it is missing or can't be read."""
     try:
         record = json.loads(home.marker.read_text())
         known = {name: record[name] for name in Identity.__dataclass_fields__ if name in record}
@@ -57,7 +57,7 @@ def read(home: Home) -> Identity | None:
 
 
 def check(home: Home) -> None:
-    """Raises UnreadableInput where a newer version of nightrecs has written the home."""
+    """Raise UnreadableInput if the home was written by a newer version of nightrecs."""
     found = read(home)
     if found is not None and found.format > FORMAT:
         raise UnreadableInput(
@@ -68,10 +68,10 @@ def check(home: Home) -> None:
 
 
 def settle(home: Home) -> None:
-    """Give a new home its marker; make a copied or moved one independent; migrate an old one. Says what it did.
+    """Give a new home its marker; make a copied or moved one independent; migrate an old one. Logs what it did.
 
-    Raises UnreadableInput where the home is written by a newer version or can't be made independent, journal.Locked
-    where a night or command is at work in it.
+    Raises UnreadableInput if the home was written by a newer version or can't be made independent, and Locked if a run
+    or a command is active in it.
     """
     check(home)
     if _is_settled(home, read(home)):
@@ -80,12 +80,12 @@ def settle(home: Home) -> None:
         home.warehouse.mkdir(parents=True, exist_ok=True)
         with _alone(home):
             found = read(home)
-            if not _is_settled(home, found):  # by another process, meanwhile
+            if not _is_settled(home, found):  # another process may have done it meanwhile
                 _settle(home, found)
 
 
 def standing(home: Home) -> tuple[str, str | None]:
-    """`new`, `settled`, `copied`, `moved`, or `unmarked` (of an older version), and the place that it came from."""
+    """`new`, `settled`, `copied`, `moved`, or `unmarked` (of an older version), and its former location."""
     found = read(home)
     if found is None:
         former = [place for place in home_paths.roots_named_in(home) if not _is_here(home, place)]
@@ -99,7 +99,7 @@ def standing(home: Home) -> tuple[str, str | None]:
 
 @contextmanager
 def refusing_read_only(home: Home) -> Iterator[None]:
-    """UnreadableInput, which names the home, where the block fails as nothing can be written there."""
+    """Raise UnreadableInput with the home's path if the block fails because the home can't be written."""
     try:
         yield
     except OSError as error:
@@ -122,7 +122,7 @@ def _settle(home: Home, found: Identity | None) -> None:
     event, came_from = standing(home)
     if found is None and home.marker.exists():
         aside = home.marker.rename(home.marker.with_name(f"home.json.unreadable-{utcnow():%Y%m%dT%H%M%S}"))
-        log.info(f"{home.marker} can't be understood; it is set aside as {aside.name}, and made again")
+        log.info(f"{home.marker} can't be read; it is set aside as {aside.name} and written again")
     now = replace(
         found or Identity(id=str(uuid.uuid4()), path=str(home.root), made_at=f"{utcnow().isoformat()}Z"),
         written_by=journal.code_version(),
@@ -131,7 +131,7 @@ def _settle(home: Home, found: Identity | None) -> None:
     if event == "new":
         _write(home, now)
         return
-    _nobody_works(home)
+    _check_idle(home)
     if event == "copied":
         home_paths.refuse_hard_links(home, Home(Path(str(came_from))))
     former = found.former if found else ()
@@ -139,7 +139,7 @@ def _settle(home: Home, found: Identity | None) -> None:
     former = tuple(place for place in former if place != str(home.root) and not _is_mounted_twice(home, place))
     relocation = Relocation(former, home.root)
     new_id = str(uuid.uuid4()) if event == "copied" else now.id
-    # The marker names the repair before it begins: one that is killed goes on, wherever the home is by then
+    # The marker records the repair before it begins, so that a killed one is continued, wherever the home is by then
     pending = (*former, str(home.root))
     _write(home, replace(now, path=found.path if found else pending[0], former=pending))
     backups = home_paths.back_up(home, event if former else f"format-{FORMAT}")
@@ -152,18 +152,17 @@ def _settle(home: Home, found: Identity | None) -> None:
     events = (*now.events, done)[-KEPT_EVENTS:]
     path = str(home.root)
     _write(home, replace(now, id=new_id, path=path, former=(), events=events))
-    kept = f"; the databases as they were: {', '.join(path.name for path in backups)}" if backups else ""
-    said = {
-        "copied": f"{home.root} is a copy of the home {came_from}. It is a home of its own now",
+    kept = f"; backups of the databases: {', '.join(path.name for path in backups)}" if backups else ""
+    messages = {
+        "copied": f"{home.root} is a copy of the home {came_from}. It is independent of it now",
         "moved": f"the home was moved from {came_from} to {home.root}",
         "unmarked": f"the home {home.root} was made by an older nightrecs. It is in format {FORMAT} now",
-        "settled": f"an earlier command did not get to the end of making the home {home.root} independent; it is now",
+        "settled": f"making the home {home.root} independent was interrupted earlier; it is complete now",
     }
-    log.info(f"{said[event]}: {changed:,} stored paths were changed{kept}")
+    log.info(f"{messages[event]}: {changed:,} stored paths were changed{kept}")
 
 
 def _write(home: Home, identity: Identity) -> None:
-
     write_atomically(home.marker, json.dumps(asdict(identity), indent=1))
     home.marker.chmod(0o640)
 
@@ -173,7 +172,7 @@ def _is_here(home: Home, place: str) -> bool:
 
 
 def _is_mounted_twice(home: Home, place: str) -> bool:
-    """Whether another real path leads to this very folder: a bind mount. A symbolic link does not, it resolves."""
+    """Whether another real path leads to this folder (a bind mount). A symbolic link does not count: it resolves."""
     try:
         return Path(place).resolve() != home.root and Path(place).samefile(home.root)
     except OSError:
@@ -181,11 +180,11 @@ def _is_mounted_twice(home: Home, place: str) -> bool:
 
 
 def _has_id(place: str, identity: str) -> bool:
-    """Whether another home with this id is at `place`; one that can't be looked into counts as if it were."""
+    """Whether another home with this id is at `place`; assumed if the folder can't be read."""
     other = Home(Path(place))
     try:
         if other.root.resolve() != other.root:
-            return False  # a link that was left where the home had been
+            return False  # a link that was left at the former location
         other.marker.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -195,9 +194,8 @@ def _has_id(place: str, identity: str) -> bool:
     return found is not None and found.id == identity
 
 
-def _nobody_works(home: Home) -> None:
-    """Raises journal.Locked where a night of this home is running: it still writes to the old paths."""
-
+def _check_idle(home: Home) -> None:
+    """Raise Locked if a run of this home is active: it still writes to the old paths."""
     for path in sorted(home.lock("_").parent.glob("*.lock")):
         with path.open("a") as file:
             try:
@@ -205,8 +203,8 @@ def _nobody_works(home: Home) -> None:
             except BlockingIOError:
                 holder = path.read_text().strip() or path.name
                 raise Locked(
-                    f"the home {home.root} was moved or copied while {path.stem} was at work in it ({holder}); "
-                    "wait for its end"
+                    f"the home {home.root} was moved or copied while {path.stem} was active in it ({holder}); "
+                    "wait until it has ended"
                 ) from None
 
 

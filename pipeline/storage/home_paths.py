@@ -1,4 +1,4 @@
-"""Absolute paths that lie in a home, as MLflow, Prefect, the journal and the lake store them: found and changed."""
+"""Finds and changes the absolute paths stored in a home by MLflow, Prefect, the journal and the lake."""
 
 import errno
 import json
@@ -17,22 +17,22 @@ from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 
 OWN = ("warehouse", "mlflow", ".prefect")
-"""Folders of a home. What else lies below it (sources, say) may have been copied with it or not."""
+"""Folders of a home. Other folders in it, such as sources, may or may not have been copied with it."""
 KEPT_BACKUPS = 3
-"""Of each database."""
+"""Backups kept of each database."""
 BUSY_SECONDS = 30
 FILE = "file://"
 
 
 @dataclass(frozen=True)
 class Relocation:
-    """From places where a home was to where it is now."""
+    """A move from former locations of a home to its current one."""
 
     former: tuple[str, ...]
     root: Path
 
     def path(self, path: str) -> str:
-        """Where a path is now. Of places that lie in one another the innermost counts, so twice is as once."""
+        """The current path. Of nested locations the innermost counts, so the result doesn't change if applied twice."""
         places = [place for place in (*self.former, str(self.root)) if path == place or path.startswith(f"{place}/")]
         place = max(places, key=len, default=str(self.root))
         if place == str(self.root):
@@ -43,7 +43,7 @@ class Relocation:
         return now if ours or os.path.lexists(now) else path
 
     def text(self, value: str) -> str:
-        """A path, a file URI, or a JSON document with such values. Prose that mentions a path stays as it is."""
+        """A path, a file URI, or a JSON document with such values. Text that only mentions a path is unchanged."""
         if "/" not in value:
             return value
         if value.startswith("/"):
@@ -62,7 +62,7 @@ class Relocation:
         return value
 
     def within(self, content: Any) -> Any:
-        """JSON content with every text in it changed."""
+        """JSON content with `text` applied to every string in it."""
         if isinstance(content, dict):
             return {key: self.within(value) for key, value in content.items()}
         if isinstance(content, list):
@@ -71,22 +71,22 @@ class Relocation:
 
 
 def is_read_only(error: OSError) -> bool:
-    """Whether an error says that nothing may be written there."""
+    """Whether an error means that writing is not permitted."""
     return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def databases(home: Home) -> list[Path]:
-    """MLflow's and Prefect's, where they are in the home."""
+    """The databases of MLflow and Prefect that are in the home."""
     return [path for path in (home.mlflow_db, home.prefect / "prefect.db") if path.is_file()]
 
 
 def has_content(home: Home) -> bool:
-    """Whether a night has been here."""
+    """Whether a run has written to this home."""
     return home.mlflow_db.is_file() or any(_journals(home))
 
 
 def roots_named_in(home: Home) -> list[str]:
-    """Places where a home without a marker says that it is, or was: by MLflow, else by its nights' journals."""
+    """Locations of a home without a marker, as stored by MLflow and by the journals of its runs."""
     found: list[str] = []
     with suppress(sqlite3.Error), closing(_open(home.mlflow_db)) as con:
         for (location,) in con.execute("SELECT artifact_location FROM experiments"):
@@ -104,18 +104,18 @@ def roots_named_in(home: Home) -> list[str]:
 
 
 def shares_nights(home: Home, place: str) -> bool:
-    """Whether a night of this home is also in the journal at `place`; a place that can't be looked into has all."""
+    """Whether a run of this home is also in the journal at `place`; assumed if the folder can't be read."""
     other = Home(Path(place))
     try:
         if other.root.resolve() != other.root:
-            return False  # a link that was left where the home had been
+            return False  # a link that was left at the former location
         return any((other.root / file.relative_to(home.root)).exists() for file in _journals(home))
     except PermissionError:
         return True
 
 
 def refuse_hard_links(home: Home, original: Home) -> None:
-    """UnreadableInput where a copy has the original's very files: a write to one would change both."""
+    """Raise UnreadableInput if a copy shares files with the original by hard links: a write would change both."""
     pairs = [(file, original.root / file.relative_to(home.root)) for file in (home.marker, *databases(home))]
     for mine, other in pairs:
         with suppress(OSError):
@@ -127,7 +127,7 @@ def refuse_hard_links(home: Home, original: Home) -> None:
 
 
 def back_up(home: Home, why: str) -> list[Path]:
-    """Copies of the databases as they are, beside them and group-readable; of each the newest few stay."""
+    """Back up the databases next to them, group-readable. Only the newest backups of each are kept."""
     made = []
     for file in databases(home):
         target = file.with_name(f"{file.stem}.before-{why}-{utcnow():%Y%m%dT%H%M%S}{file.suffix}")
@@ -151,15 +151,15 @@ def back_up(home: Home, why: str) -> list[Path]:
 
 
 def backups(database: Path) -> list[Path]:
-    """Of a database, oldest first."""
+    """The backups of a database, oldest first."""
     found = database.parent.glob(f"{database.stem}.before-*{database.suffix}")
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def repair(home: Home, relocation: Relocation) -> int:
-    """Change every stored path below the former places; how many values changed. A second time it changes none.
+    """Change every stored path below the former locations. Returns the number of changed values. Idempotent.
 
-    Each database in one transaction; other files one by one, whole.
+    Each database is changed in one transaction, other files one by one and atomically.
     """
     changed = sum(_repair_database(file, relocation) for file in databases(home))
     changed += sum(_repair_json(file, relocation) for file in _json_files(home))
@@ -169,7 +169,7 @@ def repair(home: Home, relocation: Relocation) -> int:
 
 
 def forget_services(home: Home) -> None:
-    """A copy has no services running: those that its files name, and their auth string, belong to the original."""
+    """Remove the state of running services and their auth string from a copy: they belong to the original."""
     (home.warehouse / "up.json").unlink(missing_ok=True)
     home.api_auth.unlink(missing_ok=True)
 
@@ -192,7 +192,7 @@ def _repair_database(file: Path, relocation: Relocation) -> int:
 
 
 def _columns(con: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-    """Every table and column that can be written, as SQL names: another version may keep paths in other places."""
+    """Every table and writable column, as SQL names: other versions may store paths in other columns."""
     tables = con.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE TABLE%'").fetchall()
     for (table,) in tables:
         if table.startswith("sqlite_"):
@@ -214,8 +214,8 @@ def _open(file: Path, mode: str = "rw") -> sqlite3.Connection:
 
 def _unrepairable(file: Path, error: sqlite3.Error) -> UnreadableInput:
     return UnreadableInput(
-        f"{file} names the place where this home was before, and can't be changed: {error}. Stop what uses it "
-        "(`nightrecs up`) and call again; where it is damaged, move it aside: the next night makes a new one"
+        f"{file} has the former path of this home and can't be changed: {error}. Stop what uses it "
+        "(`nightrecs up`) and try again; if it is damaged, move it away: the next night makes a new one"
     )
 
 
@@ -236,7 +236,7 @@ def _manifests(home: Home) -> Iterator[Path]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where the file has none (a kill or a full disk tore it)."""
+    """The JSON object in a file; empty if there is none (torn by a kill or a full disk)."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -250,7 +250,7 @@ def _repair_json(file: Path, relocation: Relocation) -> int:
 
 
 def _repair_manifest(file: Path, relocation: Relocation) -> int:
-    """Not its settings: they are part of the result's identity. One that does not hold stays as it is."""
+    """Settings are unchanged: they are part of the result's identity. A damaged manifest is unchanged too."""
     from pipeline.storage import lake
 
     content = _read_json(file)
@@ -265,8 +265,6 @@ def _repair_manifest(file: Path, relocation: Relocation) -> int:
 
 
 def _repair_lines(file: Path, relocation: Relocation) -> int:
-    pass  # import gone
-
     lines = file.read_text().split("\n")
     new = [relocation.text(line) for line in lines]
     if new != lines:
@@ -276,10 +274,8 @@ def _repair_lines(file: Path, relocation: Relocation) -> int:
 
 
 def _repair_yaml(file: Path, relocation: Relocation) -> int:
-    """MLflow's file in a model's folder: it says where the model and its parts came from."""
+    """Change MLflow's file in a model's folder, which has the paths of the model and its parts."""
     import yaml
-
-    pass  # import gone
 
     with suppress(OSError, yaml.YAMLError):
         content = yaml.safe_load(file.read_text())
@@ -292,8 +288,6 @@ def _repair_yaml(file: Path, relocation: Relocation) -> int:
 
 
 def _rewrite(file: Path, content: dict[str, Any], new: dict[str, Any]) -> int:
-    pass  # import gone
-
     if new == content:
         return 0
     with _same_age(file):
@@ -303,7 +297,7 @@ def _rewrite(file: Path, content: dict[str, Any], new: dict[str, Any]) -> int:
 
 @contextmanager
 def _same_age(file: Path) -> Iterator[None]:
-    """Keeps a file's times and mode while it is replaced: `report` and `gc` go by the age."""
+    """Keep a file's times and mode while it is replaced: `report` and `gc` use its age."""
     before = file.stat()
     yield
     with suppress(OSError):

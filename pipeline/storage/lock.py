@@ -1,4 +1,4 @@
-"""The kernel lock of a data set: it vanishes with the process that holds it."""
+"""The lock of a data set. The kernel releases it when the process that holds it ends."""
 
 import fcntl
 import os
@@ -17,10 +17,10 @@ from pipeline.storage import home_identity
 
 @contextmanager
 def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[None]:
-    """Hold the data set's kernel lock; it vanishes with the process. Raises Locked, naming who holds it.
+    """Hold the lock of a data set. Raises Locked with the holder's name if another process holds it.
 
-    A home that was copied or moved is made independent first. `holder` is a run id, or the name of a command where
-    `kind` is "command". UnreadableInput where nothing can be written in the home.
+    A home that was copied or moved is made independent first. `holder` is a run id, or the name of a command if
+    `kind` is "command". Raises UnreadableInput if the home can't be written.
     """
     home_identity.settle(home)
     path = home.lock(dataset)
@@ -32,7 +32,7 @@ def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[N
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = _told(file) or str(path)
+            other = _read_holder(file) or str(path)
             what = "command" if other.startswith("command") else "night"
             raise Locked(f"another {what} of {dataset} is running: {other}") from None
         file.truncate(0)
@@ -42,23 +42,23 @@ def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[N
         file.truncate(0)
 
 
-def _told(file: TextIO) -> str:
-    """What the holder of a lock wrote of itself; it may be about to."""
+def _read_holder(file: TextIO) -> str:
+    """The text that the holder wrote into the lock file; waits a moment in case it is just being written."""
     for _ in range(20):
         file.seek(0)
-        if told := file.read().strip():
-            return told
+        if holder := file.read().strip():
+            return holder
         time.sleep(0.01)
     return ""
 
 
 def lock_holder(path: Path) -> str | None:
-    """What the holder of a lock file wrote into it; None where nobody holds it. Never waits, keeps nothing."""
+    """The text that the holder of a lock wrote into its file; None if the lock is free. Does not wait or take it."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return None
     except BlockingIOError:
-        return path.read_text(errors="replace").strip() or "somebody"
+        return path.read_text(errors="replace").strip() or "an unknown process"
     except (FileNotFoundError, IsADirectoryError):
         return None

@@ -1,4 +1,4 @@
-"""What people did between the nights: rollbacks, forgotten users, clean-ups, replays. One JSON line each."""
+"""Log of manual operations: rollbacks, forgotten users, clean-ups, replays. One JSON line each."""
 
 import getpass
 import json
@@ -13,7 +13,7 @@ from pipeline.storage import state_files
 
 
 def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str, Any]:
-    """Add a line, synced, with who and when; returns it."""
+    """Append an entry with user and time, synced. Returns the entry."""
     entry = {"operation": operation, "at": utcnow().isoformat(), "by": who(), **fields}
     path = home.operations(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str,
 
 
 def read(home: Home, dataset: str, operation: str | None = None) -> list[dict[str, Any]]:
-    """All lines, or those of one operation, oldest first; damaged ones are left out."""
+    """All entries, or those of one operation, oldest first. Damaged entries are left out."""
     entries = [entry for entry in state_files.read_records(home.operations(dataset)) if _is_entry(entry)]
     return [entry for entry in entries if operation in (None, entry["operation"])]
 
@@ -39,7 +39,7 @@ def _is_entry(entry: dict[str, Any]) -> bool:
 
 
 def who() -> str:
-    """`user@host`, as far as the system knows them."""
+    """`user@host`; the numeric user id if the user has no name."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # no such user in the system's list, as in some containers

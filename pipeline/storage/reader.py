@@ -1,6 +1,6 @@
-"""The one way to read published files: read-only, locked against everything but queries, and never blocked by a writer.
+"""Reads published files: read-only, restricted to queries, and never blocked by a writer.
 
-While another process has the live file open for writing, or its log is next to it, the generation of the same night
+While another process has the live file open for writing, or its log is next to it, the generation of the same run
 is read instead.
 """
 
@@ -19,7 +19,11 @@ MEMORY_LIMIT = "NIGHTRECS_MEMORY_LIMIT"
 
 
 def open_file(path: Path) -> warehouse.Connection:
-    """Open a published file. Held names the process that has it open for writing."""
+    """Open a published file.
+
+    Raises Held with the process that has it open for writing, and UnreadableInput for a bad memory limit or if this
+    process has the file open with other options.
+    """
     limit = os.environ.get(MEMORY_LIMIT)
     try:
         return warehouse.open_locked(path, limit)
@@ -39,15 +43,15 @@ def open_file(path: Path) -> warehouse.Connection:
 
 
 def open_live(home: Home, dataset: str) -> warehouse.Connection:
-    """Open the live tables of a data set; where the live file is not as it was published, its generation.
+    """Open the live tables of a data set, or their generation if the live file is not as it was published.
 
-    That is while somebody writes to it, has left a log next to it, or has changed it. Without a generation: Held,
-    or UnreadableInput where the file can't be read.
+    That is the case while a process writes to it, if a log is next to it, or if it was changed. Without a generation,
+    raises Held, or UnreadableInput if the file can't be read.
     """
     live, generation = home.live(dataset), generation_of_live(home, dataset)
     trouble = None
     if logs := checksums.logs(live):
-        trouble = f"{logs[0].name} is next to {live.name}: somebody opened it for writing"
+        trouble = f"{logs[0].name} is next to {live.name}: it was opened for writing"
     elif checksums.live_entry(home, dataset) is None:
         trouble = checksums.live_trouble(home, dataset)
     if trouble is None or generation is None:
@@ -60,7 +64,7 @@ def open_live(home: Home, dataset: str) -> warehouse.Connection:
         except warehouse.DatabaseError as error:
             if generation is None:
                 raise UnreadableInput(
-                    f"{live} can't be read: {str(error).splitlines()[0]}; `nightrecs status {dataset}` says more"
+                    f"{live} can't be read: {str(error).splitlines()[0]}; `nightrecs status {dataset}` shows more"
                 ) from None
             trouble = f"{live.name} can't be read ({str(error).splitlines()[0]})"
     log.info(f"{trouble}; reading generation {generation.stem}, the same night")
@@ -68,9 +72,9 @@ def open_live(home: Home, dataset: str) -> warehouse.Connection:
 
 
 def generation_of_live(home: Home, dataset: str) -> Path | None:
-    """The generation that the live file is a copy of, found without opening either; None where that isn't known.
+    """The generation that the live file is a copy of, found without opening either file; None if unknown.
 
-    In homes of earlier versions both names are one file, so the generation is no way around a writer.
+    In homes of earlier versions both are one file, so the generation doesn't help while it is being written.
     """
     live = home.live(dataset)
     entry = checksums.live_entry(home, dataset)
@@ -82,7 +86,7 @@ def generation_of_live(home: Home, dataset: str) -> Path | None:
 
 
 def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> pl.DataFrame:
-    """The rows of one query. UnreadableInput says why a statement was refused, or failed."""
+    """The rows of one query. Raises UnreadableInput if the statement is refused or fails."""
     try:
         statements.check(con, text)
         relation = con.sql(text, params=params or None)
@@ -97,5 +101,5 @@ def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = No
                 f"columns, raise {MEMORY_LIMIT} (such as 16GB), or query the file with a DuckDB client, read-only"
             ) from None
         raise UnreadableInput(f"the query failed: {error}") from None
-    except pl.exceptions.PolarsError as error:  # an interval, say, which Polars has no type for
+    except pl.exceptions.PolarsError as error:  # e.g. an interval, which Polars has no type for
         raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None

@@ -1,7 +1,7 @@
-"""Small files in which a home keeps its state: read so that a damaged one stops nothing that can go on without it.
+"""Reads the small state files of a home, and tolerates damaged ones where a command can go on without them.
 
-A file that is empty, torn, of another type, not UTF-8, a folder or not readable is named once to the user and then
-treated as absent. Who holds the data set's lock may set it aside, so that the next command finds it absent.
+A file that is empty, torn, of another type, not UTF-8, a folder or not readable is reported once and then treated as
+missing. The holder of the data set's lock may set it aside.
 """
 
 import datetime as dt
@@ -23,7 +23,7 @@ INT_LIMITS = {INT: 2**31, BIG: 2**63}
 
 
 class Damaged(UnreadableInput):
-    """A state file that can't be used; the message names it and says why."""
+    """A state file that can't be used. The message names the file and the reason."""
 
     def __init__(self, path: Path, why: str, advice: str = ""):
         super().__init__(f"{path} is damaged: {why}" + (f"; {advice}" if advice else ""))
@@ -31,7 +31,7 @@ class Damaged(UnreadableInput):
 
 
 def load(path: Path, kind: type[T], advice: str = "") -> T:
-    """The JSON value in a file. Raises FileNotFoundError where it is absent, Damaged where it is no JSON `kind`."""
+    """The JSON value in a file. Raises FileNotFoundError if it is missing, Damaged if it is not a JSON `kind`."""
     text = _text(path, "strict", advice)
     try:
         value = json.loads(text)
@@ -43,7 +43,7 @@ def load(path: Path, kind: type[T], advice: str = "") -> T:
 
 
 def read(path: Path, kind: type[T]) -> T | None:
-    """As `load`; None where the file is absent, and where it is damaged, which is said once."""
+    """Like `load`, but None if the file is missing or damaged; damage is logged once."""
     try:
         return load(path, kind)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; none where it is absent. Bytes that are not UTF-8 become `�`."""
+    """The lines of a text file; empty if it is missing. Bytes that are not UTF-8 become `�`."""
     try:
         return _text(path, "replace").splitlines()
     except FileNotFoundError:
@@ -65,8 +65,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file with one a line. A line that a full disk or a kill tore is left out silently; where no
-    line is an object, the file is named."""
+    """The JSON objects of a file with one per line.
+
+    A line torn by a full disk or a kill is skipped silently. If no line is an object, the file is reported as damaged.
+    """
     lines = [line for line in read_lines(path) if line.strip()]
     found = [record for record in map(_object, lines) if record is not None]
     if lines and not found:
@@ -75,7 +77,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record's columns of a table, times parsed; None where a value is missing or of another type."""
+    """The record's values for the columns of a table, with times parsed; None if one is missing or of another type."""
     row = {}
     for name, column in table.columns.items():
         value = record.get(name)
@@ -90,9 +92,9 @@ def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None = None) -> None:
-    """Set a JSON file aside where it is damaged, or `trouble_of` its content says why it can't be used, and say so.
+    """Set a JSON file aside, with a warning, if it is damaged or `trouble_of(content)` returns a reason.
 
-    One that may not be read stays.
+    A file without read permission stays.
     """
     try:
         content = load(path, kind)
@@ -110,7 +112,7 @@ def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None
 
 
 def skip(path: Path, why: str) -> None:
-    """Say once that a file is left out."""
+    """Log once that a file is left out."""
     log_once(f"{path} is damaged and left out: {why}")
 
 

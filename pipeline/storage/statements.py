@@ -1,8 +1,8 @@
-"""Which SQL a reader may run: one query, by its statement type and by what its parsed tree calls.
+"""Checks the SQL of readers: only one query is allowed, by its statement type and its parsed tree.
 
-A statement type alone says too little: `EXPLAIN ANALYZE COPY …` is an EXPLAIN that writes, `WITH x AS (COPY …) SELECT`
-is a SELECT that writes. So the tree is walked, and everything that no list here names is refused. The connection
-has a lock of its own (`warehouse.open_locked`); these rules are the second one.
+The statement type is not enough: `EXPLAIN ANALYZE COPY …` is an EXPLAIN that writes, `WITH x AS (COPY …) SELECT`
+is a SELECT that writes. So the tree is walked, and everything that is not listed here is refused. The connection
+is locked as well (`warehouse.open_locked`).
 """
 
 import json
@@ -24,30 +24,30 @@ TABLE_FUNCTIONS = {
     "pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_user_agent", "pragma_version", "query_table",
     "range", "repeat", "repeat_row", "summary", "test_all_types", "test_vector_types", "unnest",
 }  # fmt: skip
-"""Those that compute, or describe the open database. Any other one is refused, a new one too."""
+"""Table functions that compute, or describe the open database. All others are refused, including new ones."""
 REFUSED_FUNCTIONS = {"currval", "getenv", "json_serialize_plan", "nextval", "setval", "write_log"}
-"""Scalar functions that change something, or plan a statement that nobody has looked at."""
+"""Scalar functions that change something, or plan a statement that was not checked."""
 PRAGMAS = {
     "collations", "database_list", "database_size", "functions", "metadata_info", "platform", "show", "show_databases",
     "show_tables", "show_tables_expanded", "storage_info", "table_info", "user_agent", "version",
 }  # fmt: skip
-"""Those that describe; the others set or run something."""
+"""Pragmas that only describe; the others set or run something."""
 QUERY_WORDS = {"describe", "desc", "explain", "from", "pivot", "pivot_longer", "pivot_wider", "select", "show",
                "summarize", "table", "unpivot", "values", "with"}  # fmt: skip
 VERBS = {"alter", "analyze", "attach", "call", "checkpoint", "comment", "copy", "create", "deallocate", "delete",
          "detach", "drop", "execute", "export", "force", "import", "insert", "install", "load", "merge", "pragma",
          "prepare", "replace", "reset", "set", "truncate", "update", "upsert", "use", "vacuum"}  # fmt: skip
-"""What a statement that is no query begins with."""
+"""First words of statements that are not queries."""
 BEFORE_STATEMENTS = {"", "(", ")", ";", "explain", "analyze", "verbose"}
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|\"(?:[^\"]|\"\")*\"")
 
 
 class NotAQuery(ValueError):
-    """A statement that a reader may not run; says which and why."""
+    """A statement that a reader may not run. The message says which and why."""
 
 
 def check(con: warehouse.Connection, text: str) -> None:
-    """Raise NotAQuery unless `text` is one query. Text that can't be parsed raises DuckDB's own error."""
+    """Raise NotAQuery unless `text` is one query. DuckDB's error is raised for text that can't be parsed."""
     kinds = warehouse.statement_types(con, text)
     if len(kinds) != 1:
         raise NotAQuery(f"{len(kinds)} statements: write one" if kinds else "there is no statement")
@@ -89,7 +89,7 @@ def _check_tree(con: warehouse.Connection, text: str) -> None:
 
 def _check_node(node: dict[str, Any]) -> None:
     kind = node.get("type")
-    if "class" in node:  # an expression; its type is that of an operator
+    if "class" in node:  # an expression; its type is an operator
         name = str(node.get("function_name") or "").lower()
         if name in REFUSED_FUNCTIONS:
             raise _refused(f"{name}()")
@@ -106,7 +106,7 @@ def _check_node(node: dict[str, Any]) -> None:
 
 
 def _explained(con: warehouse.Connection, text: str) -> str:
-    """The statement that an EXPLAIN is about: the longest rest of the text that is a statement."""
+    """The statement inside an EXPLAIN: the longest suffix of the text that is a statement."""
     for start in warehouse.token_starts(con, text)[1:]:
         try:
             if warehouse.statement_types(con, text[start:]):
@@ -117,9 +117,9 @@ def _explained(con: warehouse.Connection, text: str) -> str:
 
 
 def _check_words(con: warehouse.Connection, text: str) -> None:
-    """Of a PIVOT whose columns depend on the data, DuckDB gives no tree: check its words.
+    """Check the words of a PIVOT whose columns depend on the data, for which DuckDB gives no tree.
 
-    Statements begin it, or stand after a parenthesis or EXPLAIN; functions stand before a parenthesis.
+    Statements are at the start, after a parenthesis or after EXPLAIN; functions are before a parenthesis.
     """
     words = _words(con, text)
     unsafe = {name for name in warehouse.table_functions(con) if name not in TABLE_FUNCTIONS} | REFUSED_FUNCTIONS
@@ -142,7 +142,7 @@ def _check_pragma(con: warehouse.Connection, text: str) -> None:
 
 
 def _words(con: warehouse.Connection, text: str) -> list[tuple[str, bool]]:
-    """Words and signs without comments, in lower case, and whether they were quoted."""
+    """Words and symbols without comments, in lower case, and whether they were quoted."""
     starts = warehouse.token_starts(con, text)
     found = []
     for start in starts:

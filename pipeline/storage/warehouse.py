@@ -1,4 +1,4 @@
-"""The only importer of duckdb: connections with stated limits, and numbered SQL files run with named values."""
+"""The only importer of duckdb: connections with limits, and SQL files run with named parameters."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from pipeline.core import paths
 Connection = duckdb.DuckDBPyConnection
 DatabaseError = duckdb.Error
 BadData = (duckdb.InvalidInputException, duckdb.DataError)
-"""What a statement raises over the values it reads, or by error()."""
+"""Errors about the values that a statement reads, or raised by error()."""
 _BAD_DATA = re.compile(r"(Conversion|Invalid Input|Out of Range|Mismatch Type) Error").match
 
 
@@ -27,18 +27,18 @@ def connect(
     memory_limit: str | None = None,
     temporary: Path | None = None,
 ) -> Connection:
-    """A connection that installs nothing, loads nothing from the network and spills only to `temporary`."""
+    """A connection that neither installs nor loads extensions by itself, and spills only to `temporary`."""
     config = _config(threads, memory_limit)
     if temporary:
         config["temp_directory"] = str(temporary)
     con = duckdb.connect(str(database), read_only=read_only, config=config)
-    if not _is_locked(con):  # as it is where a reader of this process has the file open, too
-        con.execute("SET enable_progress_bar = false")  # it would go to stdout, which is for data
+    if not _is_locked(con):  # it is if a reader in this process has the file open too
+        con.execute("SET enable_progress_bar = false")  # it would be written to stdout, which is for data
     return con
 
 
 def _config(threads: int = 0, memory_limit: str | None = None) -> dict[str, Any]:
-    """Options of a connection. Within a process all connections to one file must have the same."""
+    """Options of a connection. Within a process, all connections to one file must have the same options."""
     return {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -48,19 +48,19 @@ def _config(threads: int = 0, memory_limit: str | None = None) -> dict[str, Any]
 
 
 def open_locked(database: Path, memory_limit: str | None = None) -> Connection:
-    """A read-only connection that reaches the tables of one file and nothing else, for as long as it lives.
+    """A read-only connection that can only access the tables of one file.
 
-    DuckDB counts the file itself and its logs as allowed paths of COPY even without external access, so the file
-    system goes, too. With it goes spilling: a query has to fit into memory, and may use more of it than a night.
+    Without external access, DuckDB still allows COPY to the file itself and its logs, so the file system is disabled
+    too. That also disables spilling: a query must fit into memory, and may use more of it than a run.
     """
     con = duckdb.connect(str(database), read_only=True, config=_config())
     try:
-        if not _is_locked(con):  # one process has one instance of a file: another reader may have locked it
+        if not _is_locked(con):  # a process has one instance of a file, which another reader may have locked
             memory = memory_limit or f"{_half_of_memory_mib() * 3 // 2}MiB"
             for name, value in (("memory_limit", memory), *LOCKS):
                 con.execute(f"SET {identifier(name)} = {literal(value)}")
     except duckdb.Error:
-        if not _is_locked(con):  # else another thread was quicker
+        if not _is_locked(con):  # else another thread locked it first
             con.close()
             raise
     return con
@@ -73,7 +73,7 @@ LOCKS = (
     ("disabled_filesystems", "LocalFileSystem"),
     ("lock_configuration", "true"),
 )
-"""Settings of `open_locked`, in this order: the file system goes once the file is open, and the lock comes last."""
+"""Settings of `open_locked`, in order: the file system is disabled once the file is open; the lock is last."""
 
 
 def _is_locked(con: Connection) -> bool:
@@ -81,7 +81,7 @@ def _is_locked(con: Connection) -> bool:
 
 
 def holder(error: BaseException) -> str | None:
-    """Who holds a file open for writing, where that is why it could not be opened: `process 123 (python3.11)`."""
+    """The process that has a file open for writing, if an error says so: `process 123 (python3.11)`."""
     held = re.search(r"Conflicting lock is held(?: in (?P<program>.*?))?(?: \(PID (?P<pid>\d+)\))", str(error))
     if held:
         return f"process {held['pid']}" + (f" ({held['program']})" if held["program"] else "")
@@ -99,19 +99,19 @@ def statement_types(con: Connection, text: str) -> list[str]:
 
 
 def parsed_tree(con: Connection, text: str) -> str:
-    """The parsed tree of SELECT statements, as JSON; of others `error` is true."""
+    """The parsed tree of SELECT statements as JSON; `error` is true for others."""
     return con.sql("SELECT json_serialize_sql($text)", params={"text": text}).fetchall()[0][0]
 
 
 def token_starts(con: Connection, text: str) -> list[int]:
-    """Where the words and signs of a text begin, comments left out. Positions are characters."""
+    """Start positions, in characters, of the words and symbols of a text, without comments."""
     data = text.encode()
     tokens = [at for at, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
     return [len(data[:at].decode(errors="ignore")) for at in tokens]
 
 
 def table_functions(con: Connection) -> set[str]:
-    """Names of every function of this DuckDB that gives a table."""
+    """Names of all table functions of this DuckDB."""
     names = "SELECT function_name FROM duckdb_functions() WHERE function_type IN ('table', 'table_macro')"
     return {name.lower() for (name,) in con.sql(names).fetchall()}
 
@@ -123,15 +123,15 @@ def run_sql(con: Connection, name: str, **params: Any) -> duckdb.DuckDBPyRelatio
 
 
 def stream(rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
-    """The rows in batches of `size`, as they are computed; raises DuckDB's own errors on the way."""
+    """The rows in batches of `size`, as they are computed; raises DuckDB's errors while iterating."""
     try:
         yield from rows.to_arrow_reader(size)
-    except OSError as error:  # what Arrow makes of an error in a later batch
+    except OSError as error:  # Arrow wraps errors of later batches
         raise (duckdb.DataError if _BAD_DATA(str(error)) else duckdb.Error)(str(error)) from None
 
 
 def read_sql(path: Path) -> str:
-    """A statement file's text."""
+    """The text of a SQL file."""
     return path.read_text(encoding="utf-8")
 
 
@@ -150,7 +150,7 @@ def identifier(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """Any name as an identifier: of files and columns that other versions or people made."""
+    """Any name as a quoted identifier, e.g. of files and columns that another version or the user made."""
     return '"' + name.replace('"', '""') + '"'
 
 

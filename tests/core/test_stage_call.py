@@ -87,7 +87,7 @@ def test_what_is_no_title_is_refused(title: str):
     "title", ["train", "clean ease", "evaluate ease on all", "search ease tuned", "train e, turn 2"]
 )
 def test_what_does_not_go_together_is_refused(title: str):
-    with pytest.raises(ValueError, match="not called so"):
+    with pytest.raises(ValueError, match="fit the stage"):
         StageCall.parse(title)
 
 

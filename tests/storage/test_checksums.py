@@ -164,7 +164,7 @@ def test_a_live_file_that_nothing_can_be_read_from(nights, capsys, monkeypatch):
     for words in (("sql", "tiny", "select 1"), ("recommend", "tiny", "u1"), ("leaderboard", "tiny")):
         assert command(run, *words) == 2 and "nightrecs status tiny" in capsys.readouterr().err
     (said,) = restore_live(run.home, "tiny")
-    assert "its generation is gone" in said
+    assert "its generation is missing" in said
     publish(third := night(run, 3))
     assert live_run_id(run.home, "tiny") == third.run_id and command(run, "status", "tiny", "--deep") == 0
 
