@@ -47,5 +47,5 @@ def search_in_turns(
                 call = StageCall(StageName.SEARCH, label)
                 found[label] = step(call, search.search_model, run, parts, label, fitted[label], turn)
     for label in sorted(found, key=promise, reverse=True):
-        journal.note(run, f"search {label}: {search.words_of(found[label])}")
+        journal.note(run, f"search {label}: {search.summary_of(found[label])}")
         yield label, found[label], lake.info(found[label])["better"]
