@@ -247,7 +247,7 @@ def space_of(search: dict, family: str = "mf", **keys):
         ({"l2": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}}, "goes without log"),
         ({"l2": {"low": -1.0, "high": 0.1}}, "greater than or equal to 0"),
         ({"loss": {"low": 0, "high": 1}}, "models.mf.search.loss"),
-        ({"item_bias": {"low": 0, "high": 1}}, "item_bias is no number"),
+        ({"item_bias": {"low": 0, "high": 1}}, "item_bias is not a number"),
     ],
     ids=str,
 )  # fmt: skip
@@ -270,7 +270,7 @@ def test_a_space_knows_its_types_and_its_usual_point():
     [
         ({"ease": {"finder": {}}}, {}, "models.ease.finder: ease is fitted without gradient steps"),
         ({"mf": {"finder": {"use": True}, "schedule": "step"}}, {}, "finder.use: schedule step names its own"),
-        ({"mf": {"finder": {"use": True}, "search": {"learning_rate": [0.1]}}}, {}, "either found"),
+        ({"mf": {"finder": {"use": True}, "search": {"learning_rate": [0.1]}}}, {}, "use either finder.use"),
         ({"mf": {"search": {"l2": {"low": 0.1, "high": 1}}}}, {"sampler": "grid"}, "l2: a grid needs"),
         ({"mf": {"search": {"nonsense": [1]}}}, {}, "models.mf.search.nonsense"),
     ],
