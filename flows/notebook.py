@@ -111,9 +111,7 @@ class Published:
         if kept.height:
             items[row, place] = item
         ranks = _ranks(items, question.holdout, question.history)
-        found = ranking_metrics.summarise(
-            ranks, cutoffs, model="own", split=split, protocol="full", popular=question.popular
-        )
+        found = ranking_metrics.summarise(ranks, cutoffs, ranking_metrics.Scope("own", split), popular=question.popular)
         frame = pl.DataFrame(found, infer_schema_length=None).filter(segment="all")
         return frame.select("metric", "cutoff", "value", "ci_low", "ci_high", "n")
 

@@ -48,5 +48,5 @@ def successive_halving(
                 call = StageCall(StageName.SEARCH, label)
                 found[label] = step(call, search.search_model, run, parts, label, fitted[label], share)
     for label in sorted(found, key=best_so_far, reverse=True):
-        journal.note(run, f"search {label}: {search.words_of(found[label])}")
+        journal.note(run, f"search {label}: {search.summary_of(found[label])}")
         yield label, found[label], lake.info(found[label])["better"]

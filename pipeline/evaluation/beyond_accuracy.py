@@ -1,7 +1,7 @@
 """Beyond accuracy: how lists spread over the catalog, how surprising and how varied they are.
 
-All take lists (N, k) of item indices, padded with -1, and `popular` (I,), positive rows an item in what the
-model was fitted on; the catalog is the items with a row.
+Functions take lists (N, k) of item indices, padded with -1, and `popular` (I,), the positive rows per item that the
+model was fitted on; the catalog consists of the items with a row.
 """
 
 import torch
@@ -16,13 +16,13 @@ DEBIAS_POWER = 0.75
 
 
 def exposure(items: Tensor, n_items: int) -> Tensor:
-    """How often each item is listed, (I,) float64."""
+    """Number of lists that contain each item, (I,) float64."""
     listed = items[items >= 0].flatten()
     return torch.bincount(listed, minlength=n_items).double().cpu()
 
 
 def gini(items: Tensor, popular: Tensor) -> float:
-    """Gini coefficient of exposure over the catalog: 0, all items listed equally often; near 1, few have it all.
+    """Gini coefficient of exposure over the catalog: 0 if all items are listed equally often, near 1 if few items are.
 
     Fleder and Hosanagar 2009, sec. 3: Σ (2 j - n - 1) x_(j) / (n Σ x), x sorted ascending.
     """
@@ -37,7 +37,7 @@ def gini(items: Tensor, popular: Tensor) -> float:
 def novelty(items: Tensor, popular: Tensor, n_users: int) -> Tensor:
     """Mean self-information of a list's items in bits, (N,): -log2(share of users with the item).
 
-    Castells et al. 2011, sec. 4.1. Items that nobody has count as one user's; an empty list is NaN.
+    Castells et al. 2011, sec. 4.1. Items without users count as having one; an empty list is NaN.
     """
     share = popular.double().clamp(min=1) / max(n_users, 1)  # (I,)
     bits = -torch.log2(share.clamp(max=1.0))  # (I,)
@@ -63,7 +63,7 @@ def signatures(history: History, generator: torch.Generator) -> Tensor:
 def diversity(items: Tensor, vectors: Tensor) -> Tensor:
     """1 - mean cosine over the pairs of a list, (N,); NaN for a list of fewer than two (Ziegler et al. 2005).
 
-    `vectors` (I, D) are unit ones, or those of `signatures`.
+    `vectors` (I, D) are unit vectors, or those of `signatures`.
     """
     real = (items >= 0).to(vectors.dtype)  # (N, k)
     n = real.sum(1)  # (N,)
@@ -88,7 +88,7 @@ def popularity_deciles(popular: Tensor) -> Tensor:
 
 
 def exposure_by_decile(items: Tensor, popular: Tensor) -> list[float]:
-    """Share of all listed places that each popularity decile has, from the most popular; 0.1 each is unbiased."""
+    """Share of all list positions per popularity decile, from the most popular; 0.1 each is unbiased."""
     shown = exposure(items, len(popular))  # (I,)
     deciles = popularity_deciles(popular).cpu()
     total = max(float(shown.sum()), 1.0)
@@ -98,7 +98,7 @@ def exposure_by_decile(items: Tensor, popular: Tensor) -> list[float]:
 def debiased_weights(holdout: Tensor, popular: Tensor) -> Tensor:
     """Weight of holdout events (E,) against popularity: (1 / rows of the item) ** DEBIAS_POWER.
 
-    A hit rate weighted so estimates that of users who meet items evenly (self-normalised inverse propensity,
-    Yang et al., "Unbiased offline recommender evaluation …", RecSys 2018).
+    A hit rate with these weights estimates that of users who are exposed to items evenly (self-normalised inverse
+    propensity, Yang et al., "Unbiased offline recommender evaluation …", RecSys 2018).
     """
     return popular[holdout].double().clamp(min=1).pow(-DEBIAS_POWER)

@@ -1,14 +1,14 @@
-"""A split on one device, and what a part of it asks of a model: what it may read, what is masked, what it must find."""
+"""The splits on one device, and evaluation tasks: what a model may read, what is masked, what it must find."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
 from pipeline.config.settings import Settings
+from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.models import Recommender
 from pipeline.storage import lake
 from pipeline.training.interactions import History, Interactions
@@ -21,7 +21,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Splits:
-    """A split on one device."""
+    """Train, valid and test on one device."""
 
     frames: dict[str, pl.DataFrame]
     n_users: int
@@ -29,24 +29,24 @@ class Splits:
     device: torch.device
 
     def of(self, *names: str) -> Interactions:
-        """The rows of some splits together, ordered by user, then time."""
+        """Rows of the named splits, ordered by user, then time."""
         frame = pl.concat([self.frames[name] for name in names])
         if len(names) > 1:
             frame = frame.sort("user_idx", "timestamp", maintain_order=True)
         return Interactions.of_frame(frame, self.n_users, self.n_items, self.device)
 
     def known(self, *names: str) -> History:
-        """Every interaction of some splits, positive or not, by user."""
+        """Every interaction of the named splits by user, positive or not."""
         rows = self.of(*names)
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
 
     def fitted_on(self, fit: str) -> Interactions:
-        """What a fit on `train` or `train+valid` learns from."""
+        """The rows that a fit on `train` or `train+valid` learns from."""
         return self.of(*FITTED_ON[fit])
 
 
 def load_splits(split_dir: Path, device: torch.device) -> Splits:
-    """Read the split's folder; `candidates` is there where candidates were published."""
+    """Read the folder of the stage `split`; it includes `candidates` where candidates were published."""
     info = lake.info(split_dir)
     frames = {path.stem: pl.read_parquet(path) for path in split_dir.glob("*.parquet")}
     return Splits(frames, info["n_users"], info["n_items"], device)
@@ -54,44 +54,44 @@ def load_splits(split_dir: Path, device: torch.device) -> Splits:
 
 @dataclass(frozen=True)
 class EvalRun:
-    """A fitted model, and the part of a split that it is measured on."""
+    """A fitted model, and the split that it is evaluated on."""
 
     model: Recommender
     label: str
     splits: Splits
     split: str
-    """The part."""
+    """valid or test."""
     fit: str
-    """What the model was fitted on, as in FITTED_ON."""
+    """The rows that the model was fitted on, a key of FITTED_ON."""
     settings: Settings
     normalizer: Normalizer
-    """Of the ratings that it was fitted on."""
+    """Normalizer of the ratings that it was fitted on."""
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What makers of records are told."""
-        return {"model": self.label, "split": self.split, "seed": self.settings.seed}
+    def scope(self) -> Scope:
+        """What the records of its metrics have in common."""
+        return Scope(self.label, self.split, seed=self.settings.seed)
 
 
 @dataclass(frozen=True)
 class EvalTask:
-    """What a part asks of a model that was fitted on other splits, for every user with holdout."""
+    """What a split asks of a model that was fitted on earlier ones, for every user with holdout."""
 
     users: Tensor  # (N,)
     history: History  # (N rows) positives of the rows fitted on: what the model may read
     mask: History  # (N rows) every earlier interaction, positive or not
-    holdout: History  # (N rows) positives of the part
-    popular: Tensor  # (I,) positives an item in the rows fitted on
+    holdout: History  # (N rows) positives of the split
+    popular: Tensor  # (I,) positives per item in the rows fitted on
     fitted: History  # (U rows) positives of all users in the rows fitted on
 
     def of(self, rows: Tensor) -> "EvalTask":
-        """The same for some users."""
+        """The same task for some of the users."""
         own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
         return EvalTask(*own, self.popular, self.fitted)
 
 
 def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
-    """The task that `split` puts to a model fitted on `fit`."""
+    """The task of `split` for a model fitted on `fit`."""
     fitted, held = splits.fitted_on(fit), splits.of(split).history()
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = splits.known(*EARLIER[split])[users]

@@ -1,6 +1,7 @@
-"""Measures a fitted model on one part of a split, by every protocol asked for."""
+"""Evaluates a fitted model on one split, by every configured protocol."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -16,10 +17,10 @@ from pipeline.ranking.sampled_candidates import N_NEGATIVES, sampled_99
 
 
 def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
-    """Records of tables.METRICS (without run_id), by every protocol asked for.
+    """Records of tables.METRICS (without run_id), by every configured protocol.
 
-    Where rows have explicit ratings, or `select` asks for it, also the errors of predicted ones. `keep` gets the
-    figure that selects for every user (tables.PER_USER), where it is a mean over users, events or rows.
+    With explicit ratings, or where `select` uses them, also the errors of predicted ratings. `keep` receives the
+    selecting metric of every user (tables.PER_USER), if it is a mean over users, events or rows.
     """
     if not eval_run.splits.frames[eval_run.split]["positive"].any():
         return []
@@ -37,7 +38,7 @@ def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records
 
 
 def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
-    """Each holdout event among all items but the masked ones, and the lists, as far as `depth`."""
+    """Ranks of the holdout events among all items except the masked ones, and the lists, up to `depth`."""
     return holdout_ranks(
         model,
         task.users,
@@ -50,8 +51,8 @@ def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
 
 
 def ranks_among(model: Recommender, task: EvalTask, negatives: Tensor) -> Ranks:
-    """Each holdout event among its user's negatives, (N, C) by row of the task."""
-    rows = task.holdout.rows  # (E,): one row an event
+    """Ranks of the holdout events among the negatives of their users, (N, C) by row of the task."""
+    rows = task.holdout.rows  # (E,): one row per event
     return candidate_ranks(
         model,
         task.users[rows],
@@ -63,18 +64,17 @@ def ranks_among(model: Recommender, task: EvalTask, negatives: Tensor) -> Ranks:
 
 
 def _full(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
-    """All items but the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
+    """All items except the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
     cutoffs = eval_run.settings.evaluation.cutoffs
     ranks = ranks_of(eval_run.model, task, max(cutoffs))
-    records = ranking_metrics.summarise(ranks, cutoffs, protocol="full", popular=task.popular, **eval_run.about)
-    shape = cutoffs, task.popular, eval_run.about
-    records += segments.by_segment(ranks, task.holdout, task.history.lengths, *shape)
-    records += segments.beyond_accuracy(ranks, task.holdout, task.fitted, *shape)
+    records = ranking_metrics.summarise(ranks, cutoffs, eval_run.scope, popular=task.popular)
+    records += segments.by_segment(ranks, task, cutoffs, eval_run.scope)
+    records += segments.beyond_accuracy(ranks, task, cutoffs, eval_run.scope)
     return ranks, task.users, records
 
 
 def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
-    """Each holdout event among its user's 99 negatives (n counts events); published candidates where there are any."""
+    """Each holdout event among 99 negatives of its user (published ones, if any); n counts events."""
     published = eval_run.splits.frames.get("candidates") if eval_run.split == "test" else None
     if published is not None:
         negatives = published_candidates(published, eval_run.splits)[task.users]
@@ -82,12 +82,13 @@ def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]
         negatives = drawn(eval_run.splits, task, eval_run.settings.seed, eval_run.split)
     ranks = ranks_among(eval_run.model, task, negatives)
     cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
-    found = ranking_metrics.summarise(ranks, cutoffs, protocol="sampled_99", popular=task.popular, **eval_run.about)
+    scope = replace(eval_run.scope, protocol="sampled_99")
+    found = ranking_metrics.summarise(ranks, cutoffs, scope, popular=task.popular)
     return ranks, task.users[task.holdout.rows], found
 
 
 def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:
-    """99 items a user of the task without any row of theirs, (N, 99)."""
+    """99 items per user of the task that the user has no row with, (N, 99)."""
     return sampled_99(splits.known(*SPLITS)[task.users], seed, split)
 
 

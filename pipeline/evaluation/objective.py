@@ -1,4 +1,4 @@
-"""The figure that selects, on valid: what guides a fit on train."""
+"""The selecting metric on valid: guides fits on train, searches and the weights of blends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,28 +16,28 @@ from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.models import Recommender
 from pipeline.training.normalizer import Normalizer
 
-VALIDATION_USERS = 20_000  # a seeded sample of them is enough to tell epochs apart
+VALIDATION_USERS = 20_000  # a seeded sample is enough to compare epochs
 
 
 @dataclass(frozen=True)
 class ValidationObjective:
-    """The figure that selects, on valid, as a function of the model; higher is better."""
+    """The selecting metric on valid as a function of the model; higher is better."""
 
-    figure: Callable[[Recommender], float]
+    metric: Callable[[Recommender], float]
     per_user: Callable[[Recommender], Tensor] | None = None
-    """The values (N,) that a ranking figure is the mean of."""
+    """The values (N,) whose mean is a ranking metric; None for rating errors."""
 
     def __call__(self, model: Recommender) -> float:
-        """The figure."""
-        return self.figure(model)
+        """The metric of the model."""
+        return self.metric(model)
 
 
 def validation_objective(
     splits: Splits, settings: Settings, family: type[Recommender], normalizer: Normalizer
 ) -> ValidationObjective | None:
-    """What guides a fit on train, and what a blend learns its weights by.
+    """The objective for a family.
 
-    None without a valid, and for a family that doesn't have the figure: it is then fitted unguided, measured,
+    None without a valid split and for a family that does not have the metric: it is fitted without guidance, evaluated,
     and not eligible as champion.
     """
     select = settings.select
@@ -60,11 +60,11 @@ def validation_objective(
         rows = rows[torch.from_numpy(np.sort(chosen)).to(rows.device)]
     if not len(rows):
         return None
-    asked, cutoff = task.of(rows), select.cutoff
-    negatives = drawn(splits, asked, settings.seed, "valid") if select.protocol == "sampled_99" else None
+    sample, cutoff = task.of(rows), select.cutoff
+    negatives = drawn(splits, sample, settings.seed, "valid") if select.protocol == "sampled_99" else None
 
     def per_user(model: Recommender) -> Tensor:
-        ranks = ranks_of(model, asked, cutoff) if negatives is None else ranks_among(model, asked, negatives)
+        ranks = ranks_of(model, sample, cutoff) if negatives is None else ranks_among(model, sample, negatives)
         return (sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]).cpu()
 
     return ValidationObjective(lambda model: float(per_user(model).nanmean()), per_user)

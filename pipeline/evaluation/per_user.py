@@ -1,4 +1,4 @@
-"""The figure that selects, user by user: what two models are compared by."""
+"""The selecting metric user by user, which models are compared by."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,23 +10,24 @@ from torch import Tensor
 
 from pipeline.config.settings import Select
 from pipeline.evaluation import ranking_metrics
+from pipeline.evaluation.rating_metrics import RatedRows
 from pipeline.ranking.ranks import Ranks
 from pipeline.storage import lake
 
 FILES = {"valid": "per_user.parquet", "test": "per_user_test.parquet"}
-"""Where a measured model keeps them, by split."""
+"""File in the folder of `evaluate`, by split."""
 
 
-def read(measured: Iterable[Path], split: str) -> dict[str, pl.DataFrame]:
-    """tables.PER_USER by label, of the folders of `evaluate` that have it."""
-    files = {lake.info(folder)["label"]: folder / FILES[split] for folder in measured}
+def read(evaluated: Iterable[Path], split: str) -> dict[str, pl.DataFrame]:
+    """tables.PER_USER by label, from those folders of `evaluate` that have it."""
+    files = {lake.info(folder)["label"]: folder / FILES[split] for folder in evaluated}
     return {label: pl.read_parquet(file) for label, file in files.items() if file.exists()}
 
 
 def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:
-    """Give `keep` tables.PER_USER of a ranking metric; nothing where it is no mean, or deeper than the ranks.
+    """Pass tables.PER_USER of a ranking metric to `keep`, unless it is not a mean or its cutoff exceeds the ranks.
 
-    `users` (N,) are those of the rows of `ranks`: one row a user, or one an event.
+    `users` (N,): the users of the rows of `ranks`, which are one per user or one per event.
     """
     if select.metric not in ranking_metrics.METRICS or select.cutoff > ranks.depth:
         return
@@ -34,11 +35,9 @@ def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.Dat
     keep(_by_user(users.cpu(), values.cpu(), ranks.warm.cpu()))
 
 
-def of_errors(
-    predicted: Tensor, actual: Tensor, users: Tensor, warm: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]
-) -> None:
-    """Give `keep` tables.PER_USER of rmse (squared errors) or mae, over (N,) rows; `warm` (U,) by user index."""
-    off = (predicted.double() - actual.double()).cpu()  # (N,)
+def of_errors(rows: RatedRows, warm: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:
+    """Pass tables.PER_USER of rmse (squared errors) or mae to `keep`; `warm` (U,) by user index."""
+    users, off = rows.users, (rows.predicted.double() - rows.actual.double()).cpu()  # (N,)
     values = off.square() if select.metric.startswith("rmse") else off.abs()
     keep(_by_user(users.cpu(), values, warm[users].cpu()))
 

@@ -1,4 +1,4 @@
-"""Ranking metrics: one value a user from the ranks of the holdout, then means over users with intervals.
+"""Ranking metrics: one value per user from the ranks of the holdout, then means over users with intervals.
 
 To add one, write a function under `@metric`: MLflow, the leaderboard and the report follow.
 """
@@ -17,7 +17,7 @@ from pipeline.ranking.ranks import Ranks
 
 @dataclass(frozen=True)
 class Hits:
-    """Holdout events of U users as found in lists of depth k; a metric turns it into (U,) values."""
+    """Holdout events of U users, as found in lists of depth k; a metric maps them to (U,) values."""
 
     ranks: Tensor  # (E,) float64, 1 is the best
     hit: Tensor  # (E,) float64, 1 where the rank is within k
@@ -26,7 +26,7 @@ class Hits:
     k: int
 
     def total(self, gains: Tensor) -> Tensor:
-        """Sum of the gains (E,) of hits a user, (U,)."""
+        """Sum of the gains (E,) of hits per user, (U,)."""
         return sums_by_user(gains * self.hit, self.rows, self.n_holdout)
 
     @property
@@ -36,17 +36,33 @@ class Hits:
 
 
 def sums_by_user(values: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-    """Sums of values (E,) of U users, whose they are being `rows` (E,), ascending, (U,).
+    """Sums of values (E,) per user, (U,); `rows` (E,): the user of every value, ascending.
 
-    In one order of adding on every device: atomic additions, as `index_add_` has them on CUDA, have none.
+    The order of additions is fixed on every device; the atomic additions of `index_add_` on CUDA have none.
     """
     if values.device.type != "cpu":
         return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
     return torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, rows, values)
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What the records of one evaluation have in common."""
+
+    model: str
+    split: str
+    protocol: str = "full"
+    seed: int = 42
+    resamples: int = RESAMPLES
+    """Bootstrap resamples of the intervals."""
+
+    def record(self, segment: str, n: int) -> dict[str, Any]:
+        """The first fields of a record of tables.METRICS."""
+        return {"model": self.model, "split": self.split, "protocol": self.protocol, "segment": segment, "n": n}
+
+
 Metric = Callable[[Hits], Tensor]
-METRICS: dict[str, Metric] = {}  # one value a user
+METRICS: dict[str, Metric] = {}  # one value per user
 HIGHER_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(("coverage", "novelty", "diversity", "hit_rate_debiased"), True),
     **dict.fromkeys(("gini", *ERRORS), False),
@@ -126,7 +142,7 @@ def higher_is_better(name: str) -> bool:
 
 
 def sign_of(name: str) -> int:
-    """1 where higher is better, else -1: times it, a figure is one of which more is better."""
+    """1 where higher is better, else -1; multiplied by it, higher is better for every metric."""
     return 1 if higher_is_better(name) else -1
 
 
@@ -158,31 +174,27 @@ def mean_of(name: str, ranks: Ranks, cutoff: int) -> float:
 def summarise(
     ranks: Ranks,
     cutoffs: Sequence[int],
+    scope: Scope,
     *,
-    model: str,
-    split: str,
-    protocol: str,
     warm: Tensor | None = None,
     popular: Tensor | None = None,
-    seed: int = 42,
-    resamples: int = RESAMPLES,
 ) -> list[dict[str, Any]]:
     """Records of tables.METRICS without run_id; segment `all`: users with history, `cold_users`: the others.
 
-    Both hold only users with holdout. `warm` (U,) defaults to users with a history. `popular` (I,), training
-    interactions an item, defines the catalog; without it, or without lists, there is no coverage.
+    Both contain only users with holdout. `warm` (U,) defaults to users with a history. `popular` (I,), training
+    interactions per item, defines the catalog; without it, or without lists, there is no coverage.
     """
     values = per_user(ranks, cutoffs)
     warm = ranks.warm if warm is None else warm.to(ranks.warm.device)
-    asked = ranks.n_holdout > 0
+    has_holdout = ranks.n_holdout > 0
     records = []
-    for segment, users in (("all", warm & asked), ("cold_users", ~warm & asked)):
+    for segment, users in (("all", warm & has_holdout), ("cold_users", ~warm & has_holdout)):
         n = int(users.sum())
         if not n:
             continue
-        base = {"model": model, "split": split, "protocol": protocol, "segment": segment, "n": n}
+        base = scope.record(segment, n)
         matrix = torch.stack([v[users] for v in values.values()], 1)  # (n, M)
-        ends = intervals(matrix, seed, resamples=resamples).tolist()
+        ends = intervals(matrix, scope.seed, resamples=scope.resamples).tolist()
         for (name, k), mean, (low, high) in zip(values, matrix.mean(0).tolist(), ends, strict=True):
             value = {"value": mean, "ci_low": low, "ci_high": high}
             records.append({**base, "metric": name, "cutoff": k, **value})

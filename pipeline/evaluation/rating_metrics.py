@@ -1,11 +1,14 @@
-"""Errors of predicted ratings, beside the spread of the targets and the errors of simple predictors."""
+"""Errors of predicted ratings, the variance of the targets, and the errors of simple predictors."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.core.bootstrap import RESAMPLES, intervals
+from pipeline.core.bootstrap import intervals
+from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.training.interactions import Interactions
 
 ITEM_DAMPING, USER_DAMPING = 25.0, 10.0
@@ -29,54 +32,52 @@ def baselines(train: Interactions, users: Tensor, items: Tensor) -> dict[str, Te
 
 
 def known_pairs(train: Interactions, rows: Interactions) -> Tensor:
-    """Which rows have a user and an item that both have a rating in `train`, (N,) bool."""
+    """Whether user and item of each row both have a rating in `train`, (N,) bool."""
     rated = train.rated()
     by_user = torch.bincount(rated.users, minlength=train.n_users) > 0  # (U,)
     by_item = torch.bincount(rated.items, minlength=train.n_items) > 0  # (I,)
     return by_user[rows.users] & by_item[rows.items]
 
 
-def rating_errors(
-    predicted: Tensor,
-    actual: Tensor,
-    users: Tensor,
-    baselines: dict[str, Tensor] | None = None,
-    *,
-    model: str,
-    split: str,
-    segment: str = "all",
-    scaled: bool = False,
-    seed: int = 42,
-    resamples: int = RESAMPLES,
-) -> list[dict[str, Any]]:
-    """Records of tables.METRICS without run_id, protocol `error`, cutoff 0, over (N,) rows, in the unit of ratings.
+@dataclass(frozen=True)
+class RatedRows:
+    """Ratings and what was predicted for them, (N,) each, in one unit."""
 
-    rmse = √ mean (predicted - actual)², mae = mean |predicted - actual|; beside them target_variance (of
-    `actual`; its root is the rmse of the best constant) and rmse_<name>, mae_<name> of `baselines`. Intervals
-    resample users with all their rows. No rows, no records. `scaled`: everything is on the scale of a fit, and the
-    names end in `_scaled`.
+    predicted: Tensor
+    actual: Tensor
+    users: Tensor
+    baselines: Mapping[str, Tensor] = field(default_factory=dict)
+    """Predictions of simple predictors, by name."""
+
+    def select(self, rows: Tensor) -> "RatedRows":
+        """Some of the rows."""
+        simple = {name: values[rows] for name, values in self.baselines.items()}
+        return RatedRows(self.predicted[rows], self.actual[rows], self.users[rows], simple)
+
+
+def rating_errors(rows: RatedRows, scope: Scope, *, segment: str = "all", scaled: bool = False) -> list[dict[str, Any]]:
+    """Records of tables.METRICS without run_id, protocol `error`, cutoff 0, in the unit of the ratings.
+
+    rmse = √ mean (predicted - actual)², mae = mean |predicted - actual|; also target_variance (of `actual`; its root
+    is the rmse of the best constant) and rmse_<name>, mae_<name> of the baselines. Intervals resample users with all
+    their rows. Without rows there are no records. `scaled`: values are on the scale of a fit, and names end in
+    `_scaled`.
     """
+    predicted, actual = rows.predicted, rows.actual
     if not len(actual):
         return []
     if not bool(predicted.isfinite().all()):
         raise ValueError(f"{int((~predicted.isfinite()).sum()):,} predicted ratings are not finite")
     names, columns = ["rmse", "mae"], _errors(predicted, actual)
-    for name, simple in (baselines or {}).items():
+    for name, simple in rows.baselines.items():
         names += [f"rmse_{name}", f"mae_{name}"]
         columns += _errors(simple, actual)
-    of, counts = torch.unique(users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
+    of, counts = torch.unique(rows.users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
     values = torch.stack(columns, 1)  # (N, M)
     sums = torch.zeros(len(counts), len(names), dtype=torch.float64).index_add_(0, of.cpu(), values.cpu())  # (U, M)
-    ends = intervals(sums.to(values.device), seed, counts=counts, resamples=resamples)  # (M, 2)
+    ends = intervals(sums.to(values.device), scope.seed, counts=counts, resamples=scope.resamples)  # (M, 2)
     suffix = "_scaled" if scaled else ""
-    base = {
-        "model": model,
-        "split": split,
-        "protocol": "error",
-        "cutoff": 0,
-        "segment": segment,
-        "n": len(actual),
-    }
+    base = {**replace(scope, protocol="error").record(segment, len(actual)), "cutoff": 0}
     variance = float(actual.double().var(correction=0))
     records = [{**base, "metric": f"target_variance{suffix}", "value": variance, "ci_low": None, "ci_high": None}]
     for name, mean, (low, high) in zip(names, values.mean(0).tolist(), ends.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Held-out ratings beside what a model predicts for them."""
+"""Held-out ratings with a model's predictions for them."""
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,7 @@ from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.schemas import tables
 
 SAMPLE = 1000
-"""Rows of a table that people look at; the errors are of all rows."""
+"""Number of rows in the table; the errors are computed over all rows."""
 INDICES = tables.Table(
     "predictions_by_index", "As `predictions`, before source ids are put in", ("user_idx", "item_idx"),
     {"user_idx": tables.ENCODED.columns["user_idx"], "item_idx": tables.ENCODED.columns["item_idx"],
@@ -20,9 +20,9 @@ INDICES = tables.Table(
 
 
 def of_sample(eval_run: EvalRun) -> pl.DataFrame:
-    """INDICES of a seeded sample of the rows that errors are measured on, the same for every model with that fit.
+    """INDICES of a seeded sample of the rows that errors are computed on, the same for every model with that fit.
 
-    Predictions are kept within the lowest and highest rating fitted on. No rows where there are no ratings.
+    Predictions are clipped to the range of the ratings fitted on. Without ratings there are no rows.
     """
     part = eval_run.splits.of(eval_run.split)
     if part.ratings is None or not predicts(type(eval_run.model)):

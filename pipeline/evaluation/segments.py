@@ -1,4 +1,4 @@
-"""The same figures for splits of the users and of the items, and figures beyond accuracy; under protocol `full`."""
+"""Metrics for segments of users and items, and metrics beyond accuracy; protocol `full`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,58 +10,55 @@ from pipeline.core.bootstrap import intervals
 from pipeline.core.seeding import seed_of
 from pipeline.evaluation import beyond_accuracy as beyond
 from pipeline.evaluation import ranking_metrics
+from pipeline.evaluation.eval_task import EvalTask
+from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.ranking.ranks import Ranks
-from pipeline.training.interactions import History
 
 Records = list[dict[str, Any]]
 OF_SEGMENTS = ("hit_rate", "recall", "ndcg")
 HEAD_DECILES = 5
-"""Popularity deciles that are the head: items that together have half of all rows; the rest is the tail."""
+"""Popularity deciles that form the head: items that together have half of all rows; the others are the tail."""
 DIVERSITY_USERS = 10_000
-"""Evenly spaced ones of them are enough for a mean."""
+"""Number of evenly spaced users that the mean is computed over."""
 
 
-def by_segment(
-    ranks: Ranks, holdout: History, lengths: Tensor, cutoffs: Sequence[int], popular: Tensor, about: dict[str, Any]
-) -> Records:
-    """Accuracy by activity of users and by popularity of what is held out, records of tables.METRICS.
+def by_segment(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope: Scope) -> Records:
+    """Accuracy by activity of users and by popularity of held-out items, records of tables.METRICS.
 
-    activity_decile_1 (the least active) … 10 divide the N users with history by `lengths` (N,), rows in their
-    history, equal lengths together. head_items, tail_items: only those of the holdout events count, of users who
-    have one.
+    activity_decile_1 (the least active) … 10 divide the users with history by its number of rows; equal numbers stay
+    together. head_items and tail_items count only those holdout events, over the users who have one.
     """
     records: Records = []
     values = ranking_metrics.per_user(ranks, cutoffs, OF_SEGMENTS)
     asked = ranks.warm & (ranks.n_holdout > 0)
-    deciles = activity_deciles(lengths.cpu(), asked.cpu()).to(asked.device)
+    popular = task.popular
+    deciles = activity_deciles(task.history.lengths.cpu(), asked.cpu()).to(asked.device)
     for number in range(1, 11):
-        records += _means(values, deciles == number, f"activity_decile_{number}", about)
+        records += _means(values, deciles == number, f"activity_decile_{number}", scope)
     head = (popular > 0) & (beyond.popularity_deciles(popular) <= HEAD_DECILES)  # (I,)
-    for segment, events in (("head_items", head[holdout.items]), ("tail_items", ~head[holdout.items])):
+    for segment, events in (("head_items", head[task.holdout.items]), ("tail_items", ~head[task.holdout.items])):
         part = _only(ranks, events.to(ranks.ranks.device))
         own = ranking_metrics.per_user(part, cutoffs, OF_SEGMENTS)
-        records += _means(own, part.warm & (part.n_holdout > 0), segment, about)
+        records += _means(own, part.warm & (part.n_holdout > 0), segment, scope)
     return records
 
 
-def beyond_accuracy(
-    ranks: Ranks, holdout: History, fitted: History, cutoffs: Sequence[int], popular: Tensor, about: dict[str, Any]
-) -> Records:
-    """Gini, novelty, diversity, popularity-debiased hit rate and exposure by decile of the lists of users with history.
+def beyond_accuracy(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope: Scope) -> Records:
+    """Metrics beyond accuracy of the lists of users with history.
 
-    `fitted` (U rows): the history of all users in what the model was fitted on.
+    They are Gini, novelty, diversity, popularity-debiased hit rate and exposure by popularity decile.
     """
     assert ranks.lists is not None
     asked = ranks.warm & (ranks.n_holdout > 0)
-    n, seed = int(asked.sum()), about["seed"]
+    n, seed, popular = int(asked.sum()), scope.seed, task.popular
     if not n:
         return []
-    base = {**_of(about), "segment": "all", "n": n}
+    base = scope.record("all", n)
     lists = ranks.lists.items[asked]  # (n, depth)
     device = lists.device
-    signatures = beyond.signatures(fitted, torch.Generator(device).manual_seed(seed_of(seed, "diversity")))
+    signatures = beyond.signatures(task.fitted, torch.Generator(device).manual_seed(seed_of(seed, "diversity")))
     sample = lists[:: max(1, n // DIVERSITY_USERS)]
-    weights = beyond.debiased_weights(holdout.items, popular)  # (E,)
+    weights = beyond.debiased_weights(task.holdout.items, popular)  # (E,)
     records: Records = []
     for k in cutoffs:
         shown = lists[:, :k]
@@ -74,7 +71,7 @@ def beyond_accuracy(
 
         add("gini", beyond.gini(shown, popular))
         for name, values in (
-            ("novelty", beyond.novelty(shown, popular, len(fitted))),
+            ("novelty", beyond.novelty(shown, popular, len(task.fitted))),
             ("diversity", beyond.diversity(sample[:, :k], signatures)),
         ):
             values = values[~values.isnan()]
@@ -89,7 +86,7 @@ def beyond_accuracy(
 
 
 def activity_deciles(lengths: Tensor, asked: Tensor) -> Tensor:
-    """1 (the least active) … 10, (N,); 0 for users who are not asked. Users of equal lengths stay together."""
+    """1 (the least active) … 10, (N,); 0 for users outside `asked`. Users of equal lengths stay together."""
     known = lengths[asked].double()
     if not len(known):
         return torch.zeros_like(lengths)
@@ -98,29 +95,25 @@ def activity_deciles(lengths: Tensor, asked: Tensor) -> Tensor:
 
 
 def _thinned(values: Tensor, most: int = 1_000_000) -> Tensor:
-    """torch.quantile takes no more than 16 million."""
+    """An evenly spaced sample of sorted values: torch.quantile accepts at most 16 million."""
     return values.sort().values[:: max(1, len(values) // most)]
 
 
-def _means(values: dict[tuple[str, int], Tensor], users: Tensor, segment: str, about: dict[str, Any]) -> Records:
+def _means(values: dict[tuple[str, int], Tensor], users: Tensor, segment: str, scope: Scope) -> Records:
     n = int(users.sum())
     if not n:
         return []
     matrix = torch.stack([v[users] for v in values.values()], 1)  # (n, M)
-    ends = intervals(matrix, about["seed"]).tolist()
-    base = {**_of(about), "segment": segment, "n": n}
+    ends = intervals(matrix, scope.seed).tolist()
+    base = scope.record(segment, n)
     return [
         {**base, "metric": name, "cutoff": k, "value": mean, "ci_low": low, "ci_high": high}
         for (name, k), mean, (low, high) in zip(values, matrix.mean(0).tolist(), ends, strict=True)
     ]
 
 
-def _of(about: dict[str, Any]) -> dict[str, Any]:
-    return {"model": about["model"], "split": about["split"], "protocol": "full"}
-
-
 def _only(ranks: Ranks, events: Tensor) -> Ranks:
-    """The ranks of some events (E,) bool; users stay."""
+    """The ranks of the selected events, (E,) bool; all users are kept."""
     before = torch.cat([ranks.offsets[:1], torch.cumsum(events.long(), 0)])  # (E + 1,)
     return Ranks(before[ranks.offsets], ranks.ranks[events], ranks.depth, ranks.warm)
 
@@ -131,7 +124,7 @@ def _hits(ranks: Ranks, k: int) -> Tensor:
 
 
 def _by_user(ranks: Ranks, values: Tensor) -> Tensor:
-    """Sums of the events' values (E,) a user, (N,)."""
+    """Sums of the events' values (E,) per user, (N,)."""
     users = torch.arange(len(ranks.n_holdout), device=values.device)
     rows = torch.repeat_interleave(users, ranks.n_holdout, output_size=len(values))  # (E,)
     return ranking_metrics.sums_by_user(values, rows, ranks.n_holdout)

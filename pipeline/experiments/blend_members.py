@@ -1,4 +1,4 @@
-"""Which fitted models a blend is made of."""
+"""The fitted models that a blend is made of."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +14,19 @@ from pipeline.storage import lake
 
 
 def members_of(run: Run, config: BlendConfig, fits: Mapping[str, Path]) -> dict[str, Path]:
-    """Fits by label, of what was fitted on train tonight; see `leaderboard.members_of`."""
+    """The members among the night's fits on train, by label; see `leaderboard.members_of`."""
     families = {label: leaderboard.family_name(run.settings, label) for label in fits}
     ranked = leaderboard.best_first(run) if config.most else []
     return {label: fits[label] for label in leaderboard.members_of(config, families, ranked)}
 
 
 def first_fits(run: Run, train_fit: Path) -> dict[str, Path]:
-    """The first fits of the members that have a weight in the blend `train_fit`, by label."""
+    """The fits on train of the members with a weight in the blend `train_fit`, by label."""
     layer, info = run.home.lake(run.dataset) / "5_models", lake.info(train_fit)
     weights = info["config"]["weights"]
     return {label: layer / name for label, name in info["members"].items() if weights[label]}
 
 
 def assemble(config: BlendConfig, members: Mapping[str, Path], device: torch.device) -> Recommender:
-    """A blend of what is in those folders."""
+    """A blend of the models in these folders."""
     return Blend.of(config, {label: load(folder, device) for label, folder in members.items()})

@@ -1,4 +1,4 @@
-"""What is left of a night's minutes, and how long its deeds will take, by the journals of this and past nights."""
+"""How much of a night's time budget is left, and how long its stages will take, from the journals of past nights."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pipeline.storage import journal
 from pipeline.training.context import NotServable
 
 NIGHTS = 20
-"""Past nights that are looked at."""
+"""Number of past nights whose timings are read."""
 AFTER_FITS = (
     StageName.SELECT,
     StageName.TRACK,
@@ -28,27 +28,26 @@ AFTER_FITS = (
     StageName.COMPARE,
 )
 NEVER_EXPORTED = 0.2
-"""Share of the budget that is kept for them on a data set's first night."""
+"""Share of the budget reserved for AFTER_FITS on the first night of a data set."""
 LEARNING = 3.0
-"""Times the evaluation of its members that learning the weights of a blend is taken to last, until a night has told."""
+"""Assumed time to learn the weights of a blend, in evaluations of its members, until one was timed."""
 REFIT = 1.25
-"""Times the fit on train that the refit on all rows is taken to last, until a night has told."""
+"""Assumed time of the refit on all rows, in fits on train, until one was timed."""
 
 
 def left(run: Run) -> float | None:
-    """Seconds until the night should be published; None: it has no budget."""
+    """Seconds until the night should be published; None without a budget."""
     minutes = run.settings.budget.minutes
     return None if minutes is None else minutes * 60 - (utcnow() - run.started_at).total_seconds()
 
 
 def deadline(run: Run, call: StageCall) -> float | None:
-    """On time.monotonic(): when this fit on train must end, so that the night can still measure, refit and publish.
+    """When a fit on train must end (on time.monotonic()), so that the night can still evaluate, refit and publish.
 
-    The time is shared equally by the models that are not yet fitted and by the searches; what a cheap model leaves
-    goes to the others. A tuned fit, after the searches, may have all of it but what blends need, and blends, which
-    come last, share what is left. None: the night has no budget, or this is its first model or one of the gate,
-    which there must be. Raises NotServable when past timings say that the fit won't end in time; learning the
-    weights of a blend can end at any time.
+    The models that are not yet fitted and the searches have equal shares; what a cheap model leaves goes to the others.
+    A tuned fit, after the searches, may use everything except the time for blends. Blends come last and share what is
+    left. None: the night has no budget, or this is its first model, or one that the gate needs. Raises NotServable when
+    past timings show that the fit would not end in time; learning the weights of a blend can stop at any time.
     """
     seconds, known, label = left(run), Timings(run), call.label or ""
     if seconds is None or label == BASELINE or label.startswith(INCUMBENT) or not known.tonight(StageName.EVALUATE):
@@ -63,15 +62,15 @@ def deadline(run: Run, call: StageCall) -> float | None:
         takes = "the fit" if fit is None else f"the fit, {fit:.0f} s when last timed,"
         raise NotServable(
             f"{takes} would not end within its part of the budget, {max(share, 0):.0f} s: {seconds:.0f} s are left, "
-            f"{seconds - spare:.0f} s of them for measuring, refitting on all rows and publishing"
+            f"{seconds - spare:.0f} s of them for evaluating, refitting on all rows and publishing"
         )
     return time.monotonic() + share
 
 
 def spare(run: Run, label: str, usual: float) -> float:
-    """Seconds for trials of `label`, which takes `usual` to fit: its best must yet be fitted, measured, published.
+    """Seconds for trials of `label`; `usual`: seconds of one fit.
 
-    So must the best of the others that a blend would have as members.
+    Reserves the time to fit, evaluate and publish its best trial, and the best of the other members of blends.
     """
     known = Timings(run)
     own = known.expected(StageCall(StageName.TRAIN, label, tuned=True)) or usual
@@ -79,7 +78,7 @@ def spare(run: Run, label: str, usual: float) -> float:
 
 
 class Timings:
-    """Seconds of stages, on this data set."""
+    """Durations of stages on this data set, in seconds."""
 
     def __init__(self, run: Run):
         ids = journal.run_ids(run.home, run.dataset)[-NIGHTS:]
@@ -93,7 +92,7 @@ class Timings:
         self.all_stages = pl.concat([tables.STAGES.empty(), *stages])
 
     def expected(self, *calls: StageCall) -> float | None:
-        """Seconds that the first of these calls that was timed will take: the longest of its last three times."""
+        """Expected duration of the first of these calls that was ever timed: the longest of its last three times."""
         for call in calls:
             times = self.stages.filter(stage=call.title).sort("run_id")["seconds"].tail(3)
             if len(times):
@@ -101,40 +100,40 @@ class Timings:
         return None
 
     def of(self, wanted: Callable[[StageCall], bool]) -> pl.DataFrame:
-        """Rows of the calls that are wanted."""
+        """Rows of the stages whose call is wanted."""
         titles = []
         for title in self.stages["stage"].unique():
-            with suppress(ValueError):  # a stage that another version of the code had
+            with suppress(ValueError):  # a stage of another version of the code
                 titles += [title] if wanted(StageCall.parse(title)) else []
         return self.stages.filter(pl.col("stage").is_in(titles))
 
     def tonight(self, stage: StageName) -> list[StageCall]:
-        """Calls of a stage in this night, those whose result was there already too."""
+        """Calls of a stage in this night, including those whose result existed already."""
         calls = map(StageCall.parse, self.all_stages.filter(run_id=self.run_id)["stage"])
         return [call for call in calls if call.stage is stage]
 
     def turns(self, label: str) -> int:
-        """How many turns the search of this label has had tonight."""
+        """Number of turns of the search of this label so far this night."""
         return sum(call.label == label for call in self.tonight(StageName.SEARCH))
 
     def blends_from(self, label: str) -> list[str]:
-        """Those that come at this label of the recipe, or later."""
+        """Blends at or after this label in the recipe."""
         return [blend for blend in self.blends if self.labels.index(blend) >= self.labels.index(label)]
 
     def members(self, blend: str) -> list[str]:
-        """Labels that the blend would be made of now."""
+        """Labels that the blend would have as members now."""
         settings = self.run.settings
         config = BlendConfig.model_validate(settings.models[blend].model_extra or {})
         fitted = {label: leaderboard.family_name(settings, label) for label in self.fitted()}
         return leaderboard.members_of(config, fitted, leaderboard.best_first(self.run))
 
     def fitted(self) -> list[str]:
-        """Labels that have a fit tonight."""
+        """Labels that are fitted in this night, in the recipe's order."""
         fitted = {call.label for call in self.tonight(StageName.TRAIN)}
         return [label for label in self.labels if label in fitted]
 
     def evaluation(self, label: str) -> float:
-        """Of a family never measured before, as long as the slowest so far; of a blend, as long as of its members."""
+        """Evaluation; if never timed, as long as the slowest so far, and for a blend as long as for its members."""
         own = StageCall(StageName.EVALUATE, label)
         if label in self.blends:
             return self.expected(own) or sum(map(self.evaluation, self.members(label)))
@@ -142,42 +141,42 @@ class Timings:
         return self.expected(own) or float(slowest or 0)  # type: ignore[arg-type]
 
     def refit(self, label: str) -> float:
-        """Fit on all rows, and on train and valid where the test asks for that; of a blend, its members'."""
+        """Fit on all rows; of a blend, including those of its members."""
         on_all = self.expected(StageCall(StageName.TRAIN, label, fit="all"))
         if label in self.blends:
             return (on_all or 0.0) + sum(map(self.refit, self.members(label)))
         return on_all or REFIT * self.best_fit(label)
 
     def best_fit(self, label: str) -> float:
-        """Fit on train with what a search found, else with the configured hyperparameters; 0: never timed."""
+        """Fit on train with the result of a search, otherwise with the configured hyperparameters; 0 if never timed."""
         first = StageCall(StageName.TRAIN, label)
         return self.expected(replace(first, tuned=True), first, replace(first, cut_short=True)) or 0.0
 
     def publishing(self) -> float:
-        """All that follows the fits on train but the refit."""
+        """Everything after the fits on train, without the refit."""
         known = {stage: self.expected(StageCall(stage)) or 0.0 for stage in AFTER_FITS}
         return sum(known.values()) + (0 if known[StageName.EXPORT] else NEVER_EXPORTED * self.budget)
 
     def after_fit(self, label: str) -> float:
-        """From the end of a fit of `label` to the end of the night, whichever of tonight's models is refitted."""
+        """From the end of a fit of `label` to the end of the night, with the longest refit of any of its models."""
         waiting = [blend for blend in self.blends if blend != label and blend not in self.fitted()]
         blending = sum(self.learning(blend) + self.evaluation(blend) for blend in waiting)
         refit = max(map(self.refit, {label, *self.fitted(), *self.blends}))
         return self.evaluation(label) + blending + self.gate() + refit + self.publishing()
 
     def tuned_members(self, label: str) -> float:
-        """Fits and evaluations of what a blend would have as members, but for `label`, with what was searched."""
+        """Fits and evaluations of the searched members of blends, without `label`."""
         members = {member for blend in self.blends for member in self.members(blend)} - {label}
         searched = [member for member in members if self.run.settings.models[member].search]
         return sum(map(self.best_fit, searched)) + sum(map(self.evaluation, searched))
 
     def learning(self, blend: str) -> float:
-        """Fit of a blend, whose members are fitted already."""
+        """Fit of a blend whose members are fitted already."""
         guess = LEARNING * sum(map(self.evaluation, self.members(blend)))
         return self.expected(StageCall(StageName.TRAIN, blend)) or guess
 
     def gate(self) -> float:
-        """Fit and evaluation of the configuration that is published, where it is not tonight's own."""
+        """Fit and evaluation of the published configuration; 0 where nothing is published or the gate is off."""
         if not self.gated:
             return 0.0
         fits = {label: self.expected(StageCall(StageName.TRAIN, label)) or 0.0 for label in (INCUMBENT, *self.labels)}

@@ -1,4 +1,4 @@
-"""What a label asks for beside its fit, checked before the night starts: a learning-rate finder, a search."""
+"""Checks of a model's learning-rate finder and search, before the night starts."""
 
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
@@ -9,7 +9,7 @@ from pipeline.training.optimizers import TrainingConfig
 
 
 def space_of(settings: Settings, label: str) -> Space:
-    """The checked `[models.<label>.search]`."""
+    """The validated `[models.<label>.search]`."""
     _, config = family_of(settings, label)
     return read_space(
         settings.models[label].search or {}, config, f"recipe {settings.recipe}", f"models.{label}.search"
@@ -17,7 +17,7 @@ def space_of(settings: Settings, label: str) -> Space:
 
 
 def check_label(settings: Settings, label: str) -> None:
-    """Finder and search of a label, before the night starts; SettingsError names the key."""
+    """Check finder and search of a label; SettingsError names the invalid key."""
     entry, (_, config) = settings.models[label], family_of(settings, label)
     where, key = f"recipe {settings.recipe}", f"models.{label}"
     name = family_name(settings, label)
@@ -37,4 +37,4 @@ def check_label(settings: Settings, label: str) -> None:
         except ValueError as error:
             raise SettingsError(f"{where}: {key}.search.{error}") from None
     if entry.finder and entry.finder.use and "learning_rate" in space:
-        raise SettingsError(f"{where}: {key}: the learning rate is either found (finder.use) or searched")
+        raise SettingsError(f"{where}: {key}: use either finder.use or a search of the learning rate")

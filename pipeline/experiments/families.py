@@ -1,4 +1,4 @@
-"""The family and configuration behind the label of a recipe."""
+"""Family and hyperparameters of a label in a recipe."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pipeline.storage import lake
 
 
 def config_of(config: ModelConfig, train_fit: Path | None = None, search_dir: Path | None = None) -> ModelConfig:
-    """The hyperparameters of a fit: those of `train_fit`; else the configured ones, with the best that were found."""
+    """Hyperparameters of a fit: those of `train_fit`, otherwise the configured ones with the best of a search."""
     if train_fit is not None:
         return type(config).model_validate(lake.info(train_fit)["config"])
     best = lake.info(search_dir)["best"] if search_dir is not None else None

@@ -1,4 +1,4 @@
-"""One fit of one model: its rows are read, it is built, and it learns; in this process, or in several at once."""
+"""One fit of one model: reads its rows, builds the model and trains it, in this process or in several at once."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from pipeline.core.seeding import seed_of
 from pipeline.core.stage_call import Fit
 from pipeline.evaluation.eval_task import Splits, load_splits
 from pipeline.evaluation.objective import validation_objective
-from pipeline.experiments import blend_members as members
+from pipeline.experiments import blend_members
 from pipeline.models import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import load, save
@@ -33,36 +33,36 @@ from pipeline.training.optimizers import TrainingConfig
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What is fitted on what, and the key of it; paths and small configs, so that another process can be told."""
+    """What is fitted on which data, and the lake key of the result. Picklable: it is sent to other processes."""
 
     run: Run
     data: Path
-    """The split; the encoded rows where the fit is on `all`."""
+    """Folder of the split; for a fit on `all`, that of the encoded rows."""
     label: str
     family: type[Recommender]
     config: ModelConfig
     spec: lake.Spec
     epochs: int | None = None
-    """Of a refit, where its family has epochs."""
+    """Number of epochs of a refit, if the family has epochs."""
     refit: bool = False
-    """Not guided by valid."""
+    """Whether valid is not used to guide the fit."""
     members: Mapping[str, Path] = field(default_factory=dict)
-    """Of a blend."""
+    """Fits by label that a blend is made of."""
     deadline: float | None = None
-    """On time.monotonic()."""
+    """When the fit must end, on time.monotonic()."""
 
     @property
     def fit(self) -> Fit:
-        """The part of the data."""
+        """The part of the data that it is fitted on."""
         return self.spec.call.fit
 
     @property
     def checkpoint(self) -> Path:
-        """Where a long fit that is killed goes on."""
+        """File from which a long fit that was killed resumes."""
         return self.run.home.lake(self.run.dataset) / self.spec.layer / f".checkpoint-{self.spec.key}.safetensors"
 
     def kept_as(self, result: "FitResult") -> lake.Spec:
-        """The key of a result. One that was cut short is this night's alone: another one may have the time."""
+        """The lake key of a result. That of a fit cut short by the deadline is not shared with other nights."""
         if not result.cut_short:
             return self.spec
         settings = {**self.spec.settings, "cut short in": self.run.run_id}
@@ -71,62 +71,62 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted model, and how its fit went."""
+    """A fitted model, and how the fit went."""
 
     model: Recommender
     normalizer: Normalizer
     rows: int
     valid: float | None
-    """The figure that selects, where the night's budget wants to know it."""
+    """The selecting metric on valid; computed only for nights with a budget."""
     cut_short: bool
-    """The deadline ended the fit."""
+    """Whether the deadline ended the fit."""
     finding: RateFinder | None
     history: list[dict[str, float]]
-    """The figures of every epoch."""
+    """Metrics of every epoch."""
     seconds: float
-    """Those before a kill too."""
+    """Including those before a kill."""
 
 
 class EpochCallback(Protocol):
-    """Whoever is told how a fit goes."""
+    """Receives the progress of a fit."""
 
     history: list[dict[str, float]]
 
     def begin(self, rows: int) -> None:
-        """So many rows are learnt from."""
+        """The fit starts, on this number of rows."""
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
-        """The figures of an epoch, 1-based."""
+        """An epoch (1-based) has ended, with these metrics."""
 
 
 def devices_of(settings: Settings, family: type[Recommender]) -> int:
-    """On which its models are fitted at once: those that don't learn by gradient have one."""
+    """Number of devices for one fit: 1 for families that are not trained by gradient steps."""
     return settings.devices if issubclass(family.Config, TrainingConfig) else 1
 
 
-def fit_request(request: FitRequest, told: EpochCallback, folder: Path) -> FitResult:
-    """The model, fitted on as many devices as the settings say; several leave it in `folder` in between.
+def fit_request(request: FitRequest, on_epoch: EpochCallback, folder: Path) -> FitResult:
+    """Fit the model on the configured number of devices; with several, it passes through `folder`.
 
-    Raises NotServable where it can't be used on this data, or diverged.
+    Raises NotServable where the family can't be used on this data, or diverged.
     """
     settings, started = request.run.settings, time.perf_counter()
     devices, device = devices_of(settings, request.family), resolve_device(settings.device)
     if devices == 1:
-        result = fit_here(request, device, told, ProcessGroup())
+        result = fit_here(request, device, on_epoch, ProcessGroup())
         return replace(result, seconds=result.seconds + time.perf_counter() - started)
 
-    def hear(what: str, *values: Any) -> None:
-        getattr(told, what)(*values)
+    def forward(method: str, *values: Any) -> None:
+        getattr(on_epoch, method)(*values)
 
-    rest = launcher.launch(fit_together, devices, device, hear, request, folder)
+    rest = launcher.launch(fit_together, devices, device, forward, request, folder)
     result = FitResult(model=load(folder), **rest)
     return replace(result, seconds=result.seconds + time.perf_counter() - started)
 
 
 def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any]:
-    """What each of several processes does; the first one saves the model, they are all the same.
+    """Fit in one of several processes. The models of all processes are equal, and the first process saves its own.
 
-    Returns the fields of the FitResult but for the model, whose tensors can't be sent.
+    Returns the fields of FitResult without the model, whose tensors can't be sent.
     """
     set_threads(request.run.settings.threads, world.size)
     result = fit_here(request, world.device, RemoteEpochLogger(world), world)
@@ -136,38 +136,40 @@ def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any
 
 
 class RemoteEpochLogger:
-    """Keeps the figures of every epoch, and tells them to the process that waits for this one."""
+    """Keeps the metrics of every epoch and sends them to the parent process."""
 
     def __init__(self, world: Any):
         self.world = world
         self.history: list[dict[str, float]] = []
 
     def begin(self, rows: int) -> None:
-        """So many rows are learnt from."""
+        """Send the number of rows."""
         self.world.send("begin", rows)
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
-        """The figures of an epoch, 1-based."""
+        """Keep and send the metrics of an epoch."""
         self.history.append({"epoch": epoch, **values})
         self.world.send("__call__", epoch, values)
 
 
-def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, world: ProcessGroup) -> FitResult:
-    """The model, fitted in this process, with the others of `world`."""
+def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback, world: ProcessGroup) -> FitResult:
+    """Fit the model in this process, together with the other processes of `world`."""
     settings, feedback = request.run.settings, request.run.settings.dataset.feedback
     train, splits = read(request, device)
-    told.begin(len(train))
+    on_epoch.begin(len(train))
     finder = None if request.refit else settings.models[request.label].finder
     finding = RateFinder(finder) if finder else None
     normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
-    guide = validation_objective(splits, settings, request.family, normalizer) if splits and not request.refit else None
+    objective = (
+        validation_objective(splits, settings, request.family, normalizer) if splits and not request.refit else None
+    )
     context = FitContext(
         device=device,
         precision=settings.precision,
         seed=seed_of(settings.seed, "fit", request.label),
-        log=told,
-        validate=guided_by_first(guide, world) if guide else None,
-        per_user=guide.per_user if guide else None,
+        log=on_epoch,
+        validate=guided_by_first(objective, world) if objective else None,
+        per_user=objective.per_user if objective else None,
         epochs=request.epochs,
         checkpoint=request.checkpoint,
         deadline=request.deadline,
@@ -177,11 +179,11 @@ def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, wor
     )
     try:
         if isinstance(request.config, BlendConfig):
-            model = members.assemble(request.config, request.members, device)
+            model = blend_members.assemble(request.config, request.members, device)
         else:
             model = build(request.family, request.config, train.n_users, train.n_items, context.seed)
         model.fit(normalizer.on(train), context)
-        valid = validation_metric(model, told.history, context) if settings.budget.minutes else None
+        valid = validation_metric(model, on_epoch.history, context) if settings.budget.minutes else None
     except ScoreError as error:
         raise NotServable(f"the fit diverged: {error}; lower learning_rate or raise l2") from error
     return FitResult(
@@ -191,13 +193,13 @@ def fit_here(request: FitRequest, device: torch.device, told: EpochCallback, wor
         valid=valid,
         cut_short=context.cut_short,
         finding=finding,
-        history=told.history,
+        history=on_epoch.history,
         seconds=context.stats.earlier_seconds,
     )
 
 
 def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:
-    """The rows that are learnt from, and the split they are of, unless they are all."""
+    """The rows to fit on, and the splits that they are from; None for a fit on `all`."""
     if request.fit != "all":
         splits = load_splits(request.data, device)
         return splits.fitted_on(request.fit), splits
@@ -205,21 +207,21 @@ def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Split
     return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device), None
 
 
-def guided_by_first(guide: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:
-    """The figure that the first process finds, in all of them."""
+def guided_by_first(objective: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:
+    """An objective that is computed by the first process and has the same value in all of them."""
     if world.size == 1:
-        return guide
-    return lambda model: world.broadcast(guide(model) if world.rank == 0 else 0.0)
+        return objective
+    return lambda model: world.broadcast(objective(model) if world.rank == 0 else 0.0)
 
 
 def build(family: type[Recommender], config: ModelConfig, n_users: int, n_items: int, seed: int) -> Recommender:
-    """A new model; its initial values depend on `seed` alone, and torch's global generator is left as it was."""
+    """A new model. Its initial values depend only on `seed`; the state of torch's global generator is restored."""
     with seeded(seed):
         return family(config, n_users, n_items)
 
 
 def validation_metric(model: Recommender, history: list[dict[str, float]], context: FitContext) -> float | None:
-    """The figure that selects, higher is better: the best epoch's, else asked of the fitted model."""
+    """The selecting metric, higher is better: that of the best epoch, otherwise computed for the fitted model."""
     if known := [epoch["valid"] for epoch in history if "valid" in epoch]:
         return max(known)
     with torch.no_grad():

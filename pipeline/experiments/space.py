@@ -1,4 +1,4 @@
-"""What a search may try: `[models.<label>.search]`, checked against the family's hyperparameters."""
+"""Search spaces: `[models.<label>.search]`, validated against the family's hyperparameters."""
 
 import math
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ class Range(Section):
     low: int | float
     high: int | float
     log: StrictBool = False
-    """Even on a logarithmic scale."""
+    """Sample uniformly on a logarithmic scale."""
     step: int | float | None = None
-    """Only low, low + step, …"""
+    """Restrict to low, low + step, …"""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "Range":
@@ -45,11 +45,11 @@ class Range(Section):
 
     @property
     def whole(self) -> bool:
-        """Of integers."""
+        """Whether it is a range of integers."""
         return isinstance(self.low, int)
 
     def points(self) -> list[int | float]:
-        """Of a grid, with `step`."""
+        """The values of a range with `step`."""
         assert self.step is not None
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
         return [round(self.low + i * self.step, 12) for i in range(count)]
@@ -59,9 +59,9 @@ Space = dict[str, Choices | Range]
 
 
 def read_space(search: Mapping[str, Any], config: ModelConfig, where: str, key: str) -> Space:
-    """Check a search against a family's config, which holds the values that are not searched.
+    """Validate a search against a family's config, which also gives the values that are not searched.
 
-    Raises SettingsError: `where` it was set, `key` (e.g. `models.mf.search`), what is wrong, the nearest known name.
+    Raises SettingsError: `where` it was set, `key` (e.g. `models.mf.search`), the problem, the nearest known name.
     """
     if not search:
         raise SettingsError(f"{where}: {key} names no hyperparameter to search")
@@ -88,7 +88,7 @@ def _read(value: Any, name: str, config: ModelConfig, where: str, key: str) -> C
         raise SettingsError(loader.explain(error, Range, where, f"{key}.")) from None
     ends = [_checked(end, name, config, where, key) for end in (given.low, given.high)]
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise SettingsError(f"{where}: {key}: {name} is no number; give a list of choices")
+        raise SettingsError(f"{where}: {key}: {name} is not a number; give a list of choices")
     if isinstance(ends[0], int) and given.step is not None and not float(given.step).is_integer():
         raise SettingsError(f"{where}: {key}.step: {name} is a whole number, got {given.step!r}")
     step = given.step if given.step is None or isinstance(ends[0], float) else int(given.step)
@@ -96,7 +96,7 @@ def _read(value: Any, name: str, config: ModelConfig, where: str, key: str) -> C
 
 
 def _checked(value: Any, name: str, config: ModelConfig, where: str, key: str) -> Any:
-    """`value` as the family's config reads it; other fields' complaints don't count, a trial would meet them."""
+    """`value` as the family's config parses it. Errors of other fields are ignored here; a trial would raise them."""
     try:
         read = type(config).model_validate({**config.model_dump(), name: value})
     except ValidationError as error:
@@ -108,7 +108,7 @@ def _checked(value: Any, name: str, config: ModelConfig, where: str, key: str) -
 
 
 def grid_of(space: Space) -> list[dict[str, Any]]:
-    """Every combination, the last hyperparameter running fastest. ValueError names a range without step."""
+    """Every combination; the last hyperparameter varies fastest. ValueError names a range without step."""
     for name, of in space.items():
         if isinstance(of, Range) and of.step is None:
             raise ValueError(f"{name}: a grid needs a list of choices, or a range with step")
@@ -117,7 +117,7 @@ def grid_of(space: Space) -> list[dict[str, Any]]:
 
 
 def usual_point(space: Space, config: ModelConfig) -> dict[str, Any] | None:
-    """The values of `config` itself, where they lie in the space."""
+    """The configured values, or None where they lie outside the space."""
     point = {name: getattr(config, name) for name in space}
     return point if all(_holds(space[name], value) for name, value in point.items()) else None
 

@@ -1,4 +1,4 @@
-"""When a search ends: after so many trials, so many minutes, or where the night's budget has no time for another."""
+"""When a search ends: by a number of trials, by minutes, or when the night's budget has no time for another trial."""
 
 import time
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from pipeline.experiments.study import Trial
 
 @dataclass
 class Limits:
-    """Asked before every trial; a trial is begun only if one as long as the longest so far would end in time."""
+    """Called before every trial. A trial starts only if one as long as the longest so far would end in time."""
 
     trials: int | None = None
-    """Of the study, those of earlier nights too."""
+    """Trials of the study, including those of earlier nights."""
     seconds: float | None = None
-    """Of all trials of the study together."""
+    """Total duration of all trials of the study."""
     turn: float | None = None
-    """Seconds from now on after which no trial is begun; one that was begun may end later."""
+    """Seconds after which no trial starts, counted from the creation of this object; a started one may end later."""
     spare: Callable[[], float] | None = None
-    """Seconds that the night has for trials; less with every second that passes."""
+    """Returns the seconds that the night still has for trials."""
     usual: float = 0.0
-    """Seconds of a fit with the configured hyperparameters, until there are trials."""
+    """Seconds of a fit with the configured hyperparameters; used until there are trials."""
     clock: Callable[[], float] = time.monotonic
     _left: float | None = field(default=None, init=False)
     _started: float = field(default=0.0, init=False)
@@ -29,7 +29,7 @@ class Limits:
         self._started = self.clock()
 
     def __call__(self, done: list[Trial]) -> str | None:
-        """Why there must not be another trial; None: there may be one, until `deadline`."""
+        """Why there must not be another trial; None if there may be one, until `deadline`."""
         spent = sum(trial.seconds for trial in done)
         longest = max((trial.seconds for trial in done), default=0.0) or self.usual
         if self.trials is not None and len(done) >= self.trials:
@@ -49,5 +49,5 @@ class Limits:
         return None
 
     def deadline(self) -> float | None:
-        """Of the trial that was just allowed, on the clock; None: it may take its time."""
+        """When the trial that was just allowed must end, on the clock; None without a limit."""
         return None if self._left is None else self.clock() + self._left

@@ -1,4 +1,4 @@
-"""Searches a space of hyperparameters, trial by trial. The study is a file, so a killed search goes on from it."""
+"""Searches a space of hyperparameters. The study is kept in a file, so that a killed search resumes from it."""
 
 import json
 import time
@@ -23,115 +23,115 @@ from pipeline.experiments.space import Choices, Range, Space, grid_of
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 SAME = 10
-"""Trials in a row that propose what was tried before, or that fail from the start, after which a search ends."""
+"""A search ends after this many trials in a row that repeat earlier ones, or that fail from the start."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 Report = Callable[[int, float], None]
+"""Takes epoch and metric; raises Pruned."""
 Objective = Callable[[dict[str, Any], Report], float]
-"""Hyperparameters to the figure, higher is better. Tells its figure at every epoch; raises Failed."""
+"""Maps hyperparameters to the metric, higher is better. Calls its Report after every epoch; raises Failed."""
 Limit = Callable[[list["Trial"]], str | None]
-"""Looks at the trials so far; why there must not be another one, or None."""
+"""Returns, given the finished trials, why there must not be another one, or None."""
 
 
 class Failed(Exception):
-    """A trial has no figure, for the reason in the message; the search goes on."""
+    """The trial has no metric, for the reason in the message; the search continues."""
 
 
 class Pruned(Exception):
-    """Raised by `Report`: the trial is hopeless, its fit ends. Objectives let it pass."""
+    """Raised by `Report` to end a fit that is not promising. Objectives must not catch it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that ended. `value`: higher is better; of a pruned one, its last figure."""
+    """A finished trial."""
 
     number: int
     params: dict[str, Any]
     state: str
     """complete, pruned or failed."""
     value: float | None
+    """The metric, higher is better; for a pruned trial the last one reported."""
     epochs: int
-    """That told a figure."""
+    """Number of epochs that reported a metric."""
     seconds: float
     reason: str | None = None
-    """Why it failed, or whose figure it has."""
+    """Why it failed, or where its metric is taken from."""
 
 
-def search(
-    path: Path,
-    space: Space,
-    objective: Objective,
-    limit: Limit,
-    sampler: str = "tpe",
-    prune: bool = True,
-    seed: int = 42,
-    first: dict[str, Any] | None = None,
-    known: float | None = None,
-    told: Callable[[Trial], None] = lambda trial: None,
-    clock: Callable[[], float] = time.monotonic,
-) -> tuple[list[Trial], str]:
-    """Try until `limit` says stop, or nothing new is left; all trials of the study at `path`, and why it ended.
+@dataclass(frozen=True)
+class Search:
+    """A search for the hyperparameters with the best metric.
 
-    `first` is tried before what the sampler proposes; `known` is its figure, where it is known. What trial n tries
-    depends on the seed and the trials before it alone, so a search that was killed ends with the trials that it
-    would have had undisturbed: a trial that the kill cut off is done again. Points tried before take their figure
-    from there.
+    What trial n tries depends only on the seed and on the trials before it. A search that was killed therefore ends
+    with the same trials as an undisturbed one: a trial that was interrupted is repeated. Hyperparameters that were
+    tried before get the metric of the earlier trial.
     """
-    study = _opened(path, prune)
-    grid = grid_of(space) if sampler == "grid" else None
-    while True:
-        done = trials_of(study)
-        if ended := limit(done) or _nothing_new(done, grid):
-            return done, ended
-        tried = [trial.params for trial in done]
-        point = next(p for p in grid if p not in tried) if grid is not None else None if done else first
-        study.sampler = _sampler(sampler, seed_of(seed, "trial", len(done)), space, point)
-        given = known if point is not None and point == first else None
-        trial = study.ask({name: _distribution(of) for name, of in space.items()})
-        params = {name: _decoded(of, trial.params[name]) for name, of in space.items()}
-        _run(study, trial, params, done, objective, given, prune, clock)
-        told(trials_of(study)[-1])
 
+    path: Path
+    """File of the study."""
+    space: Space
+    objective: Objective
+    limit: Limit
+    sampler: str = "tpe"
+    prune: bool = True
+    seed: int = 42
+    first: dict[str, Any] | None = None
+    """Hyperparameters to try before those that the sampler proposes."""
+    known: float | None = None
+    """Metric of `first`, where it is known already."""
+    on_trial: Callable[[Trial], None] = lambda trial: None
+    """Called after each trial."""
+    clock: Callable[[], float] = time.monotonic
 
-def _run(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    params: dict[str, Any],
-    done: list[Trial],
-    objective: Objective,
-    known: float | None,
-    prune: bool,
-    clock: Callable[[], float],
-) -> None:
-    """One trial, from its hyperparameters to its end in the study."""
+    def run(self) -> tuple[list[Trial], str]:
+        """Run trials until `limit` says stop or nothing new is left; all trials of the study, and why it ended."""
+        study = _opened(self.path, self.prune)
+        grid = grid_of(self.space) if self.sampler == "grid" else None
+        while True:
+            done = trials_of(study)
+            if ended := self.limit(done) or _nothing_new(done, grid):
+                return done, ended
+            tried = [trial.params for trial in done]
+            point = next(p for p in grid if p not in tried) if grid is not None else None if done else self.first
+            study.sampler = _sampler(self.sampler, seed_of(self.seed, "trial", len(done)), self.space, point)
+            known = self.known if point is not None and point == self.first else None
+            trial = study.ask({name: _distribution(of) for name, of in self.space.items()})
+            self._run_trial(study, trial, done, known)
+            self.on_trial(trials_of(study)[-1])
 
-    def report(epoch: int, value: float) -> None:
-        trial.report(value, epoch)
-        if prune and trial.should_prune():
-            raise Pruned
+    def _run_trial(self, study: optuna.Study, trial: optuna.Trial, done: list[Trial], known: float | None) -> None:
+        """Run one trial and record its result in the study."""
 
-    started, value, state = clock(), None, TrialState.FAIL
-    twin = next((t for t in done if t.params == params and t.state == "complete"), None)
-    try:
-        if known is not None:
-            value, reason = known, "the fit with the configured hyperparameters"
-        elif twin:
-            value, reason = twin.value, f"as trial {twin.number}"
-        else:
-            value, reason = objective(params, report), None
-        state = TrialState.COMPLETE
-        if value is None or value != value:
-            value, state, reason = None, TrialState.FAIL, "the figure is not a number"
-    except Pruned:
-        state, reason = TrialState.PRUNED, None
-    except Failed as error:
-        reason = str(error)
-    trial.set_user_attr("ended", {"params": params, "seconds": round(clock() - started, 3), "reason": reason})
-    study.tell(trial, value, state)
+        def report(epoch: int, value: float) -> None:
+            trial.report(value, epoch)
+            if self.prune and trial.should_prune():
+                raise Pruned
+
+        params = {name: _decoded(of, trial.params[name]) for name, of in self.space.items()}
+        started, value, state = self.clock(), None, TrialState.FAIL
+        twin = next((t for t in done if t.params == params and t.state == "complete"), None)
+        try:
+            if known is not None:
+                value, reason = known, "the fit with the configured hyperparameters"
+            elif twin:
+                value, reason = twin.value, f"as trial {twin.number}"
+            else:
+                value, reason = self.objective(params, report), None
+            state = TrialState.COMPLETE
+            if value is None or value != value:
+                value, state, reason = None, TrialState.FAIL, "the metric is not a number"
+        except Pruned:
+            state, reason = TrialState.PRUNED, None
+        except Failed as error:
+            reason = str(error)
+        ended = {"params": params, "seconds": round(self.clock() - started, 3), "reason": reason}
+        trial.set_user_attr("ended", ended)
+        study.tell(trial, value, state)
 
 
 def trials_of(study: optuna.Study) -> list[Trial]:
-    """The trials that ended; those that a kill cut off are left out."""
+    """The finished trials; trials that were interrupted are left out."""
     return list(_ended(study))
 
 
@@ -144,7 +144,7 @@ def _ended(study: optuna.Study) -> Iterator[Trial]:
 
 
 def best_of(trials: list[Trial]) -> Trial | None:
-    """The complete trial with the highest figure, the earliest of equals."""
+    """The complete trial with the highest metric; of equals, the earliest."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
@@ -160,12 +160,12 @@ def _nothing_new(done: list[Trial], grid: list[dict[str, Any]] | None) -> str | 
 
 
 def _opened(path: Path, prune: bool) -> optuna.Study:
-    """The study at `path`; what a kill left half done there is put right, and what can't be read is set aside."""
+    """Open or create the study at `path`. A file that was cut off is repaired; an unreadable one is set aside."""
     try:
         study = _study(path, prune)
         trials_of(study)
         return study
-    except Exception as error:  # of optuna, which trusts its file
+    except Exception as error:  # optuna does not validate its file
         aside = set_aside(path) if path.exists() else None
         if aside is None:
             raise
@@ -175,11 +175,11 @@ def _opened(path: Path, prune: bool) -> optuna.Study:
 
 def _study(path: Path, prune: bool) -> optuna.Study:
     path.parent.mkdir(parents=True, exist_ok=True)
-    for lock in path.parent.glob(f"{path.name}.lock*"):  # one process at a time: the data set is locked
+    for lock in path.parent.glob(f"{path.name}.lock*"):  # stale: the lock of the data set admits one process
         lock.unlink()
     with suppress(FileNotFoundError):
         whole = path.read_bytes().rpartition(b"\n")
-        if whole[2]:  # a torn last line would spoil the next one
+        if whole[2]:  # a partial last line would corrupt the next one
             path.write_bytes(whole[0] + whole[1])
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(path))),
@@ -196,7 +196,7 @@ def _study(path: Path, prune: bool) -> optuna.Study:
 
 
 def _sampler(name: str, seed: int, space: Space, point: dict[str, Any] | None) -> optuna.samplers.BaseSampler:
-    """Proposes `point`, where one is given."""
+    """The sampler of the next trial; it proposes `point`, if given."""
     random = optuna.samplers.RandomSampler(seed=seed % (1 << 32))
     if point is not None:
         fixed = {name: _encoded(space[name], value) for name, value in point.items()}
@@ -208,7 +208,7 @@ def _sampler(name: str, seed: int, space: Space, point: dict[str, Any] | None) -
 
 def _distribution(of: Choices | Range) -> BaseDistribution:
     if isinstance(of, Choices):
-        return CategoricalDistribution([json.dumps(value) for value in of.values])  # lists can be choices, too
+        return CategoricalDistribution([json.dumps(value) for value in of.values])  # choices can be lists
     if of.whole:
         return IntDistribution(int(of.low), int(of.high), log=of.log, step=int(of.step or 1))
     return FloatDistribution(of.low, of.high, log=of.log, step=of.step)

@@ -1,4 +1,4 @@
-"""One trial of a search: a fit on train with some hyperparameters, and its figure on valid, never on test."""
+"""One trial of a search: a fit on train with given hyperparameters, and its metric on valid, never on test."""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from pipeline.training.lr_finder import RateFinder
 from pipeline.training.normalizer import Normalizer
 
 EXPECTED = (NotServable, ScoreError, MemoryError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # pyright: ignore[reportPrivateImportUsage]
-"""What hyperparameters can bring about: a fit diverges, a matrix can't be solved or held."""
+"""Errors that hyperparameters can cause: a fit diverges, a matrix is singular or does not fit into memory."""
 
 
 class TrialObjective:
-    """The objective of a search; data are read once. Every trial starts from the seed that the fit of a night has."""
+    """The objective of a search. Data are read once; every trial starts from the seed of the regular fit."""
 
     def __init__(self, run: Run, split_dir: Path, label: str, config: ModelConfig, limits: Limits):
         settings, feedback = run.settings, run.settings.dataset.feedback
@@ -39,17 +39,17 @@ class TrialObjective:
         self.rows = normalizer.on(train)
         self.validate = objective.validation_objective(data, settings, self.family, normalizer)
         if self.validate is None:
-            raise Skipped("valid has no figure to search by; set split.valid above 0, or another select.metric")
+            raise Skipped("there is no metric on valid to search by; set split.valid above 0, or another select.metric")
 
     def __call__(self, params: dict[str, Any], report: Report) -> float:
-        """The figure that selects, higher is better. Raises Failed where the fit fails by its hyperparameters."""
+        """The selecting metric, higher is better. Raises Failed where the hyperparameters make the fit fail."""
         try:
             return self._fit(params, report)
         except ValidationError as error:
             raise Failed(loader.explain(error, type(self.config), "trial")) from error
         except EXPECTED as error:
             raise Failed(f"{error}".partition("\n")[0] or type(error).__name__) from error
-        except RuntimeError as error:  # of torch on the CPU, where memory is out
+        except RuntimeError as error:  # torch raises this on the CPU when memory runs out
             if "memory" not in str(error):
                 raise
             raise Failed(f"{error}".partition("\n")[0]) from error
@@ -58,7 +58,7 @@ class TrialObjective:
         settings, history = self.run.settings, []
         finder = settings.models[self.label].finder
 
-        def told(epoch: int, values: dict[str, float]) -> None:
+        def log(epoch: int, values: dict[str, float]) -> None:
             history.append(values)
             progress.listener().advance("epoch", epoch, getattr(config, "epochs", None), values)
             if "valid" in values:
@@ -68,7 +68,7 @@ class TrialObjective:
             device=self.device,
             precision=settings.precision,
             seed=seed_of(settings.seed, "fit", self.label),
-            log=told,
+            log=log,
             validate=self.validate,
             deadline=self.limits.deadline(),
             finder=RateFinder(finder) if finder and finder.use else None,
@@ -78,7 +78,7 @@ class TrialObjective:
         model = build(self.family, config, self.rows.n_users, self.rows.n_items, context.seed)
         model.fit(self.rows, context)
         if context.cut_short:
-            raise Failed(f"the time was over after epoch {len(history)}")
-        figure = validation_metric(model, history, context)
-        assert figure is not None  # there is a `validate`
-        return figure
+            raise Failed(f"the time ran out after epoch {len(history)}")
+        value = validation_metric(model, history, context)
+        assert value is not None  # there is a `validate`
+        return value

@@ -1,4 +1,4 @@
-"""How the night's models stand on valid so far, and so which of them a blend is made of."""
+"""The ranking of the night's models on valid, and the members of blends that follow from it."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from pipeline.storage import journal, lake
 
 
 def family_name(settings: Settings, label: str) -> str:
-    """Of the family behind a label."""
+    """Name of the family of a label."""
     return settings.models[label].family or label
 
 
@@ -22,27 +22,27 @@ def is_blend(settings: Settings, label: str) -> bool:
 
 
 def best_first(run: Run) -> list[str]:
-    """Labels measured tonight that have the figure that selects, by it, on valid; ties as they were measured.
+    """Labels evaluated in this night that have the selecting metric, best on valid first; ties in order of evaluation.
 
-    Raises NotYetKnown where the night has not begun.
+    Raises NotYetKnown if the night has not started.
     """
     if not journal.folder(run).is_dir():
         raise lake.NotYetKnown(journal.folder(run))
     select = run.settings.select
-    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(
+    metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(
         split="valid", segment="all", protocol=select.protocol, metric=select.metric,
         cutoff=select.recorded_cutoff,
     )  # fmt: skip
-    found = figures.drop_nans("value").sort(
+    found = metrics.drop_nans("value").sort(
         "value", descending=ranking_metrics.higher_is_better(select.metric), maintain_order=True
     )
     return found["model"].to_list()
 
 
 def members_of(config: BlendConfig, families: Mapping[str, str], ranked: list[str]) -> list[str]:
-    """Labels of a blend, in the order of `families` (family by label of what could be fitted).
+    """Labels of a blend's members, in the order of `families` (families of the fitted models, by label).
 
-    Those that the config names, by default every personal one; of these the `most` best, as `ranked` has them.
+    They are those that the config names, by default every personalised model; of these the best `most`, by `ranked`.
     """
     wanted = [label for label in config.of or families if label in families]
     if not config.of:

@@ -1,4 +1,4 @@
-"""Says which differences between the night's models are real: each against the best on valid, user by user."""
+"""Compares every model with the best on valid, user by user, to find the significant differences."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from pipeline.selection.comparison import against
 from pipeline.storage import journal
 
 
-def compare_models(run: Run, measured: list[Path]) -> int:
-    """Journal the comparisons on valid and on test (tables.COMPARISONS); returns how many there are.
+def compare_models(run: Run, evaluated: list[Path]) -> int:
+    """Journal the comparisons on valid and test (tables.COMPARISONS); returns their number.
 
-    On both splits it is the best on valid that the others are held against. On valid it was chosen by the very figures
-    that are compared, which flatters it; on test nothing is chosen. There are none where only one model has the figure.
+    On both splits models are compared with the best on valid. On valid it was chosen by the values that are compared,
+    which favours it; on test nothing is chosen. There are no comparisons if only one model has the metric.
     """
     select, ranked = run.settings.select, leaderboard.best_first(run)
     records = []
     with journal.stage(run, "compare") as stage:
         for split in per_user.FILES:
-            figures = per_user.read(measured, split)
-            best = next((label for label in ranked if label in figures), None)
+            by_user = per_user.read(evaluated, split)
+            best = next((label for label in ranked if label in by_user), None)
             if best is None:
                 continue
-            found = against(figures, best, select.metric, run.settings.seed, run.settings.gate.confidence)
+            found = against(by_user, best, select.metric, run.settings.seed, run.settings.gate.confidence)
             records += [
                 {"split": split, "protocol": select.protocol, "metric": select.metric,
                  "cutoff": select.recorded_cutoff, "model": label, "other": best,

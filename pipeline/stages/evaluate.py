@@ -1,4 +1,4 @@
-"""Measures a family: on valid, where models are chosen, and on test, which is reported once."""
+"""Evaluates a model on valid, where models are chosen, and on test, which is reported once."""
 
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ VERSION = 7
 
 
 def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> Path:
-    """Metrics of `label`: of the fit on train (`train_fit`) on valid, of `test_fit` on test.
+    """Evaluate `label`: its fit on train (`train_fit`) on valid, and `test_fit` on test.
 
-    Writes metrics.parquet; the figure that selects, by user, in per_user.parquet (of valid; the gate compares it)
-    and per_user_test.parquet; and predictions.parquet: ratings of test beside predicted ones.
+    Writes metrics.parquet; the selecting metric by user in per_user.parquet (of valid, for the gate) and
+    per_user_test.parquet; and predictions.parquet, ratings of test with their predictions.
     """
     settings = run.settings
 
@@ -30,7 +30,7 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
         device = resolve_device(settings.device)
         data = eval_task.load_splits(split_dir, device)
         records: evaluator.Records = []
-        kept: dict[str, pl.DataFrame] = {}  # by split; none where the figure that selects isn't measured
+        kept: dict[str, pl.DataFrame] = {}  # by split; empty where the selecting metric is not computed
         for split, folder_of, fit in (("valid", train_fit, "train"), ("test", test_fit, lake.info(test_fit)["fit"])):
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
             eval_run = eval_task.EvalRun(model, label, data, split, fit, settings, normalizer)
@@ -39,14 +39,14 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
                 rating_predictions.of_sample(eval_run).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
-        for split, figures in kept.items():
-            tables.PER_USER.check(figures).write_parquet(folder / per_user.FILES[split])
+        for split, by_user in kept.items():
+            tables.PER_USER.check(by_user).write_parquet(folder / per_user.FILES[split])
         errors = metrics.filter(split="test", metric="rmse")
         n = dict(zip(errors["segment"], errors["n"], strict=True))
         return lake.StageResult(rows_out=metrics.height, info={"label": label, "rated_rows_of_test": n})
 
     folder = lake.build(run, spec(run, split_dir, label, train_fit, test_fit), write)
-    _tell_of_cold(run, lake.info(folder)["rated_rows_of_test"])
+    _note_cold(run, lake.info(folder)["rated_rows_of_test"])
     journal.append(run, tables.METRICS, pl.read_parquet(folder / "metrics.parquet").to_dicts())
     return folder
 
@@ -68,8 +68,8 @@ def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path)
     )  # fmt: skip
 
 
-def _tell_of_cold(run: Run, n: dict[str, int]) -> None:
-    """Say, once a night, how many ratings of test the errors leave out; `n`: rows by segment."""
+def _note_cold(run: Run, n: dict[str, int]) -> None:
+    """Note, once per night, how many ratings of test the errors leave out; `n`: rows by segment."""
     text = (
         f"{n.get('cold', 0):,} of the {sum(n.values()):,} ratings of test are of a user or an item without a rating in "
         "the fit: rating errors leave them out (they have a segment of their own, `cold`)"

@@ -1,4 +1,4 @@
-"""The leakage auditor: reads again what the night's models and figures came of, and refuses where the future leaked."""
+"""The leakage audit: rereads the inputs of the night's models and metrics, and refuses where held-out data leaked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,19 +20,19 @@ from pipeline.training.normalizer import Normalizer
 
 Rule = Callable[[Run, Path, list[Path]], list[str]]
 RULES: dict[str, Rule] = {}
-"""By name, as the table `checks` has them; each returns what it found, in words."""
+"""By name in the table `checks`; each returns its findings as sentences."""
 
 
 def rule(function: Rule) -> Rule:
-    """Register a rule under its function's name, with `leak_` before it."""
+    """Register a rule as `leak_<name of the function>`."""
     RULES[f"leak_{function.__name__}"] = function
     return function
 
 
 def audit_leaks(run: Run, split_dir: Path, fits: list[Path]) -> None:
-    """Hold every rule against the split and the models that are measured on it; journal each as a check.
+    """Apply every rule to the split and the models evaluated on it; journal each as a check.
 
-    `fits`: the folders of the models whose figures on valid and test will be shown. Raises Refused on a leak.
+    `fits`: folders of the models whose metrics on valid and test are reported. Raises Refused on a leak.
     """
     with journal.stage(run, "leaks"):
         found = {name: check(run, split_dir, fits) for name, check in RULES.items()}
@@ -43,14 +43,12 @@ def audit_leaks(run: Run, split_dir: Path, fits: list[Path]) -> None:
         )
         leaks = [f"{name}: {text}" for name, texts in found.items() for text in texts]
         if leaks:
-            raise Refused(
-                "what is held out has leaked: " + "; ".join(leaks) + ". No figure of this night can be trusted."
-            )
+            raise Refused("held-out data has leaked: " + "; ".join(leaks) + ". No metric of this night can be trusted.")
 
 
 @rule
 def split(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
-    """No pair is in two splits; by time, no row that a model learns from is later than what it must find."""
+    """No pair is in two splits; in splits by time, no row to learn from is later than one to find."""
     train, valid, test = (pl.read_parquet(split_dir / f"{name}.parquet") for name in ("train", "valid", "test"))
     try:
         split_checks.assert_no_leak(train, valid, test, lake.info(split_dir)["kind"])
@@ -61,7 +59,7 @@ def split(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
 
 @rule
 def lineage(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
-    """Every model that is measured was fitted on parts of this very split, and on no row more."""
+    """Every evaluated model was fitted on this split, and on no other rows."""
     rows = lake.info(split_dir)["rows"]
     found = []
     for folder in fits:
@@ -77,7 +75,7 @@ def lineage(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
 
 @rule
 def normalizer(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
-    """Statistics of ratings are those of the rows fitted on: they are computed anew and compared."""
+    """Statistics of ratings are those of the rows fitted on; they are recomputed and compared."""
     feedback, found = run.settings.dataset.feedback, []
     for fit, folders in _by_fit(fits).items():
         ratings = None if feedback.normalize == "none" else _rows(split_dir, fit).ratings
@@ -91,7 +89,7 @@ def normalizer(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
 
 @rule
 def popularity(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
-    """Counts of items are those of the rows fitted on: they are counted anew and compared."""
+    """Counts of items are those of the rows fitted on; they are recounted and compared."""
     found = []
     counting = [folder for folder in fits if MODELS.get(lake.info(folder)["family"]) is Popularity]
     for fit, folders in _by_fit(counting).items():
@@ -107,7 +105,7 @@ def popularity(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
 
 
 def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
-    """Folders by what they were fitted on, so that it is read once; of other fits `lineage` tells."""
+    """Folders by the rows they were fitted on, so that these are read once; `lineage` reports other fits."""
     kinds = [lake.info(folder)["fit"] for folder in fits]
     return {
         fit: [f for f, kind in zip(fits, kinds, strict=True) if kind == fit]
@@ -117,5 +115,5 @@ def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
 
 
 def _rows(split_dir: Path, fit: str) -> Interactions:
-    """What a fit on `train` or `train+valid` learns from."""
+    """The rows that a fit on `train` or `train+valid` learns from."""
     return eval_task.load_splits(split_dir, torch.device("cpu")).fitted_on(fit)

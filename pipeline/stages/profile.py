@@ -1,4 +1,4 @@
-"""Describes the data of the night for people: sample, nulls, density, distributions. No other stage reads it."""
+"""Describes the night's data: sample, nulls, density, distributions. Only the report reads it."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ FILE = "profile.json"
 
 
 def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
-    """Write profile.json: the source (`raw`) beside what takes part (`clean`), and train's ratings for the fits.
+    """Write profile.json: the source (`raw`), the rows that are kept (`clean`), and the ratings of train as fitted.
 
     Keys: sample, columns, shapes.{raw,clean}, rows.{train,valid,test}, ratings.{raw,clean,fit}, activity and
-    popularity, each of raw and clean; what they hold is in `pipeline.profile`. Says what the filters did to density.
+    popularity, each of raw and clean; see `reporting.data_profile`. Logs how the filters changed the density.
     """
     feedback = run.settings.dataset.feedback
 
@@ -72,10 +72,10 @@ def in_words(shape: dict) -> str:
 
 
 def _scaled(ratings: torch.Tensor, feedback: Feedback) -> np.ndarray:
-    """On the scale that families learn on, (N,); none where these ratings can't be brought to it."""
+    """Ratings on the scale that families learn on, (N,); empty where they can't be normalised."""
     try:
         normalizer = Normalizer.fit(feedback.normalize, ratings, feedback.normalize_to)
-    except NotServable:  # the families that learn from ratings are left out then, and say why
+    except NotServable:  # families that learn from ratings are then left out, with the reason
         return np.empty(0)
     return normalizer.apply(ratings).numpy()
 

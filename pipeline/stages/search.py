@@ -1,4 +1,4 @@
-"""Searches the hyperparameters of one family, and keeps every trial."""
+"""Searches the hyperparameters of one model and keeps every trial."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from pipeline.experiments.checks import space_of
 from pipeline.experiments.families import family_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
-from pipeline.experiments.study import Trial, best_of, search
+from pipeline.experiments.study import Search, Trial, best_of
 from pipeline.experiments.trial import TrialObjective
 from pipeline.models import registry
 from pipeline.schemas import table, tables
@@ -34,38 +34,38 @@ USUAL_TRIALS, MOST_TRIALS = 20, 100
 def search_model(
     run: Run, split_dir: Path, label: str, train_fit: Path | None = None, seconds: float | None = None
 ) -> Path:
-    """Search as `[models.<label>.search]` and `[search]` say; the folder holds the trials, its info the best.
+    """Search as `[models.<label>.search]` and `[search]` say; the folder holds the trials, its info the best one.
 
-    Under a budget `train_fit` is the fit with the configured hyperparameters, whose figure is not measured again, and
-    `seconds` the turn, after which no trial is begun. The trials are kept beside the folder in a study that belongs
-    to data, family, space, seed and device: a search that was killed, or gets more trials or minutes, goes on from
-    it. Raises Skipped when there is no figure to search by, or no time for a single trial.
+    With a budget, `train_fit` is the fit with the configured hyperparameters, whose metric is not computed again, and
+    `seconds` is the length of the turn, after which no trial starts. The trials are also kept in a study next to the
+    folder, which is identified by data, family, space, seed and device. A search that was killed, or gets more trials
+    or minutes, continues from it. Raises Skipped when there is no metric to search by, or no time for a single trial.
     """
     settings = run.settings
-    space, config = space_of(settings, label), config_of_trials(settings, label)
     set_threads(settings.threads)
-    study, wanted = study_spec(run, split_dir, label), spec(run, split_dir, label, train_fit, seconds)
+    wanted = spec(run, split_dir, label, train_fit, seconds)
     title = wanted.call.title
-    told = TrialLogger(run, title)
+    logger = TrialLogger(run, title)
 
     def write(folder: Path) -> lake.StageResult:
+        space, config = space_of(settings, label), config_of_trials(settings, label)
         limits = _limits(run, label, train_fit, seconds)
-        told.begin(limits.trials)
-        trials, ended = search(
-            run.home.lake(run.dataset) / LAYER / f".study-{label}-{study.key}.jsonl",
-            space,
-            TrialObjective(run, split_dir, label, config, limits),
-            limits,
-            settings.search.sampler,
-            settings.search.prune and settings.search.sampler != "grid",
-            settings.seed,
-            usual_point(space, config),
-            _known(train_fit, settings),
-            told,
-        )
+        logger.begin(limits.trials)
+        trials, ended = Search(
+            path=study_file(run, split_dir, label),
+            space=space,
+            objective=TrialObjective(run, split_dir, label, config, limits),
+            limit=limits,
+            sampler=settings.search.sampler,
+            prune=settings.search.prune and settings.search.sampler != "grid",
+            seed=settings.seed,
+            first=usual_point(space, config),
+            known=_known_metric(train_fit, settings),
+            on_trial=logger,
+        ).run()
         if not trials:
             raise Skipped(f"no trial: {ended}")
-        sign, best = told.sign, best_of(trials)
+        sign, best = logger.sign, best_of(trials)
         records = [
             {"number": t.number, "state": t.state, "value": None if t.value is None else sign * t.value,
              "epochs": t.epochs, "seconds": t.seconds, "params": json.dumps(t.params), "reason": t.reason}
@@ -73,7 +73,7 @@ def search_model(
         ]  # fmt: skip
         table.rows(tables.TRIALS, records).write_parquet(folder / "trials.parquet")
         info = {
-            "label": label, "family": family_name(settings, label), "ended": ended, "metric": told.figure,
+            "label": label, "family": family_name(settings, label), "ended": ended, "metric": logger.metric,
             "best": best and {"number": best.number, "params": best.params, "value": sign * (best.value or 0),
                               "figure": best.value},
             "better": best is not None and best.params != usual_point(space, config),
@@ -83,24 +83,29 @@ def search_model(
         return lake.StageResult(rows_out=len(trials), info=info)
 
     folder = lake.build(run, wanted, write)
-    (log.info if seconds is not None else partial(journal.note, run))(f"{title}: {words_of(folder)}")
+    (log.info if seconds is not None else partial(journal.note, run))(f"{title}: {summary_of(folder)}")
     return folder
 
 
 def spec(
     run: Run, split_dir: Path, label: str, train_fit: Path | None = None, seconds: float | None = None
 ) -> lake.Spec:
-    """Key of `search_model`; of a turn, that of tonight's next one."""
+    """Key of `search_model`; with `seconds`, the key of the next turn of this night."""
     search, study = run.settings.search, study_spec(run, split_dir, label)
     call, within = study.call, {"trials": search.trials, "minutes": search.minutes}
-    if seconds is not None:  # what comes of a turn depends on the time that night had, so it is that night's alone
+    if seconds is not None:  # the result of a turn depends on the time that the night had, so it is not shared
         turn = budget.Timings(run).turns(label) + 1
         call, within = replace(call, turn=turn), {**within, "night": run.run_id, "turn": turn}
     return replace(study, call=call, settings={**study.settings, **within}, head=label)
 
 
+def study_file(run: Run, split_dir: Path, label: str) -> Path:
+    """Where the study is kept."""
+    return run.home.lake(run.dataset) / LAYER / f".study-{label}-{study_spec(run, split_dir, label).key}.jsonl"
+
+
 def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
-    """Key of the study: of all that its trials depend on, however many there are."""
+    """Key of the study: everything that its trials depend on, but not their number."""
     settings = run.settings
     family, finder = family_of(settings, label)[0], settings.models[label].finder
     determines = {
@@ -117,7 +122,7 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
 
 
 def config_of_trials(settings: Settings, label: str) -> ModelConfig:
-    """The configured hyperparameters, with the epochs of `[search]` where the family has epochs."""
+    """The configured hyperparameters, with the epochs of `[search]` if the family has epochs."""
     _, config = family_of(settings, label)
     if settings.search.epochs and "epochs" in type(config).model_fields:
         return config.model_copy(update={"epochs": settings.search.epochs})
@@ -125,39 +130,41 @@ def config_of_trials(settings: Settings, label: str) -> ModelConfig:
 
 
 class TrialLogger:
-    """Says every trial as it ends."""
+    """Logs every finished trial."""
 
     def __init__(self, run: Run, title: str):
         select = run.settings.select
         self.title, self.sign = title, ranking_metrics.sign_of(select.metric)
-        self.figure = tables.metric_name(select.metric, select.recorded_cutoff)
-        self.of: int | None = None
+        self.metric = tables.metric_name(select.metric, select.recorded_cutoff)
+        self.total: int | None = None
 
-    def begin(self, of: int | None) -> None:
-        """So many trials there may be."""
-        self.of = of
-        progress.listener().advance("trial", 0, of)
+    def begin(self, total: int | None) -> None:
+        """Report the start of the search; `total`: the largest number of trials, if there is a limit."""
+        self.total = total
+        progress.listener().advance("trial", 0, total)
 
     def __call__(self, trial: Trial) -> None:
-        """A line a trial."""
-        figures = {} if trial.value is None else {self.figure: self.sign * trial.value}
-        progress.listener().advance("trial", trial.number + 1, self.of, figures)
-        came = trial.state if trial.value is None else f"{self.figure} {self.sign * trial.value:.4g}"
-        came += " (pruned)" if trial.state == "pruned" else f" ({trial.reason})" if trial.reason else ""
-        log.info(f"  {self.title}  trial {trial.number}: {came}, {_words(trial.params)}, {trial.seconds:.1f} s")
+        """Log one line for a trial."""
+        value = None if trial.value is None else self.sign * trial.value
+        metrics = {} if value is None else {self.metric: value}
+        progress.listener().advance("trial", trial.number + 1, self.total, metrics)
+        result = trial.state if value is None else f"{self.metric} {value:.4g}"
+        result += " (pruned)" if trial.state == "pruned" else f" ({trial.reason})" if trial.reason else ""
+        params = _params_text(trial.params)
+        log.info(f"  {self.title}  trial {trial.number}: {result}, {params}, {trial.seconds:.1f} s")
 
 
-def words_of(folder: Path) -> str:
-    """What a search found, for people."""
+def summary_of(folder: Path) -> str:
+    """The result of a search as a sentence."""
     info, n_trials = lake.info(folder), lake.read_manifest(folder)["rows_out"]
-    best, found = info["best"], "no trial has a figure, so the configured hyperparameters stay"
+    best, found = info["best"], "no trial has a metric, so the configured hyperparameters stay"
     if best:
-        found = f"best {info['metric']} on valid {best['value']:.4g} with {_words(best['params'])}"
+        found = f"best {info['metric']} on valid {best['value']:.4g} with {_params_text(best['params'])}"
     return f"{found} ({n_trials} trials; ended by {info['ended']})"
 
 
 def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None) -> Limits:
-    """What `[search]` and `[budget]` allow."""
+    """The limits that `[search]` and `[budget]` set."""
     search, minutes = run.settings.search, run.settings.search.minutes
     usual = None if search.sampler == "grid" else MOST_TRIALS if minutes or seconds is not None else USUAL_TRIALS
     limits = Limits(search.trials or usual, minutes and minutes * 60)
@@ -169,12 +176,12 @@ def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None)
     return limits
 
 
-def _known(train_fit: Path | None, settings: Settings) -> float | None:
-    """Figure of the fit with the configured hyperparameters, where trials are fitted like it."""
+def _known_metric(train_fit: Path | None, settings: Settings) -> float | None:
+    """Metric of the fit with the configured hyperparameters; None where trials are fitted with other epochs."""
     if train_fit is None or settings.search.epochs or lake.info(train_fit).get("valid") is None:
         return None
     return lake.info(train_fit)["valid"]
 
 
-def _words(params: dict) -> str:
+def _params_text(params: dict) -> str:
     return ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in params.items())

@@ -1,4 +1,4 @@
-"""Fits one model family on one part of the data, and keeps its state."""
+"""Fits one model on one part of the data and keeps its state."""
 
 import time
 from collections.abc import Mapping
@@ -36,11 +36,12 @@ def fit_model(
 ) -> Path:
     """Fit `label` on `train`, `train+valid` (`data`: the split) or `all` (`data`: the encoded rows).
 
-    Ratings are normalised by statistics of these rows. A fit on `train` is guided by valid, with the best
-    hyperparameters of the search `search_dir`, if any; the others take theirs, the learning rate that was found and
-    the number of epochs from `train_fit`, that first fit. A long fit that is killed goes on from its checkpoint. A
-    blend is made of the models `fits` on train; its refits refit them too.
-    Raises Skipped, with the reason, where the family can't be used on this data, or not within the night's budget.
+    Ratings are normalised by statistics of these rows. A fit on `train` is guided by valid and takes its
+    hyperparameters from the search in `search_dir`, if there is one. A refit (`train_fit` is given) takes
+    hyperparameters, the learning rate of the finder and the number of epochs from that fit on train. A long fit that
+    was killed resumes from its checkpoint. A blend is made of `fits`, the models fitted on train; its refits refit its
+    members as well. Raises Skipped, with the reason, where the family can't be used on this data or not within the
+    budget.
     """
     set_threads(run.settings.threads)
     request = resolve(run, data, label, fit, train_fit, search_dir, fits)
@@ -49,19 +50,14 @@ def fit_model(
             fit_model(run, data, member, fit, first)
 
     def write(folder: Path) -> lake.StageResult:
-        title = request.spec.call.title
-        told = EpochLogger(title, request.epochs or getattr(request.config, "epochs", None))
+        logger = EpochLogger(request.spec.call.title, request.epochs or getattr(request.config, "epochs", None))
         try:
             deadline = budget.deadline(run, request.spec.call) if fit == "train" else None
-            result = fit_request(replace(request, deadline=deadline), told, folder)
+            result = fit_request(replace(request, deadline=deadline), logger, folder)
         except NotServable as error:
-            raise Skipped(str(error)) from error  # nothing is kept: tomorrow's memory or settings may allow it
+            raise Skipped(str(error)) from error  # nothing is kept: memory or settings may allow it another night
         report = store(request, result, folder)
-        if result.finding:
-            log.info(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
-        if result.cut_short:
-            after = f" after epoch {len(result.history)}" if result.history else " before it was done"
-            journal.note(run, f"{title}: the budget ended the fit{after}")
+        _report(request, result)
         return report
 
     folder = lake.build(run, request.spec, write)
@@ -78,9 +74,9 @@ def resolve(
     search_dir: Path | None = None,
     fits: Mapping[str, Path] | None = None,
 ) -> FitRequest:
-    """The fit that these arguments of `fit_model` mean: family, hyperparameters, members, and the key of it all.
+    """Turn the arguments of `fit_model` into a request: family, hyperparameters, members and lake key.
 
-    Writes nothing. Raises NotYetKnown where hyperparameters or members depend on what isn't there yet.
+    Writes nothing. Raises NotYetKnown where hyperparameters or members depend on results that do not exist yet.
     """
     family, config = family_of(run.settings, label)
     config = config_of(config, train_fit, search_dir)
@@ -115,12 +111,12 @@ def resolve(
 
 
 def spec(run: Run, data: Path, label: str, *more: Any, **named: Any) -> lake.Spec:
-    """Key of `fit_model`, of the same arguments; NotYetKnown as `resolve` raises it."""
+    """Key of `fit_model` with these arguments; raises NotYetKnown as `resolve` does."""
     return resolve(run, data, label, *more, **named).spec
 
 
 def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageResult:
-    """Write the state of the model and of its normalizer; the report says how the fit went, and as what it is kept."""
+    """Write the state of model and normalizer; returns the info and the lake key of the result."""
     model = result.model
     save(model, folder)
     result.normalizer.save(folder)
@@ -140,27 +136,37 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageRes
     return lake.StageResult(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))
 
 
-class EpochLogger:
-    """Keeps the figures of every epoch, and says them while the fit runs: at most a line every few seconds.
+def _report(request: FitRequest, result: FitResult) -> None:
+    """Report the learning rate that was found, and note a fit that the deadline ended."""
+    title = request.spec.call.title
+    if result.finding:
+        log.info(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
+    if result.cut_short:
+        after = f" after epoch {len(result.history)}" if result.history else " before it was complete"
+        journal.note(request.run, f"{title}: the budget ended the fit{after}")
 
-    Who watches has them all, and needs no lines.
+
+class EpochLogger:
+    """Keeps the metrics of every epoch and logs them, at most one line every few seconds.
+
+    No lines are logged where a live display shows the progress.
     """
 
     def __init__(self, title: str, epochs: int | None):
         self.title, self.epochs, self.rows = title, epochs, 0
         self.history: list[dict[str, float]] = []
-        self.said = time.monotonic()
+        self.last_line = time.monotonic()
 
     def begin(self, rows: int) -> None:
-        """So many rows are learnt from."""
-        self.rows, self.said = rows, time.monotonic()
+        """Start the fit; `rows`: number of rows per epoch."""
+        self.rows, self.last_line = rows, time.monotonic()
         progress.listener().rows(rows)
 
     def __call__(self, epoch: int, values: dict[str, float]) -> None:
-        """Take the figures of an epoch, 1-based."""
+        """Keep the metrics of an epoch (1-based)."""
         self.history.append({"epoch": epoch, **values})
         progress.listener().advance("epoch", epoch, self.epochs, values, epoch * self.rows or None)
-        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES and not progress.listener().shows_epochs:
-            self.said, of = time.monotonic(), f"/{self.epochs}" if self.epochs else ""
-            figures = "".join(f"  {name} {value:.4g}" for name, value in values.items())
-            log.info(f"  {self.title}  epoch {epoch}{of}{figures}")
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES and not progress.listener().shows_epochs:
+            self.last_line, total = time.monotonic(), f"/{self.epochs}" if self.epochs else ""
+            metrics = "".join(f"  {name} {value:.4g}" for name, value in values.items())
+            log.info(f"  {self.title}  epoch {epoch}{total}{metrics}")

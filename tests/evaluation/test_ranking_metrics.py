@@ -11,10 +11,13 @@ from pipeline.core import bootstrap
 from pipeline.core.bootstrap import intervals, paired_difference
 from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics
-from pipeline.evaluation.rating_metrics import baselines, rating_errors
+from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.evaluation.rating_metrics import RatedRows, baselines, rating_errors
 from pipeline.ranking.ranks import Lists, Ranks
 from pipeline.schemas import tables
 from pipeline.training.interactions import Interactions
+
+SCOPE = Scope("m", "test")
 
 
 def ranks_of(rows: list[list[int]], depth: int, warm: list[bool] | None = None, lists: Lists | None = None) -> Ranks:
@@ -145,9 +148,7 @@ def test_coverage_counts_items_of_the_catalog_only():
 def test_summary_keeps_cold_users_and_users_without_holdout_apart():
     lists = lists_of([[0, 1], [1, 0], [2, 3], [4, 4]])
     ranks = ranks_of([[1, 0], [], [2], [1]], 2, [True, True, False, True], lists)
-    records = ranking_metrics.summarise(
-        ranks, [1, 2], model="ials", split="test", protocol="full", popular=torch.ones(5), seed=1
-    )
+    records = ranking_metrics.summarise(ranks, [1, 2], Scope("ials", "test", seed=1), popular=torch.ones(5))
     frame = pl.DataFrame(records).with_columns(run_id=pl.lit("r"), n=pl.col("n").cast(pl.Int64))
     tables.METRICS.check(frame.cast({"cutoff": pl.Int32}))
 
@@ -161,15 +162,13 @@ def test_summary_keeps_cold_users_and_users_without_holdout_apart():
     assert cell("coverage", 1, "all") == (2 / 5, 2)  # user 1 has a list, but nothing to find
     assert cell("coverage", 2, "all") == (3 / 5, 2)
     assert ranking_metrics.mean_of("recall", ranks, 1) == (1 / 2 + 1) / 2
-    everybody = ranking_metrics.summarise(
-        ranks, [1], model="m", split="test", protocol="full", warm=torch.ones(4, dtype=torch.bool)
-    )
+    everybody = ranking_metrics.summarise(ranks, [1], SCOPE, warm=torch.ones(4, dtype=torch.bool))
     assert {r["segment"] for r in everybody} == {"all"} and {r["n"] for r in everybody} == {3}
     assert "coverage" not in {r["metric"] for r in everybody}
 
 
 def test_nobody_to_measure_gives_no_records():
-    assert ranking_metrics.summarise(ranks_of([[], []], 5), [5], model="m", split="test", protocol="full") == []
+    assert ranking_metrics.summarise(ranks_of([[], []], 5), [5], SCOPE) == []
     assert math.isnan(ranking_metrics.mean_of("ndcg", ranks_of([[1]], 5, [False]), 5))
 
 
@@ -239,7 +238,7 @@ def as_dict(records: list[dict]) -> dict[str, float]:
 def test_rating_errors_by_hand():
     predicted, actual = torch.tensor([3.0, 4.0, 2.0]), torch.tensor([4.0, 4.0, 0.0])
     simple = {"mean": torch.tensor([2.0, 2.0, 2.0])}
-    records = rating_errors(predicted, actual, torch.tensor([0, 0, 1]), simple, model="m", split="test")
+    records = rating_errors(RatedRows(predicted, actual, torch.tensor([0, 0, 1]), simple), SCOPE)
     values = as_dict(records)
     assert values["rmse"] == pytest.approx(math.sqrt(5 / 3)) and values["mae"] == pytest.approx(1.0)
     assert values["target_variance"] == pytest.approx(32 / 9)
@@ -253,9 +252,7 @@ def test_the_interval_of_errors_resamples_users():
     off = torch.from_numpy(np.repeat(rng.random(100), 20))  # the rows of a user are all alike
 
     def width(users: Tensor) -> float:
-        record = next(
-            r for r in rating_errors(off, torch.zeros(2000), users, model="m", split="test") if r["metric"] == "mae"
-        )
+        record = next(r for r in rating_errors(RatedRows(off, torch.zeros(2000), users), SCOPE) if r["metric"] == "mae")
         return record["ci_high"] - record["ci_low"]
 
     ratio = width(torch.arange(100).repeat_interleave(20)) / width(torch.arange(2000))
@@ -274,9 +271,9 @@ def test_rating_baselines():
 
 def test_ratings_that_are_not_finite_raise_and_no_rows_give_no_records():
     with pytest.raises(ValueError, match="1 predicted"):
-        rating_errors(torch.tensor([math.nan]), torch.ones(1), torch.zeros(1), model="m", split="test")
+        rating_errors(RatedRows(torch.tensor([math.nan]), torch.ones(1), torch.zeros(1)), SCOPE)
     nothing = torch.zeros(0)
-    assert rating_errors(nothing, nothing, nothing.long(), model="m", split="test") == []
+    assert rating_errors(RatedRows(nothing, nothing, nothing.long()), SCOPE) == []
 
 
 @pytest.mark.parametrize("resamples", [1000, 7])
@@ -306,8 +303,7 @@ def test_records_on_cuda_are_those_of_the_cpu():
     rng = np.random.default_rng(0)
     here = ranks_of([rng.integers(0, 12, rng.integers(0, 5)).tolist() for _ in range(300)], 10)
     there = Ranks(here.offsets.cuda(), here.ranks.cuda(), here.depth, here.warm.cuda())
-    about = {"model": "m", "split": "test", "protocol": "full"}
-    ours, theirs = (ranking_metrics.summarise(ranks, [3, 10], **about) for ranks in (there, here))
+    ours, theirs = (ranking_metrics.summarise(ranks, [3, 10], SCOPE) for ranks in (there, here))
     assert len(ours) == len(theirs) > 0
     for got, expected in zip(ours, theirs, strict=True):
         assert got == pytest.approx(expected, abs=1e-9)

@@ -1,15 +1,20 @@
 """Figures of parts: they cover everybody once, and agree with the whole."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.evaluation import ranking_metrics, segments
+from pipeline.evaluation.eval_task import EvalTask
+from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.models import FitContext
 from pipeline.models.ease import Ease, EaseConfig
 from pipeline.ranking.ranks import Ranks, holdout_ranks
 from pipeline.training.interactions import History, Interactions
 
 N_USERS, N_ITEMS, CUTOFFS = 200, 60, (5, 10)
+SCOPE = Scope("ease", "test", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +35,7 @@ def case():
     model = Ease(EaseConfig(l2=5), N_USERS, N_ITEMS)
     model.fit(train, FitContext())
     ranks = holdout_ranks(model, torch.arange(N_USERS), history, history, holdout, 10)
-    about = {"model": "ease", "split": "test", "seed": 1, "popular": train.item_counts()}
-    return ranks, holdout, history, train.item_counts(), about
+    return ranks, EvalTask(torch.arange(N_USERS), history, history, holdout, train.item_counts(), history)
 
 
 def value(records, metric, cutoff, segment="all"):
@@ -40,9 +44,9 @@ def value(records, metric, cutoff, segment="all"):
 
 
 def test_deciles_of_activity_hold_every_user_once(case):
-    ranks, holdout, history, popular, about = case
-    found = segments.by_segment(ranks, holdout, history.lengths, CUTOFFS, popular, about)
-    whole = ranking_metrics.summarise(ranks, CUTOFFS, protocol="full", **about)
+    ranks, task = case
+    found = segments.by_segment(ranks, task, CUTOFFS, SCOPE)
+    whole = ranking_metrics.summarise(ranks, CUTOFFS, SCOPE, popular=task.popular)
     for metric in segments.OF_SEGMENTS:
         parts = [
             r for r in found if r["metric"] == metric and r["cutoff"] == 10 and r["segment"].startswith("activity")
@@ -54,7 +58,8 @@ def test_deciles_of_activity_hold_every_user_once(case):
 
 
 def test_the_least_active_are_the_first(case):
-    ranks, _, history, _, _ = case
+    ranks, task = case
+    history = task.history
     asked = ranks.n_holdout > 0
     deciles = segments.activity_deciles(history.lengths, asked)
     assert (deciles[~asked] == 0).all() and set(deciles[asked].tolist()) <= set(range(1, 11))
@@ -62,8 +67,8 @@ def test_the_least_active_are_the_first(case):
 
 
 def test_head_and_tail_split_the_holdout(case):
-    ranks, holdout, history, popular, about = case
-    found = segments.by_segment(ranks, holdout, history.lengths, CUTOFFS, popular, about)
+    ranks, task = case
+    found = segments.by_segment(ranks, task, CUTOFFS, SCOPE)
     head, tail = (value(found, "recall", 10, f"{part}_items") for part in ("head", "tail"))
     assert head["value"] > tail["value"]  # common items are easier
     assert max(head["n"], tail["n"]) <= int((ranks.n_holdout > 0).sum()) < head["n"] + tail["n"]
@@ -76,8 +81,8 @@ def test_only_some_events_by_hand():
 
 
 def test_beyond_accuracy_has_every_figure_with_its_direction(case):
-    ranks, holdout, history, popular, about = case
-    found = segments.beyond_accuracy(ranks, holdout, history, CUTOFFS, popular, about)
+    ranks, task = case
+    found = segments.beyond_accuracy(ranks, task, CUTOFFS, SCOPE)
     assert {r["metric"] for r in found} == {"gini", "novelty", "diversity", "hit_rate_debiased", "exposure"}
     for metric in ("gini", "novelty", "diversity", "hit_rate_debiased"):
         ranking_metrics.higher_is_better(metric)
@@ -87,22 +92,22 @@ def test_beyond_accuracy_has_every_figure_with_its_direction(case):
 
 
 def test_debiased_hits_of_equal_items_are_the_plain_share(case):
-    ranks, holdout, history, _, about = case
-    even = torch.ones(N_ITEMS)
-    found = segments.beyond_accuracy(ranks, holdout, history, CUTOFFS, even, about)
+    ranks, task = case
+    even = replace(task, popular=torch.ones(N_ITEMS))
+    found = segments.beyond_accuracy(ranks, even, CUTOFFS, SCOPE)
     hits = ((ranks.ranks > 0) & (ranks.ranks <= 10)).double().mean()
     assert value(found, "hit_rate_debiased", 10)["value"] == pytest.approx(float(hits))
 
 
 def test_debiased_hits_favour_rare_items(case):
-    ranks, holdout, history, popular, about = case
-    found = segments.beyond_accuracy(ranks, holdout, history, CUTOFFS, popular, about)
+    ranks, task = case
+    found = segments.beyond_accuracy(ranks, task, CUTOFFS, SCOPE)
     plain = ((ranks.ranks > 0) & (ranks.ranks <= 10)).double().mean()
     assert value(found, "hit_rate_debiased", 10)["value"] < float(plain)  # the model is better at common ones
 
 
 def test_nobody_asked_has_no_figures(case):
-    _, _, history, popular, about = case
+    _, task = case
     none = History.of_lists([[] for _ in range(N_USERS)], N_ITEMS)
     ranks = Ranks(none.offsets, none.items, 10, torch.ones(N_USERS, dtype=torch.bool))
-    assert segments.by_segment(ranks, none, history.lengths, CUTOFFS, popular, about) == []
+    assert segments.by_segment(ranks, replace(task, holdout=none), CUTOFFS, SCOPE) == []

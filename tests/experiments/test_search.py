@@ -15,7 +15,7 @@ from pipeline.core.errors import SettingsError
 from pipeline.experiments.checks import check_label
 from pipeline.experiments.space import Choices, Range, grid_of, read_space, usual_point
 from pipeline.experiments.stopping import Limits
-from pipeline.experiments.study import Failed, Trial, best_of, search
+from pipeline.experiments.study import Failed, Search, Trial, best_of
 from pipeline.models import MODELS
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
@@ -51,7 +51,7 @@ class Clock:
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_it_ends_after_its_trials_and_finds_what_is_good(tmp_path: Path, sampler: str):
-    trials, ended = search(tmp_path / "study", SPACE, bowl, Limits(25), sampler)
+    trials, ended = Search(tmp_path / "study", SPACE, bowl, Limits(25), sampler).run()
     assert len(trials) == 25 and ended == "25 trials" and [t.number for t in trials] == list(range(25))
     best = best_of(trials)
     assert best and best.params["kind"] == "b" and abs(best.params["x"] - 0.3) < 0.2
@@ -60,9 +60,9 @@ def test_it_ends_after_its_trials_and_finds_what_is_good(tmp_path: Path, sampler
 
 def test_the_configured_point_comes_first_and_needs_no_fit_where_its_figure_is_known(tmp_path: Path):
     first = {"x": 0.5, "kind": [3, 4]}
-    trials, _ = search(tmp_path / "study", SPACE, bowl, Limits(2), first=first)
+    trials, _ = Search(tmp_path / "study", SPACE, bowl, Limits(2), first=first).run()
     assert trials[0].params == first and trials[0].value == pytest.approx(-0.14) and trials[0].epochs == 5
-    trials, _ = search(tmp_path / "other", SPACE, bowl, Limits(2), first=first, known=7.0)
+    trials, _ = Search(tmp_path / "other", SPACE, bowl, Limits(2), first=first, known=7.0).run()
     assert trials[0].params == first and trials[0].value == 7.0 and trials[0].epochs == 0
     assert trials[1].value != 7.0
 
@@ -70,7 +70,7 @@ def test_the_configured_point_comes_first_and_needs_no_fit_where_its_figure_is_k
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
 def test_a_search_that_was_killed_ends_as_it_would_have_undisturbed(tmp_path: Path, sampler: str):
     space = {"x": Range(low=0.0, high=1.0, step=0.25), "kind": SPACE["kind"]} if sampler == "grid" else SPACE
-    whole, _ = search(tmp_path / "whole", space, bowl, Limits(12), sampler)
+    whole, _ = Search(tmp_path / "whole", space, bowl, Limits(12), sampler).run()
     calls = 0
 
     def dies(params, report) -> float:
@@ -84,19 +84,19 @@ def test_a_search_that_was_killed_ends_as_it_would_have_undisturbed(tmp_path: Pa
     path = tmp_path / "killed"
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            search(path, space, dies, Limits(12), sampler)
+            Search(path, space, dies, Limits(12), sampler).run()
         with path.open("a") as file:
             file.write('{"op_code": 4, "tor')  # a write that the kill tore
         path.with_name(path.name + ".lock").symlink_to(path)  # a lock that nobody holds any more
-    resumed, _ = search(path, space, dies, Limits(12), sampler)
+    resumed, _ = Search(path, space, dies, Limits(12), sampler).run()
     assert told(resumed) == told(whole) and calls == len([t for t in whole if not t.reason]) + 2
 
 
 def test_more_trials_go_on_from_those_there_are(tmp_path: Path):
-    few, _ = search(tmp_path / "study", SPACE, bowl, Limits(4))
-    more, _ = search(tmp_path / "study", SPACE, bowl, Limits(9))
+    few, _ = Search(tmp_path / "study", SPACE, bowl, Limits(4)).run()
+    more, _ = Search(tmp_path / "study", SPACE, bowl, Limits(9)).run()
     assert told(more[:4]) == told(few) and len(more) == 9
-    never, _ = search(tmp_path / "study", SPACE, lambda *_: pytest.fail("a trial too many"), Limits(9))
+    never, _ = Search(tmp_path / "study", SPACE, lambda *_: pytest.fail("a trial too many"), Limits(9)).run()
     assert told(never) == told(more)
 
 
@@ -111,11 +111,11 @@ def test_a_hopeless_trial_is_pruned_and_a_good_one_is_not(tmp_path: Path):
         return -100.0 if params == planted else bowl(params, lambda *_: None) + 10
 
     grid = {"x": Choices((0.1, 0.2, 0.3, 0.4, 0.5, 1.0)), "kind": Choices(("a",))}
-    trials, _ = search(tmp_path / "study", grid, objective, Limits(), "grid")
+    trials, _ = Search(tmp_path / "study", grid, objective, Limits(), "grid").run()
     bad = next(trial for trial in trials if trial.params == planted)
     assert bad.state == "pruned" and bad.value == -100.0 and epochs[json.dumps(planted)] < 5
     assert best_of(trials).params["x"] == 0.3
-    trials, _ = search(tmp_path / "unpruned", grid, objective, Limits(), "grid", prune=False)
+    trials, _ = Search(tmp_path / "unpruned", grid, objective, Limits(), "grid", prune=False).run()
     assert {trial.state for trial in trials} == {"complete"}
 
 
@@ -123,7 +123,7 @@ def test_a_grid_covers_every_point_once_in_order(tmp_path: Path):
     space = {"dim": Choices((20, 30, 40)), "x": Range(low=0.1, high=0.3, step=0.1), "on": Choices((True, False))}
     points = grid_of(space)
     seen = []
-    trials, ended = search(tmp_path / "study", space, lambda p, _: seen.append(p) or 1.0, Limits(), "grid")
+    trials, ended = Search(tmp_path / "study", space, lambda p, _: seen.append(p) or 1.0, Limits(), "grid").run()
     assert len(points) == 18 and ended == "every point of the grid was tried"
     assert [t.params for t in trials] == points == [*seen]
 
@@ -134,9 +134,9 @@ def test_failed_trials_do_not_end_a_search(tmp_path: Path):
             raise Failed("the fit diverged")
         return float("nan") if params["x"] > 0.7 else bowl(params, report)
 
-    trials, ended = search(tmp_path / "study", SPACE, objective, Limits(15), "random")
+    trials, ended = Search(tmp_path / "study", SPACE, objective, Limits(15), "random").run()
     failed = [trial for trial in trials if trial.state == "failed"]
-    assert ended == "15 trials" and {"the fit diverged", "the figure is not a number"} == {t.reason for t in failed}
+    assert ended == "15 trials" and {"the fit diverged", "the metric is not a number"} == {t.reason for t in failed}
     assert all(trial.value is None for trial in failed) and best_of(trials).params["kind"] != "a"
 
 
@@ -144,19 +144,19 @@ def test_a_search_of_which_everything_fails_gives_up(tmp_path: Path):
     def fails(params, report) -> float:
         raise Failed("needs ratings")
 
-    trials, ended = search(tmp_path / "study", SPACE, fails, Limits(100))
+    trials, ended = Search(tmp_path / "study", SPACE, fails, Limits(100)).run()
     assert len(trials) == 10 and "needs ratings" in ended and best_of(trials) is None
 
 
 def test_what_nobody_expected_is_not_swallowed(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
-        search(tmp_path / "study", SPACE, lambda *_: 1 / 0, Limits(3))
+        Search(tmp_path / "study", SPACE, lambda *_: 1 / 0, Limits(3)).run()
 
 
 def test_points_tried_before_are_not_fitted_again(tmp_path: Path):
     calls = []
     space = {"kind": Choices(("a", "b"))}
-    trials, ended = search(tmp_path / "study", space, lambda p, _: calls.append(p) or 1.0, Limits(), "random")
+    trials, ended = Search(tmp_path / "study", space, lambda p, _: calls.append(p) or 1.0, Limits(), "random").run()
     assert len(calls) == 2 and ended == "nothing new was proposed"
     assert trials[-1].reason == f"as trial {next(t.number for t in trials if t.params == trials[-1].params)}"
 
@@ -175,11 +175,11 @@ def taking(clock: Clock, seconds: float):
 def test_minutes_are_kept_over_a_resume(tmp_path: Path):
     clock = Clock()
     limits = Limits(seconds=60, clock=clock)
-    trials, ended = search(tmp_path / "study", SPACE, taking(clock, 25), limits, clock=clock)
+    trials, ended = Search(tmp_path / "study", SPACE, taking(clock, 25), limits, clock=clock).run()
     assert len(trials) == 2 and ended == "1 minutes"  # a third one would end after 75 s
     clock.now += 1000  # the night was killed; time outside trials doesn't count
     limits = Limits(seconds=120, clock=clock)
-    trials, _ = search(tmp_path / "study", SPACE, taking(clock, 25), limits, clock=clock)
+    trials, _ = Search(tmp_path / "study", SPACE, taking(clock, 25), limits, clock=clock).run()
     assert len(trials) == 4 and sum(t.seconds for t in trials) == 100
 
 
@@ -192,25 +192,25 @@ def test_a_trial_gets_what_is_left_as_its_deadline(tmp_path: Path):
         clock.now += 20
         return bowl(params, report)
 
-    search(tmp_path / "study", SPACE, objective, limits, clock=clock)
+    Search(tmp_path / "study", SPACE, objective, limits, clock=clock).run()
     assert deadlines == [60, 40, 20]
 
 
 def test_whichever_comes_first(tmp_path: Path):
     clock = Clock()
-    _, ended = search(tmp_path / "a", SPACE, taking(clock, 1), Limits(3, seconds=60, clock=clock), clock=clock)
+    _, ended = Search(tmp_path / "a", SPACE, taking(clock, 1), Limits(3, seconds=60, clock=clock), clock=clock).run()
     assert ended == "3 trials"
-    _, ended = search(tmp_path / "b", SPACE, taking(clock, 30), Limits(3, seconds=60, clock=clock), clock=clock)
+    _, ended = Search(tmp_path / "b", SPACE, taking(clock, 30), Limits(3, seconds=60, clock=clock), clock=clock).run()
     assert ended == "1 minutes"
 
 
 def test_no_trial_is_begun_that_the_budget_has_no_time_for(tmp_path: Path):
     clock = Clock()
     limits = Limits(turn=1000, spare=lambda: 200 - clock.now, usual=30, clock=clock)
-    trials, ended = search(tmp_path / "study", SPACE, taking(clock, 40), limits, clock=clock)
+    trials, ended = Search(tmp_path / "study", SPACE, taking(clock, 40), limits, clock=clock).run()
     assert len(trials) == 2 and clock.now == 180 and "a trial takes 40 s, and 20 s are left" in ended
     unaffordable = Limits(turn=1000, spare=lambda: 10.0, usual=30, clock=clock)
-    trials, ended = search(tmp_path / "other", SPACE, taking(clock, 40), unaffordable, clock=clock)
+    trials, ended = Search(tmp_path / "other", SPACE, taking(clock, 40), unaffordable, clock=clock).run()
     assert not trials and "a trial takes 30 s, and 10 s are left" in ended
 
 
@@ -218,7 +218,7 @@ def test_a_turn_counts_from_now(tmp_path: Path):
     clock = Clock()
     for n_trials in (3, 6):
         limits = Limits(turn=25, clock=clock)
-        trials, ended = search(tmp_path / "study", SPACE, taking(clock, 10), limits, clock=clock)
+        trials, ended = Search(tmp_path / "study", SPACE, taking(clock, 10), limits, clock=clock).run()
         assert len(trials) == n_trials and ended == "its turn of 25 s"
 
 
@@ -247,7 +247,7 @@ def space_of(search: dict, family: str = "mf", **keys):
         ({"l2": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}}, "goes without log"),
         ({"l2": {"low": -1.0, "high": 0.1}}, "greater than or equal to 0"),
         ({"loss": {"low": 0, "high": 1}}, "models.mf.search.loss"),
-        ({"item_bias": {"low": 0, "high": 1}}, "item_bias is no number"),
+        ({"item_bias": {"low": 0, "high": 1}}, "item_bias is not a number"),
     ],
     ids=str,
 )  # fmt: skip
@@ -270,7 +270,7 @@ def test_a_space_knows_its_types_and_its_usual_point():
     [
         ({"ease": {"finder": {}}}, {}, "models.ease.finder: ease is fitted without gradient steps"),
         ({"mf": {"finder": {"use": True}, "schedule": "step"}}, {}, "finder.use: schedule step names its own"),
-        ({"mf": {"finder": {"use": True}, "search": {"learning_rate": [0.1]}}}, {}, "either found"),
+        ({"mf": {"finder": {"use": True}, "search": {"learning_rate": [0.1]}}}, {}, "use either finder.use"),
         ({"mf": {"search": {"l2": {"low": 0.1, "high": 1}}}}, {"sampler": "grid"}, "l2: a grid needs"),
         ({"mf": {"search": {"nonsense": [1]}}}, {}, "models.mf.search.nonsense"),
     ],

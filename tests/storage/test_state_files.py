@@ -219,10 +219,10 @@ def test_a_damaged_study_is_set_aside(tmp_path, damage, capsys):
     path = tmp_path / "study.jsonl"
 
     def run() -> int:
-        trials, _ = study.search(
+        trials, _ = study.Search(
             path, {"x": Choices([1, 2, 3])}, lambda params, report: float(params["x"]),
             lambda done: "enough" if len(done) == 2 else None, "random",
-        )  # fmt: skip
+        ).run()  # fmt: skip
         return len(trials)
 
     assert run() == 2

@@ -17,6 +17,7 @@ import torch
 
 from flows.cli.doctor import device_parity
 from pipeline.evaluation import ranking_metrics, segments
+from pipeline.evaluation.eval_task import EvalTask
 from pipeline.models import MODELS
 from pipeline.ranking.ranks import holdout_ranks, top_k
 from pipeline.training.context import FitContext
@@ -208,15 +209,16 @@ def evaluation(shape: tuple[int, int, int]) -> Callable[..., Found]:
         train, test = everything.select(~held), everything.select(held)
         model = MODELS["mf"](MODELS["mf"].Config(), train.n_users, train.n_items).to(device).eval()
         users, history, holdout = torch.arange(train.n_users, device=device), train.history(), test.history()
-        popular, about = train.item_counts(), {"model": "mf", "split": "test", "seed": 42}
+        task = EvalTask(users, history, history, holdout, train.item_counts(), history)
+        scope = ranking_metrics.Scope("mf", "test")
 
         def ranks() -> Any:
-            return holdout_ranks(model, users, history, history, holdout, max(CUTOFFS), fallback=popular)
+            return holdout_ranks(model, users, history, history, holdout, max(CUTOFFS), fallback=task.popular)
 
         def records() -> Any:
-            made = ranking_metrics.summarise(found, CUTOFFS, protocol="full", popular=popular, **about)
-            made += segments.by_segment(found, holdout, history.lengths, CUTOFFS, popular, about)
-            return made + segments.beyond_accuracy(found, holdout, history, CUTOFFS, popular, about)
+            made = ranking_metrics.summarise(found, CUTOFFS, scope, popular=task.popular)
+            made += segments.by_segment(found, task, CUTOFFS, scope)
+            return made + segments.beyond_accuracy(found, task, CUTOFFS, scope)
 
         found = ranks()
         started = time.perf_counter()
