@@ -1,16 +1,18 @@
-"""`make gpu-check`, as far as a machine without a card can show it: one step that fails leaves the others be."""
+"""`make gpu-check`, as far as a machine without a card can test it: a failing step does not stop the others."""
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.benchmarks.gpu import __main__ as check
-from tests.benchmarks.gpu.steps import ML1M, STEPS, Step, drawn, evaluation
+from tests.benchmarks.gpu.steps import DEVICE_TESTS, ML1M, STEPS, Step, drawn, evaluation
 
 CPU = torch.device("cpu")
+MARK = "@pytest.mark" + ".device\n"
 
 
 def steps(monkeypatch: pytest.MonkeyPatch, **runs: Any) -> None:
@@ -28,9 +30,9 @@ def broken(message: str) -> Any:
 def test_a_step_that_raises_is_noted_and_the_next_one_runs(monkeypatch, capsys):
     steps(monkeypatch, bad=broken("no luck"), good=lambda device, small: {"value": 1})
     check.work(["bad", "good"], "cpu", True)
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert said[1] == {"end": "bad", "found": {"failed": "RuntimeError: no luck"}}
-    assert said[3] == {"end": "good", "found": {"value": 1}}
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == {"end": "bad", "found": {"failed": "RuntimeError: no luck"}}
+    assert lines[3] == {"end": "good", "found": {"value": 1}}
 
 
 def test_a_lost_device_ends_the_process_of_the_steps(monkeypatch, capsys):
@@ -45,8 +47,8 @@ def test_a_lost_device_ends_the_process_of_the_steps(monkeypatch, capsys):
 )
 def test_a_step_that_hangs_or_dies_is_noted_and_what_came_before_is_kept(monkeypatch, end, failed):
     steps(monkeypatch, first=None, second=None)
-    said = ({"begin": "first"}, {"end": "first", "found": {"value": 1}}, {"begin": "second"})
-    script = "import sys, time\n" + "".join(f"print('{json.dumps(line)}', flush=True)\n" for line in said) + end
+    lines = ({"begin": "first"}, {"end": "first", "found": {"value": 1}}, {"begin": "second"})
+    script = "import sys, time\n" + "".join(f"print('{json.dumps(line)}', flush=True)\n" for line in lines) + end
     kept: dict[str, Any] = {}
     check.supervise([sys.executable, "-c", script], ["first", "second"], kept.__setitem__)
     assert kept["first"] == {"value": 1} and failed in kept["second"]["failed"]
@@ -56,6 +58,13 @@ def test_the_tables_show_fits_with_their_steps_and_everything_else():
     fit = {"rows_a_second": 1234567.0, "epoch_s": 0.5, "busy": 0.91234}
     text = check.markdown({"machine": {"card": "X"}, "steps": {"mf": fit, "lists": {"failed": "no"}}})
     assert "| mf | 1,234,567 | 0.5 |" in text and "| 0.912 |" in text and "| lists | failed no |" in text
+
+
+def test_device_tests_are_where_they_are_looked_for():
+    root = Path(check.__file__).parents[3]
+    marked = {str(path.relative_to(root)) for path in root.glob("tests/**/test_*.py") if MARK in path.read_text()}
+    elsewhere = {"tests/cli/test_doctor.py", "tests/training/test_distributed.py"}  # need mlflow, two cards
+    assert set(DEVICE_TESTS) == marked - elsewhere
 
 
 def test_without_a_card_it_says_so(monkeypatch, capsys):

@@ -1,7 +1,7 @@
-"""What every model family is: one class, its config beside it, state in `state_dict()`."""
+"""The base class of model families: one class with its config; all state is in `state_dict()`."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -12,25 +12,28 @@ __all__ = ["FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
 
 
 class Recommender(nn.Module, ABC):
-    """A family of models over dense user and item indices."""
+    """A model family over dense user and item indices."""
 
     family: ClassVar[str | None] = None
     """Name in recipes, of the families of this package; others go by their entry point or dotted path."""
     Config: ClassVar[type[ModelConfig]]
     version: ClassVar[int] = 1
-    """Raise it when a change of the family's code changes what it learns or scores; it is part of the lake's keys."""
+    """Increase it when a code change changes what the family learns or scores; it is part of the lake's keys."""
     needs_time: ClassVar[bool] = False
     needs_ratings: ClassVar[bool] = False
     reads_history: ClassVar[bool] = False
-    """`score` uses `history`, so users that the fit never saw can be served."""
+    """`score` uses `history`, so users that the fit has not seen can be served."""
     serves_everyone: ClassVar[bool] = False
-    """Needs to know nothing about a user; so nobody is given the fallback."""
+    """Needs no knowledge of the user, so no user gets the fallback."""
 
     samples: ClassVar[bool] = False
-    """A fit draws its state on the device: fits on two devices agree as two seeds do."""
+    """The fit draws its state on the device, so fits on two devices differ like two seeds."""
 
     blends: ClassVar[bool] = False
-    """Is made of other fitted models, not of interactions."""
+    """Is made of other fitted models."""
+
+    for_tiny_data: ClassVar[dict[str, Any]] = {}
+    """Hyperparameters for the tiny data of the conformance suite, if its defaults don't suit."""
 
     personal: ClassVar[bool] = True
     """Different users get different scores."""
@@ -40,22 +43,22 @@ class Recommender(nn.Module, ABC):
         self.config = config
         self.n_users = n_users
         self.n_items = n_items
-        self.best_epoch: int | None = None  # set by gradient families; frozen for refits
+        self.best_epoch: int | None = None  # set by families with epochs; refits use it
 
     @abstractmethod
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn from `train`; afterwards the state is on `context.device`."""
+        """Fit to `train`; afterwards the state is on `context.device`."""
 
     @abstractmethod
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """Scores of all items, (B,) -> (B, I), or of `items` (B, C) -> (B, C); higher is better.
 
-        Row b of `history` belongs to users[b]. A user index of -1 stands for one whom the fit never saw; only
-        families with `reads_history` are asked for those.
+        Row b of `history` belongs to users[b]. User index -1 is a user that the fit has not seen; only
+        families with `reads_history` get those.
         """
 
     def similar(self, items: Tensor) -> Tensor | None:
-        """Similarity of `items` to all, (B,) -> (B, I); None where the family has none. Default: cosine of vectors."""
+        """Similarity of `items` to all items, (B,) -> (B, I), or None. Default: cosine of item vectors."""
         vectors = self.item_vectors()
         if vectors is None:
             return None
@@ -79,7 +82,7 @@ class Recommender(nn.Module, ABC):
         return None
 
     def factors(self) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """(U, D), (I, D) and item bias (I,) where the score is their dot product plus bias; else None."""
+        """(U, D), (I, D) and item bias (I,) if the score is their dot product plus bias; else None."""
         return None
 
     def user_factors(self, users: Tensor, history: History) -> Tensor | None:
@@ -91,21 +94,21 @@ class Recommender(nn.Module, ABC):
         return None if factors is None else factors[0][users]
 
     def predict(self, users: Tensor, items: Tensor) -> Tensor | None:
-        """Ratings in the unit of the interactions fitted on, (B,), (B,) -> (B,); None where a family has none."""
+        """Predicted ratings on the scale of the fit, (B,), (B,) -> (B,); None if the family has none."""
         return None
 
     def contributions(self, user: int, history: History, item: int) -> Tensor | None:
-        """What each item of a one-row `history`, all distinct, adds to `score` of `item`, (E,).
+        """What each item of a one-row `history` of distinct items adds to the `score` of `item`, (E,).
 
-        They sum to the score. None where the score is no such sum.
+        They sum to the score. None if the score is not such a sum.
         """
         return None
 
     def terms(self, user: int, item: int) -> dict[str, float] | None:
-        """The named terms that sum to `score`, of a family that reads no history; None where there are none."""
+        """Named terms that sum to `score`, for families that read no history; else None."""
         return None
 
 
 def pick(scores: Tensor, items: Tensor | None) -> Tensor:
-    """(B, I) scores of all items cut down to `items` (B, C), if any are asked for."""
+    """Scores of `items` (B, C) from those of all items (B, I); all of them if `items` is None."""
     return scores if items is None else scores.gather(1, items)

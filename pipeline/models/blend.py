@@ -1,4 +1,4 @@
-"""A blend of fitted models: their standardised scores, added up."""
+"""A blend of fitted models: the weighted sum of their standardised scores (weights: Caruana et al., ICML 2004)."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from pipeline.training.interactions import History, Interactions
 
 
 class Member(BaseModel):
-    """A model of the blend, as the night fitted it."""
+    """A member of the blend, as it was fitted."""
 
     family: str
     config: dict[str, Any]
@@ -27,24 +27,24 @@ class BlendConfig(ModelConfig):
     """Hyperparameters of `Blend`."""
 
     of: tuple[str, ...] = ()
-    """Labels of the recipe's models that are blended; empty: every one but popularity and other blends."""
+    """Labels of the models to blend; empty: all models of the recipe except popularity and other blends."""
     most: Annotated[int, Field(ge=2)] | None = None
-    """Of these, only so many: those that are best on valid. None: all."""
+    """Largest number of members: only those that are best on valid. Unset: all."""
     weights: dict[str, NonNegativeFloat] | None = None
-    """Of the members, by label; None: equal, or learnt on valid where that is significantly better."""
+    """Weights of the members, by label. Unset: equal, or learned on valid if that is significantly better."""
     picks: PositiveInt = 12
-    """Of the learning: weights are multiples of 1 / picks."""
+    """Resolution of learned weights: they are multiples of 1 / picks."""
     members: dict[str, Member] = Field(default_factory=dict)
-    """What the labels stood for; the night fills it in."""
+    """Family and hyperparameters of each label; set by the night, not in recipes."""
 
 
 class Blend(Recommender):
-    """score(u, i) = Σ w_m (s_m(u, i) - mean) / sd, mean and sd being those of s_m(u, ·) over all items.
+    """score(u, i) = Σ w_m (s_m(u, i) - mean) / sd, with the mean and sd of s_m(u, ·) over all items.
 
-    Learnt weights are counts of greedy picks with replacement (Caruana et al., "Ensemble selection from
-    libraries of models", ICML 2004). They are taken where, picked on half of the valid users, they beat equal
-    ones on the other half: the 95 % interval of the paired difference lies above 0. Where the deadline comes first,
-    the best of what was tried by then are taken, if they are better in that way.
+    Learned weights are counts of greedy picks with replacement (Caruana et al., "Ensemble selection from libraries of
+    models", ICML 2004). They are used only if weights picked on half of the valid users beat equal weights on the other
+    half: the 95 % interval of the paired difference is above 0. If the deadline comes first, the same test decides on
+    the best weights tried so far.
     """
 
     family = "blend"
@@ -58,11 +58,11 @@ class Blend(Recommender):
         self.models: Sequence[Recommender] = nn.ModuleList(made)  # type: ignore[assignment]
         self.reads_history = all(model.reads_history for model in self.models)  # type: ignore[misc]
         self.weights = list((config.weights or dict.fromkeys(config.members, 1.0)).values())  # by member
-        self._known: dict[Any, Tensor] | None = None  # standardised scores, while weights are learnt
+        self._known: dict[Any, Tensor] | None = None  # standardised scores, while weights are learned
 
     @classmethod
     def of(cls, config: BlendConfig, models: Mapping[str, Recommender]) -> "Blend":
-        """A blend of fitted models, by label; weights of models that are not there are left out."""
+        """A blend of fitted models, by label; weights of missing models are dropped."""
         members = {
             name: Member(family=registry.name_of(type(m)), config=m.config.model_dump()) for name, m in models.items()
         }
@@ -77,24 +77,24 @@ class Blend(Recommender):
         return blend
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Choose the weights; the members are fitted already."""
+        """Choose the weights; the members are already fitted."""
         self.to(context.device)
         if self.config.weights is None and context.per_user is not None:
             fits = context.memory is None or 4 * self.n_users * self.n_items * len(self.models) < context.memory
             self._known = {} if fits else None
-            self.weights = self._learnt(context.per_user, context)
+            self.weights = self._learned(context.per_user, context)
             self._known = None
         weights = {name: w / sum(self.weights) for name, w in zip(self.config.members, self.weights, strict=True)}
         self.weights = list(weights.values())
         self.config = self.config.model_copy(update={"weights": weights})  # a refit keeps them
 
-    def _learnt(self, per_user: Callable[[Any], Tensor], context: FitContext) -> list[float]:
-        """Weights by member; equal ones unless others are significantly better. Ends before the deadline."""
+    def _learned(self, per_user: Callable[[Any], Tensor], context: FitContext) -> list[float]:
+        """Weights by member: equal unless others are significantly better. Ends before the deadline."""
         n, tried = len(self.models), {}
-        chosen, longest = (1,) * n, 0.0  # seconds of one figure; the first, which asks the members, counts alone
+        chosen, longest = (1,) * n, 0.0  # seconds of one evaluation; the first one also scores the members
 
-        def figures(picks: tuple[int, ...]) -> Tensor:
-            """The figure of every valid user, (N,)."""
+        def metric(picks: tuple[int, ...]) -> Tensor:
+            """The selection metric of every valid user, (N,)."""
             nonlocal longest
             if picks not in tried:
                 started = time.monotonic()
@@ -107,14 +107,14 @@ class Blend(Recommender):
             return tried[picks]
 
         def picked(rows: Tensor) -> tuple[int, ...]:
-            """Greedy picks by the mean over some users; the best on the way, as far as the time goes."""
+            """Greedy picks by the mean metric of some users; the best picks found before time runs out."""
             picks, best = (0,) * n, (-math.inf, (1,) * n)
             try:
                 for _ in range(self.config.picks):
                     nexts = [tuple(p + (m == added) for m, p in enumerate(picks)) for added in range(n)]
                     found = (-math.inf, picks)
                     for p in nexts:
-                        found = max(found, (float(figures(p)[rows].nanmean()), p))
+                        found = max(found, (float(metric(p)[rows].nanmean()), p))
                         best = max(best, found)
                     picks = found[1]
             except _NoTime:
@@ -122,7 +122,7 @@ class Blend(Recommender):
             return best[1]
 
         try:
-            equal = figures(chosen)
+            equal = metric(chosen)
         except _NoTime:
             context.cut_short = True
             return [1.0] * n
@@ -155,7 +155,7 @@ class Blend(Recommender):
 
 
 class _NoTime(Exception):
-    """Another figure would end after the deadline."""
+    """Another evaluation would end after the deadline."""
 
 
 def _made(member: Member, n_users: int, n_items: int) -> Recommender:

@@ -15,28 +15,28 @@ from pipeline.models.ops.least_squares import TILE, alike
 from pipeline.training.interactions import History, Interactions
 
 MOST_PRECISE = 100.0
-"""Of a rating, in units of 1 / variance of all: a higher one is not drawn, for tiny data can be met exactly."""
+"""Largest precision of a rating that is drawn, in units of 1 / variance: tiny data can be fitted exactly."""
 
 
 class BpmfConfig(ModelConfig):
-    """Hyperparameters of `Bpmf`; how strongly to regularise is not among them: that is drawn from the data."""
+    """Hyperparameters of `Bpmf`; the regularisation is drawn from the posterior."""
 
     embedding_dim: PositiveInt = 20
-    """D of the paper, beside the bias."""
+    """Length of the user and item vectors: D of the paper, without the bias."""
     epochs: PositiveInt = 100
-    """Sweeps: each draws every user, every item and the hyperparameters once."""
+    """Sweeps of the sampler. Each draws every user, every item and the hyperparameters once."""
     burn_in: NonNegativeInt = 10
-    """Sweeps before the first that counts."""
+    """Sweeps before the first sample that is kept."""
     samples: PositiveInt = 30
-    """Sweeps that are kept, evenly spaced after `burn_in`; each takes (users + items) · (embedding_dim + 1) numbers."""
+    """Samples to keep, evenly spaced after `burn_in`; each has (users + items) · (embedding_dim + 1) numbers."""
     patience: PositiveInt = 5
-    """Validations without a better figure after which the fit ends."""
+    """Validations without improvement after which the fit ends."""
     validate_every: PositiveInt = 10
-    """Sweeps from one validation to the next."""
+    """Sweeps between validations."""
 
 
 class Side:
-    """The ratings of every user, or of every item, and the rows that are drawn for them."""
+    """The ratings of all users, or of all items, and their sampled factors."""
 
     def __init__(self, own: Tensor, other: Tensor, ratings: Tensor, n_own: int, n_other: int, dim: int):
         order = torch.argsort(own, stable=True)
@@ -44,7 +44,7 @@ class Side:
         self.rows = ratings.new_zeros(n_own, dim + 1)  # (n, D + 1): factors and bias
 
     def draw(self, other: "Side", noise: float, random: torch.Generator, rng: np.random.Generator) -> None:
-        """New rows from their conditional distribution (eq. 11 to 13), groups of like length together.
+        """New rows from their conditional distribution (eq. 11 to 13), grouped by similar length.
 
         The bias is one more factor, whose partner on the other side is 1; the other side's bias leaves the ratings.
         """
@@ -94,10 +94,10 @@ def wishart(scale: np.ndarray, freedom: int, rng: np.random.Generator) -> np.nda
 
 
 class Bpmf(Recommender):
-    """rating(u, i) = the mean of <p_u, q_i> + b_u + b_i + μ over samples of the posterior; ranks by it.
+    """rating(u, i) = mean of <p_u, q_i> + b_u + b_i + μ over samples of the posterior; ranks by the rating.
 
-    The precision of a rating is drawn as well (a flat prior). An average over samples is no dot product of D
-    numbers, so a user's vector is those of all samples, side by side.
+    The precision of ratings is drawn as well, with a flat prior. An average over samples is not a dot product of D
+    numbers, so a user's vector concatenates those of all samples.
     """
 
     family = "bpmf"

@@ -1,4 +1,14 @@
-"""What every family must do, as functions to call in a test: `for check in CHECKS: check("mf")`."""
+"""The conformance suite: what every family must do, one function per property.
+
+Families of this package are tested by tests/conformance. A family outside of the repository is named by its entry point
+or dotted path:
+
+    @pytest.mark.parametrize("check", conformance.CHECKS)
+    def test_conformance(check):
+        check("mypackage.counts:Counts")
+
+Fits use the defaults of the family's Config; gradient families get 30 epochs of batches of 128, and `for_tiny_data`.
+"""
 
 import tempfile
 import time
@@ -23,9 +33,9 @@ DAY = 86_400_000_000  # microseconds
 
 
 def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
-    """Even users like even items, odd users odd ones; each has rows with 70 % of the items they like.
+    """Even users like even items, odd users like odd items; each has rows with 70 % of the items that they like.
 
-    With `rated`, these have rating 5; as many rows with items they don't like have rating 1, not positive.
+    With `rated`, these rows have rating 5, and as many rows with other items have rating 1 and are not positive.
     """
     rng = torch.Generator().manual_seed(0)
     users, items, ratings = [], [], []
@@ -44,10 +54,10 @@ def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
 
 
 def quick_config(family: str) -> Any:
-    """The family's defaults, with steps enough for tiny data."""
+    """The family's defaults, with enough steps for tiny data."""
     config = MODELS[family].Config
-    rate = 0.005 if family == "recvae" else 0.02  # steps of deep layers must be smaller
-    return config(epochs=30, batch_size=128, learning_rate=rate) if issubclass(config, TrainingConfig) else config()
+    steps = {"epochs": 30, "batch_size": 128, "learning_rate": 0.02} if issubclass(config, TrainingConfig) else {}
+    return config.model_validate({**steps, **MODELS[family].for_tiny_data})
 
 
 def fit(family: str, train: Interactions, **context: Any) -> Recommender:
@@ -75,7 +85,7 @@ def _fitted(family: str, n_items: int = 20) -> tuple[Recommender, Interactions]:
 
 
 def check_finds_what_was_withheld(family: str) -> None:
-    """Liked items without a row score above the others without one; with fewer users than items, too."""
+    """Of the items without a row, liked ones score above others; also with fewer users than items."""
     if not MODELS[family].personal:
         return
     for n_items in (20, 60):
@@ -90,7 +100,7 @@ def check_finds_what_was_withheld(family: str) -> None:
 
 
 def check_shape_and_type(family: str) -> None:
-    """(B, I) or (B, C) finite float32, on the device of the fit, also for no user at all."""
+    """Scores are finite float32 of shape (B, I), also for zero users."""
     model, train = _fitted(family)
     got = scores(model, train, torch.tensor([3, 0, 3]))
     assert got.shape == (3, 20) and got.dtype == torch.float32 and torch.isfinite(got).all()
@@ -99,7 +109,7 @@ def check_shape_and_type(family: str) -> None:
 
 
 def check_batch_is_single(family: str) -> None:
-    """A user's scores don't depend on who else is asked for."""
+    """A user's scores don't depend on the other users of the batch."""
     model, train = _fitted(family)
     together = scores(model, train, torch.arange(N_USERS))
     for user in (0, 7, N_USERS - 1):
@@ -107,7 +117,7 @@ def check_batch_is_single(family: str) -> None:
 
 
 def check_chosen_items(family: str) -> None:
-    """Scores of chosen items are those among all items; items may repeat."""
+    """Scores of chosen items equal those among all items; items may repeat."""
     model, train = _fitted(family)
     users, items = torch.tensor([1, 5]), torch.tensor([[4, 4, 0], [19, 2, 7]])
     expected = scores(model, train, users).gather(1, items)
@@ -115,7 +125,7 @@ def check_chosen_items(family: str) -> None:
 
 
 def check_same_seed_same_state(family: str) -> None:
-    """Fits with one seed agree to the bit, whatever the global generator; so does a model fitted twice."""
+    """Fits with one seed are bit-equal, whatever the state of the global generator; so is a second fit of a model."""
     model, train = _fitted(family)
     torch.manual_seed(1)
     again = fit(family, train)
@@ -124,13 +134,13 @@ def check_same_seed_same_state(family: str) -> None:
         assert torch.equal(tensor, again.state_dict()[name]), name
     before = torch.random.get_rng_state()
     again.fit(train, FitContext())
-    assert torch.equal(before, torch.random.get_rng_state()), "the global generator was moved"
+    assert torch.equal(before, torch.random.get_rng_state()), "the fit changed the global generator"
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), f"{name} differs after a second fit"
 
 
 def check_round_trip(family: str) -> None:
-    """A model that was saved and loaded scores the same to the bit."""
+    """A model that was saved and loaded has bit-equal scores."""
     model, train = _fitted(family)
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder))
@@ -141,7 +151,7 @@ def check_round_trip(family: str) -> None:
 
 
 def check_unknown_key(family: str) -> None:
-    """A key that the config doesn't know is an error that names it."""
+    """An unknown key of the config is an error that names it."""
     try:
         MODELS[family].Config.model_validate({"embeding_dim": 8})
     except ValidationError as error:
@@ -151,13 +161,13 @@ def check_unknown_key(family: str) -> None:
 
 
 def check_every_key_has_a_doc(family: str) -> None:
-    """Each hyperparameter says what it is."""
+    """Every hyperparameter has a docstring."""
     for name, key in MODELS[family].Config.model_fields.items():
         assert key.description, name
 
 
-def check_strangers(family: str) -> None:
-    """A family that reads the history serves users whom the fit never saw, with a history or without."""
+def check_unknown_users(family: str) -> None:
+    """A family that reads the history serves users that the fit has not seen, with or without a history."""
     if not MODELS[family].reads_history:
         return
     model, train = _fitted(family)
@@ -170,7 +180,7 @@ def check_strangers(family: str) -> None:
 
 
 def check_ratings(family: str) -> None:
-    """Families that need ratings predict them; nobody else pretends to."""
+    """Families that need ratings predict them; predictions are finite."""
     model, train = _fitted(family)
     with torch.no_grad():
         got = model.predict(train.users, train.items)
@@ -179,18 +189,18 @@ def check_ratings(family: str) -> None:
         assert got.shape == (len(train),) and torch.isfinite(got).all()
 
 
-def check_tells_what_was_cut_short(family: str) -> None:
-    """A fit by gradient that a deadline ends says so to its caller: it is not kept as a whole one."""
+def check_reports_a_deadline(family: str) -> None:
+    """A gradient fit that a deadline ends sets `cut_short`, so that it is not stored as a complete one."""
     if not issubclass(MODELS[family].Config, TrainingConfig):
         return
     train = checkerboard(rated=MODELS[family].needs_ratings)
     context = FitContext(validate=lambda model: 0.0, deadline=time.monotonic() - 1)
     MODELS[family](quick_config(family), train.n_users, train.n_items).fit(train, context)
-    assert context.cut_short, f"{family} was ended by the deadline and does not say so"
+    assert context.cut_short, f"the deadline ended the fit of {family}, and cut_short is not set"
 
 
 def check_vectors(family: str) -> None:
-    """Vectors, biases and factors have their shapes, and factors give the scores."""
+    """Vectors, biases and factors have the documented shapes, and factors give the scores."""
     model, train = _fitted(family)
     for vectors, n in ((model.user_vectors(), N_USERS), (model.item_vectors(), 20)):
         assert vectors is None or (vectors.shape[0] == n and vectors.ndim == 2)
@@ -206,7 +216,7 @@ def check_vectors(family: str) -> None:
 
 
 def check_small_catalogs(family: str) -> None:
-    """One user, one item, a user who knows all, users and items without a row: they fit; nothing may not."""
+    """Fits work with one user, one item, a user with all items, and users without rows; empty data may be refused."""
     cases = {
         "one user": ([0, 0], [0, 1], 1, 3),
         "one item": ([0, 1], [0, 0], 2, 1),
@@ -232,7 +242,7 @@ def check_small_catalogs(family: str) -> None:
 
 
 def check_cuda_is_cpu(family: str, precision: str = "fp32", graphs: bool = True) -> None:
-    """On CUDA the state lives there, and what was withheld is found as on the CPU. Needs a CUDA device."""
+    """A fit on CUDA keeps its state there and gives scores like those of the CPU. Needs a CUDA device."""
     model, train = _fitted(family)
     device = torch.device("cuda")
     there = fit(family, train.to(device), device=device, precision=precision, graphs=graphs)

@@ -14,24 +14,24 @@ class EaseConfig(ModelConfig):
     """Hyperparameters of `Ease`."""
 
     l2: PositiveFloat = 250.0
-    """λ of the paper: added to the diagonal of the gram matrix."""
+    """Regularisation: λ of the paper, added to the diagonal of the gram matrix."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """p of Steck (NeurIPS 2020, eq. 4): p / (1 - p) of an item's own count is added to its λ; popular ones are held."""
+    """p of Steck (NeurIPS 2020, eq. 4): p / (1 - p) of an item's count is added to its λ, most for popular items."""
     user_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """A user weighs (items of the user) ** -user_exponent in the fit; 0: heavy users decide."""
+    """A user has weight (items of the user) ** -user_exponent in the fit; 0: all users weigh 1."""
     rating_exponent: NonNegativeFloat = 0.0
-    """An interaction counts as (rating / mean rating) ** rating_exponent in the fit; 0: all alike."""
+    """An interaction counts as (rating / mean rating) ** rating_exponent in the fit; 0: all weigh 1."""
     item_exponent: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """Scores are divided by (users of the item) ** item_exponent; above 0, popular items lead by less."""
+    """Scores are divided by (users of the item) ** item_exponent; values above 0 demote popular items."""
     max_side: PositiveInt = 30_000
-    """Largest min(users, items) that is solved: the time grows with its cube."""
+    """Largest min(users, items) that is fitted: the time grows with its cube."""
 
 
 class Ease(Recommender):
     """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B.
 
-    Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); plainly, Λ = λI and s = 1. With
-    rating_exponent entries of X are powers of ratings; who is served has a binary history all the same.
+    Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); by default Λ = λI and s = 1. With
+    rating_exponent, entries of X are powers of ratings, but histories are binary when serving.
     With fewer users than items P is never formed: by Woodbury's identity P = Λ⁻¹(I - XᵀV) with
     V = XP = (I + XΛ⁻¹Xᵀ)⁻¹ XΛ⁻¹, which takes a matrix of users x users. Both ways give the same scores.
     """
@@ -62,7 +62,7 @@ class Ease(Recommender):
         self.register_buffer("train_items", torch.zeros(0, dtype=torch.long))
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Solve."""
+        """Solve in closed form."""
         if min(self.n_users, self.n_items) > self.config.max_side:
             raise NotServable(
                 f"ease solves min(users, items) = {min(self.n_users, self.n_items):,} unknowns at once; "
@@ -163,7 +163,7 @@ class Ease(Recommender):
         return History(self.train_offsets, self.train_items, self.n_items)
 
     def _of_the_fit(self, users: Tensor, history: History) -> Tensor:
-        """Whose history is the very one of the fit, (B,) bool."""
+        """Whether a user's history is that of the fit, (B,) bool."""
         fitted = self._train[users.clamp(min=0)]
         same = (users >= 0) & (fitted.lengths == history.lengths)  # (B,)
         rows = same.nonzero().squeeze(1)
@@ -190,9 +190,9 @@ class Ease(Recommender):
 
 
 def inverse_by_blocks(matrix: Tensor, block: int = 4096) -> Tensor:
-    """The inverse of a symmetric positive definite (I, I), which is overwritten: L⁻ᵀL⁻¹, nothing computed that is 0.
+    """The inverse of a symmetric positive definite (I, I), which is overwritten: L⁻ᵀL⁻¹, skipping blocks of zeros.
 
-    A third of what `cholesky_inverse` computes on CUDA, where it solves for all of the unit matrix.
+    A third of the work of `cholesky_inverse` on CUDA, which solves for the whole unit matrix.
     """
     lower = torch.linalg.cholesky(matrix)  # (I, I) = L
     inverse, n = matrix.zero_(), len(matrix)  # becomes L⁻¹
@@ -210,7 +210,7 @@ def inverse_by_blocks(matrix: Tensor, block: int = 4096) -> Tensor:
 
 
 def counts_together(history: History, tile: int = 8192) -> Tensor:
-    """How many users have both of two items, (I, I), on CUDA: exact, as bfloat16 holds 0 and 1 and float32 the sums."""
+    """Number of users with both items, (I, I), on CUDA: exact, since bfloat16 holds 0 and 1 and float32 the sums."""
     gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
     for rows in torch.arange(len(history), device=history.items.device).split(tile):
         part = history[rows]

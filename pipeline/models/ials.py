@@ -1,4 +1,4 @@
-"""iALS: weighted matrix factorisation of implicit feedback by alternating least squares.
+"""iALS: weighted matrix factorization of implicit feedback by alternating least squares.
 
 Hu, Koren, Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008, with the
 frequency-scaled penalty of Rendle et al., "Revisiting the Performance of iALS on Item Recommendation
@@ -26,23 +26,23 @@ class IalsConfig(ModelConfig):
     """Hyperparameters of `Ials`."""
 
     embedding_dim: PositiveInt = 64
-    """Factors of a user, and of an item."""
+    """Length of the user and item vectors."""
     l2: PositiveFloat = 0.007
-    """λ of the papers, before frequency scaling."""
+    """Regularisation: λ of the papers, before frequency scaling."""
     unobserved_weight: PositiveFloat = 0.3
-    """α₀ of Rendle et al.: weight of every cell of the matrix; an interaction adds 1 to that of its cell."""
+    """α₀ of Rendle et al.: weight of every cell of the matrix; an interaction adds 1 to its cell."""
     frequency_exponent: NonNegativeFloat = 1.0
-    """ν of Rendle et al.: a user pays l2 · (interactions + unobserved_weight · items)^ν; likewise an item."""
+    """ν of Rendle et al.: a user's l2 is l2 · (interactions + unobserved_weight · items)^ν, an item's likewise."""
     epochs: PositiveInt = 12
-    """Most epochs; fewer when `patience` ends the fit on valid."""
+    """Largest number of epochs; `patience` may end the fit earlier."""
     patience: PositiveInt = 3
-    """Epochs without a better figure on valid after which the fit ends."""
+    """Epochs without improvement on valid after which the fit ends."""
     init_stddev: PositiveFloat = 0.1
-    """Of the first user factors, times 1/sqrt(embedding_dim)."""
+    """Standard deviation of the initial user factors, times 1/sqrt(embedding_dim)."""
     solver: Literal["cg", "exact"] = "cg"
-    """cg: conjugate gradients from the last epoch's factors; exact: a Cholesky factorisation a row, slow."""
+    """cg: conjugate gradients from the last epoch's factors; exact: a Cholesky factorisation per row, slow."""
     cg_steps: PositiveInt = 2
-    """Of conjugate gradients in a half-step."""
+    """Steps of conjugate gradients per half-step."""
     use_weights: bool = False
     """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating)."""
     weight_scale: PositiveFloat = 1.0
@@ -50,11 +50,11 @@ class IalsConfig(ModelConfig):
 
 
 class Ials(Recommender):
-    """score(u, i) = <p_u, q_i>, p_u solved from the history given, with the items as they were fitted.
+    """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
 
-    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once.
-    With `use_weights` users of the fit keep their fitted factors instead, for a `History` holds no weights;
-    the interactions of others all weigh as the mean of the fit.
+    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once. With
+    `use_weights`, users of the fit keep their fitted factors, since a `History` has no weights; interactions of other
+    users have the mean weight of the fit.
     """
 
     family = "ials"
@@ -75,7 +75,7 @@ class Ials(Recommender):
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
 
         With `context.epochs` exactly so many epochs; else, with `context.validate`, until `patience` epochs
-        have brought nothing better, and the best are put back; else `epochs` of the config.
+        bring no improvement, and the best factors are restored; else `epochs` of the config.
         """
         self.to(context.device)
         by_user, by_item = self._sides(train)

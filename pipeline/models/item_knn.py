@@ -15,17 +15,17 @@ class ItemKnnConfig(ItemGraphConfig):
     """Hyperparameters of `ItemKnn`."""
 
     shrink: NonNegativeFloat = 10.0
-    """Added to the denominator of the similarity: pairs with few users in common are trusted less."""
+    """Added to the denominator of the similarity, so that pairs with few common users count less."""
     similarity: Literal["cosine", "asymmetric_cosine", "jaccard"] = "cosine"
-    """Of vectors x, y over users: xy / |x||y|, xy / (|x|²)^a (|y|²)^(1-a), xy / (|x|² + |y|² - xy)."""
+    """Similarity of item vectors x, y over users: xy / |x||y|, xy / (|x|²)^a (|y|²)^(1-a), xy / (|x|² + |y|² - xy)."""
     asymmetry: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """a of the asymmetric cosine (Aiolli, RecSys 2013), x being the item in the history; 0.5 is the cosine."""
+    """a of the asymmetric cosine (Aiolli, RecSys 2013), where x is the item in the history; 0.5 is the cosine."""
     weighting: Literal["none", "tf_idf", "bm25"] = "none"
-    """Of a user in the item vectors: tf_idf and bm25 let users with a long history count less."""
+    """Weight of a user in the item vectors: with tf_idf and bm25, users with long histories count less."""
     bm25_k1: NonNegativeFloat = 1.2
-    """Of bm25: from 0, all items alike, to larger, the more users an item has the less each counts."""
+    """bm25: at 0 item popularity does not matter; the larger, the less each user of a popular item counts."""
     bm25_b: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """Of bm25: how far the number of users of an item, relative to the mean, counts at all."""
+    """bm25: how strongly the number of users of an item, relative to the mean, counts."""
 
 
 class ItemKnn(ItemGraph):
@@ -36,7 +36,7 @@ class ItemKnn(ItemGraph):
     config: ItemKnnConfig
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Count, by tiles of items."""
+        """Compute similarities, by tiles of items."""
         self.to(context.device)
         by_item = train.history().distinct().transposed()
         x = self._vectors(by_item)  # (E,)

@@ -21,31 +21,31 @@ class LightGcnConfig(TrainingConfig):
     """Hyperparameters of `LightGcn`."""
 
     embedding_dim: PositiveInt = 64
-    """Length of the vectors of users and items."""
+    """Length of the user and item vectors."""
     layers: NonNegativeInt = 3
-    """Steps over the graph; 0 is plain matrix factorization."""
+    """Propagation steps over the graph; 0 is plain matrix factorization."""
     loss: Literal["bpr", "softmax"] = "softmax"
-    """bpr: as in the paper; softmax: positive among the negatives by cosine / temperature, and served so."""
+    """bpr: as in the paper; softmax: cross-entropy among the negatives by cosine / temperature."""
     temperature: PositiveFloat = 0.15
-    """Of softmax."""
+    """Temperature of the softmax loss."""
     n_negatives: PositiveInt = 128
-    """A positive; 1 in the paper."""
+    """Negatives per positive; 1 in the paper."""
     l2: NonNegativeFloat = 1e-4
-    """On the embeddings, before the graph, of each batch."""
+    """Regularisation of the embeddings of each batch, before propagation."""
     init_std: PositiveFloat = 0.1
-    """Of the normal distribution that embeddings start from."""
+    """Standard deviation of the normal distribution of the initial embeddings."""
     epochs: PositiveInt = 60
-    """Most epochs, or their number where there is no valid."""
+    """Largest number of epochs; exactly that many if there is no validation."""
     batch_size: NonNegativeInt = 8192
-    """Positives a step; each step goes over the whole graph."""
+    """Positives per step; each step propagates over the whole graph."""
     learning_rate: PositiveFloat = 0.01
-    """Of the schedule."""
+    """Learning rate; the highest one of the schedule."""
 
 
 class LightGcn(Recommender):
-    """score(u, i) = <e_u, e_i>, e being the mean of E, ÂE, …, ÂᴸE with Â = D^-½ A D^-½ (eq. 7 and 8).
+    """score(u, i) = <e_u, e_i>, where e is the mean of E, ÂE, …, ÂᴸE with Â = D^-½ A D^-½ (eq. 7 and 8).
 
-    Once fitted only the smoothed vectors are kept: they are what is served.
+    After the fit only the propagated vectors are used.
     """
 
     family = "lightgcn"
@@ -59,7 +59,7 @@ class LightGcn(Recommender):
         self.register_buffer("smoothed", torch.zeros(n_users + n_items, config.embedding_dim))
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn from the positive rows; negatives are items without any row of the user."""
+        """Fit on the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
         with seeded(seed_of(context.seed, "init"), context.device):
             nn.init.normal_(self.table.weight, std=self.config.init_std)
@@ -90,7 +90,7 @@ class LightGcn(Recommender):
 
     @torch.no_grad()
     def smoothen(self, graph: Tensor) -> "LightGcn":
-        """Make the embeddings of the moment those that are served."""
+        """Compute the served vectors from the current embeddings."""
         smooth = self._smooth(graph)  # (U + I, D)
         self.smoothed.copy_(F.normalize(smooth, dim=1) if self.config.loss == "softmax" else smooth)
         return self

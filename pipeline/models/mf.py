@@ -1,4 +1,4 @@
-"""Matrix factorization from implicit feedback: embeddings, a bias an item, and sampled negatives."""
+"""Matrix factorization with item biases and sampled negatives (BPR: Rendle et al., UAI 2009)."""
 
 from typing import Annotated, Literal
 
@@ -21,28 +21,28 @@ class MatrixFactorizationConfig(TrainingConfig):
     """Hyperparameters of `MatrixFactorization`."""
 
     embedding_dim: PositiveInt = 64
-    """Length of the vectors of users and items."""
+    """Length of the user and item vectors."""
     epochs: PositiveInt = 15
-    """Most epochs, or their number where there is no valid."""
+    """Largest number of epochs; exactly that many if there is no validation."""
     loss: Literal["bpr", "logistic", "softmax", "mse"] = "softmax"
-    """bpr: positive above negative; logistic: positive and negatives one by one; softmax: positive among the
-    negatives; mse: 1 for the positive, 0 for the negatives."""
+    """bpr: positive above each negative; logistic: binary cross-entropy; softmax: cross-entropy of the positive among
+    the negatives; mse: squared error to 1 for the positive and 0 for negatives."""
     n_negatives: PositiveInt = 16
-    """A positive."""
+    """Negatives per positive."""
     negatives: Negatives = "fresh"
-    """fresh: drawn anew in every epoch; static: once."""
+    """fresh: drawn in every epoch; static: drawn once."""
     negative_weight: PositiveFloat = 1.0
-    """logistic and mse: weight of one positive's negatives together, against 1 of the positive."""
+    """logistic and mse: total weight of the negatives of one positive, which itself has weight 1."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Negatives are drawn by popularity ** alpha; 0 is uniform."""
+    """Negatives are drawn with weight popularity ** alpha; 0 is uniform."""
     l2: NonNegativeFloat = 0.02
-    """On the embeddings of each batch, so rare users and items are held less."""
+    """Regularisation of the embeddings of each batch, so frequent users and items are regularised more."""
     item_bias: bool = True
-    """b_i: part of the score that is the same for every user; under `l2` too."""
+    """b_i: part of the score that is equal for all users; also regularised by `l2`."""
     init_std: PositiveFloat = 0.1
-    """Of the normal distribution that embeddings start from."""
+    """Standard deviation of the normal distribution of the initial embeddings."""
     sparse: bool | None = None
-    """Sparse gradients; None: for tables of more than 4 million parameters, unless CUDA has room for dense ones."""
+    """Sparse gradients. Unset: on the CPU for tables of more than 4 million parameters, on CUDA if memory is short."""
 
 
 class MatrixFactorization(Recommender):
@@ -60,7 +60,7 @@ class MatrixFactorization(Recommender):
         self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias, sparse=sparse)
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn from the positive rows; negatives are items without any row of the user."""
+        """Fit on the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
         self.user.sparse = self.item.sparse = self._sparse(context)
         with seeded(seed_of(context.seed, "init"), context.device):
@@ -80,7 +80,7 @@ class MatrixFactorization(Recommender):
         self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=True))
 
     def _sparse(self, context: FitContext) -> bool:
-        """A sparse update costs a CPU less than one of a large table; on CUDA it is many launches and waits."""
+        """Whether gradients are sparse: cheaper for large tables on a CPU; on CUDA many launches and syncs."""
         if self.config.sparse is not None:
             return self.config.sparse
         dim = self.config.embedding_dim + 1

@@ -18,31 +18,31 @@ DENSE_CELLS = 1 << 27
 
 
 class AutoencoderConfig(TrainingConfig):
-    """Hyperparameters that autoencoders of histories have in common."""
+    """Hyperparameters of all autoencoders of histories."""
 
     hidden_dim: PositiveInt = 600
     """Width of the layers between items and the latent vector."""
     embedding_dim: PositiveInt = 200
     """Length of the latent vector."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of a history that is hidden from the encoder while it learns."""
+    """Share of a history that is hidden from the encoder during the fit."""
     epochs: PositiveInt = 100
-    """Most epochs, or their number where there is no valid."""
+    """Largest number of epochs; exactly that many if there is no validation."""
     batch_size: NonNegativeInt = 100
-    """Users a step; 500 in the papers, of a hundred thousand users."""
+    """Users per step; 500 in the papers, for a hundred thousand users."""
     learning_rate: PositiveFloat = 0.001
-    """Of the schedule."""
+    """Learning rate; the highest one of the schedule."""
     patience: PositiveInt = 10
-    """Validations without a better figure after which the fit ends; epochs are few steps here."""
+    """Validations without improvement after which the fit ends; an epoch is only a few steps."""
 
 
 class MultVaeConfig(AutoencoderConfig):
     """Hyperparameters of `MultVae`."""
 
     beta: NonNegativeFloat = 0.2
-    """Weight of the divergence from the prior, reached at the end of the annealing."""
+    """Weight of the divergence from the prior, reached at the end of annealing."""
     anneal_steps: NonNegativeInt = 2000
-    """Steps over which the weight of the divergence climbs from 0 to beta."""
+    """Steps over which the weight of the divergence rises from 0 to beta."""
 
 
 class MultVae(Recommender):
@@ -64,7 +64,7 @@ class MultVae(Recommender):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # of the annealing; kept by checkpoints
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn to rebuild every history from a part of it."""
+        """Fit the reconstruction of every history from a part of it."""
         self.to(context.device)
         history = histories(train, "multvae")
         with seeded(seed_of(context.seed, "init"), context.device):
@@ -107,7 +107,7 @@ class MultVae(Recommender):
 
 
 def histories(train: Interactions, family: str) -> History:
-    """The distinct items of every user who has any; NotServable where nobody has."""
+    """The distinct items of every user who has any; NotServable if there are none."""
     history = train.history().distinct()
     users = torch.nonzero(history.lengths).flatten()  # (N,)
     if not len(users):

@@ -23,38 +23,38 @@ class NcfConfig(TrainingConfig):
     """Hyperparameters of `Ncf`."""
 
     variant: Literal["gmf", "mlp", "neumf"] = "neumf"
-    """Product of the embeddings, MLP over both, or the two side by side."""
+    """Product of the embeddings, MLP over both, or both: gmf, mlp, neumf."""
     embedding_dim: PositiveInt = 8
-    """Of each of the two towers of neumf, too."""
+    """Length of the user and item vectors, in each of the two towers of neumf."""
     layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64, 32)
-    """Widths of the hidden layers of the MLP, which reads the two embeddings side by side."""
+    """Widths of the hidden layers of the MLP, which reads the concatenated embeddings."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """After every hidden layer."""
+    """Dropout after every hidden layer."""
     n_negatives: PositiveInt = 4
-    """A positive."""
+    """Negatives per positive."""
     negatives: Negatives = "fresh"
-    """fresh: drawn anew in every epoch; static: once."""
+    """fresh: drawn in every epoch; static: drawn once."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Negatives are drawn by popularity ** alpha; 0 is uniform."""
+    """Negatives are drawn with weight popularity ** alpha; 0 is uniform."""
     init_std: PositiveFloat = 0.1
-    """Of the normal distribution that embeddings start from; torch's own is 1."""
+    """Standard deviation of the normal distribution of the initial embeddings; 1 in torch."""
     epochs: PositiveInt = 30
-    """Most epochs, or their number where there is no valid."""
+    """Largest number of epochs; exactly that many if there is no validation."""
     batch_size: NonNegativeInt = 4096
-    """Positives and negatives of a step together; 0: all at once."""
+    """Positives and negatives per step; 0: all at once."""
     learning_rate: PositiveFloat = 0.003
-    """Of adam, unless `optimizer` says otherwise."""
+    """Learning rate of the optimizer."""
 
     pretrain: bool = False
-    """neumf: fit gmf and mlp alone first, with the other settings as they are, and start from their weights."""
+    """neumf: first fit gmf and mlp separately with the same settings, and start from their weights."""
     pretrain_epochs: PositiveInt = 10
-    """Of each of the two."""
+    """Epochs of each of the two."""
     pretrain_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of gmf in the output layer, 1 - that of mlp: the trade-off of the paper."""
+    """Share of gmf in the output layer, the rest being mlp's: the trade-off of the paper."""
     finetune_optimizer: Literal["sgd", "adam", "adamw", "adagrad"] = "sgd"
-    """Of the whole after pre-training; the paper's is sgd, as adam's moments are not carried over."""
+    """Optimizer after pre-training; sgd in the paper, since adam's moments are not carried over."""
     finetune_rate: PositiveFloat = 0.1
-    """Its learning rate; the learning-rate finder is not asked."""
+    """Learning rate after pre-training; the learning-rate finder is not used."""
 
     @model_validator(mode="after")
     def _two_parts(self) -> "NcfConfig":
@@ -67,7 +67,7 @@ class Ncf(Recommender):
     """score(u, i) = h · [p_u ∘ q_i ; MLP(p'_u, q'_i)] + c, a logit fitted by cross-entropy (eq. 7 to 12).
 
     The variants gmf and mlp have one of the two halves. As the first layer of the MLP is linear before its
-    ReLU, W [p ; q] = W_u p + W_i q: its two parts are computed once a user and once an item, not once a pair.
+    ReLU, W [p ; q] = W_u p + W_i q: its two parts are computed once per user and once per item, not once per pair.
     """
 
     family = "ncf"
@@ -88,7 +88,7 @@ class Ncf(Recommender):
         self.out = nn.Linear(width, 1)
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn from the positive rows; negatives are items without any row of the user."""
+        """Fit on the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
         with seeded(seed_of(context.seed, "init"), context.device):
             self.apply(self._start)

@@ -19,36 +19,36 @@ class PmfConfig(TrainingConfig):
     """Hyperparameters of `Pmf`."""
 
     embedding_dim: PositiveInt = 16
-    """D of the paper."""
+    """Length of the user and item vectors: D of the paper."""
     epochs: PositiveInt = 15
-    """Most epochs, or their number where there is no valid."""
+    """Largest number of epochs; exactly that many if there is no validation."""
     batch_size: NonNegativeInt = 512
-    """Ratings a step; 0: all at once (never as a dense matrix)."""
+    """Ratings per step; 0: all at once, without a dense matrix."""
     learning_rate: PositiveFloat = 0.005
-    """At the start of the schedule."""
+    """Learning rate at the start of the schedule."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
-    """As for every gradient family."""
+    """Learning-rate schedule, as for all gradient families."""
     l2: NonNegativeFloat = 0.1
-    """λ of the paper: Gaussian priors on embeddings and biases, as a squared norm for every rating."""
+    """λ of the paper: Gaussian priors on embeddings and biases, as a squared norm per rating."""
     l2_bias: NonNegativeFloat | None = None
-    """The same of biases alone; None: as `l2`."""
+    """The same for biases only. Unset: as `l2`."""
     l2_per: Literal["rating", "row"] = "rating"
-    """What one such term is of. row: of a user or item, as in the paper; rating: of each of their ratings, which
-    holds those with many as much as those with few (Zhou et al., AAIM 2008)."""
+    """row: one such term per user or item, as in the paper; rating: one per rating, which regularises those with many
+    ratings as much as those with few (Zhou et al., AAIM 2008)."""
     user_bias: bool = True
-    """b_u: how far a user's ratings lie above the others'."""
+    """b_u: how far a user's ratings are above average."""
     item_bias: bool = True
-    """b_i: how far an item's ratings lie above the others'."""
+    """b_i: how far an item's ratings are above average."""
     global_bias: bool = True
-    """μ: starts from the mean rating and is learnt on; without it, predictions start from 0."""
+    """μ: starts at the mean rating and is learned; without it, predictions start at 0."""
     init: Literal["normal", "uniform"] = "normal"
-    """Distribution that the embeddings start from."""
+    """Distribution of the initial embeddings."""
     init_std: PositiveFloat = 0.1
-    """Of `normal`, with mean 0."""
+    """Standard deviation of `normal`, which has mean 0."""
     init_range: tuple[float, float] = (0.0, 0.1)
-    """Of `uniform`: lowest and highest."""
+    """Lowest and highest value of `uniform`."""
     clip: bool = True
-    """Keep predictions within the lowest and highest rating of the fit."""
+    """Clip predictions to the lowest and highest rating of the fit."""
 
 
 class Pmf(Recommender):
@@ -74,7 +74,7 @@ class Pmf(Recommender):
         self.register_buffer("range", torch.tensor([-torch.inf, torch.inf]))
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn from the rows with a rating, positive or not."""
+        """Fit on the rows with a rating, positive or not."""
         if train.ratings is None:
             raise NotServable("pmf learns from ratings, and this data set has none")
         rows = train.rated()
@@ -103,7 +103,7 @@ class Pmf(Recommender):
             return losses.mean()
 
         steps = Steps(static=everything is None)
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, self._telling_mse(context, rows), steps)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, self._logging_mse(context, rows), steps)
 
     def _loss_in_few_kernels(self, users: Tensor, items: Tensor, ratings: Tensor, l2: Tensor) -> Tensor:
         """The loss of a batch whose priors are terms of a rating, `l2` (4,); sums are in another order."""
@@ -132,11 +132,11 @@ class Pmf(Recommender):
             users, items = [*users, torch.ones_like(users[0][:, :1])], [*items, self.item_bias.weight]
         return torch.cat(users, 1), torch.cat(items, 1)
 
-    def _telling_mse(self, context: FitContext, rows: Interactions) -> FitContext:
-        """The same, but whenever valid is measured the log gets the squared error on train, without priors, too."""
+    def _logging_mse(self, context: FitContext, rows: Interactions) -> FitContext:
+        """The same context, but validations also log the squared error on train, without priors."""
         if context.validate is None:
             return context
-        validate, told = context.validate, context.log
+        validate, log_epoch = context.validate, context.log
         at_validation: dict[str, float] = {}
 
         def measure(model: Any) -> float:
@@ -150,7 +150,7 @@ class Pmf(Recommender):
         def log(epoch: int, values: dict[str, float]) -> None:
             values |= at_validation  # in place: a checkpoint keeps it
             at_validation.clear()
-            told(epoch, values)
+            log_epoch(epoch, values)
 
         return replace(context, validate=measure, log=log)
 

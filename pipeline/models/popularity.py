@@ -1,4 +1,4 @@
-"""Popularity: the most interacted-with items, of the whole history or of its last days."""
+"""Popularity: the items with the most interactions, in the whole history or its last days."""
 
 import torch
 from pydantic import PositiveFloat
@@ -14,16 +14,16 @@ class PopularityConfig(ModelConfig):
     """Hyperparameters of `Popularity`."""
 
     window_days: PositiveFloat | None = None
-    """Only interactions of that many days before the last one count; None: all."""
+    """Count only interactions of that many days before the last one. Unset: all."""
 
 
 class Popularity(Recommender):
-    """Score = positive interactions of the item, ties by those of the whole history."""
+    """score(u, i) = number of positive interactions of i in the window; ties by the whole history."""
 
     family = "popularity"
     Config = PopularityConfig
     personal = False
-    reads_history = True  # it needs none, so it serves users it never saw
+    reads_history = True  # it needs none, so it serves users that the fit has not seen
     serves_everyone = True
 
     def __init__(self, config: PopularityConfig, n_users: int, n_items: int):

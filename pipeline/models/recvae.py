@@ -1,7 +1,8 @@
-"""RecVAE: Mult-VAE with a prior that remembers, user-specific β and alternating updates (Shenbin et al., WSDM 2020)."""
+"""RecVAE: Mult-VAE with a composite prior, user-specific β and alternating updates (Shenbin et al., WSDM 2020)."""
 
 import copy
 import math
+from typing import Any, ClassVar
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -31,10 +32,10 @@ WIDE = 10.0
 
 
 class RecVaeConfig(AutoencoderConfig):
-    """Hyperparameters of `RecVae`; the paper's learning rate is 0.0005, of larger steps."""
+    """Hyperparameters of `RecVae`; the learning rate of the paper is 0.0005, for larger batches."""
 
     gamma: NonNegativeFloat = 0.005
-    """Weight of a user's divergence from the prior, for each item of the history."""
+    """Weight of a user's divergence from the prior, per item of the history."""
     encoder_steps: PositiveInt = 3
     """Steps of the encoder before each step of the decoder."""
 
@@ -51,7 +52,7 @@ class Encoder(nn.Module):
         self.to_latent = nn.Linear(hidden_dim, 2 * embedding_dim)
 
     def reset_parameters(self) -> None:
-        """Start anew."""
+        """Draw initial weights."""
         for layer in (*self.layers, *self.norms, self.to_latent):
             layer.reset_parameters()  # type: ignore[operator]
         nn.init.xavier_normal_(self.into.weight)
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
 
 
 class RecVae(Recommender):
-    """Histories to logits over all items, by a deep encoder and a linear decoder, which learn in turns.
+    """Histories to logits over all items, by a deep encoder and a linear decoder, which are updated alternately.
 
     A step is the encoder's or the decoder's; the other part gets no gradient and so no update. Which it is follows
     from `step`, a number on the host that is part of the state: a fit that goes on from a checkpoint keeps its turn.
@@ -79,6 +80,7 @@ class RecVae(Recommender):
     family = "recvae"
     Config = RecVaeConfig
     reads_history = True
+    for_tiny_data: ClassVar[dict[str, Any]] = {"learning_rate": 0.005}  # deep layers need smaller steps
 
     def __init__(self, config: RecVaeConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)

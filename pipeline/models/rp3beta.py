@@ -14,18 +14,18 @@ class Rp3BetaConfig(ItemGraphConfig):
     """Hyperparameters of `Rp3Beta`."""
 
     alpha: NonNegativeFloat = 1.0
-    """Exponent of the probabilities of the steps, item to user and user to item."""
+    """Exponent of the step probabilities, item to user and user to item."""
     beta: NonNegativeFloat = 0.6
-    """Exponent of the popularity by which the score of an item is divided."""
+    """Exponent of an item's popularity, by which its score is divided."""
     normalize: bool = True
-    """Edges from an item sum to 1, so that all items of a history say as much."""
+    """Scale the edges of an item to sum 1, so that all items of a history count equally."""
 
 
 class Rp3Beta(ItemGraph):
     """score(u, j) = sum over i of the history, v of the users of i, of (1/n_i)^α (1/n_v)^α / n_j^β.
 
-    n counts interactions. The first step, from the user, is the same for all items and left out. Of every
-    item i the heaviest edges are kept, then of those that lead to one item j the heaviest again.
+    n counts interactions. The first step, from the user, is equal for all items and left out. The heaviest
+    edges from every item i are kept, and of these the heaviest to every item j.
     """
 
     family = "rp3beta"
@@ -33,7 +33,7 @@ class Rp3Beta(ItemGraph):
     config: Rp3BetaConfig
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Walk, by tiles of items."""
+        """Compute the walks, by tiles of items."""
         self.to(context.device)
         history = train.history().distinct()
         by_item = history.transposed()

@@ -23,38 +23,38 @@ class SasRecConfig(TrainingConfig):
     """Hyperparameters of `SasRec`."""
 
     embedding_dim: PositiveInt = 64
-    """Length of the vectors of items and places."""
+    """Length of the item and position vectors."""
     blocks: PositiveInt = 2
-    """Layers of attention and feed-forward."""
+    """Transformer blocks: attention and feed-forward."""
     heads: PositiveInt = 2
-    """Parts that attention is divided into; divides embedding_dim."""
+    """Attention heads; must divide embedding_dim."""
     max_length: PositiveInt = 200
-    """Events that are read; longer histories are learnt from in pieces and served by their latest events."""
+    """Events that are read. Longer histories are cut into pieces in the fit, and served by their latest events."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Of embeddings, and of what attention and layers add."""
+    """Dropout of embeddings, and of the outputs of attention and layers."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     """softmax: over all items; sampled_softmax: over the target and n_negatives; gbce: Petrov and Macdonald 2023."""
     n_negatives: PositiveInt = 256
-    """Of the sampled losses, uniform, drawn once a step."""
+    """Negatives of the sampled losses: uniform, drawn once per step."""
     calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """t of gbce: 0 is plain binary cross-entropy, 1 undoes all overconfidence that sampling brings."""
+    """t of gbce: 0 is plain binary cross-entropy, 1 corrects all overconfidence due to sampling."""
     epochs: PositiveInt = 25
-    """Most epochs, or their number where there is no valid."""
+    """Largest number of epochs; exactly that many if there is no validation."""
     batch_size: NonNegativeInt = 32
-    """Pieces of histories a step; each is up to max_length events, so small batches are many targets."""
+    """Pieces of histories per step; each has up to max_length events, so small batches have many targets."""
     learning_rate: PositiveFloat = 0.001
-    """Of the schedule."""
+    """Learning rate; the highest one of the schedule."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "cosine"
-    """As of every gradient family."""
+    """Learning-rate schedule, as for all gradient families."""
     patience: PositiveInt = 6
-    """Validations without a better figure after which the fit ends; figures of next items are noisy."""
+    """Validations without improvement after which the fit ends; next-item metrics are noisy."""
 
 
 class SasRec(Recommender):
-    """score(u, i) = <h, q_i>, h being the last state of a causal transformer over the user's history.
+    """score(u, i) = <h, q_i>, where h is the last state of a causal transformer over the user's history.
 
     Item vectors q are shared by input and output. Blocks normalise before each part (Xiong et al. 2020). Events of
-    one moment, whose order means nothing, are learnt from in a new order every time.
+    one moment have no order; the fit shuffles them every time.
     """
 
     family = "sasrec"
@@ -75,7 +75,7 @@ class SasRec(Recommender):
         self.drop = Dropout(config.dropout)
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Learn to tell every event from those before it."""
+        """Fit the prediction of every event from those before it."""
         if train.timestamps is None:
             raise NotServable("sasrec learns from the order of events, and rows of this data set have no time")
         self.to(context.device)
@@ -99,7 +99,7 @@ class SasRec(Recommender):
     def _states(self, items: Tensor, real: Tensor, padded: bool = False) -> Tensor:
         """State after every real event, row by row, (B, L), (B, L) -> (T, D); `padded`: after every place, (B L, D).
 
-        Padding, which is behind, takes part in nothing but attention, where it is never looked at.
+        Padding comes last. It takes part only in attention, where causal masking hides it.
         """
         if padded:
             events, read = None, items.flatten()  # (B L,)

@@ -20,27 +20,27 @@ class SlimConfig(ModelConfig):
     """Hyperparameters of `Slim`."""
 
     l1: NonNegativeFloat = 2.0
-    """λ1 of the paper: on the sum of the absolute weights; more of it, fewer weights."""
+    """λ1 of the paper, on the sum of absolute weights: larger values give fewer weights."""
     l2: NonNegativeFloat = 50.0
-    """λ2 of the paper: on half the sum of the squared weights."""
+    """λ2 of the paper, on half the sum of squared weights."""
     nonnegative: bool = True
-    """Weights are 0 or more, as in the first SLIM (Ning and Karypis, ICDM 2011); only then items of at most `l1`
-    users can be left out of the solving, which changes nothing in its result."""
+    """Weights are 0 or more, as in the first SLIM (Ning and Karypis, ICDM 2011); only then can items of at most
+    `l1` users be left out, which does not change the result."""
     rho: PositiveFloat = 1000.0
-    """ρ of the paper: the step of the iterations. It changes how soon they end, not where."""
+    """ρ of the paper: the step size. It changes the number of iterations, not the solution."""
     iterations: PositiveInt = 100
-    """At most so many."""
+    """Largest number of iterations."""
     tolerance: PositiveFloat = 0.01
-    """Iterations end when both residuals, relative to the weights and to their duals, are below it. Figures on valid
-    are the same with a tenth of it, at three times the cost."""
+    """Iterations end when both residuals, relative to the weights and to their duals, are below it. Metrics on
+    valid are the same with a tenth of it, at three times the cost."""
     max_side: PositiveInt = 20_000
-    """Most items that are solved for: the time grows with the cube."""
+    """Largest number of items that is fitted: the time grows with its cube."""
 
 
 class Slim(Recommender):
     """min over B of ½|X - XB|² + l2/2 |B|² + l1 |B|₁ with diag(B) = 0; the score is a user's binary history times B.
 
-    Columns of B don't know one another, so they are solved in tiles, from one inverse P = (XᵀX + (l2 + ρ)I)⁻¹.
+    Columns of B are independent, so they are solved in tiles, from one inverse P = (XᵀX + (l2 + ρ)I)⁻¹.
     Kept by target item: row j has the items whose weight to j isn't 0.
     """
 
@@ -59,7 +59,7 @@ class Slim(Recommender):
         self.register_buffer("weights", torch.zeros(0))  # (E,)
 
     def fit(self, train: Interactions, context: FitContext) -> None:
-        """Solve; what the deadline leaves no time for is cut off the iterations."""
+        """Solve; a deadline reduces the number of iterations."""
         self.to(context.device)
         history, counts = train.history(), train.item_counts()  # counts (I,)
         held = counts > self.config.l1 if self.config.nonnegative else counts > 0  # (I,); the others' weights are 0

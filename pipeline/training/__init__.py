@@ -1,4 +1,4 @@
-"""Training of gradient families: interactions as tensors, negative sampling, the one training loop, optimizers,
+"""Training of gradient families: interactions as tensors, negative sampling, the training loop, optimizers,
 checkpoints and devices.
 """
 

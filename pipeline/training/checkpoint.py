@@ -1,4 +1,4 @@
-"""A gradient fit at rest, between two epochs: one safetensors file whose header holds the rest as JSON."""
+"""Checkpoints of gradient fits between two epochs: one safetensors file with the progress as JSON in its header."""
 
 import json
 import os
@@ -17,59 +17,59 @@ from pipeline.core.console import log
 from pipeline.core.fault_injection import fault
 
 SNAPSHOT_SECONDS = 1.0
-"""At least, from one snapshot to the next: about what a signal costs, beside the epoch that it interrupts."""
-WORTH_OF_SNAPSHOTS = 0.05
-"""Share of a fit's time that they may take."""
+"""Least time between two snapshots: about what a signal loses, in addition to the epoch that it interrupts."""
+SNAPSHOT_SHARE = 0.05
+"""Largest share of a fit's time spent on snapshots."""
 
 
 @dataclass
 class Progress:
-    """How far a fit is, apart from its tensors."""
+    """Progress of a fit, without its tensors."""
 
     epoch: int = 0
-    """Finished epochs."""
+    """Number of finished epochs."""
     best: float | None = None
     best_epoch: int | None = None
     waited: int = 0
-    """Validations since the best."""
+    """Validations since the best one."""
     batch_size: int = 0
     halved: bool = False
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     seconds: float = 0.0
-    """That the fit has taken, by all processes that worked on it."""
+    """Time that the fit has taken, including processes that were killed."""
 
 
 Snapshot = tuple[dict[str, Tensor], dict[str, str]]
-"""Tensors in memory of their own, and the header."""
+"""Copies of the tensors, and the header."""
 
 
 class CheckpointWriter:
-    """Keeps a fit as it was after an epoch: in memory while that is cheap, and at `path` every `every` seconds.
+    """Keeps snapshots of a fit after its epochs: in memory if that is cheap, and at `path` every `every` seconds.
 
-    What is in memory goes to `path` too where a signal ends the block: a half-done epoch can't be gone on from.
-    Without a path nothing is kept.
+    If a signal ends the block, the snapshot in memory is written to `path`, because a fit can't resume in the middle
+    of an epoch. Without a path nothing is kept.
     """
 
     def __init__(self, path: Path | None, every: float):
         self.path, self.every = path, every
         self.taken = self.written = time.monotonic()
         self.latest: Snapshot | None = None
-        self.cost = 0.0  # seconds that the last snapshot took
+        self.cost = 0.0  # seconds of the last snapshot
 
     def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind and not issubclass(kind, Exception):
-            self.write("at the end")
+            self.write("at the end of the fit")
 
     def after_epoch(self, epoch: int, take: Callable[[], Snapshot]) -> None:
-        """Take a snapshot where the last one is old enough, by `take`; write it where that is due."""
+        """Take a snapshot with `take` if the last one is old enough, and write it if that is due."""
         if self.path is None:
             return
         now = time.monotonic()
         due = now - self.written >= self.every
-        if due or now - self.taken >= max(SNAPSHOT_SECONDS, self.cost / WORTH_OF_SNAPSHOTS):
+        if due or now - self.taken >= max(SNAPSHOT_SECONDS, self.cost / SNAPSHOT_SHARE):
             self.latest = take()
             self.taken = time.monotonic()
             self.cost = self.taken - now
@@ -78,12 +78,12 @@ class CheckpointWriter:
             self.written = time.monotonic()
 
     def write(self, when: str) -> None:
-        """Write the last snapshot, if there is one; a full disk costs only the checkpoint."""
+        """Write the last snapshot, if there is one. A full disk loses only the checkpoint, not the fit."""
         try:
             if self.path and self.latest:
                 write(self.path, self.latest)
         except OSError as error:
-            log.warning("no checkpoint %s: %s", when, error)
+            log.warning("no checkpoint was written %s: %s", when, error)
 
 
 def snapshot(
@@ -93,7 +93,7 @@ def snapshot(
     progress: Progress,
     identity: str,
 ) -> Snapshot:
-    """A fit as it is now. `identity` names it; only that fit can go on from it."""
+    """The current state of a fit. Only a fit with the same `identity` can resume from it."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best_state.items()}
     plain: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def snapshot(
 
 
 def write(path: Path, kept: Snapshot) -> None:
-    """Replace the checkpoint at `path` whole."""
+    """Replace the checkpoint at `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -124,9 +124,9 @@ def write(path: Path, kept: Snapshot) -> None:
 def read(
     path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], identity: str
 ) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Put model and optimizers back as `write` found them; the progress and the best state.
+    """Restore model and optimizers from a checkpoint; returns the progress and the best state.
 
-    None, with everything as it was, where there is no checkpoint, or a damaged one, or another fit's.
+    Returns None and changes nothing if there is no checkpoint, or if it is damaged or belongs to another fit.
     """
     if not path.exists():
         return None
@@ -140,7 +140,7 @@ def read(
             progress = Progress(**json.loads(header["progress"]))
             plain = json.loads(header["plain"])
         if not (isinstance(plain, dict) and _same_shapes(_below(tensors, "model/"), model.state_dict())):
-            raise ValueError("it has not the tensors of this model")
+            raise ValueError("its tensors are not those of this model")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         log.warning("%s can't be read and is ignored: %s", path, error)
         return None

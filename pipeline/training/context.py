@@ -1,4 +1,4 @@
-"""What a fit is given and what it may raise; below the families and below the training loop."""
+"""Inputs of a fit, and the error that it may raise. Families and the training loop build on this module."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,74 +19,76 @@ class ModelConfig(BaseModel):
 
 
 class NotServable(ValueError):
-    """A family can't be used here (no timestamps, catalog too large, …), for the reason in the message.
+    """A family can't be used here (no timestamps, catalog too large, …); the message gives the reason.
 
-    The night goes on without it.
+    The night continues without it.
     """
 
 
 class ProcessGroup:
-    """The processes that fit a model together: this one, alone. For several see distributed.py."""
+    """The processes that fit one model together. This class is the group of one; distributed.py has larger ones."""
 
     rank, size = 0, 1
 
     def broadcast(self, value: T) -> T:
-        """What process 0 says, in all of them."""
+        """The value of process 0, in all processes."""
         return value
 
-    def backward(self, model: nn.Module, rows: Tensor, backward: Callable[[Tensor], Tensor], look: bool) -> Tensor:
-        """Put the gradient of the loss of rows (B,) into the model, by `backward`; that loss, ().
+    def backward(
+        self, model: nn.Module, rows: Tensor, run_backward: Callable[[Tensor], Tensor], check_memory: bool
+    ) -> Tensor:
+        """Store the gradient of the loss of rows (B,) in the model by `run_backward`; returns the loss, ().
 
-        With `look` memory that is out in any process is so in all.
+        With `check_memory`, if one process is out of memory then all of them raise.
         """
-        return backward(rows)
+        return run_backward(rows)
 
     def out_of_memory(self, error: torch.OutOfMemoryError) -> NoReturn:
-        """Raise what a step without memory comes to: `error` where all processes have it."""
+        """Raise for a step that ran out of memory: `error` itself if all processes raise it."""
         raise error
 
 
 @dataclass
 class FitStats:
-    """What a fit tells of itself."""
+    """What a fit reports about itself."""
 
     cut_short: bool = False
-    """The deadline ended it early."""
+    """The deadline ended the fit early."""
     earlier_seconds: float = 0.0
-    """It goes on from a checkpoint, and had taken so long by then."""
+    """Time that earlier processes spent on this fit, if it resumed from a checkpoint."""
 
 
 @dataclass
 class FitContext:
-    """What a fit may use beside its data."""
+    """What a fit may use in addition to its data."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: str = "auto"
     seed: int = 42
     log: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
-    """Called once an epoch (1-based) with its figures."""
+    """Called after every epoch with its number, from 1, and its metrics."""
     validate: Callable[[Any], float] | None = None
-    """The model's figure that selects, on valid, higher is better; None: there is no valid, as in a refit."""
+    """The selection metric on valid, higher is better; None: there is no validation, as in a refit."""
     per_user: Callable[[Any], Any] | None = None
-    """The same figure of every user it is a mean of, (N,), NaN where a user has none; for blends."""
+    """The same metric per user, (N,), NaN where a user has none; for blends."""
     epochs: int | None = None
-    """Fixed number of epochs, as found earlier; None: the family decides, by `validate` where it is given."""
+    """Fixed number of epochs, as an earlier fit found it; None: the family decides, by `validate` if given."""
     deadline: float | None = None
-    """On time.monotonic(); a gradient fit stops after the last epoch that ends before it, if each takes as long as
-    the longest so far, and gives up where the first one doesn't."""
+    """In time.monotonic() seconds. A gradient fit stops after the last epoch that would end before it if each took as
+    long as the longest so far, and gives up if the first epoch would not."""
     checkpoint: Path | None = None
-    """File in which a long gradient fit keeps its state, and from which it goes on after it was killed."""
+    """File in which a long gradient fit keeps its state, and from which it resumes after it was killed."""
     finder: Callable[[Any], float | None] | None = None
-    """Called by the training loop with its Stepper before the first epoch; returns the learning rate to start from,
-    None: the configured one. Families without gradient steps never call it."""
+    """Called by the training loop with its Stepper before the first epoch. Returns the learning rate to start from, or
+    None for the configured one. Families without gradient steps don't call it."""
     memory: int | None = None
-    """Bytes that a fit may hold; None: no limit. Families of large matrices refuse instead of passing it."""
+    """Bytes that a fit may allocate; None: no limit. Families with large matrices refuse instead of exceeding it."""
     graphs: bool = True
-    """On CUDA, steps whose shapes never change are replayed as CUDA graphs (step_graphs.py)."""
+    """On CUDA, replay steps whose shapes never change as CUDA graphs (step_graphs.py)."""
     world: ProcessGroup = field(default_factory=ProcessGroup)
-    """Who fits the model with this process: a gradient fit takes its steps together with them."""
+    """The processes that take each step of a gradient fit together with this one."""
     stats: FitStats = field(default_factory=FitStats)
-    """Copies of a context have the same one: what a family's loop sets, the caller sees."""
+    """Shared by copies of a context, so that the caller sees what the training loop sets."""
 
     @property
     def cut_short(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where and in which precision to compute; resolved once a run."""
+"""Device, precision, threads and memory of a run."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import torch
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; anything else is what torch calls it."""
+    """The device: `auto` is CUDA if available, else the CPU; other names are torch's. ValueError: it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -17,9 +17,9 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """Mixed precision where the hardware has it: `auto` is bfloat16 on CUDA that supports it, else float32.
+    """Mixed precision: `auto` is bfloat16 on CUDA hardware that supports it, else float32.
 
-    `bf16` on a CPU without AMX is many times slower than float32, so `auto` never picks it there.
+    On a CPU without AMX `bf16` is many times slower than float32, so `auto` never selects it on CPUs.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise ValueError(f"precision = {precision!r}: use auto, fp32 or bf16")
@@ -29,17 +29,17 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
 
 
 def set_threads(threads: int, processes: int = 1) -> None:
-    """Limit torch's threads to `threads`; 0 leaves one a core, shared among `processes`."""
+    """Limit torch's threads to `threads`; 0 means one per core, divided among `processes`."""
     torch.set_num_threads(threads or max((os.cpu_count() or 1) // processes, 1))
 
 
 def on_device(device: torch.device) -> str:
-    """The kind of device as it enters the keys of models: results are the same only within a kind."""
+    """The kind of device for the keys of models: results are equal only within a kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def memory_budget(limit: str | None, device: torch.device) -> int:
-    """Bytes that one fit may hold: `limit`, e.g. "4GB"; without one, half the machine's, or what CUDA has free."""
+    """Bytes that one fit may allocate: `limit`, e.g. "4GB"; by default half of the RAM, or what is free on CUDA."""
     if limit is not None:
         return parse_bytes(limit)
     if device.type == "cuda":
@@ -48,7 +48,7 @@ def memory_budget(limit: str | None, device: torch.device) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """`4GB`, `512 MiB`, `1.5tb` in bytes; ValueError says how to write it."""
+    """Bytes of `4GB`, `512 MiB` or `1.5tb`; ValueError explains the format."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
     try:
         assert match is not None

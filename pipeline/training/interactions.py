@@ -1,4 +1,4 @@
-"""Interactions as tensors on one device, and the history of users as compressed rows."""
+"""Interactions as tensors on one device, and histories as compressed sparse rows."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 
 @dataclass(frozen=True)
 class History:
-    """Events of B users, oldest first within a user: row b is `items[offsets[b] : offsets[b + 1]]`."""
+    """Events of B users, oldest first within a user; row b is `items[offsets[b] : offsets[b + 1]]`."""
 
     offsets: Tensor  # (B + 1,) int64
     items: Tensor  # (E,) int64
@@ -20,7 +20,7 @@ class History:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of events a row, (B,)."""
+        """Number of events per row, (B,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
     @property
@@ -33,7 +33,7 @@ class History:
         return len(self.offsets) - 1
 
     def __getitem__(self, rows: Tensor) -> "History":
-        """The rows asked for, in that order; (B',) indices."""
+        """The rows with these indices (B',), in that order."""
         lengths = self.lengths[rows]  # (B',)
         offsets = torch.zeros(len(rows) + 1, dtype=torch.long, device=rows.device)
         torch.cumsum(lengths, 0, out=offsets[1:])
@@ -43,18 +43,18 @@ class History:
         return History(offsets, self.items[events], self.n_items)
 
     def dense(self) -> Tensor:
-        """1 where the user has the item, else 0; (B, I) float32."""
+        """A matrix with 1 where the user has the item, else 0; (B, I) float32."""
         matrix = torch.zeros(len(self), self.n_items, device=self.items.device)
         matrix[self.rows, self.items] = 1.0
         return matrix
 
     def distinct(self) -> "History":
-        """The same rows with every item once, by item index."""
+        """The same rows with every item once, ordered by item index."""
         keys = torch.unique(self.rows * self.n_items + self.items)  # (E',)
         return History.of(keys // self.n_items, keys % self.n_items, len(self), self.n_items)
 
     def transposed(self) -> "History":
-        """Items as rows: whom each belongs to, by row."""
+        """The transposed matrix: items as rows of the users that have them, ordered by user."""
         return History.of(self.items, self.rows, self.n_items, len(self))
 
     def to(self, device: torch.device | str) -> "History":
@@ -62,14 +62,14 @@ class History:
         return History(self.offsets.to(device), self.items.to(device), self.n_items)
 
     def sparse(self, values: Tensor | None = None) -> Tensor:
-        """`values` (E,), or ones, as a sparse (B, I) matrix. Items must be distinct within a row."""
+        """A sparse (B, I) matrix of `values` (E,), by default 1. Items must be distinct within a row."""
         values = torch.ones(len(self.items), device=self.items.device) if values is None else values
         size = (len(self), self.n_items)
         return torch.sparse_csr_tensor(self.offsets, self.items, values, size, check_invariants=False)
 
     @classmethod
     def of(cls, users: Tensor, items: Tensor, n_users: int, n_items: int) -> "History":
-        """From pairs in time order, (N,) each; keeps their order within a user."""
+        """From pairs in time order, (N,) each; the order within a user is kept."""
         order = torch.argsort(users, stable=True)
         counts = torch.bincount(users, minlength=n_users)
         offsets = torch.zeros(n_users + 1, dtype=torch.long, device=users.device)
@@ -78,7 +78,7 @@ class History:
 
     @classmethod
     def of_lists(cls, lists: list[list[int]], n_items: int, device: torch.device | str = "cpu") -> "History":
-        """From item indices a user, oldest first."""
+        """From a list of item indices per user, oldest first."""
         lengths = torch.tensor([0, *map(len, lists)], device=device)
         flat = torch.tensor([i for row in lists for i in row], dtype=torch.long, device=device)
         return cls(torch.cumsum(lengths, 0), flat, n_items)
@@ -86,7 +86,7 @@ class History:
 
 @dataclass(frozen=True)
 class Interactions:
-    """What a fit may know: N kept rows, ordered by user, then time. All tensors are (N,) and on one device."""
+    """N interactions that a fit may read, ordered by user, then time. All tensors are (N,) and on one device."""
 
     users: Tensor  # int64
     items: Tensor  # int64
@@ -103,7 +103,7 @@ class Interactions:
     def of_frame(
         cls, frame: pl.DataFrame, n_users: int, n_items: int, device: torch.device | str = "cpu"
     ) -> "Interactions":
-        """From rows of the encoded table; columns without any value become None."""
+        """From rows of the encoded table; columns without values become None."""
 
         def tensor(name: str, dtype: pl.DataType | type[pl.DataType]) -> Tensor:
             return torch.from_numpy(frame[name].cast(dtype).to_numpy(writable=True)).to(device)
@@ -124,12 +124,12 @@ class Interactions:
         )
 
     def select(self, rows: Tensor) -> "Interactions":
-        """The rows of a mask or an index, in order."""
+        """The rows of a mask or of indices, in order."""
         parts = {n: getattr(self, n) for n in ("users", "items", "ratings", "timestamps", "positive")}
         return replace(self, **{n: None if t is None else t[rows] for n, t in parts.items()})
 
     def positives(self) -> "Interactions":
-        """The rows that count as positive for ranking."""
+        """The positive rows."""
         return self if self.positive is None else self.select(self.positive)
 
     def rated(self) -> "Interactions":
@@ -139,12 +139,12 @@ class Interactions:
         return self.select(~torch.isnan(self.ratings))
 
     def history(self) -> History:
-        """The positive rows as compressed rows a user, oldest first."""
+        """The positive rows as one compressed row per user, oldest first."""
         rows = self.positives()
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
 
     def item_counts(self) -> Tensor:
-        """Positive rows an item, (I,) float32."""
+        """Number of positive rows per item, (I,) float32."""
         return torch.bincount(self.positives().items, minlength=self.n_items).float()
 
     def to(self, device: torch.device | str) -> "Interactions":

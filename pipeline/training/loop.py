@@ -1,4 +1,4 @@
-"""The one training loop of all gradient families: shuffling, steps, early stopping, best state."""
+"""The training loop of all gradient families: shuffling, steps, early stopping, best state."""
 
 import math
 import time
@@ -23,30 +23,30 @@ from pipeline.training.step_graphs import StepGraphs
 __all__ = ["Diverged", "Stepper", "Steps", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
 
 CHECKPOINT_SECONDS = 180.0
-"""From one checkpoint to the next; shorter fits leave none, unless a signal ends them."""
+"""Time between two checkpoints; shorter fits write none, unless a signal ends them."""
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
-"""Mean loss of the rows (B,) of a batch; whatever it draws comes from the generator."""
+"""Mean loss of the rows (B,) of a batch; all random numbers come from the generator."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What is special about a family's steps."""
+    """Properties of a family's steps."""
 
     static: bool = False
-    """Whole batches of one size are tensors of one shape each, and the loss asks the device for nothing: on CUDA such
-    steps are replayed as graphs."""
+    """Batches of one size give tensors of constant shapes, and the loss never waits for the device. On CUDA such steps
+    are replayed as graphs."""
     turn: Callable[[], Hashable] | None = None
-    """Called before each step; steps of one turn do the same work."""
+    """Called before each step; steps with equal results run the same operations."""
 
 
 class Diverged(NotServable):
-    """The loss or the parameters are no longer finite."""
+    """The loss or the parameters are not finite any more."""
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Torch's global generators, of the CPU and of `device`, start from `seed` and are put back after."""
+    """Seed torch's global generators, of the CPU and of `device`, and restore them afterwards."""
     device = torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def generators(context: FitContext, *names: object) -> tuple[torch.Generator, torch.Generator]:
-    """Of the order of rows, the same in all processes; of what losses draw, each process's own. Alone, they are one."""
+    """Generator of the order of rows, equal in all processes, and that of losses, one per process; one if alone."""
     device, world = context.device, context.world
     order = torch.Generator(device).manual_seed(seed_of(context.seed, *names))
     if world.size == 1:
@@ -65,21 +65,20 @@ def generators(context: FitContext, *names: object) -> tuple[torch.Generator, to
 def fit_by_gradient(
     model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext, steps: Steps | None = None
 ) -> int:
-    """Minimise `loss` over rows 0 … n_rows - 1 of whatever the family holds; the best epoch, 1-based.
+    """Minimise `loss` over rows 0 … n_rows - 1 of the family's data; returns the best epoch, from 1.
 
-    With `context.epochs` exactly so many epochs; else, with `context.validate`, until `config.patience`
-    validations have brought nothing better, and the best state is put back; else `config.epochs`. The
-    schedule runs over `config.epochs` in every case, so a refit of k epochs repeats the first k of the search.
+    Runs `context.epochs` epochs if set. Otherwise, with `context.validate`, runs until `config.patience` validations
+    bring no improvement, and restores the best state. Otherwise runs `config.epochs`. The schedule always spans
+    `config.epochs`, so a refit of k epochs repeats the first k epochs of the first fit.
 
-    With `context.checkpoint` the state is kept there every few minutes and where a signal ends the fit; a fit
-    that was ended goes on from it and ends as it would have ended undisturbed. Whoever gave the path removes
-    the file.
+    With `context.checkpoint` the state is saved there every few minutes and when a signal ends the fit. A fit that was
+    killed resumes from it, and ends in the same state as without the interruption. The caller removes the file.
 
-    With `context.finder` the learning rate is what it finds, unless it finds none.
+    With `context.finder` the learning rate is the one that it finds, if any.
 
-    The processes of `context.world` come here together, and stay so; the first of them writes the checkpoints.
+    All processes of `context.world` call this function together; the first one writes the checkpoints.
 
-    Raises Diverged when a loss or, after an epoch, a parameter is not finite.
+    Raises Diverged if a loss or, after an epoch, a parameter is not finite.
     """
     stepper = Stepper(model, n_rows, loss, config, context, steps)
     if context.finder and (rate := context.finder(stepper)) is not None:
@@ -90,10 +89,10 @@ def fit_by_gradient(
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
     progress, best_state = stepper.resume(identity)
     context.stats.earlier_seconds, started = progress.seconds, time.monotonic()
-    kept_at = context.checkpoint if context.world.rank == 0 else None
-    with checkpoint.CheckpointWriter(kept_at, CHECKPOINT_SECONDS) as keeper:
+    path = context.checkpoint if context.world.rank == 0 else None
+    with checkpoint.CheckpointWriter(path, CHECKPOINT_SECONDS) as writer:
         for epoch in range(progress.epoch + 1, last_epoch + 1):
-            if progress.waited >= config.patience:  # as the checkpoint was
+            if progress.waited >= config.patience:  # the checkpoint was written after the last validation
                 break
             values = {"loss": stepper.run_epoch(epoch)}
             _refuse_non_finite(model, config)
@@ -115,7 +114,7 @@ def fit_by_gradient(
                 log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
             if late or progress.waited >= config.patience:
                 break
-            keeper.after_epoch(epoch, partial(stepper.snapshot, progress, best_state, identity))
+            writer.after_epoch(epoch, partial(stepper.snapshot, progress, best_state, identity))
     stepper.end()
     if best_state:
         model.load_state_dict(best_state)
@@ -124,7 +123,7 @@ def fit_by_gradient(
 
 
 class Stepper:
-    """Optimizer, schedule and batches: what one step and one epoch are, apart from how many there will be."""
+    """Optimizer, schedule and batches: runs one step or one epoch."""
 
     def __init__(
         self,
@@ -136,7 +135,7 @@ class Stepper:
         steps: Steps | None = None,
     ):
         if not n_rows:
-            raise NotServable("there is no row to learn from")
+            raise NotServable("there are no rows to learn from")
         self.model, self.n_rows, self.loss, self.config, self.context = model, n_rows, loss, config, context
         self.batch_size = min(config.batch_size or n_rows, n_rows)
         self.optimizers = optimizers(model, config)
@@ -146,13 +145,13 @@ class Stepper:
         self.graphs = (
             StepGraphs(self._add_step, context.device) if static and alone and in_graphs(self.optimizers) else None
         )
-        self.total = torch.zeros((), dtype=torch.float64, device=context.device)  # of an epoch's losses
+        self.total = torch.zeros((), dtype=torch.float64, device=context.device)  # sum of an epoch's losses
         self.halved = False
-        self.longest = 0.0  # seconds of an epoch
-        self.rate: float | None = None  # as it was set
+        self.longest = 0.0  # seconds of the longest epoch
+        self.rate: float | None = None  # last one set
 
     def run_epoch(self, epoch: int) -> float:
-        """One pass over all rows in a new order; the mean loss. Depends on the seed and the epoch alone."""
+        """One pass over all rows in a new order; returns the mean loss. Depends only on the seed and the epoch."""
         started = time.monotonic()
         own = ("process", self.context.world.rank) if self.context.world.rank else ()
         with seeded(seed_of(self.context.seed, "training", epoch, *own), self.context.device):
@@ -161,11 +160,11 @@ class Stepper:
         return mean
 
     def next_epoch_ends(self) -> float:
-        """On time.monotonic(), if it takes as long as the longest so far."""
+        """End of the next epoch in time.monotonic() seconds, if it takes as long as the longest so far."""
         return time.monotonic() + self.longest
 
     def _refuse_first_epoch_without_end(self, started: float) -> None:
-        """A deadline that the first epoch has passed: a part of an epoch is no fit, and the night has other models."""
+        """Give up if the deadline passes during the first epoch: part of an epoch is not a fit."""
         deadline = self.context.deadline
         if not self.longest and deadline is not None and started < deadline < time.monotonic():
             raise NotServable(f"the first epoch did not end within the {deadline - started:.0f} s that the fit had")
@@ -176,7 +175,7 @@ class Stepper:
             return self._pass(epoch, of_order, generator)
         stream, here = self.graphs.stream, torch.cuda.current_stream(self.context.device)
         stream.wait_stream(here)
-        with torch.cuda.stream(stream):  # graphs know one generator, which is not made again
+        with torch.cuda.stream(stream):  # graphs are bound to one generator object
             generator = self.graphs.generator.manual_seed(generator.initial_seed())
             mean = self._pass(epoch, generator, generator)
         here.wait_stream(stream)
@@ -184,10 +183,10 @@ class Stepper:
 
     def _pass(self, epoch: int, of_order: torch.Generator, generator: torch.Generator) -> float:
         device = self.context.device
-        one_batch = self.batch_size >= self.n_rows  # its order is all the same
+        one_batch = self.batch_size >= self.n_rows  # its order does not matter
         draw = torch.arange if one_batch else partial(torch.randperm, generator=of_order)
         order = draw(self.n_rows, device=device)  # (N,)
-        self.total.zero_()  # stays there: the only sync is at the end
+        self.total.zero_()  # stays on the device: the only sync is at the end of the epoch
         self.generator = generator
         self.model.train()
         start, started = 0, time.monotonic()
@@ -206,11 +205,11 @@ class Stepper:
         mean = self.total.item() / self.n_rows
         if not math.isfinite(mean):
             rate = learning_rate(self.config, epoch - 1)
-            raise Diverged(f"the loss of epoch {epoch} is {mean} at learning rate {rate:g}; lower it")
+            raise Diverged(f"the loss of epoch {epoch} is {mean} at learning rate {rate:g}; lower the rate")
         return mean
 
     def _take(self, rows: Tensor) -> None:
-        """One step by the rows (B,), as a graph where that goes; the last batch of an epoch may be a smaller one."""
+        """One step on rows (B,), by a graph if possible; the last batch of an epoch may be smaller and runs without."""
         kind = self.turn() if self.turn else None
         if self.graphs and len(rows) == self.batch_size:
             self.graphs.take(kind, rows)
@@ -224,7 +223,7 @@ class Stepper:
             self.context.world.out_of_memory(error)
 
     def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """One update by the rows (B,); their mean loss, still on the device."""
+        """One update on rows (B,); returns their mean loss, still on the device."""
         if self.turn:
             self.turn()
         try:
@@ -233,7 +232,7 @@ class Stepper:
             self.context.world.out_of_memory(error)
 
     def _step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        def backward(own: Tensor) -> Tensor:
+        def run_backward(own: Tensor) -> Tensor:
             with autocast(self.context.device, self.context.precision):
                 loss = self.loss(own, generator)
             loss.backward()
@@ -241,8 +240,8 @@ class Stepper:
 
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        look = not (self.longest or self.halved)  # where memory is short, it is so in the first epoch
-        loss = self.context.world.backward(self.model, rows, backward, look)
+        check_memory = not (self.longest or self.halved)  # if memory is short, it is so in the first epoch
+        loss = self.context.world.backward(self.model, rows, run_backward, check_memory)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         for optimizer in self.optimizers:
@@ -250,19 +249,19 @@ class Stepper:
         return loss
 
     def end(self) -> None:
-        """Give back what only steps need."""
+        """Release what only steps need."""
         self.graphs = None
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def set_rate(self, at: float) -> None:
-        """Learning rate for the moment `at`, in epochs since the start."""
+        """Set the learning rate of the moment `at`, in epochs since the start."""
         if (rate := learning_rate(self.config, at)) != self.rate:
             set_rate(self.optimizers, rate)
             self.rate = rate
 
     def resume(self, identity: str) -> tuple[Progress, dict[str, Tensor]]:
-        """Where the fit of that identity was when it was killed, its logged epochs told again; else the start."""
+        """Restore the checkpoint of the fit `identity` and log its epochs again; else return the start."""
         path = self.context.checkpoint
         found = checkpoint.read(path, self.model, self.optimizers, identity) if path else None
         if found is None:
@@ -274,7 +273,7 @@ class Stepper:
         return progress, best_state
 
     def snapshot(self, progress: Progress, best_state: dict[str, Tensor], identity: str) -> checkpoint.Snapshot:
-        """The fit as it is now, between two epochs."""
+        """The current state of the fit, between two epochs."""
         progress.batch_size, progress.halved = self.batch_size, self.halved
         return checkpoint.snapshot(self.model, best_state, self.optimizers, progress, identity)
 
@@ -287,14 +286,14 @@ class Stepper:
             self.graphs.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        log.warning("out of device memory: going on with batch_size = %d", self.batch_size)
+        log.warning("out of device memory: continuing with batch_size = %d", self.batch_size)
 
 
 def _refuse_non_finite(model: nn.Module, config: TrainingConfig) -> None:
     finite = {name: torch.isfinite(parameter).all() for name, parameter in model.named_parameters()}
-    for name, all_are in zip(finite, torch.stack([*finite.values()]).tolist(), strict=True):  # one look at the device
+    for name, all_are in zip(finite, torch.stack([*finite.values()]).tolist(), strict=True):  # one sync
         if not all_are:
-            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower it")
+            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower the rate")
 
 
 def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:

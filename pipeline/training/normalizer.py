@@ -1,4 +1,4 @@
-"""Ratings on the scale that a fit learns on, and back to the source's."""
+"""Normalises ratings for a fit, and converts predictions back to the scale of the source."""
 
 import json
 import math
@@ -18,22 +18,22 @@ FILE = "normalizer.json"
 class Normalizer:
     """z = (f(rating) - shift) / scale, with f(r) = log(1 + r) for `log1p`, else r.
 
-    standardize: mean 0 and standard deviation 1; min_max: the lowest and highest rating become those of a range,
-    [0, 1] unless given.
+    standardize: mean 0 and standard deviation 1. min_max: the lowest and highest rating become the ends of a range,
+    by default [0, 1].
 
-    The statistics are those of the ratings that a fit learns from, and of no others.
+    The statistics come only from the ratings that the fit learns from.
     """
 
     kind: str = "none"
     shift: float = 0.0
     scale: float = 1.0
     low: float = -math.inf
-    """Lowest rating of the fit, in the source's unit; `high`: the highest."""
+    """Lowest rating of the fit, on the scale of the source; `high` is the highest."""
     high: float = math.inf
 
     @classmethod
     def fit(cls, kind: str, ratings: Tensor | None, to: tuple[float, float] = (0.0, 1.0)) -> "Normalizer":
-        """Of ratings (N,), NaN where a row has none; NotServable where `kind` can't be had of them."""
+        """From ratings (N,), NaN where a row has none; NotServable if `kind` is not defined for them."""
         known = None if ratings is None else ratings[~ratings.isnan()].double()  # (N',)
         if kind == "none" or known is None or not len(known):
             return cls()
@@ -53,10 +53,10 @@ class Normalizer:
                     )
             case _:
                 raise ValueError(f"normalize = {kind!r}: use none, standardize, min_max or log1p")
-        return cls(kind, shift, scale or 1.0, low, high)  # equal ratings have no spread to divide by
+        return cls(kind, shift, scale or 1.0, low, high)  # equal ratings have no spread: divide by 1
 
     def apply(self, ratings: Tensor) -> Tensor:
-        """From the source's scale, (N,) -> (N,) float32; NaN stays NaN."""
+        """From the scale of the source to that of the fit, (N,) -> (N,) float32; NaN stays NaN."""
         if self.kind == "none":
             return ratings
         values = ratings.double()
@@ -64,7 +64,7 @@ class Normalizer:
         return ((values - self.shift) / self.scale).float()
 
     def invert(self, values: Tensor) -> Tensor:
-        """Back to the source's scale, kept within the ratings of the fit, (N,) -> (N,) float32."""
+        """Back to the scale of the source, clipped to the ratings of the fit, (N,) -> (N,) float32."""
         if self.kind == "none":
             return values
         ratings = values.double() * self.scale + self.shift  # (N,)
@@ -72,16 +72,16 @@ class Normalizer:
         return ratings.clamp(self.low, self.high).float()
 
     def on(self, rows: Interactions) -> Interactions:
-        """The same rows with their ratings on the scale of the fit."""
+        """The same rows, with ratings on the scale of the fit."""
         return rows if rows.ratings is None else replace(rows, ratings=self.apply(rows.ratings))
 
     def save(self, folder: Path) -> None:
-        """Write `normalizer.json` into a model's folder; `none` leaves none."""
+        """Write `normalizer.json` into a model's folder; nothing for `none`."""
         if self.kind != "none":
             (folder / FILE).write_text(json.dumps(asdict(self), indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> "Normalizer":
-        """Of the model in `folder`; without a file, ratings are as in the source."""
+        """The normalizer of the model in `folder`; `none` if there is no file."""
         path = folder / FILE
         return cls(**json.loads(path.read_text())) if path.exists() else cls()

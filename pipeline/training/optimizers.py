@@ -1,4 +1,4 @@
-"""Optimizers and learning rates: a gradient family's settings, and what they stand for."""
+"""Settings of gradient fits, and the optimizers and learning rates that they stand for."""
 
 import math
 from collections.abc import Sequence
@@ -16,34 +16,34 @@ class TrainingConfig(ModelConfig):
     """How a gradient family is fitted; families inherit it and set their own defaults."""
 
     epochs: PositiveInt = 20
-    """Most epochs; fewer when `patience` ends the fit on valid."""
+    """Largest number of epochs; `patience` may end the fit earlier."""
     batch_size: NonNegativeInt = 4096
-    """Rows a step; 0: all rows at once."""
+    """Rows per step; 0: all rows at once."""
     learning_rate: PositiveFloat = 0.01
-    """Of schedule `one_cycle` and `cosine`, the highest."""
+    """Learning rate; the highest one of the schedules `one_cycle` and `cosine`."""
     optimizer: Literal["sgd", "adam", "adamw", "adagrad", "sparse_adam"] = "adam"
-    """sparse_adam needs sparse gradients; adam uses it by itself for tables that have them."""
+    """sparse_adam needs sparse gradients; adam uses it automatically for tables that have them."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of sgd."""
+    """Momentum of sgd."""
     dampening: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Of sgd's momentum: v = momentum v + (1 - dampening) g, from 0; `dampening` = `momentum`
-    makes v a running mean."""
+    """Dampening of sgd's momentum: v = momentum v + (1 - dampening) g, from 0; equal to `momentum`, v is a running
+    mean."""
     weight_decay: NonNegativeFloat = 0.0
-    """Of the optimizer, on dense parameters: L2 added to the gradient (decoupled for adamw)."""
+    """Weight decay of dense parameters: L2 added to the gradient (decoupled for adamw)."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
-    """cosine falls to 0; one_cycle climbs from 1/25 for 30 % of the epochs, then falls to 0 (Smith, 2018)."""
+    """cosine falls to 0; one_cycle rises from 1/25 during 30 % of the epochs, then falls to 0 (Smith, 2018)."""
     steps: tuple[tuple[PositiveInt, PositiveFloat], ...] = ()
-    """Of schedule `step`: [epochs, learning rate] pairs in turn; the last rate stays."""
+    """Schedule `step`: a list of [epochs, learning rate]; the last rate stays."""
     clip_norm: PositiveFloat | None = None
-    """Largest norm of the gradient of a step; longer ones are cut to it."""
+    """Largest norm of a step's gradient; longer gradients are scaled down to it."""
     patience: PositiveInt = 5
-    """Validations without a better figure after which the fit ends."""
+    """Validations without improvement after which the fit ends."""
     validate_every: PositiveInt = 1
-    """Epochs from one validation to the next."""
+    """Epochs between validations."""
 
 
 def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """One for the tables with sparse gradients and one for the rest, where there are such."""
+    """One optimizer for tables with sparse gradients and one for all other parameters, where there are any."""
     tables = sparse_tables(model)
     ids = {id(p) for p in tables}
     dense = [p for p in model.parameters() if id(p) not in ids and p.requires_grad]
@@ -55,12 +55,12 @@ def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Opt
 
 
 def sparse_tables(model: nn.Module) -> list[Tensor]:
-    """Those whose gradients are sparse."""
+    """Embedding tables with sparse gradients."""
     return [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """The learning rate of the next step; where it is a tensor, which graphs of steps read, in place."""
+    """Set the learning rate of the next step; a tensor, which CUDA graphs read, is changed in place."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -70,7 +70,7 @@ def set_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
 
 
 def in_graphs(made: Sequence[torch.optim.Optimizer]) -> bool:
-    """Whether steps of all of them can be captured in a CUDA graph."""
+    """Whether steps of all these optimizers can be captured in a CUDA graph."""
     return all(isinstance(group["lr"], Tensor) for optimizer in made for group in optimizer.param_groups)
 
 
@@ -78,27 +78,27 @@ def _optimizer(
     parameters: Sequence[Tensor], config: TrainingConfig, name: str, sparse: bool = False
 ) -> torch.optim.Optimizer:
     decay, device = config.weight_decay, parameters[0].device
-    # on CUDA a rate that graphs of steps read: see step_graphs.py
+    # on CUDA the rate is a tensor that graphs read: see step_graphs.py
     graphed: Any = {"fused": True} if device.type == "cuda" and not sparse else {}
     rate: Any = torch.tensor(config.learning_rate, device=device) if graphed else config.learning_rate
     match name:
         case "sgd":
             momentum, dampening = config.momentum, config.dampening
             sgd = torch.optim.SGD(parameters, rate, momentum, dampening, decay, **graphed)
-            if dampening:  # torch would begin with the whole gradient
+            if dampening:  # torch would start from the whole gradient
                 sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters})
             return sgd
         case "adagrad":
             return torch.optim.Adagrad(parameters, lr=config.learning_rate, weight_decay=decay)
         case "sparse_adam":
             return torch.optim.SparseAdam(parameters, lr=config.learning_rate)
-        case _:  # fused is 3 to 6 times as fast
+        case _:  # fused is 3 to 6 times faster
             adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
             return adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=bool(graphed))
 
 
 def learning_rate(config: TrainingConfig, at: float) -> float:
-    """The rate at the moment `at`, in epochs since the start; pure, so a refit or a resume repeats it."""
+    """The rate at the moment `at`, in epochs since the start; a pure function, so refits and resumed fits repeat it."""
     share = min(at / config.epochs, 1.0)
     match config.schedule:
         case "step":

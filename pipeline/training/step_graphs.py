@@ -1,4 +1,4 @@
-"""Whole training steps as CUDA graphs: one launch a step instead of a hundred."""
+"""Whole training steps as CUDA graphs: one launch per step instead of a hundred."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -9,15 +9,15 @@ from torch import Tensor
 from pipeline.core.console import log
 
 WARM_UP = 3
-"""Steps of a kind that run as they are before one is captured: libraries and optimizers make their state in them."""
+"""Steps of each kind that run normally before one is captured: they create the state of libraries and optimizers."""
 
 
 class StepGraphs:
-    """Replays steps on a stream of its own, one graph a kind of step; captures each kind from a step it is given.
+    """Replays steps on its own stream, with one graph per kind of step, captured at the first chance.
 
-    A step of a small model is a hundred kernels of a few microseconds; starting them one by one takes ten times as
-    long as they do. `step` updates the model by rows (B,), always as many, and asks the device for nothing. It may
-    draw from `generator` and from torch's own. A step that can't be captured is run as it is, and so are all others.
+    A step of a small model is a hundred kernels of a few microseconds; launching them one by one takes ten times as
+    long as running them. `step` updates the model on rows (B,), always the same number, and never waits for the device.
+    It may draw from `generator` and from torch's own generators. If a step can't be captured, all steps run normally.
     """
 
     def __init__(self, step: Callable[[Tensor], None], device: torch.device):
@@ -30,7 +30,7 @@ class StepGraphs:
         self.given_up = False
 
     def take(self, kind: Hashable, rows: Tensor) -> None:
-        """One step by the rows (B,)."""
+        """One step on rows (B,); steps of equal `kind` run the same operations."""
         if kind not in self.graphs and self.seen[kind] >= WARM_UP and not self.given_up:
             self._capture(kind, rows)
         if graph := self.graphs.get(kind):
@@ -42,11 +42,11 @@ class StepGraphs:
             self.step(rows)
 
     def forget(self) -> None:
-        """Give the graphs' memory back; the next steps are captured afresh."""
+        """Release the graphs and their memory; later steps are captured again."""
         self.graphs, self.rows, self.pool = {}, None, torch.cuda.graph_pool_handle()
 
     def _capture(self, kind: Hashable, rows: Tensor) -> None:
-        """Capturing runs nothing: the state is as before."""
+        """Capture one step; capturing runs nothing, so the state does not change."""
         self.rows = torch.empty_like(rows) if self.rows is None else self.rows
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
@@ -55,6 +55,6 @@ class StepGraphs:
                 self.step(self.rows)
         except RuntimeError as error:
             self.given_up = True
-            log.warning("steps are launched kernel by kernel: %s", f"{error}".partition("\n")[0])
+            log.warning("steps run without CUDA graphs: %s", f"{error}".partition("\n")[0])
         else:
             self.graphs[kind] = graph

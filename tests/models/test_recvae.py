@@ -159,7 +159,7 @@ def test_a_fit_that_was_ended_keeps_its_turn(tmp_path, monkeypatch, steps):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.training.checkpoint.SNAPSHOT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.training.checkpoint.WORTH_OF_SNAPSHOTS", math.inf)
+    monkeypatch.setattr("pipeline.training.checkpoint.SNAPSHOT_SHARE", math.inf)
     undisturbed = fitted()
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KeyboardInterrupt):

@@ -154,7 +154,7 @@ def test_a_full_disk_while_the_journal_is_closed_hides_nothing(base, tmp_path, m
 def test_a_signal_in_training_leaves_the_last_finished_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "USERS_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(checkpoint, "SNAPSHOT_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint, "WORTH_OF_SNAPSHOTS", 1e9)  # however busy the machine is
+    monkeypatch.setattr(checkpoint, "SNAPSHOT_SHARE", 1e9)  # however busy the machine is
     ground = Ground(tmp_path, recipe=RECIPE + "[models.mf]\nepochs = 6\nembedding_dim = 4\n")
     ground.write(rows(20))
     run_epoch, ran = loop.Stepper.run_epoch, []

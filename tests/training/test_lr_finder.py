@@ -124,14 +124,14 @@ def test_where_a_loss_explodes():
     [
         ([math.nan] * 50, "not finite at learning rate 1e-06"),
         ([1.0 + step for step in range(50)], "never fell clearly below that at 1e-06"),
-        ([50.0 - step for step in range(50)], "still fell at 10"),
+        ([50.0 - step for step in range(50)], "still falling at 10"),
     ],
     ids=["never finite", "only climbs", "only falls"],
 )
 def test_what_is_to_be_doubted_is_said(losses: list[float], says: str):
     found = read_sweep(losses, Finder(steps=50))
     assert says in found.note
-    assert (found.suggestion is None) == ("still fell" not in says)
+    assert (found.suggestion is None) == ("still falling" not in says)
     finder = RateFinder(Finder())
     finder.found = found
     assert says in finder.words(0.01)

@@ -201,7 +201,7 @@ def test_a_fit_that_was_ended_goes_on_with_graphs(family: str, optimizer: str, t
     undisturbed = fitted(last=0)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("pipeline.training.checkpoint.SNAPSHOT_SECONDS", 0.0)
-        patch.setattr("pipeline.training.checkpoint.WORTH_OF_SNAPSHOTS", 1e9)
+        patch.setattr("pipeline.training.checkpoint.SNAPSHOT_SHARE", 1e9)
         fitted(last=6)
     assert path.exists()
     assert fitted() == pytest.approx(undisturbed, rel=1e-3)

@@ -1,4 +1,4 @@
-"""A sparse item-to-item graph: how it is kept, scored with, and built in tiles from products over users."""
+"""A sparse item-to-item graph: storage, scoring, and construction in tiles from products over users."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ class ItemGraphConfig(ModelConfig):
     """Hyperparameters of all families that are an item graph."""
 
     neighbors: PositiveInt = 100
-    """Edges kept an item; the heaviest."""
+    """Number of edges to keep per item: those with the largest weights."""
 
 
 class ItemGraph(Recommender):

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.gpu [--out FOLDER] [--only mf pmf …] [--device cuda]
 
-Steps run in a process of their own, each within its time; one that fails or takes too long is noted, and the others
-go on. Writes results.json and results.md into the folder, by default this one. Needs no network; all data are drawn.
+Steps run in a separate process, each with a time limit. A step that fails or takes too long is recorded, and the next
+one runs. Writes results.json and results.md into the folder, by default this one. Needs no network: all data are random.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from tests.benchmarks.gpu.steps import STEPS
 
 HERE = Path(__file__).parent
 START_SECONDS = 60
-"""Until the process of the steps says its first word."""
+"""Time limit until the process of the steps writes its first line."""
 
 
 def main() -> int:
-    """Exit code 1 where a step failed."""
+    """Exit code 1 if a step failed, 2 if there is no CUDA device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--only", nargs="+", choices=STEPS, default=[*STEPS], metavar="STEP")
-    parser.add_argument("--device", default="cuda", help="cpu tries the script out")
-    parser.add_argument("--small", action="store_true", help="on little data; numbers mean nothing then")
+    parser.add_argument("--device", default="cuda", help="cpu to try the script out")
+    parser.add_argument("--small", action="store_true", help="use little data; the numbers mean nothing then")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -47,21 +47,21 @@ def main() -> int:
     kept: dict[str, Any] = {"machine": about(args.device), "steps": {}}
 
     def keep(name: str, found: dict[str, Any]) -> None:
-        """After each step, so that who has no patience has something."""
+        """Write the results after each step, so that an interrupted run leaves some."""
         kept["steps"][name] = found
         (args.out / "results.json").write_text(json.dumps(kept, indent=1) + "\n")
         (args.out / "results.md").write_text(markdown(kept))
         print(f"{name:<16} {found}", file=sys.stderr, flush=True)
 
-    work_on = [sys.executable, "-m", "tests.benchmarks.gpu", "--work", "--device", args.device]
+    worker = [sys.executable, "-m", "tests.benchmarks.gpu", "--work", "--device", args.device]
     while pending := [name for name in args.only if name not in kept["steps"]]:
-        supervise([*work_on, *["--small"] * args.small, "--only", *pending], pending, keep)
+        supervise([*worker, *["--small"] * args.small, "--only", *pending], pending, keep)
     print(markdown(kept))
     return int(any("failed" in found for found in kept["steps"].values()))
 
 
 def work(names: list[str], device: str, small: bool) -> None:
-    """Run steps one after the other and say in a line of JSON what each found; end where the device is lost."""
+    """Run the steps in order and print one line of JSON for each result; stop if the device is lost."""
     for name in names:
         print(json.dumps({"begin": name}), flush=True)
         lost = False
@@ -76,9 +76,9 @@ def work(names: list[str], device: str, small: bool) -> None:
 
 
 def supervise(command: list[str], names: list[str], keep: Callable[[str, dict[str, Any]], None]) -> None:
-    """Have steps run in another process until it ends; one that takes too long ends it. `keep` gets what is found.
+    """Run steps in another process until it ends; a step over its time limit ends it. `keep` receives the results.
 
-    At least the first of the steps is kept, so calling again with the others comes to an end.
+    At least the first step gets a result, so repeated calls with the remaining steps terminate.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines: queue.Queue[str | None] = queue.Queue()
@@ -108,16 +108,16 @@ def supervise(command: list[str], names: list[str], keep: Callable[[str, dict[st
             return
         if not line.startswith("{"):
             continue
-        said = json.loads(line)
-        if "begin" in said:
-            running, limit = said["begin"], STEPS[said["begin"]].seconds
+        event = json.loads(line)
+        if "begin" in event:
+            running, limit = event["begin"], STEPS[event["begin"]].seconds
         else:
-            keep(said["end"], said["found"])
+            keep(event["end"], event["found"])
             running, limit = None, START_SECONDS
 
 
 def about(device: str) -> dict[str, Any]:
-    """The machine and what is installed on it."""
+    """The machine and its versions of torch, CUDA and Python."""
     found: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
@@ -128,23 +128,23 @@ def about(device: str) -> dict[str, Any]:
     if device == "cuda":
         found["card"] = torch.cuda.get_device_name()
         found["memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
-            found["driver"] = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.strip()
+            found["driver"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
         except (OSError, subprocess.TimeoutExpired):
             found["driver"] = "unknown"
     return found
 
 
 def markdown(kept: dict[str, Any]) -> str:
-    """Tables of what was run: fits with their steps, and everything else."""
+    """Tables of the results: fits with their steps, and all other steps."""
     lines = ["# Measured", "", ", ".join(f"{name} {value}" for name, value in kept["machine"].items()), ""]
     columns = ("rows_a_second", "epoch_s", "step_ms", "kernels_ms", "busy", "launches", "syncs", "peak_gib")
     fits = {name: found for name, found in kept["steps"].items() if "epoch_s" in found}
     if fits:
         lines += [f"| fit | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
         lines += [f"| {n} | {' | '.join(_shown(found.get(c)) for c in columns)} |" for n, found in fits.items()]
-        lines += ["", "`launches` and `syncs` are those of a step, `busy` is `kernels_ms` / `step_ms`.", ""]
+        lines += ["", "`launches` and `syncs` are per step, `busy` is `kernels_ms` / `step_ms`.", ""]
     lines += ["| step | found |", "|---|---|"]
     for name, found in kept["steps"].items():
         if name not in fits:

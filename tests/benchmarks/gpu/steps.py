@@ -1,4 +1,4 @@
-"""The steps of `make gpu-check`: each measures one thing on drawn data and returns what it found."""
+"""The steps of `make gpu-check`: each measures one thing on random data and returns its results."""
 
 import gc
 import json
@@ -28,18 +28,24 @@ ML1M = 6040, 3706, 900_000
 ML20M = 138_000, 27_000, 17_700_000
 GOWALLA = 29_858, 40_981, 1_000_000
 CUTOFFS = (5, 10, 20)
+DEVICE_TESTS = (
+    "tests/conformance/test_families.py",
+    "tests/evaluation/test_ranking_metrics.py",
+    "tests/training/test_step_graphs.py",
+)
+"""Files of tests with the marker `device` that need one card and no optional package."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One measurement and how long it may take."""
+    """One measurement and its time limit."""
 
     run: Callable[[torch.device, bool], Found]
     seconds: int = 60
 
 
 def drawn(shape: tuple[int, int, int], device: torch.device, small: bool, seed: int = 0) -> Interactions:
-    """About so many distinct rows of (users, items, rows): activity and popularity as skewed as real ones."""
+    """Random distinct rows, about as many as `shape` (users, items, rows), with realistic skew of users and items."""
     n_users, n_items, n = (max(size // 40, 30) for size in shape) if small else shape
     random = torch.Generator(device).manual_seed(seed)
 
@@ -77,7 +83,7 @@ def peak(device: torch.device) -> float | None:
 
 
 def fit(family: str, shape: tuple[int, int, int] = ML1M, epochs: int = 4, **keys: Any) -> Callable[..., Found]:
-    """Epochs of a gradient family, or of ials: the fastest after the first; then one under a profiler."""
+    """Epochs of a gradient family, or of ials: the fastest one after the first, then one with a profiler."""
 
     def run(device: torch.device, small: bool) -> Found:
         train = drawn(shape, device, small)
@@ -95,7 +101,7 @@ def fit(family: str, shape: tuple[int, int, int] = ML1M, epochs: int = 4, **keys
         took = [end - start for start, end in pairwise(times)]
         epoch = min(took[1:])
         found: Found = {"epoch_s": epoch, "first_epoch_s": took[0], "rows": len(train), "peak_gib": peak(device)}
-        found["rows_a_second"] = len(train) / epoch  # positives, where each brings its negatives
+        found["rows_a_second"] = len(train) / epoch  # positives; negatives are not counted
         if hasattr(config, "batch_size"):
             found |= profiled(family, config, train, device, epoch)
         return found
@@ -109,7 +115,7 @@ def batch_of(family: str, config: Any, n: int) -> int:
 
 
 def profiled(family: str, config: Any, train: Interactions, device: torch.device, epoch_s: float) -> Found:
-    """Kernels, launches and synchronisations of a step, over an epoch of the first users."""
+    """Kernels, launches and synchronisations per step, over one epoch of the first users."""
     rows_of = {"sasrec", "multvae", "recvae"}  # steps go over users
     n_users, n = train.n_users, len(train)
     batch = batch_of(family, config, n_users if family in rows_of else n)
@@ -148,7 +154,7 @@ def profiled(family: str, config: Any, train: Interactions, device: torch.device
 
 
 def whole_fit(family: str, shape: tuple[int, int, int] = ML1M, **keys: Any) -> Callable[..., Found]:
-    """Seconds of one fit with the family's defaults, without a look at valid."""
+    """Seconds of one fit with the family's defaults, without validation."""
 
     def run(device: torch.device, small: bool) -> Found:
         train = drawn(shape, device, small)
@@ -169,7 +175,7 @@ def whole_fit(family: str, shape: tuple[int, int, int] = ML1M, **keys: Any) -> C
 
 
 def lists(device: torch.device, small: bool) -> Found:
-    """Top 10 of 138 k users and 27 k items by dot products of 64 numbers, the users' rows masked."""
+    """Top 10 for 138 k users and 27 k items by dot products of 64 numbers, with the users' rows masked."""
     train = drawn(ML20M, device, small)
     model = MODELS["mf"](MODELS["mf"].Config(), train.n_users, train.n_items).to(device).eval()
     users, history = torch.arange(train.n_users, device=device), train.history()
@@ -189,7 +195,7 @@ def lists(device: torch.device, small: bool) -> Found:
 
 
 def repeated(device: torch.device, work: Callable[[], Any], times: int = 4) -> float:
-    """Seconds of the fastest but the first."""
+    """Seconds of the fastest run, the first one not counted."""
     seconds = []
     for _ in range(times):
         synchronize(device)
@@ -201,7 +207,7 @@ def repeated(device: torch.device, work: Callable[[], Any], times: int = 4) -> f
 
 
 def evaluation(shape: tuple[int, int, int]) -> Callable[..., Found]:
-    """Ranks and all records of the protocol `full`, as a night measures one model on one part."""
+    """Ranks and all records of the protocol `full`, as a night evaluates one model on one split."""
 
     def run(device: torch.device, small: bool) -> Found:
         everything = drawn(shape, device, small)
@@ -235,7 +241,7 @@ def evaluation(shape: tuple[int, int, int]) -> Callable[..., Found]:
 
 
 def parity_in(precision: str) -> Callable[..., Found]:
-    """Every family on the CPU and on the device, in a precision; those that differ too much fail."""
+    """Compare every family on the CPU and on the device in a precision; fails if one differs too much."""
 
     def run(device: torch.device, small: bool) -> Found:
         other = replace(device_parity.Side(device.type), precision=precision)
@@ -246,17 +252,16 @@ def parity_in(precision: str) -> Callable[..., Found]:
 
 
 def device_tests(device: torch.device, small: bool) -> Found:
-    """Tests with the marker `device`."""
-    files = ["tests/conformance", "tests/training/test_step_graphs.py", "tests/evaluation/test_ranking_metrics.py"]
+    """Run the tests with the marker `device`."""
     several = ["-n", "4"] if find_spec("xdist") else []
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "device", "-p", "no:cacheprovider", *several, *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "device", "-p", "no:cacheprovider", *several, *DEVICE_TESTS]
     done = subprocess.run(command, capture_output=True, text=True)
-    said = done.stdout.strip().splitlines()
-    last = said[-1] if said else done.stderr[-300:]
+    output = done.stdout.strip().splitlines()
+    last = output[-1] if output else done.stderr[-300:]
     if done.returncode:
         return {
             "failed": last,
-            "tests": [line[:300] for line in said if line.startswith(("FAILED", "ERROR", "E  "))][:40],
+            "tests": [line[:300] for line in output if line.startswith(("FAILED", "ERROR", "E  "))][:40],
         }
     return {"passed": last}
 
@@ -288,4 +293,4 @@ STEPS: dict[str, Step] = {
     "parity auto": Step(parity_in("auto"), 90),
     "device tests": Step(device_tests, 240),
 }
-"""By name; the quick ones first."""
+"""By name, quick ones first."""
