@@ -23,7 +23,7 @@ from pipeline.core.errors import Locked
 from pipeline.core.filesystem import DAMAGED, delete, sync
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.schemas import tables
-from pipeline.sources import files as sources
+from pipeline.sources.files import find_files
 from pipeline.sources.user_traces import Person, redact_json, texts_in
 from pipeline.storage import forgotten_users, journal, warehouse
 from pipeline.storage.lock import lock
@@ -180,7 +180,7 @@ def _sources(home: Home, dataset: str) -> set[Path]:
             patterns = [*settings["source"]["files"], *items.get("files", []), *filter(None, published.values())]
             for pattern in patterns:
                 with suppress(ValueError):
-                    found |= {data / name for name in sources.find_files(data, [pattern])}
+                    found |= {data / name for name in find_files(data, [pattern])}
     return found
 
 

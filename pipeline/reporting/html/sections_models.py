@@ -1,4 +1,4 @@
-"""The sections of the page after the gate: how models were fitted, what lists are like, how the night went."""
+"""The sections of the page after the gate: training, exposure, churn, stages, lineage."""
 
 import json
 from itertools import accumulate
@@ -14,9 +14,9 @@ MOST_PARAMETERS = 4
 
 
 def training(night: Night) -> list[dict[str, Any]]:
-    """Of every family that was fitted: its settings, curves, and what the finder and the search found."""
+    """For every fitted family: its settings, curves, and the results of the rate finder and of the search."""
     searches = {search.info["label"]: search for search in night.searches}
-    metric = night.settings.get("select", {}).get("metric", "figure")
+    metric = night.settings.get("select", {}).get("metric", "metric")
     return [
         {"fit": fit, "config": fit.info.get("config") or {}, "seconds": fit.info.get("seconds"),
          "best_epoch": fit.info.get("best_epoch"), "search": searches.get(fit.label) and searches[fit.label].info,
@@ -48,9 +48,11 @@ def _sweep(fit: Fit) -> list[Drawn]:
     if len(found.get("rates") or []) < 2:
         return []
     suggested = found["suggestion"]
-    said = "no suggestion" if suggested is None else f"suggested {suggested:.3g}" + (", used" if found["used"] else "")
-    spec = charts.sweep(found["rates"], found["losses"], suggested, f"{fit.label}: learning-rate finder, {said}")
-    more = f"{said.capitalize()}." + (f" {found['note']}" if found.get("note") else "")
+    result = (
+        "no suggestion" if suggested is None else f"suggested {suggested:.3g}" + (", used" if found["used"] else "")
+    )
+    spec = charts.sweep(found["rates"], found["losses"], suggested, f"{fit.label}: learning-rate finder, {result}")
+    more = f"{result.capitalize()}." + (f" {found['note']}" if found.get("note") else "")
     return [drawn(f"{fit.label}: learning-rate finder", spec, more)]
 
 
@@ -77,7 +79,7 @@ def _short(value: Any) -> str:
 
 
 def exposure(published: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What is shown of the catalog, and whether popular items have more than their part."""
+    """How much of the catalog is shown, and whether popular items have more than their share."""
     if published is None:
         return None
     head = published["by_decile"][0]
@@ -89,14 +91,16 @@ def exposure(published: dict[str, Any] | None) -> dict[str, Any] | None:
     )
     shown = [
         drawn("Lists by popularity of the items", charts.deciles(published["by_decile"], told), f"{told}."),
-        drawn("Each item: popularity and exposure", charts.exposure(points, items), "Point at an item for its title."),
+        drawn(
+            "Each item: popularity and exposure", charts.exposure(points, items), "Hover over an item to see its title."
+        ),
     ]
     return {**published["coverage"], "charts": shown, "most_shown": published["most_shown"],
             "suppressed": published["suppressed"], "head": head}  # fmt: skip
 
 
 def churn(night: Night) -> dict[str, Any] | None:
-    """How much lists changed, by segment and over the nights."""
+    """How much the lists changed, by segment and over the nights."""
     rows = night.table(tables.CHURN).to_dicts() if night.record["outcome"] != "stopped" else []
     if not rows:
         return None
@@ -108,18 +112,18 @@ def churn(night: Night) -> dict[str, Any] | None:
     told = "; ".join(f"{bar['segment']} {percent(bar['change'])}" for bar in bars)
     shown = []
     if any(bar["change"] > 0 for bar in bars):
-        shown.append(drawn("Change of the lists, by who has them", charts.churn(bars, f"Change of lists: {told}")))
+        shown.append(drawn("Change of the lists by segment", charts.churn(bars, f"Change of lists: {told}")))
     past = night.churn_of_nights.filter(segment="all").sort("run_id")
     if past.height > 1:
         series = [{"when": when(r["started_at"]), "change": 1 - r["jaccard"], "tonight": r["run_id"] == night.run_id}
                   for r in past.to_dicts()]  # fmt: skip
         spec = charts.nights(series, "change", "1 - Jaccard", f"Change of lists in {len(series)} nights", "%")
-        shown.append(drawn("Change of the lists, night by night", spec))
+        shown.append(drawn("Change of the lists by night", spec))
     return {"rows": rows, "of": rows[0], "charts": shown, "names": SEGMENTS}
 
 
 def stages(night: Night) -> dict[str, Any]:
-    """The stages in order, and how long each took."""
+    """The stages in order, with their durations."""
     rows = night.table(tables.STAGES).to_dicts()
     ends = list(accumulate(row["seconds"] for row in rows))
     bars = [
@@ -141,7 +145,7 @@ def stages(night: Night) -> dict[str, Any]:
 
 
 def lineage(night: Night, parts: dict[str, Any]) -> dict[str, Any]:
-    """What determines the night: data, code, settings; and what was made from what."""
+    """What determines the night: data, code, settings; and the folders of the lake with their parents."""
     record, settings = night.record, night.settings
     facts = [
         ("Night", night.run_id), ("Recipe", record.get("recipe")), ("Code version", record.get("code_version")),
