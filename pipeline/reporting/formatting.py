@@ -179,7 +179,8 @@ def _churn(night: Night) -> str:
         return "The lists are the same as the ones they replaced."
     return (
         f"The lists differ from the ones they replaced by {percent(1 - of['jaccard'])} (1 - Jaccard@{of['cutoff']}, "
-        f"mean of {number(of['n'])} users); {number(of['items_entered'])} items entered, {number(of['items_left'])} left."
+        f"mean of {number(of['n'])} users); {number(of['items_entered'])} items entered, "
+        f"{number(of['items_left'])} left."
     )
 
 
