@@ -219,8 +219,11 @@ def _is_text(path: Path) -> bool:
 # ── tables ──
 def find_in_duckdb(path: Path, person: Person) -> Iterator[str]:
     """Columns of user ids exactly, all other texts as prose, nested ones too."""
-    with warehouse.connect(path, read_only=True) as con:
-        for (table,) in con.sql("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall():
+    with warehouse.connect() as con:  # attached, since a file that this process has open would be read as it was
+        con.execute(f"ATTACH {warehouse.literal(path)} AS searched (READ_ONLY)")
+        con.execute("USE searched")
+        names = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'searched' ORDER BY 1"
+        for (table,) in con.sql(names).fetchall():
             yield from _find_in_table(con, warehouse.quoted(table), table, person)
     yield from find_bytes(path, person)
 

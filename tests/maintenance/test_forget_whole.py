@@ -339,8 +339,8 @@ def test_a_generation_that_can_not_be_read_is_named_and_never_goes_live(small, c
 
 KILLED = """
 import sys
-from pipeline.paths import Home
-from pipeline.stages import forget
+from pipeline.core.paths import Home
+from pipeline.maintenance import forget
 forget.forget(Home(__import__("pathlib").Path(sys.argv[1])), "tiny", sys.argv[2])
 """
 
@@ -357,7 +357,7 @@ def test_a_killed_forget_is_finished_by_the_next_command(small, tmp_path, capsys
     for number, fault in enumerate(points):  # all at once: most of it is the start of Python
         root = tmp_path / f"home-{number}"
         subprocess.run(["cp", "-a", str(kept), str(root)], check=True)
-        environ = {**__import__("os").environ, "NIGHTRECS_FAULT": fault, "PYTHONPATH": str(Path(__file__).parents[1])}
+        environ = {**__import__("os").environ, "NIGHTRECS_FAULT": fault, "PYTHONPATH": str(Path(__file__).parents[2])}
         words = [sys.executable, "-c", KILLED, str(root), USER]
         started.append((fault, root, subprocess.Popen(words, env=environ, stderr=subprocess.PIPE)))
     for fault, root, process in started:

@@ -14,7 +14,7 @@ from tests.support.published_nights import Dataset, without_mlflow
 READER = """
 import sys, time
 from pathlib import Path
-from pipeline import warehouse
+from pipeline.storage import warehouse
 
 live, until = Path(sys.argv[1]), Path(sys.argv[2])
 answers = 0

@@ -99,7 +99,7 @@ def _write_source(folder: Path) -> None:
     from tests.support.published_home import publish
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("published.main", lambda words: 0)
+        patch.setattr("tests.support.published_home.main", lambda words: 0)
         publish(folder)
     rows = (folder / "log.csv").read_text().replace("u00,", f"{'<b>u00</b>'},")
     bad = "\n".join(["u01,i01,many,1600000000", "u02,,3,1600000000", ""])
