@@ -189,24 +189,24 @@ def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> N
         is_changed = is_generation and checksums.generation_trouble(home, dataset, path.stem) is not None
         source = home.live(dataset) if is_changed and live and _live_is_sound(home, dataset) else path
         is_changed = is_changed and source == path
-        beside = path.with_name(f".{path.stem}.building")
-        beside.unlink(missing_ok=True)
-        rows = rebuild(source, beside, person) if _can_be_read(source) else 0
+        rebuilt = path.with_name(f".{path.stem}.building")
+        rebuilt.unlink(missing_ok=True)
+        rows = rebuild(source, rebuilt, person) if _can_be_read(source) else 0
         if not rows and source == path:
-            beside.unlink(missing_ok=True)
+            rebuilt.unlink(missing_ok=True)
             if is_generation and path.exists() and not is_changed:  # a call that was killed may have come this far
                 _settle(home, dataset, path, live_id)
             continue
         fault("forget:before_swap")
-        sync(beside)
-        beside.chmod(0o440)
+        sync(rebuilt)
+        rebuilt.chmod(0o440)
         target = home.generation(dataset, live_id) if live and live_id else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = sha256(beside)
+        digest = sha256(rebuilt)
         if target.parent == home.generations(dataset) and not is_changed:  # both count until the swap is done
             before = checksums.read(home, dataset).generations.get(target.stem, [])
             checksums.record_generation(home, dataset, target.stem, *before, digest)
-        os.replace(beside, target)
+        os.replace(rebuilt, target)
         sync(target.parent)
         if target.parent == home.generations(dataset) and not is_changed:
             _settle(home, dataset, target, live_id)
@@ -243,7 +243,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _debris(home: Home, dataset: str) -> list[Path]:
-    """Half-made files, and logs of DuckDB beside the live file: no reader uses them, and they can't be searched."""
+    """Unfinished files, and logs of DuckDB next to the live file: no reader uses them, and they can't be searched."""
     live = home.live(dataset).name
     found = [*home.generations(dataset).glob(".*"), *home.generations(dataset).glob("*.wal*")]
     found += [path for path in home.warehouse.iterdir() if path.name.startswith(f"{live}.wal")]
@@ -321,7 +321,7 @@ def from_lake(home: Home, dataset: str, person: Person, outcome: Outcome) -> Non
 
 
 def _rewrite_part(part: Path, person: Person) -> bool:
-    """Whether a part named a forgotten user; then it is replaced, through a folder beside it."""
+    """Whether a part named a forgotten user; then it is replaced, by a rename."""
     aside, old = part.with_name(f".{part.name}"), part.with_name(f".{part.name}.old")
     delete(aside)
     delete(old)

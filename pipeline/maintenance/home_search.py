@@ -323,7 +323,7 @@ def clear_parquet(path: Path, person: Person) -> int:
 
 # ── SQLite: MLflow's and Prefect's databases ──
 def find_in_sqlite(path: Path, person: Person) -> Iterator[str]:
-    """Every text of every table as prose; for long ids the bytes too, free pages and the log beside it included."""
+    """Every text of every table as prose; for long ids the bytes too, free pages and the log included."""
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCK_SECONDS)) as con:
         for table, column, _ in _sqlite_texts(con, person):
             yield f"{table}.{column} names the user"
@@ -452,7 +452,7 @@ def find_bytes(path: Path, person: Person) -> Iterator[str]:
 
 
 def find_in_log(path: Path, person: Person) -> Iterator[str]:
-    """A write-ahead log: the database beside it shows what it has; one that was set aside has none beside it."""
+    """A write-ahead log: the database next to it shows its contents; one that was set aside has no database."""
     if ".duckdb" in path.name:
         yield "a log of DuckDB that belongs to no database"
     yield from find_bytes(path, person)
@@ -515,5 +515,5 @@ KINDS = {
     "zstd": Kind("zstd", partial(find_packed, "zstd")),
     "log": Kind("log", find_in_log),
     "damaged": Kind("damaged", find_in_damaged, remove_damaged),
-    "bytes": Kind("bytes", find_bytes),  # numbers and pictures
+    "bytes": Kind("bytes", find_bytes),  # numbers and images
 }

@@ -27,14 +27,14 @@ champion.predict(pandas.DataFrame({{"user_id": ["42"]}}), params={{"top_n": 10}}
 The published tables are authoritative. They also serve users whom the filters left out."""
 
 
-def about(run: Run, info: dict[str, Any], figures: pl.DataFrame | None) -> str:
+def about(run: Run, info: dict[str, Any], metrics: pl.DataFrame | None) -> str:
     """A family's run in one line: what was fitted, and the deciding metric."""
     select = run.settings.select
     parts = [f"`{info['family']}` of night {run.run_id}, fitted on train in {info.get('seconds') or 0:.1f} s"]
-    if figures is None:
+    if metrics is None:
         return parts[0]
     wanted = {"segment": "all", "metric": select.metric, "protocol": select.protocol}
-    for row in figures.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
+    for row in metrics.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
         ends = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["ci_low"] is not None else ""
         name = name_of_figure(row["metric"], row["cutoff"])
         parts.append(f"{row['split']} {name} {row['value']:.4f}{ends}")
@@ -46,7 +46,7 @@ def shapes(shapes: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"data_{at}_{name}": value for at, shape in shapes.items() for name, value in shape.items()}
 
 
-def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
+def named(metrics: pl.DataFrame, select: Select) -> dict[str, float]:
     """`test_full_ndcg_at_10` (MLflow allows no @) to value; at the deciding cutoff also `…_ci_low`, `…_ci_high`.
 
     The deciding metric comes first, and test before valid, since the UI lists them in this order.
@@ -57,7 +57,7 @@ def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
         return row["split"], not (decides and row["cutoff"] in (0, select.cutoff))
 
     named = {}
-    for row in sorted(figures.filter(pl.col("segment") == "all").to_dicts(), key=place):
+    for row in sorted(metrics.filter(pl.col("segment") == "all").to_dicts(), key=place):
         name = name_of_figure(row["metric"], row["cutoff"]).replace("@", "_at_")
         name = f"{row['split']}_{row['protocol']}_{name}"
         named[name] = row["value"]

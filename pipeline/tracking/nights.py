@@ -42,8 +42,8 @@ def log_night(run: Run, drawer: Drawer) -> str:
     content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
     client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
-    figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
-    _log(client, parent, metrics=naming.named(figures[champion], run.settings.select))  # before the data's
+    metrics = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
+    _log(client, parent, metrics=naming.named(metrics[champion], run.settings.select))  # before the data's
     if profile := record.get("profile"):
         _log(client, parent, metrics=naming.shapes(lake.info(Path(profile))["shapes"]))
         client.log_artifact(parent, str(Path(profile) / "profile.json"))
@@ -52,14 +52,14 @@ def log_night(run: Run, drawer: Drawer) -> str:
     for folder in map(Path, made["fitted"]):
         label = lake.info(folder)["label"]
         tags = {"mlflow.parentRunId": parent} | ({"nightrecs.made_the_lists": "true"} if label == champion else {})
-        runs[label] = _log_family(client, experiment, run, tags, folder, figures.get(label))
+        runs[label] = _log_family(client, experiment, run, tags, folder, metrics.get(label))
         if label in searched:
             _log_search(client, experiment, run, runs[label], searched[label])
     for label, reason in record.get("left_out", {}).items():
         tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
         client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
-    for label, picture in drawer.drawn():
-        client.log_artifact(runs[label], str(picture))
+    for label, plot in drawer.drawn():
+        client.log_artifact(runs[label], str(plot))
     for failure in drawer.failed():  # a night does not need its plots
         journal.note(run, f"a plot could not be made: {failure}")
     if record["outcome"] == "published":
@@ -92,11 +92,11 @@ def _log_family(
     run: Run,
     tags: dict[str, str],
     folder: Path,
-    figures: pl.DataFrame | None,
+    metrics: pl.DataFrame | None,
 ) -> str:
     info = lake.info(folder)
     about = {"nightrecs.kind": "family", "nightrecs.family": info["family"]}
-    about |= {MLFLOW_RUN_NOTE: naming.about(run, info, figures)}
+    about |= {MLFLOW_RUN_NOTE: naming.about(run, info, metrics)}
     child = _start(client, experiment, run, info["label"], tags | about)
     now = int(time.time() * 1000)
     curve = [
@@ -107,7 +107,7 @@ def _log_family(
     ]
     for start in range(0, len(curve), 1000):
         client.log_batch(child, metrics=curve[start : start + 1000])
-    numbers = naming.named(figures, run.settings.select) if figures is not None else {}
+    numbers = naming.named(metrics, run.settings.select) if metrics is not None else {}
     _log(
         client,
         child,
@@ -130,8 +130,8 @@ def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, fo
         tags |= {"nightrecs.best": "true"} if trial["number"] == best.get("number") else {}
         tags |= {"nightrecs.reason": trial["reason"]} if trial["reason"] else {}
         child = _start(client, experiment, run, f"{info['label']} trial {trial['number']}", tags)
-        figure = f"valid_{info['metric'].replace('@', '_at_')}"
-        numbers = {figure: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
+        name = f"valid_{info['metric'].replace('@', '_at_')}"
+        numbers = {name: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
         _log(client, child, params=naming.flat(json.loads(trial["params"])), metrics=numbers)
         client.set_terminated(child, "FAILED" if trial["state"] == "failed" else "FINISHED")
 

@@ -42,8 +42,8 @@ def data(night: Night) -> dict[str, Any]:
     kept = ledger.filter(reason="kept").select("stage", "rows").to_dicts()
     charts_made = _volumes(night)
     if rows:
-        told = "; ".join(f"{r['reason']} at {r['stage']}: {number(r['rows'])}" for r in rows)
-        charts_made.append(drawn("Rows left out, by reason", charts.reasons(rows, f"Rows left out: {told}")))
+        description = "; ".join(f"{r['reason']} at {r['stage']}: {number(r['rows'])}" for r in rows)
+        charts_made.append(drawn("Rows left out, by reason", charts.reasons(rows, f"Rows left out: {description}")))
     if night.profile:
         charts_made += _distributions(night.profile)
     return {
@@ -63,12 +63,12 @@ def _volumes(night: Night) -> list[Drawn]:
          "tonight": r["run_id"] == night.run_id}
         for r in known.to_dicts()
     ]  # fmt: skip
-    told = f"from {number(rows[0]['rows'])} to {number(rows[-1]['rows'])} rows in {len(rows)} nights"
-    volumes = drawn("Valid rows by night", charts.nights(rows, "rows", "rows", f"Valid rows: {told}"))
+    description = f"from {number(rows[0]['rows'])} to {number(rows[-1]['rows'])} rows in {len(rows)} nights"
+    volumes = drawn("Valid rows by night", charts.nights(rows, "rows", "rows", f"Valid rows: {description}"))
     if not any(row["rejected"] for row in rows):
         return [volumes]
-    told = f"Rejected lines of {len(rows)} nights; tonight {number(rows[-1]['rejected'])}"
-    return [volumes, drawn("Rejected lines by night", charts.nights(rows, "rejected", "lines", told))]
+    description = f"Rejected lines of {len(rows)} nights; tonight {number(rows[-1]['rejected'])}"
+    return [volumes, drawn("Rejected lines by night", charts.nights(rows, "rejected", "lines", description))]
 
 
 def _distributions(profile: dict[str, Any]) -> list[Drawn]:
@@ -83,9 +83,13 @@ def _distributions(profile: dict[str, Any]) -> list[Drawn]:
             more = f"{median.capitalize()}. Of all interactions the {tops}."
             made.append(drawn(title, charts.distribution(of, axis, counted, f"{title}: {median}"), more))
     if of := profile["ratings"]["raw"]:
-        told = f"mean {figure(of['mean'])}, from {figure(of['min'])} to {figure(of['max'])}"
+        description = f"mean {figure(of['mean'])}, from {figure(of['min'])} to {figure(of['max'])}"
         made.append(
-            drawn("Ratings", charts.distribution(of, "rating", "rows", f"Ratings: {told}"), f"{told.capitalize()}.")
+            drawn(
+                "Ratings",
+                charts.distribution(of, "rating", "rows", f"Ratings: {description}"),
+                f"{description.capitalize()}.",
+            )
         )
     return made
 
@@ -112,8 +116,10 @@ def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) ->
     champion = night.record.get("champion")
     label = name_of_figure(metric, main["cutoff"][0])
     order = [{**row, "name": named(night, row["model"])} for row in main.to_dicts()]
-    told = ", ".join(f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order)
-    spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {told}")
+    description = ", ".join(
+        f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order
+    )
+    spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {description}")
     marks, compared = _compared(night, split, protocol)
     shown = [_columns(names, rows, order, champion, marks) for names in (ACCURACY, BEYOND)]
     return {
@@ -166,8 +172,8 @@ def segments(night: Night) -> list[Drawn]:
     if rows.height < 2:
         return []
     label, values = name_of_figure(metric, cutoff), rows["value"]
-    told = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
-    return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, told))]
+    description = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
+    return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, description))]
 
 
 def gate(night: Night) -> dict[str, Any] | None:
@@ -185,8 +191,10 @@ def gate(night: Night) -> dict[str, Any] | None:
     if floor := verdict.get("against_floor"):
         rows.append({**floor, "what": f"against {verdict['floor']}"})
     rows = [row for row in rows if row.get("ci_low") is not None]
-    told = "; ".join(f"{r['what']}: {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
-    shown = [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {told}"))] if rows else []
+    description = "; ".join(f"{r['what']}: {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
+    shown = (
+        [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {description}"))] if rows else []
+    )
     return {**verdict, "charts": shown, "rows": rows}
 
 
@@ -203,8 +211,10 @@ def over_nights(night: Night) -> dict[str, Any]:
     ]  # fmt: skip
     shown = []
     if len(known) > 1:
-        told = f"{label} of {plural(len(known), 'night')}: {figure(known[0]['value'])} to {figure(known[-1]['value'])}"
-        shown = [drawn(f"{label} on test by night", charts.quality(known, label, told),
+        description = (
+            f"{label} of {plural(len(known), 'night')}: {figure(known[0]['value'])} to {figure(known[-1]['value'])}"
+        )
+        shown = [drawn(f"{label} on test by night", charts.quality(known, label, description),
                        "Nights differ in their data, so small changes mean little.")]  # fmt: skip
     return {"rows": [{**row, "when": moment(row["started_at"])} for row in rows[:12]], "label": label, "charts": shown,
             "protocol": protocol}  # fmt: skip

@@ -37,9 +37,9 @@ def _curves(fit: Fit, metric: str) -> list[Drawn]:
             points = [{**point, "value": -point["value"]} for point in points]
         title = {"loss": "loss on train", "valid": f"{metric} on valid"}.get(name, name.replace("_", " "))
         kept = fit.info.get("best_epoch")
-        told = f"{fit.label}: {title} from {figure(points[0]['value'])} to {figure(points[-1]['value'])}"
+        description = f"{fit.label}: {title} from {figure(points[0]['value'])} to {figure(points[-1]['value'])}"
         more = f"Kept: epoch {kept}." if kept else ""
-        made.append(drawn(f"{fit.label}: {title}", charts.curve(points, title, kept, told), more))
+        made.append(drawn(f"{fit.label}: {title}", charts.curve(points, title, kept, description), more))
     return made
 
 
@@ -67,8 +67,8 @@ def _trials(search: Search | None) -> list[Drawn]:
             for t in search.trials if t["value"] is not None and name in t["params"]
         ]  # fmt: skip
         label = f"{info['metric']} on valid"
-        told = f"{info['label']}: {label} of {len(rows)} trials by {name}; best {figure(info['best']['value'])}"
-        spec = charts.trials(rows, name, name in info["log"], label, told)
+        description = f"{info['label']}: {label} of {len(rows)} trials by {name}; best {figure(info['best']['value'])}"
+        spec = charts.trials(rows, name, name in info["log"], label, description)
         best = _short(info["best"]["params"].get(name))
         made.append(drawn(f"{info['label']}: search, {name}", spec, f"Best at {best}."))
     return made
@@ -83,14 +83,16 @@ def exposure(published: dict[str, Any] | None) -> dict[str, Any] | None:
     if published is None:
         return None
     head = published["by_decile"][0]
-    told = f"The most popular {number(head['items'])} items have 10 % of the interactions and "
-    told += f"{percent(head['share'])} of the lists"
+    description = f"The most popular {number(head['items'])} items have 10 % of the interactions and "
+    description += f"{percent(head['share'])} of the lists"
     points = published["exposure"]
     items = (
         f"{number(len(points))} items: popularity in the source against the share of users who have them in their list"
     )
     shown = [
-        drawn("Lists by popularity of the items", charts.deciles(published["by_decile"], told), f"{told}."),
+        drawn(
+            "Lists by popularity of the items", charts.deciles(published["by_decile"], description), f"{description}."
+        ),
         drawn(
             "Each item: popularity and exposure", charts.exposure(points, items), "Hover over an item to see its title."
         ),
@@ -109,10 +111,10 @@ def churn(night: Night) -> dict[str, Any] | None:
     bars = [
         {"segment": SEGMENTS.get(r["segment"], r["segment"]), "change": 1 - r["jaccard"], "n": r["n"]} for r in rows
     ]
-    told = "; ".join(f"{bar['segment']} {percent(bar['change'])}" for bar in bars)
+    description = "; ".join(f"{bar['segment']} {percent(bar['change'])}" for bar in bars)
     shown = []
     if any(bar["change"] > 0 for bar in bars):
-        shown.append(drawn("Change of the lists by segment", charts.churn(bars, f"Change of lists: {told}")))
+        shown.append(drawn("Change of the lists by segment", charts.churn(bars, f"Change of lists: {description}")))
     past = night.churn_of_nights.filter(segment="all").sort("run_id")
     if past.height > 1:
         series = [{"when": when(r["started_at"]), "change": 1 - r["jaccard"], "tonight": r["run_id"] == night.run_id}
@@ -134,13 +136,13 @@ def stages(night: Night) -> dict[str, Any]:
     if not bars:
         return {"rows": [], "charts": [], "total": None}
     longest = max(bars, key=lambda bar: bar["seconds"])
-    told = (
+    description = (
         f"{len(bars)} stages in {seconds(ends[-1])}; the longest is {longest['stage']}, {seconds(longest['seconds'])}"
     )
     return {
         "rows": rows,
         "total": ends[-1],
-        "charts": [drawn("Stages, end to end", charts.timeline(bars, told), f"{told}.")],
+        "charts": [drawn("Stages, end to end", charts.timeline(bars, description), f"{description}.")],
     }
 
 
