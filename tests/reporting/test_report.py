@@ -123,7 +123,7 @@ def test_every_section_of_a_published_night_is_there(nights):
     titles = re.findall(r"<h3>([^<]+)</h3>\s*<div data-chart", text)
     assert {"mf: loss on train", "mf: learning-rate finder", "mf: search, l2", "Change of the lists, by who has them",
             "Lists by popularity of the items", "Stages, end to end", "How active users are",
-            "Rows left out, by reason", "Valid rows, night by night"} <= set(titles)  # fmt: skip
+            "Rows left out, by reason", "Valid rows by night"} <= set(titles)  # fmt: skip
     assert len(shown.specs) == len(titles) == text.count("data-chart=")
     assert all(spec["description"] and spec["width"] == "container" for spec in shown.specs.values())
     assert len(text) < 2_500_000
