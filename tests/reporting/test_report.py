@@ -139,7 +139,7 @@ def test_the_paragraph_has_the_numbers_of_the_journal(nights):
     assert f"ndcg@10 {words.figure(figures[0]['value'])} [" in told and f"{figures[0]['n']} users" in told
     lines = len((home.root.parent / "log.csv").read_text().splitlines()) - 1
     assert f"The source has {words.number(lines)} lines, of which 2 (" in told
-    assert "as many valid rows as in the last published night" in told
+    assert "the same number of valid rows as in the last published night" in told
     churn = night.churn_of_nights.filter(run_id=second, segment="all").to_dicts()[0]
     assert churn["compared_with"] == first and words.percent(1 - churn["jaccard"]) in told
     assert f"{words.number(62)} users have up to 20 recommendations each, " in told
