@@ -1,13 +1,13 @@
--- 2_churn: how much tonight's lists differ from those that they replace, mean over the users of both, by segment.
+-- 2_churn: how much tonight's lists differ from those that they replace, mean over users with both, by segment.
 -- reads:  recommendations, users; before_lists (user_id, rank, item_id), the lists that are live
 -- writes: nothing; returns the columns of `churn` after compared_with
--- params: p, the persistence of rank-biased overlap: the chance to look at one more rank
+-- params: p, the persistence of rank-biased overlap: the probability of reading one more rank
 --
 -- Jaccard@N = |S ∩ T| / |S ∪ T| of the top-N items. RBO extrapolated, Webber, Moffat and Zobel 2010, eq. 32, for
 -- lists of s <= l items with overlap X_d at depth d:
 --   (1-p)/p ( Σ_{d=1}^{l} X_d/d p^d + Σ_{d=s+1}^{l} X_s (d-s)/(s d) p^d ) + ((X_l - X_s)/l + X_s/s) p^l
 -- A common item counts in every X_d from the worse of its two ranks, m, on, so the first sum is Σ over common items
--- of C(l) - C(m-1), with C(k) = Σ_{d<=k} p^d/d. Of the shorter list's end, X_d stays as it is.
+-- of C(l) - C(m-1), with C(k) = Σ_{d<=k} p^d/d. Beyond the end of the shorter list, X_d stays constant.
 with lengths as (
     select least(
         (select max(rank) from recommendations), (select max(rank) from before_lists)

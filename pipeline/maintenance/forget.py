@@ -1,10 +1,10 @@
-"""Takes one user out of all that is at rest, and proves it. (MLflow's models are removed by tracking_care.)
+"""Removes one user from everything at rest, and proves it. (tracking.cleanup removes MLflow's models.)
 
-Who is forgotten is recorded first (`forgotten.Pending`), then the list that every later night leaves out, so whatever
-is killed on the way is finished by the next command that takes the lock. Published files are rebuilt beside and swapped
-by a rename, for deleting rows would leave their bytes in DuckDB's free blocks. Sums over many users (items,
+The user is recorded first (`forgotten_users.Pending`), then added to the list that every later night leaves out, so a
+killed call is finished by the next command that takes the lock. Published files are rebuilt next to the old ones and
+swapped by a rename, because deleting rows would leave their bytes in DuckDB's free blocks. Sums over many users (items,
 popular_items, interactions_summary, metrics, row_ledger) stay as that night counted them. At the end the whole home is
-searched (home_search); only where nothing is found is it done.
+searched (home_search); the call is done only where nothing is found.
 """
 
 import json
@@ -39,7 +39,7 @@ GENERATED = "0_source"
 
 @dataclass
 class Outcome:
-    """What a `forget` did; `left`: what it could not clear, by file, empty where the user is nowhere any more."""
+    """What a `forget` did; `left`: what it could not clear, by file; empty where nothing names the user."""
 
     tables: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -56,10 +56,10 @@ def forget(home: Home, dataset: str, user_id: str) -> Outcome:
 
 
 def finish(home: Home, dataset: str, prove: bool = True, but: str | None = None) -> list[str]:
-    """Finish what was begun and is not done; the caller holds the lock. Returns what is left, by file.
+    """Finish calls that are not done; the caller holds the lock. Returns what is left, by file.
 
-    `prove` false, as for a night: those of which only the search is left to be repeated wait for another command.
-    `but`: a user whom the caller has just seen to.
+    `prove` false, as for a night: calls of which only the search is left wait for another command.
+    `but`: a user whom the caller has just handled.
     """
     if not home.forgotten(dataset).parent.is_dir():
         return []
@@ -119,14 +119,14 @@ def _carry_out(home: Home, dataset: str, pending: Pending) -> Outcome:
 
 
 def _person(home: Home, dataset: str, user_id: str, listed: Forgotten) -> Person:
-    """The user, with the dialects of all sources that nights have read, and whether the id alone says who it is."""
+    """The user, with the dialects of all sources that nights have read, and whether the id is ambiguous."""
     dialects = tuple(dialects_of(home, dataset))
     is_item, is_part = _likeness(home, dataset, user_id) if len(user_id) >= LONG else (True, True)
     return Person(user_id, listed, dialects, is_item, is_part)
 
 
 def dialects_of(home: Home, dataset: str) -> list[Dialect]:
-    """How the lines of all nights' sources were laid out, as far as their settings say."""
+    """Dialects of the sources of all nights, from their settings."""
     found = {Dialect(): None}
     for run_id in journal.run_ids(home, dataset):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -137,7 +137,7 @@ def dialects_of(home: Home, dataset: str) -> list[Dialect]:
 
 
 def _likeness(home: Home, dataset: str, user_id: str) -> tuple[bool, bool]:
-    """Whether an item has this id, and whether it is a part of another id, in any published file or kept source."""
+    """Whether an item has this id, and whether another id contains it, in any published file or kept source."""
     files = incremental.folder(home.lake(dataset) / "1_raw").glob(f"*/{INTERACTIONS}")
     places = [(path, "users", "items") for path in databases(home, dataset)]
     kept = [f"read_parquet({warehouse.literal(path)})" for path in files]
@@ -191,24 +191,24 @@ def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> N
         is_changed = is_generation and checksums.generation_trouble(home, dataset, path.stem) is not None
         source = home.live(dataset) if is_changed and live and _live_is_sound(home, dataset) else path
         is_changed = is_changed and source == path
-        beside = path.with_name(f".{path.stem}.building")
-        beside.unlink(missing_ok=True)
-        rows = rebuild(source, beside, person) if _can_be_read(source) else 0
+        rebuilt = path.with_name(f".{path.stem}.building")
+        rebuilt.unlink(missing_ok=True)
+        rows = rebuild(source, rebuilt, person) if _can_be_read(source) else 0
         if not rows and source == path:
-            beside.unlink(missing_ok=True)
+            rebuilt.unlink(missing_ok=True)
             if is_generation and path.exists() and not is_changed:  # a call that was killed may have come this far
                 _settle(home, dataset, path, live_id)
             continue
         fault("forget:before_swap")
-        sync(beside)
-        beside.chmod(0o440)
+        sync(rebuilt)
+        rebuilt.chmod(0o440)
         target = home.generation(dataset, live_id) if live and live_id else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = sha256(beside)
+        digest = sha256(rebuilt)
         if target.parent == home.generations(dataset) and not is_changed:  # both count until the swap is done
             before = checksums.read(home, dataset).generations.get(target.stem, [])
             checksums.record_generation(home, dataset, target.stem, *before, digest)
-        os.replace(beside, target)
+        os.replace(rebuilt, target)
         sync(target.parent)
         if target.parent == home.generations(dataset) and not is_changed:
             _settle(home, dataset, target, live_id)
@@ -245,7 +245,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _debris(home: Home, dataset: str) -> list[Path]:
-    """Half-made files, and logs of DuckDB beside the live file: no reader uses them, and they can't be searched."""
+    """Unfinished files, and logs of DuckDB next to the live file: no reader uses them, and they can't be searched."""
     live = home.live(dataset).name
     found = [*home.generations(dataset).glob(".*"), *home.generations(dataset).glob("*.wal*")]
     found += [path for path in home.warehouse.iterdir() if path.name.startswith(f"{live}.wal")]
@@ -323,7 +323,7 @@ def from_lake(home: Home, dataset: str, person: Person, outcome: Outcome) -> Non
 
 
 def _rewrite_part(part: Path, person: Person) -> bool:
-    """Whether a part named a forgotten user; then it is replaced, through a folder beside it."""
+    """Whether a part named a forgotten user; then it is replaced, by a rename."""
     aside, old = part.with_name(f".{part.name}"), part.with_name(f".{part.name}.old")
     delete(aside)
     delete(old)
@@ -417,4 +417,4 @@ STEPS: dict[str, Callable[[Home, str, Person, Outcome], None]] = {
     "MLflow": from_mlflow,
     "texts": from_texts,
 }
-"""What there is to do, in order, by the name that is said of it."""
+"""The steps in order, by the name used in messages."""

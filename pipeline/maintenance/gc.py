@@ -1,6 +1,6 @@
-"""Finds what nothing needs any more: old generations, results in the lake, leftovers of dead nights, MLflow's.
+"""Finds what is no longer needed: old generations, results in the lake, leftovers of dead nights, MLflow runs.
 
-Never the live generation, what a rollback or tonight's night needs, incremental sources' files, or a journal.
+Never the live generation, what a rollback or the next night needs, files of incremental sources, or a journal.
 """
 
 import time
@@ -21,7 +21,7 @@ from pipeline.storage.lock import lock
 
 LAYERS = "[1-9]_*"
 SOURCE_FILES = "files"
-"""Below `1_raw`: what incremental sources have read so far. It can't be made again, so it always stays."""
+"""Below `1_raw`: what incremental sources have read so far. It can't be read again, so it always stays."""
 
 
 def keep_of(home: Home, dataset: str) -> Keep:
@@ -34,7 +34,7 @@ def keep_of(home: Home, dataset: str) -> Keep:
 
 
 def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
-    """All that may go. The caller holds the lock, so whatever has a temporary name belongs to a dead night."""
+    """Everything that may go. The caller holds the lock, so files with temporary names belong to dead nights."""
     before = time.time() - keep.days * 86_400
     gone = set(old_generations(home, dataset, keep.generations))
     if keep.generations > 1:
@@ -52,7 +52,7 @@ def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
 
 def needed_nights(home: Home, dataset: str, keep: Keep, generations: set[str]) -> list[str]:
     """Nights whose results in the lake stay: the newest, the live one, the one a rollback would go to, and those of
-    the `generations` that stay of which MLflow has yet to be told."""
+    the kept `generations` that are not yet logged to MLflow."""
     nights = journal.run_ids(home, dataset)
     needed = {*nights[-keep.lake_nights :], live_run_id(home, dataset), next_target(home, dataset)}
     for run_id in generations & set(nights):
@@ -62,7 +62,7 @@ def needed_nights(home: Home, dataset: str, keep: Keep, generations: set[str]) -
 
 
 def used_folders(home: Home, dataset: str, run_ids: Iterable[str]) -> set[Path]:
-    """What these nights made or took, and all that it was made from."""
+    """Folders that these nights made or reused, and all of their parents."""
     root, used = home.lake(dataset), set[Path]()
     waiting = [root.joinpath(*Path(f).parts[-2:]) for run_id in run_ids for f in _named(home, dataset, run_id)]
     while waiting:
@@ -91,7 +91,7 @@ def _unused(home: Home, dataset: str, needed: list[str]) -> Iterator[Path]:
 
 
 def _reports(home: Home, dataset: str, keep: Keep, generations: set[str]) -> Iterator[Path]:
-    """Of nights beyond `mlflow_nights`; `nightrecs report` makes them anew, as far as their results are there."""
+    """Reports of nights beyond `mlflow_nights`; `nightrecs report` writes them again from what is still stored."""
     needed = {*journal.run_ids(home, dataset)[-keep.mlflow_nights :], *generations}
     for path in sorted((home.reports / dataset).glob("*.html")):
         if path.stem not in needed:
@@ -99,7 +99,7 @@ def _reports(home: Home, dataset: str, keep: Keep, generations: set[str]) -> Ite
 
 
 def _temporary(home: Home, dataset: str) -> Iterator[Path]:
-    """Half-made things of nights that ended; checkpoints stay while the newest night could still go on from them."""
+    """Unfinished files of nights that ended; checkpoints stay while the newest night could resume from them."""
     nights = journal.run_ids(home, dataset)
     resumable = bool(nights) and journal.read_run(home, dataset, nights[-1])["outcome"] == "crashed"
     for path in sorted(home.lake(dataset).glob(f"{LAYERS}/.*")):
@@ -114,7 +114,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
 
 
 def _in_mlflow(home: Home, dataset: str, keep: Keep, generations: set[str], before: float) -> list[Garbage]:
-    """Of nights beyond `mlflow_nights`; models stay as long as their generation, and so do their nights."""
+    """Runs of nights beyond `mlflow_nights`; models and their nights stay as long as their generation."""
     nights = journal.run_ids(home, dataset)
     if not any(journal.read_run(home, dataset, run_id).get("mlflow_run_id") for run_id in nights):
         return []

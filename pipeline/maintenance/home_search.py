@@ -23,7 +23,7 @@ from pipeline.core.errors import Locked
 from pipeline.core.filesystem import DAMAGED, delete, sync
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.schemas import tables
-from pipeline.sources import files as sources
+from pipeline.sources.files import find_files
 from pipeline.sources.user_traces import Person, redact_json, texts_in
 from pipeline.storage import forgotten_users, journal, warehouse
 from pipeline.storage.lock import lock
@@ -180,7 +180,7 @@ def _sources(home: Home, dataset: str) -> set[Path]:
             patterns = [*settings["source"]["files"], *items.get("files", []), *filter(None, published.values())]
             for pattern in patterns:
                 with suppress(ValueError):
-                    found |= {data / name for name in sources.find_files(data, [pattern])}
+                    found |= {data / name for name in find_files(data, [pattern])}
     return found
 
 
@@ -219,8 +219,11 @@ def _is_text(path: Path) -> bool:
 # ── tables ──
 def find_in_duckdb(path: Path, person: Person) -> Iterator[str]:
     """Columns of user ids exactly, all other texts as prose, nested ones too."""
-    with warehouse.connect(path, read_only=True) as con:
-        for (table,) in con.sql("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall():
+    with warehouse.connect() as con:  # attached, since a file that this process has open would be read as it was
+        con.execute(f"ATTACH {warehouse.literal(path)} AS searched (READ_ONLY)")
+        con.execute("USE searched")
+        names = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'searched' ORDER BY 1"
+        for (table,) in con.sql(names).fetchall():
             yield from _find_in_table(con, warehouse.quoted(table), table, person)
     yield from find_bytes(path, person)
 
@@ -320,7 +323,7 @@ def clear_parquet(path: Path, person: Person) -> int:
 
 # ── SQLite: MLflow's and Prefect's databases ──
 def find_in_sqlite(path: Path, person: Person) -> Iterator[str]:
-    """Every text of every table as prose; for long ids the bytes too, free pages and the log beside it included."""
+    """Every text of every table as prose; for long ids the bytes too, free pages and the log included."""
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCK_SECONDS)) as con:
         for table, column, _ in _sqlite_texts(con, person):
             yield f"{table}.{column} names the user"
@@ -449,7 +452,7 @@ def find_bytes(path: Path, person: Person) -> Iterator[str]:
 
 
 def find_in_log(path: Path, person: Person) -> Iterator[str]:
-    """A write-ahead log: the database beside it shows what it has; one that was set aside has none beside it."""
+    """A write-ahead log: the database next to it shows its contents; one that was set aside has no database."""
     if ".duckdb" in path.name:
         yield "a log of DuckDB that belongs to no database"
     yield from find_bytes(path, person)
@@ -512,5 +515,5 @@ KINDS = {
     "zstd": Kind("zstd", partial(find_packed, "zstd")),
     "log": Kind("log", find_in_log),
     "damaged": Kind("damaged", find_in_damaged, remove_damaged),
-    "bytes": Kind("bytes", find_bytes),  # numbers and pictures
+    "bytes": Kind("bytes", find_bytes),  # numbers and images
 }

@@ -15,10 +15,10 @@ from pipeline.storage.lock import lock
 
 @contextmanager
 def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
-    """Hold the data set's lock for a command. Raises journal.Locked.
+    """Hold the data set's lock for a command. Raises Locked.
 
-    First a live file that somebody changed is restored, and nights that never ended are closed. Then a `forget` that
-    was killed is finished; what of it is left is said.
+    First restores a live file that was changed and closes nights that never ended. Then finishes a `forget` that was
+    killed, and warns of what is left of it.
     """
     with lock(home, dataset, command, "command"):
         for line in restore_live(home, dataset):
@@ -31,7 +31,7 @@ def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
 
 
 def finish_forgetting(home: Home, dataset: str, prove: bool = True) -> list[str]:
-    """As `forget.finish`, which is imported only where there is something to finish."""
+    """`forget.finish`, imported only where there is something to finish."""
     if not list(home.forgotten(dataset).parent.glob("forgetting-*")):
         return []
     from pipeline.maintenance import forget
@@ -40,7 +40,7 @@ def finish_forgetting(home: Home, dataset: str, prove: bool = True) -> list[str]
 
 
 def next_target(home: Home, dataset: str) -> str | None:
-    """The newest generation before the live one that nobody rolled back from; None where there is none."""
+    """The newest generation before the live one that was not rolled back from; None where there is none."""
     live = live_run_id(home, dataset)
     withdrawn = _withdrawn(home, dataset)
     earlier = [i for i in kept_generations(home, dataset) if live and i < live and i not in withdrawn]
@@ -48,7 +48,7 @@ def next_target(home: Home, dataset: str) -> str | None:
 
 
 def standing(home: Home, dataset: str) -> dict[str, Any] | None:
-    """The rollback that made the live tables live, with who and when; None where a night did."""
+    """The record of the rollback that made the live tables live; None where a night did."""
     live = live_run_id(home, dataset)
     newer = [i for i in kept_generations(home, dataset) if live and i > live]
     if not newer:
@@ -58,7 +58,7 @@ def standing(home: Home, dataset: str) -> dict[str, Any] | None:
 
 
 def roll_back(home: Home, dataset: str, to: str | None = None) -> dict[str, Any]:
-    """Go live with generation `to`, else with `next_target`; returns the record of it. The caller holds the lock.
+    """Make generation `to`, by default `next_target`, live; returns the record. The caller holds the lock.
 
     Raises Refused where there is nothing to go back to, or the generation can't be read or was changed after it was
     published, UnreadableInput where `to` is no kept generation.
@@ -103,7 +103,7 @@ def _check_forgotten(home: Home, dataset: str, run_id: str) -> None:
 
 
 def _withdrawn(home: Home, dataset: str) -> set[str]:
-    """Generations that were rolled back from, and not to again."""
+    """Generations that were rolled back from, and later not back to."""
     withdrawn: set[str] = set()
     for entry in operation_log.read(home, dataset, "rollback"):
         source, target = entry.get("from") or "", entry.get("to") or ""

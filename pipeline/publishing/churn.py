@@ -16,10 +16,10 @@ PERSISTENCE = 0.9
 
 
 def compare(con: warehouse.Connection, run: Run, live: str | None) -> None:
-    """Journal tables.CHURN of this night: its `recommendations` in `con` beside those of the `live` generation.
+    """Journal tables.CHURN of this night: its `recommendations` in `con` compared with those of the `live` generation.
 
-    Only users with a list in both count; `sql/2_churn.sql` has the formulas. Without a published generation, or
-    where it can't be read, which a note says, there is nothing to compare.
+    Only users with a list in both count; `sql/2_churn.sql` has the formulas. Nothing is compared without a published
+    generation, or where it can't be read; a note says so.
     """
     before = published_file(run, live)
     if live is None or before is None:
@@ -49,14 +49,14 @@ def compare(con: warehouse.Connection, run: Run, live: str | None) -> None:
 
 
 def measure(con: warehouse.Connection, p: float = PERSISTENCE) -> pl.DataFrame:
-    """Columns of tables.CHURN after compared_with, of `recommendations` and `users` against `before_lists`."""
+    """Columns of tables.CHURN after compared_with: `recommendations` and `users` compared with `before_lists`."""
     rows = warehouse.run_sql(con, "2_churn", p=p)
     assert rows is not None
     return rows.pl()
 
 
 def published_file(run: Run, live: str | None) -> Path | None:
-    """The generation behind the live name, where no stray log can be in the way; else the live file."""
+    """The generation of the live night, which has no stray logs; else the live file."""
     if live is None:
         return None
     generation = run.home.generation(run.dataset, live)
@@ -65,7 +65,7 @@ def published_file(run: Run, live: str | None) -> Path | None:
 
 @contextmanager
 def attached(con: warehouse.Connection, path: Path) -> Iterator[None]:
-    """The database `path` as `before`, read-only, for a block."""
+    """Attach the database `path` as `before`, read-only, for the block."""
     con.execute(f"ATTACH {warehouse.literal(path)} AS before (READ_ONLY)")
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a model of the published night thinks of an item for a user, and what that is made of."""
+"""Explains the score and rank of an item for a user, by a model of the published night."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.training.normalizer import Normalizer
 
 @dataclass(frozen=True)
 class Night:
-    """The published night: one of its models, and the folders of the lake that it was made from."""
+    """The published night: one of its models, and its folders in the lake."""
 
     run_id: str
     label: str
@@ -33,17 +33,17 @@ class Night:
     raw: Path
     encoded: Path
     rows: Path
-    """What the model was fitted on (contract `encoded`), and so the histories that it reads."""
+    """Rows that the model was fitted on (contract `encoded`), which are also the histories that it reads."""
     fit: str = "all"
-    """Or "train", the fit that was measured."""
+    """`all`, or `train` for the fit that was evaluated."""
     normalizer: Normalizer = field(default_factory=Normalizer)
-    """Of the model's ratings."""
+    """Normalizer of the model's ratings."""
 
 
 def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
-    """The live night, as far as the lake still has it; else UnreadableInput says what is gone.
+    """The live night from the lake. Raises UnreadableInput that names what is no longer there.
 
-    `label`: a model as it was fitted on train; the champion (by its label, or where there is none) as on all rows.
+    `label`: a model as fitted on train. The champion, which is also the default, is the fit on all rows.
     """
     record = journal.read_run(home, dataset, run_id) if run_id in journal.run_ids(home, dataset) else {}
     made = record.get("made") or {}
@@ -57,8 +57,8 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
         at = home.lake(dataset).joinpath(*Path(path).parts[-2:])  # a home can be moved
         if not lake.is_complete(at):
             raise UnreadableInput(
-                f"{at} is gone or damaged: the published tables are well, but what they were made from is not "
-                f"there to explain them. A night makes it again: nightrecs run {runnable(dataset)}"
+                f"{at} is gone or damaged. The published tables are intact, but the results that they were "
+                f"made from are needed to explain them. A night makes them again: nightrecs run {runnable(dataset)}"
             )
         return at
 
@@ -80,7 +80,7 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
 
 @torch.no_grad()
 def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
-    """Score and rank among the items that are not masked (as if the item itself were not), and their parts."""
+    """Score and rank among the items that are not masked (the item itself counts as not masked), and their parts."""
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
     own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
@@ -119,7 +119,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
 
 
 def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, list[int]]:
-    """Index of the user and the items that the model reads: those of the fit, else (index -1) positive rows."""
+    """Index and items of the user's history as the model reads it: of the fit, else (index -1) the positive rows."""
     user = pl.read_parquet(night.encoded / "users.parquet")["user_id"].index_of(user_id)
     if user is not None:
         rows = pl.scan_parquet(night.rows).filter("positive", user_idx=user)
@@ -129,7 +129,7 @@ def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) 
 
 
 def popularity(night: Night, n_items: int) -> Tensor:
-    """Scores of the fallback, (I,): positive rows an item."""
+    """Scores of the fallback, (I,): positive rows per item."""
     rows = pl.scan_parquet(night.rows).filter("positive").select("item_idx")
     return torch.bincount(rows.collect()["item_idx"].cast(pl.Int64).to_torch(), minlength=n_items).float()
 

@@ -70,7 +70,7 @@ def summary(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def biases(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.DataFrame:
-    """User or item biases under the source's ids; no rows where the family has none."""
+    """User or item biases with the source's ids; no rows where the family has none."""
     if values is None:
         return tables.BIASES.empty()
     return pl.DataFrame(
@@ -79,7 +79,7 @@ def biases(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.Da
 
 
 def vectors(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.DataFrame:
-    """User or item embeddings under the source's ids; no rows where the family has none."""
+    """User or item embeddings with the source's ids; no rows where the family has none."""
     if values is None:
         return tables.USER_VECTORS.empty()
     vector = pl.Series("vector", values.float().cpu().numpy()).arr.to_list()
@@ -89,7 +89,7 @@ def vectors(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.D
 
 
 def predictions(encoded: Path, measured: list[Path]) -> pl.DataFrame:
-    """Ratings of test beside predicted ones, of every measured model that predicts any, under the source's ids."""
+    """Ratings of test and predicted ones, of every evaluated model that predicts ratings, with the source's ids."""
     users, items = _ids(encoded, "user"), _ids(encoded, "item")
     parts = [tables.PREDICTIONS.empty()]
     for folder in measured:

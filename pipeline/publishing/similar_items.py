@@ -1,4 +1,4 @@
-"""Similar items: of a model that has a notion of them, else items interacted with by the same users."""
+"""Similar items: by the model where it has a similarity, else items with which the same users interacted."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def similar_items(
 ) -> pl.DataFrame:
     """The `k` nearest `allowed` (I,) items of every item, only those with a positive similarity; ties by item index.
 
-    `by_user` is used where the model has no similarity of its own; the column `model` says which one spoke.
+    `by_user` is used where the model has no similarity; the column `model` says which of the two was used.
     """
     n_items, device = len(ids), by_user.items.device
     k = min(k, n_items - 1)

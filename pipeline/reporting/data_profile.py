@@ -1,6 +1,6 @@
-"""What a data set looks like, as small JSON: for pictures and reports, never for fits.
+"""A profile of a data set as small JSON: for plots and reports, never for fits.
 
-No user id is kept in it: it is shown in places that outlive the tables.
+It has no user ids, since it is shown in places that outlive the tables.
 """
 
 import math
@@ -19,7 +19,7 @@ TOP_SHARES = (0.01, 0.1, 0.5)
 
 
 def columns(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each column: its name, nulls, share of nulls, distinct values."""
+    """Name, nulls, share of nulls and distinct values of each column."""
     nulls = rows.null_count().row(0, named=True)
     return [
         {"column": name, "nulls": nulls[name], "null_share": nulls[name] / max(1, rows.height),
@@ -29,7 +29,7 @@ def columns(rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def sample(rows: pl.DataFrame, titles: pl.DataFrame, n: int = 5) -> list[dict[str, Any]]:
-    """`n` rows from evenly spaced places of the source, with titles; users are numbered, not named."""
+    """`n` rows, evenly spaced over the source, with titles; user ids are replaced by numbers."""
     places = np.unique(np.linspace(0, rows.height - 1, min(n, rows.height)).astype(int))  # (n,)
     drawn = rows[places].with_columns(pl.col("user_id", "item_id").cast(pl.String))
     drawn = drawn.join(titles.select("item_id", "title"), on="item_id", how="left", maintain_order="left")
@@ -73,7 +73,7 @@ def distribution(values: np.ndarray) -> dict[str, Any] | None:
 
 
 def _edges(low: float, high: float, log: bool, whole: bool) -> np.ndarray:
-    """Of about 40 bins from low to high; of whole numbers, none lies between two of them, and all have as many."""
+    """Edges of about 40 bins from low to high; for whole numbers each bin covers the same number of them."""
     if whole and not log:
         width = math.ceil((high - low + 1) / N_BINS)
         return np.arange(low, high + 1 + width, width) if width < 2**52 else np.linspace(low, high, N_BINS + 1)
@@ -83,7 +83,7 @@ def _edges(low: float, high: float, log: bool, whole: bool) -> np.ndarray:
 
 
 def per(rows: pl.DataFrame, column: str) -> dict[str, Any] | None:
-    """Rows of each user or item: their distribution, and the share of rows that the top 1, 10 and 50 % have."""
+    """Rows per user or item: their distribution, and the share of rows of the top 1, 10 and 50 %."""
     counts = np.sort(rows.group_by(column).len()["len"].to_numpy())[::-1].astype(np.int64)  # (K,)
     described = distribution(counts)
     if described is None:

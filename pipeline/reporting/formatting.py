@@ -1,4 +1,4 @@
-"""Numbers and sentences as people read them."""
+"""Numbers, times and summary sentences for reports."""
 
 import datetime as dt
 import re
@@ -14,18 +14,18 @@ SEGMENTS = {
     "activity_high": "most active third", "model": "served by the model", "fallback": "served by popular items",
 }  # fmt: skip
 TO_DO = {
-    "refused": "Nothing crashed: a check held this night back. Look at the reason and at the failed checks below; mend "
-    "the source or the setting that is named there, then run the night again. Finished stages are taken from the lake.",
-    "crashed": "Run the night again: it goes on where it ended, for finished stages are taken from the lake. The "
-    "traceback is in errors.txt of the night's journal; `nightrecs doctor` looks for what could be broken.",
-    "stopped": "Nothing is wrong: the night was told to end early. Run it without --until to publish.",
-    "running": "The night has not ended, or its process was killed; the next night closes it then.",
+    "refused": "Nothing crashed: a check refused to publish this night. Read the reason and the failed checks below, "
+    "fix the source or the setting that they name, then run the night again. Finished stages are reused from the lake.",
+    "crashed": "Run the night again: it continues where it ended, since finished stages are reused from the lake. The "
+    "traceback is in errors.txt of the night's journal; `nightrecs doctor` checks the installation and the home.",
+    "stopped": "Nothing is wrong: --until ended the night early. Run it without --until to publish.",
+    "running": "The night has not ended, or its process was killed; in that case the next night closes it.",
 }
 MEND = (
-    "Nothing is wrong with the house: mend what the reason names, then run the night again. Finished stages are taken "
+    "Nothing is broken in Nightrecs: fix what the reason names, then run the night again. Finished stages are reused "
     "from the lake."
 )
-"""In place of the advice for a crash, where a person's file or setting ended the night."""
+"""Used instead of the advice for a crash, where an input file or a setting ended the night."""
 
 
 def number(value: float | None) -> str:
@@ -34,7 +34,7 @@ def number(value: float | None) -> str:
 
 
 def figure(value: float | None) -> str:
-    """`0.1237`: four digits, in full."""
+    """`0.1237`: four significant digits, without exponent."""
     if value is None or value != value:
         return NOTHING
     if abs(value) >= 10_000:
@@ -50,7 +50,7 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Of a share: `4.97 %`."""
+    """A share as `4.97 %`."""
     if value is None:
         return NOTHING
     return "100 %" if value >= 0.99995 else f"{100 * value:.3g} %"
@@ -96,20 +96,20 @@ def reason(name: str) -> str:
 
 
 def to_do(record: dict[str, Any]) -> str | None:
-    """Advice to whoever finds a night that did not publish; None where there is nothing to do."""
+    """Advice on a night that did not publish; None where there is nothing to do."""
     if record["outcome"] == "crashed" and str(record.get("reason")).startswith(("UnreadableInput:", "SettingsError:")):
         return MEND
     return TO_DO.get(record["outcome"])
 
 
 def summary(night: Night, published: dict[str, Any] | None) -> list[str]:
-    """What happened, in a paragraph: its sentences."""
-    said = [_read(night)]
+    """What happened in the night: the sentences of one paragraph."""
+    sentences = [_read(night)]
     if night.is_published:
-        said += [made_by(night), _gate(night), _served(published), _churn(night)]
+        sentences += [made_by(night), _gate(night), _served(published), _churn(night)]
     else:
-        said += [_held_back(night)]
-    return [sentence for sentence in [*said, _warned(night)] if sentence]
+        sentences += [_refused(night)]
+    return [sentence for sentence in [*sentences, _warned(night)] if sentence]
 
 
 def _read(night: Night) -> str:
@@ -123,22 +123,22 @@ def _read(night: Night) -> str:
     if before.height:
         was = before["rows"][-1]
         change = (rows - was) / max(was, 1)
-        text += f"; {change:+.2%} valid rows" if rows != was else "; as many valid rows"
-        text += " against the last published night" if rows != was else " as in the last published night"
+        text += f"; {change:+.2%} valid rows" if rows != was else "; the same number of valid rows"
+        text += " compared with the last published night" if rows != was else " as in the last published night"
     if night.profile:
         clean = night.profile["shapes"]["clean"]
         text += f". {number(clean['rows'])} interactions of {number(clean['users'])} users and "
-        text += f"{number(clean['items'])} items take part"
+        text += f"{number(clean['items'])} items are in use"
     return text + "."
 
 
 def made_by(night: Night) -> str:
-    """Who made the lists, and how good that is."""
+    """Which model made the lists, and its metric on test."""
     label, (protocol, metric, cutoff) = night.record.get("champion"), night.figure
     found = night.metrics.filter(
         model=str(label), split="test", segment="all", protocol=protocol, metric=metric, cutoff=cutoff
     ).to_dicts()
-    text = f"The lists are made by {named(night, label)}"
+    text = f"The lists were made by {named(night, label)}"
     if not found:
         return f"{text}."
     of, what = found[0], "rows" if protocol == "error" else "users"
@@ -148,7 +148,7 @@ def made_by(night: Night) -> str:
 
 
 def named(night: Night, label: str | None) -> str:
-    """A model as people know it: the incumbent with its family."""
+    """A model's display name: the incumbent with its family."""
     family = {fit.label: fit.family for fit in night.fits}.get(label or "")
     if family is None and label == night.record.get("champion"):
         family = (night.record.get("champion_configuration") or {}).get("family")
@@ -166,8 +166,8 @@ def _served(published: dict[str, Any] | None) -> str:
     served = published["served"]
     text = f"{number(served['users'])} users have up to {published['top_n']} recommendations each"
     if served["fallback"]:
-        text += f", {number(served['fallback'])} of them popular items, as the model can't serve them"
-    return f"{text}; {percent(published['coverage']['coverage'])} of the items are in somebody's list."
+        text += f", {number(served['fallback'])} of them popular items, because the model can't serve them"
+    return f"{text}; {percent(published['coverage']['coverage'])} of the items are in at least one list."
 
 
 def _churn(night: Night) -> str:
@@ -176,17 +176,18 @@ def _churn(night: Night) -> str:
         return ""
     of = rows[0]
     if of["jaccard"] == 1 and of["rbo"] > 0.99999:
-        return "Lists are the same as those they replaced."
+        return "The lists are the same as the ones they replaced."
     return (
-        f"Lists differ from those they replaced by {percent(1 - of['jaccard'])} (1 - Jaccard@{of['cutoff']}, mean of "
-        f"{number(of['n'])} users); {number(of['items_entered'])} items came in, {number(of['items_left'])} went."
+        f"The lists differ from the ones they replaced by {percent(1 - of['jaccard'])} (1 - Jaccard@{of['cutoff']}, "
+        f"mean of {number(of['n'])} users); {number(of['items_entered'])} items entered, "
+        f"{number(of['items_left'])} left."
     )
 
 
-def _held_back(night: Night) -> str:
+def _refused(night: Night) -> str:
     live = night.nights.filter(outcome="published")
     if not live.height:
-        return "Nothing was published, and nothing had been before."
+        return "Nothing was published, and nothing was published before."
     last = live.row(-1, named=True)
     return f"Nothing was published: readers see the tables of the night of {moment(last['started_at'])} UTC."
 
@@ -199,10 +200,10 @@ def _warned(night: Night) -> str:
 
 
 def warnings(night: Night) -> list[str]:
-    """Notes that warn."""
+    """Notes that are warnings."""
     return [note for note in night.notes if note.startswith("warning: ")]
 
 
 def without_examples(note: str) -> str:
-    """A note without the bad row that it shows: for copies that outlive the tables."""
+    """A note without its example of a bad row: for copies that outlive the tables."""
     return re.sub(r", e\.g\. .* \(wanted", " (wanted", note)

@@ -1,4 +1,4 @@
-"""A night on one page of Markdown: Prefect shows it as an artifact, MLflow as the description of the night's run."""
+"""The digest of a night in Markdown: Prefect shows it as an artifact, MLflow as the description of the run."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,13 +8,13 @@ from pipeline.reporting import formatting
 from pipeline.reporting.formatting import NOTHING, SEGMENTS, figure, interval, number
 
 COLOURS = ["#7f8ea3", "#2563c9"]
-"""Other models, the champion: readable on white, which the picture brings along."""
+"""Other models, the champion: readable on white, which is the plot's background."""
 OTHERS = 2
-"""Figures beside the one that decides, for which the pages have room; the report has all."""
+"""Metrics next to the deciding one, for which these pages have room; the report has all."""
 
 
 def markdown(facts: dict[str, Any], links: Mapping[str, str], picture: bool = False, personal: bool = True) -> str:
-    """What came of a night, from `page.content`; `links` by their names. Not `personal`: without bad rows."""
+    """The digest, from `page.content`; `links`: name to address. Not `personal`: without examples of bad rows."""
     record, parts = facts["record"], []
     if record["outcome"] != "published":
         reason = record.get("reason") or record["outcome"]
@@ -44,7 +44,7 @@ def markdown(facts: dict[str, Any], links: Mapping[str, str], picture: bool = Fa
 
 
 def headline(facts: dict[str, Any]) -> str:
-    """One sentence: who made the lists and how good that is, or why there are none."""
+    """One sentence: which model made the lists and its metric, or why there are none."""
     record = facts["record"]
     if record["outcome"] == "published":
         return formatting.made_by(facts["night"])
@@ -56,7 +56,7 @@ def _leaderboard(facts: dict[str, Any], picture: bool) -> list[str]:
         return []
     board = facts["leaderboards"][0]
     n = number(max(row["n"] or 0 for row in board["tables"][0]["rows"]))
-    about = f"On test, protocol {board['protocol']}, {n} {board['counted']}, with 95 % intervals; the choice is made "
+    about = f"On test, protocol {board['protocol']}, {n} {board['counted']}, with 95 % intervals; models are chosen "
     about += f"on valid. ★ made the lists. {board['compared']}".rstrip()
     parts = ["## Leaderboard", table(rows), about]
     if picture and board["charts"]:
@@ -67,7 +67,7 @@ def _leaderboard(facts: dict[str, Any], picture: bool) -> list[str]:
 
 
 def leaderboard(facts: dict[str, Any]) -> list[dict[str, str]]:
-    """A row a model, the best on test first, in the protocol that decides; the figure that decides comes first."""
+    """One row per model, the best on test first, in the deciding protocol; the deciding metric comes first."""
     boards = [board for board in facts["leaderboards"] if board["tables"]]
     if not boards or boards[0]["split"] != "test":
         return []
@@ -93,7 +93,7 @@ def leaderboard(facts: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _cells(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of each row of a leaderboard's table: the model, and its cells by the name of their column."""
+    """For each row of a leaderboard's table: the model, and its cells by column name."""
     for row in table["rows"]:
         cells = zip(table["columns"], row["cells"], strict=True)
         yield row["model"], {name: cell for (name, _), cell in cells if cell}
@@ -121,7 +121,7 @@ def gate(facts: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
-    """What each stage kept of the source's lines, and what it left out, with the reasons."""
+    """How many rows each stage kept, and how many it left out, by reason."""
     lost: dict[str, list[str]] = {}
     for row in facts["data"]["lost"]:
         lost.setdefault(row["stage"], []).append(f"{number(row['rows'])} {row['reason']}")
@@ -133,21 +133,21 @@ def rows_of(facts: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table in Markdown; all rows have the first one's columns."""
+    """A Markdown table with the columns of the first row."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([plain(row.get(name, "")) for name in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """What would be markup, or end a cell, as it is: names and reasons come from the data."""
+    """Text with Markdown's characters escaped: names and reasons come from the data."""
     for mark in "\\`*_[]<>|":
         text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return " ".join(text.split())
 
 
 def svg(spec: dict[str, Any]) -> bytes:
-    """A chart of the report as a picture for pages that can't draw it."""
+    """A chart of the report as SVG, for pages that can't draw it."""
     import altair
     import vl_convert
 

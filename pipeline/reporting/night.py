@@ -1,4 +1,4 @@
-"""What the journal and the lake know of a night and of the nights before it; whatever is gone is left out."""
+"""Data about a night and the nights before it, from the journal and the lake; what is gone is left out."""
 
 import json
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from typing import Any
 import polars as pl
 
 from pipeline.core.paths import Home
-from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
+from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake, state_files
 
 NIGHTS = 30
-"""Nights that are shown beside this one."""
+"""Number of nights that are shown, this one included."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A family's fit on train, as its folder tells it."""
+    """A family's fit on train, from its folder in the lake."""
 
     label: str
     family: str
@@ -38,7 +38,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Night:
-    """One night, read when it is asked for."""
+    """One night; each part is read when it is first used."""
 
     home: Home
     dataset: str
@@ -65,18 +65,18 @@ class Night:
         generation = self.home.generation(self.dataset, self.run_id)
         return generation if self.is_published and generation.exists() else None
 
-    def table(self, table: contracts.Table) -> pl.DataFrame:
+    def table(self, table: Table) -> pl.DataFrame:
         """This night's rows of a journal table."""
         return journal.read(self.home, self.dataset, table, self.run_id)
 
     @cached_property
     def metrics(self) -> pl.DataFrame:
-        """Figures of all models."""
+        """Metrics of all models."""
         return self.table(tables.METRICS)
 
     @cached_property
     def notes(self) -> list[str]:
-        """What a person should know."""
+        """Notes and warnings of the night."""
         return journal.notes(self.home, self.dataset, self.run_id)
 
     @cached_property
@@ -90,7 +90,7 @@ class Night:
     def nights(self) -> pl.DataFrame:
         """This night and those before it, oldest first: tables.RUNS with rows, rejected, value, ci_low, ci_high.
 
-        The last three are the champion's figure on test; null where there is none.
+        The last three are the champion's deciding metric on test; null where there is none.
         """
         runs = journal.read(self.home, self.dataset, tables.RUNS).filter(pl.col("run_id") <= self.run_id)
         runs = runs.sort("run_id").tail(NIGHTS)
@@ -104,27 +104,27 @@ class Night:
 
     @cached_property
     def churn_of_nights(self) -> pl.DataFrame:
-        """tables.CHURN of these nights, those of which something was published."""
+        """tables.CHURN of the published ones among these nights."""
         published = self.nights.filter(outcome="published")
         return self._of_nights(published, tables.CHURN).join(published.select("run_id", "started_at"), on="run_id")
 
-    def _of_nights(self, runs: pl.DataFrame, table: contracts.Table) -> pl.DataFrame:
+    def _of_nights(self, runs: pl.DataFrame, table: Table) -> pl.DataFrame:
         parts = [journal.read(self.home, self.dataset, table, run_id) for run_id in runs["run_id"]]
         return pl.concat(parts) if parts else table.empty()
 
     def folder(self, path: str | Path) -> Path:
-        """A folder of the lake that a journal or manifest names; a home may have moved since."""
+        """A folder of the lake that a journal or manifest names, in the home's present place."""
         return self.home.lake(self.dataset).joinpath(*Path(path).parts[-2:])
 
     def made(self, kind: str) -> list[Path]:
-        """What the night made (`fitted`, `searched`, `encoded`, …), as far as it is still there."""
+        """Folders that the night made (`fitted`, `searched`, `encoded`, …) and that still exist."""
         named = (self.record.get("made") or {}).get(kind) or []
         found = map(self.folder, [named] if isinstance(named, str) else named)
         return [folder for folder in found if state_files.read(folder / lake.MANIFEST, dict)]
 
     @cached_property
     def profile(self) -> dict[str, Any] | None:
-        """What the data looks like (pipeline/profile.py)."""
+        """The profile of the data, from stage `profile`."""
         named = self.record.get("profile")
         return state_files.read(self.folder(named) / "profile.json", dict) if named else None
 
@@ -154,7 +154,7 @@ class Night:
 
     @cached_property
     def lineage(self) -> list[dict[str, Any]]:
-        """Folders of the lake that the night made or took, in order: layer, folder, stage, rows."""
+        """Folders of the lake that the night made or reused, in order: layer, folder, stage, rows, parents."""
         names = dict.fromkeys(state_files.read_lines(self.home.journal(self.dataset) / self.run_id / "folders.txt"))
         rows = []
         for name in names:
@@ -168,7 +168,7 @@ class Night:
 
     @cached_property
     def source(self) -> dict[str, Any]:
-        """What ingest noted: `data_hash`, and `files` with the hashes of their content."""
+        """Info of stage ingest: `data_hash`, and `files` with the hashes of their contents."""
         with suppress(OSError, ValueError, KeyError):
             return lake.info(self.raw) if self.raw else {}
         return {}

@@ -1,13 +1,13 @@
-"""Sends a message about a night to webhooks, chats, e-mail and pagers, as the environment says.
+"""Sends a message about a night to webhooks, chats, e-mail and pagers, configured by environment variables.
 
-NIGHTRECS_NOTIFY: addresses, by commas or spaces. Those that apprise knows (slack://, msteams://, mailto://,
+NIGHTRECS_NOTIFY: addresses, separated by commas or spaces. Those that apprise supports (slack://, msteams://, mailto://,
 pagerduty://, json:// …; https://github.com/caronc/apprise/wiki) get a title and a text; any other http:// or https://
 address gets the JSON object of the generic webhook.
 NIGHTRECS_NOTIFY_WEBHOOK: URL of a generic webhook: a JSON object by POST, with `text` as Slack and others read it.
-NIGHTRECS_NOTIFY_EMAIL: address or addresses, by commas.
+NIGHTRECS_NOTIFY_EMAIL: one or more addresses, separated by commas.
 NIGHTRECS_NOTIFY_SMTP: how to send it, smtp://user:password@host:port or smtps://…; 127.0.0.1:25 where unset.
 
-No message names users, and nothing that goes wrong here changes how a night ends.
+No message names users, and no failure here changes how a night ends.
 """
 
 import json
@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from pipeline.core.redaction import masked, without_examples
 
 SECONDS = 10
-"""For all targets together, which are asked at the same time."""
+"""Time limit for all targets together; they are called in parallel."""
 ADDRESSES, WEBHOOK, EMAIL, SMTP = (f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP"))
 LOCAL_SMTP = "smtp://127.0.0.1:25"
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9.+-]*://)")
@@ -34,11 +34,11 @@ Send = Callable[[], None]
 
 
 class NotTaken(Exception):
-    """A target did not take the message."""
+    """A target did not accept the message."""
 
 
 def tell(text: str, about: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Send `text` to all targets; the problems, in words that hold no secret. Never raises."""
+    """Send `text` to all targets; returns the problems, without secrets. Never raises."""
     try:
         return _tell(without_examples(text), about, environ)
     except Exception as error:
@@ -62,7 +62,7 @@ def _tell(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> li
 
 
 def _targets(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> list[tuple[str, Send]]:
-    """Each target's name for people, and what sends to it."""
+    """Each target's display name, and the function that sends to it."""
     payload = {"text": text, **about}
     found: list[tuple[str, Send]] = []
     if webhook := environ.get(WEBHOOK, "").strip():
@@ -88,7 +88,7 @@ def _attempt(send: Send, outcome: list[str]) -> None:
 
 
 def deliver(url: str, text: str, about: Mapping[str, Any]) -> None:
-    """Send to one address: by apprise where it knows it, else as a generic webhook."""
+    """Send to one address: through apprise where it supports it, else as a generic webhook."""
     if is_known(url):
         by_apprise(url, text, about)
     elif urlsplit(url).scheme in ("http", "https"):
@@ -98,7 +98,7 @@ def deliver(url: str, text: str, about: Mapping[str, Any]) -> None:
 
 
 def post(url: str, payload: dict[str, Any]) -> None:
-    """One JSON object by POST."""
+    """POST one JSON object."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise NotTaken("a webhook begins with http:// or https://")
     body = json.dumps(payload, default=str).encode()
@@ -108,12 +108,12 @@ def post(url: str, payload: dict[str, Any]) -> None:
 
 
 def is_known(url: str) -> bool:
-    """Whether apprise takes an address."""
+    """Whether apprise supports an address."""
     return _apprise().Apprise.instantiate(url, suppress_exceptions=True) is not None
 
 
 def by_apprise(url: str, text: str, about: Mapping[str, Any]) -> None:
-    """One message by apprise: the first line is its title."""
+    """Send one message through apprise; the first line is its title."""
     apprise = _apprise()
     target = apprise.Apprise.instantiate(url, suppress_exceptions=True)
     if target is None:
@@ -124,7 +124,7 @@ def by_apprise(url: str, text: str, about: Mapping[str, Any]) -> None:
 
 
 def mail_url(addresses: str, smtp: str) -> str:
-    """The e-mail variables as an address for apprise."""
+    """The e-mail variables as an apprise address."""
     place = urlsplit(smtp)
     user, password = unquote(place.username or ""), unquote(place.password or "")
     mode = "ssl" if place.scheme == "smtps" else "starttls" if user and password else "insecure"
@@ -138,7 +138,7 @@ def mail_url(addresses: str, smtp: str) -> str:
 
 
 def _apprise() -> Any:
-    """The library, imported when it is needed; what it logs may hold secrets and is dropped."""
+    """The library, imported on first use. Its log may hold secrets, so it is dropped."""
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     import apprise
 
@@ -146,5 +146,5 @@ def _apprise() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Without the URL, which may hold a secret."""
+    """The reason of an error, without the URL, which may hold a secret."""
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or "it is no answer of a webhook")

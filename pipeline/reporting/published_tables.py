@@ -1,4 +1,4 @@
-"""What a report takes from a night's published tables: who is served, what is shown, users and items to look at."""
+"""What a report reads from the published tables: users served, items shown, examples of users and items."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ import polars as pl
 from pipeline.storage import reader, warehouse
 
 LISTED, REMEMBERED, NEIGHBOURS, WELL_KNOWN = 10, 10, 6, 6
-"""Lengths of what is shown: recommendations, history, similar items, items that have them."""
+"""Lengths of the lists shown: recommendations, history, similar items, items with similar ones."""
 DECILES, POINTS = 10, 600
 
 EXAMPLES = """
@@ -47,7 +47,7 @@ order by known.n_interactions desc, known.item_id, s.rank
 
 
 def look(file: Path, raw: Path | None) -> dict[str, Any]:
-    """All that is shown of a published database; histories only where the source rows (`raw`) are there."""
+    """Everything that the report shows of a published database; histories only where the source rows (`raw`) exist."""
     with reader.open_file(file) as con:
         served = con.sql(
             "select count(distinct user_id) as users, count(*) as rows, "
@@ -72,7 +72,7 @@ def look(file: Path, raw: Path | None) -> dict[str, Any]:
 
 
 def by_decile(exposure: pl.DataFrame) -> list[dict[str, Any]]:
-    """Share of the places in lists that each tenth of the interactions has, from the most popular items on.
+    """Share of the places in lists by popularity decile, the most popular items first.
 
     Each decile holds items with about a tenth of all interactions, so without popularity bias each has 10 %.
     """
@@ -107,7 +107,7 @@ def _similar(con: warehouse.Connection) -> list[dict[str, Any]]:
 
 
 def _examples(con: warehouse.Connection, raw: Path | None) -> list[dict[str, Any]]:
-    """Users with their newest interactions beside their lists."""
+    """Example users with their newest interactions and their lists."""
     users = con.sql(EXAMPLES).pl()
     params = {"users": users["user_id"].to_list(), "n": LISTED}
     lists = con.sql(
@@ -125,7 +125,7 @@ def _examples(con: warehouse.Connection, raw: Path | None) -> list[dict[str, Any
 
 
 def _histories(raw: Path | None, users: list[str], titles: pl.DataFrame) -> pl.DataFrame | None:
-    """Newest interactions of these users; of untimed data the highest rated, else the last lines of the source."""
+    """Newest interactions of these users; without times the highest rated, else the last lines of the source."""
     if raw is None:
         return None
     rows = pl.scan_parquet(raw / "interactions.parquet").with_row_index("line")

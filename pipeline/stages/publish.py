@@ -1,4 +1,4 @@
-"""Swaps the live name to an audited generation: readers see the whole old file or the whole new one."""
+"""Makes an audited generation live by an atomic swap: readers see the whole old file or the whole new one."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.storage.generations import drop_old_generations, go_live
 
 
 def publish_tables(run: Run, building: Path) -> Path:
-    """Make the audited file a generation of its own, read-only, and the live one; returns the live name."""
+    """Make the audited file a read-only generation, and the live file a copy of it; returns the live file."""
     with journal.stage(run, "publish"):
         return _publish(run, building)
 

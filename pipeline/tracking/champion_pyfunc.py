@@ -1,4 +1,4 @@
-"""Code of the registered model: user ids in, top-N out. MLflow runs this file; nothing is pickled."""
+"""Code of the registered model: user ids in, top-N lists out. MLflow runs this file; nothing is pickled."""
 
 import json
 from pathlib import Path
@@ -40,13 +40,13 @@ class Champion(PythonModel):
         asked = pl.DataFrame({"user_id": [str(user) for user in model_input["user_id"]]}, schema={"user_id": pl.String})
         index = asked.join(self.users, on="user_id", how="left", maintain_order="left")["user_idx"]
         users = torch.from_numpy(index.fill_null(-1).cast(pl.Int64).to_numpy(writable=True))  # (N,)
-        nobody = torch.zeros(1, dtype=torch.long)
+        no_events = torch.zeros(1, dtype=torch.long)
         rows = torch.where(users >= 0, users, len(self.history))
         lists = top_k(
             self.model,
             users,
-            _with_empty_row(self.history, nobody)[rows],
-            _with_empty_row(self.seen, nobody)[rows],
+            _with_empty_row(self.history, no_events)[rows],
+            _with_empty_row(self.seen, no_events)[rows],
             k,
             fallback=self.popular,
         )
@@ -68,9 +68,9 @@ class Champion(PythonModel):
         ).to_pandas()
 
 
-def _with_empty_row(history: History, nobody: torch.Tensor) -> History:
-    """One more row without events, for users whom the model never saw."""
-    return History(torch.cat([history.offsets, history.offsets[-1:] + nobody]), history.items, history.n_items)
+def _with_empty_row(history: History, no_events: torch.Tensor) -> History:
+    """The history with one more row, without events, for users unknown to the model."""
+    return History(torch.cat([history.offsets, history.offsets[-1:] + no_events]), history.items, history.n_items)
 
 
 set_model(Champion())

@@ -1,6 +1,6 @@
-"""Care for MLflow's store: runs of dead nights are ended, old ones removed, models that know a user withdrawn.
+"""Cleans up MLflow's store: ends runs of dead nights, removes old runs, and removes models that know a user.
 
-Removing needs the store itself: where MLFLOW_TRACKING_URI names a server, its own `mlflow gc` has to do it.
+Removing needs direct access to the store: where MLFLOW_TRACKING_URI names a server, use `mlflow gc` there.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,23 +14,23 @@ import polars as pl
 from pipeline.core.filesystem import delete, size_of
 from pipeline.core.paths import Home
 from pipeline.storage.garbage import Garbage
-from pipeline.tracking import client as tracking_client
+from pipeline.tracking.client import NIGHT, connect
 from pipeline.tracking.server import tracking_uri
 
 STATUS = {"published": "FINISHED", "crashed": "KILLED"}
-"""Of MLflow, by a night's outcome; of all others it is FAILED."""
+"""MLflow's run status by a night's outcome; FAILED for all others."""
 
 
 class NotOurs(RuntimeError):
-    """What MLflow's store holds can't be removed from here: it is a server, or its files are of another home."""
+    """MLflow's store can't be cleaned up from here: it is a server, or its files belong to another home."""
 
 
 def end_stale(home: Home, dataset: str, outcomes: Mapping[str, str]) -> int:
-    """End the runs that are still RUNNING though their night, by the journal's outcome, is not; returns how many."""
-    client = tracking_client.connect(home)
+    """End runs that are RUNNING in MLflow though their night has ended by the journal; returns how many."""
+    client = connect(home)
     ended = 0
     for run in _runs(client, dataset, "attributes.status = 'RUNNING'"):
-        outcome = outcomes.get(run.data.tags.get(tracking_client.NIGHT, ""), "running")
+        outcome = outcomes.get(run.data.tags.get(NIGHT, ""), "running")
         if outcome == "running":
             continue
         if run.data.tags.get("nightrecs.kind") == "night":
@@ -41,9 +41,9 @@ def end_stale(home: Home, dataset: str, outcomes: Mapping[str, str]) -> int:
 
 
 def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[str], before: float) -> list[Garbage]:
-    """Runs and models of all other nights that began before `before` (seconds since 1970).
+    """Runs and models that may go: of nights that are not kept, begun before `before` (seconds since 1970).
 
-    `keep_runs`, `keep_models`: ids of nights. A model that an alias points to stays, whatever its night.
+    `keep_runs`, `keep_models`: ids of nights. A model with an alias always stays.
     """
     client, store = _store(home)
     found: list[Garbage] = []
@@ -53,7 +53,7 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
             continue
         found.append(_model(home, client, store, dataset, model, versions))
     for run in _runs(client, dataset):
-        night = run.data.tags.get(tracking_client.NIGHT)
+        night = run.data.tags.get(NIGHT)
         if night is None or night in keep_runs | keep_models or run.info.start_time / 1000 >= before:
             continue
         at, run_id = _local(run.info.artifact_uri).parent, run.info.run_id
@@ -64,7 +64,7 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
 
 
 def models_with(home: Home, dataset: str, user_id: str) -> list[Garbage]:
-    """Models whose artifacts know a user, aliases or not."""
+    """Models whose artifacts name a user, with or without alias."""
     client, store = _store(home)
     return [
         _model(home, client, store, dataset, model, versions)
@@ -93,7 +93,7 @@ def _model(home: Home, client: Any, store: Any, dataset: str, model: Any, versio
 
 
 def _hard(home: Home, store: Any, kind: str, identity: str, at: Path) -> Callable[[], None]:
-    """Removal of a row of the store and of its folder, for good, as `mlflow gc` does it."""
+    """A function that deletes a row of the store and its folder permanently, as `mlflow gc` does."""
 
     def remove() -> None:
         check_inside(home, at)
@@ -106,16 +106,16 @@ def _hard(home: Home, store: Any, kind: str, identity: str, at: Path) -> Callabl
 
 
 def check_inside(home: Home, at: Path) -> None:
-    """Raises NotOurs where artifacts lie in another home; what removes a thing calls it before it removes anything."""
+    """Raise NotOurs where artifacts lie outside the home; to be called before anything is removed."""
     if at.exists() and not at.resolve().is_relative_to(home.root.resolve()):
         raise NotOurs(f"{at} lies outside the home {home.root}, so nothing is removed there")
 
 
 def _store(home: Home) -> tuple[Any, Any]:
-    client = tracking_client.connect(home)
+    client = connect(home)
     store = client._tracking_client.store
     if not hasattr(store, "_hard_delete_run"):
-        raise NotOurs(f"MLflow is at {tracking_uri(home)}: remove there what is no longer wanted (mlflow gc)")
+        raise NotOurs(f"MLflow is at {tracking_uri(home)}: remove old runs there (mlflow gc)")
     return client, store
 
 
@@ -132,7 +132,7 @@ def _runs(client: Any, dataset: str, where: str = "") -> Iterator[Any]:
 
 
 def _models(client: Any, dataset: str) -> Iterator[tuple[Any, str | None, list[str]]]:
-    """Every logged model with its night and its registered versions."""
+    """Every logged model, with its night and its registered versions."""
     experiment = client.get_experiment_by_name(dataset)
     if experiment is None:
         return
@@ -144,7 +144,7 @@ def _models(client: Any, dataset: str) -> Iterator[tuple[Any, str | None, list[s
         page = client.search_logged_models(experiment_ids=[experiment.experiment_id], page_token=token)
         for model in page:
             of = versions.get(model.model_id, [])
-            nights = [v.tags[tracking_client.NIGHT] for v in of if tracking_client.NIGHT in v.tags]
+            nights = [v.tags[NIGHT] for v in of if NIGHT in v.tags]
             yield model, nights[0] if nights else None, [str(v.version) for v in of]
         token = page.token
         if not token:

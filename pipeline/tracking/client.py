@@ -1,4 +1,4 @@
-"""The way into MLflow: its client, and the experiment of a data set."""
+"""MLflow's client, and the experiment of a data set."""
 
 import logging
 import os
@@ -13,16 +13,16 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from pipeline.core.paths import Home
-from pipeline.tracking import naming as words
+from pipeline.tracking import naming
 from pipeline.tracking.server import initialised_alone, refuse_dead_server, tracking_uri
 
 NIGHT = "nightrecs.run_id"
-"""Tag of what a night left there."""
+"""Tag with the night's id, on runs and model versions."""
 KIND = "custom_model_development"
 
 
 def connect(home: Home) -> MlflowClient:
-    """A client of the store that the home uses, which is made or migrated first; OSError where none answers."""
+    """A client of the home's store, which is created or migrated first. Raises OSError where no server answers."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     uri = tracking_uri(home)
@@ -36,7 +36,7 @@ def connect(home: Home) -> MlflowClient:
 
 
 def experiment_of(home: Home, dataset: str) -> str:
-    """Id of a data set's experiment, which is made where there is none, and becomes the active one."""
+    """Id of a data set's experiment, which is created if needed and made the active one."""
     found = mlflow.get_experiment_by_name(dataset)
     if found is None:
         location = home.mlflow_artifacts / dataset  # without it artifacts go to a stray ./mlruns
@@ -45,8 +45,8 @@ def experiment_of(home: Home, dataset: str) -> str:
     else:
         identity = found.experiment_id
     mlflow.set_experiment(experiment_id=identity)
-    if found is None or MLFLOW_RUN_NOTE not in found.tags:  # without a kind the UI opens on pages for chat models
+    if found is None or MLFLOW_RUN_NOTE not in found.tags:  # without a kind the UI opens on its GenAI pages
         mlflow.set_experiment_tags(
-            {"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: words.ABOUT.format(dataset=dataset)}
+            {"mlflow.experimentKind": KIND, MLFLOW_RUN_NOTE: naming.ABOUT.format(dataset=dataset)}
         )
     return identity

@@ -1,4 +1,4 @@
-"""What MLflow is told of a night, in its own words: descriptions, and names for figures and settings."""
+"""Descriptions of nights for MLflow, and MLflow names of metrics and settings."""
 
 import json
 from typing import Any
@@ -9,36 +9,36 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Select
 from pipeline.schemas.tables import metric_name
 
-ABOUT = """The nights of **{dataset}**: one run a night, named by its start (UTC) and who made the lists, and below it a
-run for every model.
+ABOUT = """The nights of **{dataset}**: one run per night, named by its start (UTC) and its champion, with a child run
+for every model.
 
-- nights alone: ``tags.`nightrecs.kind` = 'night'``; one model through the nights: `attributes.run_name = 'ease'`
-- columns that tell most: `test_full_ndcg_at_10` with its interval `…_ci_low` and `…_ci_high`, `data_raw_rows`, the
+- only nights: ``tags.`nightrecs.kind` = 'night'``; one model over the nights: `attributes.run_name = 'ease'`
+- useful columns: `test_full_ndcg_at_10` with its interval `…_ci_low` and `…_ci_high`, `data_raw_rows`, the
   tags `nightrecs.outcome` and `nightrecs.champion`
-- a night's description is its digest; `report.html` among its artifacts is the whole of it"""
-ABOUT_MODEL = """Who makes the lists of **{dataset}**. The alias `champion` is the published night's model, and
-`previous` the one before.
+- a night's description is its digest; its artifact `report.html` is the full report"""
+ABOUT_MODEL = """The model that makes the lists of **{dataset}**. The alias `champion` is the published night's model,
+`previous` the champion before it.
 
 ```python
 champion = mlflow.pyfunc.load_model("models:/{dataset}@champion")
 champion.predict(pandas.DataFrame({{"user_id": ["42"]}}), params={{"top_n": 10}})
 ```
 
-The published tables serve users whom the filters left out too, and they are the truth."""
+The published tables are authoritative. They also serve users whom the filters left out."""
 
 
-def about(run: Run, info: dict[str, Any], figures: pl.DataFrame | None) -> str:
-    """A family's run in one line: what was fitted, and the figure that decides."""
+def about(run: Run, info: dict[str, Any], metrics: pl.DataFrame | None) -> str:
+    """A family's run in one line: what was fitted, and the deciding metric."""
     select = run.settings.select
-    told = [f"`{info['family']}` of night {run.run_id}, fitted on train in {info.get('seconds') or 0:.1f} s"]
-    if figures is None:
-        return told[0]
+    parts = [f"`{info['family']}` of night {run.run_id}, fitted on train in {info.get('seconds') or 0:.1f} s"]
+    if metrics is None:
+        return parts[0]
     wanted = {"segment": "all", "metric": select.metric, "protocol": select.protocol}
-    for row in figures.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
+    for row in metrics.filter(pl.col("cutoff").is_in([0, select.cutoff]), **wanted).to_dicts():
         ends = f" [{row['ci_low']:.4f}, {row['ci_high']:.4f}]" if row["ci_low"] is not None else ""
         name = metric_name(row["metric"], row["cutoff"])
-        told.append(f"{row['split']} {name} {row['value']:.4f}{ends}")
-    return "; ".join(told)
+        parts.append(f"{row['split']} {name} {row['value']:.4f}{ends}")
+    return "; ".join(parts)
 
 
 def shapes(shapes: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -46,10 +46,10 @@ def shapes(shapes: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"data_{at}_{name}": value for at, shape in shapes.items() for name, value in shape.items()}
 
 
-def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
-    """`test_full_ndcg_at_10`, for MLflow allows no @; at the cutoff that decides with its `…_ci_low`, `…_ci_high`.
+def named(metrics: pl.DataFrame, select: Select) -> dict[str, float]:
+    """`test_full_ndcg_at_10` (MLflow allows no @) to value; at the deciding cutoff also `…_ci_low`, `…_ci_high`.
 
-    The figure that decides comes first, and test before valid, as the UI lists them in this order.
+    The deciding metric comes first, and test before valid, since the UI lists them in this order.
     """
 
     def place(row: dict[str, Any]) -> tuple[str, bool]:
@@ -57,7 +57,7 @@ def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
         return row["split"], not (decides and row["cutoff"] in (0, select.cutoff))
 
     named = {}
-    for row in sorted(figures.filter(pl.col("segment") == "all").to_dicts(), key=place):
+    for row in sorted(metrics.filter(pl.col("segment") == "all").to_dicts(), key=place):
         name = metric_name(row["metric"], row["cutoff"]).replace("@", "_at_")
         name = f"{row['split']}_{row['protocol']}_{name}"
         named[name] = row["value"]
@@ -67,7 +67,7 @@ def named(figures: pl.DataFrame, select: Select) -> dict[str, float]:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`dataset.columns.user`, …; lists as JSON, without what is None."""
+    """Settings by dotted name, such as `dataset.columns.user`; lists as JSON, without those that are None."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Writes nights into MLflow's store. A view of the journal, never the truth."""
+"""Logs nights to MLflow's store. MLflow is a view; the journal is authoritative."""
 
 from pipeline.tracking.client import NIGHT, connect, experiment_of  # before mlflow, which reads what it sets
 
@@ -17,16 +17,16 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW
 from pipeline.config.run import Run
 from pipeline.reporting.plots.worker import Drawer
 from pipeline.storage import journal, lake
-from pipeline.tracking import naming as words
+from pipeline.tracking import naming
 from pipeline.tracking.registry import ensure_champion
 
 __all__ = ["end_night", "ensure_champion", "log_night", "log_report"]
 
 
 def log_night(run: Run, drawer: Drawer) -> str:
-    """Log a night from its journal: a parent run with a child for every family. Returns the parent's MLflow id.
+    """Log a night from its journal: a parent run with a child run per family. Returns the parent's MLflow id.
 
-    Its pictures have been asked of `drawer`.
+    Its plots were requested from `drawer` before.
     """
     client, experiment = connect(run.home), experiment_of(run.home, run.dataset)
     record = journal.read_run(run.home, run.dataset, run.run_id)
@@ -37,31 +37,31 @@ def log_night(run: Run, drawer: Drawer) -> str:
     tags |= {"nightrecs.dataset": run.dataset, "nightrecs.recipe": run.settings.recipe}
     parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
-    _log(client, parent, params={**words.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
+    _log(client, parent, params={**naming.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
     source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
     content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
     client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
-    figures = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
-    _log(client, parent, metrics=words.named(figures[champion], run.settings.select))  # before the data's
+    metrics = {lake.info(Path(f))["label"]: pl.read_parquet(Path(f) / "metrics.parquet") for f in made["measured"]}
+    _log(client, parent, metrics=naming.named(metrics[champion], run.settings.select))  # before the data's
     if profile := record.get("profile"):
-        _log(client, parent, metrics=words.shapes(lake.info(Path(profile))["shapes"]))
+        _log(client, parent, metrics=naming.shapes(lake.info(Path(profile))["shapes"]))
         client.log_artifact(parent, str(Path(profile) / "profile.json"))
     runs: dict[str | None, str] = {None: parent}
     searched = {lake.info(folder)["label"]: folder for folder in map(Path, made.get("searched", []))}
     for folder in map(Path, made["fitted"]):
         label = lake.info(folder)["label"]
         tags = {"mlflow.parentRunId": parent} | ({"nightrecs.made_the_lists": "true"} if label == champion else {})
-        runs[label] = _log_family(client, experiment, run, tags, folder, figures.get(label))
+        runs[label] = _log_family(client, experiment, run, tags, folder, metrics.get(label))
         if label in searched:
             _log_search(client, experiment, run, runs[label], searched[label])
     for label, reason in record.get("left_out", {}).items():
         tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
         client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
-    for label, picture in drawer.drawn():
-        client.log_artifact(runs[label], str(picture))
-    for failure in drawer.failed():  # pictures are for looking, so a night goes on without them
-        journal.note(run, f"a picture could not be made: {failure}")
+    for label, plot in drawer.drawn():
+        client.log_artifact(runs[label], str(plot))
+    for failure in drawer.failed():  # a night does not need its plots
+        journal.note(run, f"a plot could not be made: {failure}")
     if record["outcome"] == "published":
         end_night(run, "published", parent)
     return parent
@@ -78,7 +78,7 @@ def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
 
 
 def log_report(run: Run, html: str, markdown: str) -> str:
-    """Keep the night's report as `report.html` of its run, and in short as its description; returns MLflow's id."""
+    """Log the report as artifact `report.html`, and its digest as the description; returns MLflow's id."""
     parent = journal.read_run(run.home, run.dataset, run.run_id)["mlflow_run_id"]
     client = connect(run.home)
     client.set_tag(parent, MLFLOW_RUN_NOTE, markdown[:8000])
@@ -92,11 +92,11 @@ def _log_family(
     run: Run,
     tags: dict[str, str],
     folder: Path,
-    figures: pl.DataFrame | None,
+    metrics: pl.DataFrame | None,
 ) -> str:
     info = lake.info(folder)
     about = {"nightrecs.kind": "family", "nightrecs.family": info["family"]}
-    about |= {MLFLOW_RUN_NOTE: words.about(run, info, figures)}
+    about |= {MLFLOW_RUN_NOTE: naming.about(run, info, metrics)}
     child = _start(client, experiment, run, info["label"], tags | about)
     now = int(time.time() * 1000)
     curve = [
@@ -107,11 +107,11 @@ def _log_family(
     ]
     for start in range(0, len(curve), 1000):
         client.log_batch(child, metrics=curve[start : start + 1000])
-    numbers = words.named(figures, run.settings.select) if figures is not None else {}
+    numbers = naming.named(metrics, run.settings.select) if metrics is not None else {}
     _log(
         client,
         child,
-        params=words.flat(info.get("config", {})),
+        params=naming.flat(info.get("config", {})),
         metrics={**numbers, "fit_seconds": info.get("seconds")},
     )
     if info.get("finder", {}).get("rates"):
@@ -121,7 +121,7 @@ def _log_family(
 
 
 def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, folder: Path) -> None:
-    """A run a trial below the family's."""
+    """Log one child run per trial below the family's run."""
     info, trials = lake.info(folder), pl.read_parquet(folder / "trials.parquet")
     best = info["best"] or {}
     _log(client, family, metrics={"trials": len(trials), "trials_seconds": info["seconds"]})
@@ -130,9 +130,9 @@ def _log_search(client: MlflowClient, experiment: str, run: Run, family: str, fo
         tags |= {"nightrecs.best": "true"} if trial["number"] == best.get("number") else {}
         tags |= {"nightrecs.reason": trial["reason"]} if trial["reason"] else {}
         child = _start(client, experiment, run, f"{info['label']} trial {trial['number']}", tags)
-        figure = f"valid_{info['metric'].replace('@', '_at_')}"
-        numbers = {figure: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
-        _log(client, child, params=words.flat(json.loads(trial["params"])), metrics=numbers)
+        name = f"valid_{info['metric'].replace('@', '_at_')}"
+        numbers = {name: trial["value"], "epochs": trial["epochs"], "seconds": trial["seconds"]}
+        _log(client, child, params=naming.flat(json.loads(trial["params"])), metrics=numbers)
         client.set_terminated(child, "FAILED" if trial["state"] == "failed" else "FINISHED")
 
 
@@ -144,7 +144,7 @@ def _start(
     tags: dict[str, str],
     started_at: dt.datetime | None = None,
 ) -> str:
-    """A run of its own; `started_at` (UTC, naive) where it began before it is logged."""
+    """Create a run; `started_at` (UTC, naive) where it began before it is logged."""
     begun = started_at and int(started_at.replace(tzinfo=dt.UTC).timestamp() * 1000)
     source = {MLFLOW_SOURCE_NAME: f"nightrecs {journal.code_version()}", MLFLOW_SOURCE_TYPE: "JOB"}
     tags = {NIGHT: run.run_id, **source, **tags}

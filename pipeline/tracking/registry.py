@@ -1,4 +1,4 @@
-"""The model registry of MLflow: what is published now, and what was before it."""
+"""MLflow's model registry: the champion of the published night, and the one before it."""
 
 from pipeline.tracking.client import NIGHT, connect, experiment_of  # before mlflow, which reads what it sets
 
@@ -16,7 +16,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from pipeline.config.run import Run
 from pipeline.storage import journal, lake
-from pipeline.tracking import naming as words
+from pipeline.tracking import naming
 
 PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
 SIGNATURE = ModelSignature(
@@ -35,9 +35,9 @@ SIGNATURE = ModelSignature(
 
 
 def ensure_champion(run: Run, register: bool = True) -> str | None:
-    """The model of a published night is registered as `<dataset>`, alias `champion`; returns its version.
+    """Register the model of a published night as `<dataset>`, with alias `champion`; returns its version.
 
-    None where there is none and `register` is false, as when the lake no longer has the model.
+    Returns None where it is not registered and `register` is false, as when the lake no longer has the model.
     """
     client = connect(run.home)
     experiment_of(run.home, run.dataset)
@@ -57,7 +57,7 @@ def ensure_champion(run: Run, register: bool = True) -> str | None:
 
 
 def _register(client: MlflowClient, run: Run) -> str:
-    """Keep the refitted model with what it needs to serve users, as a new version."""
+    """Log the refitted model, with the files it needs to serve users, as a new version."""
     record = journal.read_run(run.home, run.dataset, run.run_id)
     encoded, refit = Path(record["made"]["encoded"]), Path(record["made"]["refit"])
     users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
@@ -72,8 +72,8 @@ def _register(client: MlflowClient, run: Run) -> str:
             pip_requirements=[f"nightrecs=={journal.code_version()}"],
             metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
         )
-    with suppress(MlflowException):  # there already
-        client.create_registered_model(run.dataset, description=words.ABOUT_MODEL.format(dataset=run.dataset))
+    with suppress(MlflowException):  # it exists
+        client.create_registered_model(run.dataset, description=naming.ABOUT_MODEL.format(dataset=run.dataset))
     label, gate = lake.info(refit)["label"], (record.get("gate") or {}).get("text")
     description = f"{label}, refitted on all rows of night {run.run_id}; gate: {gate}. In: user_id. Out: top-N items."
     parent = record["mlflow_run_id"]

@@ -1,4 +1,4 @@
-"""Where a home's MLflow keeps its runs, whether that answers, and who may create it."""
+"""The address of a home's MLflow store, a check that it answers, and a lock for its creation."""
 
 import fcntl
 import os
@@ -19,18 +19,18 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def tracking_uri(home: Home) -> str:
-    """Where this home's MLflow keeps its runs; MLFLOW_TRACKING_URI, where the user has set one."""
+    """Address of the home's MLflow store; MLFLOW_TRACKING_URI, where it is set."""
     return USERS_URI or sqlite_url(home.mlflow_db)
 
 
 def sqlite_url(file: Path) -> str:
-    """SQLAlchemy's address of a database file. It ends a plain path at `?`, so an odd one goes as SQLite's own URI."""
+    """SQLAlchemy's address of a database file. Paths with special characters, such as `?`, use SQLite's URI form."""
     plain = re.fullmatch(r"[\w./ -]+", str(file), re.ASCII)
     return f"sqlite:///{file}" if plain else f"sqlite:///file:{quote(str(file), safe='')}?uri=true"
 
 
 def refuse_dead_server(uri: str) -> None:
-    """OSError, after seconds, where a tracking or database server does not answer; MLflow itself tries for minutes."""
+    """Raise OSError within seconds where a tracking or database server does not answer; MLflow retries for minutes."""
     if not uri.startswith(("http://", "https://")):
         server = urlparse(uri)
         if server.hostname:  # a file's address has none
@@ -41,13 +41,13 @@ def refuse_dead_server(uri: str) -> None:
             with urllib.request.urlopen(f"{without_user(uri).rstrip('/')}/health", timeout=5):
                 pass
         except HTTPError as answer:
-            if answer.code >= 500:  # anything else is an answer, if only that it wants a password
+            if answer.code >= 500:  # any other answer, such as 401, shows that it is alive
                 raise
 
 
 @contextmanager
 def initialised_alone(home: Home) -> Iterator[None]:
-    """Only one process of a home may create the database at a time; parallel first initialisations fail."""
+    """Let only one process of a home create the database at a time; parallel first initialisations fail."""
     home.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
     with (home.mlflow_db.parent / "init.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""MLflow's server for the pages that it serves itself. By default it trusts pages of every port of this machine, too.
+"""MLflow's server, restricted to its own pages. By default it also trusts pages of all other local ports.
 
 MLflow finds it as the app `nightrecs` (entry point `mlflow.app` in pyproject.toml), and loads it in its own process.
 """
@@ -12,13 +12,13 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class OwnPagesOnly:
-    """ASGI: refuses a request by a name other than this machine's, or by a page of another origin."""
+    """ASGI middleware: refuses requests with a foreign Host, or from a page of another origin."""
 
     def __init__(self, load: Callable[[], Asgi]):
         self.load, self.app = load, None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on, or answer 403; a web socket is closed before it is accepted."""
+        """Pass the request on, or answer 403; a WebSocket is closed before it is accepted."""
         if scope["type"] in ("http", "websocket") and not _is_own(scope["headers"]):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
@@ -31,7 +31,7 @@ class OwnPagesOnly:
 
 
 def _is_own(headers: list[tuple[bytes, bytes]]) -> bool:
-    """One local Host; where there is an Origin, that of the same server."""
+    """Whether there is one local Host header and every Origin is the same server."""
     hosts = [value.decode("latin-1") for name, value in headers if name.lower() == b"host"]
     origins = [value.decode("latin-1") for name, value in headers if name.lower() == b"origin"]
     try:
@@ -42,7 +42,7 @@ def _is_own(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 def _load() -> Asgi:
-    """Imported at the first call: the process that only starts the server looks at this module, too."""
+    """MLflow's app, imported on the first call: the process that starts the server imports this module, too."""
     from mlflow.server.fastapi_app import app
 
     return app

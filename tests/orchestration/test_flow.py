@@ -44,7 +44,7 @@ def test_a_night_under_prefect(tmp_path, monkeypatch):
             assert client.read_concurrency_limit_by_tag("gpu").concurrency_limit == 1
             check_stale_flow_runs(client, tmp_path / "home")
     assert flow.name.startswith("sample 2") and flow.state_name == "Completed"
-    assert flow.state.message.startswith("The lists are made by ") and {"published", "sample"} <= set(flow.tags)
+    assert flow.state.message.startswith("The lists were made by ") and {"published", "sample"} <= set(flow.tags)
     assert {
         "ingest",
         "clean",

@@ -123,7 +123,7 @@ def a_night_runs_by_itself(home: Path, urls: dict[str, str]) -> None:
     night = journal.run_ids(at, "sample")[0]
     assert run["state_type"] == "COMPLETED" and run["auto_scheduled"] and run["name"].startswith("sample 2")
     assert {"nightrecs", "sample", "published"} <= set(run["tags"])
-    assert run["state"]["message"].startswith("The lists are made by ")
+    assert run["state"]["message"].startswith("The lists were made by ")
     of_run = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
     artifacts = {a["key"]: a for a in api.ask("/artifacts/filter", of_run)}
     assert set(artifacts) == {f"sample-{name}" for name in ("leaderboard", "gate", "ledger", "night")}

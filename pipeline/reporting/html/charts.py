@@ -1,4 +1,4 @@
-"""Charts of a night, as Vega-Lite made by Altair; colours, fonts and dark mode are the page's (page.js)."""
+"""Charts of a night as Vega-Lite, made with Altair; page.js sets colours, fonts and dark mode."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ Rows = list[dict[str, Any]]
 ROUND = 2
 CHAMPION = ("other models", "champion")
 FEW = 6
-"""Values of a hyperparameter up to which each has a place of its own."""
+"""Number of distinct values up to which a hyperparameter is drawn on a categorical axis."""
 
 
 def chart(spec: Any, height: int, description: str) -> dict[str, Any]:
-    """As wide as its place; `description` is read out where it can't be seen."""
+    """A specification that fills its container; `description` is for screen readers."""
     made = spec.properties(width="container", height=height, description=description).to_dict(validate=False)
     made.pop("config", None)
     return made
@@ -24,12 +24,12 @@ def _of(rows: Iterable[dict[str, Any]]) -> alt.Chart:
 
 
 def _tips(**of: str) -> list[alt.Tooltip]:
-    """Tooltip lines: title (underscores are blanks) to field."""
+    """Tooltip lines: title (underscores become spaces) to field."""
     return [alt.Tooltip(field, title=title.replace("_", " ")) for title, field in of.items()]
 
 
 def _coloured(field: str, there: Iterable[str], known: list[str], shown: str | None = "top") -> alt.Color:
-    """The same colour for a value whatever else is there; a legend of what is, where that is more than one thing."""
+    """Colours that do not depend on which values occur; a legend where more than one does."""
     values = [value for value in known if value in set(there)]
     legend = alt.Legend(orient="top", values=values) if shown is None or len(values) > 1 else None
     return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=known), legend=legend)
@@ -58,7 +58,7 @@ def leaderboard(rows: Rows, figure: str, champion: str | None, description: str)
 
 
 def segments(rows: Rows, figure: str, description: str) -> dict[str, Any]:
-    """The champion's figure by activity decile: rows have decile, value, ci_low, ci_high, n."""
+    """The champion's metric by activity decile: rows have decile, value, ci_low, ci_high, n."""
     base = _of(rows).encode(
         x=alt.X("decile:O", title="users by activity, 1: least active", axis=alt.Axis(labelAngle=0))
     )
@@ -98,7 +98,7 @@ def nights(rows: Rows, value: str, title: str, description: str, form: str = "~s
 
 
 def quality(rows: Rows, figure: str, description: str) -> dict[str, Any]:
-    """The champions' figure on test over the nights, with intervals."""
+    """The champions' metric on test over the nights, with intervals."""
     base = _of(rows).encode(x=alt.X("when:O", title=None, axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")))
     y = alt.Y("value:Q", title=figure, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
     tips = _tips(night="when:N", champion="champion:N", value="value:Q", low="ci_low:Q", high="ci_high:Q")
@@ -115,7 +115,7 @@ def quality(rows: Rows, figure: str, description: str) -> dict[str, Any]:
 
 
 def distribution(of: dict[str, Any], title: str, counted: str, description: str) -> dict[str, Any]:
-    """A histogram of pipeline.profile: a bar a value, or bins that may grow with the value."""
+    """A histogram from `data_profile.distribution`: one bar per value, or bins that may grow with the value."""
     y = alt.Y("count:Q", title=counted, axis=alt.Axis(format="~s", tickCount=4))
     if "at" in of:
         rows = [{"at": f"{at:g}", "count": n} for at, n in zip(of["at"], of["counts"], strict=True)]
@@ -143,7 +143,7 @@ def reasons(rows: Rows, description: str) -> dict[str, Any]:
 
 
 def curve(rows: Rows, title: str, kept: int | None, description: str) -> dict[str, Any]:
-    """A figure by epoch, with the epoch that was kept: rows have epoch, value."""
+    """A metric by epoch, with the epoch that was kept: rows have epoch, value."""
     base = _of(rows).encode(
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False)),
         y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
@@ -160,10 +160,10 @@ def curve(rows: Rows, title: str, kept: int | None, description: str) -> dict[st
 
 
 def sweep(rates: Sequence[float], losses: Sequence[float], suggested: float | None, description: str) -> dict[str, Any]:
-    """Smoothed loss by learning rate, and the one that is suggested."""
+    """Smoothed loss by learning rate, and the suggested rate."""
     rows = [{"rate": rate, "loss": loss} for rate, loss in zip(rates, losses, strict=True)]
     low, start = min(losses), losses[0]
-    top = start + 0.5 * (start - low) + 1e-9  # the explosion would press the rest flat
+    top = start + 0.5 * (start - low) + 1e-9  # the divergence at the end would flatten the rest
     line = _of(rows).mark_line(clip=True).encode(
         x=alt.X("rate:Q", title="learning rate, rising from step to step", scale=alt.Scale(type="log"),
                 axis=alt.Axis(format="~e", tickCount=6, grid=False)),
@@ -179,7 +179,7 @@ def sweep(rates: Sequence[float], losses: Sequence[float], suggested: float | No
 
 
 def trials(rows: Rows, name: str, log: bool, figure: str, description: str) -> dict[str, Any]:
-    """A search's figure by one hyperparameter: rows have at, value, state, number."""
+    """A search's metric by one hyperparameter: rows have at, value, state, number."""
     states, known = {row["state"] for row in rows}, ["complete", "best", "pruned"]
     numeric = all(isinstance(row["at"], int | float) and not isinstance(row["at"], bool) for row in rows)
     numeric = numeric and (log or len({row["at"] for row in rows}) > FEW)
@@ -204,7 +204,7 @@ def trials(rows: Rows, name: str, log: bool, figure: str, description: str) -> d
 
 
 def deciles(rows: Rows, description: str) -> dict[str, Any]:
-    """Share of listed places by popularity decile, beside the 10 % of an even hand: rows have decile, share, items."""
+    """Share of the lists by popularity decile, with a line at 10 %, an even share: rows have decile, share, items."""
     bars = _of(rows).mark_bar(cornerRadiusEnd=ROUND).encode(
         x=alt.X("decile:O", title="popularity decile, 1: most popular", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="share of the lists", axis=alt.Axis(format="%", tickCount=4)),
@@ -216,7 +216,7 @@ def deciles(rows: Rows, description: str) -> dict[str, Any]:
 
 
 def exposure(rows: Rows, description: str) -> dict[str, Any]:
-    """Items: how popular they are beside how many users have them in their list."""
+    """Items: popularity against the share of users who have them in their list."""
     points = _of(rows).mark_circle(size=28, opacity=0.55).encode(
         x=alt.X("n_interactions:Q", title="interactions in the source", scale=alt.Scale(type="log"),
                 axis=alt.Axis(format="~s", tickCount=4, grid=False)),

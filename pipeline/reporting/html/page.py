@@ -22,12 +22,12 @@ FILTERS = ("number", "figure", "percent", "seconds", "moment", "day", "interval"
 
 
 def write(home: Home, dataset: str, run_id: str) -> Path:
-    """Make the report of a night from what is left of it; returns the file."""
+    """Write the report of a night from what is still stored of it; returns the file."""
     return keep(content(Night(home, dataset, run_id)))
 
 
 def keep(facts: dict[str, Any]) -> Path:
-    """Write the page of these facts; returns the file."""
+    """Write the page with these contents; returns the file."""
     night: Night = facts["night"]
     target = night.home.report(night.dataset, night.run_id)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def keep(facts: dict[str, Any]) -> Path:
 
 
 def html(facts: dict[str, Any], personal: bool = True) -> str:
-    """The page of these facts. Not `personal`: without users and bad rows, for places that outlive the tables."""
+    """The page with these contents. Not `personal`: without users and bad rows, for places that outlive the tables."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -54,7 +54,7 @@ def html(facts: dict[str, Any], personal: bool = True) -> str:
 
 
 def content(night: Night) -> dict[str, Any]:
-    """All that the template shows."""
+    """Everything that the template shows."""
     published = look(night.file, night.raw) if night.file else None
     data = sections_data.data(night)
     checks = night.table(tables.CHECKS).sort("passed", "check_name").to_dicts()
@@ -74,7 +74,7 @@ def content(night: Night) -> dict[str, Any]:
 
 
 def library(home: Home) -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script; bundled once a home and version, for it takes a second."""
+    """Vega, Vega-Lite and Vega-Embed in one script; bundled once per home and version, as that takes a second."""
     import altair
     import vl_convert
 
@@ -95,5 +95,5 @@ def _bundled(version: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """As a content security policy names an inline script."""
+    """The name of an inline script in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""The sections of the page up to the gate: what happened to the data, and how good the models are."""
+"""The sections of the page up to the gate: data, leaderboards, comparison with the incumbent."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ BEYOND = ("coverage", "gini", "novelty", "diversity", "hit_rate_debiased")
 
 
 def drawn(title: str, spec: dict[str, Any], more: str = "") -> Drawn:
-    """A chart with what stands above and below it; what it shows in words is its description."""
+    """A chart with its title and the text below it."""
     return {"title": title, "spec": spec, "more": more}
 
 
@@ -40,17 +40,17 @@ def data(night: Night) -> dict[str, Any]:
     lost = ledger.filter((pl.col("reason") != "kept") & (pl.col("rows") > 0)).sort("rows", descending=True)
     rows = [{"reason": reason(r["reason"]), "stage": r["stage"], "rows": r["rows"]} for r in lost.to_dicts()]
     kept = ledger.filter(reason="kept").select("stage", "rows").to_dicts()
-    pictures = _volumes(night)
+    charts_made = _volumes(night)
     if rows:
-        told = "; ".join(f"{r['reason']} at {r['stage']}: {number(r['rows'])}" for r in rows)
-        pictures.append(drawn("Rows left out, by reason", charts.reasons(rows, f"Rows left out: {told}")))
+        description = "; ".join(f"{r['reason']} at {r['stage']}: {number(r['rows'])}" for r in rows)
+        charts_made.append(drawn("Rows left out, by reason", charts.reasons(rows, f"Rows left out: {description}")))
     if night.profile:
-        pictures += _distributions(night.profile)
+        charts_made += _distributions(night.profile)
     return {
-        "shapes": [("in the source", night.profile["shapes"]["raw"]), ("taking part", night.profile["shapes"]["clean"])]
+        "shapes": [("in the source", night.profile["shapes"]["raw"]), ("in use", night.profile["shapes"]["clean"])]
         if night.profile else [],
         "parts": night.profile["rows"] if night.profile else {},
-        "lost": rows, "kept": kept, "charts": pictures, "split": night.record.get("split_kind"),
+        "lost": rows, "kept": kept, "charts": charts_made, "split": night.record.get("split_kind"),
     }  # fmt: skip
 
 
@@ -63,12 +63,12 @@ def _volumes(night: Night) -> list[Drawn]:
          "tonight": r["run_id"] == night.run_id}
         for r in known.to_dicts()
     ]  # fmt: skip
-    told = f"from {number(rows[0]['rows'])} to {number(rows[-1]['rows'])} rows in {len(rows)} nights"
-    volumes = drawn("Valid rows, night by night", charts.nights(rows, "rows", "rows", f"Valid rows: {told}"))
+    description = f"from {number(rows[0]['rows'])} to {number(rows[-1]['rows'])} rows in {len(rows)} nights"
+    volumes = drawn("Valid rows by night", charts.nights(rows, "rows", "rows", f"Valid rows: {description}"))
     if not any(row["rejected"] for row in rows):
         return [volumes]
-    told = f"Rejected lines of {len(rows)} nights; tonight {number(rows[-1]['rejected'])}"
-    return [volumes, drawn("Rejected lines, night by night", charts.nights(rows, "rejected", "lines", told))]
+    description = f"Rejected lines of {len(rows)} nights; tonight {number(rows[-1]['rejected'])}"
+    return [volumes, drawn("Rejected lines by night", charts.nights(rows, "rejected", "lines", description))]
 
 
 def _distributions(profile: dict[str, Any]) -> list[Drawn]:
@@ -83,15 +83,19 @@ def _distributions(profile: dict[str, Any]) -> list[Drawn]:
             more = f"{median.capitalize()}. Of all interactions the {tops}."
             made.append(drawn(title, charts.distribution(of, axis, counted, f"{title}: {median}"), more))
     if of := profile["ratings"]["raw"]:
-        told = f"mean {figure(of['mean'])}, from {figure(of['min'])} to {figure(of['max'])}"
+        description = f"mean {figure(of['mean'])}, from {figure(of['min'])} to {figure(of['max'])}"
         made.append(
-            drawn("Ratings", charts.distribution(of, "rating", "rows", f"Ratings: {told}"), f"{told.capitalize()}.")
+            drawn(
+                "Ratings",
+                charts.distribution(of, "rating", "rows", f"Ratings: {description}"),
+                f"{description.capitalize()}.",
+            )
         )
     return made
 
 
 def leaderboards(night: Night) -> list[dict[str, Any]]:
-    """One for every split and protocol, test first; figures of two protocols never meet."""
+    """One for every split and protocol, test first; metrics of two protocols are never in one table."""
     everyone = night.metrics.filter(segment="all")
     protocol, _, cutoff = night.figure
     found = []
@@ -112,8 +116,10 @@ def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) ->
     champion = night.record.get("champion")
     label = metric_name(metric, main["cutoff"][0])
     order = [{**row, "name": named(night, row["model"])} for row in main.to_dicts()]
-    told = ", ".join(f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order)
-    spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {told}")
+    description = ", ".join(
+        f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order
+    )
+    spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {description}")
     marks, compared = _compared(night, split, protocol)
     shown = [_columns(names, rows, order, champion, marks) for names in (ACCURACY, BEYOND)]
     return {
@@ -124,14 +130,15 @@ def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) ->
 
 
 def _compared(night: Night, split: str, protocol: str) -> tuple[dict[str, str], str]:
-    """Marks by model, and the sentence that explains them; nothing where models were not compared."""
+    """Marks by model, and the sentence that explains them; both empty where models were not compared."""
     rows = night.table(tables.COMPARISONS).filter(split=split, protocol=protocol).to_dicts()
     if not rows:
         return {}, ""
     marks = {r["model"]: LIKE_THE_BEST if not r["is_real"] else BETTER if r["difference"] > 0 else "" for r in rows}
     best, label = named(night, rows[0]["other"]), metric_name(rows[0]["metric"], rows[0]["cutoff"])
     confidence = (night.settings.get("gate") or {}).get("confidence", 0.95)
-    text = f"{LIKE_THE_BEST}: not told apart from {best}, the best on valid, by {label} of {number(rows[0]['n'])} users"
+    text = f"{LIKE_THE_BEST}: not significantly different from {best}, the best on valid, by {label} of "
+    text += f"{number(rows[0]['n'])} users"
     text += f" (paired bootstrap, {percent(confidence)}, Holm over {plural(len(rows), 'comparison')})"
     text += f"; {BETTER}: better than it" if BETTER in marks.values() else ""
     return marks, text + "; models without a mark are worse." if "" in marks.values() else f"{text}."
@@ -140,7 +147,7 @@ def _compared(night: Night, split: str, protocol: str) -> tuple[dict[str, str], 
 def _columns(
     names: tuple[str, ...], rows: pl.DataFrame, order: list[dict[str, Any]], champion: str | None, marks: dict[str, str]
 ) -> dict[str, Any]:
-    """A table of these metrics, the models in `order`; of each column also whether more is better."""
+    """A table of these metrics, the models in `order`; each column also says whether higher is better."""
     there = [name for name in names if name in set(rows["metric"])]
     body = []
     for of in order:
@@ -155,7 +162,7 @@ def _columns(
 
 
 def segments(night: Night) -> list[Drawn]:
-    """Who is served well: the champion's figure on test by activity of the users."""
+    """The champion's metric on test by activity of the users."""
     protocol, metric, cutoff = night.figure
     rows = night.metrics.filter(
         pl.col("segment").str.starts_with("activity_decile_"), model=str(night.record.get("champion")), split="test",
@@ -165,12 +172,12 @@ def segments(night: Night) -> list[Drawn]:
     if rows.height < 2:
         return []
     label, values = metric_name(metric, cutoff), rows["value"]
-    told = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
-    return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, told))]
+    description = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
+    return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, description))]
 
 
 def gate(night: Night) -> dict[str, Any] | None:
-    """The verdict, and the differences behind it."""
+    """The gate's verdict, and the differences that it is based on."""
     verdict = night.record.get("gate")
     if not verdict:
         return None
@@ -184,13 +191,15 @@ def gate(night: Night) -> dict[str, Any] | None:
     if floor := verdict.get("against_floor"):
         rows.append({**floor, "what": f"against {verdict['floor']}"})
     rows = [row for row in rows if row.get("ci_low") is not None]
-    told = "; ".join(f"{r['what']}: {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
-    shown = [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {told}"))] if rows else []
+    description = "; ".join(f"{r['what']}: {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
+    shown = (
+        [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {description}"))] if rows else []
+    )
     return {**verdict, "charts": shown, "rows": rows}
 
 
 def over_nights(night: Night) -> dict[str, Any]:
-    """What became of the nights, newest first, and the champions' figure over them."""
+    """Outcomes of the nights, newest first, and the champions' metric over them."""
     protocol, metric, cutoff = night.figure
     label = metric_name(metric, cutoff)
     rows = night.nights.sort("run_id", descending=True).to_dicts()
@@ -202,8 +211,10 @@ def over_nights(night: Night) -> dict[str, Any]:
     ]  # fmt: skip
     shown = []
     if len(known) > 1:
-        told = f"{label} of {plural(len(known), 'night')}: {figure(known[0]['value'])} to {figure(known[-1]['value'])}"
-        shown = [drawn(f"{label} on test, night by night", charts.quality(known, label, told),
-                       "Nights differ in their data, so small steps mean little.")]  # fmt: skip
+        description = (
+            f"{label} of {plural(len(known), 'night')}: {figure(known[0]['value'])} to {figure(known[-1]['value'])}"
+        )
+        shown = [drawn(f"{label} on test by night", charts.quality(known, label, description),
+                       "Nights differ in their data, so small changes mean little.")]  # fmt: skip
     return {"rows": [{**row, "when": moment(row["started_at"])} for row in rows[:12]], "label": label, "charts": shown,
             "protocol": protocol}  # fmt: skip

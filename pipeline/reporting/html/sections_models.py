@@ -1,4 +1,4 @@
-"""The sections of the page after the gate: how models were fitted, what lists are like, how the night went."""
+"""The sections of the page after the gate: training, exposure, churn, stages, lineage."""
 
 import json
 from itertools import accumulate
@@ -14,9 +14,9 @@ MOST_PARAMETERS = 4
 
 
 def training(night: Night) -> list[dict[str, Any]]:
-    """Of every family that was fitted: its settings, curves, and what the finder and the search found."""
+    """For every fitted family: its settings, curves, and the results of the rate finder and of the search."""
     searches = {search.info["label"]: search for search in night.searches}
-    metric = night.settings.get("select", {}).get("metric", "figure")
+    metric = night.settings.get("select", {}).get("metric", "metric")
     return [
         {"fit": fit, "config": fit.info.get("config") or {}, "seconds": fit.info.get("seconds"),
          "best_epoch": fit.info.get("best_epoch"), "search": searches.get(fit.label) and searches[fit.label].info,
@@ -37,9 +37,9 @@ def _curves(fit: Fit, metric: str) -> list[Drawn]:
             points = [{**point, "value": -point["value"]} for point in points]
         title = {"loss": "loss on train", "valid": f"{metric} on valid"}.get(name, name.replace("_", " "))
         kept = fit.info.get("best_epoch")
-        told = f"{fit.label}: {title} from {figure(points[0]['value'])} to {figure(points[-1]['value'])}"
+        description = f"{fit.label}: {title} from {figure(points[0]['value'])} to {figure(points[-1]['value'])}"
         more = f"Kept: epoch {kept}." if kept else ""
-        made.append(drawn(f"{fit.label}: {title}", charts.curve(points, title, kept, told), more))
+        made.append(drawn(f"{fit.label}: {title}", charts.curve(points, title, kept, description), more))
     return made
 
 
@@ -48,9 +48,11 @@ def _sweep(fit: Fit) -> list[Drawn]:
     if len(found.get("rates") or []) < 2:
         return []
     suggested = found["suggestion"]
-    said = "no suggestion" if suggested is None else f"suggested {suggested:.3g}" + (", used" if found["used"] else "")
-    spec = charts.sweep(found["rates"], found["losses"], suggested, f"{fit.label}: learning-rate finder, {said}")
-    more = f"{said.capitalize()}." + (f" {found['note']}" if found.get("note") else "")
+    result = (
+        "no suggestion" if suggested is None else f"suggested {suggested:.3g}" + (", used" if found["used"] else "")
+    )
+    spec = charts.sweep(found["rates"], found["losses"], suggested, f"{fit.label}: learning-rate finder, {result}")
+    more = f"{result.capitalize()}." + (f" {found['note']}" if found.get("note") else "")
     return [drawn(f"{fit.label}: learning-rate finder", spec, more)]
 
 
@@ -65,8 +67,8 @@ def _trials(search: Search | None) -> list[Drawn]:
             for t in search.trials if t["value"] is not None and name in t["params"]
         ]  # fmt: skip
         label = f"{info['metric']} on valid"
-        told = f"{info['label']}: {label} of {len(rows)} trials by {name}; best {figure(info['best']['value'])}"
-        spec = charts.trials(rows, name, name in info["log"], label, told)
+        description = f"{info['label']}: {label} of {len(rows)} trials by {name}; best {figure(info['best']['value'])}"
+        spec = charts.trials(rows, name, name in info["log"], label, description)
         best = _short(info["best"]["params"].get(name))
         made.append(drawn(f"{info['label']}: search, {name}", spec, f"Best at {best}."))
     return made
@@ -77,26 +79,30 @@ def _short(value: Any) -> str:
 
 
 def exposure(published: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What is shown of the catalog, and whether popular items have more than their part."""
+    """How much of the catalog is shown, and whether popular items have more than their share."""
     if published is None:
         return None
     head = published["by_decile"][0]
-    told = f"The most popular {number(head['items'])} items have 10 % of the interactions and "
-    told += f"{percent(head['share'])} of the lists"
+    description = f"The most popular {number(head['items'])} items have 10 % of the interactions and "
+    description += f"{percent(head['share'])} of the lists"
     points = published["exposure"]
     items = (
         f"{number(len(points))} items: popularity in the source against the share of users who have them in their list"
     )
     shown = [
-        drawn("Lists by popularity of the items", charts.deciles(published["by_decile"], told), f"{told}."),
-        drawn("Each item: popularity and exposure", charts.exposure(points, items), "Point at an item for its title."),
+        drawn(
+            "Lists by popularity of the items", charts.deciles(published["by_decile"], description), f"{description}."
+        ),
+        drawn(
+            "Each item: popularity and exposure", charts.exposure(points, items), "Hover over an item to see its title."
+        ),
     ]
     return {**published["coverage"], "charts": shown, "most_shown": published["most_shown"],
             "suppressed": published["suppressed"], "head": head}  # fmt: skip
 
 
 def churn(night: Night) -> dict[str, Any] | None:
-    """How much lists changed, by segment and over the nights."""
+    """How much the lists changed, by segment and over the nights."""
     rows = night.table(tables.CHURN).to_dicts() if night.record["outcome"] != "stopped" else []
     if not rows:
         return None
@@ -105,21 +111,21 @@ def churn(night: Night) -> dict[str, Any] | None:
     bars = [
         {"segment": SEGMENTS.get(r["segment"], r["segment"]), "change": 1 - r["jaccard"], "n": r["n"]} for r in rows
     ]
-    told = "; ".join(f"{bar['segment']} {percent(bar['change'])}" for bar in bars)
+    description = "; ".join(f"{bar['segment']} {percent(bar['change'])}" for bar in bars)
     shown = []
     if any(bar["change"] > 0 for bar in bars):
-        shown.append(drawn("Change of the lists, by who has them", charts.churn(bars, f"Change of lists: {told}")))
+        shown.append(drawn("Change of the lists by segment", charts.churn(bars, f"Change of lists: {description}")))
     past = night.churn_of_nights.filter(segment="all").sort("run_id")
     if past.height > 1:
         series = [{"when": when(r["started_at"]), "change": 1 - r["jaccard"], "tonight": r["run_id"] == night.run_id}
                   for r in past.to_dicts()]  # fmt: skip
         spec = charts.nights(series, "change", "1 - Jaccard", f"Change of lists in {len(series)} nights", "%")
-        shown.append(drawn("Change of the lists, night by night", spec))
+        shown.append(drawn("Change of the lists by night", spec))
     return {"rows": rows, "of": rows[0], "charts": shown, "names": SEGMENTS}
 
 
 def stages(night: Night) -> dict[str, Any]:
-    """The stages in order, and how long each took."""
+    """The stages in order, with their durations."""
     rows = night.table(tables.STAGES).to_dicts()
     ends = list(accumulate(row["seconds"] for row in rows))
     bars = [
@@ -130,18 +136,18 @@ def stages(night: Night) -> dict[str, Any]:
     if not bars:
         return {"rows": [], "charts": [], "total": None}
     longest = max(bars, key=lambda bar: bar["seconds"])
-    told = (
+    description = (
         f"{len(bars)} stages in {seconds(ends[-1])}; the longest is {longest['stage']}, {seconds(longest['seconds'])}"
     )
     return {
         "rows": rows,
         "total": ends[-1],
-        "charts": [drawn("Stages, end to end", charts.timeline(bars, told), f"{told}.")],
+        "charts": [drawn("Stages, end to end", charts.timeline(bars, description), f"{description}.")],
     }
 
 
 def lineage(night: Night, parts: dict[str, Any]) -> dict[str, Any]:
-    """What determines the night: data, code, settings; and what was made from what."""
+    """What determines the night: data, code, settings; and the folders of the lake with their parents."""
     record, settings = night.record, night.settings
     facts = [
         ("Night", night.run_id), ("Recipe", record.get("recipe")), ("Code version", record.get("code_version")),

@@ -1,3 +1,3 @@
-"""The pictures of a night, drawn by matplotlib in a process of their own."""
+"""The plots of a night, drawn by matplotlib in a separate process."""
 
 __all__ = ["data", "figure", "items", "night", "search", "worker"]

@@ -1,4 +1,4 @@
-"""Pictures of a data set, from what `profile` says of it."""
+"""Plots of a data set, from the output of stage `profile`."""
 
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ def shape(described: Described, path: Path) -> Path:
     shown = [name for name in ("user", "item", "title", "rating", "timestamp") if name not in empty]
     sample = [[_cell(row[name]) for name in shown] for row in described["sample"]]
     with picture(path, f"{described['dataset']}: the data", 3, (4, 2.2)) as axes:
-        _table(axes[0], "source, and what takes part", ["", "source", "takes part"], before_after, parts)
+        _table(axes[0], "source, and rows in use", ["", "source", "in use"], before_after, parts)
         _table(axes[1], "columns of the source", ["", "distinct", "nulls"], columns)
         _table(axes[2], "some rows", shown, sample)
     return path
 
 
 def ratings(described: Described, path: Path) -> Path:
-    """Ratings or weights: of the source, and of train on the scale that families learn on."""
+    """Distribution of ratings or weights: of the source, and of train on the scale that families are fitted on."""
     raw, fit, kind = described["ratings"]["raw"], described["ratings"]["fit"], described["normalize"]
     panels = [("as in the source", raw, "rating or weight, source's unit", MAIN)]
     if fit and kind != "none":
@@ -46,15 +46,15 @@ def ratings(described: Described, path: Path) -> Path:
 
 
 def activity(described: Described, path: Path) -> Path:
-    """Rows of each user and of each item, of the source and of what takes part, and how unevenly they are spread."""
+    """Rows per user and per item, in the source and in use, and how unevenly they are spread."""
     with picture(path, f"{described['dataset']}: activity of users, popularity of items", 2, (5, 3.4)) as axes:
         for axis, (name, of) in zip(axes, (("activity", "user"), ("popularity", "item")), strict=True):
-            for at, colour, label in (("raw", QUIET, "source"), ("clean", MAIN, "takes part")):
+            for at, colour, label in (("raw", QUIET, "source"), ("clean", MAIN, "in use")):
                 spread = described[name][at]
                 share = 100 * spread["share_of_top"]["0.1"]
                 median = spread["quantiles"]["0.5"]
-                words = f"{label}: median {median:,.0f}, the top 10 % have {share:.0f} % of the rows"
-                _histogram(axis, spread, colour, step=at == "raw", label=words)
+                text = f"{label}: median {median:,.0f}, the top 10 % have {share:.0f} % of the rows"
+                _histogram(axis, spread, colour, step=at == "raw", label=text)
             log = any(described[name][at]["log"] for at in ("raw", "clean"))
             axis.set(xlabel=f"rows of one {of}" + (" (log scale)" if log else ""), ylabel=f"{of}s (log scale)")
             axis.set_yscale("log")
@@ -64,7 +64,7 @@ def activity(described: Described, path: Path) -> Path:
 
 
 def _histogram(axis: Any, spread: Described, colour: str, step: bool = False, label: str | None = None) -> None:
-    """Bars of few values, else bins; `step`: the outline only."""
+    """Bars for few values, else bins; `step`: only the outline."""
     if "at" in spread:
         width = 0.8 * min((b - a for a, b in zip(spread["at"], spread["at"][1:], strict=False)), default=1.0)
         style = {"fill": False, "edgecolor": colour} if step else {"color": colour}
@@ -79,7 +79,7 @@ def _histogram(axis: Any, spread: Described, colour: str, step: bool = False, la
 
 
 def _mark(axis: Any, spread: Described) -> None:
-    """Median and mean, which lie far apart where a few values are huge."""
+    """Mark median and mean, which are far apart where a few values are huge."""
     for value, name, style in ((spread["quantiles"]["0.5"], "median", "-"), (spread["mean"], "mean", ":")):
         axis.axvline(value, color="black", linewidth=1, linestyle=style, label=f"{name} {value:,.3g}")
     axis.plot([], [], " ", label=f"max {spread['max']:,.6g}")

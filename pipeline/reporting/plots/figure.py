@@ -1,6 +1,6 @@
-"""Pictures of a night, as PNG files; `picture` is how each is made.
+"""Plots as PNG files; `picture` is the context in which each one is drawn.
 
-Matplotlib is imported by what draws, not by what only names a picture to be drawn.
+Matplotlib is imported when a plot is drawn, not when it is only listed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 DPI = 110
 MAIN, SECOND, QUIET = "#2b6cb0", "#dd6b20", "#718096"
-"""Colours: what the picture is about, what it is compared with, lines to read by."""
+"""Colours: of the subject, of what it is compared with, of guide lines."""
 
 
 @contextmanager
 def picture(path: Path, title: str, panels: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> Iterator[list[Axes]]:
-    """Axes of that many panels side by side, each of `size` inches; saved under `title` when the block ends."""
+    """Axes of `panels` side by side, each `size` inches large; the file is saved when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,17 +40,17 @@ def picture(path: Path, title: str, panels: int = 1, size: tuple[float, float] =
 
 
 def plain(text: str) -> str:
-    """A title as it can be drawn: nothing is read as mathematics, and a box stands for what the font lacks."""
+    """A title that matplotlib can draw: `$` is escaped, and characters that the font lacks become a box."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_charmap()
     return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text).replace("$", r"\$")
 
 
-def training_curve(info: dict[str, Any], path: Path, valid: str = "figure") -> Path:
-    """Loss and, where it was measured, the figure on valid (named `valid`), by epoch.
+def training_curve(info: dict[str, Any], path: Path, valid: str = "metric") -> Path:
+    """Loss and, where it was measured, the metric on valid (named `valid`), by epoch.
 
-    `info`: of a model's folder. A figure of which less is better was negated for the fit, and is shown as it is.
+    `info`: of a model's folder. A metric of which less is better was negated for the fit, and is shown unnegated.
     """
     history = info["history"]
     names = list(dict.fromkeys(name for row in history for name in row if name != "epoch"))
@@ -60,8 +60,8 @@ def training_curve(info: dict[str, Any], path: Path, valid: str = "figure") -> P
             epochs, values = zip(*points, strict=True)
             negated = name == "valid" and max(values) < 0
             axis.plot(epochs, [-v for v in values] if negated else values, marker="o", markersize=3, color=MAIN)
-            words = {"loss": "loss on train, mean of the epoch", "valid": f"{valid} on valid"}
-            axis.set(xlabel="epoch", ylabel=words.get(name, name.replace("_", " ")))
+            labels = {"loss": "loss on train, mean of the epoch", "valid": f"{valid} on valid"}
+            axis.set(xlabel="epoch", ylabel=labels.get(name, name.replace("_", " ")))
             axis.locator_params(axis="x", integer=True)
             _rates(axis, info.get("config") or {}, epochs[-1])
             if info.get("best_epoch"):
@@ -71,7 +71,7 @@ def training_curve(info: dict[str, Any], path: Path, valid: str = "figure") -> P
 
 
 def _rates(axis: Axes, config: dict[str, Any], last: int) -> None:
-    """Where a stepped schedule changes its learning rate, and to what."""
+    """Mark where a stepped schedule changes the learning rate."""
     if config.get("schedule") != "step" or not config.get("steps"):
         return
     starts = accumulate((epochs for epochs, _ in config["steps"]), initial=0)

@@ -1,4 +1,4 @@
-"""Pictures of what a model knows of items: biases with titles, and a map of the embeddings."""
+"""Plots of a model's items: biases with titles, and a map of the embeddings."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ def item_biases(items: pl.DataFrame, label: str, path: Path) -> Path:
 
 
 def dots_of(items: pl.DataFrame, vectors: np.ndarray) -> tuple[pl.DataFrame, list[float]]:
-    """The most popular `items` (title, n_interactions) with their places x and y, and the variance each explains.
+    """The most popular `items` (title, n_interactions) with coordinates x and y, and each axis' share of the variance.
 
-    Places are the first two principal components of the vectors (I, D), which are in the order of the items.
+    Coordinates are the first two principal components of the vectors (I, D), which are in the order of the items.
     """
     points, explained = principal_components(vectors)  # (I, 2), (2,)
     placed = items.with_columns(x=points[:, 0], y=points[:, 1])
@@ -39,7 +39,7 @@ def dots_of(items: pl.DataFrame, vectors: np.ndarray) -> tuple[pl.DataFrame, lis
 
 
 def embedding_map(dots: pl.DataFrame, explained: list[float], label: str, path: Path) -> Path:
-    """A map of items, as `dots_of` places them; the most popular titles are written. Colour and size: popularity."""
+    """A map of items at the coordinates of `dots_of`, with the most popular titles. Colour and size: popularity."""
     points = dots.select("x", "y").to_numpy()  # (N, 2)
     counts = dots["n_interactions"].to_numpy().clip(min=1)  # (N,)
     with picture(path, f"{label}: item embeddings", 1, (9, 7)) as (axis,):
@@ -59,9 +59,9 @@ def embedding_map(dots: pl.DataFrame, explained: list[float], label: str, path: 
 
 
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(I, D) -> places (I, 2) along the two directions of most variance, and their shares of it (2,).
+    """(I, D) -> coordinates (I, 2) along the two directions of most variance, and their shares of it (2,).
 
-    Each direction points to where its largest weight is positive, so that equal vectors give equal pictures.
+    The largest weight of each direction is positive, so that equal vectors give equal plots.
     """
     centred = vectors - vectors.mean(0)  # (I, D)
     variances, directions = np.linalg.eigh(centred.T @ centred)  # (D,), (D, D), rising
@@ -75,8 +75,8 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_apart(axis, points: np.ndarray, titles: list[str | None]) -> None:
-    """Titles of the first points that have one, leaving out those that would overlap one before."""
-    axis.figure.draw_without_rendering()  # places are known from here on
+    """Write the titles of the first points that have one, but for those that would overlap an earlier one."""
+    axis.figure.draw_without_rendering()  # positions are final from here on
     taken = []
     for point, title in zip(points[: 4 * N_LABELLED], titles, strict=False):
         if not title or len(taken) == N_LABELLED:

@@ -1,4 +1,4 @@
-"""Pictures of a learning-rate sweep and of a search."""
+"""Plots of a learning-rate sweep and of a hyperparameter search."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def rate_sweep(info: dict[str, Any], path: Path) -> Path:
-    """Smoothed loss by learning rate, and what is suggested; `info`: of a model's folder, with `finder`."""
+    """Smoothed loss by learning rate, and the suggested rate; `info`: of a model's folder, with `finder`."""
     found = info["finder"]
     with picture(path, f"{info['label']} ({info['family']}): learning-rate finder") as (axis,):
         axis.plot(found["rates"], found["losses"], color=MAIN)
         axis.set(xscale="log", xlabel="learning rate, rising from step to step", ylabel="smoothed loss of a mini-batch")
-        if len(found["losses"]) > 1:  # the explosion would press the rest flat
+        if len(found["losses"]) > 1:  # the divergence at the end would flatten the rest
             low, high = min(found["losses"]), max(found["losses"][: max(len(found["losses"]) * 3 // 4, 2)])
             axis.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.3 * (high - low) + 1e-9)
         if found["suggestion"] is not None:
@@ -31,7 +31,7 @@ def rate_sweep(info: dict[str, Any], path: Path) -> Path:
 
 
 def search(info: dict[str, Any], trials: pl.DataFrame, path: Path) -> Path:
-    """The figure of every trial by each hyperparameter; a line over the values where only one was searched.
+    """The metric of every trial by each hyperparameter; with a line where only one was searched.
 
     `info` and `trials`: of a folder of the stage search. Hollow: pruned; crosses at the edge: failed.
     """
@@ -47,7 +47,7 @@ def search(info: dict[str, Any], trials: pl.DataFrame, path: Path) -> Path:
 def _by_one(axis: Axes, rows: list[dict[str, Any]], name: str, info: dict[str, Any], line: bool) -> None:
     values = [row["params"][name] for row in rows]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if not numeric:  # one place a choice, in the order they came up
+    if not numeric:  # one position per choice, in order of appearance
         known = list(dict.fromkeys(map(json.dumps, values)))
         axis.set_xticks(range(len(known)), [text.strip('"') for text in known])
         places = [float(known.index(json.dumps(value))) for value in values]

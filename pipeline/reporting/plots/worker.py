@@ -1,4 +1,4 @@
-"""Draws pictures in a process of its own: drawing is slow Python, and the night has other things to do meanwhile."""
+"""Draws plots in a separate process, since drawing is slow and the night can do other work meanwhile."""
 
 import importlib
 import json
@@ -15,17 +15,17 @@ import polars as pl
 
 from pipeline.core import child_processes
 
-if TYPE_CHECKING:  # the process that draws needs no models
+if TYPE_CHECKING:  # the drawing process needs no models
     from pipeline.reporting.plots.night import Picture, Source
 
 PATIENCE = 120.0
-"""Seconds that pictures may still take when they are asked back; a first use of matplotlib looks through all fonts."""
+"""Seconds to wait for plots that are not finished; the first use of matplotlib scans all fonts."""
 
 
 class Drawer:
-    """`with Drawer() as drawer:` ask first, do other things, then take what `drawn` yields, before the block ends.
+    """`with Drawer() as drawer:` call `ask`, do other work, then read `drawn` before the block ends.
 
-    The process reads names of files from its standard input and ends with it, so it outlives nobody.
+    The process reads file names from its standard input and ends with it, so it never outlives its parent.
     """
 
     def __init__(self) -> None:
@@ -33,8 +33,8 @@ class Drawer:
         self._asked: list[tuple[str | None, Path]] = []
         self._failed: list[str] = []
         command, env = child_processes.command("pipeline.reporting.plots.worker"), child_processes.environment()
-        with (Path(self._folder.name) / "stderr").open("w") as told:
-            self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=told, text=True)
+        with (Path(self._folder.name) / "stderr").open("w") as errors:
+            self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stderr=errors, text=True)
 
     def __enter__(self) -> "Drawer":
         return self
@@ -45,19 +45,19 @@ class Drawer:
         self._folder.cleanup()
 
     def ask(self, sources: "Iterable[Source]") -> None:
-        """Have every picture of the sources drawn; one that can't be prepared is told by `failed`."""
+        """Request every plot of the sources; `failed` reports those that can't be prepared."""
         for of, pictures in sources:
             try:
                 for picture in pictures():
                     folder = Path(tempfile.mkdtemp(dir=self._folder.name))
                     write_order(picture, folder)
                     self._asked.append((of, folder / picture.name))
-                    self._tell(str(folder))
+                    self._send(str(folder))
             except Exception as error:
                 self._failed.append(f"{type(error).__name__}: {error}")
 
     def drawn(self) -> Iterator[tuple[str | None, Path]]:
-        """Wait, then: whose picture, and where it is until the block ends."""
+        """Wait for the plots; yields the label of each and its file, which exists until the block ends."""
         try:
             self._process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -66,22 +66,22 @@ class Drawer:
         yield from ((of, path) for of, path in self._asked if path.exists())
 
     def failed(self) -> list[str]:
-        """Why a picture is missing, a line each; to be asked after `drawn`."""
+        """Why plots are missing, one line each; call it after `drawn`."""
         missing = [path for _, path in self._asked if not path.exists()]
-        told = [path.with_name("error").read_text() for path in missing if path.with_name("error").exists()]
-        if len(told) < len(missing):
+        reasons = [path.with_name("error").read_text() for path in missing if path.with_name("error").exists()]
+        if len(reasons) < len(missing):
             last = (Path(self._folder.name) / "stderr").read_text().strip().splitlines()[-1:]
-            told.append(" ".join([f"drawing ended with code {self._process.returncode}", *last]))
-        return self._failed + told
+            reasons.append(" ".join([f"drawing ended with code {self._process.returncode}", *last]))
+        return self._failed + reasons
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # where it has ended; `failed` tells
+        with suppress(BrokenPipeError):  # the process has ended; `failed` reports it
             print(line, file=self._process.stdin, flush=True)
 
 
 def write_order(picture: "Picture", folder: Path) -> None:
-    """The function's name and what the picture shows: frames as Parquet, the rest as JSON."""
+    """Write the name of the drawing function and its arguments: frames as Parquet, the rest as JSON."""
     frames = {key: value for key, value in picture.shown.items() if isinstance(value, pl.DataFrame)}
     for key, frame in frames.items():
         frame.write_parquet(folder / f"{key}.parquet")
@@ -91,7 +91,7 @@ def write_order(picture: "Picture", folder: Path) -> None:
 
 
 def draw_order(folder: Path) -> None:
-    """Make the picture that `write_order` described, whole or not at all."""
+    """Draw the plot that `write_order` described; its file is renamed into place when it is complete."""
     order = json.loads((folder / "order.json").read_text())
     frames = {file.stem: pl.read_parquet(file) for file in folder.glob("*.parquet")}
     draw = getattr(importlib.import_module(order["module"]), order["function"])
@@ -99,7 +99,7 @@ def draw_order(folder: Path) -> None:
 
 
 def main() -> None:
-    """Draw what the folders named on standard input order."""
+    """Draw the plots of the folders that standard input names."""
     for line in sys.stdin:
         folder = Path(line.strip())
         try:

@@ -1,7 +1,7 @@
 -- severity: error
 -- reads: churn, tonight, bounds
--- Lists differ from the published ones by max_change or less, where it is set: 1 - Jaccard, mean over users.
--- remedy: to publish this night all the same, run again with --accept-churn
+-- Lists differ from the published ones by at most max_change, where it is set: 1 - Jaccard, mean over users.
+-- remedy: to publish this night anyway, run it again with --accept-churn
 with final as (
     select
         churn.compared_with,

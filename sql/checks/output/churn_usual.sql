@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: churn, tonight, bounds
--- Lists differ from the published ones by warn_change or less: 1 - Jaccard, mean over the users of both.
+-- Lists differ from the published ones by at most warn_change: 1 - Jaccard, mean over the users with both lists.
 with final as (
     select churn.compared_with, churn.n, 1 - churn.jaccard as change
     from churn

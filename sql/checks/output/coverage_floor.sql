@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: recommendations, ranked_items, bounds
--- The share min_coverage, where it is set, of the items that take part is in somebody's list.
+-- At least the share min_coverage, where it is set, of the listable items is in at least one list.
 -- remedy: lower checks.min_coverage, or choose models that show more of the catalog
 with final as (
     select

@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: recommendations, ranked_items
--- At least one item in a hundred of those that take part is in somebody's list.
+-- At least 1 % of the listable items is in at least one list.
 with final as (
     select
         (select count(distinct item_id) from recommendations semi join ranked_items using (item_id)) as items_shown,

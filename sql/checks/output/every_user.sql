@@ -1,7 +1,7 @@
 -- severity: error
 -- reads: users, recommendations, source_rows, ranked_items, wanted
--- Every user with a valid row has min(top_n, items that may be listed and are not yet seen) recommendations; fewer
--- where a limit by attribute leaves no more.
+-- Every user with a valid row has min(top_n, listable items that they have not seen) recommendations; fewer only
+-- where a limit by attribute leaves fewer.
 with seen as (
     select user_id, count(distinct item_id) as n
     from source_rows

@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: recommendations
--- Fewer than one user in ten is served popular items for want of a better answer.
+-- At most 10 % of the users are served popular items because the model can't serve them.
 with final as (
     select
         count(distinct user_id) filter (source = 'fallback') as n_fallback,

@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: recommendations
--- No user gets an item twice.
+-- No user has an item twice in the list.
 select user_id, item_id, count(*) as n
 from recommendations
 group by user_id, item_id

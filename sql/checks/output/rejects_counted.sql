@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: row_ledger, rejected_rows, tonight
--- Every rejected source line is listed, once.
+-- Every rejected source line is listed exactly once.
 with counted as (
     select coalesce(sum(rows), 0) as n
     from row_ledger

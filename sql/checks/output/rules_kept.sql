@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: recommendations, similar_items, ranked_items
--- Nothing is recommended, or called similar, that takes no part or that a rule of [export] holds back.
+-- No recommended or similar item was filtered out or is excluded by a rule of [export].
 with listed as (
     select item_id from recommendations
     union

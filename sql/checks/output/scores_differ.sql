@@ -1,6 +1,6 @@
 -- severity: warn
 -- reads: recommendations
--- Of the users with two items or more from the model, at least half have scores that are not all the same.
+-- At least half of the users with two or more items from the model have scores that are not all equal.
 with lists as (
     select user_id, min(score) = max(score) as is_constant
     from recommendations

@@ -1,6 +1,6 @@
 -- severity: error
 -- reads: recommendations
--- Scores are finite and never rise with the rank.
+-- Scores are finite and do not increase with the rank.
 with final as (
     select
         user_id,

@@ -1,4 +1,4 @@
 -- severity: error
 -- reads: recommendations, users
--- Nobody is recommended to who is not a user.
+-- Every user with recommendations is in the table users.
 select distinct user_id from recommendations anti join users using (user_id)
