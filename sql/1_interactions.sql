@@ -3,7 +3,7 @@
 -- reads:  source_text (user_text, item_text, rating_text, timestamp_text), in source order
 --         (rating_text and timestamp_text may be numbers already if is_plain)
 -- writes: nothing; returns the columns of `raw`
--- params: has_rating, missing_ratings, clock (none, count, iso or format), scale (microseconds per count),
+-- params: has_rating, missing_ratings, clock (none, count, nanoseconds, iso or format), scale (microseconds per count),
 --         format (of strptime), is_plain (no blank, underscore or plus in the file: a cast is strict enough)
 with source as (
     select * from source_text
@@ -26,9 +26,11 @@ typed as (
         case
             when $clock = 'none' then null
             when $clock = 'count' and ($is_plain or regexp_full_match(cast(timestamp_text as varchar), '[0-9]+(\.0*)?'))
-                and cast(timestamp_text as double) between 0 and 1e15
+                and cast(timestamp_text as double) between 0 and greatest(1e15, 1e16 / $scale)
                 and cast(timestamp_text as double) = floor(cast(timestamp_text as double))
                 then make_timestamp(cast(cast(timestamp_text as double) as bigint) * $scale)
+            when $clock = 'nanoseconds' and regexp_full_match(cast(timestamp_text as varchar), '[0-9]{1,19}')
+                then make_timestamp(cast(cast(timestamp_text as varchar) as bigint) // 1000)
             when $clock = 'iso' and regexp_full_match(
                 cast(timestamp_text as varchar),
                 '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z?)?'

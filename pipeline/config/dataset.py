@@ -53,7 +53,7 @@ class Columns(Section):
     """A rating, or a weight such as a play count."""
     timestamp: str | None = None
     timestamp_unit: str = "s"
-    """s, ms, iso, or a strptime format."""
+    """s, ms, us, ns (since 1970), iso, or a strptime format."""
 
 
 class Feedback(Section):

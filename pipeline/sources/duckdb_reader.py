@@ -16,7 +16,9 @@ from pipeline.storage.warehouse import Connection
 
 ROLES = ("user", "item", "rating", "timestamp")
 _BATCH = 122_880  # rows, as DuckDB makes them
-_PLAIN_FORMAT = re.compile(r"(%[YmdHMS]|[^%A-Za-z0-9])+").fullmatch
+_PLAIN_FORMAT = re.compile(r"(%[YmdHMS]|[^%A-Za-z0-9])+(UTC)?").fullmatch
+_CLOCKS = {**dict.fromkeys(SCALES, "count"), "ns": "nanoseconds", "iso": "iso"}
+"""`timestamp_unit` to the parameter `clock` of 1_interactions; any other unit is a format."""
 """Formats that DuckDB and Python parse identically."""
 
 
@@ -37,7 +39,7 @@ def wanted_columns(columns: Columns) -> dict[str, str]:
 
 def no_fast_way(dataset: Dataset, unit: str) -> str | None:
     """Why DuckDB can't read this data set's times; None if it can."""
-    known = unit in SCALES or unit == "iso" or _PLAIN_FORMAT(unit) or not dataset.columns.timestamp
+    known = unit in _CLOCKS or _PLAIN_FORMAT(unit) or not dataset.columns.timestamp
     return None if known else "a time format of its own"
 
 
@@ -46,7 +48,7 @@ def stream_rows(
     is_plain: bool = False,
 ) -> tuple[int, str | None]:  # fmt: skip
     """Pass the typed rows of `view` to `take` in batches; returns the number of rows, and the first error or None."""
-    kind = "count" if unit in SCALES else unit if unit == "iso" else "format"
+    kind = _CLOCKS.get(unit, "format")
     n_rows = 0
 
     def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

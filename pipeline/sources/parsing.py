@@ -12,7 +12,8 @@ MAX_ID_BYTES = 1024
 _SHORT = MAX_ID_BYTES // 4  # characters of at most 4 bytes: never too long
 END_OF_TIME = 4_102_444_800 * 10**6
 """2100-01-01 in microseconds; times from 1970 up to it are accepted."""
-SCALES = {"s": 10**6, "ms": 1000}
+SCALES = {"s": 10**6, "ms": 1000, "us": 1}
+"""`timestamp_unit` to microseconds per count; `ns` has its own parser, since a float does not hold it exactly."""
 _EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
 # ASCII only: full-width digits, 1_000 and 0x10 are not numbers. Surrounding blanks are ignored.
@@ -94,17 +95,19 @@ def clock(unit: str) -> Callable[[str], int]:
         scale = SCALES[unit]
 
         def count(text: str) -> int:
-            if len(text) <= 15 and text.isascii() and text.isdigit():
+            if len(text) <= 16 and text.isascii() and text.isdigit():
                 return int(text) * scale
             if not _NUMBER(text):
                 raise ValueError(text)
             return round(float(text) * scale)
 
         return count
+    if unit == "ns":
+        return _nanoseconds
     if unit == "iso":
         return _iso
     if "%" not in unit or not _is_format(unit):
-        raise UnreadableInput(f"columns.timestamp_unit = {unit!r}: use s, ms, iso, or a strptime format")
+        raise UnreadableInput(f"columns.timestamp_unit = {unit!r}: use s, ms, us, ns, iso, or a strptime format")
 
     def formatted(text: str) -> int:
         if not text.isascii() and any(c.isdecimal() and not c.isascii() for c in text):
@@ -112,6 +115,14 @@ def clock(unit: str) -> Callable[[str], int]:
         return _micros(dt.datetime.strptime(text, unit))
 
     return formatted
+
+
+def _nanoseconds(text: str) -> int:
+    if len(text) <= 19 and text.isascii() and text.isdigit():
+        return int(text) // 1000
+    if not _NUMBER(text):
+        raise ValueError(text)
+    return round(float(text) / 1000)
 
 
 def _iso(text: str) -> int:

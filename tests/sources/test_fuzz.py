@@ -36,7 +36,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 LINES = st.lists(FIELDS, max_size=6)
 DELIMITERS = st.sampled_from([",", ";", "\t", "|", "::", " "])
-UNITS = st.sampled_from(["s", "ms", "iso", "%Y-%m-%d %H:%M:%S", "%d/%m/%y"])
+UNITS = st.sampled_from(["s", "ms", "us", "ns", "iso", "%Y-%m-%d %H:%M:%S", "%d/%m/%y"])
 NEWLINES = st.sampled_from(["\n", "\r\n"])
 
 

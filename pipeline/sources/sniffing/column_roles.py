@@ -1,7 +1,7 @@
 """Assigns roles to the columns of an unknown table: by their names, then by their values, then by the usual order."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pipeline.sources import parsing
 
@@ -13,10 +13,27 @@ NAMES = {
     "timestamp": "timestamp time datetime date ts createdat created ratedat unixreviewtime when updatedat",
 }
 """Role to the words that name such a column."""
+_CLOCKS = ("%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
 _FORMATS = (
-    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y",
-    "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%m/%d/%Y",
+    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y",
+    *(f"{day} {clock}" for day in ("%d/%m/%Y", "%m/%d/%Y") for clock in _CLOCKS), "%d/%m/%Y", "%m/%d/%Y",
+    *(f"{day} {clock}" for day in ("%d-%m-%Y", "%m-%d-%Y") for clock in _CLOCKS), "%d-%m-%Y", "%m-%d-%Y",
+    "%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S.%f UTC", "%Y-%m-%d %H:%M UTC",
+    "%Y-%m-%d %H:%M:%S %z", "%Y-%m-%d %H:%M:%S.%f %z", "%Y-%m-%d %H:%M:%S,%f", "%Y-%m-%dT%H:%M:%S,%f",
+    "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p", "%Y%m%d", "%Y%m%d%H%M%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ",
+    "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S GMT %Y",
+    "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
+    "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y",
 )  # fmt: skip
+_DAY_AND_MONTH = ("%d/%m/%Y", "%m/%d/%Y"), ("%d-%m-%Y", "%m-%d-%Y")
+_EPOCHS = {"s": (9, 10), "ms": (12, 13), "us": (15, 16), "ns": (18, 19)}
+"""Unit to the number of digits of its counts since 1970, for times from 1973 on."""
+_LIKE_A_TIME = re.compile(
+    r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}\b.*|.*\b[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?\b.*|"
+    r"(.*[^a-z])?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[^a-z].*[0-9]{4}.*|"
+    r".*[0-9]{4}.*[^a-z](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*([^a-z].*)?",
+    re.IGNORECASE,
+).fullmatch
 
 
 def roles_of(names: list[str], rows: list[list[str]]) -> tuple[str, dict[str, int]]:
@@ -40,7 +57,7 @@ def roles_of(names: list[str], rows: list[list[str]]) -> tuple[str, dict[str, in
     for role in ("user", "item"):
         if role not in roles and free:
             roles[role] = free.pop(0)
-    numeric = [at for at in free if columns[at] and is_numeric(columns[at])]
+    numeric = [at for at in free if columns[at] and is_numeric(columns[at]) and not fits(names[at], "timestamp")]
     if "rating" not in roles and numeric and (not names[numeric[0]] or len(numeric) == 1):
         roles["rating"] = numeric[0]
     unit = unit_of(columns[roles["timestamp"]]) if "timestamp" in roles else None
@@ -57,18 +74,48 @@ def fits(name: str, role: str) -> bool:
 
 def unit_of(column: list[str]) -> str | None:
     """The `timestamp_unit` that reads the times of a column; None if there is none."""
-    if _mostly(re.fullmatch(r"[0-9]{9,10}(\.0*)?", v) is not None for v in column):
-        return "s"
-    if _mostly(re.fullmatch(r"[0-9]{12,13}(\.0*)?", v) is not None for v in column):
-        return "ms"
-    return next((unit for unit in ("iso", *_FORMATS) if _mostly(_is_time(v, unit) for v in column)), None)
+    for unit, (fewest, most) in _EPOCHS.items():
+        count, is_time = re.compile(rf"[0-9]{{{fewest},{most}}}(\.[0-9]*)?").fullmatch, _reader(unit)
+        if _mostly((count(v) or _in_exponents(v, most)) is not None and is_time(v) for v in column):
+            return unit
+    return next((unit for unit in ("iso", *_FORMATS) if _mostly(map(_reader(unit), column))), None)
 
 
-def _is_time(text: str, unit: str) -> bool:
-    try:
-        return 0 <= parsing.clock(unit)(text) < parsing.END_OF_TIME
-    except (ValueError, OverflowError):
-        return False
+def ambiguous_with(column: list[str], unit: str) -> str | None:
+    """The format with day and month exchanged, if it reads the times of a column as well as `unit`."""
+    for day_first, month_first in _DAY_AND_MONTH:
+        if unit.startswith(day_first):
+            other = unit.replace(day_first, month_first)
+            return other if all(map(_reader(other), filter(_reader(unit), column))) else None
+    return None
+
+
+def looks_like_time(name: str, column: list[str]) -> bool:
+    """Whether a column without a readable unit holds times by its name or by its values."""
+    filled = [cell for cell in column if cell.strip()]
+    if not filled or is_numeric(filled):
+        return bool(filled) and fits(name, "timestamp")
+    is_named = fits(name, "timestamp") or re.search(r"(time|date|timestamp|_at)$", name.lower()) is not None
+    return is_named or _mostly(_LIKE_A_TIME(cell) is not None for cell in filled)
+
+
+def _in_exponents(text: str, digits: int) -> re.Match[str] | None:
+    """A match for a count in exponent notation, such as `1.7e+09`, with at most `digits` digits."""
+    found = re.fullmatch(r"[1-9](\.[0-9]*)?[eE]\+?0?([0-9]{1,2})", text)
+    return found if found and int(found[2]) + 1 in (digits - 1, digits) else None
+
+
+def _reader(unit: str) -> Callable[[str], bool]:
+    """Whether a text is a time in this unit, between 1970 and 2100."""
+    parse = parsing.clock(unit)
+
+    def is_time(text: str) -> bool:
+        try:
+            return 0 <= parse(text) < parsing.END_OF_TIME
+        except (ValueError, OverflowError):
+            return False
+
+    return is_time
 
 
 def _mostly(fits: Iterable[bool]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources.sniffing.column_roles import number, roles_of
+from pipeline.sources.sniffing.column_roles import ambiguous_with, looks_like_time, number, roles_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
 
@@ -46,9 +46,11 @@ def sniff(path: Path) -> str:
     ]
     lines += [f"{role} = {_quoted(table.names[at])}{_example(table, at)}" for role, at in roles.items()]
     if "timestamp" in roles:
-        lines.append(
-            f"timestamp_unit = {_quoted(unit)}  # s, ms, iso or a strptime format; check the order of day and month"
-        )
+        lines.append(f"timestamp_unit = {_quoted(unit)}  # s, ms, us, ns, iso or a strptime format")
+        if other := ambiguous_with(table.column(roles["timestamp"]), unit):
+            lines.append(f"# day and month are ambiguous: {_quoted(other)} reads these times too; choose the right one")
+    else:
+        lines += _unread_times(table, set(roles.values()))
     explicit = bool(ratings) and len(ratings) <= 20 and ratings[-1] <= 100
     lines += ["", "[feedback]", f'kind = "{"explicit" if explicit else "implicit"}"']
     if len(ratings) > 1 and ratings[0] == -1 and ratings[1] >= 0:
@@ -62,6 +64,21 @@ def sniff(path: Path) -> str:
     else:
         lines += ["", NO_CATALOG]
     return "\n".join(lines) + "\n"
+
+
+def _unread_times(table: Peek, taken: set[int]) -> list[str]:
+    """Comments on columns that look like times in no known format: without times the split is random."""
+    unread = (
+        at for at in range(len(table.names)) if at not in taken and looks_like_time(table.names[at], table.column(at))
+    )
+    return [
+        line
+        for at in unread
+        for line in (
+            f"# {_quoted(table.names[at])} looks like a time, but no known format reads it{_example(table, at)}.",
+            "# Set timestamp to it, and timestamp_unit to its strptime format; without times, the split is random.",
+        )
+    ]
 
 
 def _lines(settings: dict[str, Any]) -> list[str]:
