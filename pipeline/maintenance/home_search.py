@@ -25,7 +25,7 @@ from pipeline.core.paths import CHECKOUT, Home
 from pipeline.schemas import tables
 from pipeline.sources import files as sources
 from pipeline.sources.user_traces import Person, redact_json, texts_in
-from pipeline.storage import forgotten_users, journal, warehouse
+from pipeline.storage import forgotten_users, journal, reader, warehouse
 from pipeline.storage.lock import lock
 
 OURS = ("warehouse", "mlflow", ".prefect")
@@ -207,7 +207,7 @@ def _is_text(path: Path) -> bool:
 # ── tables ──
 def find_in_duckdb(path: Path, person: Person) -> Iterator[str]:
     """Columns of user ids exactly, all other texts as prose, nested ones too."""
-    with warehouse.connect(path, read_only=True) as con:
+    with reader.open_file(path) as con:
         for (table,) in con.sql("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall():
             yield from _find_in_table(con, warehouse.quoted(table), table, person)
     yield from find_bytes(path, person)
