@@ -161,6 +161,7 @@ def test_pretraining_is_for_neumf_only():
             NcfConfig(variant=variant, pretrain=True)
 
 
+@pytest.mark.night
 def test_the_recipe_publishes_and_measures_everybody_by_both_protocols(tmp_path: Path):
     quick = ["dataset.filter.user_fraction=0.1", "models.ncf.epochs=2", "models.mf.epochs=2", "threads=1"]
     quick += ["models.ncf_pretrained.epochs=1", "models.ncf_pretrained.pretrain_epochs=1", "export.similar_items=0"]

@@ -171,6 +171,7 @@ def test_config_refuses(wrong: dict):
         SlimConfig(**wrong)
 
 
+@pytest.mark.timing
 def test_movielens_100k_beats_popularity_in_seconds():
     train, recall = ten_a_user_out()
     started = time.monotonic()

@@ -12,9 +12,16 @@ from flows.prepare import prepare
 from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageName
 from pipeline.storage import journal, warehouse
+from tests.support.published_nights import without_mlflow
 
 QUICK = ["models.mf.epochs=2", "threads=1"]
 HOSTILE = [" 7", "007", "7", "7.0", "🎬", 'a "b"', "'; drop table users; --", "NULL", "nan", "É", "É", "a,b"]
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of such a night would be the start of a tracking database that no test here looks at."""
+    without_mlflow(monkeypatch)
 
 
 def write(folder: Path, records: list[tuple], header: str = "user,item,rating,timestamp", name: str = "a.csv"):
