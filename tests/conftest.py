@@ -14,7 +14,7 @@ from pipeline.storage import journal
 NIGHT_FOLDERS = {"goldens", "nights"}
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
 NIGHT_MODULES = {
-    "flows.nightly", "tests.faults.child", "tests.faults.ground", "tests.support.cookbook",
+    "flows.nightly", "tests.faults.child", "tests.faults.ground", "tests.support.cookbook", "tests.support.nights",
     "tests.support.published_home", "tests.support.published_nights", "tests.support.tastes",
 }  # fmt: skip
 """What runs whole nights. A test module that imports from one of these is of the tier `night`."""

@@ -17,20 +17,14 @@ from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.training.context import FitContext
 from pipeline.training.interactions import History
+from tests.support import models
 from tests.support.real_data import hit_rate, leave_last_out
 
 VARIANTS = ["gmf", "mlp", "neumf"]
 
 
 def fitted(**keys) -> Ncf:
-    train = checkerboard()
-    model = Ncf(
-        NcfConfig(**{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys}),
-        train.n_users,
-        train.n_items,
-    )
-    model.fit(train, FitContext())
-    return model
+    return models.fitted(Ncf, checkerboard(), **{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
