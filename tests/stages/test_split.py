@@ -293,7 +293,7 @@ def test_changed_test_pairs_make_a_new_folder(tmp_path):
 
 
 def test_a_candidates_line_that_is_none_is_named():
-    with pytest.raises(UnreadableInput, match="neg, line 2: '3' is not"):
+    with pytest.raises(UnreadableInput, match="neg, line 2: its start is not"):
         published_split.parse_candidates("(1,2)\t3\n3\t4\n", "neg")
 
 
