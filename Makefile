@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 STAMP := $(VENV)/installed
 
-.PHONY: install run test test-all wheel-check bench gpu-check faults soak lint format clean
+.PHONY: install run test-unit test test-server test-all coverage wheel-check bench gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -16,11 +17,21 @@ $(STAMP): constraints.txt pyproject.toml
 run: install
 	$(BIN)/nightrecs run
 
+# -m replaces the default of pyproject.toml, which is that of `make test`
+test-unit: install
+	$(PYTEST) -m 'not night and not slow and not device and not server and not timing'
+
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST)
+
+test-server: install
+	$(PYTEST) -m 'server and not slow'
 
 test-all: install
 	$(BIN)/python -m pytest -m ''
+
+coverage: install
+	$(PYTEST) --cov --cov-report=term
 
 wheel-check: install
 	$(BIN)/python -m tests.wheel_check
@@ -41,6 +52,7 @@ soak: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/pyright
 
 format: install

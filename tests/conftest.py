@@ -11,6 +11,33 @@ from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import Settings
 from pipeline.storage import journal
 
+NIGHT_FOLDERS = {"goldens", "nights"}
+NIGHT_FIXTURES = {"published_home", "_four_nights"}
+NIGHT_MODULES = {
+    "flows.nightly", "tests.faults.child", "tests.faults.ground", "tests.support.cookbook", "tests.support.nights",
+    "tests.support.published_home", "tests.support.published_nights", "tests.support.tastes",
+}  # fmt: skip
+"""What runs whole nights. A test module that imports from one of these is of the tier `night`."""
+
+
+def runs_nights(item: pytest.Function) -> bool:
+    """Whether a test belongs to the tier `night`: by its folder, its fixtures, or what its module imports."""
+    names = {
+        getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(item.module).values()
+    }
+    return bool(
+        NIGHT_FOLDERS & {parent.name for parent in item.path.parents}
+        or NIGHT_FIXTURES & set(item.fixturenames)
+        or NIGHT_MODULES & {name for name in names if isinstance(name, str)}
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and runs_nights(item):
+            item.add_marker("night")
+
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,3 +156,14 @@ def test_help_imports_nothing_heavy():
 
 def test_the_folder_mlflow_is_no_package():
     assert not (CHECKOUT / "mlflow" / "__init__.py").exists()
+
+
+TESTS = sorted((CHECKOUT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name)
+def test_no_test_imports_another_test(path: Path):
+    """What several tests need is in tests/support."""
+    roots = {part for to in imports(path) for part in to.split(".") if part.startswith("test_")}
+    own = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+    assert not {part for part in roots - own if list((CHECKOUT / "tests").rglob(f"{part}.py"))}

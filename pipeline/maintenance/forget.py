@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.core.console import log
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Held, Refused
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256, sync
 from pipeline.core.paths import Home
@@ -142,11 +142,12 @@ def _likeness(home: Home, dataset: str, user_id: str) -> tuple[bool, bool]:
     places = [(path, "users", "items") for path in databases(home, dataset)]
     kept = [f"read_parquet({warehouse.literal(path)})" for path in files]
     is_item = is_part = False
-    for path, users, items in [*places, *((":memory:", source, source) for source in kept)]:
+    for path, users, items in [*places, *((None, source, source) for source in kept)]:
         both = f"SELECT user_id::VARCHAR AS id, false AS item FROM {users} UNION ALL "
         both += f"SELECT item_id::VARCHAR, true FROM {items}"
         query = f"SELECT bool_or(item AND id = $id), bool_or(id <> $id OR item) FROM ({both}) WHERE contains(id, $id)"
-        with suppress(warehouse.DatabaseError), warehouse.connect(path, read_only=path != ":memory:") as con:
+        opened = suppress(warehouse.DatabaseError, Held)  # the steps that follow name such a file
+        with opened, reader.open_file(path) if path else warehouse.connect() as con:
             ((same, wider),) = con.sql(query, params={"id": user_id}).fetchall()
             is_item, is_part = is_item or bool(same), is_part or bool(wider)
     return is_item, is_part

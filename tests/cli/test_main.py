@@ -216,6 +216,7 @@ def begin(name: str, folder: Path) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", RAW)
+@pytest.mark.night
 def test_a_sniffed_real_file_goes_through_the_data_stages(tmp_path, name):
     dataset, words = begin(name, tmp_path)
     assert main([*words, "--until", "split"]) == 0
@@ -317,6 +318,7 @@ def test_a_crash_is_exit_1_and_debug_shows_where(monkeypatch, capsys):
     assert main(["--debug", "datasets"]) == 1 and "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.night
 def test_a_refused_night_is_exit_3_and_the_live_tables_stay(published_home, tmp_path, capsys):
     source = shutil.copytree(published_home.parent, tmp_path / "all")
     live = Home(source / "home").live("tiny")
@@ -358,7 +360,14 @@ def test_a_second_night_is_exit_4(tmp_path, capsys):
     assert "another night of sample is running: run r1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+ENDINGS = [
+    (signal.SIGTERM, 143),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in ((signal.SIGINT, 130), (signal.SIGHUP, 129))),
+]
+
+
+@pytest.mark.night
+@pytest.mark.parametrize(("number", "code"), ENDINGS)
 def test_a_signal_ends_the_night_and_closes_its_journal(tmp_path, number, code):
     command = [sys.executable, "-m", "flows.cli", "--home", str(tmp_path), "run", "--no-prefect"]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)
@@ -393,6 +402,7 @@ def test_a_signal_that_whoever_started_us_ignores_stays_ignored(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.night
 def test_a_reader_that_goes_away_is_exit_141(published_home):
     query = "select range as n, repeat('x', 200) as text from range(20000)"
     words = ["--home", str(published_home), "sql", "tiny", query, "--json"]

@@ -20,6 +20,7 @@ from pipeline.models import MODELS
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import server
+from tests.support.nights import one_night
 
 SPACE = {"x": Range(low=0.0, high=1.0), "kind": Choices(("a", "b", [3, 4]))}
 
@@ -306,10 +307,8 @@ SMALL = ["threads=1", "models.mf.epochs=3", "models.mf.embedding_dim=8", "models
 SMALL += ["dataset.filter.user_fraction=0.1", "gate.enabled=false", "evaluation.cutoffs=[10]"]
 
 
-def one_night(home: Path, recipe: Path, *overrides: str):
-    run = prepare("sample", str(recipe), home=str(home), overrides=[*SMALL, *overrides])
-    assert line.conduct(run, line.plainly) == "published"
-    return run
+def small_night(home: Path, recipe: Path, *overrides: str):
+    return one_night(home, "sample", recipe, *SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +324,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
-        return one_night(home, recipe), recipe
+        return small_night(home, recipe), recipe
 
 
 def folder_of(run, layer: str, start: str) -> Path:
@@ -377,7 +376,7 @@ def test_mlflow_has_a_run_for_every_trial_and_the_pictures(searched):
 
 def test_the_same_night_again_has_it_all_and_more_trials_go_on(searched):
     run, recipe = searched
-    again = one_night(run.home.root, recipe)
+    again = small_night(run.home.root, recipe)
     stages = journal.read(again.home, again.dataset, tables.STAGES, again.run_id)
     of = {row["stage"]: row["skipped"] for row in stages.iter_rows(named=True)}
     assert of["search ease"] and of["search mf"] and of["train mf tuned"]
@@ -396,7 +395,7 @@ def test_best_publishes_within_a_tiny_budget_and_says_what_it_left_out(tmp_path:
         "[budget]\nminutes = 1\n[search]\ntrials = 4\n[models.popularity]\n[models.ease.search]\nl2 = { low = 1.0, high = 1e4, log = true }\n"
         "[models.item_knn.search]\nshrink = { low = 0.1, high = 100.0 }\n[models.mf.search]\nl2 = [0.01, 0.1]\n"
     )
-    run = one_night(tmp_path, recipe)
+    run = small_night(tmp_path, recipe)
     record = journal.read_run(run.home, run.dataset, run.run_id)
     seconds = (dt.datetime.fromisoformat(record["finished_at"]) - run.started_at).total_seconds()
     assert seconds < 180  # three times the budget, for a machine that is busy
@@ -404,6 +403,6 @@ def test_best_publishes_within_a_tiny_budget_and_says_what_it_left_out(tmp_path:
     first_search = next(i for i, stage in enumerate(stages) if stage.startswith("search"))
     assert {"train popularity", "train ease", "train item_knn"} <= set(stages[:first_search])
     # another night with no time at all still publishes, by the first model, and says why the others are not there
-    poor = one_night(tmp_path, recipe, "budget.minutes=0.01", "seed=7")
+    poor = small_night(tmp_path, recipe, "budget.minutes=0.01", "seed=7")
     left_out = journal.read_run(poor.home, poor.dataset, poor.run_id)["left_out"]
     assert {"ease", "item_knn", "mf"} <= set(left_out) and "budget" in left_out["ease"]

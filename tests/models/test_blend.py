@@ -11,16 +11,18 @@ from pipeline.core.stage_call import StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget
 from pipeline.models import blend as blend_module
-from pipeline.models.base import Recommender, pick
+from pipeline.models.base import Recommender
 from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.serialization import load
 from pipeline.ranking.ranks import holdout_ranks
 from pipeline.schemas import tables
 from pipeline.selection import leaderboard
 from pipeline.storage import journal, lake
-from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
-from tests.support.tastes import ask, one_night, record, write_log
+from tests.support.models import Fixed
+from tests.support.nights import ask
+from tests.support.tastes import one_night, record, write_log
 
 N_USERS, N_ITEMS = 400, 30
 NOTHING = Interactions(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), N_USERS, N_ITEMS)
@@ -34,23 +36,6 @@ l2 = 5.0
 [evaluation]
 fit_for_test = "train+valid"
 """
-
-
-class Fixed(Recommender):
-    """Scores as they are given."""
-
-    Config = ModelConfig
-
-    def __init__(self, table: torch.Tensor):
-        super().__init__(ModelConfig(), *table.shape)
-        self.table = table
-        self.asked = 0
-
-    def fit(self, train, context) -> None: ...
-
-    def score(self, users, history, items=None):
-        self.asked += len(users)
-        return pick(self.table[users], items)
 
 
 def blend_of(config: BlendConfig | None = None, **tables: torch.Tensor) -> Blend:

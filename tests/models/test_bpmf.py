@@ -7,14 +7,13 @@ import torch
 from pipeline.models.bpmf import Bpmf, BpmfConfig, Side, wishart
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
+from tests.support import models
 from tests.support.ratings import error, planted
 
 
 def fitted(train: Interactions, **keys) -> Bpmf:
     keys = {"embedding_dim": 4, "epochs": 60, "burn_in": 20, "samples": 20, **keys}
-    model = Bpmf(BpmfConfig(**keys), train.n_users, train.n_items)
-    model.fit(train, FitContext())
-    return model
+    return models.fitted(Bpmf, train, **keys)
 
 
 def test_wishart_draws_have_their_mean():

@@ -10,19 +10,13 @@ from torch import Tensor
 from pipeline.models.item_knn import ItemKnn, ItemKnnConfig
 from pipeline.models.ops import item_graph
 from pipeline.models.ops.item_graph import heaviest, products, reversed_edges
-from pipeline.training.context import FitContext
 from pipeline.training.interactions import History, Interactions
 from tests.support.data_sets import data_set
 from tests.support.interactions import frame, random_interactions
+from tests.support.models import fitted
 
 # users 0 … 3; item 0 has users 0, 1, 2; item 1 has 0, 1; item 2 has 3 alone; item 3 has none
 TINY = Interactions(torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([0, 1, 0, 1, 0, 2]), 4, 4)
-
-
-def fitted(train: Interactions, **config) -> ItemKnn:
-    model = ItemKnn(ItemKnnConfig(**config), train.n_users, train.n_items)
-    model.fit(train, FitContext())
-    return model
 
 
 def similarity(model: ItemKnn) -> Tensor:
@@ -41,14 +35,14 @@ def similarity(model: ItemKnn) -> Tensor:
     ],
 )
 def test_similarity_by_hand(config: dict, expected: float):
-    model = fitted(TINY, **config)
+    model = fitted(ItemKnn, TINY, **config)
     want = torch.zeros(4, 4)
     want[0, 1] = want[1, 0] = expected
     torch.testing.assert_close(similarity(model), want)
 
 
 def test_asymmetric_cosine_knows_which_item_is_in_the_history():
-    got = similarity(fitted(TINY, shrink=0, similarity="asymmetric_cosine", asymmetry=1.0))
+    got = similarity(fitted(ItemKnn, TINY, shrink=0, similarity="asymmetric_cosine", asymmetry=1.0))
     assert got[0, 1].item() == pytest.approx(2 / 3) and got[1, 0].item() == pytest.approx(2 / 2)
 
 
@@ -60,19 +54,19 @@ def test_weighted_cosine_by_hand(weighting: str):
         math.log(5 / 2),
     ]  # of users 0, 1, 2: 4 items, 2, 2 and 1 of them theirs
     x, y = torch.tensor(idf), torch.tensor([idf[0], idf[1], 0])
-    got = similarity(fitted(TINY, shrink=0, weighting=weighting))[0, 1]
+    got = similarity(fitted(ItemKnn, TINY, shrink=0, weighting=weighting))[0, 1]
     torch.testing.assert_close(got, x @ y / (x.norm() * y.norm()))  # a cosine doesn't see the lengths of items
     if weighting == "bm25":
         mean = 6 / 4
         scale = [2.2 / (1 + 1.2 * (0.25 + 0.75 * n / mean)) for n in (3, 2)]
         x, y = x * scale[0], y * scale[1]
-        got = similarity(fitted(TINY, shrink=1, weighting=weighting))[0, 1]
+        got = similarity(fitted(ItemKnn, TINY, shrink=1, weighting=weighting))[0, 1]
         torch.testing.assert_close(got, x @ y / (x.norm() * y.norm() + 1))
 
 
 def test_scores_add_up_the_neighbours_of_the_target():
     train = random_interactions()
-    model = fitted(train, neighbors=3, shrink=2)
+    model = fitted(ItemKnn, train, neighbors=3, shrink=2)
     x = train.history().dense()  # (U, I)
     dots = x.T @ x
     norms = dots.diagonal()
@@ -88,7 +82,7 @@ def test_scores_add_up_the_neighbours_of_the_target():
 
 
 def test_batch_is_single_and_repeats_count_once():
-    model = fitted(random_interactions())
+    model = fitted(ItemKnn, random_interactions())
     lists = [[1, 5, 9, 13], [], [0], [5, 1, 1, 13, 9, 9]]
     together = model.score(torch.full((4,), -1), History.of_lists(lists, 40))
     assert not together[1].any() and torch.isfinite(together).all()
@@ -102,7 +96,7 @@ def test_batch_is_single_and_repeats_count_once():
 
 
 def test_more_neighbours_than_items():
-    model = fitted(TINY, neighbors=1000)
+    model = fitted(ItemKnn, TINY, neighbors=1000)
     again = ItemKnn(model.config, 4, 4)
     again.load_state_dict(model.state_dict())  # the shapes are known before the fit
     torch.testing.assert_close(similarity(again), similarity(model))
@@ -111,7 +105,7 @@ def test_more_neighbours_than_items():
 def test_repeated_rows_count_once():
     train = random_interactions()
     twice = train.select(torch.arange(len(train)).repeat(2))
-    torch.testing.assert_close(similarity(fitted(twice)), similarity(fitted(train)))
+    torch.testing.assert_close(similarity(fitted(ItemKnn, twice)), similarity(fitted(ItemKnn, train)))
 
 
 def test_products_of_tiles_are_those_of_matrices(monkeypatch: pytest.MonkeyPatch):
@@ -149,5 +143,5 @@ def test_config_refuses(wrong: dict):
 def test_movielens_100k_neighbours_share_users():
     rows = frame(data_set("ml-100k") / "u.data")
     train = Interactions(rows[:, 0] - 1, rows[:, 1] - 1, 943, 1682)
-    near = similarity(fitted(train))[49].topk(3).indices  # of Star Wars (1977)
+    near = similarity(fitted(ItemKnn, train))[49].topk(3).indices  # of Star Wars (1977)
     assert set((near + 1).tolist()) == {172, 174, 181}, "its sequels, and Raiders of the Lost Ark"

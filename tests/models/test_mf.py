@@ -10,6 +10,7 @@ from pipeline.models.conformance import checkerboard, scores
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
 from pipeline.models.ops.pair_scores import pair_scores
 from pipeline.training.context import FitContext
+from tests.support import models
 from tests.support.real_data import hit_rate, leave_last_out
 
 
@@ -37,11 +38,8 @@ def test_pair_scores_of_nothing(shape: tuple[int, int]):
 
 
 def fitted(**keys) -> MatrixFactorization:
-    train = checkerboard()
-    config = MatrixFactorizationConfig(**{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys})
-    model = MatrixFactorization(config, train.n_users, train.n_items)
-    model.fit(train, FitContext())
-    return model
+    usual = {"epochs": 30, "batch_size": 128, "learning_rate": 0.02}
+    return models.fitted(MatrixFactorization, checkerboard(), **{**usual, **keys})
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,14 @@ from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.training.context import FitContext
 from pipeline.training.interactions import History
+from tests.support import models
 from tests.support.real_data import hit_rate, leave_last_out
 
 VARIANTS = ["gmf", "mlp", "neumf"]
 
 
 def fitted(**keys) -> Ncf:
-    train = checkerboard()
-    model = Ncf(
-        NcfConfig(**{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys}),
-        train.n_users,
-        train.n_items,
-    )
-    model.fit(train, FitContext())
-    return model
+    return models.fitted(Ncf, checkerboard(), **{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -160,6 +154,7 @@ def test_pretraining_is_for_neumf_only():
             NcfConfig(variant=variant, pretrain=True)
 
 
+@pytest.mark.night
 def test_the_recipe_publishes_and_measures_everybody_by_both_protocols(tmp_path: Path):
     quick = ["dataset.filter.user_fraction=0.1", "models.ncf.epochs=2", "models.mf.epochs=2", "threads=1"]
     quick += ["models.ncf_pretrained.epochs=1", "models.ncf_pretrained.pretrain_epochs=1", "export.similar_items=0"]

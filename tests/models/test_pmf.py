@@ -9,15 +9,14 @@ from pipeline.models.ops.squared_error import Pairs
 from pipeline.models.pmf import Pmf, PmfConfig
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
+from tests.support import models
 from tests.support.ratings import error, planted
 from tests.support.real_data import ratings
 
 
 def fitted(train: Interactions, **keys) -> Pmf:
     keys = {"embedding_dim": 4, "epochs": 60, "batch_size": 256, "learning_rate": 0.02, "l2": 0.005, **keys}
-    model = Pmf(PmfConfig(**keys), train.n_users, train.n_items)
-    model.fit(train, FitContext())
-    return model
+    return models.fitted(Pmf, train, **keys)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,10 @@ from pipeline.models.slim import Slim, SlimConfig
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
 from tests.support.interactions import random_interactions
+from tests.support.models import fitted
 from tests.support.real_data import ten_a_user_out
 
 TIGHT = {"tolerance": 1e-6, "iterations": 5000, "rho": 10.0}
-
-
-def fitted(train: Interactions, context: FitContext | None = None, **config) -> Slim:
-    model = Slim(SlimConfig(**config), train.n_users, train.n_items)
-    model.fit(train, context or FitContext())
-    return model
 
 
 def weights(model: Slim) -> Tensor:
@@ -49,7 +44,7 @@ def test_the_optimum_is_that_of_coordinate_descent(l1: float, l2: float, nonnega
     train = random_interactions()
     x = train.history().dense().double()  # (U, I)
     expected = by_coordinates(x.T @ x, l1, l2, nonnegative)
-    got = weights(fitted(train, l1=l1, l2=l2, nonnegative=nonnegative, **TIGHT)).double()
+    got = weights(fitted(Slim, train, l1=l1, l2=l2, nonnegative=nonnegative, **TIGHT)).double()
     assert (expected > 0.01).sum() > 50 and (nonnegative or (expected < -0.001).any())
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
 
@@ -67,7 +62,10 @@ def test_the_reference_is_an_optimum_itself():
 def test_scikit_learn_finds_the_same_optimum():
     linear = pytest.importorskip("sklearn.linear_model")
     train, l1, l2 = random_interactions(), 1.0, 5.0
-    got, x = weights(fitted(train, l1=l1, l2=l2, **TIGHT)), train.history().dense().double().numpy()  # (I, I), (U, I)
+    got, x = (
+        weights(fitted(Slim, train, l1=l1, l2=l2, **TIGHT)),
+        train.history().dense().double().numpy(),
+    )  # (I, I), (U, I)
     for target in range(0, 39, 5):
         others = x.copy()
         others[:, target] = 0  # it may not explain itself
@@ -88,20 +86,20 @@ def test_without_l1_and_signs_it_is_ease():
     ease = Ease(EaseConfig(l2=20.0), train.n_users, train.n_items)
     ease.fit(train, FitContext())
     users = torch.arange(train.n_users)
-    got = fitted(train, l1=0.0, l2=20.0, nonnegative=False, **TIGHT).score(users, train.history())
+    got = fitted(Slim, train, l1=0.0, l2=20.0, nonnegative=False, **TIGHT).score(users, train.history())
     torch.testing.assert_close(got, ease.score(users, train.history()), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("changed", [{"rho": 40.0}, {"tile": 3}])
 def test_neither_rho_nor_tiles_move_the_optimum(changed: dict, monkeypatch):
-    expected = weights(fitted(random_interactions(), l1=1.0, l2=5.0, **TIGHT))
+    expected = weights(fitted(Slim, random_interactions(), l1=1.0, l2=5.0, **TIGHT))
     monkeypatch.setattr(slim, "TILE", changed.pop("tile", slim.TILE))
-    got = weights(fitted(random_interactions(), l1=1.0, l2=5.0, **{**TIGHT, **changed}))
+    got = weights(fitted(Slim, random_interactions(), l1=1.0, l2=5.0, **{**TIGHT, **changed}))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
 def test_few_weights_none_negative_none_to_itself():
-    few, many = (weights(fitted(random_interactions(), l1=l1, l2=5.0)) for l1 in (5.0, 0.5))
+    few, many = (weights(fitted(Slim, random_interactions(), l1=l1, l2=5.0)) for l1 in (5.0, 0.5))
     assert 0 < (few != 0).sum() < 0.5 * (many != 0).sum()
     assert many.min() == 0 and not many.diagonal().any()
 
@@ -111,16 +109,16 @@ def test_items_of_few_users_are_not_solved_for():
     lists = [[0, 1, 2], [0, 1, 2], [0, 1], [0, 1], [3]]
     users = torch.tensor([u for u, items in enumerate(lists) for _ in items])
     train = Interactions(users, torch.tensor([i for items in lists for i in items]), 5, 5)
-    model = fitted(train, l1=2.0, l2=1.0, max_side=2, **TIGHT)
+    model = fitted(Slim, train, l1=2.0, l2=1.0, max_side=2, **TIGHT)
     got = weights(model)
     assert got[0, 1] > 0.1 and not got[2:].any() and not got[:, 2:].any()
     with pytest.raises(NotServable, match="would solve for 4 items; max_side = 2"):
-        fitted(train, l1=2.0, l2=1.0, nonnegative=False, max_side=2)
+        fitted(Slim, train, l1=2.0, l2=1.0, nonnegative=False, max_side=2)
 
 
 def test_contributions_sum_to_the_score():
     train = random_interactions()
-    model, history = fitted(train, l1=0.5, l2=5.0), train.history()[torch.tensor([3])]
+    model, history = fitted(Slim, train, l1=0.5, l2=5.0), train.history()[torch.tensor([3])]
     scores = model.score(torch.tensor([3]), history)[0]  # (I,)
     parts = torch.stack([model.contributions(3, history, item) for item in range(40)])  # (I, E)
     torch.testing.assert_close(parts.sum(1), scores)
@@ -128,7 +126,7 @@ def test_contributions_sum_to_the_score():
 
 
 def test_an_empty_model_scores_nothing():
-    model = fitted(random_interactions(), l1=1e6)
+    model = fitted(Slim, random_interactions(), l1=1e6)
     assert not model.score(torch.tensor([0]), History.of_lists([[1, 2]], 40)).any()
 
 
@@ -148,21 +146,21 @@ def test_the_deadline_cuts_iterations_off_or_refuses(monkeypatch):
     monkeypatch.setattr(Slim, "_solve", slow)
     config = {"l1": 0.5, "l2": 5.0, "iterations": 40, "tolerance": 1e-9, "nonnegative": False}
     context = FitContext(deadline=40.0 + 9 * 8)  # ten tiles; after the first, eight seconds for each of the others
-    fitted(random_interactions(), context, **config)
+    fitted(Slim, random_interactions(), context, **config)
     assert context.cut_short and asked[:2] == [40, 8] and now[0] <= context.deadline
     now[0], context = 0.0, FitContext(deadline=1000.0)
-    fitted(random_interactions(), context, **config)
+    fitted(Slim, random_interactions(), context, **config)
     assert not context.cut_short
     now[0] = 0.0
     with pytest.raises(NotServable, match="would not end in time: an iteration of all items takes 10"):
-        fitted(random_interactions(), FitContext(deadline=41.0), **config)
+        fitted(Slim, random_interactions(), FitContext(deadline=41.0), **config)
 
 
 def test_memory_is_asked_for_before_it_is_taken():
     with pytest.raises(NotServable, match="matrices"):
-        fitted(random_interactions(), FitContext(memory=4 * 3 * 30**2))
+        fitted(Slim, random_interactions(), FitContext(memory=4 * 3 * 30**2))
     with pytest.raises(NotServable, match="too many weights"):
-        fitted(random_interactions(), FitContext(memory=4 * 3 * 40**2), l1=0.0, l2=1.0, nonnegative=False)
+        fitted(Slim, random_interactions(), FitContext(memory=4 * 3 * 40**2), l1=0.0, l2=1.0, nonnegative=False)
 
 
 @pytest.mark.parametrize("wrong", [{"l1": -1}, {"rho": 0}, {"l2": -0.1}, {"iterations": 0}, {"lambda": 1}])
@@ -171,10 +169,11 @@ def test_config_refuses(wrong: dict):
         SlimConfig(**wrong)
 
 
+@pytest.mark.timing
 def test_movielens_100k_beats_popularity_in_seconds():
     train, recall = ten_a_user_out()
     started = time.monotonic()
-    model = fitted(train)
+    model = fitted(Slim, train)
     assert time.monotonic() - started < 60
     popularity = recall(train.item_counts().expand(943, -1))
     assert recall(model.score(torch.arange(943), train.history())) > 1.5 * popularity

@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config import loader
 from pipeline.datasets import anime_like
 from pipeline.datasets.anime_like import RATINGS, TASTES, UNRATED, write_anime
-from pipeline.storage import journal, lake, warehouse
+from pipeline.storage import journal, lake
+from tests.support.nights import ask, one_night
 
 SCALE = 0.01
 QUICK = [
@@ -106,14 +106,7 @@ def night(files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
-        run = prepare("anime-synthetic", "anime-mf", str(files[0]), str(tmp_path_factory.mktemp("home")), QUICK)
-        assert line.conduct(run, line.plainly) == "published"
-    return run
-
-
-def ask(run, query: str) -> pl.DataFrame:
-    with warehouse.connect(run.home.live(run.dataset), read_only=True) as con:
-        return con.sql(query).pl()
+        return one_night(tmp_path_factory.mktemp("home"), "anime-synthetic", "anime-mf", *QUICK, data=files[0])
 
 
 def test_rows_of_minus_one_are_interactions_without_a_rating(night, rows):

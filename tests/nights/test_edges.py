@@ -1,6 +1,7 @@
 """Whole nights on odd, tiny data: what is served, to whom, and what is refused with a reason."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -11,10 +12,18 @@ from flows.cli import main
 from flows.prepare import prepare
 from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageName
-from pipeline.storage import journal, warehouse
+from pipeline.storage import journal
+from tests.support import nights
+from tests.support.nights import QUICK
+from tests.support.published_nights import without_mlflow
 
-QUICK = ["models.mf.epochs=2", "threads=1"]
 HOSTILE = [" 7", "007", "7", "7.0", "🎬", 'a "b"', "'; drop table users; --", "NULL", "nan", "É", "É", "a,b"]
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of such a night would be the start of a tracking database that no test here looks at."""
+    without_mlflow(monkeypatch)
 
 
 def write(folder: Path, records: list[tuple], header: str = "user,item,rating,timestamp", name: str = "a.csv"):
@@ -35,14 +44,8 @@ def toml_of(
 def one_night(folder: Path, toml: str, *overrides: str, recipe: str = "nightly"):
     """A published night; `ask` queries its tables."""
     quick = QUICK if recipe == "nightly" else []
-    run = prepare(toml, recipe, None, str(folder / "home"), [*quick, *overrides])
-    assert line.conduct(run, line.plainly) == "published"
-
-    def ask(query: str) -> pl.DataFrame:
-        with warehouse.connect(run.home.live(run.dataset), read_only=True) as con:
-            return con.sql(query).pl()
-
-    return run, ask
+    run = nights.one_night(folder / "home", toml, recipe, *quick, *overrides)
+    return run, partial(nights.ask, run)
 
 
 def grid(n_users: int, n_items: int, keep: Callable[[int, int], bool] = lambda u, i: (u + i) % 3 != 0) -> list[tuple]:

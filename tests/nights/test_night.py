@@ -19,8 +19,7 @@ from pipeline.storage import journal, warehouse
 from pipeline.storage.lock import lock
 from pipeline.tracking import nights as tracking
 from pipeline.tracking import server
-
-QUICK = ["models.mf.epochs=2", "threads=1"]
+from tests.support.nights import QUICK, ask
 
 
 def one_night(
@@ -46,11 +45,6 @@ def published(tmp_path_factory: pytest.TempPathFactory):
         run, outcome = one_night(home)
     assert outcome == "published"
     return run
-
-
-def ask(run, query: str) -> pl.DataFrame:
-    with warehouse.connect(run.home.live(run.dataset), read_only=True) as con:
-        return con.sql(query).pl()
 
 
 def test_every_published_table_keeps_its_contract(published):

@@ -11,7 +11,8 @@ from pipeline.core.errors import Refused
 from pipeline.publishing import churn
 from pipeline.schemas import tables
 from pipeline.storage import journal, warehouse
-from tests.support.tastes import BAD, GOOD, ask, last_record, one_night, record, write_log
+from tests.support.nights import ask
+from tests.support.tastes import BAD, GOOD, last_record, one_night, record, write_log
 
 OFF = "[gate]\nenabled = false\n"
 

@@ -9,6 +9,7 @@ from pipeline.ranking import ranks as ranking
 from pipeline.ranking.pruned_topk import DotProducts
 from pipeline.ranking.ranks import LeakError, ScoreError
 from pipeline.training.interactions import History, Interactions
+from tests.support import models
 
 
 @pytest.fixture(autouse=True)
@@ -20,22 +21,8 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-class Fixed(Recommender):
-    """Scores given as a table."""
-
-    Config = ModelConfig
+class Fixed(models.Fixed):
     needs_ratings = True  # so it has learnt of every user, with history or without
-
-    def __init__(self, table: Tensor):
-        super().__init__(ModelConfig(), *table.shape)
-        self.table = table
-
-    def fit(self, train, context):
-        raise NotImplementedError
-
-    def score(self, users, history, items=None):
-        assert (users >= 0).all(), "asked for a user it can't serve"
-        return pick(self.table[users], items)
 
 
 class FixedReader(Fixed):

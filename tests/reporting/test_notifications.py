@@ -142,6 +142,7 @@ def test_whatever_is_configured_nothing_is_raised_and_no_secret_said(no_http, en
     assert "of-mine" not in problem + caplog.text + "".join(capfd.readouterr())
 
 
+@pytest.mark.timing
 def test_a_target_that_never_answers_costs_seconds_and_the_others_nothing(no_http, webhook, monkeypatch):
     place, answers = no_http
     answers[0] = b""

@@ -21,7 +21,8 @@ from pipeline.schemas import tables
 from pipeline.selection.comparison import against, holm
 from pipeline.storage import journal, warehouse
 from tests.support.metrics import figures
-from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
+from tests.support.nights import ask
+from tests.support.tastes import BAD, GOOD, one_night, record, write_log
 
 RECIPE = f"[models.ease]\nl2 = 5.0\n[models.near]\nfamily = 'ease'\nl2 = 5.2\n[models.popularity]\n{BAD}"
 

@@ -18,7 +18,8 @@ from pipeline.selection.comparison import ValidationResults, by_segment
 from pipeline.selection.incumbent import Configuration, Contest, find_baseline, published_configuration
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
-from tests.support.tastes import BAD, GOOD, ask, one_night, record, write_log
+from tests.support.nights import ask
+from tests.support.tastes import BAD, GOOD, one_night, record, write_log
 
 ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactions": np.arange(N)})
 

@@ -14,8 +14,9 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.schemas import tables
 from pipeline.stages import admit
 from pipeline.storage import journal, lake, warehouse
+from tests.support.nights import ask
 from tests.support.stage_runs import make_run, raw
-from tests.support.tastes import ask, last_record, one_night, record, write_log
+from tests.support.tastes import last_record, one_night, record, write_log
 
 START = dt.datetime(2026, 1, 20)
 TIMED = {"columns": {"timestamp": "timestamp"}}

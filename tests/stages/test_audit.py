@@ -10,7 +10,8 @@ from pipeline.core.errors import Refused
 from pipeline.schemas import tables
 from pipeline.stages import export
 from pipeline.storage import journal
-from tests.support.tastes import GOOD, ask, one_night, record, write_log
+from tests.support.nights import ask
+from tests.support.tastes import GOOD, one_night, record, write_log
 
 FIRST = pl.col("user_id") == "u001"
 

@@ -431,6 +431,7 @@ def test_a_broken_line_slows_only_its_own_block(tmp_path, monkeypatch, faults):
     assert rows.filter(pl.col("item_id") != "a\nb").equals(sound) and rows.height == 100_000 + len(faults) - len(broken)
 
 
+@pytest.mark.timing
 def test_a_very_long_line_costs_little(tmp_path):
     data = write(tmp_path / "data", HEADER + GOOD + b"x" * 10_000_000 + b"\n" + GOOD)
     started = time.perf_counter()

@@ -14,6 +14,7 @@ from pipeline.core.filesystem import is_full, sha256
 from pipeline.core.paths import Home
 from pipeline.maintenance import forget
 from pipeline.maintenance.rollback import between_nights, roll_back
+from pipeline.sources.user_traces import Person
 from pipeline.storage import checksums, copying, forgotten_users, journal, lake, reader, warehouse
 from pipeline.storage.generations import go_live, live_run_id, restore_live
 from tests.support.small_tables import night, publish, writer
@@ -217,7 +218,7 @@ def test_a_swap_that_was_cut_short_leaves_a_known_night(nights):
 )
 def test_a_forget_that_was_killed_leaves_the_user_nowhere_once_it_is_called_again(nights, monkeypatch, place):
     run, second = nights
-    home, listed = run.home, forgotten_users.add(run.home, "tiny", "u1")
+    home, person = run.home, Person("u1", forgotten_users.add(run.home, "tiny", "u1"))
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -226,12 +227,12 @@ def test_a_forget_that_was_killed_leaves_the_user_nowhere_once_it_is_called_agai
         if place == "os.replace":
             patch.setattr(forget.os, "replace", killed)
             with pytest.raises(KeyboardInterrupt):
-                forget.from_tables(home, "tiny", "u1", listed)
+                forget.from_tables(home, "tiny", person, forget.Outcome())
         else:
             with planted(f"{place}:error"), pytest.raises(Planted):
-                forget.from_tables(home, "tiny", "u1", listed)
+                forget.from_tables(home, "tiny", person, forget.Outcome())
     assert restore_live(home, "tiny") == [], "neither half is taken for a changed file"
-    forget.from_tables(home, "tiny", "u1", listed)
+    forget.from_tables(home, "tiny", person, forget.Outcome())
     for path in (home.live("tiny"), *(home.generation("tiny", of.run_id) for of in nights)):
         with reader.open_file(path) as con:
             assert con.sql("select count(*) from users where user_id = 'u1'").fetchall() == [(0,)], path

@@ -25,6 +25,8 @@ from pipeline.storage.home_paths import Relocation
 from pipeline.tracking import cleanup, server
 from pipeline.tracking.client import connect
 
+pytestmark = pytest.mark.night
+
 ODD = "h %;&'\"$é{}=+,~:@]"
 REFUSED = ("?", "*", "[", "\\", "#", "%41", "\n", "\x1b")
 

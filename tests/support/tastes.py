@@ -3,13 +3,11 @@
 import random
 from pathlib import Path
 
-import polars as pl
-
 from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageName
-from pipeline.storage import journal, warehouse
+from pipeline.storage import journal
 
 TOML = """name = "tastes"
 [source]
@@ -70,9 +68,3 @@ def last_record(folder: Path) -> dict:
 
     home = Home(folder / "home")
     return journal.read_run(home, "tastes", journal.run_ids(home, "tastes")[-1])
-
-
-def ask(run: Run, query: str) -> pl.DataFrame:
-    """What the published tables say."""
-    with warehouse.connect(run.home.live(run.dataset), read_only=True) as con:
-        return con.sql(query).pl()

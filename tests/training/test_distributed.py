@@ -20,7 +20,7 @@ from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.training import distributed, launcher
 from pipeline.training.context import NotServable, ProcessGroup
-from tests.support import processes, tastes
+from tests.support import nights, processes, tastes
 
 needs_fabric = pytest.mark.skipif(
     importlib.util.find_spec("lightning_fabric") is None, reason="the extra `fabric` is not installed"
@@ -141,7 +141,7 @@ def test_a_night_on_two_devices_goes_on_without_a_family_that_fails_in_one(tmp_p
     assert history[0]["loss"] > history[-1]["loss"]
     stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)
     assert stages.filter(stage="train mf")["rows_out"].item() == manifest["rows_out"] > 1000
-    assert tastes.ask(run, "select count(*) n from recommendations")["n"].item() == 240 * 5
+    assert nights.ask(run, "select count(*) n from recommendations")["n"].item() == 240 * 5
 
 
 @needs_fabric
