@@ -80,7 +80,7 @@ class Published:
         return journal.load_run(self.home, self.dataset, self.run_id)
 
     def holdout(self, split: str = "valid") -> pl.DataFrame:
-        """user_id, item_id of the positive rows held out from the night's models. Use `test` only for a final evaluation."""
+        """user_id, item_id of the positive rows held out from the night's models. `test` is for a final evaluation."""
         parts, encoded = self._folder("parts"), self._folder("encoded")
         rows = pl.read_parquet(parts / f"{split}.parquet").filter("positive").select("user_idx", "item_idx")
         for kind in ("user", "item"):
