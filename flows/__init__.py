@@ -1,1 +1,1 @@
-"""What runs, and how people start it; the only importers of Prefect."""
+"""What runs and how it is started: the line of a night, the command line, and Prefect."""

@@ -31,20 +31,7 @@ def conduct(
     KEY=VALUE that a user set for this run) go into the journal: `status` recognizes experiments by them.
     """
     with lock(run.home, run.dataset, run.run_id):
-        restored = restore_live(run.home, run.dataset, run.run_id)
-        closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
-        for stale, ended in closed.items():
-            log.info(f"night {stale} never ended; it is closed as {ended}")
-        outcome.end_stale_in_mlflow(run, list(closed))
-        open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
-        journal.open_run(run)
-        special = {"until": until, "overrides": [masked(each) for each in overrides or []]}
-        if any(special.values()):
-            journal.update_run(run, **{key: value for key, value in special.items() if value})
-        for line in restored:
-            journal.note(run, f"warning: {line}")
-        for line in open_forgets:
-            journal.note(run, f"warning: a user who is to be forgotten is still there: {line}")
+        _open(run, until, overrides)
         try:
             if at_start:
                 at_start()
@@ -72,3 +59,21 @@ def conduct(
             raise
         outcome.end_in_mlflow(run, "published")
     return "published"
+
+
+def _open(run: Run, until: str | None, overrides: Sequence[str] | None) -> None:
+    """Clean up after earlier nights, then open this night's journal. The caller holds the lock."""
+    restored = restore_live(run.home, run.dataset, run.run_id)
+    closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
+    for stale, ended in closed.items():
+        log.info(f"night {stale} never ended; it is closed as {ended}")
+    outcome.end_stale_in_mlflow(run, list(closed))
+    open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
+    journal.open_run(run)
+    special = {"until": until, "overrides": [masked(each) for each in overrides or []]}
+    if any(special.values()):
+        journal.update_run(run, **{key: value for key, value in special.items() if value})
+    for line in restored:
+        journal.note(run, f"warning: {line}")
+    for line in open_forgets:
+        journal.note(run, f"warning: a user who is to be forgotten is still there: {line}")

@@ -1,4 +1,4 @@
-"""For notebooks: published tables as Polars frames, the champion, and your own lists measured as models are.
+"""API for notebooks: published tables as Polars frames, comparisons, and evaluation of your own lists.
 
 >>> from flows.notebook import Published
 >>> night = Published("sample")
@@ -33,10 +33,10 @@ from pipeline.training.interactions import History
 
 
 class Published:
-    """What is live of a data set, read-only. A new object sees a newer night; this one keeps its own."""
+    """The live tables of a data set, read-only. An object keeps its night; a new object sees a newer one."""
 
     def __init__(self, dataset: str, home: str | Path | None = None):
-        """`home` as of the command, see paths.Home.resolve. UnreadableInput where nothing is published."""
+        """`home`: as for the command, see paths.Home.resolve. UnreadableInput if nothing is published."""
         self.dataset, self.home = dataset_name(dataset), Home.resolve(home)
         home_identity.check(self.home)
         live = live_run_id(self.home, self.dataset)
@@ -47,7 +47,7 @@ class Published:
         self.file = kept if kept.exists() else self.home.live(self.dataset)
 
     def sql(self, query: str, **params: Any) -> pl.DataFrame:
-        """Rows of a query; `$name` in it is bound to the argument of that name. UnreadableInput where it fails."""
+        """Rows of a query; `$name` is bound to the argument of that name. UnreadableInput if the query fails."""
         with reader.open_file(self.file) as con:
             return reader.ask(con, query, params)
 
@@ -56,18 +56,18 @@ class Published:
         return self.sql(f"from {warehouse.identifier(name)}")
 
     def recommend(self, users: str | Sequence[str], top_n: int = 10) -> pl.DataFrame:
-        """The published lists of one user or some: user_id, rank, item_id, title, score, source.
+        """The published lists of users: user_id, rank, item_id, title, score, source.
 
-        A warning names the users that the published tables don't know; ValueError where they know none.
+        A warning names unknown users; ValueError if all are unknown.
         """
         wanted = list(dict.fromkeys([users] if isinstance(users, str) else map(str, users)))
         known = set(self.sql("select user_id from users where list_contains($users, user_id)", users=wanted)["user_id"])
         if unknown := [user for user in wanted if user not in known]:
             shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else "")
-            said = f"not in the published tables of {self.dataset}: {shown}"
+            message = f"not in the published tables of {self.dataset}: {shown}"
             if not known:
-                raise ValueError(f"{said}. Ids are the source's: table('users')['user_id'] has them all")
-            warnings.warn(said, stacklevel=2)
+                raise ValueError(f"{message}. Ids are the source's: table('users')['user_id'] has them all")
+            warnings.warn(message, stacklevel=2)
         return self.sql(
             "select user_id, rank, item_id, title, score, source from recommendations_titled "
             "where list_contains($users, user_id) and rank <= $n order by user_id, rank",
@@ -80,7 +80,7 @@ class Published:
         return journal.load_run(self.home, self.dataset, self.run_id)
 
     def holdout(self, split: str = "valid") -> pl.DataFrame:
-        """user_id, item_id of the positive rows held out of the night's models. `test` is for the last word only."""
+        """user_id, item_id of the positive rows held out from the night's models. `test` is for a final evaluation."""
         parts, encoded = self._folder("parts"), self._folder("encoded")
         rows = pl.read_parquet(parts / f"{split}.parquet").filter("positive").select("user_idx", "item_idx")
         for kind in ("user", "item"):
@@ -88,12 +88,11 @@ class Published:
         return rows.select("user_id", "item_id")
 
     def evaluate(self, lists: Any, split: str = "valid", cutoffs: Sequence[int] = (10,)) -> pl.DataFrame:
-        """Your own lists by the measure of the models, protocol `full`: metric, cutoff, value, interval, n.
+        """Metrics of your own lists, protocol `full`, as for the models: metric, cutoff, value, interval, n.
 
-        `lists`: user_id, item_id, rank (1 is the best), in whatever Polars makes a frame of: its own, one of pandas or
-        Arrow, a dict of columns. All users with holdout and history count: one without a list has no hit. Items that
-        the user had before are taken out first, as they are for the models; unknown ids are an error, since they would
-        look like misses.
+        `lists`: user_id, item_id, rank (1 is the best), as a frame of Polars, pandas or Arrow, or a dict of
+        columns. All users with holdout and history count; a user without a list has no hit. Items of the user's
+        history are removed first, as for the models. Unknown ids are an error, since they would count as misses.
         """
         parts = load_splits(self._folder("parts"), torch.device("cpu"))
         question, depth = eval_task(parts, split, "train"), max(cutoffs)
@@ -116,12 +115,12 @@ class Published:
         return frame.select("metric", "cutoff", "value", "ci_low", "ci_high", "n")
 
     def compare(self, model: str, other: str, split: str = "valid", confidence: float = 0.95) -> dict[str, float]:
-        """Whether two models of the night differ in the figure that selects, user by user, and by how much.
+        """The difference of two models of the night in the selection metric, paired by user.
 
         value: mean of model - other over the users of both with a history, above 0 where `model` is better (of rmse
-        in squares); ci_low and ci_high; p_value of 'there is no difference'; n. One comparison at its own risk: the
-        table `comparisons` has those of all models with the best, corrected for their number. UnreadableInput where
-        the values by user are no longer kept; ValueError for a model that was not measured.
+        in squares); ci_low and ci_high; p_value of 'there is no difference'; n. The p-value is
+        that of a single comparison; the table `comparisons` has all models against the best, corrected for their
+        number. UnreadableInput if per-user values are no longer kept; ValueError for a model that was not evaluated.
         """
         if split not in per_user.FILES:
             raise ValueError(f"split is one of {', '.join(per_user.FILES)}, not {split!r}")
@@ -149,7 +148,9 @@ class Published:
             found = found.join(ids, on=f"{kind}_id", how="left", maintain_order="left")
             unknown = found.filter(pl.col(f"{kind}_idx").is_null())[f"{kind}_id"]
             if len(unknown):
-                raise ValueError(f"{len(unknown):,} rows have a {kind}_id that takes no part, e.g. {unknown[0]!r}")
+                raise ValueError(
+                    f"{len(unknown):,} rows have a {kind}_id that is not part of the night, e.g. {unknown[0]!r}"
+                )
         return found
 
     def _folder(self, name: str) -> Path:
@@ -161,7 +162,7 @@ class Published:
 
 
 def _lists(lists: Any) -> pl.DataFrame:
-    """user_id and item_id as text, rank as a number. ValueError where that can't be had."""
+    """user_id and item_id as text, rank as a number. ValueError if a column is missing or has another type."""
     try:
         frame = pl.DataFrame(lists.collect() if isinstance(lists, pl.LazyFrame) else lists)
         if missing := {"user_id", "item_id", "rank"} - set(frame.columns):
@@ -175,7 +176,7 @@ def _lists(lists: Any) -> pl.DataFrame:
 
 
 def _ranks(items: torch.Tensor, holdout: History, history: History) -> Ranks:
-    """Places of the holdout events in lists (N, depth); 0 where they are not there."""
+    """Ranks of the holdout events in lists (N, depth); 0 if they are not in the list."""
     own = items[holdout.rows] == holdout.items.unsqueeze(1)  # (E, depth)
     places = torch.where(own.any(1), own.int().argmax(1) + 1, 0)  # (E,)
     scores = -torch.arange(items.shape[1]).float().expand(items.shape)

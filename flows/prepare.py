@@ -1,4 +1,4 @@
-"""From what a person asked for to a Run: settings, data folder, home, run id."""
+"""Prepares a night: turns arguments into a Run (settings, data folder, home, run id) and checks them."""
 
 import os
 import re
@@ -31,10 +31,10 @@ def prepare(
     until: str | None = None,
     look_only: bool = False,
 ) -> Run:
-    """Check everything that can be checked before a night starts; errors are for people.
+    """Check everything that can be checked before a night starts. Raises SettingsError or UnreadableInput.
 
-    A night that ends before there are models (`until`) doesn't look at their settings. With `look_only` nothing is
-    written: neither home nor synthetic source need be there.
+    If `until` is a data stage, settings of models are not checked. With `look_only` nothing is written, and neither
+    the home nor a synthetic source has to exist.
     """
     fault_injection.check()
     if run_id and not re.fullmatch(RUN_ID, run_id):
@@ -55,12 +55,12 @@ def prepare(
         check_writable(place)
     forgotten_users.read(
         place, settings.dataset.name
-    )  # a list that can't be read is no empty list: the night must not run
+    )  # a list that can't be read is not an empty list: the night must not run
     now = utcnow()
     run = Run(
         run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
         home_root=place.root,
-        data=made_on_the_spot(place, settings.dataset, look_only)
+        data=generated_source(place, settings.dataset, look_only)
         if settings.dataset.source.generator and not data
         else resolve_data(settings.dataset, toml, data),
         settings=settings,
@@ -69,12 +69,12 @@ def prepare(
     if until not in DATA_STAGES:
         from pipeline.publishing import business_rules
 
-        business_rules.read_lists(settings.export, run.data, now.date())  # one that can't be read is told now
+        business_rules.read_lists(settings.export, run.data, now.date())  # so that an unreadable list fails now
     return run
 
 
 def check_choices(settings: Settings) -> None:
-    """Device, memory and the figure that selects, before hours are spent; SettingsError names the key."""
+    """Check device, memory limit and selection metric before hours are spent; SettingsError names the key."""
     from pipeline.config.settings import ERRORS
     from pipeline.evaluation.ranking_metrics import METRICS
     from pipeline.training import distributed
@@ -105,8 +105,8 @@ def check_choices(settings: Settings) -> None:
         raise SettingsError(f"select.cutoff = {select.cutoff} is not in evaluation.cutoffs {evaluation.cutoffs}")
 
 
-def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> Path:
-    """The files of a data set that has a generator, the same in every night and with every seed of the settings."""
+def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> Path:
+    """Folder of a generated source, which is written if needed. It is the same every night, with any seed."""
     from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.ncf_timed import write_ncf_timed
     from pipeline.datasets.sample import write_sample
@@ -121,7 +121,7 @@ def made_on_the_spot(home: Home, dataset: Dataset, look_only: bool = False) -> P
 
 
 def say_where(option: str | None) -> None:
-    """Name the home, and why it is that one, where nobody chose it and it is not the checkout."""
+    """Print the home and why it was chosen, unless the user chose it or it is the checkout."""
     if option or os.environ.get("NIGHTRECS_HOME") or from_checkout():
         return
     place, why = default_home()
@@ -129,7 +129,7 @@ def say_where(option: str | None) -> None:
 
 
 def check_writable(home: Home) -> None:
-    """Create the home's folders, group-readable; UnreadableInput where that can't be done."""
+    """Create the home's folders, readable by the group. UnreadableInput if that fails."""
     os.umask(0o027)  # files 0640, folders 0750: SQL users of the group can read
     try:
         home.warehouse.mkdir(parents=True, exist_ok=True)
@@ -140,4 +140,4 @@ def check_writable(home: Home) -> None:
         raise UnreadableInput(
             f"can't write to the home {home.root}: {error.strerror}; choose another with --home"
         ) from None
-    home_identity.settle(home)  # before anything, Prefect's server too, reads the paths that are stored there
+    home_identity.settle(home)  # before anything (also Prefect's server) reads the paths stored there

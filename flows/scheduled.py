@@ -1,4 +1,4 @@
-"""The flow that `up` serves: a night as `nightrecs schedule` recorded it, whoever starts it and with what."""
+"""The flow that `up` serves: a night as `nightrecs schedule` recorded it, whatever parameters a run has."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
 
 ADJUSTABLE = ("budget.minutes", "seed")
-"""The settings that a flow run may bring along. None of them says what is read, where it is written, or what is
+"""Settings that a single flow run may override. None of them changes what is read, where it is written, or what is
 checked before it is published."""
 
 
@@ -25,12 +25,12 @@ def scheduled(schedule: str, home: str, overrides: list[str] | None = None) -> A
         wanted = [*night.overrides, *allowed(overrides)]
         run = prepare(night.dataset, night.recipe, night.data, str(place.root), wanted)
         return conduct_as_flow(run.model_copy(update={"flow_run_id": flow_run.id}))
-    except OURS as error:  # said for people; a traceback would only hide it
+    except OURS as error:  # the message is for users; a traceback would hide it
         return Failed(message=masked(str(error)), data=error)
 
 
 def recorded(schedule: str, home: str) -> tuple[Home, Schedule]:
-    """The home of this process and what it has under that name; SettingsError for any other home or name."""
+    """The home of this process and its schedule of that name; SettingsError for any other home or name."""
     place = Home.resolve()
     if home != str(place.root):
         raise SettingsError(f"these are the nights of {place.root}, not of {home}")
@@ -41,7 +41,7 @@ def recorded(schedule: str, home: str) -> tuple[Home, Schedule]:
 
 
 def allowed(overrides: list[str] | None) -> list[str]:
-    """The overrides of a flow run; SettingsError where one is not ADJUSTABLE."""
+    """The overrides of a flow run; SettingsError if one is not ADJUSTABLE."""
     for override in overrides or []:
         if override.partition("=")[0].strip() not in ADJUSTABLE:
             raise SettingsError(

@@ -1,4 +1,4 @@
-"""Serves the scheduled nights of NIGHTRECS_HOME to Prefect's API: each due night runs in a process of its own."""
+"""Serves the scheduled nights of NIGHTRECS_HOME to Prefect's API. Each night runs in its own process."""
 
 from prefect import serve
 from prefect.schedules import Cron
@@ -10,14 +10,14 @@ from pipeline.core.paths import Home
 
 
 def main() -> None:
-    """Until it is stopped; a stop doesn't pause the schedules."""
+    """Serve until stopped. Stopping does not pause the schedules."""
     home = Home.resolve()
     deployments = [
         scheduled.to_deployment(
             name=night.name,
             schedule=Cron(night.cron, timezone=night.timezone),
             parameters={"schedule": night.name, "home": str(home.root)},
-            entrypoint_type=EntrypointType.MODULE_PATH,  # a file's would be relative to the folder of the moment
+            entrypoint_type=EntrypointType.MODULE_PATH,  # a file path would be relative to the current folder
             tags=["nightrecs", night.name],
             description=about(night),
         )
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def about(night: Schedule) -> str:
-    """What a person reads of a night in Prefect's UI; the parameters of its runs don't say it."""
+    """Description of a deployment in Prefect's UI, since the parameters of its runs do not show the settings."""
     data = f", data {night.data}" if night.data else ""
     sets = "".join(f", {override}" for override in night.overrides)
     return (

@@ -1,4 +1,4 @@
-"""How the line calls its stages: directly, or as the tasks of an orchestrator."""
+"""How the line calls its stages: directly, or as tasks of an orchestrator."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,18 +8,18 @@ from pipeline.stages import DATA_STAGES, LINE
 
 
 class Step(Protocol):
-    """Does one stage of the line."""
+    """Runs one stage of the line."""
 
     def __call__(self, call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
-        """The result of `stage(*inputs)`; `call` says what it is called, for journals and people."""
+        """Return `stage(*inputs)`. `call` has the stage's name and title, for the journal and for display."""
 
 
 class Stopped(Exception):
-    """The night ended where `--until` said."""
+    """The night ended after the stage of `--until`."""
 
 
 def stopping(step: Step, until: str | None) -> Step:
-    """A step that raises Stopped behind the stage `until`; None: it goes on."""
+    """A step that raises Stopped after the stage `until`; None: never."""
 
     def guarded(call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
         if until and LINE.index(call.place) > LINE.index(StageName(until)):
@@ -33,5 +33,5 @@ def stopping(step: Step, until: str | None) -> Step:
 
 
 def plainly(call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
-    """The step of `--no-prefect`: a call."""
+    """The step of `--no-prefect`: a plain function call."""
     return stage(*inputs)

@@ -1,4 +1,4 @@
-"""Prefect's view of the line: each stage as a task, the night as a flow, artifacts for people."""
+"""The night as a Prefect flow: each stage is a task, and artifacts show the result."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,13 +32,13 @@ GPU = "gpu"  # tasks with this tag run one at a time, over all nights of a serve
 
 
 def is_transient(task: Any, run: Any, state: Any) -> bool:
-    """Only faults that can pass by themselves are worth another try."""
+    """Retry only errors that may disappear by themselves."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, TRANSIENT) and not isinstance(error, TaskRunTimeoutError)  # a hung stage would hang again
 
 
 def as_task(call: StageCall, stage: Callable[..., Any], run: Run, *inputs: Any) -> Any:
-    """Run a stage as a task. Inputs are paths and one small object, and are never hashed."""
+    """Run a stage as a task. Its inputs are paths and one small object; Prefect does not hash them."""
     as_prefect_task = task(
         name=str(call.place),
         task_run_name=call.title,
@@ -54,7 +54,7 @@ def as_task(call: StageCall, stage: Callable[..., Any], run: Run, *inputs: Any) 
 
 
 def tags_of(name: StageName, run: Run) -> list[str]:
-    """What the UI filters by; models on an accelerator are also marked as such."""
+    """Tags to filter by in the UI. Stages that run models on an accelerator also have the tag `gpu`."""
     on_gpu = name in (*OF_MODELS, StageName.EXPORT) and resolve_device(run.settings.device).type != "cpu"
     return [run.dataset, "model" if name in OF_MODELS else "data", *([GPU] if on_gpu else [])]
 
@@ -75,12 +75,12 @@ def nightly(
     until: str | None = None,
     run_id: str | None = None,
 ) -> Any:
-    """A file of interactions becomes audited top-N tables; see the artifacts for what came of it."""
+    """A file of interactions becomes audited top-N tables; the artifacts show the result."""
     try:
         run = prepare(dataset, recipe, data, home, overrides, run_id, until)
         by_hand = None if deployment.id else overrides  # those of a deployment are the same every night
         return conduct_as_flow(run.model_copy(update={"flow_run_id": flow_run.id}), until, by_hand)
-    except OURS as error:  # said for people; a traceback would only hide it
+    except OURS as error:  # the message is for users; a traceback would hide it
         return Failed(message=masked(str(error)), data=error)
 
 
@@ -88,20 +88,20 @@ def conduct_as_flow(run: Run, until: str | None = None, overrides: list[str] | N
     """Run the night with tasks, logs, artifacts and tags. Returns the state it ends in; its result is the outcome."""
     with get_client(sync_client=True) as client:
         client.create_concurrency_limit(tag=GPU, concurrency_limit=1)
-    step, told = Reporting(run, as_task), None
+    step, headline = Reporting(run, as_task), None
     leave_out_completed()
     try:
         outcome = conduct(run, step, until, at_start=lambda: end_flow_runs(run), overrides=overrides)
     finally:
-        with suppress(Exception):  # for looking only: it must not replace what came of the night
+        with suppress(Exception):  # for display only: an error here must not replace the outcome
             if not step.lost:
-                told = show(run)
+                headline = show(run)
                 mark(run)
-    return Completed(message=told, data=outcome)
+    return Completed(message=headline, data=outcome)
 
 
 def mark(run: Run) -> None:
-    """Tag the flow run with the data set and what came of the night, so that the UI can filter by them."""
+    """Tag the flow run with the data set and the outcome, so that the UI can filter by them."""
     outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), tags=sorted({*flow_run.tags, run.dataset, outcome}))

@@ -1,16 +1,18 @@
-"""`nightrecs bench quality`: public protocols, re-derived as nights that end before anything is published."""
+"""`nightrecs bench quality`: measures public protocols, as nights that end before anything is published."""
 
 import json
 import math
+import re
 import statistics
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from flows.cli.output import replace_block
 from flows.conductor import conduct
 from flows.prepare import prepare
 from flows.step import Stopped
@@ -29,14 +31,14 @@ Row = dict[str, Any]
 
 
 def protocols() -> dict[str, dict[str, Any]]:
-    """What protocols.toml says, by name."""
+    """The protocols of protocols.toml, by name."""
     return tomllib.loads((FOLDER / "protocols.toml").read_text(encoding="utf-8"))
 
 
 def bench(options: Any) -> None:
-    """Measure the protocols asked for; JSON beside the home's warehouse, a Markdown table to stdout.
+    """Measure protocols, keep the results in the home, print them as Markdown tables.
 
-    A fit that is done is in the lake: an interrupted bench goes on where it was, and a repeated one only reads.
+    Finished fits are in the lake: an interrupted bench continues where it stopped, and a repeated one only reads.
     """
     known = protocols()
     names = options.only.split(",") if options.only else list(known)
@@ -49,14 +51,24 @@ def bench(options: Any) -> None:
         except UnreadableInput as error:
             log.info(f"{name} is left out: {error}")
     results = {name: rows for name in known if (rows := read(home, name))}
+    tables = {name: table(name, known[name], rows) for name, rows in results.items()}
+    if options.markdown:
+        replace_block(FOLDER / "README.md", "tables", partial(merged, known, tables))
     if options.json:
         print(json.dumps(results, indent=1))
     else:
-        print(markdown({name: known[name] for name in results}, results))
+        print("\n\n".join(tables.values()))
+
+
+def merged(names: Iterable[str], tables: dict[str, str], block: str) -> str:
+    """The block of tables of the README with new ones in the place of old ones, in the order of `names`."""
+    found = re.split(r"^(?=\*\*\w+\*\* )", block, flags=re.MULTILINE)
+    old = {text.split("**")[1]: text.strip() for text in found if text.strip()}
+    return "\n\n".join(each for name in names if (each := (old | tables).get(name)))
 
 
 def measure(name: str, protocol: dict[str, Any], home: Home, n_seeds: int | None = None) -> None:
-    """Run one protocol with its seeds and keep what came of it, seed by seed."""
+    """Run one protocol with its seeds. Results are written after each seed."""
     rows: list[Row] = []
     for seed in protocol["seeds"][:n_seeds]:
         overrides = [f"seed={seed}"]
@@ -64,13 +76,13 @@ def measure(name: str, protocol: dict[str, Any], home: Home, n_seeds: int | None
         log.info(f"{name}, seed {seed}: {protocol['title']}")
         fits: dict[str, Path] = {}
         conduct(run, partial(keeping, fits), "select")
-        rows += figures(run, protocol, seed, fits)
+        rows += measured(run, protocol, seed, fits)
         path_of(home, name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path_of(home, name), json.dumps(rows, indent=1))
 
 
-def figures(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]) -> list[Row]:
-    """One row a model: its figures on test, its seconds, and whether it is the best on valid."""
+def measured(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]) -> list[Row]:
+    """One row per model: its metrics on test, its seconds, and whether it is the best on valid."""
     champion = journal.read_run(run.home, run.dataset, run.run_id)["champion"]
     found = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
     found = found.filter(split="test", segment="all", protocol=protocol["protocol"])
@@ -86,7 +98,7 @@ def figures(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path]
 
 
 def keeping(fits: dict[str, Path], call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
-    """A step that keeps every label's last fit, the one that test is asked of, and ends the night with the choice."""
+    """A step that records the last fit of each label, which is evaluated on test, and stops after the selection."""
     result = stage(*inputs)
     if call.stage is StageName.TRAIN and call.label:
         fits[call.label] = result
@@ -96,28 +108,26 @@ def keeping(fits: dict[str, Path], call: StageCall, stage: Callable[..., Any], *
 
 
 def fit_seconds(fitted: Path) -> float:
-    """Seconds of a fit, as it took when it was made; of a blend, with those of its members."""
+    """Seconds that a fit took when it was made; of a blend, including its members."""
     info = lake.info(fitted)
     return info["seconds"] + sum(fit_seconds(fitted.parent / name) for name in info.get("members", {}).values())
 
 
 def path_of(home: Home, name: str) -> Path:
-    """Where a protocol's results are kept."""
+    """File of a protocol's results."""
     return home.warehouse / "quality" / f"{name}.json"
 
 
 def read(home: Home, name: str) -> list[Row]:
-    """What was measured."""
+    """The results of a protocol; empty if there are none."""
     return state_files.read(path_of(home, name), list) or []
 
 
-def markdown(known: dict[str, dict[str, Any]], results: dict[str, list[Row]]) -> str:
-    """A table a protocol: ours, mean ± sd over the seeds and the champion marked, above what is published."""
-    return "\n\n".join(table(name, known[name], results[name]) for name in results)
-
-
 def table(name: str, protocol: dict[str, Any], rows: list[Row]) -> str:
-    """The best by the first metric is on top; seconds are those of the fit that test is asked of."""
+    """A Markdown table: our models, best first by the first metric, then the published ones.
+
+    Values are mean ± standard deviation over seeds. Seconds are those of the fit that is evaluated on test.
+    """
     metrics = protocol["metrics"]
     head = ["model", *metrics, "seconds", "seeds", "source"]
     own = {model: [row for row in rows if row["model"] == model] for model in dict.fromkeys(r["model"] for r in rows)}
@@ -141,7 +151,7 @@ def table(name: str, protocol: dict[str, Any], rows: list[Row]) -> str:
 
 
 def _mark(rows: list[Row]) -> str:
-    """In how many seeds the model was the champion."""
+    """Note in how many seeds the model was the champion."""
     best = sum(row["champion"] for row in rows)
     return f" (best on valid{'' if best == len(rows) else f' in {best} of {len(rows)}'})" if best else ""
 

@@ -1,4 +1,4 @@
-"""`nightrecs explain`: what a published model thinks of an item for a user, and what that is made of."""
+"""`nightrecs explain`: a published model's score of an item for a user, and its parts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.publishing.explanation import explanation, published_night
 
 
 def explain(options: Any) -> None:
-    """Print score, rank, mask and parts; JSON has all parts, people see the largest."""
+    """Print score, rank, mask and parts. JSON has all parts, text the largest ones."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     require(options, "user")
     require(options, "item")
@@ -38,16 +38,16 @@ def explain(options: Any) -> None:
 
 
 def describe(answer: dict[str, Any], options: Any) -> None:
-    """For people."""
+    """Print the explanation as text."""
     title = f" ({answer['title']})" if answer["title"] else ""
     by = answer["model"] + (f" as fitted on {answer['fit']}" if answer["fit"] != "all" else "")
     show_line(f"item {answer['item_id']}{title} for user {answer['user_id']}, by {by}, night {answer['run_id']}")
     times = ", ".join(f"{row['timestamp']}"[:19] for row in answer["seen"] if row["timestamp"])
     seen = f"the user has it already{f' ({times})' if times else ''}"
-    masked = f"masked: {seen}; its rank is what it would have without that"
+    masked = f"masked: {seen}; the rank is the one without the mask"
     show_line(masked if answer["masked"] else "not masked: the user does not have it")
     if answer["score"] is None:
-        show_line("the model does not know it: the filters left it out, or nobody has it; so it is in no list")
+        show_line("the model does not know the item: filters removed it, or no user has it; so it is in no list")
         return
     listed = f"rank {answer['published_rank']} of the list" if answer["published_rank"] else "not in the list"
     show_line(
@@ -57,9 +57,9 @@ def describe(answer: dict[str, Any], options: Any) -> None:
         show_line("the model can't serve this user, so the score is the item's popularity")
     if answer["predicted_rating"] is not None:
         given = [row["rating"] for row in answer["seen"] if row["rating"] is not None]
-        said = f"; the user's own: {given[-1]:,.6g}" if given else ""
+        own = f"; the user's own: {given[-1]:,.6g}" if given else ""
         scale = "" if answer["scale"] == "none" else f"; score and terms: on the scale of the fit, {answer['scale']}"
-        show_line(f"predicted rating {answer['predicted_rating']:,.4g}{said}{scale}")
+        show_line(f"predicted rating {answer['predicted_rating']:,.4g}{own}{scale}")
     rows = [{"contribution": v, "from": name} for name, v in answer["terms"].items()]
     parts = answer["contributions"]
     rows += [{"contribution": p["contribution"], "from": p["item_id"], "title": p["title"]} for p in parts[: options.n]]
@@ -70,4 +70,4 @@ def describe(answer: dict[str, Any], options: Any) -> None:
         show_line()
         show(rows, options)
     elif answer["source"] == "model":
-        show_line(f"{answer['model']} has no parts to show: its score is no sum over items or terms")
+        show_line(f"{answer['model']} has no parts to show: its score is not a sum over items or terms")

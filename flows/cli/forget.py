@@ -1,4 +1,4 @@
-"""`nightrecs forget`: one user is taken out of all that is at rest, and left out of every later night."""
+"""`nightrecs forget`: removes a user from everything that is stored, and from every later night."""
 
 import json
 import sys
@@ -7,26 +7,26 @@ from typing import Any
 from flows.cli.operate import known
 from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
-from pipeline.maintenance import forget as stage
+from pipeline.maintenance import forget as forgetting
 from pipeline.maintenance.rollback import between_nights
 from pipeline.storage import forgotten_users
 
 LEFT = 3
-"""Exit code where the user is still somewhere, as of whatever a check refuses."""
+"""Exit code if the user is still somewhere."""
 
 
 def forget(options: Any) -> int:
-    """Do it under the data set's lock, say what was removed, and what could not be cleared."""
+    """Forget a user under the data set's lock; print what was removed and what could not be cleared."""
     home, dataset = known(options)
     with between_nights(home, dataset, "forget"):
         again = options.user in forgotten_users.read(home, dataset)
-        if not (again or options.force or stage.is_known(home, dataset, options.user)):
+        if not (again or options.force or forgetting.is_known(home, dataset, options.user)):
             raise UnreadableInput(
                 f"user {options.user!r} is in no published table of {dataset} and in nothing read from its source. "
-                "Ids are as in the source; --force leaves the user out of the nights to come all the same"
+                "Ids are as in the source; --force excludes the user from later nights anyway"
             )
-        outcome = stage.forget(home, dataset, options.user)
-        for line in stage.finish(home, dataset, but=options.user):
+        outcome = forgetting.forget(home, dataset, options.user)
+        for line in forgetting.finish(home, dataset, but=options.user):
             log.warning(f"another user who is to be forgotten is still there: {line}")
     if options.json:
         answer = {"dataset": dataset, "again": again, "tables": outcome.tables, **outcome.counts}
@@ -42,13 +42,14 @@ def forget(options: Any) -> int:
         for line in outcome.left:
             print(f"  {line}", file=sys.stderr)
         print(
-            "Clear or remove these, then call forget again; `nightrecs status` shows that it is open", file=sys.stderr
+            "Clear or remove these, then run forget again; until then `nightrecs status` shows it as open",
+            file=sys.stderr,
         )
     return LEFT if outcome.left else 0
 
 
-def describe(outcome: stage.Outcome) -> None:
-    """For people."""
+def describe(outcome: forgetting.Outcome) -> None:
+    """Print the result as text."""
     for name, rows in outcome.tables.items():
         print(f"{name}: rebuilt, {rows:,} rows fewer or blanked")
     count = {name: outcome.counts.get(name, 0) for name in (
@@ -57,7 +58,7 @@ def describe(outcome: stage.Outcome) -> None:
     print(
         f"lake: {count['lake_folders']} results deleted, {count['source_files']} kept source files rewritten\n"
         f"journal: {count['rejected_lines']} rejected lines blanked, {count['of_them_undecided']} of them because "
-        "nothing says whose they are\n"
+        "their user is unknown\n"
         f"texts: {count['texts']} blanked\n"
         f"reports: {count['reports']} deleted\n"
         f"replays: {count['replay_homes']} unfinished ones deleted\n"

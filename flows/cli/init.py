@@ -12,7 +12,7 @@ from pipeline.sources.sniffing.interactions import sniff
 
 
 def init(options: Any) -> None:
-    """Write the TOML where the user is, or where `--output` says, and print what to do next."""
+    """Write the TOML to the current folder or `--output`, and print the next command."""
     source = Path(options.csv).expanduser()
     text = sniff(source)
     if options.output == "-":
@@ -25,27 +25,27 @@ def init(options: Any) -> None:
         with target.open("w" if options.force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UnreadableInput(f"{target} is there already; --force overwrites it") from None
+        raise UnreadableInput(f"{target} exists; --force overwrites it") from None
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    print(plain(f"wrote {target}: {decisions(text)}. Read it over, then:\n  {command}"), file=sys.stderr)
+    print(plain(f"wrote {target}: {decisions(text)}. Check it, then run:\n  {command}"), file=sys.stderr)
 
 
 def decisions(text: str) -> str:
-    """What was made of the file, in a line."""
+    """How the file was interpreted, in one line."""
     toml = tomllib.loads(text)
     columns, unit = dict(toml["columns"]), toml["columns"].get("timestamp_unit")
     found = [f"{role} = {columns[role]!r}" for role in ("user", "item", "rating", "timestamp") if role in columns]
     found += [f"no {role}" for role in ("rating", "timestamp") if role not in columns]
     header = toml["source"].get("header", True)
-    titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog beside it"
+    titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog next to it"
     unit = f" ({unit})" if unit else ""
     return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {titles}"
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:
-    """The command line that runs a night on the file; `--data` where the TOML is in another folder."""
+    """The command that runs a night on the file, with `--data` if the TOML is in another folder."""
     path = str(toml) if toml.is_absolute() or toml.parent != Path() else f"./{toml}"
     words = ["nightrecs", *(["--home", home] if home else []), "run", path]
     if toml.parent.resolve() != source.parent.resolve():

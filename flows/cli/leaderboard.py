@@ -12,11 +12,11 @@ from pipeline.schemas import tables
 
 USUAL_DEPTH = 10
 FOR_PEOPLE = ("ndcg", "recall", "hit_rate", "coverage", "rmse", "mae")
-"""As many as fit a terminal, beside the figure that selects."""
+"""Metrics that fit into a terminal, next to the selection metric."""
 
 
 def leaderboard(options: Any) -> None:
-    """The best first, metrics as columns; JSON has all of one cutoff, people see the few that fit a terminal."""
+    """Print models, best first, with metrics as columns. JSON has all metrics of one cutoff, text a few of them."""
     long = query(options, "select * from leaderboard where split = $split", {"split": options.split})
     if options.all:
         show(long, options)
@@ -31,23 +31,29 @@ def leaderboard(options: Any) -> None:
         .join(against, on=["model", "protocol"], how="left", maintain_order="left")
     )
     wanted = [f"{metric}{at}" for metric in [*decides["metric"], *FOR_PEOPLE] for at in (f"@{depth}", "")]
-    figures = [name for name in dict.fromkeys(wanted) if name in wide.columns]
-    by = figures[0] if figures else "model"
+    metrics = [name for name in dict.fromkeys(wanted) if name in wide.columns]
+    by = metrics[0] if metrics else "model"
     wide = wide.sort("protocol", by, descending=[False, by not in ("model", *ERRORS)], nulls_last=True)
     if options.json:
         show(wide, options)
         return
     protocol = ["protocol"] if wide["protocol"].n_unique() > 1 else []
     champion = pl.when("champion").then(pl.lit("yes")).alias("champion")
-    show(wide.select("model", champion, *protocol, *figures, "n", "against_best"), options)
+    show(wide.select("model", champion, *protocol, *metrics, "n", "against_best"), options)
     if against.height:
         best = against.filter(against_best="best")["model"].item()
-        print(f"against_best: paired by user with {best}, the best on valid; like: not told apart", file=sys.stderr)
-    print("every metric, cutoff and interval: --all", file=sys.stderr)
+        print(
+            f"against_best: paired by user with {best}, the best on valid; like: not significantly different",
+            file=sys.stderr,
+        )
+    print("--all shows every metric, cutoff and interval", file=sys.stderr)
 
 
 def compared(long: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """model, protocol, against_best (best, like, worse or better); metric, cutoff of that. Empty for older nights."""
+    """Two frames: model, protocol, against_best (best, like, worse or better); and metric, cutoff of the comparison.
+
+    Both are empty for nights without comparisons.
+    """
     if "compared_with" not in long.columns:
         long = long.with_columns(compared_with=pl.lit(None, pl.String), difference=0.0, is_real=False)
     rows = long.drop_nulls("compared_with")

@@ -1,4 +1,4 @@
-"""`nightrecs rollback`, `gc` and `forget`: what people do between the nights, each under the data set's lock."""
+"""`nightrecs rollback` and `gc`: maintenance between nights, under the data set's lock."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name, unknown_dataset
-from pipeline.maintenance import gc as collector
+from pipeline.maintenance.gc import keep_of, leftovers
 from pipeline.maintenance.rollback import between_nights, roll_back
 from pipeline.stages import track
 from pipeline.storage import journal, operation_log
@@ -20,7 +20,7 @@ from pipeline.storage.garbage import Garbage
 
 
 def rollback(options: Any) -> None:
-    """Make an earlier generation live again; MLflow's alias follows."""
+    """Make an earlier generation live again. MLflow's alias follows."""
     home, dataset = known(options)
     with between_nights(home, dataset, "rollback"):
         entry = roll_back(home, dataset, options.to)
@@ -32,7 +32,7 @@ def rollback(options: Any) -> None:
 
 
 def gc(options: Any) -> int:
-    """Remove, or with --dry-run list, what nothing needs any more; of one data set or of all in the home."""
+    """Remove (with --dry-run: list) everything that is no longer needed, of one data set or of all."""
     home = Home.resolve(options.home)
     datasets = [known(options)[1]] if options.dataset else sorted(p.name for p in _journals(home))
     records, busy = [], []
@@ -43,7 +43,7 @@ def gc(options: Any) -> int:
         except Locked as held:
             if options.dataset:
                 raise
-            busy.append(f"{dataset} was left alone: {held}")
+            busy.append(f"{dataset} was skipped: {held}")
     freed = sum(record["bytes"] for record in records)
     if options.json:
         answer = {"dry_run": options.dry_run, "bytes": freed, "left_alone": busy, "removed": records}
@@ -53,15 +53,15 @@ def gc(options: Any) -> int:
     for line in busy:
         print(line, file=sys.stderr)
     verb = "would free" if options.dry_run else "freed"
-    print(f"{verb} {freed:,} bytes in {len(records)} things", file=sys.stderr)
+    print(f"{verb} {freed:,} bytes in {len(records)} files and folders", file=sys.stderr)
     return 4 if busy else 0
 
 
 def _collect(home: Home, dataset: str, options: Any) -> list[dict[str, Any]]:
-    keep = collector.keep_of(home, dataset)
+    keep = keep_of(home, dataset)
     given = {name: getattr(options, f"keep_{name}") for name in Keep.model_fields}
     keep = Keep.model_validate({**keep.model_dump(), **{k: v for k, v in given.items() if v is not None}})
-    found = collector.leftovers(home, dataset, keep)
+    found = leftovers(home, dataset, keep)
     if not options.dry_run and found:
         for leftover in found:
             leftover.remove()
@@ -76,7 +76,7 @@ def _as_record(leftover: Garbage) -> dict[str, Any]:
 
 
 def known(options: Any) -> tuple[Home, str]:
-    """Home and data set of a command; UnreadableInput where the home has no such data set."""
+    """Home and data set of a command; UnreadableInput if the home has no such data set."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     if not journal.run_ids(home, dataset) and not home.live(dataset).exists():
         names = [path.name for path in _journals(home)]

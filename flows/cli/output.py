@@ -1,22 +1,24 @@
-"""What a query gave, as CSV, JSON lines or Parquet; CSV is safe to open in a spreadsheet."""
+"""Output of commands: tables for people, CSV that is safe in a spreadsheet, JSON lines, Parquet, README tables."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from pipeline.core.errors import UnreadableInput
+from pipeline.core.filesystem import write_atomically
 from pipeline.core.terminal import as_json, plain, show_line
 
 FORMATS = ("csv", "jsonl", "parquet")
 FORMULA = r"^[\s\x00-\x20\u{feff}]*[=+\-@＝＋－＠]|^[\t\r\n]"
-"""Text that a spreadsheet would run (OWASP, "CSV injection"), after blanks too, and with the full-width forms that some
-take for the plain ones; numbers are no text."""
+"""Text that a spreadsheet would run as a formula (OWASP, "CSV injection"): also after blanks, and with the full-width
+forms that some spreadsheets accept. Numbers are not text."""
 
 
 def guarded(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with an apostrophe before every text that a spreadsheet would take for a formula; lists as JSON."""
+    """The frame with an apostrophe in front of every text that looks like a formula; lists as JSON."""
     nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
     frame = frame.with_columns(frame[name].map_elements(_as_json, return_dtype=pl.String) for name in nested)
     text = pl.col(pl.String)
@@ -24,12 +26,12 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def write(frame: pl.DataFrame, form: str | None, output: str | None) -> None:
-    """To a file, by its ending where no format is given, else to stdout. UnreadableInput says what is wrong."""
+    """Write to a file or stdout. `form`: one of FORMATS; None: by the ending of `output`. Raises UnreadableInput."""
     form = form or Path(output or "").suffix.lstrip(".").lower()
     if form not in FORMATS:
-        raise UnreadableInput(f"--output {output}: its ending says no format; there are: {', '.join(FORMATS)}")
+        raise UnreadableInput(f"--output {output}: unknown ending; there are: {', '.join(FORMATS)}")
     if output is None and form == "parquet":
-        raise UnreadableInput("Parquet is not for a terminal: name a file, --output FILE.parquet")
+        raise UnreadableInput("Parquet is not for a terminal; use --output FILE.parquet")
     try:
         target = Path(output) if output else sys.stdout.buffer
         match form:
@@ -50,7 +52,7 @@ def _as_json(value: pl.Series) -> str:
 
 
 def show(data: pl.DataFrame | list[dict[str, Any]], options: Any) -> None:
-    """To stdout: JSON, or a table as wide as it needs to be."""
+    """Print JSON, or a table that is as wide as its content."""
     records = data.to_dicts() if isinstance(data, pl.DataFrame) else data
     if options.json:
         print(as_json(records, indent=1))
@@ -70,3 +72,18 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else plain(" ".join(str(value).split()))
+
+
+def replace_block(path: Path, name: str, change: Callable[[str], str]) -> None:
+    """Replace the text between `<!-- name -->` and `<!-- /name -->` of a file by what `change` makes of it.
+
+    UnreadableInput if there is no such file (an installed package has none), or no such markers.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    try:
+        text = path.read_text(encoding="utf-8")
+        before, rest = text.split(begin)
+        block, after = rest.split(end)
+    except (OSError, ValueError) as error:
+        raise UnreadableInput(f"{path} has no block {begin} … {end} ({error})") from None
+    write_atomically(path, f"{before}{begin}\n\n{change(block.strip()).strip()}\n\n{end}{after}")

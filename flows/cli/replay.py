@@ -27,13 +27,13 @@ from pipeline.storage.lock import lock
 
 
 def replay(options: Any) -> None:
-    """Run the night and say where its tables are."""
+    """Run the night and print where its tables are."""
     as_of = moment(options.as_of)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
     home, dataset = run.home, run.dataset
     if run.settings.dataset.columns.timestamp is None:
         raise SettingsError(
-            f"{dataset} has no times, so nothing says what was there before {as_of}: name dataset.columns.timestamp"
+            f"{dataset} has no times, so it is unknown what was there before {as_of}: name dataset.columns.timestamp"
         )
     name = f"{as_of:%Y-%m-%dT%H%M%S}".removesuffix("T000000") + f"-{run.settings.recipe}"
     target = home.replays(dataset) / f"{name}.duckdb"
@@ -50,7 +50,7 @@ def replay(options: Any) -> None:
     with lock(work, dataset, run.run_id, "replay"):
         if forgotten_users.read(home, dataset) != listed:
             delete(work.root)
-            raise Refused(f"a user of {dataset} was forgotten while the replay ran, so it was deleted: run it again")
+            raise Refused(f"a user of {dataset} was forgotten while the replay ran, so it was deleted; run it again")
         record = journal.read_run(work, dataset, run.run_id)
         os.replace(work.generation(dataset, run.run_id), target)
         sync(target.parent)
@@ -72,12 +72,12 @@ def replay(options: Any) -> None:
 
 
 def moment(text: str) -> dt.datetime:
-    """A date or time in ISO 8601, UTC unless it says otherwise; naive UTC. Raises SettingsError."""
+    """Parse an ISO 8601 date or time, in UTC unless it has an offset, to naive UTC. Raises SettingsError."""
     try:
         parsed = dt.datetime.fromisoformat(text)
     except ValueError:
         raise SettingsError(
-            f"--as-of {text!r} is no date: write it as 2026-11-22 or 2026-11-22T03:00:00+01:00"
+            f"--as-of {text!r} is not a date: write it as 2026-11-22 or 2026-11-22T03:00:00+01:00"
         ) from None
     return parsed.astimezone(dt.UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
 

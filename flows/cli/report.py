@@ -1,4 +1,4 @@
-"""`nightrecs report`: where the report of a night is; made anew where it is missing, or older than the journal."""
+"""`nightrecs report`: the path of a night's report. It is written if it is missing or older than the journal."""
 
 import json
 import webbrowser
@@ -13,7 +13,7 @@ from pipeline.storage import journal
 
 
 def report(options: Any) -> None:
-    """Print the path, of the newest night or of `--run`."""
+    """Print the path of the report of the newest night, or of `--run`."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     nights = journal.run_ids(home, dataset)
     if not nights:
@@ -24,12 +24,12 @@ def report(options: Any) -> None:
             f"there is no night {run_id!r} of {dataset}{nearest(run_id, nights)}; `nightrecs runs {dataset}` lists them"
         )
     path = home.report(dataset, run_id)
-    told = home.journal(dataset) / run_id / "run.json"
-    if not path.is_file() or path.stat().st_mtime_ns < told.stat().st_mtime_ns:
+    record = home.journal(dataset) / run_id / "run.json"
+    if not path.is_file() or path.stat().st_mtime_ns < record.stat().st_mtime_ns:
         from pipeline.reporting.html import page  # imports altair, which takes a second
 
         path = page.write(home, dataset, run_id)
     outcome = journal.read_run(home, dataset, run_id)["outcome"]
     print(json.dumps({"run_id": run_id, "outcome": outcome, "report": str(path)}) if options.json else path)
     if options.open and not webbrowser.open(path.as_uri()):
-        log.info("no browser could be started here; open the file yourself")
+        log.info("no browser could be started; open the file yourself")

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.conductor import conduct
 from flows.orchestration import prefect_logs, subprocesses
-from flows.orchestration.api_access import close_the_door
+from flows.orchestration.api_access import protect_server
 from flows.prepare import prepare, say_where
 from flows.step import plainly
 from pipeline.config import loader
@@ -72,7 +72,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         api = os.environ.get("PREFECT_API_URL")
         if api and not answers(api):
             raise ConnectionError(f"PREFECT_API_URL {api} does not answer")
-        close_the_door(run.home)
+        protect_server(run.home)
         from flows.tasks import nightly
 
         return run, str(nightly(**arguments))

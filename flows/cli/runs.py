@@ -1,4 +1,4 @@
-"""`nightrecs runs`: the nights of a data set, newest first, refused and crashed ones too."""
+"""`nightrecs runs`: the nights of a data set, newest first, including refused and crashed ones."""
 
 from contextlib import suppress
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.storage.generations import kept_generations, live_run_id
 
 
 def runs(options: Any) -> None:
-    """Outcome, champion and its key figure on test, and whose tables are live or kept for a rollback."""
+    """Print outcome, champion, its selection metric on test, and which tables are live or kept for a rollback."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     frame = journal.read(home, dataset, tables.RUNS).sort("run_id", descending=True).head(options.n)
     if frame.is_empty():
@@ -28,14 +28,14 @@ def runs(options: Any) -> None:
     for night in frame.iter_rows(named=True):
         run_id = night["run_id"]
         record = {key: night[key] for key in ("run_id", "started_at", "seconds", "outcome", "champion")}
-        record["figure"], record["value"] = key_figure(home, dataset, run_id, night["champion"])
+        record["figure"], record["value"] = selection_metric(home, dataset, run_id, night["champion"])
         record["tables"] = "live" if run_id == live else "kept" if run_id in kept else None
         records.append({**record, "recipe": night["recipe"], "reason": night["reason"]})
     show(records, options)
 
 
-def key_figure(home: Home, dataset: str, run_id: str, champion: str | None) -> tuple[str | None, float | None]:
-    """Name and value, on test over all users, of what the night's champions are chosen by."""
+def selection_metric(home: Home, dataset: str, run_id: str, champion: str | None) -> tuple[str | None, float | None]:
+    """Name and value of the metric that selects the champion, on test, over all users."""
     if champion is None:
         return None, None
     with suppress(ValueError, KeyError):

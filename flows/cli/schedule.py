@@ -1,4 +1,4 @@
-"""`nightrecs schedule`: nights to run at their hour, kept in the home as one JSON file each."""
+"""`nightrecs schedule`: records, lists and removes scheduled nights."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.datasets.names import dataset_name
 
 
 def schedule(options: Any) -> None:
-    """Record, list or remove a night."""
+    """Record, list or remove a scheduled night."""
     home = Home.resolve(options.home)
     if options.dataset is None:
         show([s.model_dump(exclude={"overrides"}) for s in schedules(home)], options)
@@ -33,9 +33,9 @@ def schedule(options: Any) -> None:
 
 
 def record(home: Home, options: Any) -> None:
-    """Check all that a night would check before it starts, then keep it."""
+    """Check everything that a night checks before it starts, then record the schedule."""
     if not options.cron:
-        raise SettingsError('say when: --cron "0 3 * * *" is every night at three')
+        raise SettingsError('--cron is missing; --cron "0 3 * * *" is every night at three')
     say_where(options.home)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
     own = {key: absolute(getattr(options, key)) for key in ("dataset", "recipe", "data")}
@@ -52,6 +52,6 @@ def record(home: Home, options: Any) -> None:
 
 
 def absolute(value: str | None) -> str | None:
-    """A path as the server will find it from elsewhere; names of shipped things stay."""
+    """An absolute path, so that the server finds it from another folder. Names of shipped files stay."""
     path = Path(value).expanduser() if value else None
     return str(path.resolve()) if path and path.exists() else value

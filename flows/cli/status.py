@@ -190,10 +190,8 @@ def describe(answer: dict[str, Any], options: Any) -> None:
         show_line(f"before   {answer['rollback_target']}, the target of `rollback`")
     if found := answer["rejected"]:
         show_line(f"rejected {found['rows']:,} lines of its source, the first ones:")
-        show(
-            [{**line, "file": Path(line["file"]).name, "raw": shortened(line["raw"])} for line in found["first"]],
-            options,
-        )
+        first = [{**row, "file": Path(row["file"]).name, "raw": shortened(row["raw"])} for row in found["first"]]
+        show(first, options)
         show_line(f"         all of them, in DuckDB: {found['sql']}")
     for step in answer["next"]:
         show_line(f"next     {step}")

@@ -1,4 +1,4 @@
-"""`nightrecs up`: Prefect's server and UI, MLflow's UI and the scheduled nights, on this machine, until Ctrl-C."""
+"""`nightrecs up`: serves Prefect's UI, MLflow's UI and the scheduled nights on this machine, until Ctrl-C."""
 
 import importlib.metadata
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.cli.watch import Watch
 from flows.orchestration import api_access, deployments, prefect_logs
-from flows.orchestration.api_access import LOCK, standing, state
+from flows.orchestration.api_access import LOCK, running_up, state
 from flows.orchestration.deployments import Api
 from flows.orchestration.schedules import Schedule, schedules
 from flows.orchestration.subprocesses import HOST, Service, answers, free_port, start, stop, wait
@@ -27,11 +27,11 @@ NOT_WELL = 3
 APP = "nightrecs"
 """MLflow's server with our guard, see mlflow_app.py."""
 RUNS = "workflowType=machine_learning"
-"""Without it MLflow opens on its pages for chat models."""
+"""Without it MLflow opens its pages for language models."""
 
 
 def up(options: Any) -> int:
-    """Start all, wait until each answers, print the URLs, watch until Ctrl-C, stop all."""
+    """Start all servers, wait until each answers, print the URLs, monitor them until Ctrl-C, stop all."""
     home = Home.resolve(options.home)
     if options.check:
         return check(home, options.json)
@@ -40,7 +40,7 @@ def up(options: Any) -> int:
     home_identity.settle(home)  # a copy must neither serve the original's nights nor take its services for its own
     try:
         with lock(home, LOCK, "up", kind="command"):
-            return stand(home, options)
+            return serve(home, options)
     except Locked:
         log.info(why_not(home))
         return NOT_WELL
@@ -49,16 +49,16 @@ def up(options: Any) -> int:
 
 
 def why_not(home: Home) -> str:
-    """What to say where another `up` of this home holds the lock."""
-    if running := standing(home):
-        return f"it is up already, as process {running['pid']}; `nightrecs up --check` says more"
+    """The message if another `up` of this home holds the lock."""
+    if running := running_up(home):
+        return f"it is up already, as process {running['pid']}; see `nightrecs up --check`"
     holder = (lock_holder(home.lock(LOCK)) or "").removeprefix("command up, ")
-    return f"another `nightrecs up` of this home is starting ({holder}); `nightrecs up --check` says when it is up"
+    return f"another `nightrecs up` of this home is starting ({holder}); see `nightrecs up --check`"
 
 
-def stand(home: Home, options: Any) -> int:
-    """As the only one of this home; returns when it is stopped."""
-    state(home).unlink(missing_ok=True)  # of one that was killed
+def serve(home: Home, options: Any) -> int:
+    """Serve as the only `up` of this home; returns when it is stopped."""
+    state(home).unlink(missing_ok=True)  # left by a killed `up`
     auth = api_access.auth_of(home)
     nights = schedules(home)
     services, environment, api = plan(home, options, auth, nights)
@@ -84,13 +84,13 @@ def stand(home: Home, options: Any) -> int:
 
 
 def hide(environment: dict[str, str]) -> None:
-    """Have the auth string masked in what is said, and kept from proxies."""
+    """Set the variables by which messages mask the auth string and requests bypass proxies."""
     for name in ("PREFECT_API_AUTH_STRING", "NO_PROXY", "no_proxy"):
         os.environ[name] = environment[name]
 
 
 def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dict[str, str]) -> None:
-    """Say where everything is, and what runs when."""
+    """Print the addresses of the servers, and when each night runs."""
     log.info(f"Prefect  {urls['Prefect']}")
     file = api_access.file_of(home)
     log.info(f"         its login takes the line that is in {file}")
@@ -107,7 +107,7 @@ def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dic
 
 
 def links(mlflow: str) -> list[str]:
-    """The pages of the data sets' runs; before the first night, the list in which they will be."""
+    """MLflow's pages with the runs of each data set; before the first night, the list of experiments."""
     try:
         wanted = {"max_results": 100, "order_by": ["name"]}
         found = Api(mlflow).ask("/api/2.0/mlflow/experiments/search", wanted).get("experiments", [])
@@ -122,7 +122,7 @@ def links(mlflow: str) -> list[str]:
 
 
 def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[list[Service], dict[str, str], Api]:
-    """What to start, on ports that are free, the environment of all, and Prefect's API."""
+    """The services to start, on free ports; their environment; Prefect's API."""
     prefect, mlflow = free_port(options.prefect_port), free_port(options.mlflow_port)
     api, store = Api(f"http://{HOST}:{prefect}/api", auth), os.environ.get("MLFLOW_TRACKING_URI")
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
@@ -151,11 +151,11 @@ def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[l
                 *guard(),
             ),
             f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
-            cwd=None if store else home.mlflow_artifacts,  # a store of the user's may be relative to the current folder
+            cwd=None if store else home.mlflow_artifacts,  # the user's own store may be relative to the current folder
         ),
     ]  # fmt: skip
     if store and store.startswith("http"):
-        services.pop()  # somebody else's server shows it
+        services.pop()  # the user's own server shows it
     if nights:
         served = tuple(f"{api.url}{deployments.path_of(night.name)}" for night in nights)
         command = child_processes.command("flows.serve")
@@ -164,7 +164,7 @@ def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[l
 
 
 def guard() -> list[str]:
-    """Options of MLflow's server for our guard, where the installation has it."""
+    """Options that add our request guard to MLflow's server, if the installation has it."""
     if importlib.metadata.entry_points(group="mlflow.app", name=APP):
         return ["--app-name", APP]
     log.info("MLflow trusts pages of every port of this machine until nightrecs is installed again (make install)")
@@ -172,7 +172,7 @@ def guard() -> list[str]:
 
 
 def watch(services: list[Service], logs: Path, nights: Watch) -> int:
-    """Until a service ends by itself, which ends the others too."""
+    """Monitor the services. Returns 1 when one ends by itself; the caller then stops the others."""
     while True:
         for service in services:
             assert service.process is not None
@@ -184,8 +184,8 @@ def watch(services: list[Service], logs: Path, nights: Watch) -> int:
 
 
 def check(home: Home, as_json: bool) -> int:
-    """Say what is running; 0 where all of it answers, 3 where not."""
-    running = standing(home)
+    """Print what is running; returns 0 if everything answers, else 3."""
+    running = running_up(home)
     urls = (running or {}).get("urls", {})
     found = {name: answers(health_of(name, url)) for name, url in urls.items()}
     due = next_nights(home, urls["Prefect"]) if "Prefect" in urls else {}
@@ -205,7 +205,7 @@ def check(home: Home, as_json: bool) -> int:
 
 
 def next_nights(home: Home, prefect: str) -> dict[str, str | None]:
-    """When each scheduled night runs next, ISO 8601 UTC; None where Prefect doesn't know."""
+    """When each scheduled night runs next, ISO 8601 UTC; None if Prefect does not know."""
     api, due = Api(f"{prefect}/api", api_access.auth_of(home)), {}
     for night in schedules(home):
         try:
@@ -221,5 +221,5 @@ def moment(at: str) -> str:
 
 
 def health_of(name: str, url: str) -> str:
-    """Where a service says that it is well."""
+    """The health address of a service."""
     return f"{url}/api/health" if name == "Prefect" else f"{url}/health"

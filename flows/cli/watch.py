@@ -1,4 +1,4 @@
-"""Watches over the scheduled nights from outside, so that a night that was killed is told of too."""
+"""Monitors scheduled nights from another process, so that killed nights are reported too."""
 
 import time
 
@@ -14,7 +14,7 @@ SECONDS = 60
 
 
 class Watch:
-    """Tells of every trouble once: when a data set becomes unhealthy, and when it is healthy again."""
+    """Notifies once when a data set becomes unhealthy, and once when it is healthy again."""
 
     def __init__(self, home: Home, nights: list[Schedule]):
         self.home, self.nights = home, nights
@@ -22,7 +22,7 @@ class Watch:
         self.next = 0.0
 
     def look(self) -> None:
-        """Once a minute; cheap in between."""
+        """Check all data sets, at most once a minute."""
         if time.monotonic() < self.next:
             return
         self.next = time.monotonic() + SECONDS
@@ -39,7 +39,7 @@ class Watch:
 
 
 def problems(home: Home, night: Schedule) -> list[str]:
-    """What `status` finds, and tables older than the schedule allows; nothing before the first night."""
+    """The problems that `status` finds, and tables older than the schedule allows; none before the first night."""
     try:
         found = health(home, night.name, live_run_id(home, night.name))
     except UnreadableInput:

@@ -1,4 +1,4 @@
-"""Who may use the Prefect server of a home: its auth string, and the settings that make the server ask for it."""
+"""Access to the Prefect server of a home: its auth string, and the server settings that require it."""
 
 import os
 import secrets
@@ -13,27 +13,27 @@ from pipeline.storage import state_files
 from pipeline.storage.lock import lock_holder
 
 USER = "nightrecs"
-"""Before the colon, so that the string is also a user and a password to clients of HTTP Basic."""
+"""Part before the colon, so that the string is also a user and a password for HTTP Basic."""
 RANDOM_BYTES, SHORTEST = 32, 20
 NO_ORIGIN = "none"
-"""No browser sends this Origin; an empty list would be taken for a setting that is absent."""
+"""No browser sends this Origin. An empty list would count as an absent setting."""
 LOCAL = ("127.0.0.1", "localhost")
 LOCK = "_up"
 """Name of the lock that `up` holds for as long as it runs."""
 
 
 def one_time() -> str:
-    """An auth string that nobody has seen."""
+    """A new random auth string."""
     return f"{USER}:{secrets.token_urlsafe(RANDOM_BYTES)}"
 
 
 def file_of(home: Home) -> Path:
-    """Where the home keeps its auth string."""
+    """File of the home's auth string."""
     return home.api_auth
 
 
 def auth_of(home: Home) -> str:
-    """The auth string of the home, made at first use; UnreadableInput where it is no secret any more."""
+    """The auth string of the home, created at first use; UnreadableInput if other users can read it."""
     path = file_of(home)
     if not path.exists():
         _make(path)
@@ -41,18 +41,18 @@ def auth_of(home: Home) -> str:
 
 
 def _make(path: Path) -> None:
-    """Written beside and linked: nobody ever sees a part of it, and of two processes at once the first one wins."""
+    """Write a temporary file and link it: it is never seen half-written, and of two processes the first one wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
             file.write(one_time() + "\n")
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(beside, path)
+            os.link(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> str:
@@ -69,15 +69,15 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError:
         found = ""
     if len(found) < SHORTEST or not found.isprintable() or not found.isascii():
-        raise UnreadableInput(f"{path} holds no auth string: {again}")
+        raise UnreadableInput(f"{path} has no auth string: {again}")
     return found
 
 
 def settings(auth: str, origins: Iterable[str] = (), environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Environment of a Prefect server that answers only to `auth`, and of its clients.
 
-    `origins` are those of its own UI. Each setting stands under both of its names: either could be in the user's
-    environment, and Prefect takes the longer one first.
+    `origins` are those of its own UI. Each setting is given under both of its names: the user's environment may have
+    either, and Prefect prefers the longer one.
     """
     allowed = ",".join(origins) or NO_ORIGIN
     server = {"CORS_ALLOWED_ORIGINS": allowed, "CSRF_PROTECTION_ENABLED": "true"}
@@ -94,15 +94,15 @@ def settings(auth: str, origins: Iterable[str] = (), environ: Mapping[str, str] 
 
 
 def origins(port: int) -> list[str]:
-    """What the browser calls a server of this machine."""
+    """Origins of a server of this machine, as browsers send them."""
     return [f"http://{place}:{port}" for place in LOCAL]
 
 
-def close_the_door(home: Home) -> None:
-    """Before this process uses Prefect: its temporary server has a string of its own, which ends with the process.
+def protect_server(home: Home) -> None:
+    """Call before this process uses Prefect: gives its temporary server a random auth string.
 
-    An API that the user configured, by environment or in a profile, is used as it is; where it is that of the home's
-    running `up`, with the string that the home keeps.
+    An API that the user configured, by environment or in a profile, is used as it is. If it is that of the home's
+    running `up`, the home's auth string is used.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
@@ -119,13 +119,13 @@ def close_the_door(home: Home) -> None:
 
 def api_of_up(home: Home) -> str | None:
     """The API of a running `up` of this home."""
-    found = standing(home)
+    found = running_up(home)
     url = found["urls"].get("Prefect") if found else None
     return f"{url}/api" if url else None
 
 
-def standing(home: Home) -> dict | None:
-    """What a running `up` of this home wrote of itself; None where there is none, or it is about to start."""
+def running_up(home: Home) -> dict | None:
+    """Process id and URLs of the running `up` of this home; None if there is none, or it is still starting."""
     holder = lock_holder(home.lock(LOCK)) or ""
     found = state_files.read(state(home), dict) or {}
     urls = found.get("urls")
@@ -135,5 +135,5 @@ def standing(home: Home) -> dict | None:
 
 
 def state(home: Home) -> Path:
-    """File in which a running `up` says where it is."""
+    """File with the process id and URLs of a running `up`."""
     return home.warehouse / "up.json"

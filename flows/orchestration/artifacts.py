@@ -1,4 +1,4 @@
-"""What a night shows of itself in Prefect: a page, a leaderboard, the gate's figures and where every row went."""
+"""Artifacts of a night in Prefect: its page, the leaderboard, the gate's metrics and the row ledger."""
 
 import os
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from flows.orchestration.api_access import standing
+from flows.orchestration.api_access import running_up
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.core.redaction import without_user
@@ -15,7 +15,7 @@ from pipeline.storage import journal
 
 
 def show(run: Run) -> str | None:
-    """Make the artifacts; returns the night in one sentence, None where it has no journal."""
+    """Create the artifacts; returns the night in one sentence, None if it has no journal."""
     if run.run_id not in journal.run_ids(run.home, run.dataset):
         return None
     from pipeline.reporting import markdown
@@ -23,7 +23,7 @@ def show(run: Run) -> str | None:
     from pipeline.reporting.night import Night
 
     facts, key = page.content(Night(run.home, run.dataset, run.run_id)), run.dataset.lower().replace("_", "-")
-    told = markdown.headline(facts)
+    headline = markdown.headline(facts)
     tables = {
         "leaderboard": (markdown.leaderboard(facts), "Chosen on valid, reported once on test; ★ made the lists"),
         "gate": (markdown.gate(facts), f"Gate: {(facts['record'].get('gate') or {}).get('text')}"),
@@ -32,17 +32,17 @@ def show(run: Run) -> str | None:
     for name, (rows, description) in tables.items():
         if rows:
             create_table_artifact(rows, key=f"{key}-{name}", description=description)
-    create_markdown_artifact(page_of(run, facts), key=f"{key}-night", description=told)
+    create_markdown_artifact(page_of(run, facts), key=f"{key}-night", description=headline)
     log = get_run_logger()
     if facts["to_do"]:
-        log.error(f"{told}\nWhat to do: {facts['to_do']} The artifact {key}-night has the whole story.")
+        log.error(f"{headline}\nWhat to do: {facts['to_do']} The artifact {key}-night has the whole story.")
     else:
-        log.info(f"{told}\nThe artifact {key}-night has the whole story.")
-    return told
+        log.info(f"{headline}\nThe artifact {key}-night has the whole story.")
+    return headline
 
 
 def page_of(run: Run, facts: dict[str, Any]) -> str:
-    """A night in Markdown: what came of it, leaderboard, gate, rows, checks, and where everything is."""
+    """A night in Markdown: outcome, leaderboard, gate, rows, checks, and paths."""
     from pipeline.reporting import markdown
 
     parts = [f"# {run.dataset}: {facts['record']['outcome']}", markdown.markdown(facts, links(run), picture=True)]
@@ -55,7 +55,7 @@ def page_of(run: Run, facts: dict[str, Any]) -> str:
 
 
 def links(run: Run) -> dict[str, str]:
-    """Pages of the night in MLflow, where somebody serves it; the report there shows no users."""
+    """Pages of the night in MLflow, if a server shows it. The report there has no users."""
     record, ui = journal.read_run(run.home, run.dataset, run.run_id), mlflow_ui(run.home)
     if ui is None or not record.get("mlflow_run_id"):
         return {}
@@ -71,10 +71,10 @@ def links(run: Run) -> dict[str, str]:
 
 
 def mlflow_ui(home: Home) -> str | None:
-    """Where MLflow can be looked at: the server that the user names, else that of a running `up`."""
+    """Address of MLflow's UI: the server that the user configured, else that of a running `up`."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith("http"):
         return without_user(uri).rstrip("/")
     with suppress(OSError, KeyError):
-        return (standing(home) or {})["urls"]["MLflow"]
+        return (running_up(home) or {})["urls"]["MLflow"]
     return None

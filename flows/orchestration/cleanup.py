@@ -1,4 +1,4 @@
-"""Ends in Prefect what a kill or a reboot left there: flow runs of nights that, by the journal, are over."""
+"""Ends flow runs that a kill or a reboot left running in Prefect although the journal has their night as ended."""
 
 from uuid import UUID
 
@@ -17,12 +17,12 @@ from pipeline.core.paths import Home
 from pipeline.storage import journal
 
 LOOKED_AT = 100
-"""Newest nights whose flow runs are asked for."""
+"""Only flow runs of this many newest nights are checked."""
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def end_flow_runs(run: Run) -> list[str]:
-    """End them as their nights ended; returns those nights. Where Prefect doesn't take it, the next night tries."""
+    """End them with the outcome of their nights; returns those nights. If Prefect fails, the next night tries again."""
     try:
         return _end_flow_runs(run.home, run.dataset, run.flow_run_id)
     except Exception as error:
@@ -49,7 +49,7 @@ def _end_flow_runs(home: Home, dataset: str, own: str | None) -> list[str]:
 
 
 def _state(night: dict):
-    said = f"night {night['run_id']}: {night['outcome']}"
+    message = f"night {night['run_id']}: {night['outcome']}"
     if night["outcome"] in ("published", "stopped"):
-        return Completed(message=said)
-    return Failed(message=said) if night["outcome"] == "refused" else Crashed(message=said)
+        return Completed(message=message)
+    return Failed(message=message) if night["outcome"] == "refused" else Crashed(message=message)

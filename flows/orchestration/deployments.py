@@ -1,4 +1,4 @@
-"""What a Prefect server knows of a home's scheduled nights. Plain HTTP: importing Prefect takes seconds."""
+"""Deployments of scheduled nights on a Prefect server. Plain HTTP, since importing Prefect takes seconds."""
 
 import base64
 import datetime as dt
@@ -17,20 +17,20 @@ OURS = {"deployments": {"tags": {"all_": ["nightrecs"]}}}
 MISSED = "due while nothing was up; of the nights that were missed only the newest runs"
 SECONDS = 10
 NO_CSRF = 422
-"""Answer of a server without CSRF protection to the question for a token."""
+"""Status with which a server without CSRF protection answers a request for a token."""
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""The server is on this machine, and a proxy would see the auth string."""
+"""Opener without proxies: the server is on this machine, and a proxy would see the auth string."""
 
 
 @dataclass(frozen=True)
 class Api:
-    """A Prefect API, and the auth string that it asks for."""
+    """A Prefect API and its auth string."""
 
     url: str
     auth: str | None = field(default=None, repr=False)
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-        """The answer to a request as JSON; OSError where there is none."""
+        """The JSON answer to a request; OSError if there is none."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, headers_of(self.auth), method=method)
         request.add_header("Content-Type", "application/json")
@@ -42,7 +42,7 @@ class Api:
         return json.loads(text) if text else None
 
     def _csrf(self) -> dict[str, str]:
-        """The headers that a server with CSRF protection wants of a request that changes something."""
+        """Headers that a server with CSRF protection requires for requests that change something."""
         client = secrets.token_hex(16)
         try:
             token = self.ask(f"/csrf-token?client={client}")["token"]
@@ -59,13 +59,13 @@ def headers_of(auth: str | None) -> dict[str, str]:
 
 
 def path_of(name: str) -> str:
-    """Where the API says what it knows of a night; 404 until it is served."""
+    """API path of a night's deployment; 404 until it is served."""
     return f"/deployments/name/nightly/{quote(name)}"
 
 
 def tidy(home: Home, api: Api, names: Iterable[str]) -> list[str]:
-    """Forget nights of this home that are no longer scheduled, and of those missed keep the newest; what was done."""
-    told, now = [], dt.datetime.now(dt.UTC)
+    """Delete deployments of this home without a schedule; of missed runs keep the newest. Returns what was done."""
+    done, now = [], dt.datetime.now(dt.UTC)
     for night in api.ask("/deployments/filter", OURS):
         if night["parameters"].get("home") != str(home.root):
             continue
@@ -73,21 +73,21 @@ def tidy(home: Home, api: Api, names: Iterable[str]) -> list[str]:
         if gone or "schedule" not in night["parameters"]:
             api.ask(f"/deployments/{night['id']}", method="DELETE")
             why = "no longer scheduled" if gone else "registered again: an earlier version had done it"
-            told.append(f"{night['name']} is {why}")
+            done.append(f"{night['name']} is {why}")
             continue
         missed = [run for run in due(api, night["id"]) if dt.datetime.fromisoformat(run["expected_start_time"]) < now]
         for run in missed[:-1]:
             state = {"type": "CANCELLED", "name": "Missed", "message": MISSED}
             api.ask(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         if len(missed) > 1:
-            told.append(f"{len(missed)} nights of {night['name']} were missed; one of them runs now")
-    return told
+            done.append(f"{len(missed)} nights of {night['name']} were missed; one of them runs now")
+    return done
 
 
 def plan(api: Api, name: str) -> str:
-    """Have the server list a night's next runs now, which it else does within a minute; returns when it is due.
+    """Make the server plan a night's next runs now instead of within a minute; returns when the first one is due.
 
-    RuntimeError where the server can't: then no night would ever run, without a word.
+    RuntimeError if the server can't: otherwise no night would run, and there would be no message.
     """
     try:
         api.ask(f"/deployments/{api.ask(path_of(name))['id']}/schedule", {})
@@ -100,7 +100,7 @@ def plan(api: Api, name: str) -> str:
 
 
 def next_night(api: Api, name: str) -> str | None:
-    """When a night is due by the server's own list, ISO 8601 UTC; None where it has none."""
+    """When a night is due according to the server, ISO 8601 UTC; None if no run is planned."""
     found = due(api, api.ask(path_of(name))["id"])
     return found[0]["expected_start_time"] if found else None
 

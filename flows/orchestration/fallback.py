@@ -1,4 +1,4 @@
-"""The step of a night under Prefect: a task for each stage; once Prefect is lost on the way, plain calls."""
+"""The step of a night under Prefect: a task per stage; once Prefect is lost, plain calls."""
 
 import functools
 import logging
@@ -17,16 +17,16 @@ from pipeline.storage import journal
 
 
 class Reporting:
-    """Calls stages as tasks made by `as_task`. A stage that has run is not run again, whatever Prefect then said.
+    """Calls stages as tasks made by `as_task`. A stage that has run does not run again if Prefect fails afterwards.
 
-    Whatever is raised here is a stage's own doing: a family must not be left out because Prefect was lost.
+    Only errors of stages are raised: a family must not be left out because Prefect was lost.
     """
 
     def __init__(self, run: Run, as_task: Step):
         self.run, self.as_task, self.lost = run, as_task, False
 
     def __call__(self, call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
-        """The stage's result, as a task where Prefect is there."""
+        """Return the stage's result; it runs as a task while Prefect is available."""
         if self.lost:
             return stage(*inputs)
         own = Remembered(stage)
@@ -46,13 +46,13 @@ class Reporting:
                 let_go()
 
     def say_so(self, error: Exception) -> None:
-        """To people."""
+        """Note it in the journal."""
         why = (str(error) or type(error).__name__).splitlines()[0]
         journal.note(self.run, f"Prefect was lost on the way ({why}); the night goes on without it")
 
 
 class Remembered:
-    """A stage, and what came of its last call."""
+    """A stage with the result or error of its last call."""
 
     def __init__(self, stage: Callable):
         self.ended, self.result, self.error = False, None, None
@@ -72,17 +72,17 @@ class Remembered:
 
 
 def of_prefect(error: BaseException) -> bool:
-    """Whether an error came from talking to Prefect, not from a stage."""
+    """Whether an error is Prefect's, not a stage's."""
     ours = isinstance(error, TaskRunTimeoutError)
     return not ours and type(error).__module__.split(".")[0] in ("prefect", "httpx", "httpcore", "anyio")
 
 
 def let_go() -> None:
-    """Forget what Prefect was still to be told, and log to it no more: the process would try each event for 10 s."""
+    """Drop Prefect's pending events and its logging: the process would retry each event for 10 s."""
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "prefect"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     prefect_logs.detach()
-    with suppress(Exception):  # its own affairs, pinned in constraints.txt
+    with suppress(Exception):  # Prefect's private names, pinned in constraints.txt
         for worker in tuple(EventsWorker._instances.values()):
             with suppress(Exception):
                 while True:

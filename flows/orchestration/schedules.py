@@ -1,5 +1,6 @@
-"""Scheduled nights, kept in the home as one JSON file each."""
+"""Scheduled nights. The home keeps each in a JSON file of its own."""
 
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -8,14 +9,17 @@ from pipeline.config.base import Name
 from pipeline.core.paths import Home
 from pipeline.storage import state_files
 
+RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+"""Of the fields of a cron line: minute, hour, day, month, weekday."""
+
 
 class Schedule(BaseModel):
-    """A night that comes back."""
+    """A night that runs at the times of a cron line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    """The data set's, as it is published."""
+    """Name of the data set, as it is published."""
     dataset: str
     """Shipped name, or absolute path of a TOML."""
     recipe: str = "nightly"
@@ -24,17 +28,19 @@ class Schedule(BaseModel):
     timezone: str = "UTC"
     overrides: list[str] = []
     max_age: float | None = None
-    """Hours after which `up` calls the published tables too old."""
+    """Maximum age of the published tables in hours; `up` checks it."""
 
     @field_validator("cron")
     @classmethod
     def _cron_is_one(cls, value: str) -> str:
-        from prefect.client.schemas.schedules import CronSchedule
+        if is_simple(value):
+            return value
+        from prefect.client.schemas.schedules import CronSchedule  # takes more than a second
 
         try:
             CronSchedule(cron=value)
         except ValidationError:
-            raise ValueError(f'{value!r} is no cron line: minute hour day month weekday, e.g. "0 3 * * *"') from None
+            raise ValueError(f'{value!r} is not a cron line: minute hour day month weekday, e.g. "0 3 * * *"') from None
         return value
 
     @field_validator("timezone")
@@ -45,12 +51,21 @@ class Schedule(BaseModel):
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError(f"{value!r} is no timezone, e.g. Europe/Vienna") from None
+            raise ValueError(f"{value!r} is not a time zone, e.g. Europe/Vienna") from None
         return value
 
 
+def is_simple(cron: str) -> bool:
+    """Whether every field is `*` or a number in its range. Such a line is valid; Prefect checks all others."""
+    fields = cron.split(" ")
+    return len(fields) == len(RANGES) and all(
+        field == "*" or (re.fullmatch("[0-9]{1,2}", field) and low <= int(field) <= high)
+        for field, (low, high) in zip(fields, RANGES, strict=True)
+    )
+
+
 def schedules(home: Home) -> list[Schedule]:
-    """All recorded nights of a home, by name; one that can't be read is told and left out."""
+    """All scheduled nights of a home, by name. A file that can't be read is reported and left out."""
     found = []
     for path in sorted(folder(home).glob("*.json")):
         if (content := state_files.read(path, dict)) is None:
@@ -60,14 +75,14 @@ def schedules(home: Home) -> list[Schedule]:
             if night.name == path.stem:
                 found.append(night)
             else:
-                state_files.skip(path, f"it is of {night.name}")
+                state_files.skip(path, f"it belongs to {night.name}")
         except (ValidationError, ValueError) as error:
             state_files.skip(path, str(error))
     return found
 
 
 def folder(home: Home) -> Path:
-    """Where schedules are kept."""
+    """Folder of the schedules."""
     return home.warehouse / "schedules"
 
 

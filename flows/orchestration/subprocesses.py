@@ -1,4 +1,4 @@
-"""Child processes that answer on this machine: started, waited for, ended with all that they started themselves."""
+"""Starts servers as child processes, waits until they answer, and stops them with their children."""
 
 import os
 import signal
@@ -18,23 +18,23 @@ STOP_SECONDS = 15
 
 @dataclass
 class Service:
-    """One child process and how to ask whether it is there."""
+    """A child process and its health check."""
 
     name: str
     command: list[str]
     url: str | None = None
-    """For people."""
+    """Address for users."""
     health: tuple[str, ...] = ()
-    """Addresses that all say 200 once it is there."""
+    """Addresses that all answer 200 when it is ready."""
     headers: dict[str, str] = field(default_factory=dict, repr=False)
-    """Of the requests to those addresses."""
+    """Headers of the requests to those addresses."""
     cwd: Path | None = None
-    """Where it runs; uvicorn looks for modules in its folder first."""
+    """Working directory; uvicorn looks for modules there first."""
     process: subprocess.Popen[bytes] | None = None
 
 
 def free_port(wanted: int) -> int:
-    """The port, or the next one that nobody has."""
+    """The port, or the next free one."""
     for port in range(wanted, wanted + 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +47,7 @@ def free_port(wanted: int) -> int:
 
 
 def start(service: Service, environment: dict[str, str], logs: Path) -> None:
-    """As leader of a group of its own, so that its children end with it."""
+    """Start it as leader of a new process group, so that its children end with it."""
     with (logs / f"{service.name.lower()}.log").open("wb") as log:
         service.process = subprocess.Popen(
             service.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -56,7 +56,7 @@ def start(service: Service, environment: dict[str, str], logs: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Linux: have SIGTERM sent when whoever started us is gone, kill -9 included."""
+    """Linux: get SIGTERM when the parent process ends, even by kill -9."""
     if sys.platform == "linux":
         import ctypes
 
@@ -64,7 +64,7 @@ def _end_with_parent() -> None:
 
 
 def wait(service: Service, logs: Path) -> None:
-    """Until it answers; RuntimeError with the end of its log where it does not."""
+    """Wait until it answers; RuntimeError with the end of its log if it does not."""
     assert service.process is not None
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def wait(service: Service, logs: Path) -> None:
 
 
 def answers(url: str, headers: dict[str, str] | None = None) -> bool:
-    """Whether a URL says 200."""
+    """Whether a URL answers 200."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=5) as response:
             return response.status == 200
@@ -88,7 +88,7 @@ def answers(url: str, headers: dict[str, str] | None = None) -> bool:
 
 
 def stop(services: list[Service]) -> None:
-    """End every group, politely, then not."""
+    """End every process group: SIGTERM first, then SIGKILL."""
     running = [s.process for s in reversed(services) if s.process is not None]
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in running:
@@ -102,7 +102,7 @@ def stop(services: list[Service]) -> None:
 
 
 def alive(process: subprocess.Popen[bytes]) -> bool:
-    """Whether anybody of a process's group is still there."""
+    """Whether a process of this group still exists."""
     process.poll()
     try:
         os.killpg(process.pid, 0)

@@ -209,7 +209,7 @@ def test_an_item_the_model_does_not_know(published_home, capsys):
         answer = told(published_home, capsys, "u00", item)
         assert answer["score"] is None and answer["rank"] is None and answer["masked"] == seen
     assert main(["--home", str(published_home), "explain", "tiny", "u00", "i-new"]) == 0
-    assert "the model does not know it" in capsys.readouterr().out
+    assert "the model does not know the item" in capsys.readouterr().out
 
 
 def test_people_see_the_largest_parts_and_the_rest_in_sum(published_home, capsys):

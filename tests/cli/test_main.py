@@ -158,7 +158,7 @@ def test_init_writes_beside_the_user_and_names_the_next_command(tmp_path, monkey
     write(tmp_path / "artists.tsv", "id\tname\nx\tXX\ny\tYpsilon\n")
     assert main(["init", source.name]) == 0
     said = capsys.readouterr().err
-    assert "; titles from artists.tsv. Read it over" in said and said.endswith("  nightrecs run ./my-plays.toml\n")
+    assert "; titles from artists.tsv. Check it" in said and said.endswith("  nightrecs run ./my-plays.toml\n")
 
 
 def test_init_overwrites_only_when_told(tmp_path, monkeypatch, capsys):

@@ -134,7 +134,7 @@ def test_forgotten_users_are_in_no_replay_not_even_one_that_runs(four_nights, mo
 def test_what_can_not_be_replayed(four_nights, tmp_path, capsys):
     data, _ = four_nights
     words = ("replay", str(data.folder / "tiny.toml"), "--recipe", str(data.folder / "cheap.toml"), "--as-of")
-    assert data.command(*words, "yesterday") == 2 and "is no date" in capsys.readouterr().err
+    assert data.command(*words, "yesterday") == 2 and "is not a date" in capsys.readouterr().err
     assert data.command(*words, "1999-01-01") == 3
     assert "no interaction is before 1999-01-01" in capsys.readouterr().err
     untimed = tmp_path / "untimed.toml"

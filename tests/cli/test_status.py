@@ -17,7 +17,18 @@ def home_with(folder: Path, *nights: dict) -> Home:
         run_id = f"20261122T{hour:02d}0000.000Z-0000"
         at = home.journal("tiny") / run_id / "run.json"
         at.parent.mkdir(parents=True)
-        at.write_text(json.dumps({"run_id": run_id, "dataset": "tiny", "recipe": "nightly", **night}))
+        at.write_text(
+            json.dumps(
+                {
+                    "run_id": run_id,
+                    "dataset": "tiny",
+                    "recipe": "nightly",
+                    "code_version": "1",
+                    "started_at": f"2026-11-22 0{hour}:00:00",
+                    **night,
+                }
+            )
+        )
     return home
 
 

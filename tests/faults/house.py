@@ -87,8 +87,8 @@ class House:
 
     def stands(self) -> "House":
         """Wait until all of it answers."""
-        wait_for(lambda: api_access.standing(self.home) or self.process.poll() is not None, START)
-        assert api_access.standing(self.home) and self.process.poll() is None, self.said
+        wait_for(lambda: api_access.running_up(self.home) or self.process.poll() is not None, START)
+        assert api_access.running_up(self.home) and self.process.poll() is None, self.said
         return self
 
     @property

@@ -98,7 +98,7 @@ def test_any_two_models_are_compared(night):
 def test_mistakes_are_told(night, tmp_path):
     with pytest.raises(ValueError, match="missing: rank"):
         night.evaluate(pl.DataFrame({"user_id": ["u0001"], "item_id": ["b0001"]}))
-    with pytest.raises(ValueError, match=r"takes no part, e\.g\. 'nobody'"):
+    with pytest.raises(ValueError, match=r"is not part of the night, e\.g\. 'nobody'"):
         night.evaluate(pl.DataFrame({"user_id": ["nobody"], "item_id": ["b0001"], "rank": [1]}))
     one = {"user_id": ["u0001"], "item_id": ["b0001"]}
     for lists, told in (

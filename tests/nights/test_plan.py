@@ -126,7 +126,7 @@ def test_an_error_is_told_and_not_journaled(tmp_path, monkeypatch):
 def test_the_built_in_sample_is_not_even_made(tmp_path, capsys):
     assert main(["--home", str(tmp_path / "home"), "run", "--plan"]) == 0
     told = capsys.readouterr().out
-    assert "night of sample, recipe nightly" in told and "no past night" in told
+    assert "night of sample, recipe nightly" in told and "no past night has timed" in told
     assert not (tmp_path / "home").exists()
 
 
@@ -249,7 +249,7 @@ def test_a_budget_is_told_and_searches_get_what_it_leaves(data: Dataset, capsys)
         assert titles.index("evaluate ease") < titles.index("search mf") < titles.index("train both")
         assert data.command(*words_of(data, "--plan")) == 0
         told = capsys.readouterr()
-        assert "budget   5 minutes" in told.out and "what the budget leaves" in told.out and not told.err
+        assert "budget   5 minutes" in told.out and "rest of the budget" in told.out and not told.err
         did(data, "--until", "train", "--set", "budget.minutes=1")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from flows.cli import up
 from flows.orchestration import api_access, deployments, subprocesses
-from flows.orchestration.api_access import auth_of, file_of, one_time, settings, standing, state
+from flows.orchestration.api_access import auth_of, file_of, one_time, running_up, settings, state
 from flows.orchestration.deployments import Api
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import CHECKOUT, Home
@@ -152,7 +152,7 @@ def test_the_temporary_server_has_a_string_for_one_time(tmp_path, prefect_settin
     prefect_settings()
     seen = []
     for _ in range(2):
-        api_access.close_the_door(Home(tmp_path))
+        api_access.protect_server(Home(tmp_path))
         auth, found = now()
         assert auth and os.environ["PREFECT_SERVER_API_AUTH_STRING"] == auth
         assert found.server.api.auth_string.get_secret_value() == auth
@@ -166,7 +166,7 @@ def test_an_api_that_the_user_configured_is_left_alone(tmp_path, prefect_setting
     environ.setenv("PREFECT_API_AUTH_STRING", "me:my-secret")
     prefect_settings()
     before = dict(os.environ)
-    api_access.close_the_door(Home(tmp_path))
+    api_access.protect_server(Home(tmp_path))
     assert now()[0] == "me:my-secret" and dict(os.environ) == before
 
 
@@ -174,7 +174,7 @@ def test_an_api_in_a_profile_gets_no_string_of_ours(tmp_path, prefect_settings, 
     profiles = 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "https://prefect.example/api"\n'
     (tmp_path / "prefect" / "profiles.toml").write_text(profiles)
     prefect_settings()
-    api_access.close_the_door(Home(tmp_path))
+    api_access.protect_server(Home(tmp_path))
     auth, found = now()
     assert auth is None and found.api.url == "https://prefect.example/api"
     assert "PREFECT_API_AUTH_STRING" not in os.environ
@@ -186,9 +186,9 @@ def test_the_api_of_our_own_up_gets_the_string_of_the_home(tmp_path, prefect_set
     with lock(home, api_access.LOCK, "up", kind="command"):
         state(home).write_text(f'{{"pid": {os.getpid()}, "urls": {{"Prefect": "http://127.0.0.1:4200"}}}}')
         prefect_settings()
-        api_access.close_the_door(Home(tmp_path / "other"))
+        api_access.protect_server(Home(tmp_path / "other"))
         assert now()[0] is None, "the server of another home"
-        api_access.close_the_door(home)
+        api_access.protect_server(home)
     assert now()[0] == auth_of(home)
 
 
@@ -196,11 +196,11 @@ def test_up_json_counts_while_its_writer_holds_the_lock(tmp_path):
     home = Home(tmp_path)
     home.warehouse.mkdir()
     state(home).write_text(f'{{"pid": {os.getpid()}, "urls": {{}}}}')
-    assert standing(home) is None, "a number may belong to another process by now"
+    assert running_up(home) is None, "a number may belong to another process by now"
     with lock(home, api_access.LOCK, "up", kind="command"):
-        assert standing(home)
+        assert running_up(home)
         state(home).write_text('{"pid": 1, "urls": {}}')
-        assert standing(home) is None, "left by one that was killed"
+        assert running_up(home) is None, "left by one that was killed"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from flows.cli import main, up
 from flows.cli.up import check
 from flows.orchestration import api_access
-from flows.orchestration.api_access import LOCK, standing, state
+from flows.orchestration.api_access import LOCK, running_up, state
 from flows.orchestration.schedules import schedules
 from flows.orchestration.subprocesses import free_port
 from pipeline.core.paths import Home
@@ -38,9 +38,9 @@ def test_a_night_is_recorded_listed_and_removed(nightrecs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--cron", "every night"], "no cron line"),
-        (["--cron", "0 3 * * *", "--timezone", "Vienna"], "no timezone"),
-        ([], "say when"),
+        (["--cron", "every night"], "not a cron line"),
+        (["--cron", "0 3 * * *", "--timezone", "Vienna"], "not a time zone"),
+        ([], "--cron is missing"),
         (["--cron", "0 3 * * *", "--set", "split.tset=1"], "did you mean 'test'"),
         (["--cron", "0 3 * * *", "--data", "nowhere", "--recipe", "nightlie"], "did you mean 'nightly'"),
     ],
@@ -81,9 +81,9 @@ def test_check_says_what_is_up(tmp_path, capsys):
         assert check(home, False) == 3 and "is starting (process" in capsys.readouterr().out
         assert check(home, True) == 3 and json.loads(capsys.readouterr().out)["starting"] is True
         state(home).write_text(json.dumps({"pid": os.getpid(), "urls": {"MLflow": "http://127.0.0.1:9"}}))
-        assert standing(home) and check(home, False) == 3
+        assert running_up(home) and check(home, False) == 3
         assert "DOES NOT ANSWER" in capsys.readouterr().out
-    assert standing(home) is None and check(home, False) == 3
+    assert running_up(home) is None and check(home, False) == 3
     assert "nothing is up" in capsys.readouterr().out
 
 

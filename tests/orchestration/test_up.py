@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.orchestration import deployments
-from flows.orchestration.api_access import auth_of, file_of, standing
+from flows.orchestration.api_access import auth_of, file_of, running_up
 from flows.orchestration.deployments import Api
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.storage import journal
@@ -49,8 +49,8 @@ def started(home: Path) -> tuple[subprocess.Popen, dict[str, str]]:
     said = (home / "up.log").open("w")
     process = subprocess.Popen(command(home, "up", *ports), cwd=CHECKOUT, stderr=said, preexec_fn=heed_ctrl_c)
     at = Home(home)
-    wait_for(lambda: standing(at) or process.poll() is not None, START)
-    found = standing(at)
+    wait_for(lambda: running_up(at) or process.poll() is not None, START)
+    found = running_up(at)
     assert found, (home / "up.log").read_text()
     return process, found["urls"]
 

@@ -1,4 +1,4 @@
-"""`nightrecs doctor`: is the installation sound, is the home, is the device; each line says how to mend it."""
+"""`nightrecs doctor`: checks the installation, the home and the device. Each finding has a fix."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Check = Callable[[Home], Iterator[tuple[str, str, str]]]
 
 
 def doctor(options: Any) -> int:
-    """Print the findings as they come; exit code 1 where one failed."""
+    """Print each finding; exit code 1 if a check failed."""
     home = Home.resolve(options.home)
     findings = []
     for finding in examine(home, options.device):
@@ -48,7 +48,7 @@ def doctor(options: Any) -> int:
 
 
 def examine(home: Home, device: str = "none") -> Iterator[Finding]:
-    """All checks, in order. One that stumbles is a failure itself, not the end of the others."""
+    """Run all checks in order. A check that crashes counts as failed; the others still device_parity."""
     checks: dict[str, Check] = {
         **installation.CHECKS,
         **home_checks.CHECKS,
@@ -63,10 +63,10 @@ def examine(home: Home, device: str = "none") -> Iterator[Finding]:
 
 
 def parity(name: str) -> Iterator[tuple[str, str, str]]:
-    """Devices, then every family on the CPU and on the device; without an accelerator, on 1 and on all threads."""
+    """Compare every family on the CPU and on the device; without an accelerator, with one thread and with all."""
     import torch
 
-    from flows.cli.doctor import device_parity as run
+    from flows.cli.doctor.device_parity import OVERLAP, QUALITY, SAME_STATE, K, Side
     from pipeline.training.device import resolve_device
 
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -76,34 +76,34 @@ def parity(name: str) -> Iterator[tuple[str, str, str]]:
     try:
         device = resolve_device(name)
     except (ValueError, RuntimeError) as error:
-        yield FAIL, str(error).splitlines()[0], "doctor --device cpu; or mend the driver, or torch's build"
+        yield FAIL, str(error).splitlines()[0], "doctor --device cpu; or repair the driver or torch's build"
         return
-    first, second = run.Side("cpu"), run.Side(str(device))
+    first, second = Side("cpu"), Side(str(device))
     if device.type == "cpu":
-        first, second = run.Side("cpu", 1), run.Side("cpu", len(os.sched_getaffinity(0)))
+        first, second = Side("cpu", 1), Side("cpu", len(os.sched_getaffinity(0)))
         yield OK, f"no accelerator, so the CPU is compared with itself: {first} against {second}", ""
     else:
         yield OK, f"{first} against {second}", ""
     limits = (
-        f"tolerance: one model's scores within {run.SAME_STATE:g} and {run.OVERLAP:.0%} of its top {run.K} the same; "
-        f"fitted anew, {run.OVERLAP:.0%} the same (closed forms) or hits within {run.QUALITY:g} (others)"
+        f"tolerance: one model's scores within {SAME_STATE:g} and {OVERLAP:.0%} of its top {K} the same; "
+        f"fitted again, {OVERLAP:.0%} the same (closed forms) or hits within {QUALITY:g} (others)"
     )
     yield OK, limits, ""
     yield from _compared(first, second)
     if device.type == "cuda":  # as nights fit there
-        mixed = run.Side(str(device), precision="auto")
+        mixed = Side(str(device), precision="auto")
         yield OK, f"{first} against {mixed}", ""
         yield from _compared(first, mixed)
 
 
 def _compared(first: Any, second: Any) -> Iterator[tuple[str, str, str]]:
-    """A line a family."""
-    from flows.cli.doctor import device_parity as run
+    """One line per family."""
+    from flows.cli.doctor.device_parity import K, compare
 
-    for result in run.compare(first, second):
+    for result in compare(first, second):
         text = (
-            f"{result.family:<12} scores differ by {result.score_difference:.1e}, top {run.K} "
-            f"{result.overlap:.1%} the same; fitted anew {result.fit_overlap:.1%}, "
+            f"{result.family:<12} scores differ by {result.score_difference:.1e}, top {K} "
+            f"{result.overlap:.1%} the same; fitted again {result.fit_overlap:.1%}, "
             f"hits differ by {result.fit_quality:.3f}"
         )
         fix = "" if result.passed else "use --set device=cpu until driver, torch and hardware are checked"

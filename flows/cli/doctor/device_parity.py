@@ -1,4 +1,4 @@
-"""Quick models of every family on two devices (or numbers of threads), and how far their scores differ."""
+"""Compares small models of every family on two devices (or numbers of threads) by their scores."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ SAME_STATE = 1e-4
 OVERLAP = 0.95
 """Least share of top-10 items in common, of one model, and of two fits of a closed form."""
 QUALITY = 0.05
-"""Largest difference of the share of the top 10 that users have, of two fits by gradients or sampling: they draw
-other numbers on another device."""
+"""Largest difference of the share of the top 10 that users have, of two fits by gradients or sampling. Random
+numbers differ between devices."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Side:
 
     device: str = "cpu"
     threads: int | None = None
-    """Of torch; None: as they are."""
+    """Number of threads of torch; None: unchanged."""
     precision: str = "fp32"
-    """Of fits; scores are always computed in float32."""
+    """Precision of fits; scores are always computed in float32."""
 
     def __str__(self) -> str:
         precision = "" if self.precision == "fp32" else f" ({self.precision})"
@@ -58,7 +58,7 @@ class Parity:
     fit_quality: float
     """Of the two fits: difference of the share of each user's unmasked top 10 that is in their history."""
     by_gradient: bool
-    """Or by another way that draws random numbers on the device."""
+    """Fitted by gradients, or by another method that draws random numbers on the device."""
 
     @property
     def passed(self) -> bool:
@@ -68,7 +68,7 @@ class Parity:
 
 
 def compare(reference: Side, other: Side, families: list[str] | None = None) -> Iterator[Parity]:
-    """One Parity a family, on the first users of the built-in sample."""
+    """One Parity per family, on the first users of the built-in sample."""
     train = sample_interactions()
     for name in families or sorted(MODELS):
         with threads(reference):
@@ -106,7 +106,7 @@ def sample_interactions(users: int = USERS) -> Interactions:
 
 
 def fit(family: str, train: Interactions, side: Side) -> Recommender:
-    """A quick model; of a family that blends, one of two others."""
+    """A small model; a blend has two members."""
     kind = MODELS[family]
     config = kind.Config.model_validate({k: v for k, v in QUICK.items() if k in kind.Config.model_fields})
     if isinstance(config, BlendConfig):
@@ -139,7 +139,7 @@ def hits(lists: Tensor, train: Interactions) -> float:
 
 @contextmanager
 def threads(side: Side) -> Iterator[None]:
-    """Torch's number of threads, put back afterwards."""
+    """Set torch's number of threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(side.threads or before)
     try:

@@ -1,4 +1,4 @@
-"""Doctor's checks of a home: what is in it and who uses it. They change nothing and hold no lock."""
+"""Doctor's checks of a home: its contents and its users. They change nothing and hold no lock."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ Lines = Iterator[tuple[str, str, str]]
 
 
 def writable(home: Home) -> Lines:
-    """A night can write there."""
+    """The home is writable."""
     try:
         with tempfile.TemporaryFile(dir=existing(home.warehouse)):
             yield "ok", f"{home.root} is writable", ""
@@ -32,23 +32,23 @@ def writable(home: Home) -> Lines:
 
 
 def identity(home: Home) -> Lines:
-    """The home is where it says that it is, and in a format that this version reads."""
+    """The home was not copied or moved, and this version can read its format."""
     try:
         home_identity.check(home)
     except UnreadableInput as error:
         yield "fail", str(error), "install the version that wrote it, or choose another home"
         return
-    event, came_from = home_identity.standing(home)
-    told = {"copied": f"it is a copy of {came_from}", "moved": f"it was moved from {came_from}",
+    event, origin = home_identity.standing(home)
+    changed = {"copied": f"it is a copy of {origin}", "moved": f"it was moved from {origin}",
             "unmarked": "it was made by an older nightrecs"}  # fmt: skip
-    if event in told:
-        yield "warn", told[event], "nothing is lost: the next night makes it a home of its own"
+    if event in changed:
+        yield "warn", changed[event], "nothing is lost: the next night makes it a home of its own"
     else:
         yield "ok", "it is new" if event == "new" else f"format {home_identity.FORMAT}, made here or moved here", ""
 
 
 def locks(home: Home) -> Lines:
-    """Who holds one now."""
+    """The holders of locks."""
     held = {path.stem: lock_holder(path) for path in sorted(home.lock("*").parent.glob("*.lock"))}
     running = {name: holder for name, holder in held.items() if holder}
     for name, holder in running.items():
@@ -58,7 +58,7 @@ def locks(home: Home) -> Lines:
 
 
 def nights(home: Home) -> Lines:
-    """Nights that the journal believes to be running while nobody holds the lock."""
+    """Nights that the journal has as running although no process holds the lock."""
     stale = 0
     for dataset in datasets(home):
         outcomes = {i: journal.read_run(home, dataset, i).get("outcome") for i in journal.run_ids(home, dataset)}
@@ -68,13 +68,13 @@ def nights(home: Home) -> Lines:
         stale += len(open_ones)
         for run_id in open_ones:
             fix = f"nothing is lost: the next night closes it. nightrecs run {runnable(dataset)}"
-            yield "warn", f"night {run_id} of {dataset} ended without saying how", fix
+            yield "warn", f"night {run_id} of {dataset} ended without an outcome", fix
     if not stale:
-        yield "ok", "no night hangs in the journal", ""
+        yield "ok", "every night in the journal has an outcome", ""
 
 
 def state(home: Home) -> Lines:
-    """State files that commands can't use: nights that are left out, lists without which no night runs."""
+    """Damaged state files: journals that are left out, lists without which no night runs."""
     found = 0
     for dataset in datasets(home):
         for path in sorted(home.journal(dataset).glob(f"*/*{DAMAGED}*")):
@@ -94,7 +94,7 @@ def state(home: Home) -> Lines:
 
 
 def leftovers(home: Home) -> Lines:
-    """Half-built files and folders of processes that are gone."""
+    """Unfinished files and folders of processes that ended."""
     found = 0
     for dataset in datasets(home):
         if lock_holder(home.lock(dataset)):
@@ -128,9 +128,9 @@ def published(home: Home) -> Lines:
 
 
 def writers(home: Home) -> Lines:
-    """Whom file modes keep from writing to published files."""
+    """Whether file modes prevent writing to published files."""
     if os.geteuid():
-        yield "ok", "not root: published files are read-only for everybody", ""
+        yield "ok", "not root: published files are read-only", ""
         return
     found = (
         "runs as root, whom the read-only mode of published files does not stop: a client that opens one without "
@@ -140,7 +140,7 @@ def writers(home: Home) -> Lines:
 
 
 def prefect(home: Home) -> Lines:
-    """The configured API answers."""
+    """The configured Prefect API answers."""
     from flows.cli.run import answers
 
     api = os.environ.get("PREFECT_API_URL")
@@ -154,10 +154,10 @@ def prefect(home: Home) -> Lines:
 
 
 def mlflow(home: Home) -> Lines:
-    """Its database opens and has its tables."""
+    """MLflow's database opens and has its tables."""
     file = home.mlflow_db
     if not file.exists():
-        yield "ok", "no database yet: the first night makes it", ""
+        yield "ok", "no database yet: the first night creates it", ""
         return
     try:
         con = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
@@ -166,14 +166,14 @@ def mlflow(home: Home) -> Lines:
         finally:
             con.close()
     except sqlite3.Error as error:
-        fix = f"mv {shlex.quote(str(file))} aside: the next night makes a new one and logs what the journal has"
+        fix = f"mv {shlex.quote(str(file))} aside: the next night creates a new one and logs what the journal has"
         yield "fail", f"{file} can't be read: {error}", fix
         return
     yield "ok", f"{file}: {runs:,} runs", ""
 
 
 def datasets(home: Home) -> list[str]:
-    """Those with a journal or published files in this home."""
+    """Data sets with a journal or published files in this home."""
     folders = [home.journal("*").parent, home.generations("*").parent]
     return sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()})
 

@@ -1,4 +1,4 @@
-"""Doctor's checks of the installation and the machine. Each yields (status, what was found, how to mend it)."""
+"""Doctor's checks of the installation and the machine. Each yields (status, finding, fix)."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ from pipeline.storage import warehouse
 Lines = Iterator[tuple[str, str, str]]
 GIB = 2**30
 DISK, MEMORY = (1 * GIB, 5 * GIB), 2 * GIB
-"""Free disk below which a night fails, or may; memory below which it may."""
+"""Below these, in bytes: free disk with which a night fails, or may fail; memory with which it may fail."""
 
 
 def python(home: Home) -> Lines:
@@ -30,7 +30,7 @@ def python(home: Home) -> Lines:
 
 
 def packages(home: Home) -> Lines:
-    """What the project needs, and whether the version is one it was tested with."""
+    """The required packages, and whether their versions are tested ones."""
     for need in requirements()[1]:
         try:
             version = importlib.metadata.version(need.name)
@@ -46,7 +46,7 @@ def packages(home: Home) -> Lines:
 
 
 def requirements() -> tuple[SpecifierSet, list[Requirement]]:
-    """Python's and the packages' ranges: of pyproject.toml in a checkout, else of the installed metadata."""
+    """Version ranges of Python and packages, from pyproject.toml in a checkout, else from the installed metadata."""
     file = paths.CHECKOUT / "pyproject.toml"
     if file.is_file():
         project = tomllib.loads(file.read_text())["project"]
@@ -61,7 +61,7 @@ def disk(home: Home) -> Lines:
     """Free space where the home is, or will be. A night writes its tables twice: a generation and the live file."""
     free = shutil.disk_usage(existing(home.warehouse)).free
     twice = 2 * max((path.stat().st_size for path in home.warehouse.glob("*.duckdb")), default=0)
-    fix = "free some: old nights' folders in warehouse/lake can be deleted, they are made again"
+    fix = "free some space: nightrecs gc"
     status = "fail" if free < max(DISK[0], twice) else "warn" if free < DISK[1] + twice else "ok"
     needed = f"; a night writes {twice / GIB:.1f} GiB of tables" if twice >= GIB else ""
     yield status, f"{free / GIB:.1f} GiB free for {home.root}{needed}", "" if status == "ok" else fix
@@ -71,7 +71,7 @@ def memory(home: Home) -> Lines:
     """Available memory, as the kernel estimates it."""
     free, total = available_memory()
     good = free >= MEMORY
-    fix = "close something, lower memory_limit, or sample users with dataset.filter.user_fraction"
+    fix = "close other programs, lower memory_limit, or sample users with dataset.filter.user_fraction"
     yield (
         "ok" if good else "warn",
         f"{free / GIB:.1f} of {total / GIB:.1f} GiB available",
@@ -80,16 +80,16 @@ def memory(home: Home) -> Lines:
 
 
 def threads(home: Home) -> Lines:
-    """Cores this process may use, and variables that say otherwise."""
+    """Cores that this process may use, and variables that limit or exceed them."""
     cores = len(os.sched_getaffinity(0))
     limits = {n: os.environ[n] for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS") if n in os.environ}
-    told = "".join(f", {name}={value}" for name, value in limits.items())
+    limited = "".join(f", {name}={value}" for name, value in limits.items())
     over = any(value.isdigit() and int(value) > cores for value in limits.values())
-    yield "warn" if over else "ok", f"{cores} cores{told}", f"set them to {cores} at most" if over else ""
+    yield "warn" if over else "ok", f"{cores} cores{limited}", f"set them to {cores} at most" if over else ""
 
 
 def devices(home: Home) -> Lines:
-    """How many one fit could have, and whether as many as NIGHTRECS_DEVICES says work together."""
+    """Number of CUDA devices, and whether NIGHTRECS_DEVICES of them can fit a model together."""
     import torch
 
     from pipeline.training import distributed, launcher
@@ -104,13 +104,13 @@ def devices(home: Home) -> Lines:
             met = launcher.launch(distributed.meet, int(wanted), device, lambda: None)
             text += f": {met} processes work together by {'nccl' if device.type == 'cuda' else 'gloo'}"
     except (ValueError, RuntimeError) as error:
-        yield "fail", f"{text}: {str(error).splitlines()[0]}", "mend it, or set NIGHTRECS_DEVICES=1"
+        yield "fail", f"{text}: {str(error).splitlines()[0]}", "repair it, or set NIGHTRECS_DEVICES=1"
         return
     yield "ok", text, ""
 
 
 def duckdb(home: Home) -> Lines:
-    """A file written as a night writes it, and read again."""
+    """Write a database as a night does, and read it."""
     from pipeline.storage.generations import OLDEST_READABLE
 
     try:
@@ -135,7 +135,7 @@ def duckdb(home: Home) -> Lines:
 
 
 def available_memory() -> tuple[int, int]:
-    """Bytes available and in all."""
+    """Available and total bytes."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     info = Path("/proc/meminfo")
     for line in info.read_text().splitlines() if info.exists() else []:
@@ -145,7 +145,7 @@ def available_memory() -> tuple[int, int]:
 
 
 def existing(path: Path) -> Path:
-    """The nearest place at or above `path` that exists."""
+    """The nearest existing path at or above `path`."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
