@@ -38,7 +38,7 @@ def night(run: Run, step: Step) -> None:
     """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
     data = data_stages(run, step)
 
-    from flows.candidates import fit_candidates  # imports torch, which takes seconds
+    from flows.candidate_models import fit_candidates  # imports torch, which takes seconds
     from pipeline.stages import audit, compare, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from flows.candidates import Candidates
+from flows.candidate_models import Candidates
 from flows.nightly import data_stages
 from flows.step import Step, Stopped, stopping
 from pipeline.config.run import Run

@@ -46,7 +46,7 @@ def prepare(
         for label, entry in settings.models.items():
             family_of(settings, label)
             if entry.finder or entry.search is not None:
-                from pipeline.experiments.checks import check_label
+                from pipeline.experiments.recipe_checks import check_label
 
                 check_label(settings, label)
         check_choices(settings)

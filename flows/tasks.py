@@ -15,9 +15,9 @@ from prefect.task_engine import TaskRunTimeoutError
 
 from flows.conductor import conduct
 from flows.orchestration.artifacts import show
-from flows.orchestration.cleanup import end_flow_runs
 from flows.orchestration.fallback import Reporting
 from flows.orchestration.prefect_logs import leave_out_completed
+from flows.orchestration.stale_flow_runs import end_flow_runs
 from flows.prepare import prepare
 from pipeline.config.run import Run, utcnow
 from pipeline.core.errors import OURS

@@ -19,10 +19,10 @@ from pipeline.storage import checksums, forgotten_users, journal, reader, wareho
 from pipeline.storage.generations import kept_generations, live_run_id
 from pipeline.storage.lock import lock_holder
 
+LONGEST = 400  # characters of a problem that are shown: paths are long
 HEALTHY, UNHEALTHY = 0, 3
 SHOWN = 5  # rejected lines
 WIDTH = 60  # characters of a rejected line that are shown
-LONGEST = 160  # characters of a problem that are shown
 
 
 def status(options: Any) -> int:

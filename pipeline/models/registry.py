@@ -16,7 +16,6 @@ In both cases the module must be importable wherever a night runs: installed, or
 import hashlib
 import importlib
 import inspect
-import logging
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
@@ -26,11 +25,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.console import log
 from pipeline.core.errors import SettingsError
 from pipeline.core.suggest import nearest
 from pipeline.models.base import ModelConfig, Recommender
 
-log = logging.getLogger(__name__)
 GROUP = "nightrecs.models"
 """Entry points of this group are families."""
 DOTTED_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")

@@ -8,6 +8,7 @@ __all__ = [
     "assemble",
     "blocks",
     "catalog_reader",
+    "csv_reader",
     "dialect",
     "duckdb_reader",
     "exclusions",
@@ -20,6 +21,5 @@ __all__ = [
     "rejects",
     "sniffing",
     "source_files",
-    "text_reader",
     "user_traces",
 ]

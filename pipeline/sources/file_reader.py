@@ -8,11 +8,11 @@ from pipeline.config.dataset import Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import line_reader
+from pipeline.sources.csv_reader import read_text
 from pipeline.sources.dialect import find_column
 from pipeline.sources.duckdb_reader import ROLES, FileResult, no_fast_way, stream_rows, wanted_columns
 from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, write_rows
 from pipeline.sources.parsing import Rejected, clock, row_reader
-from pipeline.sources.text_reader import read_text
 from pipeline.storage import warehouse
 from pipeline.storage.warehouse import Connection
 

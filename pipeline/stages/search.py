@@ -13,8 +13,8 @@ from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget
-from pipeline.experiments.checks import space_of
 from pipeline.experiments.families import family_of
+from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Search, Trial, best_of

@@ -26,7 +26,7 @@ from tests.support.signals import default_signals
 
 LONG = '[split]\nkind = "leave_one_out"\n[models.mf]\nembedding_dim = 4\nepochs = 100000\npatience = 100000\n'
 SEARCHED = (
-    '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 30\nbatch_size = 8\n[models.mf.search]\nl2 = [0.1, 0.2]\n'
+    '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 30\nbatch_size = 2\n[models.mf.search]\nl2 = [0.1, 0.2]\n'
 )
 
 

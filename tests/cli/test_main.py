@@ -129,7 +129,7 @@ def test_unknown_users_and_items(published_home, capsys):
     far = error("recommend", "tiny", "nothing like it")
     assert "did you mean" not in far and 'sql tiny "select user_id from users limit 10"' in far
     assert main(["--home", str(published_home), "similar", "tiny", "i-new"]) == 0
-    assert "knows no items similar" in capsys.readouterr().err
+    assert "has no items similar" in capsys.readouterr().err
 
 
 # ── init ──
@@ -348,7 +348,7 @@ def test_lines_of_a_first_night_that_was_refused_can_be_asked(tmp_path, monkeypa
         assert con.sql(told["sql"]).pl().select("file", "line").rows() == [("log.csv", n) for n in range(5, 12)]
     assert main([*home, "status", "own"]) == 3
     out = capsys.readouterr().out
-    assert f"rejected 7 lines of its source; all of them, by DuckDB: {told['sql']}" in out
+    assert "rejected 7 lines of its source" in out and f"all of them, in DuckDB: {told['sql']}" in out
     assert "rating_not_a_number  a,b,not a number" in out
     assert main([*home, "leaderboard", "own"]) == 2
     assert "nothing is published for 'own' yet; `nightrecs status own` says" in capsys.readouterr().err

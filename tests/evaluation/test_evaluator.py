@@ -297,7 +297,7 @@ def test_a_damaged_or_foreign_checkpoint_is_ignored(tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize(
     ("batch_size", "says"),
-    [(0, "the fit diverged: 40 users have scores that are NaN or infinite"), (64, "1e+06; lower it")],
+    [(0, "the fit diverged: 40 users have scores that are NaN or infinite"), (64, "1e+06; lower the rate")],
     ids=["finite factors, infinite scores", "infinite loss"],
 )
 def test_a_fit_that_diverges_is_skipped_with_the_reason(tmp_path, batch_size: int, says: str):

@@ -12,7 +12,7 @@ from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
-from pipeline.experiments.checks import check_label
+from pipeline.experiments.recipe_checks import check_label
 from pipeline.experiments.space import Choices, Range, grid_of, read_space, usual_point
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Failed, Search, Trial, best_of

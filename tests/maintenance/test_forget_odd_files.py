@@ -12,7 +12,7 @@ from pipeline.core.paths import Home
 from pipeline.maintenance import home_search
 from pipeline.storage import checksums, forgotten_users, warehouse
 from pipeline.storage.generations import live_run_id
-from tests.maintenance.test_forget_whole import OLD, PUBLISHED, USER, Small, command, still_names
+from tests.support.small_home import OLD, PUBLISHED, USER, Small, command, still_names
 
 SHORT = "u7"
 

@@ -23,7 +23,9 @@ TINY = "tests.support.tiny_family:Tiny"
 
 def test_the_families_are_the_modules_that_declare_one():
     folder = Path(registry.__file__).parent
-    declared = {path.stem for path in folder.glob("*.py") if '\n    family = "' in path.read_text()}
+    declared = {path.stem for path in folder.glob("*.py") if '\n    family = "' in path.read_text()} - {
+        "describe"
+    }  # an example
     assert list(MODELS) == sorted(declared) and len(MODELS) == len(declared) >= 15
     assert all(registry.name_of(family) == name == family.family for name, family in MODELS.items())
 

@@ -41,7 +41,8 @@ def test_nothing_is_pickled_unpacked_or_evaluated(path: Path):
         called = ast.unparse(call.func)
         assert called not in CALLS | SHELL and called not in BUILTIN, f"line {call.lineno}: {called}"
         keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
-        assert keywords.get("allow_pickle", "False") == "False" and keywords.get("shell", "False") == "False"
+        assert keywords.get("allow_pickle", "False") == "False"
+        assert keywords.get("shell", "False") == "False" or called == "shtab.complete"  # the name of a shell
     texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert not [text for text in texts if "0.0.0.0" in text], "servers are for this machine"
 

@@ -69,7 +69,7 @@ def check_stale_flow_runs(client, root: Path) -> None:
     from prefect import flow
     from prefect.states import Running
 
-    from flows.orchestration.cleanup import end_flow_runs
+    from flows.orchestration.stale_flow_runs import end_flow_runs
     from flows.prepare import prepare
     from pipeline.storage import journal
 

@@ -108,7 +108,7 @@ def test_served_parameters_say_the_schedule_and_the_home_alone(home, monkeypatch
     serve.main()
     (deployment,) = served
     assert deployment.parameters == {"schedule": "sample", "home": str(home.root)}
-    assert deployment.entrypoint.endswith("scheduled.py:scheduled") and deployment.enforce_parameter_schema
+    assert deployment.entrypoint == "flows.scheduled.scheduled" and deployment.enforce_parameter_schema
     (night,) = schedules(home)
     assert "recipe nightly" in serve.about(night) and "split.test=0.2" in serve.about(night)
-    assert f"nightly/{deployment.name}" in up.deployed.path_of(night.name)
+    assert f"nightly/{deployment.name}" in up.deployments.path_of(night.name)

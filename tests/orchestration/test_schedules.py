@@ -88,7 +88,7 @@ def test_check_says_what_is_up(tmp_path, capsys):
 
 
 def test_a_second_up_starts_nothing(nightrecs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(up, "stand", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(up, "serve", lambda *_: pytest.fail("it went on"))
     home = Home(tmp_path)
     with lock(home, LOCK, "up", kind="command"):
         assert nightrecs("up") == 3

@@ -121,7 +121,7 @@ def test_every_section_of_a_published_night_is_there(nights):
     assert list(shown.headings) == list(ALL)
     assert {link for link in shown.links if link.startswith("#")} >= {f"#{name}" for name in ALL}
     titles = re.findall(r"<h3>([^<]+)</h3>\s*<div data-chart", text)
-    assert {"mf: loss on train", "mf: learning-rate finder", "mf: search, l2", "Change of the lists, by who has them",
+    assert {"mf: loss on train", "mf: learning-rate finder", "mf: search, l2", "Change of the lists by segment",
             "Lists by popularity of the items", "Stages, end to end", "How active users are",
             "Rows left out, by reason", "Valid rows by night"} <= set(titles)  # fmt: skip
     assert len(shown.specs) == len(titles) == text.count("data-chart=")

@@ -187,7 +187,7 @@ def test_a_database_that_cannot_be_changed_stops_the_command(movable, tmp_path, 
     Home(second).mlflow_db.write_bytes(b"SQLite format 3\0" + b"torn" * 1000)
     assert main(["--home", str(second), "gc", "tiny"]) == 2
     said = capsys.readouterr().err
-    assert str(Home(second).mlflow_db) in said and "move it aside" in said
+    assert str(Home(second).mlflow_db) in said and "move it away" in said
 
 
 def test_a_copy_by_hard_links_is_refused(movable, tmp_path, capsys):

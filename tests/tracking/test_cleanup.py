@@ -97,6 +97,6 @@ def test_a_server_is_left_alone(data, monkeypatch):
         class _tracking_client:
             store = object()
 
-    monkeypatch.setattr(tracking_client, "connect", lambda home: Remote)
+    monkeypatch.setattr(cleanup, "connect", lambda home: Remote)
     with pytest.raises(cleanup.NotOurs, match="mlflow gc"):
         cleanup.leftovers(data.home, "tiny", set(), set(), 0)

@@ -131,7 +131,7 @@ def test_a_night_on_two_devices_goes_on_without_a_family_that_fails_in_one(tmp_p
     record = tastes.record(run)
     assert record["outcome"] == "published"
     assert record["left_out"] == {"broken": "failed (ProcessFailed): process 1 of 2: ValueError: planted in one"}
-    assert "several.py" in (journal.folder(run) / "errors.txt").read_text(), "where it was"
+    assert "processes.py" in (journal.folder(run) / "errors.txt").read_text(), "where it was"
 
     fits = {path.name.rsplit("-", 1)[0]: path for path in run.home.lake(run.dataset).glob("5_models/mf-*")}
     manifest = lake.read_manifest(fits["mf-train"])
