@@ -73,7 +73,7 @@ def night_elsewhere(root: Path, python: Path) -> Path:
     assert list((data / "nightrecs" / "mlflow" / "artifacts").rglob("data_ratings.png")), "no picture was drawn"
     for words in (("recommend", "sample", "u0236"), ("leaderboard", "sample"), ("recipes",), ("datasets",)):
         assert json.loads(nightrecs(python, here, environ, *words, "--json").stdout), words
-    assert (files_of(root / "venv"), files_of(here)) == before, "something was written beside the home"
+    assert (files_of(root / "venv"), files_of(here)) == before, "something was written next to the home"
     assert not (Path(sysconfig.get_path("purelib")) / "mlflow" / "mlflow.db").exists()
     serves = "from pipeline.core.child_processes import command, environment as of; import subprocess, sys; "
     serves += "sys.exit(subprocess.run(command('flows.cli', '--help'), env=of(), stdout=subprocess.DEVNULL).returncode)"

@@ -1,4 +1,4 @@
-"""Seconds and loss of iALS an epoch, by solver; beside `implicit` where that is installed.
+"""Seconds and loss of iALS an epoch, by solver; next to `implicit` where that is installed.
 
     python -m tests.benchmarks.bench_ials [--users 6000 --items 3700 --dim 64 --epochs 6 --threads 2]
 

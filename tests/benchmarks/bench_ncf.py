@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_ncf [--users 943 --items 1682 --batches 512 8192 --rounds 3]
 
-A row is a positive or a negative: embedding 8, layers 64 and 32, 4 negatives a positive, drawn anew for every epoch;
-a round is a whole epoch, draws included. The tutorial's model is an MLP, RecBole's a NeuMF; each stands beside the same
+A row is a positive or a negative: embedding 8, layers 64 and 32, 4 negatives a positive, drawn for every epoch;
+a round is a whole epoch, draws included. The tutorial's model is an MLP, RecBole's a NeuMF; each is compared with the same
 of ours. Evaluation: draw 99 negatives for every user, score them and the held-out item, rank. Seconds are CPU
 time, and the fastest round counts, as others may share the machine. The data are drawn, as in bench_ials.
 """
@@ -137,12 +137,12 @@ def fastest(work: dict[str, Work], rounds: int) -> dict[str, float]:
 
 
 def show(what: str, amount: dict[str, int], seconds: dict[str, float]) -> None:
-    """A line a contender, each beside the same model of ours."""
+    """A line a contender, each next to the same model of ours."""
     per_second = {name: amount[name] / seconds[name] for name in seconds}
     print(what)
     for name, rate in per_second.items():
-        beside = {"tutorial, mlp": "ours, mlp", "RecBole, neumf": "ours, neumf"}.get(name)
-        ratio = f"   ours / this {per_second[beside] / rate:.1f}" if beside else ""
+        ours = {"tutorial, mlp": "ours, mlp", "RecBole, neumf": "ours, neumf"}.get(name)
+        ratio = f"   ours / this {per_second[ours] / rate:.1f}" if ours else ""
         print(f"  {name:16} {rate:12,.0f}{ratio}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Whole command `run --until split` beside a bare DuckDB COPY of the same CSV to Parquet, in turn.
+"""Whole command `run --until split` next to a bare DuckDB COPY of the same CSV to Parquet, in turn.
 
     python -m tests.benchmarks.bench_split [--rows 20000000 --rounds 3 --folder DIR]
 

@@ -1,4 +1,4 @@
-"""Top-10 lists for 138,000 users x 27,000 items at 64 dims, beside `implicit`'s `recommend`, in turn.
+"""Top-10 lists for 138,000 users x 27,000 items at 64 dims, next to `implicit`'s `recommend`, in turn.
 
     python -m tests.benchmarks.bench_top_k [--users 138000 --items 27000 --dim 64 --rounds 3 --threads 2]
 

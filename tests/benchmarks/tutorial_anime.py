@@ -2,7 +2,7 @@
 
     NIGHTRECS_DATA=... python -m tests.benchmarks.tutorial_anime [--home DIR --scale 1 --seeds 1 2 3 --only generated]
 
-`generated`: whole nights of `anime-synthetic` by the recipe `anime-mf`; beside every model stands the error of who
+`generated`: whole nights of `anime-synthetic` by the recipe `anime-mf`; next to every model stands the error of who
 knows the planted structure. `movielens`: recipe `ratings` on all of MovieLens 1M, 10 % of the rows held out at random,
 fitted on the other 90 %; the number of epochs comes from another 10 %, as in a night, nothing from test. Errors
 are over all held-out rows, with those whose user or item the fit does not know. Each result is kept in the home and

@@ -1,4 +1,4 @@
-"""The usual NCF tutorial's procedure beside ours and popularity, on whole MovieLens files: hit_rate@10 among 99 negatives.
+"""The usual NCF tutorial's procedure next to ours and popularity, on whole MovieLens files: hit_rate@10 among 99 negatives.
 
     NIGHTRECS_DATA=... python -m tests.benchmarks.tutorial_ncf [--datasets ml-latest-small ml-100k --seeds 1 2 3]
 
@@ -76,7 +76,7 @@ def read_task(name: str) -> Task:
 
 
 class Pairs(Dataset):
-    """Positives, each followed by its negatives, drawn by rejection when the set is made: anew for every epoch."""
+    """Positives, each followed by its negatives, drawn by rejection when the set is made: again for every epoch."""
 
     def __init__(self, task: Task, rng: random.Random):
         known = set(task.train)

@@ -47,15 +47,15 @@ def words_of(data: Dataset) -> list[str]:
     return ["run", toml, "--recipe", recipe, "--no-prefect", "--set", "threads=1"]
 
 
-def at_a_terminal(monkeypatch: pytest.MonkeyPatch, deed: Callable[[], object]) -> str:
-    """All that came to the terminal that stderr was during the deed."""
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> str:
+    """All that came to the terminal that stderr was during the action."""
     ours, theirs = pty.openpty()
     came: list[bytes] = []
     reader = threading.Thread(target=lambda: came.extend(read_all(ours)))
     reader.start()
     with monkeypatch.context() as patch, os.fdopen(theirs, "w") as terminal:
         patch.setattr(sys, "stderr", terminal)
-        deed()
+        action()
     reader.join(20)
     os.close(ours)
     return b"".join(came).decode()

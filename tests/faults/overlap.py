@@ -1,4 +1,4 @@
-"""Nights that overlap, readers that never stop, and what they may find beside the live file."""
+"""Nights that overlap, readers that never stop, and what they may find next to the live file."""
 
 import multiprocessing
 import os

@@ -256,7 +256,7 @@ class Nights:
         return found
 
     def logical_hash(self) -> dict[str, str]:
-        """By what it depends on beside the code."""
+        """By what it depends on besides the code."""
         assert self.sample
         return {machine(): self.answer["logical_hash"]}
 

@@ -39,7 +39,7 @@ fit_for_test = "train+valid"
 
 
 def blend_of(config: BlendConfig | None = None, **tables: torch.Tensor) -> Blend:
-    """A blend of models of no family, of which `Blend.of` could not say how to make them anew."""
+    """A blend of models of no family, of which `Blend.of` could not say how to make them again."""
     blend = Blend(config or BlendConfig(), *next(iter(tables.values())).shape)
     blend.models = torch.nn.ModuleList(map(Fixed, tables.values()))
     members = {name: {"family": "ease", "config": {}} for name in tables}
@@ -189,7 +189,7 @@ def test_one_model_or_no_weight_is_no_blend():
 
 
 def blend_wins(call, stage, *args):
-    """The line's step, but whoever is chosen, the blend is published."""
+    """The line's step, but whichever is chosen, the blend is published."""
     result = line.plainly(call, stage, *args)
     return "blend" if call.stage is StageName.SELECT else result
 

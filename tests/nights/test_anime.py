@@ -166,7 +166,7 @@ def test_held_out_ratings_stand_beside_predictions_within_the_scale(night):
 def test_users_whom_the_fit_does_not_know_get_popular_items(night):
     lists = ask(night, "select user_id, source, item_id, rank from recommendations")
     small = ask(night, "select user_id from users where n_interactions < 10")["user_id"].implode()
-    strangers, others = lists.filter(pl.col("user_id").is_in(small)), lists.filter(~pl.col("user_id").is_in(small))
-    assert set(strangers["source"]) == {"fallback"} and set(others["source"]) == {"model"}
+    unknown, others = lists.filter(pl.col("user_id").is_in(small)), lists.filter(~pl.col("user_id").is_in(small))
+    assert set(unknown["source"]) == {"fallback"} and set(others["source"]) == {"model"}
     popular = ask(night, "select item_id from popular_items where window_days = 0 order by rank limit 30")["item_id"]
-    assert strangers.filter(rank=1)["item_id"].is_in(popular.implode()).all()
+    assert unknown.filter(rank=1)["item_id"].is_in(popular.implode()).all()

@@ -237,7 +237,7 @@ def test_a_fit_for_the_test_of_its_own(data: Dataset, capsys):
     did(data)
     told = states(plan(data, capsys))
     assert told["train mf on train+valid"] == CACHED
-    assert told["train b on train+valid"] == OPEN, "its members may have to be fitted anew"
+    assert told["train b on train+valid"] == OPEN, "its members may have to be fitted again"
 
 
 def test_a_budget_is_told_and_searches_get_what_it_leaves(data: Dataset, capsys):

@@ -365,6 +365,6 @@ def test_a_browser_shows_every_chart_and_nothing_overflows(nights, at, width, sc
             other = "light" if dark else "dark"
             tab.emulate_media(color_scheme=other)
             tab.wait_for_selector(drawn.format(other), timeout=60_000)
-            assert said == [], "drawn anew in the other colours"
+            assert said == [], "drawn again in the other colours"
         finally:
             browser.close()

@@ -212,7 +212,7 @@ def test_nothing_is_shown_where_nothing_was_compared(night, tmp_path):
 
 
 def test_the_logical_hash_leaves_comparisons_out(night, tmp_path):
-    """Whom the gate lets take part beside the recipe's models is one of them; the figures themselves count."""
+    """What the gate lets take part next to the recipe's models is one of them; the figures themselves count."""
     copy = shutil.copy(night.home.live(night.dataset), tmp_path / "copy.duckdb")
     copy.chmod(0o600)
     with warehouse.connect(copy) as con:

@@ -167,7 +167,7 @@ def test_a_damaged_night_is_named_once_and_set_aside_by_who_holds_the_lock(place
 def test_night_rollback_and_gc_over_a_home_of_damaged_files(four_nights, damage, monkeypatch):
     place = Place(*four_nights)
     for name, path in place.files.items():
-        if name != "lock" or damage is not a_folder:  # a night's own lock is made anew
+        if name != "lock" or damage is not a_folder:  # a night's own lock is made again
             damage(path)
     for stray in ("old", "99991231T235959.999Z-ffff", "20260101T000000.000Z-aaaa.bak"):
         shutil.copytree(place.home.journal("tiny") / place.nights[1], place.home.journal("tiny") / stray)

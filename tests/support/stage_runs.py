@@ -24,7 +24,7 @@ def raw(*records: tuple) -> pl.DataFrame:
 
 
 def make_run(home: Path, data: Path | None = None, **tree) -> Run:
-    """An open night; `tree`: settings beside the data set's name."""
+    """An open night; `tree`: settings next to the data set's name."""
     dataset = {"name": "three", **tree.pop("dataset", {})}
     settings = Settings.model_validate({"dataset": dataset, "models": {"popularity": {}}, **tree})
     run = Run(run_id="r1", home_root=home, data=data or home, settings=settings, started_at=utcnow())

@@ -101,7 +101,7 @@ def test_the_loss_and_gradients_of_pmf_in_few_kernels(keys: dict):
 
 
 def test_a_turn_comes_before_each_step():
-    """Once a step, whoever takes it; the last batch, which is smaller, too."""
+    """Once a step, whichever process takes it; the last batch, which is smaller, too."""
     model, turns, losses = torch.nn.Linear(1, 1), [], []
 
     def loss(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -108,7 +108,7 @@ def leftovers(home: Home) -> Lines:
 
 
 def published(home: Home) -> Lines:
-    """Every live database opens, and has no stray log beside it."""
+    """Every live database opens, and has no stray log next to it."""
     for live in sorted(home.warehouse.glob("*.duckdb")):
         fix = f"nightrecs run {runnable(live.stem)}; earlier ones are in {home.generations(live.stem)}"
         if logs := checksums.logs(live):
