@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from flows.cli.options import build_parser
 from pipeline.core import child_processes
-from pipeline.core.errors import Held, Locked, Refused, SettingsError, UnreadableInput
+from pipeline.core.errors import Held, Locked, Refused, SettingsError, UnreadableInput, with_ids
 from pipeline.core.filesystem import ADVICE, is_full
 from pipeline.core.redaction import masked
 from pipeline.core.terminal import plain
@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             print(plain(masked(traceback.format_exc())), file=sys.stderr)
-        from pipeline.core.errors import with_ids  # imports polars
-
         code = exit_code(error)
         crash = f"{type(error).__name__}: " if code == CRASHED else ""
         message = with_ids(f"nightrecs: {crash}{error}", getattr(error, "ids", None))
