@@ -7,6 +7,7 @@
 __all__ = [
     "assemble",
     "blocks",
+    "catalog_ids",
     "catalog_reader",
     "csv_reader",
     "dialect",
