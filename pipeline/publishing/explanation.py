@@ -78,9 +78,9 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
     clean = folder(lake.read_manifest(encoded)["parents"][0])
     raw = folder(lake.read_manifest(clean)["parents"][0])
     run = journal.load_run(home, dataset, run_id)
-    normalizer = Normalizer.load(fitted)
+    normalizer, names = Normalizer.load(fitted), RowNames.of(run, lake.info(clean).get("column_types"))
     return Night(
-        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, RowNames.of(run)
+        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, names
     )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def _pairs_of_filtered_out_users(
     """Positive pairs of the users whom the filters left out, in time order."""
     out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
     theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
-    marked = mark(rows[theirs["row"]], run.settings.dataset.feedback, RowNames.of(run)).hstack(theirs)
+    names = RowNames.of(run).learnt(rows)
+    marked = mark(rows[theirs["row"]], run.settings.dataset.feedback, names).hstack(theirs)
     marked = marked.filter("kept", "positive")
     ordered = marked.sort("user_row", "timestamp", "item_idx")
     return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)

@@ -9,6 +9,8 @@ __all__ = [
     "blocks",
     "catalog_ids",
     "catalog_reader",
+    "column_names",
+    "column_types",
     "csv_reader",
     "dialect",
     "duckdb_reader",

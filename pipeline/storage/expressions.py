@@ -259,7 +259,7 @@ def _why_not(name: str, allowed: Collection[str]) -> str:
     with _sandbox().cursor() as con:
         known = con.sql("SELECT 1 FROM duckdb_functions() WHERE lower(function_name) = $n", params={"n": name})
         if known.fetchall():
-            return f"{name}() is not allowed: only scalar functions are whose result depends on their arguments alone"
+            return f"{name}() is not allowed: only scalar functions whose result depends on their arguments alone are"
     return f"there is no function {name}(){nearest(name, [each for each in allowed if each.isidentifier()])}"
 
 
