@@ -69,14 +69,15 @@ def prepare(
     )
     check_columns(run)
     if until not in DATA_STAGES:
-        from pipeline.publishing import business_rules
+        from pipeline.publishing import business_rules, item_conditions
 
         business_rules.read_lists(settings.export, run.data, now.date())  # so that an unreadable list fails now
+        item_conditions.check(settings.export, settings.dataset, run.data)
     return run
 
 
 def check_columns(run: Run) -> None:
-    """Check what settings say of columns, if the files are there; SettingsError names the key and the nearest column."""
+    """Check the columns that settings name, if the files are there; SettingsError names the key and what is near."""
     dataset = run.settings.dataset
     if dataset.source.generator and not any(run.data.glob("*")):
         for key in ("keep_if", "positive_if"):

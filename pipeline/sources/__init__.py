@@ -6,6 +6,7 @@
 
 __all__ = [
     "assemble",
+    "attributes",
     "blocks",
     "catalog_ids",
     "catalog_reader",

@@ -26,7 +26,8 @@ def columns_of(path: Path, name: str, reading: Reading, wanted: dict[str, str]) 
         try:
             names = pq.read_schema(path).names
         except (OSError, pa.ArrowException) as error:
-            raise UnreadableInput(f"{name} is truncated or no Parquet file ({error}): copy it again") from None
+            reason = str(error).partition("\n")[0]
+            raise UnreadableInput(f"{name} is truncated, or no Parquet file ({reason}): copy it again") from None
         for key, column in wanted.items():
             find_column(column, key, names, name)
         return names
