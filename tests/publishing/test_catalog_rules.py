@@ -65,7 +65,11 @@ def shop(tmp_path_factory):
 
 def test_no_list_has_what_the_rules_exclude(shop):
     listable = {f"i{n:02d}" for n in range(25) if n % 3 != 0}
-    for table, column in (("recommendations", "item_id"), ("popular_items", "item_id"), ("similar_items", "similar_item_id")):
+    for table, column in (
+        ("recommendations", "item_id"),
+        ("popular_items", "item_id"),
+        ("similar_items", "similar_item_id"),
+    ):
         assert set(shop.ask(f"from {table}")[column]) <= listable, table
     told = dict(shop.ask("select item_id, rule from suppressed where rule <> 'promote'").rows())
     assert told["i00"] == "exclude_where" and not told.keys() & listable

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UnreadableInput
+from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.column_roles import ambiguous_with, looks_like_time, number, roles_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
@@ -77,6 +78,8 @@ def propose(path: Path) -> Proposal:
     if catalog := found.catalog:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
+        if rule := catalog.exclude_where():
+            lines += availability.comment(rule)
     else:
         lines += ["", NO_CATALOG]
     notes = [*table.notes, *found.notes]
