@@ -42,6 +42,7 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
             try:
                 part.keep(read(record[user_at], record[item_at], rating, time))
             except Rejected as rejected:
+                part.note_look(rejected.looks)
                 part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
         return lines.number
 

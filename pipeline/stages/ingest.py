@@ -37,6 +37,7 @@ def read_source(run: Run) -> Path:
 
     folder = lake.build(run, _spec(run, source), write)
     rejects.copy_to_journal(run, folder)
+    rejects.note_looks(run, folder)
     return folder
 
 
