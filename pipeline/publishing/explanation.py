@@ -16,6 +16,7 @@ from pipeline.datasets.names import runnable
 from pipeline.models import Recommender
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
+from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.ranking.ranks import served
 from pipeline.storage import journal, lake
 from pipeline.training.interactions import History
@@ -38,6 +39,8 @@ class Night:
     """`all`, or `train` for the fit that was evaluated."""
     normalizer: Normalizer = field(default_factory=Normalizer)
     """Normalizer of the model's ratings."""
+    names: RowNames = NO_NAMES
+    """Names that conditions may use."""
 
 
 def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
@@ -74,8 +77,11 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
     rows = encoded / "interactions.parquet" if fit == "all" else folder(made["parts"]) / f"{fit}.parquet"
     clean = folder(lake.read_manifest(encoded)["parents"][0])
     raw = folder(lake.read_manifest(clean)["parents"][0])
-    settings = journal.load_run(home, dataset, run_id).settings
-    return Night(run_id, wanted, load(fitted), settings, raw, encoded, rows, fit, Normalizer.load(fitted))
+    run = journal.load_run(home, dataset, run_id)
+    normalizer = Normalizer.load(fitted)
+    return Night(
+        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, RowNames.of(run)
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -124,7 +130,7 @@ def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) 
     if user is not None:
         rows = pl.scan_parquet(night.rows).filter("positive", user_idx=user)
         return user, rows.select("item_idx").collect()["item_idx"].to_list()
-    rows = mark(own, night.settings.dataset.feedback).filter("kept", "positive").sort("timestamp")
+    rows = mark(own, night.settings.dataset.feedback, night.names).filter("kept", "positive").sort("timestamp")
     return -1, [i for i in map(items.index_of, rows["item_id"]) if i is not None]
 
 

@@ -10,11 +10,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.config.dataset import Feedback
 from pipeline.config.run import Run
 from pipeline.models import Recommender
 from pipeline.preparation.filters import mark
 from pipeline.preparation.ids import codes_of
+from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import business_rules
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists
@@ -48,7 +48,7 @@ def recommend(
     k = min(run.settings.export.top_n, known.n_items)
     items = pl.read_parquet(encoded / "items.parquet")
     all_users, pairs = _source_pairs(rows, encoded, items)
-    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run.settings.dataset.feedback)
+    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
     seen = _history(pairs, all_users.height, items.height)
     filtered_out_history = _history(filtered_out, all_users.height, items.height)
     own_history, popular = known.history(), known.item_counts()
@@ -112,12 +112,13 @@ def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tup
 
 
 def _pairs_of_filtered_out_users(
-    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, feedback: Feedback
+    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, run: Run
 ) -> pl.DataFrame:
     """Positive pairs of the users whom the filters left out, in time order."""
     out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
     theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
-    marked = mark(rows[theirs["row"]].hstack(theirs), feedback).filter("kept", "positive")
+    marked = mark(rows[theirs["row"]], run.settings.dataset.feedback, RowNames.of(run)).hstack(theirs)
+    marked = marked.filter("kept", "positive")
     ordered = marked.sort("user_row", "timestamp", "item_idx")
     return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
 

@@ -7,11 +7,13 @@
 __all__ = [
     "assemble",
     "blocks",
+    "catalog_ids",
     "catalog_reader",
     "csv_reader",
     "dialect",
     "duckdb_reader",
     "exclusions",
+    "extra_columns",
     "file_reader",
     "files",
     "incremental",

@@ -1,8 +1,9 @@
 """Rejected lines of a night: their share, the limit on it, and the copy that the journal keeps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -10,7 +11,7 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT, Reason
-from pipeline.sources import number_looks
+from pipeline.sources import catalog_ids, number_looks
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import REJECTED
 from pipeline.sources.source_files import SourceFiles
@@ -83,6 +84,27 @@ def note_looks(run: Run, folder: Path) -> None:
     looks = manifest["info"].get("looks", {})
     if sum(looks.values()) >= max(1, NOTEWORTHY * manifest["rows_in"]):
         journal.note(run, f"warning: ingest: of the rejected ratings, {number_looks.in_words(looks)}")
+
+
+def report_catalog(run: Run, catalog: Mapping[str, Any]) -> None:
+    """Warn of rejected lines of the catalog, and of ids that are not those of the interactions.
+
+    The ledger has the stage `catalog` only on nights on which a line was rejected.
+    """
+    if by_reason := catalog.get("rejects"):
+        rows = {Reason.KEPT: catalog["items"] + catalog["repeated"], **by_reason}
+        journal.append(
+            run, tables.ROW_LEDGER, [{"stage": "catalog", "reason": str(r), "rows": n} for r, n in rows.items() if n]
+        )
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in by_reason.items())
+        total = sum(rows.values())
+        journal.note(
+            run,
+            f"warning: {sum(by_reason.values()):,} of {total:,} lines of the item catalog were rejected: {reasons}; "
+            "the table rejected_rows lists them",
+        )
+    if (matching := catalog_ids.of_record(catalog)) and matching.warning:
+        journal.note(run, f"warning: item catalog: {matching.warning}")
 
 
 def copy_to_journal(run: Run, folder: Path) -> None:
