@@ -30,12 +30,26 @@ def init(options: Any) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    notes = "".join(f"\n  check: {note}" for note in proposal.notes) + ("\n" if proposal.notes else " ")
-    print(plain(f"wrote {target}: {decisions(text)}.{notes}Check it, then run:\n  {command}"), file=sys.stderr)
+    found = decisions(text, proposal.positives)
+    checks = [f"\n  check: {note}" for note in proposal.notes] + [f"\n    {line}" for line in as_table(proposal.guess)]
+    rest = f"{''.join(checks)}{chr(10) if checks else ' '}Check it, then run:\n  {command}"
+    print(plain(f"wrote {target}: {found}.{rest}"), file=sys.stderr)
 
 
-def decisions(text: str) -> str:
-    """How the file was interpreted, in one line."""
+def as_table(rows: list[list[str]]) -> list[str]:
+    """Lines with aligned columns; long cells and columns after the tenth are cut off."""
+    shown = [[_cell(cell) for cell in row[:10]] + ["…"] * (len(row) > 10) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 30 else f"{text[:29]}…"
+
+
+def decisions(text: str, positives: str = "") -> str:
+    """How the file was interpreted, in one line. `positives`: which rows count as positive."""
     toml = tomllib.loads(text)
     columns, unit = dict(toml["columns"]), toml["columns"].get("timestamp_unit")
     found = [f"{role} = {columns[role]!r}" for role in ("user", "item", "rating", "timestamp") if role in columns]
@@ -43,7 +57,9 @@ def decisions(text: str) -> str:
     header = toml["source"].get("header", True)
     titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog next to it"
     unit = f" ({unit})" if unit else ""
-    return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {titles}"
+    return (
+        f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {positives and positives + '; '}{titles}"
+    )
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pipeline.config.dataset import Dataset
 from pipeline.sources import file_reader
 from pipeline.sources.parsing import clock
-from pipeline.sources.sniffing.column_roles import looks_like_time, unit_of
 from pipeline.sources.sniffing.interactions import sniff
+from pipeline.sources.sniffing.times import looks_like_time, unit_of
 from pipeline.storage import warehouse
 
 CASES = Path(__file__).parent / "cases"
