@@ -30,10 +30,11 @@ def init(options: Any) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    found = decisions(text, proposal.positives)
+    if proposal.positives:
+        print(plain(f"{source.name}: {proposal.positives}"), file=sys.stderr)
     checks = [f"\n  check: {note}" for note in proposal.notes] + [f"\n    {line}" for line in as_table(proposal.guess)]
     rest = f"{''.join(checks)}{chr(10) if checks else ' '}Check it, then run:\n  {command}"
-    print(plain(f"wrote {target}: {found}.{rest}"), file=sys.stderr)
+    print(plain(f"wrote {target}: {decisions(text)}.{rest}"), file=sys.stderr)
 
 
 def as_table(rows: list[list[str]]) -> list[str]:
@@ -48,8 +49,8 @@ def _cell(text: str) -> str:
     return text if len(text) <= 30 else f"{text[:29]}…"
 
 
-def decisions(text: str, positives: str = "") -> str:
-    """How the file was interpreted, in one line. `positives`: which rows count as positive."""
+def decisions(text: str) -> str:
+    """How the file was interpreted, in one line."""
     toml = tomllib.loads(text)
     columns, unit = dict(toml["columns"]), toml["columns"].get("timestamp_unit")
     found = [f"{role} = {columns[role]!r}" for role in ("user", "item", "rating", "timestamp") if role in columns]
@@ -57,9 +58,7 @@ def decisions(text: str, positives: str = "") -> str:
     header = toml["source"].get("header", True)
     titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog next to it"
     unit = f" ({unit})" if unit else ""
-    return (
-        f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {positives and positives + '; '}{titles}"
-    )
+    return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {titles}"
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:
