@@ -185,7 +185,7 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog and users, if their lines were rejected"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, users: if lines were rejected"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip

@@ -21,10 +21,13 @@ __all__ = [
     "files",
     "incremental",
     "line_reader",
+    "number_formats",
+    "number_looks",
     "parquet_writer",
     "parsing",
     "rejects",
     "sniffing",
     "source_files",
+    "unused_times",
     "user_traces",
 ]
