@@ -27,29 +27,42 @@ class Splits:
     n_users: int
     n_items: int
     device: torch.device
+    recency: bool = False
+    """Whether histories have the ages of their events."""
 
     def of(self, *names: str) -> Interactions:
         """Rows of the named splits, ordered by user, then time."""
         frame = pl.concat([self.frames[name] for name in names])
         if len(names) > 1:
             frame = frame.sort("user_idx", "timestamp", maintain_order=True)
-        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device)
+        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device, self.recency)
 
     def known(self, *names: str) -> History:
-        """Every interaction of the named splits by user, positive or not."""
-        rows = self.of(*names)
+        """Every interaction of the named splits by user, positive or not; of event types, those that mask the item."""
+        rows = self.of(*names).masking()
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def off_limits(self) -> History:
+        """By user, the interactions of all splits whose items are no negatives."""
+        rows = self.of(*SPLITS).off_limits()
+        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def holds_out(self, split: str) -> bool:
+        """Whether the split holds out a row."""
+        rows = self.frames[split]
+        held = rows["positive"] & rows["target"] if "target" in rows.columns else rows["positive"]
+        return bool(held.any())
 
     def fitted_on(self, fit: str) -> Interactions:
         """The rows that a fit on `train` or `train+valid` learns from."""
         return self.of(*FITTED_ON[fit])
 
 
-def load_splits(split_dir: Path, device: torch.device) -> Splits:
+def load_splits(split_dir: Path, device: torch.device, recency: bool = False) -> Splits:
     """Read the folder of the stage `split`; it includes `candidates` where candidates were published."""
     info = lake.info(split_dir)
     frames = {path.stem: pl.read_parquet(path) for path in split_dir.glob("*.parquet")}
-    return Splits(frames, info["n_users"], info["n_items"], device)
+    return Splits(frames, info["n_users"], info["n_items"], device, recency)
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,9 @@ class EvalTask:
 
     users: Tensor  # (N,)
     history: History  # (N rows) positives of the rows fitted on: what the model may read
-    mask: History  # (N rows) every earlier interaction, positive or not
-    holdout: History  # (N rows) positives of the split
-    popular: Tensor  # (I,) positives per item in the rows fitted on
+    mask: History  # (N rows) every earlier interaction that masks its item, positive or not
+    holdout: History  # (N rows) positives of the split, of the target's event types
+    popular: Tensor  # (I,) positives per item in the rows fitted on, of the target's event types
     fitted: History  # (U rows) positives of all users in the rows fitted on
 
     def of(self, rows: Tensor) -> "EvalTask":
@@ -92,8 +105,13 @@ class EvalTask:
 
 def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
     """The task of `split` for a model fitted on `fit`."""
-    fitted, held = splits.fitted_on(fit), splits.of(split).history()
+    fitted, held = splits.fitted_on(fit), _held(splits.of(split))
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = splits.known(*EARLIER[split])[users]
     history = fitted.history()
-    return EvalTask(users, history[users], mask, held[users], fitted.item_counts(), history)
+    return EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history)
+
+
+def _held(rows: Interactions) -> History:
+    rows = rows.held_out()
+    return History.of(rows.users, rows.items, rows.n_users, rows.n_items)

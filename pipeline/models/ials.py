@@ -7,7 +7,7 @@ Benchmarks", RecSys 2022.
 
 import math
 import time
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -15,14 +15,15 @@ from torch import Tensor
 
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
+from pipeline.models.base import FitContext, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
+from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
 
 
-class IalsConfig(ModelConfig):
+class IalsConfig(WeightsConfig):
     """Hyperparameters of `Ials`."""
 
     embedding_dim: PositiveInt = 64
@@ -44,17 +45,19 @@ class IalsConfig(ModelConfig):
     cg_steps: PositiveInt = 2
     """Steps of conjugate gradients per half-step."""
     use_weights: bool = False
-    """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating)."""
+    """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating). With `[events]` or
+    `feedback.repeats`, for which it is set by default, weight_scale · its weight by event type and quantity."""
     weight_scale: PositiveFloat = 1.0
-    """α of Hu et al.; only with use_weights."""
+    """α of Hu et al.; only with weights."""
+    added_later: ClassVar[tuple[str, ...]] = ("event_weights", "quantity_exponent", "half_life_days")
 
 
 class Ials(Recommender):
     """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
 
-    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once. With
-    `use_weights`, users of the fit keep their fitted factors, since a `History` has no weights; interactions of other
-    users have the mean weight of the fit.
+    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once, or by their
+    weights. With ratings as weights, users of the fit keep their fitted factors, since a `History` has no ratings;
+    interactions of other users have the mean weight of the fit.
     """
 
     family = "ials"
@@ -126,26 +129,34 @@ class Ials(Recommender):
     def contributions(self, user: int, history: History, item: int) -> Tensor | None:
         """w_j q_iᵀ A⁻¹ q_j, with A as in least_squares.py (Hu et al., sec. 5), (E,).
 
-        None for users of a fit with `use_weights`: their factors came from weights that a `History` doesn't hold.
+        None for users of a fit with ratings as weights: a `History` doesn't hold those.
         """
-        if self.config.use_weights and user >= 0:
+        if self.config.use_weights and user >= 0 and history.weights is None:
             return None
-        q, w = self.items.double(), self.mean_weight.double()
+        q, w = self.items.double(), self._known_weights(history).double()  # (I, D), (E,)
         own = q[history.items]  # (E, D)
-        a = self.config.unobserved_weight * (q.T @ q) + w * (own.T @ own)  # (D, D)
-        a.diagonal().add_(self._rows(history, w.expand(len(own))).l2)
+        a = self.config.unobserved_weight * (q.T @ q) + own.T @ (w[:, None] * own)  # (D, D)
+        a.diagonal().add_(self._rows(history, w).l2)
         return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+
+    def _known_weights(self, history: History) -> Tensor:
+        """What every interaction of a history adds to its cell, (E,)."""
+        if history.weights is None:
+            return self.mean_weight.expand(len(history.items))
+        return self.config.weight_scale * history.weights
 
     def _fold_in(self, users: Tensor, history: History) -> Tensor:
         """Factors by the history, (B, D)."""
         known = (users >= 0)[:, None]  # (B, 1)
         fitted = self.users[users.clamp(min=0)] * known  # (B, D)
-        if self.config.use_weights and known.all():
+        history = self.weighed(history)
+        by_rating = self.config.use_weights and history.weights is None
+        if by_rating and known.all():
             return fitted
-        history = history.distinct()
-        rows = self._rows(history, self.mean_weight.expand(len(history.items)))
+        history = history.distinct() if history.weights is None else history
+        rows = self._rows(history, self._known_weights(history))
         solved = self._solve(rows, fitted * (history.lengths > 0)[:, None])  # (B, D)
-        return torch.where(known, fitted, solved) if self.config.use_weights else solved
+        return torch.where(known, fitted, solved) if by_rating else solved
 
     def _solve(self, rows: Rows, start: Tensor) -> Tensor:
         """Users by the items as they are, to convergence, (B, D)."""
@@ -169,7 +180,10 @@ class Ials(Recommender):
         rows = train.positives()
         if not len(rows):
             raise NotServable("ials: there is no interaction to learn from")
-        if self.config.use_weights:
+        learnt = history_of(train, self.config)
+        if learnt.weights is not None:
+            users, items, weights = learnt.rows, learnt.items, self._known_weights(learnt)
+        elif self.config.use_weights:
             users, items, weights = rows.users, rows.items, self._weights(rows)
         else:
             history = train.history().distinct()
