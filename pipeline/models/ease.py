@@ -82,7 +82,7 @@ class Ease(Recommender):
         weight = history.lengths.clamp(min=1).float() ** -self.config.user_exponent  # (U,)
         weight *= len(history.items) / weight[history.rows].sum().clamp(min=1e-9)  # counts stay as many
         self.scale = weight.clamp(min=1e-9).sqrt()
-        values = self._values(train) if history.weights is None else history.weights  # (E,)
+        values = self._values(train, history)  # (E,)
         history = replace(history, weights=None)  # they are in the values
         counts = torch.zeros_like(self.penalty).index_add_(0, history.items, weight[history.rows] * values**2)  # (I,)
         self.penalty = self.config.l2 + self.config.dropout / (1 - self.config.dropout) * counts
@@ -92,11 +92,15 @@ class Ease(Recommender):
         else:
             self._fit_primal(history, values)
 
-    def _values(self, train: Interactions) -> Tensor:
+    def _values(self, train: Interactions, history: History) -> Tensor:
         """Entries of X before users are weighed, (E,), as the history has them; 1 where there is no rating."""
+        if history.weights is not None:
+            return history.weights
         rows = train.positives()
         if not self.config.rating_exponent:
-            return torch.ones(len(rows), device=rows.users.device)
+            return torch.ones(len(history.items), device=rows.users.device)
+        if len(rows) != len(history.items):
+            raise NotServable("ease with rating_exponent needs one row per user and item; set use_weights")
         if rows.ratings is None or not (rows.ratings > 0).any():
             raise NotServable("ease with rating_exponent needs ratings above 0, and this data set has none")
         relative = rows.ratings / rows.ratings[rows.ratings > 0].mean()  # (E,)
