@@ -8,13 +8,14 @@ from typing import Any
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.terminal import plain
-from pipeline.sources.sniffing.interactions import sniff
+from pipeline.sources.sniffing.interactions import propose
 
 
 def init(options: Any) -> None:
     """Write the TOML to the current folder or `--output`, and print the next command."""
     source = Path(options.csv).expanduser()
-    text = sniff(source)
+    proposal = propose(source)
+    text = proposal.toml
     if options.output == "-":
         print(text, end="")
         return
@@ -29,7 +30,23 @@ def init(options: Any) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    print(plain(f"wrote {target}: {decisions(text)}. Check it, then run:\n  {command}"), file=sys.stderr)
+    if proposal.positives:
+        print(plain(f"{source.name}: {proposal.positives}"), file=sys.stderr)
+    checks = [f"\n  check: {note}" for note in proposal.notes] + [f"\n    {line}" for line in as_table(proposal.guess)]
+    rest = f"{''.join(checks)}{chr(10) if checks else ' '}Check it, then run:\n  {command}"
+    print(plain(f"wrote {target}: {decisions(text)}.{rest}"), file=sys.stderr)
+
+
+def as_table(rows: list[list[str]]) -> list[str]:
+    """Lines with aligned columns; long cells and columns after the tenth are cut off."""
+    shown = [[_cell(cell) for cell in row[:10]] + ["…"] * (len(row) > 10) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 30 else f"{text[:29]}…"
 
 
 def decisions(text: str) -> str:

@@ -9,26 +9,33 @@ import polars as pl
 from pipeline.config.dataset import Events, Feedback, Filter
 from pipeline.core.errors import Refused
 from pipeline.preparation import events as events_of
-from pipeline.preparation.conditions import condition
 from pipeline.preparation.ids import any_twice, codes_of, id_hashes, pair_keys
+from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.schemas.reasons import Reason
+from pipeline.storage import expressions
 
 Step = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 def apply_filters(
-    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int, events: Events | None = None
+    raw: pl.DataFrame,
+    feedback: Feedback,
+    filters: Filter,
+    seed: int,
+    names: RowNames = NO_NAMES,
+    events: Events | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows that take part, in source order, with the column `positive`, and the ledger: rows by reason.
 
-    With `[events]` or `repeats` also the columns of tables.WEIGHTED. The ledger sums
-    to the rows of `raw`. Raises Refused if no row is left or none is positive, SettingsError if a
-    condition can't be parsed.
+    `names` says which columns conditions may name. With `[events]` or `repeats` the rows also have the columns of
+    tables.WEIGHTED. The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive,
+    SettingsError if a condition is not allowed.
     """
+    names = names.learnt(raw)
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
     weighted = events is not None or feedback.repeats is not None
     steps: list[tuple[Reason, Step]] = [
-        *(weighted_steps(feedback, events) if weighted else plain_steps(feedback)),
+        *(weighted_steps(feedback, events, names) if weighted else plain_steps(feedback, names)),
         (Reason.USER_NOT_SAMPLED, lambda rows: sample_users(rows, filters.user_fraction, seed)),
         (
             Reason.BELOW_MIN_INTERACTIONS,
@@ -49,15 +56,15 @@ def apply_filters(
     return rows, {str(Reason.KEPT): rows.height, **dict(ledger)}
 
 
-def plain_steps(feedback: Feedback) -> list[tuple[Reason, Step]]:
+def plain_steps(feedback: Feedback, names: RowNames) -> list[tuple[Reason, Step]]:
     """One row per pair, the latest, then `keep_if`."""
-    return [(Reason.DUPLICATE, keep_latest), (Reason.KEEP_IF, lambda rows: _kept(rows, feedback))]
+    return [(Reason.DUPLICATE, keep_latest), (Reason.KEEP_IF, lambda rows: _kept(rows, feedback, names))]
 
 
-def weighted_steps(feedback: Feedback, events: Events | None) -> list[tuple[Reason, Step]]:
+def weighted_steps(feedback: Feedback, events: Events | None, names: RowNames) -> list[tuple[Reason, Step]]:
     """What becomes of event types, quantities and repeats. `keep_if` judges every row that is combined, not the sum."""
     keep: tuple[Reason, Step] = (
-        Reason.KEEP_IF, lambda rows: events_of.learnt(_kept(rows, feedback), events)
+        Reason.KEEP_IF, lambda rows: events_of.learnt(_kept(rows, feedback, names), events)
     )  # fmt: skip
     combine: list[tuple[Reason, Step]] = [(Reason.DUPLICATE, lambda rows: events_of.combine(rows, feedback))]
     if feedback.repeats == "sum":
@@ -66,27 +73,27 @@ def weighted_steps(feedback: Feedback, events: Events | None) -> list[tuple[Reas
     return [*events_of.steps(events, feedback).items(), *([*combine, keep] if of_latest else [keep, *combine])]
 
 
-def take_part(rows: pl.DataFrame, feedback: Feedback, events: Events | None) -> pl.DataFrame:
+def take_part(rows: pl.DataFrame, feedback: Feedback, events: Events | None, names: RowNames) -> pl.DataFrame:
     """The rows that `weighted_steps` keep, with their columns; for users whom the filters left out."""
     rows = events_of.read_columns(rows.cast({"user_id": pl.Categorical, "item_id": pl.Categorical}), events, feedback)
-    for _, step in weighted_steps(feedback, events):
+    for _, step in weighted_steps(feedback, events, names):
         rows = step(rows)
     return rows
 
 
-def _kept(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
-    return mark(rows, feedback).filter("kept").drop("kept")
+def _kept(rows: pl.DataFrame, feedback: Feedback, names: RowNames) -> pl.DataFrame:
+    return mark(rows, feedback, names).filter("kept").drop("kept")
 
 
-def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
+def mark(rows: pl.DataFrame, feedback: Feedback, names: RowNames = NO_NAMES) -> pl.DataFrame:
     """Add the boolean columns `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
-
-    def passes(text: str | None, key: str) -> pl.Expr:
-        return pl.lit(True) if text is None else condition(text, f"dataset.feedback.{key}")
-
-    return rows.with_columns(
-        kept=passes(feedback.keep_if, "keep_if"), positive=passes(feedback.positive_if, "positive_if")
-    )
+    texts = {"kept": ("keep_if", feedback.keep_if), "positive": ("positive_if", feedback.positive_if)}
+    conditions = {
+        column: expressions.parse(text, f"dataset.feedback.{key}") for column, (key, text) in texts.items() if text
+    }
+    named = names.view(rows, {name for condition in conditions.values() for name in condition.names})
+    marks = {column: expressions.passing(condition, named) for column, condition in conditions.items()}
+    return rows.with_columns(**{column: marks.get(column, pl.lit(True)) for column in texts})
 
 
 def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:

@@ -11,13 +11,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run
 from pipeline.models import Recommender
 from pipeline.preparation.events import codes, masking_rows
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
+from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import business_rules
+from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
@@ -43,18 +44,22 @@ def recommend(
 
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
-    rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user.
+    rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user. Scores
+    include the boosts of the rules.
     """
     model, known = fitted.model, fitted.known
+    popular = known.fallback_counts()
+    if rules.boost is not None:
+        model, popular = Boosted(model, rules.boost.to(known.users.device)), boosted(popular, rules.boost)
     device = known.users.device
     k = min(run.settings.export.top_n, known.n_items)
     items = pl.read_parquet(encoded / "items.parquet")
     all_users, pairs = _source_pairs(rows, encoded, items)
     dataset = run.settings.dataset
-    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, dataset)
+    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
     masking = pairs.filter(masking_rows(rows, pairs["row"], dataset.events)) if dataset.events else pairs
     seen = _history(masking, all_users.height, items.height)
-    own_history, popular = known.history(), known.fallback_counts()
+    own_history = known.history()
     filtered_out_history = _history(filtered_out, all_users.height, items.height)
     if own_history.facts is not None:
         newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
@@ -67,8 +72,9 @@ def recommend(
         masked = seen[at].to(device)
 
         make = partial(_lists, model, index, history, masked, popular)
-        lists, held = business_rules.apply(rules, make, k, known.n_items)
-        for (item, rule, reason), count in held.items():
+        ruled = business_rules.apply(rules, make, k, known.n_items)
+        lists = ruled.lists
+        for (item, rule, reason), count in ruled.held.items():
             suppressed[items["item_id"][item], rule, reason] += count
         flat = pl.DataFrame(
             {
@@ -76,6 +82,7 @@ def recommend(
                 "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(users.height).numpy(),
                 "item": lists.items.flatten().cpu().numpy(),
                 "score": lists.scores.flatten().double().cpu().numpy(),
+                "promoted": ruled.promoted.flatten().cpu().numpy(),
                 "fallback": lists.from_fallback.repeat_interleave(k).cpu().numpy(),
             }
         ).filter(pl.col("item") >= 0)
@@ -84,7 +91,12 @@ def recommend(
             "rank",
             items["item_id"].gather(flat["item"]).alias("item_id"),
             "score",
-            pl.when("fallback").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
+            pl.when("promoted")
+            .then(pl.lit("promoted"))
+            .when("fallback")
+            .then(pl.lit("fallback"))
+            .otherwise(pl.lit("model"))
+            .alias("source"),
         )
 
 
@@ -119,16 +131,18 @@ def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tup
 
 
 def _pairs_of_filtered_out_users(
-    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, dataset: Dataset
+    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, run: Run
 ) -> pl.DataFrame:
     """Positive pairs of the users whom the filters left out, in time order; of event types, as `clean` has them."""
     out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
     theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
+    dataset, names = run.settings.dataset, RowNames.of(run).learnt(rows)
     if dataset.is_weighted:
-        taken = take_part(rows[theirs["row"]].hstack(theirs), dataset.feedback, dataset.events)
+        taken = take_part(rows[theirs["row"]].hstack(theirs), dataset.feedback, dataset.events, names)
         ordered = taken.filter("positive").sort("user_row", "timestamp", "item_idx", "event", "quantity")
         return ordered.with_columns(event=codes(ordered, dataset.events))
-    marked = mark(rows[theirs["row"]].hstack(theirs), dataset.feedback).filter("kept", "positive")
+    marked = mark(rows[theirs["row"]], dataset.feedback, names).hstack(theirs)
+    marked = marked.filter("kept", "positive")
     ordered = marked.sort("user_row", "timestamp", "item_idx")
     return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
 

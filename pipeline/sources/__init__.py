@@ -6,8 +6,12 @@
 
 __all__ = [
     "assemble",
+    "attributes",
     "blocks",
+    "catalog_ids",
     "catalog_reader",
+    "column_names",
+    "column_types",
     "csv_reader",
     "dialect",
     "duckdb_reader",
@@ -17,10 +21,13 @@ __all__ = [
     "files",
     "incremental",
     "line_reader",
+    "number_formats",
+    "number_looks",
     "parquet_writer",
     "parsing",
     "rejects",
     "sniffing",
     "source_files",
+    "unused_times",
     "user_traces",
 ]

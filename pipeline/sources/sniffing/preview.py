@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import dialect, files
-from pipeline.sources.sniffing.column_roles import NAMES, fits, is_numeric, number, roles_of
+from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
 
 FIRST = 2**22  # bytes
 
@@ -24,6 +24,8 @@ class Peek:
     rows: list[list[str]]
     reading: dict[str, Any] = field(default_factory=dict)
     """Keys of config.dataset.Reading for the file's layout; empty for a Parquet file."""
+    notes: list[str] = field(default_factory=list)
+    """What was guessed about the layout, for a person to check."""
 
     def column(self, at: int) -> list[str]:
         """The cells of one column."""
@@ -50,8 +52,7 @@ def _text(path: Path, known: Collection[str]) -> Peek:
     body = [row for row in (rows[1:] if header else rows) if len(row) == width]
     reading: dict[str, Any] = {"delimiter": delimiter, "header": header}
     if not header:
-        found = {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
-        names = [found.get(at, f"column_{at + 1}") for at in range(width)]
+        names = guessed_names(body, width)
         reading["column_names"] = names
     reading |= {"encoding": encoding, "quote": quote}
     return Peek(names, [row for row in body if len(row) == len(names)], reading)
