@@ -22,14 +22,14 @@ def apply_filters(
     feedback: Feedback,
     filters: Filter,
     seed: int,
-    events: Events | None = None,
     names: RowNames = NO_NAMES,
+    events: Events | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows that take part, in source order, with the column `positive`, and the ledger: rows by reason.
 
-    With `[events]` or `repeats` also the columns of tables.WEIGHTED. `names` says which columns conditions may name.
-    The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive, SettingsError if a
-    condition is not allowed.
+    `names` says which columns conditions may name. With `[events]` or `repeats` the rows also have the columns of
+    tables.WEIGHTED. The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive,
+    SettingsError if a condition is not allowed.
     """
     names = names.learnt(raw, feedback)
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
@@ -73,9 +73,7 @@ def weighted_steps(feedback: Feedback, events: Events | None, names: RowNames) -
     return [*events_of.steps(events, feedback).items(), *([*combine, keep] if of_latest else [keep, *combine])]
 
 
-def take_part(
-    rows: pl.DataFrame, feedback: Feedback, events: Events | None, names: RowNames = NO_NAMES
-) -> pl.DataFrame:
+def take_part(rows: pl.DataFrame, feedback: Feedback, events: Events | None, names: RowNames) -> pl.DataFrame:
     """The rows that `weighted_steps` keep, with their columns; for users whom the filters left out."""
     rows = events_of.read_columns(rows.cast({"user_id": pl.Categorical, "item_id": pl.Categorical}), events, feedback)
     for _, step in weighted_steps(feedback, events, names):

@@ -35,7 +35,7 @@ def clean_interactions(run: Run, raw: Path) -> Path:
         source = pl.read_parquet(raw / "interactions.parquet")
         names = RowNames.of(run).learnt(source, feedback)
         column_types.report(names.types, "the source")
-        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, events, names)
+        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names, events)
         contract = tables.CLEAN_WEIGHTED if dataset.is_weighted else tables.CLEAN
         rows = contract.check(rows, unique=False)  # `apply_filters` has removed duplicates
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)

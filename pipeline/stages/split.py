@@ -69,11 +69,11 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     info = lake.info(split_dir)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
     log.info(f"  {in_words(info)}")
-    _note_random(run, info)
     if repeated := info.get("repeated_targets"):
         journal.note(
             run, f"split: {repeated:,} held-out events repeat an earlier one, which the mask hides: not counted"
         )
+    _note_random(run, info)
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,
