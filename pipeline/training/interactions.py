@@ -44,13 +44,17 @@ class History:
 
     def __getitem__(self, rows: Tensor) -> "History":
         """The rows with these indices (B',), in that order."""
-        lengths = self.lengths[rows]  # (B',)
         offsets = torch.zeros(len(rows) + 1, dtype=torch.long, device=rows.device)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        shift = self.offsets[rows] - offsets[:-1]  # (B',)
-        total = int(offsets[-1])
-        events = torch.arange(total, device=rows.device) + torch.repeat_interleave(shift, lengths, output_size=total)
-        return History(offsets, self.items[events], self.n_items)
+        torch.cumsum(self.lengths[rows], 0, out=offsets[1:])
+        return History(offsets, self.items[self.places(rows)], self.n_items)
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where the events of rows (B',) are in `items`, row by row, (E',)."""
+        lengths = self.lengths[rows]  # (B',)
+        before = torch.cumsum(lengths, 0) - lengths  # (B',)
+        total = int(lengths.sum())
+        shift = torch.repeat_interleave(self.offsets[rows] - before, lengths, output_size=total)
+        return torch.arange(total, device=rows.device) + shift
 
     def dense(self) -> Tensor:
         """A matrix with 1 where the user has the item, else 0; (B, I) float32."""
@@ -68,14 +72,27 @@ class History:
 
     def repeats(self) -> Tensor | None:
         """Which events have an item that an earlier event of their row has, (E,) bool; None: no event has."""
-        keys = self.rows * self.n_items + self.items  # (E,)
-        ordered, at = torch.sort(keys, stable=True)
-        again = (ordered[1:] == ordered[:-1]).nonzero().squeeze(1)
+        order, rows = stable_order(self.items), self.rows  # (E,) by item, then row, then event
+        items, of = (self.items, rows) if order is None else (self.items[order], rows[order])
+        again = ((items[1:] == items[:-1]) & (of[1:] == of[:-1])).nonzero().squeeze(1) + 1
         if not len(again):
             return None
-        found = torch.zeros_like(keys, dtype=torch.bool)
-        found[at[again + 1]] = True
+        found = torch.zeros_like(self.items, dtype=torch.bool)
+        found[again if order is None else order[again]] = True
         return found
+
+    def doubled(self) -> bool:
+        """Whether an event has the item of the one before in its row; if `transposed`: whether anything repeats."""
+        rows = self.rows  # (E,)
+        return bool(((self.items[1:] == self.items[:-1]) & (rows[1:] == rows[:-1])).any())
+
+    def once(self) -> "History":
+        """The same rows, in the same order, with the first event of every item."""
+        again = self.repeats()
+        if again is None:
+            return self
+        kept = ~again
+        return History.of(self.rows[kept], self.items[kept], len(self), self.n_items)
 
     def transposed(self) -> "History":
         """The transposed matrix: items as rows of the users that have them, ordered by user."""

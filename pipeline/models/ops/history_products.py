@@ -84,10 +84,10 @@ def _add_gram(gram: Tensor, history: History, scale: Tensor, values: Tensor | No
         if ended is None or left[start] < 0.7 * ended:  # leave out the items that are columns already
             items = _dealt(popular[start:], torch.get_num_threads())
             held, ended = by_item[items], left[start]
-            weights = None if values is None else values[_places(by_item, items)]  # (E',)
+            weights = None if values is None else values[by_item.places(items)]  # (E',)
         chosen = popular[start : start + block]  # (C,)
         own = by_item[chosen]
-        columns[own.items, own.rows] = 1 if values is None else values[_places(by_item, chosen)]
+        columns[own.items, own.rows] = 1 if values is None else values[by_item.places(chosen)]
         sums = nn.functional.embedding_bag(
             held.items, columns, held.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
         )[:, : len(chosen)]  # (J, C)
@@ -116,14 +116,6 @@ def _by_item(history: History, scale: Tensor, values: Tensor | None) -> tuple[Hi
 def _dealt(items: Tensor, hands: int) -> Tensor:
     """Items (J,) dealt out like cards: a thread takes consecutive rows, and popular items cost most."""
     return torch.cat([items[hand::hands] for hand in range(hands)])
-
-
-def _places(history: History, rows: Tensor) -> Tensor:
-    """Where the events of `history[rows]` are in `history`, (E',)."""
-    lengths = history.lengths[rows]
-    starts = history.offsets[rows] - (torch.cumsum(lengths, 0) - lengths)
-    total = int(lengths.sum())
-    return torch.arange(total) + torch.repeat_interleave(starts, lengths, output_size=total)
 
 
 def _mirror(gram: Tensor) -> None:
