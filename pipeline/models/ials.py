@@ -7,7 +7,7 @@ Benchmarks", RecSys 2022.
 
 import math
 import time
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -18,9 +18,10 @@ from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.event_weights import WeightsConfig, history_of
-from pipeline.training.interactions import History, Interactions
+from pipeline.training.interactions import History, Interactions, stable_order
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
+GOLDEN = -0x61C8864680B583EB  # 2**64 / the golden ratio, as int64
 
 
 class IalsConfig(WeightsConfig):
@@ -55,9 +56,10 @@ class IalsConfig(WeightsConfig):
 class Ials(Recommender):
     """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
 
-    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once, or by their
-    weights. With ratings as weights, users of the fit keep their fitted factors, since a `History` has no ratings;
-    interactions of other users have the mean weight of the fit.
+    A user with the history of the fit (the same items in any order) gets the fitted factors: they are that solution,
+    to 1e-5, so nothing is solved. Repeated items count once, or by their weights; users are then always solved. With
+    ratings as weights, users of the fit keep their fitted factors, since a `History` has no ratings; interactions of
+    other users have the mean weight of the fit.
     """
 
     family = "ials"
@@ -73,6 +75,8 @@ class Ials(Recommender):
         self.register_buffer("users", torch.zeros(n_users, config.embedding_dim))
         self.register_buffer("items", torch.zeros(n_items, config.embedding_dim))  # with a diagonal gramian
         self.register_buffer("mean_weight", torch.ones(()))
+        self.fingerprints: Tensor
+        self.register_buffer("fingerprints", torch.zeros(0, dtype=torch.long))  # (U,) of the histories of the fit
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
@@ -111,6 +115,7 @@ class Ials(Recommender):
         if kept is not None:
             self.users, self.items = kept
         self.users = self._solve(by_user, self.users)
+        self.fingerprints = fingerprints(train.history())
         if not (torch.isfinite(self.users).all() and torch.isfinite(self.items).all()):
             raise NotServable("ials: the factors are not finite; raise l2 or lower weight_scale")
 
@@ -153,10 +158,24 @@ class Ials(Recommender):
         by_rating = self.config.use_weights and history.weights is None
         if by_rating and known.all():
             return fitted
-        history = history.distinct() if history.weights is None else history
-        rows = self._rows(history, self._known_weights(history))
-        solved = self._solve(rows, fitted * (history.lengths > 0)[:, None])  # (B, D)
-        return torch.where(known, fitted, solved) if by_rating else solved
+        if by_rating:
+            others = ~known.squeeze(1)  # (B,)
+        elif history.weights is not None:
+            others = torch.ones_like(users, dtype=torch.bool)
+        else:
+            others = ~(known.squeeze(1) & self._is_of_the_fit(users, history))
+        others = others.nonzero().squeeze(1)  # (B',)
+        if len(others):
+            history = history[others] if history.weights is not None else history[others].once()
+            rows = self._rows(history, self._known_weights(history))
+            fitted[others] = self._solve(rows, fitted[others] * (history.lengths > 0)[:, None])
+        return fitted
+
+    def _is_of_the_fit(self, users: Tensor, history: History) -> Tensor:
+        """Whether the items of the history are those that the factors of the user were solved for, (B,) bool."""
+        if not len(self.fingerprints):  # a state that an earlier version wrote
+            return torch.zeros_like(users, dtype=torch.bool)
+        return fingerprints(history) == self.fingerprints[users.clamp(min=0)]
 
     def _solve(self, rows: Rows, start: Tensor) -> Tensor:
         """Users by the items as they are, to convergence, (B, D)."""
@@ -182,19 +201,21 @@ class Ials(Recommender):
             raise NotServable("ials: there is no interaction to learn from")
         learnt = history_of(train, self.config)
         if learnt.weights is not None:
-            users, items, weights = learnt.rows, learnt.items, self._known_weights(learnt)
-        elif self.config.use_weights:
-            users, items, weights = rows.users, rows.items, self._weights(rows)
+            by_item = learnt.transposed()
+            assert by_item.weights is not None
+            return self._rows(learnt, self._known_weights(learnt)), self._rows(by_item, self._known_weights(by_item))
+        by_user = train.history()
+        by_item = by_user.transposed()
+        if self.config.use_weights:
+            of_rows, order, weights = stable_order(rows.users), stable_order(by_user.items), self._weights(rows)
+            weights = weights if of_rows is None else weights[of_rows]  # (E,)
+            weights_by_item = weights if order is None else weights[order]  # (E,)
         else:
-            history = train.history().distinct()
-            users, items = history.rows, history.items
-            weights = self.mean_weight.new_ones(len(items))
-        by_user = History.of(users, items, self.n_users, self.n_items)
-        by_item = History.of(items, users, self.n_items, self.n_users)
-        return (
-            self._rows(by_user, weights[torch.argsort(users, stable=True)]),
-            self._rows(by_item, weights[torch.argsort(items, stable=True)]),
-        )
+            if by_item.doubled():
+                by_user = by_user.once()
+                by_item = by_user.transposed()
+            weights = weights_by_item = self.mean_weight.new_ones(len(by_user.items))
+        return self._rows(by_user, weights), self._rows(by_item, weights_by_item)
 
     def _weights(self, rows: Interactions) -> Tensor:
         """(N,)"""
@@ -209,6 +230,10 @@ class Ials(Recommender):
         frequency = history.lengths + self.config.unobserved_weight * history.n_items  # (B,)
         return Rows(history, weights, self.config.l2 * frequency**self.config.frequency_exponent)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        state_dict.setdefault(f"{prefix}fingerprints", self.fingerprints)  # not in states of earlier versions
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
     def item_vectors(self) -> Tensor:
         """(I, D)."""
         return self.items
@@ -220,3 +245,23 @@ class Ials(Recommender):
     def factors(self) -> tuple[Tensor, Tensor, None]:
         """(U, D) by the history of the fit, (I, D), no bias."""
         return self.users, self.items, None
+
+
+def fingerprints(history: History) -> Tensor:
+    """A number per row, (B,) int64: equal for the same items in any order, for others by a chance of 2**-64.
+
+    The sum of 64-bit hashes of the items (the finalizer of SplitMix64: Steele et al., "Fast splittable pseudorandom
+    number generators", OOPSLA 2014); sums and products of int64 wrap around.
+    """
+    z = torch.arange(1, history.n_items + 1, device=history.items.device) * GOLDEN  # (I,)
+    z = (z ^ _shifted(z, 30)) * -0x40A7B892E31B1A47
+    z = (z ^ _shifted(z, 27)) * -0x6B2FB644ECCEEE15
+    z = z ^ _shifted(z, 31)
+    sums = torch.zeros(len(history.items) + 1, dtype=torch.long, device=z.device)  # (E + 1,)
+    torch.cumsum(z[history.items], 0, out=sums[1:])
+    return sums[history.offsets[1:]] - sums[history.offsets[:-1]]
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    """Bits shifted to the right, zeros from the left."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
