@@ -21,7 +21,7 @@ from pipeline.core.errors import Held, Refused
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256, sync
 from pipeline.core.paths import Home
-from pipeline.maintenance import home_search
+from pipeline.maintenance import home_search, trace_decoders
 from pipeline.maintenance.gc import LAYERS, SOURCE_FILES
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
@@ -272,12 +272,12 @@ def rebuild(source: Path, target: Path, person: Person) -> int:
 
 def _copy(con: warehouse.Connection, table: str, types: dict[str, str], person: Person) -> int:
     """Copy a table without the user's rows and with its texts redacted; returns how many rows that changed."""
-    name, of_user = warehouse.quoted(table), home_search.of_user(table, list(types))
+    name, of_user = warehouse.quoted(table), trace_decoders.of_user(table, list(types))
     old = f"SELECT * FROM old.{name}" + (f" WHERE NOT coalesce({of_user}, false)" if of_user else "")
     params = {"user": person.user_id} if of_user else None
-    columns = [column for column in home_search.text_columns(table, types) if types[column] == "VARCHAR"]
-    texts = home_search.may_name(con, f"old.{name}", columns, person)
-    texts += [column for column in columns if column == home_search.RAW and column not in texts]
+    columns = [column for column in trace_decoders.text_columns(table, types) if types[column] == "VARCHAR"]
+    texts = trace_decoders.may_name(con, f"old.{name}", columns, person)
+    texts += [column for column in columns if column == trace_decoders.RAW and column not in texts]
     redacted = 0
     if texts:  # never inserted and then mended: the bytes would stay in free blocks
         frame = con.sql(old, params=params).pl()
@@ -294,10 +294,10 @@ def _copy(con: warehouse.Connection, table: str, types: dict[str, str], person: 
 
 def _clean(table: str, frame: pl.DataFrame, texts: Iterable[str], person: Person) -> pl.DataFrame:
     for column in texts:
-        if column == home_search.RAW and table == tables.REJECTED_ROWS.name:
+        if column == trace_decoders.RAW and table == tables.REJECTED_ROWS.name:
             frame = redact(frame, person.listed, person.dialects, person)
             continue
-        clean = [text and home_search.cleaned(column, text, person) for text in frame[column]]
+        clean = [text and trace_decoders.cleaned(column, text, person) for text in frame[column]]
         frame = frame.with_columns(pl.Series(column, clean, dtype=pl.String))
     return frame
 
