@@ -190,7 +190,11 @@ def test_a_family_that_crashes_is_left_out(tmp_path, monkeypatch):
     run, outcome = cheap_night(tmp_path, step=crashes, models=CHEAP + "[models.item_knn]\n")
     assert outcome == "published"
     assert "ease failed (MemoryError): out of memory" in journal.notes(run.home, "sample", run.run_id)
-    assert set(ask(run, "select distinct model from metrics")["model"]) == {"popularity", "item_knn"}
+    assert set(ask(run, "select distinct model from metrics")["model"]) == {
+        "popularity",
+        "popularity_floor",
+        "item_knn",
+    }
 
 
 def test_a_failed_audit_refuses_and_leaves_the_old_tables(published, monkeypatch, capsys):
