@@ -20,6 +20,7 @@ from pipeline.storage import warehouse
 from pipeline.training.interactions import Interactions
 from pipeline.training.normalizer import Normalizer
 from tests.support.published_home import FILTERED_OUT, NEVER_POSITIVE, RARE, RECIPE
+from tests.support.published_nights import without_mlflow
 
 ADDITIVE = {"ease", "graph_filter", "slim", "ials", "item_knn", "rp3beta"}
 WITH_TERMS = {"mf", "pmf"}
@@ -161,7 +162,9 @@ def home_of_two(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
     recipe = home.parent / "two.toml"
     recipe.write_text(RECIPE + "[models.ials]\nepochs = 2\nembedding_dim = 8\n")
     words = ["run", str(published_home.parent / "tiny.toml"), "--recipe", str(recipe), "--no-prefect"]
-    assert main(["--home", str(home), *words]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_mlflow(patch)
+        assert main(["--home", str(home), *words]) == 0
     return home
 
 
