@@ -78,6 +78,15 @@ class Feedback(Section):
         return self
 
 
+class Events(Section):
+    """What the types of events mean, for logs with an event type per row."""
+
+    column: str
+    """Source column with the event type."""
+    quantity: str | None = None
+    """Source column with the quantity of an event, e.g. the pieces bought; empty: 1."""
+
+
 class Filter(Section):
     """Which users and items take part."""
 
@@ -112,6 +121,7 @@ class Dataset(Section):
     source: Source = Source()
     columns: Columns = Columns()
     feedback: Feedback = Feedback()
+    events: Events | None = None
     filter: Filter = Filter()
     items: Items | None = None
     published: Published | None = None

@@ -12,6 +12,7 @@ __all__ = [
     "dialect",
     "duckdb_reader",
     "exclusions",
+    "extra_columns",
     "file_reader",
     "files",
     "incremental",

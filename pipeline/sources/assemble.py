@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from pipeline.config.run import Run
 from pipeline.core import progress
@@ -13,6 +14,7 @@ from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import exclusions, files, incremental
 from pipeline.sources.catalog_reader import read_items
+from pipeline.sources.extra_columns import common_types
 from pipeline.sources.file_reader import FileResult, read_file
 from pipeline.sources.parquet_writer import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.sources.source_files import SourceFiles, json_hash, layout_settings
@@ -106,7 +108,8 @@ class SourceAssembler:
         if len(rows) == 1:
             os.link(rows[0], self.folder / INTERACTIONS)
         else:
-            write_rows(read_batches(rows), self.folder / INTERACTIONS)
+            schema = common_types([pq.read_schema(path) for path in rows])
+            write_rows(read_batches(rows), self.folder / INTERACTIONS, schema)
         rejects = [
             pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
             for part, (name, _) in zip(parts, self.source.order, strict=True)

@@ -2,9 +2,11 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 from pipeline.config.dataset import Reading
@@ -30,8 +32,13 @@ class Layout:
     """Role (user, item, …) to the 0-based index of its field."""
 
 
-def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str]) -> Layout | None:
-    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names."""
+def read_layout(
+    path: Path, name: str, reading: Reading, wanted: dict[str, str], keys: Mapping[str, str] = MappingProxyType({})
+) -> Layout | None:
+    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names.
+
+    `keys`: the settings' keys of columns that `wanted` has under another name.
+    """
     if len(reading.quote) > 1:
         raise UnreadableInput(
             f"quote = {reading.quote!r}: set one character, or an empty text if the file has no quotes"
@@ -50,7 +57,7 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
     else:
         raise UnreadableInput(f"{name}: header = false, so column_names must list its columns")
     positions = {
-        role: find_column(column, role, names, name, reading.header, "user" in wanted)
+        role: find_column(column, keys.get(role, role), names, name, reading.header, "user" in wanted)
         for role, column in wanted.items()
     }
     n_fields = len(names)

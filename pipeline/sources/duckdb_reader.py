@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.dataset import Columns, Dataset
+from pipeline.config.dataset import Dataset
 from pipeline.sources.dialect import Layout
+from pipeline.sources.extra_columns import stored_columns
 from pipeline.sources.parsing import SCALES
 from pipeline.storage import warehouse
 from pipeline.storage.warehouse import Connection
@@ -32,9 +33,10 @@ class FileResult:
     """How much was read line by line, and why; None if DuckDB read all of it."""
 
 
-def wanted_columns(columns: Columns) -> dict[str, str]:
-    """Role to column name, for the columns that are configured."""
-    return {role: name for role in ROLES if (name := getattr(columns, role))}
+def wanted_columns(dataset: Dataset) -> dict[str, str]:
+    """Role to column name, for the columns that are configured; then extra columns by their name in the raw layer."""
+    roles = {role: name for role in ROLES if (name := getattr(dataset.columns, role))}
+    return {**roles, **stored_columns(dataset)}
 
 
 def no_fast_way(dataset: Dataset, unit: str) -> str | None:
@@ -76,7 +78,8 @@ def stream_rows(
 
 def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[str] = ()) -> str:
     """A query for the text columns of a file. `numbers`: roles whose columns DuckDB may parse as numbers."""
-    ids = {layout.positions.get(role) for role in ("user", "item")}
+    extra = [name for name in layout.positions if name not in ROLES]
+    ids = {layout.positions.get(name) for name in ("user", "item", *extra)}  # columns that are wanted as text
     places = {layout.positions[role] for role in numbers if role in layout.positions} - ids
     kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]
     names = ", ".join(f"'c{i}': '{kind}'" for i, kind in enumerate(kinds))
@@ -84,6 +87,7 @@ def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[
         f"c{layout.positions[role]} AS {role}_text" if role in layout.positions else f"NULL::VARCHAR AS {role}_text"
         for role in ROLES
     ]
+    texts += [f"nullif(c{layout.positions[name]}, '') AS {warehouse.quoted(name)}" for name in extra]
     delimiter, quote, file = (warehouse.literal(text) for text in (layout.delimiter, layout.quote, path))
     return (
         f"SELECT {', '.join(texts)} FROM read_csv({file}, auto_detect = false, header = false, "

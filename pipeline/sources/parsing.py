@@ -3,6 +3,7 @@
 import datetime as dt
 import re
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.config.dataset import Columns
 from pipeline.core.errors import UnreadableInput
@@ -24,7 +25,8 @@ _ISO = re.compile(
     r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?Z?"
 ).fullmatch
 
-Row = tuple[str, str, float | None, int | None]
+Row = tuple[Any, ...]
+"""User, item, rating and time; then the extra columns."""
 
 
 class Rejected(ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.config.dataset import Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
+from pipeline.sources.extra_columns import extra_columns
 
 VERSION = 2
 """Version of the stage `ingest`; raise it when its result changes."""
@@ -64,7 +65,11 @@ def layout_settings(dataset: Dataset) -> dict[str, Any]:
     """The settings that decide what is read from one file."""
     layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
     columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
-    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
+    extra = extra_columns(dataset)
+    return {
+        "version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing,
+        **({"extra_columns": extra} if extra else {}),
+    }  # fmt: skip
 
 
 def json_hash(content: Any) -> str:
