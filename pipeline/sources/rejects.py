@@ -1,8 +1,9 @@
 """Rejected lines of a night: their share, the limit on it, and the copy that the journal keeps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -10,6 +11,7 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT, Reason
+from pipeline.sources import catalog_ids
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import REJECTED
 from pipeline.sources.source_files import SourceFiles
@@ -66,6 +68,37 @@ def check_reject_rate(
         f"To list all of them in DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}",
         {"raw": [raw[:80] for raw in examples["raw"]]},
     )
+
+
+def report_catalog(run: Run, catalog: Mapping[str, Any]) -> None:
+    """Warn of rejected lines of the catalog, and of ids that are not those of the interactions.
+
+    The ledger has the stage `catalog` only on nights on which a line was rejected.
+    """
+    _report_lines(run, "catalog", "the item catalog", catalog["items"] + catalog["repeated"], catalog.get("rejects"))
+    if (matching := catalog_ids.of_record(catalog)) and matching.warning:
+        journal.note(run, f"warning: item catalog: {matching.warning}")
+
+
+def report_users(run: Run, users: Mapping[str, Any]) -> None:
+    """Note how many users of the file of user attributes have interactions, and warn of its rejected lines.
+
+    The ledger has the stage `users` only on nights on which a line was rejected.
+    """
+    _report_lines(run, "users", "the user attributes", users["users"] + users["repeated"], users.get("rejects"))
+    journal.note(run, f"user attributes: {users['with_rows']:,} of {users['users']:,} users have interactions")
+
+
+def _report_lines(run: Run, stage: str, what: str, kept: int, rejected: Mapping[str, int] | None) -> None:
+    if not rejected:
+        return
+    rows = {str(Reason.KEPT): kept, **rejected}
+    journal.append(
+        run, tables.ROW_LEDGER, [{"stage": stage, "reason": str(r), "rows": n} for r, n in rows.items() if n]
+    )
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.items())
+    text = f"{sum(rejected.values()):,} of {sum(rows.values()):,} lines of {what} were rejected: {reasons}"
+    journal.note(run, f"warning: {text}; the table rejected_rows lists them")
 
 
 def copy_to_journal(run: Run, folder: Path) -> None:
