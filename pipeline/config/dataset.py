@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
 from pipeline.config.base import Fraction, Name, Section
 
@@ -54,6 +54,21 @@ class Columns(Section):
     timestamp: str | None = None
     timestamp_unit: str = "s"
     """s, ms, us, ns (since 1970), iso, or a strptime format."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of ratings, and of times that are counts: with `,`, `4,5` is 4.5."""
+    thousands: Literal["", ",", ".", " ", "'", "\u2019", "_"] = ""
+    """Separator of thousands: with `,`, `1,234` is 1234. A blank stands for no-break spaces, too."""
+    rating_of: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Ratings are fractions or percentages, on a scale up to this: with 5, `4/5` is 4, `4.1 out of 5 stars` is 4.1, and
+    `80 %` is 4."""
+    rating_values: dict[str, FiniteFloat] = Field(default={})
+    """What texts count as: `{ yes = 1, no = 0 }`, `{ "★★★☆☆" = 3 }`. Other texts are read as numbers."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> "Columns":
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}: a number would have two meanings")
+        return self
 
 
 class Feedback(Section):

@@ -21,6 +21,8 @@ __all__ = [
     "files",
     "incremental",
     "line_reader",
+    "number_formats",
+    "number_looks",
     "parquet_writer",
     "parsing",
     "rejects",

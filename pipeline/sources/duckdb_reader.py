@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import Columns, Dataset
 from pipeline.sources.dialect import Layout
 from pipeline.sources.extra_columns import stored_columns
-from pipeline.sources.parsing import SCALES
+from pipeline.sources.number_formats import NumberFormat
+from pipeline.sources.parsing import COUNTS, SCALES
 from pipeline.storage import warehouse
 from pipeline.storage.warehouse import Connection
 
@@ -31,6 +32,8 @@ class FileResult:
     """Rows by reason."""
     rescanned: str | None
     """How much was read line by line, and why; None if DuckDB read all of it."""
+    looks: dict[str, int] = field(default_factory=dict)
+    """Rejected ratings by what they look like."""
 
 
 def wanted_columns(dataset: Dataset) -> dict[str, str]:
@@ -59,6 +62,7 @@ def stream_rows(
             n_rows += batch.num_rows
             yield batch
 
+    view = in_plain_numbers(view, dataset.columns, unit)
     con.execute(f"CREATE OR REPLACE TEMP VIEW source_text AS {view}")
     try:
         rows = warehouse.run_sql(
@@ -74,6 +78,22 @@ def stream_rows(
     except warehouse.BadData as error:
         return n_rows, str(error).splitlines()[0][:200]
     return n_rows, None
+
+
+def in_plain_numbers(view: str, columns: Columns, unit: str) -> str:
+    """A query for the columns of `view`, with ratings as numbers if `columns` says how they are written.
+
+    A text that is no number becomes NULL, which is an error where a rating is expected.
+    """
+    numbers = NumberFormat.of_columns(columns)
+    replaced = {}
+    if columns.rating and not numbers.is_usual:
+        replaced["rating_text"] = numbers.as_sql("rating_text")
+    if columns.timestamp and unit in COUNTS and not numbers.is_usual_in_times:
+        replaced["timestamp_text"] = numbers.time_as_sql("timestamp_text")
+    if not replaced:
+        return view
+    return f"SELECT * REPLACE ({', '.join(f'{sql} AS {name}' for name, sql in replaced.items())}) FROM ({view})"
 
 
 def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[str] = ()) -> str:

@@ -4,6 +4,7 @@ import datetime as dt
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def rewrite(
     redact_file(part / REJECTED, listed, dialects, person)
     kept = result.ledger.get(Reason.KEPT, 0) - gone.total()
     others = Counter({reason: n for reason, n in result.ledger.items() if reason != Reason.KEPT})
-    return FileResult({**({Reason.KEPT: kept} if kept else {}), **(others + gone)}, result.rescanned)
+    return replace(result, ledger={**({Reason.KEPT: kept} if kept else {}), **(others + gone)})
 
 
 def redact_file(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import Columns, Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import line_reader
@@ -45,6 +45,7 @@ def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into
     wanted, keys = wanted_columns(dataset), keys_of(dataset)
     for role, column in wanted.items():
         find_column(column, keys.get(role, f"columns.{role}"), list(types), name)
+    dataset = _typed(dataset, types)
     texts = [f"{_as_text(wanted.get(role), role, types)} AS {role}_text" for role in ROLES]
     texts += [f"{scalar(wanted[stored], types[wanted[stored]])} AS {warehouse.quoted(stored)}" for stored in keys]
     view = f"SELECT {', '.join(texts)} FROM read_parquet({file})"
@@ -69,9 +70,19 @@ def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into
             try:
                 part.keep((*read(*texts), *extra))
             except Rejected as rejected:
+                part.note_look(rejected.looks)
                 raw = line_reader.shown("\t".join(texts).encode(), "utf-8")
                 part.reject(line, rejected.column, rejected.reason, raw)
-    return FileResult(dict(part.ledger), failure)
+    return FileResult(dict(part.ledger), failure, dict(part.looks))
+
+
+def _typed(dataset: Dataset, types: dict[str, str]) -> Dataset:
+    """The data set without its settings of how numbers are written, if ratings are numbers already."""
+    kind = types.get(dataset.columns.rating or "", "")
+    if kind in ("VARCHAR", "BOOLEAN", ""):
+        return dataset
+    usual = Columns().model_dump(include={"decimal", "thousands", "rating_of", "rating_values"})
+    return dataset.model_copy(update={"columns": dataset.columns.model_copy(update=usual)})
 
 
 def _as_text(column: str | None, role: str, types: dict[str, str]) -> str:

@@ -45,6 +45,7 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
                 row = read(record[user_at], record[item_at], rating, time)
                 part.keep((*row, *(record[at] or None for at in extra)) if extra else row)
             except Rejected as rejected:
+                part.note_look(rejected.looks)
                 part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
         return lines.number
 

@@ -110,7 +110,9 @@ def _rows_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 class PartWriter:
-    """Writes kept rows and rejected lines of one file in batches, in order; `ledger` counts rows by reason.
+    """Writes kept rows and rejected lines of one file in batches, in order.
+
+    `ledger` counts rows by reason, `looks` rejected ratings by what they look like.
 
     `rows=False`: only rejected lines are written, since the caller has written the kept rows.
     """
@@ -118,6 +120,7 @@ class PartWriter:
     def __init__(self, folder: Path, name: str, rows: bool = True, schema: pa.Schema = _ROWS) -> None:
         self.name = name
         self.ledger: Counter[str] = Counter()
+        self.looks: Counter[str] = Counter()
         self._rejects: list[tuple] = []
         self._rows: list[Row] = []
         self._to_rejects = pq.ParquetWriter(folder / REJECTED, _REJECTED)
@@ -156,6 +159,11 @@ class PartWriter:
         self._rejects.append(("", self.name, line, column, str(reason), raw))
         if len(self._rejects) == _BATCH // 8:
             self._flush()
+
+    def note_look(self, looks: str | None) -> None:
+        """Count what a rejected number looks like."""
+        if looks:
+            self.looks[looks] += 1
 
     def _flush(self) -> None:
         if self._rows and self._to_rows:

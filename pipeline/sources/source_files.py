@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import Columns, Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
 from pipeline.sources.catalog_reader import other_columns
@@ -14,6 +14,9 @@ from pipeline.sources.extra_columns import extra_columns
 
 VERSION = 2
 """Version of the stage `ingest`; raise it when its result changes."""
+
+_ALWAYS = ("user", "item", "rating", "timestamp", "timestamp_unit")
+"""Keys of `[columns]` that are in the lake key of every data set."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,18 @@ def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:
 def layout_settings(dataset: Dataset) -> dict[str, Any]:
     """The settings that decide what is read from one file."""
     layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
-    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
+    columns, missing = _columns(dataset), dataset.feedback.missing_ratings
     extra = extra_columns(dataset)
     return {
         "version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing,
         **({"extra_columns": extra} if extra else {}),
     }  # fmt: skip
+
+
+def _columns(dataset: Dataset) -> dict[str, Any]:
+    """The settings of `[columns]`. How numbers are written counts where it is unusual: keys of other data sets stay."""
+    columns, usual = dataset.columns.model_dump(), Columns().model_dump()
+    return {key: value for key, value in columns.items() if key in _ALWAYS or value != usual[key]}
 
 
 def json_hash(content: Any) -> str:

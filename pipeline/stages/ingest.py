@@ -41,6 +41,7 @@ def read_source(run: Run) -> Path:
 
     folder = lake.build(run, _spec(run, source), write)
     rejects.copy_to_journal(run, folder)
+    rejects.note_looks(run, folder)
     if catalog := lake.info(folder).get("catalog"):
         rejects.report_catalog(run, catalog)
     if users := lake.info(folder).get("users"):
