@@ -39,7 +39,9 @@ class Shop(Dataset):
         (folder / "cheap.toml").write_text(RECIPE.replace("mf]\nembedding_dim = 4\nepochs = 1", "popularity]") + RULES)
         (folder / "promoted.csv").write_text("item_id,until\ni03,\ni08,\ni04,2000-01-01\n")
         (folder / "catalog").mkdir()
-        items = [f"i{n:02d},Thing {n},{'even|all' if n % 2 == 0 else ''},{n % 3 != 0},{n},{int(n == 10)}" for n in range(16)]
+        items = [
+            f"i{n:02d},Thing {n},{'even|all' if n % 2 == 0 else ''},{n % 3 != 0},{n},{int(n == 10)}" for n in range(16)
+        ]
         (folder / "catalog" / "items.csv").write_text("\n".join(["item,name,kinds,in_stock,price,is_new", *items, ""]))
         users = [f"{user},{'de' if n % 2 else 'fr'}" for n, user in enumerate(["u00", "u01", SECRET, "stranger"])]
         (folder / "catalog" / "users.csv").write_text("\n".join(["user,country", *users, ""]))
@@ -71,7 +73,10 @@ def test_boosts_and_promotions_are_in_the_lists(shop):
     counts = dict(shop.ask("select item_id, count(distinct user_id) from popular_items, users group by 1").rows())
     assert counts  # the tables can be joined
     promoted = rows.filter(source="promoted")
-    assert set(promoted["item_id"]) == {"i10", "i08"} and set(promoted.select("rank", "item_id").rows()) <= {(2, "i10"), (4, "i08")}
+    assert set(promoted["item_id"]) == {"i10", "i08"} and set(promoted.select("rank", "item_id").rows()) <= {
+        (2, "i10"),
+        (4, "i08"),
+    }
     for (user,), mine in rows.group_by("user_id"):
         own = mine.filter(source="model")
         assert own["score"].to_list() == sorted(own["score"], reverse=True), user
