@@ -172,7 +172,6 @@ def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) 
     """Index and history of the user as the model reads it: of the fit, else (index -1) the positive rows."""
     user = pl.read_parquet(night.encoded / "users.parquet")["user_id"].index_of(user_id)
     dataset, rows_of_fit = night.settings.dataset, pl.scan_parquet(night.rows)
-    newest = rows_of_fit.select(pl.col("timestamp").max()).collect().item()
     if user is not None:
         rows = rows_of_fit.filter("positive", user_idx=user).collect()
     elif dataset.is_weighted:
@@ -185,6 +184,7 @@ def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) 
         rows = rows.with_columns(pl.col("item_id").cast(pl.String)).join(index, on="item_id", maintain_order="left")
     history = History.of_lists([rows["item_idx"].to_list()], len(items))
     if dataset.is_weighted or night.settings.recency:
+        newest = rows_of_fit.select(pl.col("timestamp").max()).collect().item()
         history = replace(history, facts=facts_of(rows, newest))
     return -1 if user is None else user, history
 
