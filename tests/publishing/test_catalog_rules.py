@@ -7,10 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from flows import conductor
 from flows.prepare import prepare
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.publishing import item_conditions
 from pipeline.stages import export as export_stage
+from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, SECRET, START, Dataset, without_mlflow
 
 SECTIONS = """[items]
@@ -52,6 +54,12 @@ class Shop(Dataset):
         (folder / "catalog" / "items.csv").write_text("\n".join(["item,name,kinds,in_stock,price,is_new", *items, ""]))
         users = [f"{user},{'de' if n % 2 else 'fr'}" for n, user in enumerate(["u00", "u01", SECRET, "stranger"])]
         (folder / "catalog" / "users.csv").write_text("\n".join(["user,country", *users, ""]))
+
+    def night(self, *overrides: str) -> str:
+        """Publish one, without a report."""
+        run = self.prepare(*overrides)
+        assert conductor.conduct(run, without_report) == "published"
+        return run.run_id
 
 
 @pytest.fixture(scope="module")
