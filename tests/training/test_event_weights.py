@@ -50,6 +50,7 @@ def config(family: str, **keys) -> WeightsConfig:
         "l1": 0.1,
         "l2": 1.0,
     }
+    small |= {"epochs": 30, "batch_size": 20, "beta": 0.01} if family == "multvae" else {}
     kind = MODELS[family].Config
     known = {k: v for k, v in small.items() if k in kind.model_fields and not (k == "l2" and family in ("ials", "mf"))}
     return kind.model_validate({**known, **keys})  # type: ignore[return-value]
