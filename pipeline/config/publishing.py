@@ -1,6 +1,6 @@
 """Keys of a recipe for publishing: what is published, which checks can refuse it, and what is kept."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -23,14 +23,22 @@ class Checks(Section):
 
 
 class Gate(Section):
-    """What a new champion must reach on valid, compared with the published configuration and windowed popularity."""
+    """What a new champion must gain on valid over the published configuration, without losing to popularity."""
 
     enabled: bool = True
     """false: the best model on valid is published without a comparison."""
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A challenger must gain more than this share of the incumbent's metric: the interval must lie above it."""
+    nights: PositiveInt = 30
+    """Number of nights that `confidence` covers: with equal models the champion changes at most once in so many."""
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """A challenger may be worse than the incumbent by at most this share of the incumbent's metric."""
+    """Share of the incumbent's metric that a segment may lose, and all users to a challenger that is preferred."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Confidence of the intervals that decide; for segments with Bonferroni's correction."""
+    """Confidence of the decision over `nights` and all challengers; for segments with Bonferroni's correction."""
+    prefer: Literal["quality", "cheaper"] = "quality"
+    """cheaper: a challenger of equal quality (within `margin`) replaces the incumbent if its fit is cheaper."""
+    max_cost: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """A fit is cheaper if it takes at most this share of the other one's seconds."""
     min_segment_users: PositiveInt = 100
     """A segment with fewer users can't reject a challenger."""
 

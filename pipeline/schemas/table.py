@@ -1,6 +1,7 @@
 """Declares tables; Polars schema, DuckDB DDL, comments and checks are derived from the declaration."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
@@ -8,7 +9,7 @@ from pipeline.core.errors import ContractError
 
 TEXT, INT, BIG, FLOAT, BOOL, TIME = pl.String, pl.Int32, pl.Int64, pl.Float64, pl.Boolean, pl.Datetime("us")
 VECTOR = pl.List(pl.Float32)
-DUCKDB_TYPES = {
+DUCKDB_TYPES: dict[pl.DataType | type[pl.DataType], str] = {
     pl.Int8: "TINYINT", TEXT: "VARCHAR", INT: "INTEGER", BIG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN",
     TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT", pl.Date: "DATE",
 }  # fmt: skip
@@ -86,6 +87,6 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def rows(table: Table, records: list[dict]) -> pl.DataFrame:
+def rows(table: Table, records: list[dict[str, Any]]) -> pl.DataFrame:
     """A checked frame from records. Missing nullable columns become null."""
     return table.check(pl.DataFrame(records, schema=table.schema, orient="row"))
