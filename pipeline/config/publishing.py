@@ -87,6 +87,9 @@ class Export(Section):
 
     top_n: PositiveInt = 20
     similar_items: NonNegativeInt = 20
+    reasons: NonNegativeInt = 0
+    """Most reasons per recommendation: items of the user's history that it comes from. Families ease, slim, ials,
+    item_knn, rp3beta, graph_filter (small catalogs) and their blends can tell."""
     popular_items: PositiveInt = 100
     popular_windows: list[PositiveInt] = Field(default=[7, 30])
     """Windows in days before the last interaction, in addition to the whole history."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
+from pipeline.models.base import Explainer, FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.interactions import History, Interactions
 
@@ -135,6 +135,26 @@ class Ials(Recommender):
         a = self.config.unobserved_weight * (q.T @ q) + w * (own.T @ own)  # (D, D)
         a.diagonal().add_(self._rows(history, w.expand(len(own))).l2)
         return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+
+    def explainer(self) -> Explainer | None:
+        """w_j q_iᵀ A⁻¹ q_j, as `contributions`; None with `use_weights`."""
+        if self.config.use_weights:
+            return None
+        q, w = self.items.double(), self.mean_weight.double()
+        gramian = self.config.unobserved_weight * (q.T @ q)  # (D, D)
+
+        def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
+            rows = history.rows  # (E,)
+            place = torch.arange(len(rows), device=q.device) - history.offsets[rows]  # (E,)
+            longest = int(history.lengths.amax()) if len(rows) else 0
+            own = q.new_zeros(len(items), longest, q.shape[1])  # (B, L, D), 0 beyond a row's events
+            own[rows, place] = q[history.items]
+            a = gramian + w * own.mT @ own  # (B, D, D)
+            a.diagonal(dim1=1, dim2=2).add_(self._rows(history, w.expand(len(rows))).l2[:, None])
+            added = w * own @ torch.linalg.solve(a, q[items].mT)  # (B, L, K)
+            return added[rows, place].float()  # (E, K)
+
+        return explain
 
     def _fold_in(self, users: Tensor, history: History) -> Tensor:
         """Factors by the history, (B, D)."""

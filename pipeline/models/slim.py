@@ -7,9 +7,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, ModelConfig, NotServable, Recommender, pick
 from pipeline.models.ops.history_products import gram_of
 from pipeline.models.ops.inverses import inverse as inverse_of
+from pipeline.models.ops.item_weights import WeightTable
 from pipeline.training.interactions import History, Interactions
 
 TILE = 512  # columns of B solved at once
@@ -157,6 +158,12 @@ class Slim(Recommender):
         own = slice(int(self.offsets[item]), int(self.offsets[item + 1]))
         column[self.sources[own]] = self.weights[own]
         return column[history.items]
+
+    def explainer(self) -> Explainer:
+        """B[event, item]."""
+        targets = History(self.offsets, self.sources, self.n_items).rows  # (E,)
+        table = WeightTable(targets, self.sources, self.weights, self.n_items)
+        return lambda users, history, items: table.entries(history, items)
 
     def similar(self, items: Tensor) -> Tensor:
         """Rows of B: what one item in the history adds to every score, (B, I)."""

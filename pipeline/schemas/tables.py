@@ -102,6 +102,14 @@ USER_ATTRIBUTES = Table(
     {"user_id": _USER, "attribute": Column(TEXT, "Column of the users' file"),
      "value": Column(TEXT, "Value as in the file; a column with several values per user has a row for each")},
 )  # fmt: skip
+REASONS = Table(
+    "reasons", "Which items of the user's history a recommendation comes from; filled with export.reasons",
+    ("user_id", "rank", "because_rank"),
+    {"user_id": _USER, "rank": Column(INT, "Rank of the recommendation"),
+     "because_rank": Column(INT, "1 is the item that adds most to the score; 0: all further items together"),
+     "because_item_id": Column(TEXT, "Item of the user's history; null where because_rank is 0", nullable=True),
+     "share": Column(FLOAT, "Share of all that adds to the model's score; the shares of a recommendation sum to 1")},
+)  # fmt: skip
 BIASES = Table(
     "biases", "User and item biases of every evaluated family that has them", ("model", "kind", "id"),
     {"model": _MODEL, "kind": Column(TEXT, "user or item"), "id": Column(TEXT, "Source id"),
@@ -219,9 +227,9 @@ CHURN = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES, PREDICTIONS,
-    USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER,
-    REJECTED_ROWS, CHECKS, CHURN,
+    RECOMMENDATIONS, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES,
+    PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
+    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
 )  # fmt: skip
 
 

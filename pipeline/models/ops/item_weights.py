@@ -1,0 +1,29 @@
+"""Entries of item-to-item matrices for many pairs at once: from an event of a history to an item of its list."""
+
+import torch
+from torch import Tensor
+
+from pipeline.training.interactions import History
+
+
+def entries(weights: Tensor, history: History, items: Tensor) -> Tensor:
+    """weights[event, item] of a dense (I, I) matrix, for E events and (B, K) items of their rows: (E, K)."""
+    return weights[history.items[:, None], items[history.rows]]
+
+
+class WeightTable:
+    """A sparse item-to-item matrix that is looked up by pairs. Each pair occurs at most once."""
+
+    def __init__(self, targets: Tensor, sources: Tensor, weights: Tensor, n_items: int):
+        """(N,) each, in any order."""
+        self.n_items = n_items
+        self.keys, order = torch.sort(targets * n_items + sources)  # (N,)
+        self.weights = weights[order]
+
+    def entries(self, history: History, items: Tensor) -> Tensor:
+        """Weights from E events to (B, K) items of their rows, 0 where there is none: (E, K)."""
+        wanted = items[history.rows] * self.n_items + history.items[:, None]  # (E, K)
+        if not len(self.keys):
+            return torch.zeros(wanted.shape, device=wanted.device)
+        at = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        return torch.where(self.keys[at] == wanted, self.weights[at], 0.0)
