@@ -438,3 +438,27 @@ def test_what_would_fail_late_is_said_at_the_start(tmp_path, capsys, setting, sa
     assert main(["--home", str(tmp_path), "run", "--no-prefect", "--set", setting]) == 2
     assert says in capsys.readouterr().err
     assert not list(tmp_path.glob("warehouse/journal/*/*")), "no night has begun"
+
+
+FRAMES = ("polars", "pyarrow", "numpy")
+IMPORTED = {
+    ("sql", "tiny", "select 1"): ("pydantic", *FRAMES),
+    ("recommend", "tiny", "u01"): ("pydantic", *FRAMES),
+    ("status", "tiny"): ("pydantic", "pyarrow", "numpy"),
+    ("schedule", "sample", "--cron", "0 3 * * *"): (),
+    ("schedule", "--json"): ("duckdb", "pyarrow", "numpy"),
+}
+"""What a command must not import, in addition to LARGE."""
+LARGE = ("torch", "prefect", "mlflow", "optuna", "matplotlib", "altair")
+
+
+@pytest.mark.parametrize("words", IMPORTED, ids=" ".join)
+def test_commands_import_only_what_they_use(published_home: Path, tmp_path: Path, words: tuple[str, ...]):
+    """A time would depend on the machine; the modules do not. See `LARGE` for what costs seconds."""
+    home = tmp_path if words[0] == "schedule" else published_home
+    code = f"import sys, flows.cli\ntry: flows.cli.main({['--home', str(home), *words]!r})\n"
+    code += "except SystemExit as end: assert end.code == 0, end.code\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.splitlines()[-1].split()
+    assert {*LARGE, *IMPORTED[words]} & set(loaded) == set()
