@@ -19,7 +19,7 @@ run: install
 
 # -m replaces the default of pyproject.toml, which is that of `make test`
 test-unit: install
-	$(PYTEST) -m 'not night and not slow and not device and not server and not timing'
+	$(PYTEST) -m 'not night and not process and not slow and not device and not server and not timing'
 
 test: install
 	$(PYTEST)

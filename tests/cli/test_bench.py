@@ -60,6 +60,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     return Namespace(only=None, seeds=None, json=True, markdown=False, home=str(tmp_path / "home"))
 
 
+@pytest.mark.night
 def test_an_interrupted_bench_goes_on_where_it_was(small, monkeypatch, capsys):
     conduct = bench.conduct
 
@@ -103,6 +104,7 @@ def fits(home: Home) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in home.lake("sample").glob("5_models/*/manifest.json")}
 
 
+@pytest.mark.night
 def test_seconds_are_of_the_fit_for_test_and_of_all_members(small, capsys):
     small.seeds = 1
     bench.bench(small)

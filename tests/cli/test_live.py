@@ -26,7 +26,7 @@ from tests.support.signals import default_signals
 
 LONG = '[split]\nkind = "leave_one_out"\n[models.mf]\nembedding_dim = 4\nepochs = 100000\npatience = 100000\n'
 SEARCHED = (
-    '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 30\nbatch_size = 2\n[models.mf.search]\nl2 = [0.1, 0.2]\n'
+    '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 15\nbatch_size = 2\n[models.mf.search]\nl2 = [0.1, 0.2]\n'
 )
 
 
@@ -107,8 +107,8 @@ def test_a_terminal_shows_stages_and_epochs_and_keeps_the_plain_lines(data: Data
     assert not capsys.readouterr().out
     for stage in ("ingest", "clean", "profile", "evaluate mf", "publish"):
         assert re.search(rf"\x1b\[1m{stage} +\x1b\[0m [^\r]*0:0\d", came), stage
-    assert re.search(r"epoch \d+/30.*loss \d.*valid \d.*168 rows.*[\d,]+ rows/s", came)
-    assert re.search(r"trial [12]/2.*epoch \d+/30.*left", came)
+    assert re.search(r"epoch \d+/15.*loss \d.*valid \d.*168 rows.*[\d,]+ rows/s", came)
+    assert re.search(r"trial [12]/2.*epoch \d+/15.*left", came)
     second = Dataset(data.folder.parent / "again")
     second.write()
     (second.folder / "cheap.toml").write_text(SEARCHED)

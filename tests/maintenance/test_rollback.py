@@ -94,7 +94,7 @@ def test_readers_see_whole_nights_while_it_goes_back_and_forth(four_nights, tmp_
     readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [reader.stdout.readline() for reader in readers if reader.stdout] == ["ready\n"] * 2
-        for turn in range(30):
+        for turn in range(16):
             roll_back(home, "tiny", nights[turn % 2])
     finally:
         stop.touch()

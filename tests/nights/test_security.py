@@ -156,6 +156,7 @@ def test_secrets_are_nowhere_at_rest(home: Path):
     assert "MLflow did not take it" in notes, "the address was used"
 
 
+@pytest.mark.night
 def test_secrets_are_not_said(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PREFECT_API_URL", f"http://me:{SECRET}@127.0.0.1:9/api")
     monkeypatch.setenv("MY_TOKEN", SECRET + "!")

@@ -13,6 +13,8 @@ from pipeline.reporting.plots import figure, worker
 from pipeline.reporting.plots.night import Picture
 from pipeline.reporting.plots.worker import Drawer
 
+pytestmark = pytest.mark.process
+
 CURVE = {"label": "mine", "family": "mf", "history": [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}]}
 
 
