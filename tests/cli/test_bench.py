@@ -79,9 +79,9 @@ def test_an_interrupted_bench_goes_on_where_it_was(small, monkeypatch, capsys):
 
     monkeypatch.setattr(bench, "conduct", conduct)
     bench.bench(small)
-    told = capsys.readouterr()
-    results = json.loads(told.out)
-    assert "S2 is left out" in told.err and list(results) == ["S1"]
+    printed = capsys.readouterr()
+    results = json.loads(printed.out)
+    assert "S2 is left out" in printed.err and list(results) == ["S1"]
     rows = results["S1"]
     assert [row for row in rows if row["seed"] == 1] == first, "seconds too: nothing is fitted again"
     assert {(row["seed"], row["model"]) for row in rows} == {

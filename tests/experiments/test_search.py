@@ -33,7 +33,7 @@ def bowl(params, report) -> float:
     return value
 
 
-def told(trials: list[Trial]) -> list[tuple]:
+def printed(trials: list[Trial]) -> list[tuple]:
     return [(trial.number, json.dumps(trial.params), trial.state, trial.value, trial.epochs) for trial in trials]
 
 
@@ -59,7 +59,7 @@ def test_it_ends_after_its_trials_and_finds_what_is_good(tmp_path: Path, sampler
     assert best.value == max(t.value for t in trials if t.state == "complete" and t.value is not None)
 
 
-def test_the_configured_point_comes_first_and_needs_no_fit_where_its_figure_is_known(tmp_path: Path):
+def test_the_configured_point_comes_first_and_needs_no_fit_if_its_metric_is_known(tmp_path: Path):
     first = {"x": 0.5, "kind": [3, 4]}
     trials, _ = Search(tmp_path / "study", SPACE, bowl, Limits(2), first=first).run()
     assert trials[0].params == first and trials[0].value == pytest.approx(-0.14) and trials[0].epochs == 5
@@ -90,15 +90,15 @@ def test_a_search_that_was_killed_ends_as_it_would_have_undisturbed(tmp_path: Pa
             file.write('{"op_code": 4, "tor')  # a write that the kill tore
         path.with_name(path.name + ".lock").symlink_to(path)  # a lock that nobody holds any more
     resumed, _ = Search(path, space, dies, Limits(12), sampler).run()
-    assert told(resumed) == told(whole) and calls == len([t for t in whole if not t.reason]) + 2
+    assert printed(resumed) == printed(whole) and calls == len([t for t in whole if not t.reason]) + 2
 
 
 def test_more_trials_go_on_from_those_there_are(tmp_path: Path):
     few, _ = Search(tmp_path / "study", SPACE, bowl, Limits(4)).run()
     more, _ = Search(tmp_path / "study", SPACE, bowl, Limits(9)).run()
-    assert told(more[:4]) == told(few) and len(more) == 9
+    assert printed(more[:4]) == printed(few) and len(more) == 9
     never, _ = Search(tmp_path / "study", SPACE, lambda *_: pytest.fail("a trial too many"), Limits(9)).run()
-    assert told(never) == told(more)
+    assert printed(never) == printed(more)
 
 
 def test_a_hopeless_trial_is_pruned_and_a_good_one_is_not(tmp_path: Path):
@@ -341,8 +341,8 @@ def test_the_best_on_valid_is_what_is_fitted(searched, label: str):
     assert trials.height == 4 and info["best"]["value"] == trials.filter(state="complete")["value"].max()
     fitted = lake.info(folder_of(run, "5_models", f"{label}-train"))
     assert {name: fitted["config"][name] for name in info["best"]["params"]} == info["best"]["params"]
-    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
-    kept = figures.filter(model=label, split="valid", metric="ndcg", cutoff=10, segment="all", protocol="full")
+    metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
+    kept = metrics.filter(model=label, split="valid", metric="ndcg", cutoff=10, segment="all", protocol="full")
     assert kept["value"].item() == pytest.approx(info["best"]["value"], rel=1e-6)  # the fit repeats the trial
 
 
