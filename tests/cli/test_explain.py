@@ -22,7 +22,7 @@ from pipeline.training.normalizer import Normalizer
 from tests.support.published_home import FILTERED_OUT, NEVER_POSITIVE, RARE, RECIPE
 from tests.support.published_nights import without_mlflow
 
-ADDITIVE = {"ease", "slim", "ials", "item_knn", "rp3beta"}
+ADDITIVE = {"ease", "graph_filter", "slim", "ials", "item_knn", "rp3beta"}
 WITH_TERMS = {"mf", "pmf"}
 USERS, ITEMS = 40, 30
 
@@ -108,7 +108,7 @@ def test_parts_sum_to_the_score(family: str, config: dict, n_users: int):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["ease", "item_knn", "rp3beta", "slim"])
+@pytest.mark.parametrize("family", ["ease", "graph_filter", "item_knn", "rp3beta", "slim"])
 def test_a_contribution_is_what_the_item_alone_would_score(family: str):
     """Linear models: no matter what else is in the history."""
     model, train = fitted(family)

@@ -20,7 +20,7 @@ from pipeline.models import MODELS
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import server
-from tests.support.nights import one_night
+from tests.support.nights import one_night, without_views
 
 SPACE = {"x": Range(low=0.0, high=1.0), "kind": Choices(("a", "b", [3, 4]))}
 
@@ -307,8 +307,8 @@ SMALL = ["threads=1", "models.mf.epochs=3", "models.mf.embedding_dim=8", "models
 SMALL += ["dataset.filter.user_fraction=0.1", "gate.enabled=false", "evaluation.cutoffs=[10]"]
 
 
-def small_night(home: Path, recipe: Path, *overrides: str):
-    return one_night(home, "sample", recipe, *SMALL, *overrides)
+def small_night(home: Path, recipe: Path, *overrides: str, step=without_views):
+    return one_night(home, "sample", recipe, *SMALL, *overrides, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, draws_plots: None):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
-        return small_night(home, recipe), recipe
+        return small_night(home, recipe, step=line.plainly), recipe
 
 
 def folder_of(run, layer: str, start: str) -> Path:
@@ -381,7 +381,7 @@ def test_the_same_night_again_has_it_all_and_more_trials_go_on(searched):
     of = {row["stage"]: row["skipped"] for row in stages.iter_rows(named=True)}
     assert of["search ease"] and of["search mf"] and of["train mf tuned"]
     more = prepare("sample", str(recipe), home=str(run.home.root), overrides=[*SMALL, "search.trials=6"])
-    line.conduct(more, line.plainly, "evaluate")
+    line.conduct(more, without_views, "evaluate")
     counts = {
         lake.read_manifest(folder)["rows_out"]: pl.read_parquet(folder / "trials.parquet")
         for folder in (run.home.lake("sample") / "5_searches").glob("ease-*")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.paths import Home
-from pipeline.maintenance import home_search
+from pipeline.maintenance import trace_decoders
 from pipeline.storage import checksums, forgotten_users, warehouse
 from pipeline.storage.generations import live_run_id
 from tests.support.small_home import OLD, PUBLISHED, USER, Small, command, still_names
@@ -76,7 +76,7 @@ def test_records_of_other_types_stop_nothing(small):
 
 
 def test_what_can_not_be_cleared_does_not_keep_other_files_from_being_cleared(small, monkeypatch, capsys):
-    monkeypatch.setattr(home_search, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(trace_decoders, "LOCK_SECONDS", 0.1)
     later = small.home.root / "zz" / "later.txt"
     later.parent.mkdir()
     later.write_text(f"user_id {USER}")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.core import fault_injection
 from pipeline.core.filesystem import delete
 from pipeline.core.paths import CHECKOUT, Home
-from pipeline.maintenance import forget, home_search
+from pipeline.maintenance import forget, trace_decoders
 from pipeline.schemas import tables
 from pipeline.storage import forgotten_users, journal, warehouse
 from pipeline.storage.generations import live_run_id
@@ -136,7 +136,7 @@ def test_new_places_are_searched_and_what_can_not_be_cleared_is_named(small, cap
 
 
 def test_a_database_in_use_is_named(small, capsys, monkeypatch):
-    monkeypatch.setattr(home_search, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(trace_decoders, "LOCK_SECONDS", 0.1)
     path = small.home.prefect / "prefect.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as con:
         con.execute("BEGIN IMMEDIATE")
