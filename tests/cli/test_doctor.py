@@ -196,6 +196,7 @@ def test_a_check_that_crashes_is_a_failure_and_not_the_end(run: Run, monkeypatch
     assert only(run.home_root, "mlflow").status == "ok"
 
 
+@pytest.mark.long
 def test_parity_of_one_and_all_threads():
     sides = device_parity.Side("cpu", 1), device_parity.Side("cpu", 2)
     results = list(device_parity.compare(*sides, families=["ease", "ials", "mf", "popularity"]))
