@@ -30,8 +30,23 @@ def init(options: Any) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    notes = "".join(f"\n  check: {note}" for note in proposal.notes) + ("\n" if proposal.notes else " ")
-    print(plain(f"wrote {target}: {decisions(text)}.{notes}Check it, then run:\n  {command}"), file=sys.stderr)
+    if proposal.positives:
+        print(plain(f"{source.name}: {proposal.positives}"), file=sys.stderr)
+    checks = [f"\n  check: {note}" for note in proposal.notes] + [f"\n    {line}" for line in as_table(proposal.guess)]
+    rest = f"{''.join(checks)}{chr(10) if checks else ' '}Check it, then run:\n  {command}"
+    print(plain(f"wrote {target}: {decisions(text)}.{rest}"), file=sys.stderr)
+
+
+def as_table(rows: list[list[str]]) -> list[str]:
+    """Lines with aligned columns; long cells and columns after the tenth are cut off."""
+    shown = [[_cell(cell) for cell in row[:10]] + ["…"] * (len(row) > 10) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 30 else f"{text[:29]}…"
 
 
 def decisions(text: str) -> str:

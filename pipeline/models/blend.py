@@ -13,6 +13,7 @@ from pipeline.core.bootstrap import paired_difference
 from pipeline.models import registry
 from pipeline.models.base import Explainer, Recommender, pick
 from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.event_weights import WeightsConfig
 from pipeline.training.interactions import History, Interactions
 
 
@@ -142,8 +143,11 @@ class Blend(Recommender):
         return pick(total, items)
 
     def explainer(self) -> Explainer | None:
-        """What an event adds by all members that weigh; constants of a user are left out. None if one can't explain."""
+        """What an event adds by all members that weigh; constants of a user are left out. None if one can't explain,
+        or weighs events in its own way."""
         models = [(model, weight) for model, weight in zip(self.models, self.weights, strict=True) if weight]
+        if any(isinstance(model.config, WeightsConfig) and model.config.weighs for model, _ in models):
+            return None
         members = [(model, weight, model.explainer()) for model, weight in models]
         if any(explain is None for _, _, explain in members):
             return None

@@ -25,6 +25,7 @@ EMPTY = (
     "lists = 0",
     "having count(*)",
     "from comparisons",
+    "from suppressed",
 )
 """Queries that a good night may answer with nothing."""
 

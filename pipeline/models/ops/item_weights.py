@@ -7,8 +7,8 @@ from pipeline.training.interactions import History
 
 
 def entries(weights: Tensor, history: History, items: Tensor) -> Tensor:
-    """weights[event, item] of a dense (I, I) matrix, for E events and (B, K) items of their rows: (E, K)."""
-    return weights[history.items[:, None], items[history.rows]]
+    """weights[event, item] of a dense (I, I) matrix times the weights of E events, for (B, K) items of their rows: (E, K)."""
+    return _times_events(weights[history.items[:, None], items[history.rows]], history)
 
 
 class WeightTable:
@@ -21,9 +21,13 @@ class WeightTable:
         self.weights = weights[order]
 
     def entries(self, history: History, items: Tensor) -> Tensor:
-        """Weights from E events to (B, K) items of their rows, 0 where there is none: (E, K)."""
+        """Weights from E events to (B, K) items of their rows, times those of the events; 0 where there is none: (E, K)."""
         wanted = items[history.rows] * self.n_items + history.items[:, None]  # (E, K)
         if not len(self.keys):
             return torch.zeros(wanted.shape, device=wanted.device)
         at = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
-        return torch.where(self.keys[at] == wanted, self.weights[at], 0.0)
+        return _times_events(torch.where(self.keys[at] == wanted, self.weights[at], 0.0), history)
+
+
+def _times_events(values: Tensor, history: History) -> Tensor:
+    return values if history.weights is None else values * history.weights[:, None]
