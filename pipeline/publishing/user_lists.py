@@ -154,13 +154,13 @@ def _pairs_of_filtered_out_users(
     """Positive pairs of the users whom the filters left out, in time order; of event types, as `clean` has them."""
     out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
     theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
-    dataset, names = run.settings.dataset, RowNames.of(run).learnt(rows)
+    dataset = run.settings.dataset
+    names = RowNames.of(run).learnt(rows, dataset.feedback)
     if dataset.is_weighted:
         taken = take_part(rows[theirs["row"]].hstack(theirs), dataset.feedback, dataset.events, names)
         ordered = taken.filter("positive").sort("user_row", "timestamp", "item_idx", "event", "quantity")
         return ordered.with_columns(event=codes(ordered, dataset.events))
-    marked = mark(rows[theirs["row"]], dataset.feedback, names).hstack(theirs)
-    marked = marked.filter("kept", "positive")
+    marked = mark(rows[theirs["row"]].hstack(theirs), dataset.feedback, names).filter("kept", "positive")
     ordered = marked.sort("user_row", "timestamp", "item_idx")
     return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
 
