@@ -72,15 +72,19 @@ class Columns(Section):
 
 
 class Feedback(Section):
-    """What a row means."""
+    """What a row means.
+
+    A condition is one boolean expression of DuckDB over `rating`, `rated`, `timestamp`, `user`, `item`, the source's
+    other columns and `night_date`, e.g. `rating >= 4` or `category = 'book' and price < 20`. NULL counts as false.
+    """
 
     kind: Literal["explicit", "implicit"] = "implicit"
     missing_ratings: list[float] = Field(default=[])
     """Values that mean 'seen, not rated': an interaction without a rating."""
     keep_if: str | None = None
-    """Condition on `rating`. Fits and metrics ignore other rows, but their items are never recommended again."""
+    """Condition on a row's columns. Fits and metrics ignore other rows, but their items are never recommended again."""
     positive_if: str | None = None
-    """Condition on `rating`: which kept rows count as positive for ranking."""
+    """Condition on a row's columns: which kept rows count as positive for ranking."""
     normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
     """Normalization of ratings; fitted on train only."""
     normalize_to: tuple[float, float] = (0.0, 1.0)
@@ -118,6 +122,18 @@ class Items(Reading):
     title: str | None = None
     attributes: dict[str, str] = Field(default={})
     """Attribute column to the separator of its values."""
+    columns: list[str] | None = None
+    """Other columns that are kept as attributes with one value; absent: all of them."""
+
+
+class Users(Reading):
+    """A file of user attributes."""
+
+    id: str = "user"
+    attributes: dict[str, str] = Field(default={})
+    """Attribute column to the separator of its values."""
+    columns: list[str] | None = None
+    """Other columns that are kept as attributes with one value; absent: all of them."""
 
 
 class Published(Section):
@@ -139,4 +155,5 @@ class Dataset(Section):
     events: Events | None = None
     filter: Filter = Filter()
     items: Items | None = None
+    users: Users | None = None
     published: Published | None = None

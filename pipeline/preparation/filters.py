@@ -21,6 +21,7 @@ def apply_filters(
     `names` says which columns conditions may name. The ledger sums to the rows of `raw`. Raises Refused if no row is
     left or none is positive, SettingsError if a condition is not allowed.
     """
+    names = names.learnt(raw)
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
     steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
         Reason.DUPLICATE: keep_latest,
@@ -45,14 +46,13 @@ def apply_filters(
 
 def mark(rows: pl.DataFrame, feedback: Feedback, names: RowNames = NO_NAMES) -> pl.DataFrame:
     """Add the boolean columns `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
-    conditions = {"kept": ("keep_if", feedback.keep_if), "positive": ("positive_if", feedback.positive_if)}
-    named = names.view(rows)
-    marks = {
-        column: expressions.passing(expressions.parse(text, f"dataset.feedback.{key}"), named)
-        for column, (key, text) in conditions.items()
-        if text is not None
+    texts = {"kept": ("keep_if", feedback.keep_if), "positive": ("positive_if", feedback.positive_if)}
+    conditions = {
+        column: expressions.parse(text, f"dataset.feedback.{key}") for column, (key, text) in texts.items() if text
     }
-    return rows.with_columns(**{column: marks.get(column, pl.lit(True)) for column in conditions})
+    named = names.view(rows, {name for condition in conditions.values() for name in condition.names})
+    marks = {column: expressions.passing(condition, named) for column, condition in conditions.items()}
+    return rows.with_columns(**{column: marks.get(column, pl.lit(True)) for column in texts})
 
 
 def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:

@@ -1,19 +1,17 @@
 """The names that conditions on rows may use, and the columns that they mean."""
 
 import datetime as dt
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from pipeline.config.dataset import Columns, Dataset
+from pipeline.config.dataset import Columns
 from pipeline.config.run import Run
 from pipeline.schemas import tables
+from pipeline.sources import column_types
+from pipeline.sources.extra_columns import PREFIX, RATED, ROLES
 from pipeline.storage.expressions import NIGHT_DATE, night_date
-
-ROLES = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
-"""Role of a column in a data set's TOML to its name in the lake."""
-RATED = "rated"
-"""Whether the row has a rating: a name of its own, as `rating is not null`."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +24,45 @@ class RowNames:
 
     columns: Columns = field(default_factory=Columns)
     night_date: dt.date | None = None
+    types: dict[str, str] = field(default_factory=dict)
+    """Types of the source's other columns of text, as `learnt` finds them."""
 
     @classmethod
-    def of(cls, run: Run) -> "RowNames":
+    def of(cls, run: Run, types: dict[str, str] | None = None) -> "RowNames":
         """Those of a night."""
-        return cls(run.settings.dataset.columns, night_date(run.as_of, run.started_at))
+        return cls(run.settings.dataset.columns, night_date(run.as_of, run.started_at), types or {})
 
-    def view(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The rows with every name as a column. Columns under several names share their memory."""
+    def learnt(self, raw: pl.DataFrame) -> "RowNames":
+        """The same with the types of columns of text, for which all rows are needed. Types that are known stay."""
+        others = [name for name in raw.columns if name.startswith(PREFIX) and name not in tables.RAW.columns]
+        texts = [name for name in others if raw.schema[name] in (pl.String, pl.Categorical)]
+        found = {
+            name.removeprefix(PREFIX): column_types.infer_column(raw[name])
+            for name in texts
+            if name.removeprefix(PREFIX) not in self.types
+        }
+        return replace(self, types={**found, **self.types})
+
+    def view(self, rows: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
+        """The rows with every name as a column; other columns of the source only if they are `wanted`, in any case.
+
+        Columns under several names share their memory.
+        """
         canonical = {**ROLES, **{column: column for column in tables.RAW.columns}}
         own = {getattr(self.columns, role): column for role, column in ROLES.items() if getattr(self.columns, role)}
         named = {name: pl.col(column) for name, column in {**own, **canonical}.items()}
         named[RATED] = pl.col("rating").is_not_null()
         if self.night_date is not None:
             named[NIGHT_DATE] = pl.lit(self.night_date)
-        others = [column for column in rows.columns if column not in named]
-        return rows.select(*others, **named)
+        lowered = {name.lower() for name in wanted}
+        others = [name for name in rows.columns if name.startswith(PREFIX) and name not in tables.RAW.columns]
+        for column in others:
+            name = column.removeprefix(PREFIX)
+            if name not in named and name.lower() in lowered:
+                kind = self.types.get(name)
+                named[name] = pl.lit(column_types.cast(rows[column], kind)) if kind else pl.col(column)
+        return rows.select(**named) if rows.height else rows.clear().select(**named)
 
 
 NO_NAMES = RowNames()
 """For rows whose source's names don't matter."""
-
-
-def names_outside(dataset: Dataset, names: tuple[str, ...]) -> list[str]:
-    """The names that are not those of RowNames, and so mean other columns of the source, without repeats."""
-    known = {name.lower() for name in (*ROLES, *tables.RAW.columns, RATED, NIGHT_DATE)}
-    own = {getattr(dataset.columns, role) for role in ROLES}
-    return list(dict.fromkeys(name for name in names if name.lower() not in known and name not in own))

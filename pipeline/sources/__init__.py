@@ -6,9 +6,12 @@
 
 __all__ = [
     "assemble",
+    "attributes",
     "blocks",
     "catalog_ids",
     "catalog_reader",
+    "column_names",
+    "column_types",
     "csv_reader",
     "dialect",
     "duckdb_reader",

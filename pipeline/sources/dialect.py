@@ -30,6 +30,8 @@ class Layout:
     n_fields: int
     positions: dict[str, int]
     """Role (user, item, …) to the 0-based index of its field."""
+    names: tuple[str, ...] = ()
+    """All columns, in order."""
 
 
 def read_layout(
@@ -64,7 +66,7 @@ def read_layout(
     if not reading.header:  # one of several files may lack trailing columns that are not used
         usual = widths.most_common(1)[0][0]
         n_fields = usual if max(positions.values()) < usual <= n_fields else n_fields
-    return Layout(delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions)
+    return Layout(delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions, tuple(names))
 
 
 def _check_encodable(reading: Reading) -> None:

@@ -5,8 +5,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.config.dataset import Dataset
+from pipeline.storage import expressions
 
 PREFIX = "source_"
+ROLES = {"user": "user_id", "item": "item_id", "rating": "rating", "timestamp": "timestamp"}
+"""Role of a column in `[columns]` to its name in the raw layer."""
+RATED = "rated"
+"""In conditions: whether the row has a rating."""
 SCALARS = ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
            "FLOAT", "DOUBLE", "DECIMAL", "DATE", "TIMESTAMP")  # fmt: skip
 """DuckDB types of Parquet columns that are kept as they are; others are kept as text."""
@@ -47,6 +52,17 @@ def _settings(dataset: Dataset) -> Iterator[tuple[str, str]]:
             yield events.column, "events.column"
         if events.quantity:
             yield events.quantity, "events.quantity"
+    for key in ("keep_if", "positive_if"):
+        if text := getattr(dataset.feedback, key):
+            expression = expressions.parse(text, f"dataset.feedback.{key}")
+            yield from ((name, expression.key) for name in source_names(dataset, expression))
+
+
+def source_names(dataset: Dataset, expression: expressions.Expression) -> list[str]:
+    """The columns that a condition names besides those of `[columns]` and the night's date."""
+    known = {*ROLES, *ROLES.values(), RATED, expressions.NIGHT_DATE}
+    own = {getattr(dataset.columns, role) for role in ROLES}
+    return [name for name in expression.names if name.lower() not in known and name not in own]
 
 
 def scalar(column: str, kind: str) -> str:

@@ -91,20 +91,30 @@ def report_catalog(run: Run, catalog: Mapping[str, Any]) -> None:
 
     The ledger has the stage `catalog` only on nights on which a line was rejected.
     """
-    if by_reason := catalog.get("rejects"):
-        rows = {Reason.KEPT: catalog["items"] + catalog["repeated"], **by_reason}
-        journal.append(
-            run, tables.ROW_LEDGER, [{"stage": "catalog", "reason": str(r), "rows": n} for r, n in rows.items() if n]
-        )
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in by_reason.items())
-        total = sum(rows.values())
-        journal.note(
-            run,
-            f"warning: {sum(by_reason.values()):,} of {total:,} lines of the item catalog were rejected: {reasons}; "
-            "the table rejected_rows lists them",
-        )
+    _report_lines(run, "catalog", "the item catalog", catalog["items"] + catalog["repeated"], catalog.get("rejects"))
     if (matching := catalog_ids.of_record(catalog)) and matching.warning:
         journal.note(run, f"warning: item catalog: {matching.warning}")
+
+
+def report_users(run: Run, users: Mapping[str, Any]) -> None:
+    """Note how many users of the file of user attributes have interactions, and warn of its rejected lines.
+
+    The ledger has the stage `users` only on nights on which a line was rejected.
+    """
+    _report_lines(run, "users", "the user attributes", users["users"] + users["repeated"], users.get("rejects"))
+    journal.note(run, f"user attributes: {users['with_rows']:,} of {users['users']:,} users have interactions")
+
+
+def _report_lines(run: Run, stage: str, what: str, kept: int, rejected: Mapping[str, int] | None) -> None:
+    if not rejected:
+        return
+    rows = {str(Reason.KEPT): kept, **rejected}
+    journal.append(
+        run, tables.ROW_LEDGER, [{"stage": stage, "reason": str(r), "rows": n} for r, n in rows.items() if n]
+    )
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.items())
+    text = f"{sum(rejected.values()):,} of {sum(rows.values()):,} lines of {what} were rejected: {reasons}"
+    journal.note(run, f"warning: {text}; the table rejected_rows lists them")
 
 
 def copy_to_journal(run: Run, folder: Path) -> None:

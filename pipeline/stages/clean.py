@@ -10,6 +10,7 @@ from pipeline.preparation.filters import apply_filters
 from pipeline.preparation.ids import LAKE_PARQUET
 from pipeline.preparation.row_names import RowNames
 from pipeline.schemas import tables
+from pipeline.sources import column_types
 from pipeline.storage import expressions, journal, lake
 
 VERSION = 2
@@ -25,10 +26,14 @@ def clean_interactions(run: Run, raw: Path) -> Path:
 
     def write(folder: Path) -> lake.StageResult:
         source = pl.read_parquet(raw / "interactions.parquet")
-        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, RowNames.of(run))
+        names = RowNames.of(run).learnt(source)
+        column_types.report(names.types, "the source")
+        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names)
         rows = tables.CLEAN.check(rows, unique=False)  # `apply_filters` has removed duplicates
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
         info = {"data_hash": lake.info(raw).get("data_hash")}
+        if names.types:
+            info["column_types"] = names.types
         if n := _non_positive(rows):
             info["non_positive"] = n
         return lake.StageResult(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)

@@ -3,6 +3,7 @@
 Only `warehouse` imports duckdb.
 """
 
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "checksums",
     "copying",

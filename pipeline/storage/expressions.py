@@ -38,6 +38,8 @@ NEVER = {"age", "current_localtime", "current_localtimestamp", "getenv", "json_d
 """Functions that DuckDB calls consistent, but that read the clock, the machine or a statement."""
 BOUNDLESS = {"array_resize", "generate_series", "list_resize", "range", "repeat"}
 """Functions that make long values of nothing, which DuckDB's memory limit does not count."""
+FLAGS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+"""Types of results besides BOOLEAN; their values must be 0 and 1, as those of a column `is_new`."""
 BATCH = 500_000  # rows
 MEMORY = "1GiB"
 MAX_LENGTH = 10_000  # characters
@@ -110,7 +112,7 @@ def _check_types(
         (described,) = con.sql(f"DESCRIBE SELECT {expression.sql} AS passes FROM rows").fetchall()
     except warehouse.DatabaseError as error:
         raise expression.error(_first_line(error)) from None
-    if described[1] not in ("BOOLEAN", '"NULL"'):
+    if described[1] not in ("BOOLEAN", '"NULL"', *FLAGS):
         raise expression.error(f"it gives {described[1]}, not true or false")
 
 
@@ -126,10 +128,12 @@ def passing(expression: Expression, rows: pl.DataFrame, source: str = "the sourc
         for start in range(0, max(rows.height, 1), BATCH):
             _create_view(con, expression, rows.slice(start, BATCH), columns)
             try:
-                part = con.sql(f"SELECT coalesce({expression.sql}, false) AS passes FROM rows").pl()
+                part = con.sql(f"SELECT coalesce({expression.sql}, false) AS passes FROM rows").pl()["passes"]
             except warehouse.DatabaseError as error:
                 raise expression.error(_without_values(error)) from None
-            parts.append(part["passes"])
+            if part.dtype != pl.Boolean and not part.is_in([0, 1]).all():
+                raise expression.error("it gives numbers other than 0 and 1, not true or false")
+            parts.append(part.cast(pl.Boolean))
     return pl.concat(parts).alias("passes")
 
 
@@ -259,7 +263,7 @@ def _why_not(name: str, allowed: Collection[str]) -> str:
     with _sandbox().cursor() as con:
         known = con.sql("SELECT 1 FROM duckdb_functions() WHERE lower(function_name) = $n", params={"n": name})
         if known.fetchall():
-            return f"{name}() is not allowed: only scalar functions are whose result depends on their arguments alone"
+            return f"{name}() is not allowed: only scalar functions whose result depends on their arguments alone are"
     return f"there is no function {name}(){nearest(name, [each for each in allowed if each.isidentifier()])}"
 
 

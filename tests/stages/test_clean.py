@@ -74,6 +74,17 @@ def test_conditions_name_columns_by_role_or_as_the_source_does(text, kept):
     assert "".join(frame["item_id"]) == kept and ledger["keep_if"] == 4 - len(kept)
 
 
+def test_conditions_name_other_columns_of_the_source_with_the_type_of_all_their_values():
+    rows = raw(("u", "a", 1, 0), ("u", "a", 2, 1), ("v", "b", 3, 0), ("w", "c", 5, 1)).with_columns(
+        pl.Series("source_price", ["2", "x", "10", None], dtype=pl.Categorical), source_Sold=pl.Series([1, 2, 0, None])
+    )
+    text, _ = cleaned(rows, keep_if="price < '2'")
+    assert pairs(text) == [("v", "b", 3.0)], "the first row is a duplicate, but its price is a value of the column"
+    number, _ = cleaned(rows[[0, 2, 3]], keep_if="price < 3 or sold is null")
+    assert pairs(number) == [("u", "a", 1.0), ("w", "c", 5.0)]
+    assert number.columns == [*rows.columns, "positive"]
+
+
 def test_a_condition_names_only_columns_that_there_are():
     with pytest.raises(SettingsError, match=r"keep_if = 'ratng > 3': the source has no column 'ratng' .did you mean"):
         cleaned(raw(("u", "a", 1, 0)), keep_if="ratng > 3")

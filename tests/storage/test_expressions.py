@@ -69,6 +69,13 @@ def test_what_is_not_allowed_is_named(text, problem):
         passing(text)
 
 
+def test_a_column_of_0_and_1_is_true_or_false():
+    rows = pl.DataFrame({"user": ["a", "b", "c"], "is_new": [1, 0, None], "pieces": [1, 0, 2]})
+    assert (passing("is_new", rows), passing("not is_new", rows), passing("is_new = 1", rows)) == ("a", "b", "a")
+    with pytest.raises(SettingsError, match="numbers other than 0 and 1"):
+        passing("pieces", rows)
+
+
 def test_a_value_that_cannot_be_used_is_not_shown():
     with pytest.raises(SettingsError, match="try_cast") as caught:
         passing("user::integer > 3", pl.DataFrame({"user": ["a-secret-id"]}))
