@@ -70,7 +70,8 @@ def _rating(table: Peek, assigned: Assigned) -> tuple[list[str], list[str]]:
 def _times(table: Peek, assigned: Assigned) -> tuple[list[str], list[str]]:
     """The unit of the times, and what of them is ambiguous or not read."""
     if "timestamp" not in assigned.roles:
-        return _unread_columns(table, {*assigned.roles.values(), *assigned.kinds})
+        attributes = {at for at in assigned.kinds if times.unit_of(table.column(at))}  # as the release date of a film
+        return _unread_columns(table, {*assigned.roles.values(), *attributes})
     at = assigned.roles["timestamp"]
     column, unit, name = table.column(at), assigned.unit or "s", quoted(table.names[at])
     lines, notes = [f"timestamp_unit = {quoted(unit)}  # s, ms, us, ns, iso or a strptime format"], list[str]()
