@@ -182,7 +182,7 @@ def test_init_prints_to_stdout(tmp_path, monkeypatch, capsys):
 
 def test_init_repeats_every_warning_and_shows_guessed_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    rows = [f"{n % 9},{n % 7},{'-' * (n % 3 == 0)}1,2024/3/{n % 9} at noon" for n in range(60)]
+    rows = [f"{n % 8},{n % 7},{'-' * (n % 3 == 0)}1,2024/3/{n % 5} at noon" for n in range(60)]
     source = write(tmp_path / "log.csv", "\n".join(rows) + "\n")
     assert main(["init", str(source)]) == 0
     summary, toml = capsys.readouterr().err, (tmp_path / "log.toml").read_text()
