@@ -7,7 +7,7 @@ from pipeline.training.interactions import History
 
 
 def entries(weights: Tensor, history: History, items: Tensor) -> Tensor:
-    """weights[event, item] of a dense (I, I) matrix times the weights of E events, for (B, K) items of their rows: (E, K)."""
+    """weights[event, item] of a dense (I, I) matrix, times the weights of the E events: for (B, K) items, (E, K)."""
     return _times_events(weights[history.items[:, None], items[history.rows]], history)
 
 
@@ -21,7 +21,7 @@ class WeightTable:
         self.weights = weights[order]
 
     def entries(self, history: History, items: Tensor) -> Tensor:
-        """Weights from E events to (B, K) items of their rows, times those of the events; 0 where there is none: (E, K)."""
+        """Weights from E events to (B, K) items of their rows, times those of the events, (E, K); 0 where none is."""
         wanted = items[history.rows] * self.n_items + history.items[:, None]  # (E, K)
         if not len(self.keys):
             return torch.zeros(wanted.shape, device=wanted.device)
