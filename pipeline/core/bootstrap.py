@@ -68,12 +68,12 @@ def paired_differences(
     mean = changes.mean(0)  # (M,)
     resampled = _means(changes, None, seed, resamples)  # (R, M)
     ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
-    low, high = torch.quantile(resampled, ends, dim=0).tolist()  # (M,) each
+    low, high = torch.quantile(resampled, ends, dim=0).numpy()  # (M,) each
     rounding = 1e-12 * changes.abs().amax(0)  # (M,)
     further = ((resampled - mean).abs() >= mean.abs() - rounding).sum(0)  # (M,)
-    p_values = ((1 + further) / (1 + resamples)).tolist()
-    found = zip(mean.tolist(), low, high, p_values, strict=True)
-    return [Difference(*of, n=len(changes)) for of in found]
+    p_values = ((1 + further) / (1 + resamples)).numpy()
+    found = zip(mean.numpy(), low, high, p_values, strict=True)
+    return [Difference(*map(float, of), n=len(changes)) for of in found]
 
 
 def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> Tensor:
@@ -89,7 +89,7 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     both = torch.cat([values - mean * counts, counts], 1)  # (U, M + 1), centred
     sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64, device=device)  # (R, M + 1)
     drawn = _CACHE.get(seed, len(values), resamples, device)
-    for chunk, times in zip(both.split(CHUNK), drawn, strict=True):
+    for chunk, times in zip(torch.split(both, CHUNK), drawn, strict=True):
         sums += times.double() @ chunk
     return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
@@ -135,7 +135,7 @@ def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[
     The random numbers come from numpy on every device.
     """
     rng = generator(seed, "bootstrap", n)
-    table = torch.from_numpy(_POISSON_BYTES).to(device)  # (65536,)
+    table = torch.as_tensor(_POISSON_BYTES).to(device)  # (65536,)
     for start in range(0, n, CHUNK):
         shape = resamples, min(CHUNK, n - start)
         if shape[0] * shape[1] % 4 == 0 and sys.byteorder == "little":  # a draw is a quarter of a raw number
@@ -143,9 +143,9 @@ def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[
         else:
             points = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
         if device.type == "cpu":
-            yield torch.from_numpy(_POISSON_BYTES[points])
+            yield torch.as_tensor(_POISSON_BYTES[points])
         else:
-            yield table[torch.from_numpy(points.view(np.int16)).to(device).int() & 0xFFFF]
+            yield table[torch.as_tensor(points.view(np.int16)).to(device).int() & 0xFFFF]
 
 
 def _poisson_quantiles() -> np.ndarray:
