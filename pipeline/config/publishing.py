@@ -18,6 +18,14 @@ class Checks(Section):
     """How far after the night's start an interaction may be: time zones, inaccurate clocks."""
     min_coverage: Fraction | None = None
     """Minimum share of the items in the fit that must be in at least one list."""
+    max_new_users: Fraction | None = None
+    """Largest share of the source's users that the live tables do not have."""
+    max_lost_users: Fraction | None = None
+    """Largest share of the live tables' users that the source no longer has."""
+    max_new_items: Fraction | None = None
+    """Largest share of the source's items that the live tables do not have."""
+    max_lost_items: Fraction | None = None
+    """Largest share of the live tables' items that the source no longer has."""
 
 
 class Gate(Section):

@@ -206,9 +206,26 @@ CHURN = Table(
     volatile=("run_id", "compared_with"),
 )  # fmt: skip
 
+DRIFT = Table(
+    "drift", "How users, items and activity of every night's source differ from the tables that were live",
+    ("run_id", "measure"),
+    {"run_id": _RUN,
+     "measure": Column(TEXT, "rows_change, users_new, users_lost, users_active, items_new, items_lost: shares; "
+                             "items_top_share: rows of the 1 % most popular items; rows_per_user; rating_mean"),
+     "value": Column(FLOAT, "A share, or in the unit of the measure"),
+     "compared_with": Column(TEXT, "Night whose tables were live; null: none", nullable=True),
+     "usual_low": Column(FLOAT, "Lower end of the range of the last published nights, widened; null: too few nights",
+                         nullable=True),
+     "usual_high": Column(FLOAT, "Upper end of that range", nullable=True),
+     "nights": Column(INT, "Published nights in the range, at most 30"),
+     "unusual": Column(BOOL, "Outside the range")},
+    volatile=("run_id", "compared_with"),
+)  # fmt: skip
+
 PUBLISHED = (
     RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
     SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
+    DRIFT,
 )  # fmt: skip
 
 
