@@ -222,10 +222,25 @@ DRIFT = Table(
     volatile=("run_id", "compared_with"),
 )  # fmt: skip
 
+REALISED = Table(
+    "realised", "Lists of earlier nights, measured on what users did after the data of the lists ended",
+    ("run_id", "list_source", "horizon_days", "metric", "cutoff", "segment"),
+    {"run_id": Column(TEXT, "Night that published the lists"),
+     "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired"),
+     "horizon_days": Column(INT, "Days after the newest interaction that the lists were made of"),
+     "metric": METRICS.columns["metric"], "cutoff": METRICS.columns["cutoff"],
+     "segment": Column(TEXT, "all, or the users whose list has this source"),
+     "value": Column(FLOAT, "Mean over the n users; counted are first, positive interactions with an item"),
+     "ci_low": Column(FLOAT, "Lower end of the 95 % interval"), "ci_high": Column(FLOAT, "Upper end of it"),
+     "n": Column(BIG, "Users with a list and such an interaction"),
+     "measured_by": Column(TEXT, "Night that measured them")},
+    volatile=("run_id", "measured_by"),
+)  # fmt: skip
+
 PUBLISHED = (
     RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
     SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
-    DRIFT,
+    DRIFT, REALISED,
 )  # fmt: skip
 
 

@@ -244,5 +244,32 @@ def over_nights(night: Night) -> dict[str, Any]:
         )
         shown = [drawn(f"{label} on test by night", charts.quality(known, label, description),
                        "Nights differ in their data, so small changes mean little.")]  # fmt: skip
+    shown += _realised(night)
     return {"rows": [{**row, "when": moment(row["started_at"])} for row in rows[:12]], "label": label, "charts": shown,
             "protocol": protocol}  # fmt: skip
+
+
+def _realised(night: Night) -> list[Drawn]:
+    """Lists of earlier nights on what users did after them, for one horizon: 7 days, else 28, else 1."""
+    _, metric, cutoff = night.figure
+    if not cutoff:
+        return []
+    known = night.realised_of_nights.filter(
+        pl.col("list_source").is_in(["published", "popularity"]), segment="all", metric=metric, cutoff=cutoff
+    )
+    days = next((days for days in (7, 28, 1) if days in set(known["horizon_days"])), None)
+    rows = known.filter(horizon_days=days).sort("run_id", "list_source").to_dicts() if days else []
+    if not rows:
+        return []
+    points = [
+        {
+            **{key: row[key] for key in ("list_source", "value", "ci_low", "ci_high", "n")},
+            "when": when(row["started_at"]),
+        }
+        for row in rows
+    ]
+    label = metric_name(metric, cutoff)
+    described = "; ".join(f"{row['list_source']} {figure(row['value'])}" for row in rows[-2:])
+    return [drawn(f"{label} of published lists on what users did in the {days} days after",
+                  charts.realised(points, label, f"Realised {label}: {described}"),
+                  "Popularity lists of the same night, for the same users, are the baseline.")]  # fmt: skip
