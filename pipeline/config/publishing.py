@@ -20,6 +20,14 @@ class Checks(Section):
     """Maximum share of rows whose event type is not in `dataset.events`; absent: they are a warning."""
     min_coverage: Fraction | None = None
     """Minimum share of the items in the fit that must be in at least one list."""
+    max_new_users: Fraction | None = None
+    """Largest share of the source's users that the live tables do not have."""
+    max_lost_users: Fraction | None = None
+    """Largest share of the live tables' users that the source no longer has."""
+    max_new_items: Fraction | None = None
+    """Largest share of the source's items that the live tables do not have."""
+    max_lost_items: Fraction | None = None
+    """Largest share of the live tables' items that the source no longer has."""
 
 
 class Gate(Section):

@@ -5,8 +5,13 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
+<<<<<<< HEAD
 from pipeline.preparation.events import masking_condition
 from pipeline.publishing import business_rules, checks, churn, database, item_conditions
+=======
+from pipeline.evaluation import realised
+from pipeline.publishing import checks, churn, database
+>>>>>>> wt-gate
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
 from pipeline.storage import expressions, journal, warehouse
@@ -17,6 +22,7 @@ def audit_tables(run: Run, raw: Path, encoded: Path, lists: Path, champion: str)
     """The audited file of this night, not yet live. Raises Refused, with the checks that failed."""
     with journal.stage(run, "audit"), database.building(run) as (path, con):
         fault("audit:before_fill")
+        realised.measure_earlier_lists(run, raw, encoded)
         database.fill(con, run, raw, lists)
         fault("audit:after_fill")
         churn.compare(con, run, live_run_id(run.home, run.dataset))
