@@ -5,13 +5,9 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
-<<<<<<< HEAD
+from pipeline.evaluation import realised
 from pipeline.preparation.events import masking_condition
 from pipeline.publishing import business_rules, checks, churn, database, item_conditions
-=======
-from pipeline.evaluation import realised
-from pipeline.publishing import checks, churn, database
->>>>>>> wt-gate
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
 from pipeline.storage import expressions, journal, warehouse

@@ -51,15 +51,11 @@ def good():
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
         con.execute("insert into wanted values (2, true)")
         con.execute("insert into tonight values ('r')")
-<<<<<<< HEAD
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
         con.execute("insert into promotable_items values (2, 'd'), (9, 'b')")
-        con.execute("insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, 0.7, 0.5)")
-=======
         con.execute(
             "insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, null, null, null, null, 0.7, 0.5)"
         )
->>>>>>> wt-gate
         con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
         con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
         for user, items in {"u": "cd", "v": "ab"}.items():
