@@ -20,7 +20,7 @@ _KNOWN = {
     WISHED: "wishlist addtowishlist favorite favourite fav addtofavorites collect save saved bookmark follow like "
     "share subscribe rate review comment contact merkzettel favoris favoritos",
     SEEN: "view viewed views pageview pv click clicked clicks clickout tap open opened detail detailview visit browse "
-    "search ansicht klick vue vista visto clic visualizzazione bekeken",
+    "search ansicht vue vista visto clic visualizzazione bekeken",
     NOTHING: "impression skip skipped pause stop return returned refund refunded cancel cancelled removefromcart "
     "removecart unfollow unlike unsubscribe dislike",
 }
