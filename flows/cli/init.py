@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.terminal import plain
-from pipeline.sources.sniffing.interactions import propose
+from pipeline.sources.sniffing.interactions import Proposal, propose
 
 
 def init(options: Any) -> None:
@@ -16,8 +16,11 @@ def init(options: Any) -> None:
     source = Path(options.csv).expanduser()
     proposal = propose(source)
     text = proposal.toml
+    summary = checks_of(proposal)
     if options.output == "-":
         print(text, end="")
+        if summary:
+            print(plain("\n".join(summary)), file=sys.stderr)
         return
     target = Path(options.output or f"{tomllib.loads(text)['name']}.toml").expanduser()
     if target.suffix != ".toml":
@@ -32,9 +35,14 @@ def init(options: Any) -> None:
     command = next_command(target, source, options.home)
     if proposal.positives:
         print(plain(f"{source.name}: {proposal.positives}"), file=sys.stderr)
-    checks = [f"\n  check: {note}" for note in proposal.notes] + [f"\n    {line}" for line in as_table(proposal.guess)]
-    rest = f"{''.join(checks)}{chr(10) if checks else ' '}Check it, then run:\n  {command}"
+    rest = "".join(f"\n{line}" for line in summary) + ("\n" if summary else " ") + f"Check it, then run:\n  {command}"
     print(plain(f"wrote {target}: {decisions(text)}.{rest}"), file=sys.stderr)
+
+
+def checks_of(proposal: Proposal) -> list[str]:
+    """Lines that say what a person should check: every warning of the TOML, and the first rows of guessed columns."""
+    notes = [f"  check: {note}" for note in proposal.notes]
+    return notes + [f"    {line}" for line in as_table(proposal.guess)]
 
 
 def as_table(rows: list[list[str]]) -> list[str]:

@@ -31,7 +31,7 @@ def apply_filters(
     tables.WEIGHTED. The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive,
     SettingsError if a condition is not allowed.
     """
-    names = names.learnt(raw)
+    names = names.learnt(raw, feedback)
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
     weighted = events is not None or feedback.repeats is not None
     steps: list[tuple[Reason, Step]] = [

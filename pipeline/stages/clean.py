@@ -33,7 +33,7 @@ def clean_interactions(run: Run, raw: Path) -> Path:
 
     def write(folder: Path) -> lake.StageResult:
         source = pl.read_parquet(raw / "interactions.parquet")
-        names = RowNames.of(run).learnt(source)
+        names = RowNames.of(run).learnt(source, feedback)
         column_types.report(names.types, "the source")
         rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names, events)
         contract = tables.CLEAN_WEIGHTED if dataset.is_weighted else tables.CLEAN

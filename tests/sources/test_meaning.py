@@ -16,6 +16,7 @@ from pipeline.config.dataset import Dataset, Feedback
 from pipeline.preparation.filters import mark
 from pipeline.sources import file_reader
 from pipeline.sources.sniffing.interactions import Proposal, propose
+from pipeline.sources.unused_times import unused_times
 from pipeline.storage import warehouse
 
 CASES = Path(__file__).parent / "cases"
@@ -253,3 +254,39 @@ def test_of_two_orders_of_day_and_month_the_one_that_reads_all_is_taken(tmp_path
     days = [f"03/{n % 12 + 1:02}/2024" for n in range(88)] + ["03/29/2024"] * 2
     path.write_text("user,item,time\n" + "".join(f"u{n % 5},i{n},{day}\n" for n, day in enumerate(days)))
     assert tomllib.loads(propose(path).toml)["columns"]["timestamp_unit"] == "%m/%d/%Y"
+
+
+def test_flags_with_an_unknown_name_are_named_but_not_taken(tmp_path):
+    dataset, proposal, _ = read(tmp_path, log(tmp_path, "user_id,item_id,reordered,time", among(0, 1)))
+    assert dataset.columns.rating is None and any('"reordered" has two values' in note for note in proposal.notes)
+
+
+def test_a_release_date_is_no_time_of_an_event(tmp_path):
+    path = tmp_path / "log.csv"
+    lines = [f"u{n * 7 % 30},i{n % 19},{n % 5 + 1},20{n % 19:02}-01-01\n" for n in range(180)]
+    path.write_text("user,item,rating,released\n" + "".join(lines))
+    dataset, proposal, _ = read(tmp_path, path)
+    assert dataset.columns.timestamp is None and '"released" (attribute of the item)' in proposal.toml
+    assert unused_times(dataset, path) is None
+
+
+@pytest.mark.parametrize("header", ["", "user_id,item_id,stars,time"])
+@pytest.mark.parametrize("missing", [99, -99, 999])
+def test_a_value_apart_from_the_scale_is_a_missing_rating(tmp_path, header, missing):
+    dataset, proposal, _ = read(tmp_path, log(tmp_path, header, among(1, 2, 3, 4, 5, missing)))
+    if dataset.columns.rating:
+        assert dataset.feedback.missing_ratings == [missing] and any("is apart from" in note for note in proposal.notes)
+    else:
+        assert not header
+
+
+def test_ids_of_nine_digits_before_items_are_users_not_times(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("".join(f"{541312140 + n * 7 % 31},{n % 19},{n % 5 + 1}\n" for n in range(180)))
+    assert read(tmp_path, path)[0].source.column_names == ["user", "item", "rating"]
+
+
+def test_a_column_of_zeros_makes_no_row_negative(tmp_path):
+    dataset, proposal, rows = read(tmp_path, log(tmp_path, "user_id,item_id,rating,time", lambda n: 0))
+    assert dataset.feedback.positive_if is None and rows["positive"].all()
+    assert any("no row has a rating above 0" in note for note in proposal.notes)

@@ -52,7 +52,7 @@ def kinds_of(names: list[str], columns: list[list[str]], taken: set[int]) -> dic
     if event := event_column(names, rows, taken):
         found[event.at] = Kind.EVENT
     for at in free:
-        if at not in found and (kind := _by_values(names[at], columns[at])):
+        if at not in found and (kind := _by_values(columns[at], has_header=any(names))):
             found[at] = kind
     for left, right in itertools.pairwise(free):
         if right == left + 1 and not {left, right} & found.keys() and _are_places(columns[left], columns[right]):
@@ -71,12 +71,12 @@ def _by_name(name: str) -> Kind | None:
     return None
 
 
-def _by_values(name: str, column: list[str]) -> Kind | None:
+def _by_values(column: list[str], has_header: bool) -> Kind | None:
     cells = filled(column)
     if not is_numeric(cells):
         return Kind.TEXT if sum(map(len, cells)) > _LONG_TEXT * len(cells) and times.unit_of(column) is None else None
     values = [number(cell) for cell in column]
-    if not name.strip() or len(values) < 10 or None in values or times.unit_of(column):
+    if not has_header or len(values) < 10 or None in values or times.unit_of(column):
         return None
     steps = {after - before for before, after in itertools.pairwise(values)}  # type: ignore[operator]
     return Kind.ROW_NUMBER if steps == {1.0} else None

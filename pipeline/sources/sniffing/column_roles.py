@@ -20,14 +20,32 @@ NAMES = {
 """Role to the words that name such a column."""
 COUNTS = frozenset(
     ["weight", "plays", "playcount", "count", "listencount", "listens", "clicks", "views", "quantity", "qty", "units",
-     "pieces", "hours", "minutes", "times", "freq", "frequency", "visits", "checkins", "downloads", "num"]
+     "pieces", "hours", "minutes", "times", "freq", "frequency", "visits", "checkins", "downloads", "num",
+     "menge", "anzahl", "cantidad", "quantidade", "quantita", "aantal"]
 )  # fmt: skip
 """Words in names of columns that count: they have weights, not ratings."""
-_RATING_WORDS = frozenset(NAMES["rating"].split()) | COUNTS | {"thumb", "thumbs", "feedback", "recommended", "isliked"}
+_RATING_WORDS = (
+    frozenset(NAMES["rating"].split())
+    | COUNTS
+    | {
+        "thumb",
+        "thumbs",
+        "feedback",
+        "recommended",
+        "isliked",
+        "target",
+        "label",
+        "click",
+        "clicked",
+        "purchased",
+        "bought",
+    }
+)
 _NAMES_OF_KINDS = {
     Kind.EVENT: "event", Kind.LATITUDE: "latitude", Kind.LONGITUDE: "longitude", Kind.CATEGORY: "category",
     Kind.ITEM_ATTRIBUTE: "category", Kind.TEXT: "text",
 }  # fmt: skip
+_ID_ENDINGS = ("id", "sha1", "code", "key", "uri", "no", "nr", "number", "name", "title")
 _NOT_A_RATING = frozenset({"avg", "average", "mean", "total", "helpful", "max", "min", "std"})
 _MOST_LEVELS = 25
 """Distinct values of a scale at most."""
@@ -47,6 +65,8 @@ class Assigned:
     """Kind of columns without a role, as far as it is known."""
     guessed: bool = False
     """The user or the item is known neither by a header nor by its name."""
+    flags: list[int] = field(default_factory=list)
+    """Columns of 0 and 1, or of yes and no, that might be ratings by what they mean."""
     unread_rating: int | None = None
     """A column that is named like a rating, but has no numbers."""
 
@@ -66,7 +86,7 @@ def fits(name: str, role: str) -> bool:
     """Whether a column's name matches a role."""
     plain = plain_name(name)
     words = NAMES[role].split()
-    is_id = role in ("user", "item") and plain.endswith(("id", "sha1", "code"))
+    is_id = role in ("user", "item") and plain.endswith(_ID_ENDINGS)
     return plain in words or (is_id and any(plain.startswith(word) for word in words))
 
 
@@ -107,9 +127,13 @@ class _Assignment:
         return Assigned(
             roles={role: self.roles[role] for role in NAMES if role in self.roles},
             unit=self._unit(self.roles["timestamp"]) if "timestamp" in self.roles else None,
-            spelling=spelling, kinds=kinds, guessed=guessed,
+            spelling=spelling, kinds=kinds, guessed=guessed, flags=[] if spelling else self._flags(),
             unread_rating=named[0] if named and "rating" not in self.roles else None,
         )  # fmt: skip
+
+    def _flags(self) -> list[int]:
+        free = [at for at in self._free() if at not in self.kinds]
+        return [at for at in free if (found := self._spelling(at)) and self._is_truth(at, found)]
 
     def _free(self) -> list[int]:
         return [at for at in range(len(self.names)) if at not in self.roles.values()]
@@ -133,24 +157,39 @@ class _Assignment:
                 self.roles[role] = min(named, key=lambda at: self._preference(role, at))
 
     def _preference(self, role: str, at: int) -> tuple[bool, int]:
-        """Ids before other columns; ratings before counts."""
+        """Ids before names; ratings before counts."""
         name = self.names[at]
-        return is_count_name(name) if role == "rating" else not name.lower().endswith("id"), at
+        if role == "rating":
+            return is_count_name(name), at
+        return not plain_name(name).endswith(("id", "uri", "key", "code", "sha1")), at
 
     def _take_time(self) -> None:
         """The column that looks most like times of events: with a name, as dates rather than counts, the last."""
         timed = [at for at in self._free() if self.columns[at] and self.kinds.get(at) is None and self._unit(at)]
         timed = [at for at in timed if not (self.names[at].lower().endswith("id") and self._unit(at) in times.EPOCHS)]
+        timed = [at for at in timed if not self._is_first_id(at)]
         places = 2 - len(self.roles.keys() & {"user", "item"})
         if "timestamp" in self.roles or not timed or len(self._free()) <= places:
             return
         known = [self.columns[self.roles[role]] for role in ("user", "item") if role in self.roles]
 
+        of_item = self.columns[self.roles["item"]] if "item" in self.roles else None
+        attributes = [at for at in timed if of_item and is_function_of(self.columns[at], of_item)]
+        self.kinds |= dict.fromkeys(attributes, Kind.ITEM_ATTRIBUTE)  # as the release date of a film
+        timed = [at for at in timed if at not in attributes]
+        if not timed:
+            return
+
         def quality(at: int) -> tuple[bool, bool, bool, int]:
-            is_attribute = any(is_function_of(self.columns[at], of) for of in known)
-            return not is_attribute, times.is_time_name(self.names[at]), self._unit(at) not in times.EPOCHS, at
+            of_user = any(is_function_of(self.columns[at], of) for of in known)
+            return not of_user, times.is_time_name(self.names[at]), self._unit(at) not in times.EPOCHS, at
 
         self.roles["timestamp"] = max(timed, key=quality)
+
+    def _is_first_id(self, at: int) -> bool:
+        """Whether the first column of a file without header has ids of nine digits, which repeat, rather than times."""
+        column = self.columns[at]
+        return at == 0 and not self.names[at] and self._unit(at) in times.EPOCHS and len(set(column)) < len(column) / 2
 
     def _take_by_order(self) -> None:
         """User and item from the columns without role and kind, in their order; else from ids and categories."""
@@ -159,8 +198,8 @@ class _Assignment:
             if role in self.roles:
                 continue
             free = [at for at in self._free() if at not in self.kinds]
-            numbers_of_units = [at for at in free if _is_scale(self.names[at], self.columns[at])]
-            free = [at for at in free if at not in numbers_of_units] or free
+            free = [at for at in free if not _is_scale(self.names[at], self.columns[at])] or free
+            free = [at for at in free if not self.names[at] or set(self.columns[at]) != {"0", "1"}]
             for kind in possible:
                 free = free or [at for at in self._free() if self.kinds.get(at) == kind]
             if free:
@@ -183,18 +222,22 @@ class _Assignment:
         """The column of ratings: by its name, by a word in it, else the only one whose values could be ratings."""
         if "rating" not in self.roles:
             self._mark_attributes()
-            free = [at for at in self._free() if at not in self.kinds and not times.is_time_name(self.names[at])]
+            free = [at for at in self._free() if at not in self.kinds and not _is_id_or_time(self.names[at])]
             spelled = {at: found for at in free if self.columns[at] and (found := self._spelling(at))}
             worded = [at for at in spelled if _has_rating_word(self.names[at])]
             guesses = [
                 at for at, found in spelled.items()
-                if not (found.is_truth and self.names[at]) and _is_plausible(found.numbers(self.columns[at]))
+                if not (self.names[at] and self._is_truth(at, found)) and _is_plausible(found.numbers(self.columns[at]))
             ]  # fmt: skip
             if worded:
                 self.roles["rating"] = worded[0]
             elif guesses and (not self.names[guesses[0]] or len(guesses) == 1):
                 self.roles["rating"] = guesses[0]
         return self._spelling(self.roles["rating"]) if "rating" in self.roles else None
+
+    def _is_truth(self, at: int, spelling: Spelling) -> bool:
+        """Whether a column has yes and no, or 1 and 0: such flags are ratings only if their name says so."""
+        return spelling.is_truth or set(filled(self.columns[at])) == {"0", "1"}
 
     def _mark_attributes(self) -> None:
         """Columns that are functions of the item or of the user: categories, prices, ages."""
@@ -208,6 +251,10 @@ class _Assignment:
 def _has_rating_word(name: str) -> bool:
     words = {plain_name(name), *words_of(name)}
     return bool(words & _RATING_WORDS) and not words & _NOT_A_RATING and words_of(name)[-1:] != ["id"]
+
+
+def _is_id_or_time(name: str) -> bool:
+    return times.is_time_name(name) or words_of(name)[-1:] in (["id"], ["ids"], ["key"], ["no"], ["code"])
 
 
 def _is_scale(name: str, column: list[str]) -> bool:
@@ -225,4 +272,5 @@ def _is_plausible(values: list[float]) -> bool:
     is_whole = all(value % 1 == 0 for value in different)
     is_counts = is_whole and min(map(abs, different)) <= 5 and min(different) >= -1000
     is_amounts = not is_whole and min(different) >= 0
-    return not fine and (is_scale or is_counts or is_amounts)
+    is_range = min(different) >= -10 and max(different) <= 10
+    return not fine and different != {0} and (is_scale or is_counts or is_amounts or is_range)

@@ -34,6 +34,12 @@ def columns_section(table: Peek, assigned: Assigned) -> tuple[list[str], list[st
     written, found = _times(table, assigned)
     lines += written
     notes += found
+    if flags := [quoted(table.names[at]) for at in assigned.flags]:
+        notes.append(
+            f"{', '.join(flags)} {'has' if len(flags) == 1 else 'have'} two values, as yes and no. If no means "
+            f"not liked, set rating = {flags[0]} and, in [feedback], positive_if = 'rating > 0'"
+        )
+        lines.append(f"# {notes[-1]}")
     if (at := assigned.unread_rating) is not None:
         notes.append(
             f"{quoted(table.names[at])} is named like a rating, but has no numbers that are known, e.g. "
@@ -64,7 +70,8 @@ def _rating(table: Peek, assigned: Assigned) -> tuple[list[str], list[str]]:
 def _times(table: Peek, assigned: Assigned) -> tuple[list[str], list[str]]:
     """The unit of the times, and what of them is ambiguous or not read."""
     if "timestamp" not in assigned.roles:
-        return _unread_columns(table, set(assigned.roles.values()))
+        attributes = {at for at in assigned.kinds if times.unit_of(table.column(at))}  # as the release date of a film
+        return _unread_columns(table, {*assigned.roles.values(), *attributes})
     at = assigned.roles["timestamp"]
     column, unit, name = table.column(at), assigned.unit or "s", quoted(table.names[at])
     lines, notes = [f"timestamp_unit = {quoted(unit)}  # s, ms, us, ns, iso or a strptime format"], list[str]()

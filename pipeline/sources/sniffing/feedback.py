@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import ceil
 
+_SENTINELS = (-1.0, -9.0, -99.0, -999.0, 99.0, 999.0, 9999.0)
+"""Values that stand for no rating in many files."""
 _MOST_LEVELS, _HIGHEST = 20, 100
 """Distinct values of an explicit scale, and the highest of them, at most."""
 
@@ -30,15 +32,20 @@ def feedback_of(values: list[float], is_count: bool = False, is_rating: bool = F
     levels = Counter(values)
     if not levels:
         return Feedback(['kind = "implicit"'])
-    lowest, highest, others = min(levels), max(levels), levels.keys() - {-1}
+    lowest, highest = min(levels), max(levels)
+    if highest <= 0:
+        note = (
+            f"no row has a rating above 0 ({lowest:g} to {highest:g}); every row counts as positive without positive_if"
+        )
+        return Feedback(['kind = "implicit"', f"# {note}"], [note])
     if lowest == 0 and highest <= 1:
         return _signed(levels, "0 is no positive", "mean no")
     if lowest < 0 and highest <= 1:
         return _signed(levels, "a vote against is no positive", "are votes against")
-    is_scale = _is_scale(levels.keys(), is_count, is_rating)
-    if lowest == -1 and min(others) >= 1 and len(others) > 1 and _is_scale(others, is_count, is_rating):
-        return _scale(levels, missing=True)
-    if lowest < 0 and is_scale:
+    is_scale = _is_scale(levels, is_count, is_rating)
+    if missing := _missing(levels, is_count, is_rating):
+        return _scale(levels, missing)
+    if lowest < 0 and (is_scale or (highest <= 10 and any(value % 1 for value in levels))):
         return _signed(levels, "ratings below 0 are no positives", "are taken for dislikes", "explicit")
     if lowest < 0:
         return _signed(levels, "returns and corrections are no positives", "are taken for returns")
@@ -56,15 +63,17 @@ def _signed(levels: Counter[float], why: str, meaning: str, kind: str = "implici
     return Feedback([f'kind = "{kind}"', f'positive_if = "rating > 0"  # {why}'], [note])
 
 
-def _scale(levels: Counter[float], missing: bool = False) -> Feedback:
+def _scale(levels: Counter[float], missing: float | None = None) -> Feedback:
     """Explicit ratings, with a threshold to uncomment; the lowest rating counts as positive without it."""
-    rated = sorted(value for value in levels if not (missing and value == -1))
+    rated = sorted(value for value in levels if value != missing)
     lowest, highest, threshold = rated[0], rated[-1], _threshold(rated)
     named = f"{lowest:g} (half a star)" if lowest == 0.5 else f"{lowest:g}"
     lines, notes, positives = ['kind = "explicit"'], list[str](), ""
-    if missing:
-        lines.append("missing_ratings = [-1]  # means 'seen, not rated'")
-        notes.append(f"-1 is apart from the ratings from {lowest:g} to {highest:g}: it is read as 'seen, not rated'")
+    if missing is not None:
+        lines.append(f"missing_ratings = [{missing:g}]  # means 'seen, not rated'")
+        notes.append(
+            f"{missing:g} is apart from the ratings from {lowest:g} to {highest:g}: it is read as 'seen, not rated'"
+        )
     elif lowest == 0 and highest >= 5:
         notes.append(f"ratings from 0 to {highest:g}: if 0 means 'not rated', set missing_ratings = [0]")
         lines.append(f"# {notes[-1]}")
@@ -80,6 +89,17 @@ def _scale(levels: Counter[float], missing: bool = False) -> Feedback:
     return Feedback(lines, notes, positives)
 
 
+def _missing(levels: Counter[float], is_count: bool, is_rating: bool) -> float | None:
+    """A value that stands for no rating: apart from a scale, as -1 from 1 to 10, or 99 from 1 to 5."""
+    for value in _SENTINELS:
+        rest = Counter({level: n for level, n in levels.items() if level != value})
+        if value not in levels or len(rest) < 2 or not _is_scale(rest, is_count, is_rating):
+            continue
+        if min(rest) >= (1 if value == -1 else 0) and (value < 0 or max(rest) <= 10):
+            return value
+    return None
+
+
 def _threshold(levels: list[float]) -> float:
     """Four fifths of the highest rating, rounded up to a step of the scale."""
     step = min(max(_step(levels), 0.1), 1.0)
@@ -93,7 +113,12 @@ def _is_scale(values: Collection[float], is_count: bool, is_rating: bool) -> boo
         return False
     if is_rating:
         return len(levels) <= _MOST_LEVELS or levels[-1] <= 10
-    return len(levels) <= _MOST_LEVELS and len(levels) >= 0.3 * ((levels[-1] - levels[0]) / _step(levels) + 1)
+    ones = values[1] / values.total() if isinstance(values, Counter) and levels[0] == 1 and len(levels) > 1 else 0
+    return (
+        ones < 0.5
+        and len(levels) <= _MOST_LEVELS
+        and len(levels) >= 0.3 * ((levels[-1] - levels[0]) / _step(levels) + 1)
+    )
 
 
 def _step(levels: list[float]) -> float:

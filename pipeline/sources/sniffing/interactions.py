@@ -116,7 +116,7 @@ def _feedback(table: Peek, assigned: Assigned) -> Feedback:
     if not (spelling := assigned.spelling):
         return feedback_of([])
     name = table.names[assigned.roles["rating"]]
-    is_rating = "rating_of" in spelling.settings or fits(name, "rating")
+    is_rating = "rating_of" in spelling.settings or (table.reading.get("header", True) and fits(name, "rating"))
     return feedback_of(
         spelling.numbers(table.column(assigned.roles["rating"])),
         is_count_name(name),
