@@ -1,4 +1,4 @@
-"""What is said of a data set: sample without user ids, nulls, density, distributions that lose no row."""
+"""What describes a data set: sample without user ids, nulls, density, distributions that lose no row."""
 
 import json
 import math
@@ -134,26 +134,26 @@ def night(tmp_path):
 
 def test_the_stage_tells_what_the_filters_did(night, capsys):
     run, folder = night(feedback={"normalize": "min_max", "normalize_to": [0, 60]})
-    said = json.loads((folder / stage.FILE).read_text())
-    assert said["shapes"]["raw"]["rows"] == 50 and said["shapes"]["clean"] == {
+    output = json.loads((folder / stage.FILE).read_text())
+    assert output["shapes"]["raw"]["rows"] == 50 and output["shapes"]["clean"] == {
         "rows": 48, "users": 8, "items": 6, "density": 1.0,
     }  # fmt: skip
-    assert sum(said["rows"].values()) == 48
-    assert said["ratings"]["raw"]["max"] == 5 and said["ratings"]["fit"]["max"] == 60
-    assert said["ratings"]["fit"]["n"] == said["rows"]["train"]
-    assert "lonely" not in json.dumps(said)
+    assert sum(output["rows"].values()) == 48
+    assert output["ratings"]["raw"]["max"] == 5 and output["ratings"]["fit"]["max"] == 60
+    assert output["ratings"]["fit"]["n"] == output["rows"]["train"]
+    assert "lonely" not in json.dumps(output)
     assert "of 50 rows of 9 users and 7 items (density 79.4 %), 48 rows of 8 users" in capsys.readouterr().err
     assert journal.read_run(run.home, run.dataset, run.run_id)["profile"] == str(folder)
-    assert lake.info(folder)["shapes"] == said["shapes"]
+    assert lake.info(folder)["shapes"] == output["shapes"]
 
 
 def test_data_without_ratings_or_times(night):
     _, folder = night(ROWS.with_columns(rating=pl.lit(None, pl.Float64), timestamp=pl.lit(None, pl.Datetime("us"))))
-    said = json.loads((folder / stage.FILE).read_text())
-    assert said["ratings"] == {"raw": None, "clean": None, "fit": None}
+    output = json.loads((folder / stage.FILE).read_text())
+    assert output["ratings"] == {"raw": None, "clean": None, "fit": None}
 
 
 def test_ratings_that_the_scale_refuses_do_not_end_the_night(night):
     _, folder = night(ROWS.with_columns(rating=-2 * pl.col("rating")), feedback={"normalize": "log1p"})
-    said = json.loads((folder / stage.FILE).read_text())
-    assert said["ratings"]["fit"] is None and said["ratings"]["raw"]["min"] == -10
+    output = json.loads((folder / stage.FILE).read_text())
+    assert output["ratings"]["fit"] is None and output["ratings"]["raw"]["min"] == -10

@@ -136,13 +136,15 @@ def _mirror(gram: Tensor) -> None:
 def times(history: History, matrix: Tensor, columns: Tensor | None = None) -> Tensor:
     """X times a matrix (I, J), with repeated items once, (B, J), or some columns of every row, (B, C) -> (B, C).
 
+    Where the history has weights they are the entries of X, and its items don't repeat.
     Dense for few items, else the sum of the matrix's rows.
     """
     if history.items.device.type != "cpu" or history.n_items <= DENSE_ITEMS:
         product = history.dense() @ matrix  # (B, J)
         return product if columns is None else product.gather(1, columns)
-    again = history.repeats()
-    weights = None if again is None else (~again).to(matrix.dtype)  # (E,)
+    weights = history.weights  # (E,)
+    if weights is None and (again := history.repeats()) is not None:
+        weights = (~again).to(matrix.dtype)
     if columns is not None and FEW_COLUMNS * columns.shape[1] <= matrix.shape[1]:
         return _times_few(history, matrix, columns, weights)
     product = nn.functional.embedding_bag(
