@@ -98,7 +98,9 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
 class _Cache:
     """Draws that are used again: metrics of all models are computed over the same numbers of users."""
 
-    held: OrderedDict[tuple, tuple[list[Tensor], int]] = field(default_factory=OrderedDict)
+    held: OrderedDict[tuple[int, int, int, torch.device], tuple[list[Tensor], int]] = field(
+        default_factory=OrderedDict[tuple[int, int, int, torch.device], tuple[list[Tensor], int]]
+    )
     """Draws and the request that used them last, by their arguments; the most recent last."""
     requests: int = 0
 

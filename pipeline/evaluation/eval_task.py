@@ -79,13 +79,15 @@ def load_splits(split_dir: Path, device: torch.device, recency: bool = False) ->
     info = lake.info(split_dir)
     frames = {path.stem: pl.read_parquet(path) for path in files}
     splits = Splits(frames, info["n_users"], info["n_items"], device, recency)
-    _LOADED.clear()
-    if device.type == "cpu" and sum(frame.estimated_size() for frame in frames.values()) <= KEPT:
+    for other in [other for other in _LOADED if (other[0], *other[3:]) != (key[0], *key[3:])]:
+        del _LOADED[other]  # of another night
+    held = [*_LOADED.values(), splits]  # with and without recency
+    if device.type == "cpu" and sum(frame.estimated_size() for of in held for frame in of.frames.values()) <= KEPT:
         _LOADED[key] = splits
     return splits
 
 
-_LOADED: dict[tuple, Splits] = {}
+_LOADED: dict[tuple[object, ...], Splits] = {}
 """The splits that were read last."""
 
 
