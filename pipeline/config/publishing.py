@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.base import Fraction, Section
 
@@ -60,8 +60,38 @@ class Churn(Section):
     """true: `max_change` is ignored; `run --accept-churn` sets it for one night."""
 
 
+class Boost(Section):
+    """Items whose scores are raised or lowered before lists are cut."""
+
+    where: str
+    """Condition on the item catalog."""
+    factor: Annotated[float, Field(gt=0, le=1000)]
+    """A score of 0 or more is multiplied by it, a negative one divided: above 1 the item always rises."""
+
+
+class Promotion(Section):
+    """A place of the lists that is given to an item of a choice, if no item of it is there or above anyway."""
+
+    where: str | None = None
+    """Condition on the item catalog: the best of these items that the user does not have yet is placed."""
+    items: str | None = None
+    """CSV in the data folder instead: item_id, and optionally place, reason, from, until."""
+    place: PositiveInt = 1
+    """1 is the top. Each place is given once."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Promotion":
+        if (self.where is None) == (self.items is None):
+            raise ValueError("a promotion has either where or items")
+        return self
+
+
 class Export(Section):
-    """What is published."""
+    """What is published.
+
+    Conditions on the item catalog are boolean expressions of DuckDB over its columns, `n_interactions`, `first_seen`,
+    `last_seen` and `night_date`, e.g. `not in_stock` or `list_contains(genres, 'Drama')`. NULL counts as false.
+    """
 
     top_n: PositiveInt = 20
     similar_items: NonNegativeInt = 20
@@ -76,6 +106,23 @@ class Export(Section):
     """Attribute of the item catalog to the most items with the same value in one list, e.g. { genres = 3 }."""
     fresh_days: PositiveInt | None = None
     """Only items with an interaction in this many days before the newest interaction are recommended."""
+    exclude_where: str | None = None
+    """Condition on the item catalog: these items are never recommended."""
+    only_where: str | None = None
+    """Condition on the item catalog: only these items are recommended."""
+    boost: list[Boost] = Field(default=[])
+    """E.g. [{ where = "is_new", factor = 1.2 }]. An item that several conditions name gets all factors."""
+    promote: list[Promotion] = Field(default=[])
+    """E.g. [{ where = "is_new", place = 3 }]. Rows have the source `promoted`; limits by attribute don't count them."""
+
+    @model_validator(mode="after")
+    def _places_are_free(self) -> "Export":
+        places = [promotion.place for promotion in self.promote]
+        if repeated := [place for place in places if places.count(place) > 1]:
+            raise ValueError(f"promote: place {repeated[0]} is given twice")
+        if beyond := [place for place in places if place > self.top_n]:
+            raise ValueError(f"promote: place {beyond[0]} is beyond top_n = {self.top_n}")
+        return self
 
 
 class Keep(Section):

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from pipeline.core.errors import SettingsError
@@ -60,7 +60,7 @@ def check() -> None:
 
 
 @contextmanager
-def planted(wanted: str) -> Iterator[None]:
+def planted(wanted: str) -> Generator[None]:
     """Set a fault for a block in this process; visits are counted from its start."""
     before = os.environ.get(VARIABLE)
     _parse(wanted)
