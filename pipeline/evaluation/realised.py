@@ -16,6 +16,7 @@ from pipeline.config.settings import Select
 from pipeline.core.bootstrap import intervals
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
+from pipeline.preparation.events import masking_condition
 from pipeline.schemas import tables
 from pipeline.schemas.tables import metric_name
 from pipeline.storage import journal, warehouse
@@ -59,7 +60,8 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
     try:
         files = {name: warehouse.literal(encoded / f"{name}.parquet") for name in ("interactions", "users", "items")}
         rows = warehouse.literal(raw / "interactions.parquet")
-        con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({rows})")
+        masking = masking_condition(run.settings.dataset.events)
+        con.execute(f"CREATE TEMP VIEW source_rows AS SELECT *, {masking} AS masks FROM read_parquet({rows})")
         newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]
         due = due_lists(con, run, newest) if newest else []
         if due:

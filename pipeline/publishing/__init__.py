@@ -2,5 +2,5 @@
 
 __all__ = [
     "boosts", "business_rules", "checks", "churn", "database", "drift", "explanation", "item_columns",
-    "item_conditions", "item_tables", "logical_hash", "promotions", "similar_items", "user_lists",
+    "item_conditions", "item_tables", "logical_hash", "promotions", "reasons", "similar_items", "user_lists",
 ]  # fmt: skip
