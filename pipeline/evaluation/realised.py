@@ -61,7 +61,9 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
         files = {name: warehouse.literal(encoded / f"{name}.parquet") for name in ("interactions", "users", "items")}
         rows = warehouse.literal(raw / "interactions.parquet")
         masking = masking_condition(run.settings.dataset.events)
-        con.execute(f"CREATE TEMP VIEW source_rows AS SELECT *, {masking} AS masks FROM read_parquet({rows})")
+        con.execute(
+            f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking}, false) AS masks FROM read_parquet({rows})"
+        )
         newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]
         due = due_lists(con, run, newest) if newest else []
         if due:
