@@ -1,19 +1,21 @@
 -- 4_realised: ranks of what users did after the data of a published night ended, in its lists and in those of popularity.
--- reads:  source_rows; positives (user_id, item_id); published.recommendations, published.popular_items
+-- reads:  source_rows (with masks: the event keeps an item out of lists); positives (user_id, item_id); published.recommendations, published.popular_items
 -- writes: nothing; returns user_id, item_id, source (of the user's list), rank and popularity_rank (null: not listed)
 -- params: after, until: the interactions that count; window_days of popular_items
 --
--- An interaction counts if it is the user's first with the item, is positive, and the user has a published list.
+-- An item counts if the user has a row with it in the time, it is positive, no earlier row masks it, and the user has a
+-- published list.
 -- Popularity lists the night's popular items that the user did not know by then.
 with active as (
     select distinct user_id from source_rows where timestamp > $after and timestamp <= $until
 ),
 
-firsts as (
+pairs as (
     select
         source_rows.user_id,
         source_rows.item_id,
-        min(source_rows.timestamp) as first_seen
+        bool_or(source_rows.masks and source_rows.timestamp <= $after) as is_known,
+        bool_or(source_rows.timestamp > $after and source_rows.timestamp <= $until) as is_since
     from source_rows
     semi join active using (user_id)
     group by all
@@ -29,13 +31,13 @@ listed as (
 
 truth as (
     select
-        firsts.user_id,
-        firsts.item_id,
+        pairs.user_id,
+        pairs.item_id,
         listed.source
-    from firsts
-    semi join positives on positives.user_id = firsts.user_id and positives.item_id = firsts.item_id
-    join listed on listed.user_id = firsts.user_id
-    where firsts.first_seen > $after and firsts.first_seen <= $until
+    from pairs
+    semi join positives on positives.user_id = pairs.user_id and positives.item_id = pairs.item_id
+    join listed on listed.user_id = pairs.user_id
+    where pairs.is_since and not pairs.is_known
 ),
 
 popular as (
@@ -45,7 +47,7 @@ popular as (
         row_number() over (partition by users.user_id order by popular_items.rank) as rank
     from (select distinct user_id from truth) as users
     cross join published.popular_items as popular_items
-    anti join (select * from firsts where first_seen <= $after) as known
+    anti join (select * from pairs where is_known) as known
         on known.user_id = users.user_id and known.item_id = popular_items.item_id
     where popular_items.window_days = $window_days
 ),

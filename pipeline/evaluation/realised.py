@@ -16,6 +16,7 @@ from pipeline.config.settings import Select
 from pipeline.core.bootstrap import intervals
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
+from pipeline.preparation.events import masking_condition
 from pipeline.schemas import tables
 from pipeline.schemas.tables import metric_name
 from pipeline.storage import journal, warehouse
@@ -59,7 +60,10 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
     try:
         files = {name: warehouse.literal(encoded / f"{name}.parquet") for name in ("interactions", "users", "items")}
         rows = warehouse.literal(raw / "interactions.parquet")
-        con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({rows})")
+        masking = masking_condition(run.settings.dataset.events)
+        con.execute(
+            f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking}, false) AS masks FROM read_parquet({rows})"
+        )
         newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]
         due = due_lists(con, run, newest) if newest else []
         if due:
@@ -161,7 +165,8 @@ def _values(ranks: pl.Series, metric: str, cutoff: int, rows: Tensor, n_holdout:
     places = torch.from_numpy(ranks.cast(pl.Float64).fill_null(float("inf")).to_numpy(writable=True))  # (E,)
     hit = (places <= cutoff).double()  # (E,)
     places = torch.where(hit > 0, places, torch.full_like(places, 1e9))  # (E,): inf * 0 would be no number
-    return ranking_metrics.METRICS[metric](Hits(places, hit, rows, n_holdout, n_holdout, cutoff)).double()  # (U,)
+    hits = Hits(places, hit, rows, n_listed=n_holdout, n_holdout=n_holdout, k=cutoff)  # events in no list are there too
+    return ranking_metrics.METRICS[metric](hits).double()  # (U,)
 
 
 def _top_n(run: Run, run_id: str) -> int | None:
