@@ -8,13 +8,14 @@ from typing import Any
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.terminal import plain
-from pipeline.sources.sniffing.interactions import sniff
+from pipeline.sources.sniffing.interactions import propose
 
 
 def init(options: Any) -> None:
     """Write the TOML to the current folder or `--output`, and print the next command."""
     source = Path(options.csv).expanduser()
-    text = sniff(source)
+    proposal = propose(source)
+    text = proposal.toml
     if options.output == "-":
         print(text, end="")
         return
@@ -29,7 +30,8 @@ def init(options: Any) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    print(plain(f"wrote {target}: {decisions(text)}. Check it, then run:\n  {command}"), file=sys.stderr)
+    notes = "".join(f"\n  check: {note}" for note in proposal.notes) + ("\n" if proposal.notes else " ")
+    print(plain(f"wrote {target}: {decisions(text)}.{notes}Check it, then run:\n  {command}"), file=sys.stderr)
 
 
 def decisions(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
 from pipeline.config.base import Fraction, Name, Section
 
@@ -54,18 +54,37 @@ class Columns(Section):
     timestamp: str | None = None
     timestamp_unit: str = "s"
     """s, ms, us, ns (since 1970), iso, or a strptime format."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of ratings, and of times that are counts: with `,`, `4,5` is 4.5."""
+    thousands: Literal["", ",", ".", " ", "'", "\u2019", "_"] = ""
+    """Separator of thousands: with `,`, `1,234` is 1234. A blank stands for no-break spaces, too."""
+    rating_of: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Ratings are fractions or percentages, on a scale up to this: with 5, `4/5` is 4, `4.1 out of 5 stars` is 4.1, and
+    `80 %` is 4."""
+    rating_values: dict[str, FiniteFloat] = Field(default={})
+    """What texts count as: `{ yes = 1, no = 0 }`, `{ "★★★☆☆" = 3 }`. Other texts are read as numbers."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> "Columns":
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}: a number would have two meanings")
+        return self
 
 
 class Feedback(Section):
-    """What a row means."""
+    """What a row means.
+
+    A condition is one boolean expression of DuckDB over `rating`, `rated`, `timestamp`, `user`, `item`, the source's
+    other columns and `night_date`, e.g. `rating >= 4` or `category = 'book' and price < 20`. NULL counts as false.
+    """
 
     kind: Literal["explicit", "implicit"] = "implicit"
     missing_ratings: list[float] = Field(default=[])
     """Values that mean 'seen, not rated': an interaction without a rating."""
     keep_if: str | None = None
-    """Condition on `rating`. Fits and metrics ignore other rows, but their items are never recommended again."""
+    """Condition on a row's columns. Fits and metrics ignore other rows, but their items are never recommended again."""
     positive_if: str | None = None
-    """Condition on `rating`: which kept rows count as positive for ranking."""
+    """Condition on a row's columns: which kept rows count as positive for ranking."""
     normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
     """Normalization of ratings; fitted on train only."""
     normalize_to: tuple[float, float] = (0.0, 1.0)
@@ -76,6 +95,15 @@ class Feedback(Section):
         if self.normalize_to[0] >= self.normalize_to[1]:
             raise ValueError("normalize_to is [lowest, highest], and the first must be below the second")
         return self
+
+
+class Events(Section):
+    """What the types of events mean, for logs with an event type per row."""
+
+    column: str
+    """Source column with the event type."""
+    quantity: str | None = None
+    """Source column with the quantity of an event, e.g. the pieces bought; empty: 1."""
 
 
 class Filter(Section):
@@ -94,6 +122,18 @@ class Items(Reading):
     title: str | None = None
     attributes: dict[str, str] = Field(default={})
     """Attribute column to the separator of its values."""
+    columns: list[str] | None = None
+    """Other columns that are kept as attributes with one value; absent: all of them."""
+
+
+class Users(Reading):
+    """A file of user attributes."""
+
+    id: str = "user"
+    attributes: dict[str, str] = Field(default={})
+    """Attribute column to the separator of its values."""
+    columns: list[str] | None = None
+    """Other columns that are kept as attributes with one value; absent: all of them."""
 
 
 class Published(Section):
@@ -112,6 +152,8 @@ class Dataset(Section):
     source: Source = Source()
     columns: Columns = Columns()
     feedback: Feedback = Feedback()
+    events: Events | None = None
     filter: Filter = Filter()
     items: Items | None = None
+    users: Users | None = None
     published: Published | None = None

@@ -1,9 +1,10 @@
 """Confidence intervals of means over users, by resampling users (Efron and Tibshirani 1993, ch. 13 and 16)."""
 
+import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from pipeline.core.seeding import generator
 RESAMPLES = 1000
 CHUNK = 4096  # users whose weights are in memory at once
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
-KEPT, KEPT_ON_CUDA = 1 << 23, 1 << 28
+KEPT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16
+KEPT_ON_CUDA = 1 << 30
 """Number of cached draws, one byte each. A later call with the same number of users uses them again."""
+RECENT = 100
+"""Requests after which cached draws may give their place to others."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +88,51 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     mean = values.sum(0) / counts.sum()  # (M,)
     both = torch.cat([values - mean * counts, counts], 1)  # (U, M + 1), centred
     sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64, device=device)  # (R, M + 1)
-    kept = len(values) * resamples <= (KEPT if device.type == "cpu" else KEPT_ON_CUDA)
-    drawn = (_kept if kept else _drawn)(seed, len(values), resamples, device)
+    drawn = _CACHE.get(seed, len(values), resamples, device)
     for chunk, times in zip(torch.split(both, CHUNK), drawn, strict=True):
         sums += times.double() @ chunk
     return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
-@lru_cache(maxsize=32)
-def _kept(seed: int, n: int, resamples: int, device: torch.device) -> list[Tensor]:
-    """The draws of `_drawn`, cached: metrics of all models are computed over the same numbers of users."""
-    return [*_drawn(seed, n, resamples, device)]
+Draw = tuple[int, int, int, torch.device]
+"""Seed, number of users, number of resamples, device."""
+
+
+@dataclass
+class _Cache:
+    """Draws that are used again: metrics of all models are computed over the same numbers of users."""
+
+    held: OrderedDict[Draw, tuple[list[Tensor], int]] = field(
+        default_factory=OrderedDict[Draw, tuple[list[Tensor], int]]
+    )
+    """Draws and the request that used them last, by their arguments; the most recent last."""
+    requests: int = 0
+
+    def get(self, seed: int, n: int, resamples: int, device: torch.device) -> Iterable[Tensor]:
+        """The draws of `_drawn`, from the cache or into it, if there is room or others have not been used lately."""
+        key, size = (seed, n, resamples, device), n * resamples
+        self.requests += 1
+        if key in self.held:
+            draws = self.held.pop(key)[0]
+        elif not self._has_room(size, device):
+            return _drawn(seed, n, resamples, device)
+        else:
+            draws = [*_drawn(seed, n, resamples, device)]
+        self.held[key] = draws, self.requests
+        return draws
+
+    def _has_room(self, size: int, device: torch.device) -> bool:
+        """Whether `size` draws fit, perhaps in the place of older ones that were not used lately."""
+        most = KEPT_ON_CUDA if device.type == "cuda" else KEPT
+        while (total := sum(key[1] * key[2] for key in self.held if key[3] == device)) + size > most:
+            oldest = next((key for key in self.held if key[3] == device), None)
+            if oldest is None or total == 0 or self.requests - self.held[oldest][1] < RECENT:
+                return False
+            del self.held[oldest]
+        return True
+
+
+_CACHE = _Cache()
 
 
 def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[Tensor]:

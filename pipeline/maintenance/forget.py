@@ -128,8 +128,9 @@ def dialects_of(home: Home, dataset: str) -> list[Dialect]:
     for run_id in journal.run_ids(home, dataset):
         with suppress(OSError, ValueError, KeyError, TypeError):
             settings = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())
-            source = settings["dataset"]["source"]
-            found[Dialect(source.get("delimiter"), source.get("quote", '"'))] = None
+            for section in ("source", "users"):
+                if reading := settings["dataset"].get(section):
+                    found[Dialect(reading.get("delimiter"), reading.get("quote", '"'))] = None
     return list(found)
 
 

@@ -165,8 +165,10 @@ def _sources(home: Home, dataset: str) -> set[Path]:
             if not data.is_relative_to(home.root) or data.is_relative_to(home.warehouse):
                 continue
             settings = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())["dataset"]
-            items, published = settings.get("items") or {}, settings.get("published") or {}
-            patterns = [*settings["source"]["files"], *items.get("files", []), *filter(None, published.values())]
+            readings = [settings.get(name) or {} for name in ("items", "users")]
+            catalogs = [pattern for reading in readings for pattern in reading.get("files", [])]
+            published = settings.get("published") or {}
+            patterns = [*settings["source"]["files"], *catalogs, *filter(None, published.values())]
             for pattern in patterns:
                 with suppress(ValueError):
                     found |= {data / name for name in find_files(data, [pattern])}

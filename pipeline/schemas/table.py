@@ -11,7 +11,7 @@ TEXT, INT, BIG, FLOAT, BOOL, TIME = pl.String, pl.Int32, pl.Int64, pl.Float64, p
 VECTOR = pl.List(pl.Float32)
 DUCKDB_TYPES: dict[pl.DataType | type[pl.DataType], str] = {
     TEXT: "VARCHAR", INT: "INTEGER", BIG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN",
-    TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT",
+    TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT", pl.Date: "DATE",
 }  # fmt: skip
 
 
@@ -43,11 +43,12 @@ class Table:
     def ddl(self) -> str:
         """`CREATE TABLE` with its comments, for DuckDB."""
         fields = ",\n  ".join(
-            f'"{name}" {DUCKDB_TYPES[c.dtype]}' + ("" if c.nullable else " NOT NULL")
+            f"{_quoted(name)} {DUCKDB_TYPES[c.dtype]}" + ("" if c.nullable else " NOT NULL")
             for name, c in self.columns.items()
         )
         comments = [f"COMMENT ON TABLE {self.name} IS {_literal(self.doc)};"]
-        comments += [f'COMMENT ON COLUMN {self.name}."{n}" IS {_literal(c.doc)};' for n, c in self.columns.items()]
+        about = ((_quoted(name), _literal(column.doc)) for name, column in self.columns.items())
+        comments += [f"COMMENT ON COLUMN {self.name}.{name} IS {text};" for name, text in about]
         return f"CREATE TABLE {self.name} (\n  {fields}\n);\n" + "\n".join(comments)
 
     def without(self, *names: str) -> "Table":
@@ -76,6 +77,10 @@ class Table:
         if unique and self.key and frame.height and frame.select(self.key).is_duplicated().any():
             raise ContractError(f"{self.name}: key {self.key} is not unique")
         return frame
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:

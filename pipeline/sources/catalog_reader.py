@@ -1,56 +1,136 @@
-"""Reads the item catalog line by line. A broken line is skipped and counted; it does not stop the night."""
+"""Reads the item catalog line by line. A broken line is rejected with its reason; it does not stop the night."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import files
+from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
-from pipeline.sources.line_reader import records
+from pipeline.sources.line_reader import records, shown
 from pipeline.sources.parsing import Rejected, check_id
 
+OTHER = "column "
+"""Prefix of a catalog's other columns, which are attributes with one value, in the result of `read_items`."""
 PARTED = "\x1f"
 """Joins the values of a Parquet list if no separator is configured: ASCII's unit separator."""
 
 
-def read_items(folder: Path, names: list[str], items: Items, scratch: Path) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The catalog, and counts of items, repeated ids (the last line wins) and skipped lines."""
-    found: dict[str, tuple[str | None, str | None]] = {}
-    repeated = skipped = 0
+EMPTY = ("NULL", "\\N")
+"""Cells that databases export for a missing value: they are empty."""
+
+
+@dataclass(frozen=True)
+class CatalogLine:
+    """One line of a catalog: its cells by column, or the reason it is rejected."""
+
+    line: int
+    """Physical line, 1-based; row of a Parquet file."""
+    cells: dict[str, str] | Reason
+    raw: str
+    """The line as `rejected_rows` shows it."""
+
+
+def read_items(
+    folder: Path, names: list[str], items: Items, scratch: Path, section: str = "items"
+) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
+    """The catalog; counts of items, repeated ids (the last line wins) and skipped lines; the skipped lines as in
+    `rejected_rows`.
+
+    Its other columns follow under their names with the prefix OTHER, as text. `section` of the settings is for
+    messages; `users` reads a file of users in the same way.
+    """
+    found: dict[str, tuple[str | None, ...]] = {}
+    others = other_columns(folder, names, items, section)
+    is_empty = Reason.EMPTY_USER if section == "users" else Reason.EMPTY_ITEM
+    skipped: list[tuple] = []
+    repeated = 0
     for name in names:
-        wanted = {"items.id": items.id, **{f"items.attributes.{a}": a for a in items.attributes}}
-        wanted |= {"items.title": items.title} if items.title else {}
+        wanted = named_columns(items, section)
+        if others:
+            there = columns_of(folder / name, name, items, wanted)
+            wanted |= {f"{section}.columns.{column}": column for column in others if column in there}
         rows = _parquet_rows if name.endswith(".parquet") else _text_rows
-        for values in rows(folder / name, name, items, wanted, scratch):
+        for row in rows(folder / name, name, items, wanted, scratch):
+            if isinstance(row.cells, Reason):
+                skipped.append(("", name, row.line, None, str(row.cells), row.raw))
+                continue
+            values = {column: "" if cell in EMPTY else cell for column, cell in row.cells.items()}
+            item = values[items.id]
             try:
-                item = values.get(items.id, "")
-                check_id(item, Reason.EMPTY_ITEM, items.id)
-            except Rejected:
-                skipped += 1
+                check_id(item, is_empty, items.id)
+            except Rejected as rejected:
+                skipped.append(("", name, row.line, rejected.column, str(rejected.reason), row.raw))
                 continue
             repeated += item in found
-            found[item] = (values[items.title] or None) if items.title else None, _attributes(values, items)
-    frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=tables.CATALOG.schema, orient="row")
-    return tables.CATALOG.check(frame), {"items": len(found), "repeated": repeated, "skipped": skipped}
+            title = (values[items.title] or None) if items.title else None
+            found[item] = (title, _attributes(values, items), *(values.get(column) or None for column in others))
+    schema = {**tables.CATALOG.schema, **{OTHER + column: pl.String for column in others}}
+    frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=schema, orient="row")
+    rejects = pl.DataFrame(skipped, schema=tables.REJECTED_ROWS.schema, orient="row")
+    counts = {"items": len(found), "repeated": repeated, "skipped": len(skipped)}
+    catalog = tables.CATALOG.check(frame).hstack(frame.select(pl.col(f"^{OTHER}.*$")))
+    return catalog, counts, rejects
 
 
-def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[dict[str, str]]:
-    """Cells by column, one dict per line; empty for a broken line."""
+def named_columns(items: Items, section: str = "items") -> dict[str, str]:
+    """Keys of the settings that name a column, to the column."""
+    wanted = {f"{section}.id": items.id, **{f"{section}.attributes.{a}": a for a in items.attributes}}
+    return wanted | ({f"{section}.title": items.title} if items.title else {})
+
+
+def other_columns(folder: Path, names: list[str], items: Items, section: str = "items") -> list[str]:
+    """Columns of all files that no other key names and that are kept; none where `columns` is empty.
+
+    Left out are columns without a name or with one that occurs twice, and lists, structures and binary values of
+    Parquet, unless `attributes` names them. Raises UnreadableInput if no file has a column of `columns`.
+    """
+    if items.columns == []:
+        return []
+    wanted, found = named_columns(items, section), dict[str, None]()
+    for name in names:
+        there = columns_of(folder / name, name, items, wanted)
+        plain = _plain_columns(folder / name) if name.endswith(".parquet") else there
+        once = [column for column in there if column and there.count(column) == 1 and column in plain]
+        found |= dict.fromkeys(column for column in once if column not in wanted.values())
+    for column in items.columns or []:
+        if names and column not in found and column not in wanted.values():
+            find_column(column, f"{section}.columns", list(found), names[0])
+    return [column for column in found if items.columns is None or column in items.columns]
+
+
+def _plain_columns(path: Path) -> set[str]:
+    """Columns of a Parquet file with numbers, texts or times."""
+    return {field.name for field in pq.read_schema(path) if not pa.types.is_nested(field.type) and not _is_bytes(field)}
+
+
+def _is_bytes(field: pa.Field) -> bool:
+    return pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+
+
+def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
     plain = files.unpack(path, scratch / "items.plain")
     if layout := read_layout(plain, name, items, wanted):
-        for _, _, fields in records(plain, layout):
-            is_whole = not isinstance(fields, Reason)
-            yield {column: fields[layout.positions[key]] for key, column in wanted.items()} if is_whole else {}
+        for line, raw, fields in records(plain, layout):
+            text = shown(raw, layout.encoding)
+            if isinstance(fields, Reason):
+                yield CatalogLine(line, fields, text)
+            else:
+                cells = {column: fields[layout.positions[key]] for key, column in wanted.items()}
+                yield CatalogLine(line, cells, text)
 
 
-def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[dict[str, str]]:
-    """Cells by column of a Parquet file, as text; lists are joined, nulls are empty."""
+def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[CatalogLine]:
+    """Rows of a Parquet file with cells as text; lists are joined, nulls are empty."""
     try:
         frame = pl.read_parquet(path)
         for key, column in wanted.items():
@@ -68,7 +148,8 @@ def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _
             f"{name} is truncated, or no Parquet file with columns of numbers, texts, times or lists ({reason}): "
             "copy it again, or write it without nested columns"
         ) from None
-    yield from frame.iter_rows(named=True)
+    for line, cells in enumerate(frame.iter_rows(named=True), start=1):
+        yield CatalogLine(line, cells, "\t".join(cells.values()))
 
 
 def _attributes(values: dict[str, str], items: Items) -> str | None:

@@ -2,9 +2,11 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 from pipeline.config.dataset import Reading
@@ -28,10 +30,17 @@ class Layout:
     n_fields: int
     positions: dict[str, int]
     """Role (user, item, …) to the 0-based index of its field."""
+    names: tuple[str, ...] = ()
+    """All columns, in order."""
 
 
-def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str]) -> Layout | None:
-    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names."""
+def read_layout(
+    path: Path, name: str, reading: Reading, wanted: dict[str, str], keys: Mapping[str, str] = MappingProxyType({})
+) -> Layout | None:
+    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names.
+
+    `keys`: the settings' keys of columns that `wanted` has under another name.
+    """
     if len(reading.quote) > 1:
         raise UnreadableInput(
             f"quote = {reading.quote!r}: set one character, or an empty text if the file has no quotes"
@@ -50,14 +59,14 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
     else:
         raise UnreadableInput(f"{name}: header = false, so column_names must list its columns")
     positions = {
-        role: find_column(column, role, names, name, reading.header, "user" in wanted)
+        role: find_column(column, keys.get(role, role), names, name, reading.header, "user" in wanted)
         for role, column in wanted.items()
     }
     n_fields = len(names)
     if not reading.header:  # one of several files may lack trailing columns that are not used
         usual = widths.most_common(1)[0][0]
         n_fields = usual if max(positions.values()) < usual <= n_fields else n_fields
-    return Layout(delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions)
+    return Layout(delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions, tuple(names))
 
 
 def _check_encodable(reading: Reading) -> None:

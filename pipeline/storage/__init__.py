@@ -7,6 +7,7 @@ Only `warehouse` imports duckdb.
 __all__ = [
     "checksums",
     "copying",
+    "expressions",
     "forgotten_users",
     "garbage",
     "generations",

@@ -69,6 +69,17 @@ def open_locked(database: Path, memory_limit: str | None = None) -> Connection:
     return con
 
 
+def open_sandbox(memory_limit: str) -> Connection:
+    """A connection to an empty database in memory, for expressions of the user's own: one thread, times in UTC.
+
+    It reads what is registered, and neither files nor settings can be reached or changed.
+    """
+    con = duckdb.connect(config=_config(1, memory_limit))
+    for name, value in (("TimeZone", "UTC"), *LOCKS):
+        con.execute(f"SET {identifier(name)} = {literal(value)}")
+    return con
+
+
 LOCKS = (
     ("enable_progress_bar", "false"),
     ("temp_directory", ""),

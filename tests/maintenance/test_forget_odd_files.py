@@ -26,10 +26,11 @@ def named(small: Small, user: str, *words: str) -> int:
     return command(small, "forget", "tiny", user, *words)
 
 
-@pytest.mark.parametrize("user", [USER, SHORT])
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("name", ["run.json.damaged", "run.json.damaged-2"])
-def test_damaged_state_files_that_were_set_aside_are_cleared(small, user, torn, name):
+@pytest.mark.parametrize(
+    ("name", "torn", "user"),
+    [("run.json.damaged", False, USER), ("run.json.damaged-2", True, USER), ("run.json.damaged", True, SHORT)],
+)
+def test_damaged_state_files_that_were_set_aside_are_cleared(small, name, torn, user):
     path = small.home.journal("tiny") / PUBLISHED / name
     text = json.dumps({"reason_ids": [{"column": "user_id", "value": user}], "reason": "seen: 1 bad row"})
     path.write_text(text[:-1] if torn else text)
@@ -66,11 +67,10 @@ def test_a_damaged_record_of_a_forget_is_searched_too(small, capsys):
     assert named(small, USER) == 0 and still_names(small) == []
 
 
-@pytest.mark.parametrize(
-    "content", ['{"user": 7, "done": [], "left": []}', '{"user": "x", "done": 3, "left": []}', "[]"]
-)
-def test_a_record_of_other_types_stops_nothing(small, content):
-    small.home.forgotten("tiny").with_name("forgetting-0a0b0c0d.json").write_text(content)
+def test_records_of_other_types_stop_nothing(small):
+    contents = ('{"user": 7, "done": [], "left": []}', '{"user": "x", "done": 3, "left": []}', "[]")
+    for number, content in enumerate(contents):
+        small.home.forgotten("tiny").with_name(f"forgetting-0a0b0c0{number}.json").write_text(content)
     assert named(small, USER) == 0 and still_names(small) == []
     assert forgotten_users.pending(small.home, "tiny") == []
 

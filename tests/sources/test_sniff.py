@@ -1,6 +1,7 @@
 """A sniffed TOML is a data set: valid, with the right columns, and ingest succeeds on the file with it."""
 
 import gzip
+import re
 import tomllib
 import uuid
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.config.settings import Settings
 from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.sources.catalog_reader import read_items
-from pipeline.sources.sniffing.interactions import sniff
+from pipeline.sources.sniffing.interactions import propose, sniff
 from pipeline.stages import ingest
 from pipeline.storage import journal, lake
 from tests.support.data_sets import data_set
@@ -118,6 +119,21 @@ def test_the_catalog_beside_it_is_found_and_gives_titles(tmp_path, name):
     assert found.rows() == FILMS
 
 
+@pytest.mark.parametrize(
+    ("spell", "difference"),
+    [("0000{}", "leading zeros"), ("{}.0", "decimal fraction"), (" {}", "blanks"), ("00{}.0", "fractions")],
+)
+def test_a_catalog_whose_ids_are_spelt_otherwise_is_named(tmp_path, spell, difference):
+    path = tmp_path / "log.csv"
+    path.write_text(LOG)
+    films = "".join(f"{spell.format(n)},Film {n}\n" for n in range(1, 11))
+    (tmp_path / "movies.csv").write_text("movie_id,title\n" + films)
+    proposal = propose(path)
+    (note,) = proposal.notes
+    assert re.search(f"movies.csv looks like the item catalog, but 0 of 10 catalog ids .* {difference}", note)
+    assert f"# Check: {note}" in proposal.toml and "items" not in tomllib.loads(proposal.toml)
+
+
 def test_without_a_catalog_there_is_an_example_to_uncomment(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(LOG)
@@ -142,7 +158,7 @@ def test_real_catalogs(name, catalog, n, tmp_path):
     path = data_set(name.split("/")[0]) / name.split("/", 1)[1]
     items = sniffed(path).items
     assert items and items.files == [catalog]
-    _, told = read_items(path.parent, items.files, items, tmp_path)
+    _, told, _ = read_items(path.parent, items.files, items, tmp_path)
     assert told == {"items": n, "repeated": 0, "skipped": 0}
 
 
@@ -167,7 +183,8 @@ def test_parquet(tmp_path):
     times = pl.Series(["2020-01-01 10:00:00"] * 2).str.to_datetime()
     pl.DataFrame({"time": times, "product_id": [1, 2], "customer": ["a", "b"]}).write_parquet(path)
     dataset = sniffed(path)
-    assert dataset.columns.model_dump() == {"user": "customer", "item": "product_id", "rating": None, "timestamp": "time", "timestamp_unit": "iso"}  # fmt: skip
+    roles = {"user": "customer", "item": "product_id", "timestamp": "time", "timestamp_unit": "iso"}
+    assert dataset.columns.model_dump(exclude_defaults=True) == roles
     assert rows_of(tmp_path, path, dataset).rows() == [("a", "1", None, times[0]), ("b", "2", None, times[0])]
 
 
@@ -210,7 +227,5 @@ def test_a_broken_line_changes_nothing(tmp_path, broken):
     path.write_text("Kunde;Artikel Nr;Sterne;Zeitpunkt\n" + "\n".join(lines) + "\n")
     dataset = sniffed(path)
     assert dataset.source.header
-    columns = dataset.columns.model_dump()
-    assert columns == {
-        "user": "Kunde", "item": "Artikel Nr", "rating": "Sterne", "timestamp": "Zeitpunkt", "timestamp_unit": "s",
-    }  # fmt: skip
+    roles = {"user": "Kunde", "item": "Artikel Nr", "rating": "Sterne", "timestamp": "Zeitpunkt"}
+    assert dataset.columns.model_dump(exclude_defaults=True) == roles

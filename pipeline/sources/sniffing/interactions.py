@@ -3,6 +3,7 @@
 import glob
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,23 @@ NO_CATALOG = """# No item catalog was found next to the file. With one, the publ
 # attributes = { genres = "|" }  # column = separator of its values"""
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """What `init` understood of a file."""
+
+    toml: str
+    """The TOML of a data set with this file."""
+    notes: list[str]
+    """What was guessed or looks wrong, for a person to check; one sentence each."""
+
+
 def sniff(path: Path) -> str:
     """The TOML of a data set with this file. Raises UnreadableInput if no user and item columns are found."""
+    return propose(path).toml
+
+
+def propose(path: Path) -> Proposal:
+    """The data set of a file, with notes for a person. Raises UnreadableInput if no user and item columns are found."""
     if not path.is_file():
         raise UnreadableInput(f"{path} does not exist or is not a file")
     table = peek(path)
@@ -57,13 +73,15 @@ def sniff(path: Path) -> str:
         lines.append("missing_ratings = [-1]  # means 'seen, not rated'")
     if explicit:
         lines.append(f'# positive_if = "rating >= {ratings[-1] * 0.8:g}"  # without it, every row counts as positive')
-    catalog = find_catalog(path, table.names[roles["item"]], set(table.column(roles["item"])))
-    if catalog:
+    found = find_catalog(path, table.names[roles["item"]], set(table.column(roles["item"])))
+    if catalog := found.catalog:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
     else:
         lines += ["", NO_CATALOG]
-    return "\n".join(lines) + "\n"
+    notes = [*table.notes, *found.notes]
+    lines[1:1] = [f"# Check: {note}" for note in notes]
+    return Proposal("\n".join(lines) + "\n", notes)
 
 
 def _unread_times(table: Peek, taken: set[int]) -> list[str]:

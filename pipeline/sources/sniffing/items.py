@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources import dialect
+from pipeline.sources import catalog_ids, dialect
 from pipeline.sources import files as sources
 from pipeline.sources.sniffing.column_roles import fits, is_numeric
 from pipeline.sources.sniffing.preview import FIRST, Peek, alike, peek
@@ -55,15 +55,29 @@ class Catalog:
         )
 
 
-def find_catalog(source: Path, item: str, ids: set[str]) -> Catalog | None:
-    """The catalog of the items `ids`, from the column `item` of `source`; None if no file in its folder is one."""
+@dataclass(frozen=True)
+class Found:
+    """The catalog next to an interaction file, if there is one, and what a person should know about other files."""
+
+    catalog: Catalog | None
+    notes: list[str]
+
+
+def find_catalog(source: Path, item: str, ids: set[str]) -> Found:
+    """The catalog of the items `ids`, from the column `item` of `source`.
+
+    Without one, files that look like one but spell the ids differently are named.
+    """
     files = [file for file in source.parent.iterdir() if file.suffix in SUFFIXES and file != source and file.is_file()]
     files.sort(key=lambda file: (not _named_after_items(file.name), file.name))
-    found = (_as_catalog(file, item, ids) for file in files[:LOOKED_AT])
-    return max((catalog for catalog in found if catalog), key=lambda catalog: catalog.share, default=None)
+    notes: list[str] = []
+    found = [_as_catalog(file, item, ids, notes) for file in files[:LOOKED_AT]]
+    best = max((catalog for catalog in found if catalog), key=lambda catalog: catalog.share, default=None)
+    return Found(best, [] if best else notes)
 
 
-def _as_catalog(file: Path, item: str, ids: set[str]) -> Catalog | None:
+def _as_catalog(file: Path, item: str, ids: set[str], notes: list[str]) -> Catalog | None:
+    """The file as a catalog, or None; a note is added if only the spelling of its ids is in the way."""
     try:
         seen = peek(file, known={item, "id", *_TITLES})
         if (
@@ -80,6 +94,14 @@ def _as_catalog(file: Path, item: str, ids: set[str]) -> Catalog | None:
             share = len(ids & set(values)) / len(ids)
             if share > (ENOUGH if is_whole else 0) and _is_distinct(values, ONCE):
                 return Catalog(file, seen, at, title, share)
+            compared = catalog_ids.compare(values, ids)
+            if is_whole and compared.difference and _is_distinct(values, ONCE):
+                notes.append(
+                    f"{file.name} looks like the item catalog, but {compared.matched:,} of {compared.catalog_ids:,} "
+                    f"catalog ids occur in the first rows of the interactions: column {seen.names[at]!r} differs from "
+                    f"{item!r} in {compared.difference}. Spell the ids alike in both files, then run init again"
+                )
+                break
     except (UnreadableInput, OSError):
         pass  # an unreadable file is not a catalog
     return None

@@ -24,6 +24,8 @@ class Peek:
     rows: list[list[str]]
     reading: dict[str, Any] = field(default_factory=dict)
     """Keys of config.dataset.Reading for the file's layout; empty for a Parquet file."""
+    notes: list[str] = field(default_factory=list)
+    """What was guessed about the layout, for a person to check."""
 
     def column(self, at: int) -> list[str]:
         """The cells of one column."""
