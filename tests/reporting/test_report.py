@@ -136,7 +136,7 @@ def test_the_paragraph_has_the_numbers_of_the_journal(nights):
     figures = night.metrics.filter(
         model=night.record["champion"], split="test", segment="all", protocol="full", metric="ndcg", cutoff=10
     ).to_dicts()
-    assert f"ndcg@10 {words.figure(figures[0]['value'])} [" in told and f"{figures[0]['n']} users" in told
+    assert f"ndcg@10 {words.rounded(figures[0]['value'])} [" in told and f"{figures[0]['n']} users" in told
     lines = len((home.root.parent / "log.csv").read_text().splitlines()) - 1
     assert f"The source has {words.number(lines)} lines, of which 2 (" in told
     assert "the same number of valid rows as in the last published night" in told
@@ -234,7 +234,7 @@ def test_popularity_deciles_share_the_interactions():
     [(0.123456, "0.1235"), (1.10949, "1.109"), (3.62, "3.620"), (12345.6, "12,346"), (0.00001234, "1.234e-05"), (None, "–"), (float("nan"), "–"), (5.0, "5"), (0, "0")],
 )  # fmt: skip
 def test_figures_have_four_digits(value, said):
-    assert words.figure(value) == said
+    assert words.rounded(value) == said
 
 
 def test_times_and_shares_are_readable():
