@@ -9,7 +9,7 @@ from flows.nightly import night
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
 from pipeline.core.console import log
-from pipeline.core.errors import Naming, Refused
+from pipeline.core.errors import ErrorWithIds, Refused
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.maintenance.rollback import finish_forgetting
@@ -45,17 +45,17 @@ def conduct(
                 journal.close_run(run, "refused", str(reason), reason.ids)
             outcome.end_in_mlflow(run, "refused")
             outcome.report_shortly(run)
-            outcome.tell(run, "refused", str(reason))
+            outcome.notify(run, "refused", str(reason))
             raise
         except BaseException as error:
             ended = "published" if live_run_id(run.home, run.dataset) == run.run_id else "crashed"
             with suppress(OSError):  # a full disk; the next night closes this one
                 journal.keep_traceback(run)
-                ids = error.ids if isinstance(error, Naming) else None
+                ids = error.ids if isinstance(error, ErrorWithIds) else None
                 journal.close_run(run, ended, f"{type(error).__name__}: {error}".rstrip(": "), ids)
             if isinstance(error, Exception) and not is_full(error):  # the sender of a signal waits
                 outcome.report_shortly(run)
-            outcome.tell(run, ended, f"{type(error).__name__}: {error}".rstrip(": "))
+            outcome.notify(run, ended, f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         outcome.end_in_mlflow(run, "published")
     return "published"

@@ -133,8 +133,8 @@ class Published:
             if label not in files or not files[label].is_file():
                 there = ", ".join(label for label, file in files.items() if file.is_file()) or "none"
                 raise ValueError(f"{label!r} has no values by user on {split}; models that have: {there}")
-        figures, settings = {label: pl.read_parquet(files[label]) for label in (model, other)}, self.run.settings
-        found = comparison.against(figures, other, settings.select.metric, settings.seed, confidence).get(model)
+        metrics, settings = {label: pl.read_parquet(files[label]) for label in (model, other)}, self.run.settings
+        found = comparison.against(metrics, other, settings.select.metric, settings.seed, confidence).get(model)
         if found is None:
             raise ValueError(
                 f"{model!r} and {other!r} share no user on {split}" if model != other else "it is one model"

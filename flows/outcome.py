@@ -8,10 +8,10 @@ from pipeline.reporting import notifications
 from pipeline.storage import journal
 
 
-def tell(run: Run, outcome: str, reason: str) -> None:
+def notify(run: Run, outcome: str, reason: str) -> None:
     """Notify the recipients that the environment names; for nights that did not publish."""
     about = {"dataset": run.dataset, "run_id": run.run_id, "outcome": outcome, "home": str(run.home.root)}
-    for failed in notifications.tell(f"nightrecs: the night of {run.dataset} is {outcome}: {reason}", about):
+    for failed in notifications.send(f"nightrecs: the night of {run.dataset} is {outcome}: {reason}", about):
         log.info(failed)
 
 

@@ -77,6 +77,14 @@ def prepare(
     return run
 
 
+def is_as_shipped(settings: Settings, dataset: str, recipe: str) -> bool:
+    """Whether all settings but those of the data set are the ones of a shipped recipe, whose models are valid."""
+    if recipe not in {path.stem for path in paths.RECIPES.glob("*.toml")}:
+        return False
+    shipped, _ = loader.load_settings(dataset, recipe, environ={})
+    return settings.model_copy(update={"dataset": shipped.dataset}) == shipped
+
+
 def check_columns(run: Run) -> None:
     """Check the columns that settings name, if the files are there; SettingsError names the key and what is near."""
     dataset = run.settings.dataset
@@ -86,14 +94,6 @@ def check_columns(run: Run) -> None:
                 expressions.parse(text, f"dataset.feedback.{key}")
         return
     column_names.check_conditions(dataset, run.data)
-
-
-def is_as_shipped(settings: Settings, dataset: str, recipe: str) -> bool:
-    """Whether all settings but those of the data set are the ones of a shipped recipe, whose models are valid."""
-    if recipe not in {path.stem for path in paths.RECIPES.glob("*.toml")}:
-        return False
-    shipped, _ = loader.load_settings(dataset, recipe, environ={})
-    return settings.model_copy(update={"dataset": shipped.dataset}) == shipped
 
 
 def check_choices(settings: Settings) -> None:

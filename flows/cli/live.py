@@ -51,19 +51,19 @@ class Count:
 
     done: int
     of: int | None
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     steps: deque[tuple[float, int, int | None]] = field(default_factory=lambda: deque(maxlen=STEPS + 1))
     """Time, units and rows."""
 
     def left(self, now: float) -> float | None:
-        """Seconds until all are over, where the last ones tell."""
+        """Seconds until all are over, from the speed of the last ones; None if unknown."""
         if not self.of or self.done >= self.of or len(self.steps) < 2:
             return None
         (since, first, _), (until, last, _) = self.steps[0], self.steps[-1]
         return max((until - since) / max(last - first, 1) * (self.of - last) - (now - until), 0)
 
     def rows_per_second(self) -> float | None:
-        """By the last units, where their rows were told."""
+        """Of the last units; None where their rows are not known."""
         (since, _, first), (until, _, last) = self.steps[0], self.steps[-1]
         return None if last is None or until <= since else (last - (first or 0)) / (until - since)
 
@@ -153,9 +153,9 @@ class LiveLine(ProgressListener):
         if outer and (left := outer.left(now)) is not None:
             yield f"~{clock(left)} left"
         for count in counts.values():
-            yield from (f"{name} {value:.4g}" for name, value in count.figures.items())
-        told = [count.steps[-1][2] for count in counts.values()]
-        if rows := self.n_rows or next((rows for rows in told if rows), 0):
+            yield from (f"{name} {value:.4g}" for name, value in count.metrics.items())
+        totals = [count.steps[-1][2] for count in counts.values()]
+        if rows := self.n_rows or next((rows for rows in totals if rows), 0):
             yield f"{rows:,} rows"
         speeds = [count.rows_per_second() for count in counts.values()]
         yield from (f"{speed:,.0f} rows/s" for speed in speeds if speed)

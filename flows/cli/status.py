@@ -11,7 +11,7 @@ from pipeline.core.paths import Home
 from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.core.terminal import as_json, show_line
 from pipeline.datasets.names import dataset_name, runnable, unknown_dataset
-from pipeline.maintenance.rollback import next_target, standing
+from pipeline.maintenance.rollback import current_rollback, next_target
 from pipeline.storage import checksums, forgotten_users, journal, reader, warehouse
 from pipeline.storage.generations import kept_generations, live_run_id
 from pipeline.storage.lock import lock_holder
@@ -96,7 +96,7 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
         "last_night": last.get("run_id"), "last_outcome": outcome, "last_reason": reason,
         "last_reason_ids": ids,
         "running": nights[-1]["run_id"] if running else None, "lock": holder,
-        "rolled_back": standing(home, dataset), "rollback_target": next_target(home, dataset),
+        "rolled_back": current_rollback(home, dataset), "rollback_target": next_target(home, dataset),
         "open_forgets": len(open_forgets),
     }  # fmt: skip
 

@@ -33,7 +33,7 @@ class Watch:
                     f"nightrecs: {night.name} is not well: {trouble}" if trouble else f"nightrecs: {night.name} is well"
                 )
                 log.info(text)
-                for failed in notifications.tell(text, {"dataset": night.name, "home": str(self.home.root)}):
+                for failed in notifications.send(text, {"dataset": night.name, "home": str(self.home.root)}):
                     log.info(failed)
                 self.known[night.name] = trouble
 

@@ -94,12 +94,16 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
+Draw = tuple[int, int, int, torch.device]
+"""Seed, number of users, number of resamples, device."""
+
+
 @dataclass
 class _Cache:
     """Draws that are used again: metrics of all models are computed over the same numbers of users."""
 
-    held: OrderedDict[tuple[int, int, int, torch.device], tuple[list[Tensor], int]] = field(
-        default_factory=OrderedDict[tuple[int, int, int, torch.device], tuple[list[Tensor], int]]
+    held: OrderedDict[Draw, tuple[list[Tensor], int]] = field(
+        default_factory=OrderedDict[Draw, tuple[list[Tensor], int]]
     )
     """Draws and the request that used them last, by their arguments; the most recent last."""
     requests: int = 0

@@ -11,7 +11,7 @@ Ids = Mapping[str, Sequence[str]]
 """Ids of users and items, and raw source lines, by column: what a message is about, kept out of its text."""
 
 
-class Naming(Exception):
+class ErrorWithIds(Exception):
     """An error that keeps ids in `ids`, not in its message, so that a user can be forgotten without a text search."""
 
     def __init__(self, message: str = "", ids: Ids | None = None):
@@ -19,7 +19,7 @@ class Naming(Exception):
         self.ids: Ids = {column: list(values) for column, values in (ids or {}).items() if values}
 
 
-class Refused(Naming):
+class Refused(ErrorWithIds):
     """The run was refused by a check: exit code 3. The published tables are unchanged."""
 
 
@@ -27,7 +27,7 @@ class Held(RuntimeError):
     """Another process has a published file open for writing: exit code 4. The message names the process."""
 
 
-class UnreadableInput(Naming, ValueError):
+class UnreadableInput(ErrorWithIds, ValueError):
     """Unreadable input, or a home that can't be written: exit code 2. The message names the file and what to do."""
 
 

@@ -47,7 +47,7 @@ def next_target(home: Home, dataset: str) -> str | None:
     return max(earlier, default=None)
 
 
-def standing(home: Home, dataset: str) -> dict[str, Any] | None:
+def current_rollback(home: Home, dataset: str) -> dict[str, Any] | None:
     """The record of the rollback that made the live tables live; None where a night did."""
     live = live_run_id(home, dataset)
     newer = [i for i in kept_generations(home, dataset) if live and i > live]

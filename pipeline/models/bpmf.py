@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.core.console import log
 from pipeline.core.seeding import generator, seed_of
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
-from pipeline.models.ops.least_squares import TILE, alike
+from pipeline.models.ops.least_squares import TILE, by_length
 from pipeline.training.interactions import History, Interactions
 
 MOST_PRECISE = 100.0
@@ -52,7 +52,7 @@ class Side:
         ones = torch.ones_like(other.rows[:, :1])
         partners, biases = torch.cat([other.rows[:, :-1], ones], 1), other.rows[:, -1]  # (m, K), (m,)
         lengths, dim = self.history.lengths, partners.shape[1]
-        for chosen in alike(lengths, max(1, TILE // 8 // dim**2)):  # (C,)
+        for chosen in by_length(lengths, max(1, TILE // 8 // dim**2)):  # (C,)
             a = precision.repeat(len(chosen), 1, 1)  # (C, K, K)
             b = (precision @ mean).repeat(len(chosen), 1)  # (C, K)
             positions = torch.arange(int(lengths[chosen[-1]]), device=mean.device)

@@ -33,7 +33,7 @@ def number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
-def figure(value: float | None) -> str:
+def rounded(value: float | None) -> str:
     """`0.1237`: four significant digits, without exponent."""
     if value is None or value != value:
         return NOTHING
@@ -46,7 +46,7 @@ def figure(value: float | None) -> str:
 
 def interval(low: float | None, high: float | None) -> str:
     """`[0.1126, 0.1349]`, or nothing."""
-    return "" if low is None or high is None else f"[{figure(low)}, {figure(high)}]"
+    return "" if low is None or high is None else f"[{rounded(low)}, {rounded(high)}]"
 
 
 def percent(value: float | None) -> str:
@@ -134,7 +134,7 @@ def _read(night: Night) -> str:
 
 def made_by(night: Night) -> str:
     """Which model made the lists, and its metric on test."""
-    label, (protocol, metric, cutoff) = night.record.get("champion"), night.figure
+    label, (protocol, metric, cutoff) = night.record.get("champion"), night.selection_metric
     found = night.metrics.filter(
         model=str(label), split="test", segment="all", protocol=protocol, metric=metric, cutoff=cutoff
     ).to_dicts()
@@ -144,7 +144,7 @@ def made_by(night: Night) -> str:
     of, what = found[0], "rows" if protocol == "error" else "users"
     ends = f" {interval(of['ci_low'], of['ci_high'])}" if of["ci_low"] is not None else ""
     about = f"{number(of['n'])} {what}" + (f", protocol {protocol}" if protocol != "error" else "")
-    return f"{text}: {metric_name(metric, cutoff)} {figure(of['value'])}{ends} on test ({about})."
+    return f"{text}: {metric_name(metric, cutoff)} {rounded(of['value'])}{ends} on test ({about})."
 
 
 def named(night: Night, label: str | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.reporting import formatting
-from pipeline.reporting.formatting import NOTHING, SEGMENTS, figure, interval, number
+from pipeline.reporting.formatting import NOTHING, SEGMENTS, interval, number, rounded
 
 COLOURS = ["#7f8ea3", "#2563c9"]
 """Other models, the champion: readable on white, which is the plot's background."""
@@ -85,9 +85,9 @@ def leaderboard(facts: dict[str, Any]) -> list[dict[str, str]]:
         ends = interval(cells[first]["ci_low"], cells[first]["ci_high"])
         found.append({
             "model": " ".join(filter(None, [row["model"], row["mark"], "★" * row["champion"]])),
-            f"{first} on valid": figure(on_valid.get(row["model"], {}).get(first, {}).get("value")),
-            f"{first} on test": f"{figure(cells[first]['value'])} {ends}".strip(),
-            **{name: figure(cell["value"]) for name, cell in rest.items()},
+            f"{first} on valid": rounded(on_valid.get(row["model"], {}).get(first, {}).get("value")),
+            f"{first} on test": f"{rounded(cells[first]['value'])} {ends}".strip(),
+            **{name: rounded(cell["value"]) for name, cell in rest.items()},
         })  # fmt: skip
     return found
 
@@ -115,8 +115,8 @@ def gate(facts: dict[str, Any]) -> list[dict[str, str]]:
         rows.append({"compared": f"{floor['of']} − {verdict['floor']}", "among": SEGMENTS["all"], **floor})
     return [
         {
-            "compared": row["compared"], "among": row["among"], "difference": figure(row["value"]),
-            "interval": interval(row["ci_low"], row["ci_high"]), "p": figure(row.get("p_value")),
+            "compared": row["compared"], "among": row["among"], "difference": rounded(row["value"]),
+            "interval": interval(row["ci_low"], row["ci_high"]), "p": rounded(row.get("p_value")),
             "users": number(row.get("n")),
         }
         for row in rows if row.get("value") is not None

@@ -80,7 +80,7 @@ class Night:
         return journal.notes(self.home, self.dataset, self.run_id)
 
     @cached_property
-    def figure(self) -> tuple[str, str, int]:
+    def selection_metric(self) -> tuple[str, str, int]:
         """Protocol, metric and cutoff (0: none) by which champions are chosen."""
         select = self.settings.get("select", {})
         protocol, metric = select.get("protocol", "full"), select.get("metric", "ndcg")
@@ -95,12 +95,12 @@ class Night:
         runs = journal.read(self.home, self.dataset, tables.RUNS).filter(pl.col("run_id") <= self.run_id)
         runs = runs.sort("run_id").tail(NIGHTS)
         inputs = self._of_nights(runs, tables.INPUTS).select("run_id", "rows", "rejected")
-        protocol, metric, cutoff = self.figure
-        figures = self._of_nights(runs, tables.METRICS).filter(
+        protocol, metric, cutoff = self.selection_metric
+        metrics = self._of_nights(runs, tables.METRICS).filter(
             split="test", segment="all", protocol=protocol, metric=metric, cutoff=cutoff
         )
-        figures = figures.select("run_id", "value", "ci_low", "ci_high", "n", champion="model")
-        return runs.join(inputs, on="run_id", how="left").join(figures, on=["run_id", "champion"], how="left")
+        metrics = metrics.select("run_id", "value", "ci_low", "ci_high", "n", champion="model")
+        return runs.join(inputs, on="run_id", how="left").join(metrics, on=["run_id", "champion"], how="left")
 
     @cached_property
     def churn_of_nights(self) -> pl.DataFrame:

@@ -37,15 +37,15 @@ class NotTaken(Exception):
     """A target did not accept the message."""
 
 
-def tell(text: str, about: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> list[str]:
+def send(text: str, about: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> list[str]:
     """Send `text` to all targets; returns the problems, without secrets. Never raises."""
     try:
-        return _tell(without_examples(text), about, environ)
+        return _send(without_examples(text), about, environ)
     except Exception as error:
         return [f"no message could be sent: {type(error).__name__}"]
 
 
-def _tell(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
+def _send(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
     waiting: list[tuple[str, threading.Thread, list[str]]] = []
     for name, send in _targets(text, about, environ):
         outcome: list[str] = []

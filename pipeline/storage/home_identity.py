@@ -84,7 +84,7 @@ def settle(home: Home) -> None:
                 _settle(home, found)
 
 
-def standing(home: Home) -> tuple[str, str | None]:
+def location_state(home: Home) -> tuple[str, str | None]:
     """`new`, `settled`, `copied`, `moved`, or `unmarked` (of an older version), and its former location."""
     found = read(home)
     if found is None:
@@ -119,7 +119,7 @@ def _is_settled(home: Home, found: Identity | None) -> bool:
 def _settle(home: Home, found: Identity | None) -> None:
     from pipeline.storage import journal  # which calls this module
 
-    event, came_from = standing(home)
+    event, came_from = location_state(home)
     if found is None and home.marker.exists():
         aside = home.marker.rename(home.marker.with_name(f"home.json.unreadable-{utcnow():%Y%m%dT%H%M%S}"))
         log.info(f"{home.marker} can't be read; it is set aside as {aside.name} and written again")

@@ -463,7 +463,7 @@ IMPORTED = {
     ("recommend", "tiny", "u01"): ("pydantic", *FRAMES),
     ("status", "tiny"): ("pydantic", "pyarrow", "numpy"),
     ("schedule", "sample", "--cron", "0 3 * * *"): (),
-    ("schedule", "--json"): ("duckdb", "pyarrow", "numpy"),
+    ("schedule", "--json"): (),
 }
 """What a command must not import, in addition to LARGE."""
 LARGE = ("torch", "prefect", "mlflow", "optuna", "matplotlib", "altair")

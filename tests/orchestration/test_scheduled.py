@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from pipeline.config.loader import load_settings
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
 from pipeline.core.paths import Home
+from pipeline.experiments.families import family_of
 
 KEYS = [
     *Settings.model_fields, "gate.enabled", "gate.floor", "checks.max_age_days", "export.top_n", "dataset.name",
@@ -122,3 +125,26 @@ def test_served_parameters_say_the_schedule_and_the_home_alone(home, monkeypatch
     (night,) = schedules(home)
     assert "recipe nightly" in serve.about(night) and "split.test=0.2" in serve.about(night)
     assert f"nightly/{deployment.name}" in up.deployments.path_of(night.name)
+
+
+def test_a_family_from_outside_is_found_whenever_the_night_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("NIGHTRECS_HOME", str(tmp_path))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "scheduled_family.py").write_text(
+        "from pipeline.models.popularity import Popularity\n\nclass Own(Popularity):\n    version = 7\n"
+    )
+    recipe = tmp_path / "own.toml"
+    recipe.write_text('[models.own]\nfamily = "scheduled_family:Own"\n')
+    words = ["--home", str(tmp_path), "schedule", "sample", "--cron", "0 3 * * *", "--recipe", str(recipe)]
+    assert main(words) == 2, "its folder is not on the path"
+    assert schedules(Home(tmp_path)) == []
+    with monkeypatch.context() as on_path:
+        on_path.syspath_prepend(tmp_path / "code")
+        assert main(words) == 0
+        on_path.setattr(scheduled, "conduct_as_flow", lambda run: run)
+        on_path.setattr(scheduled, "flow_run", SimpleNamespace(id="f"))
+        run = scheduled.scheduled.fn("sample", str(tmp_path))
+        assert family_of(run.settings, "own")[0].version == 7
+    del sys.modules["scheduled_family"]
+    state = scheduled.scheduled.fn("sample", str(tmp_path))
+    assert state.is_failed() and "there is no module 'scheduled_family'" in (state.message or "")

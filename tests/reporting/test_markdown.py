@@ -47,7 +47,7 @@ def test_a_published_night_says_who_how_good_why_and_where(facts):
         of = metrics.filter(
             model=record["champion"], split=split, protocol="full", metric="ndcg", cutoff=10, segment="all"
         )
-        assert cell.split()[0] == formatting.figure(of["value"][0])
+        assert cell.split()[0] == formatting.rounded(of["value"][0])
     assert all(len(row) == len(table[0]) for table in (board, gate, ledger) for row in table)
     assert [row[0] for row in ledger[1:]] == ["ingest", "clean", "encode", "split"]
     assert "below min interactions" in ledger[2][2]

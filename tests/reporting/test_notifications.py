@@ -71,7 +71,7 @@ def mailbox():
 
 def test_a_webhook_gets_the_text_and_what_it_is_about(webhook):
     url, got = webhook
-    assert notifications.tell("all is lost", {"dataset": "tiny"}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
+    assert notifications.send("all is lost", {"dataset": "tiny"}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
     assert got == [{"text": "all is lost", "dataset": "tiny"}]
 
 
@@ -81,7 +81,7 @@ def test_an_email_has_a_subject_and_all_facts(mailbox):
         "NIGHTRECS_NOTIFY_EMAIL": "a@example.org, b@example.org",
         "NIGHTRECS_NOTIFY_SMTP": f"smtp://127.0.0.1:{port}",
     }
-    assert notifications.tell("all is lost\nand more", {"dataset": "tiny"}, environ) == []
+    assert notifications.send("all is lost\nand more", {"dataset": "tiny"}, environ) == []
     assert "Subject: all is lost" in got[0] and "dataset: tiny" in got[0] and "To: a@example.org" in got[0]
 
 
@@ -91,10 +91,10 @@ def test_trouble_is_described_without_the_secret():
         "NIGHTRECS_NOTIFY_EMAIL": "a@example.org",
         "NIGHTRECS_NOTIFY_SMTP": "smtp://me:secret-of-mine@127.0.0.1:9",
     }
-    printed = notifications.tell("x", {}, environ)
+    printed = notifications.send("x", {}, environ)
     assert len(printed) == 2 and not any("of-mine" in line for line in printed)
-    assert "begins with http" in notifications.tell("x", {}, {"NIGHTRECS_NOTIFY_WEBHOOK": "file:///etc/passwd"})[0]
-    assert notifications.tell("x", {}, {}) == []
+    assert "begins with http" in notifications.send("x", {}, {"NIGHTRECS_NOTIFY_WEBHOOK": "file:///etc/passwd"})[0]
+    assert notifications.send("x", {}, {}) == []
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def no_http():
 )
 def test_whatever_is_configured_nothing_is_raised_and_no_secret_logged(no_http, environ, caplog, capfd):
     environ = {name: value.replace("PLACE", no_http[0]) for name, value in environ.items()}
-    (problem,) = notifications.tell("all is lost", {"dataset": "tiny"}, environ)
+    (problem,) = notifications.send("all is lost", {"dataset": "tiny"}, environ)
     assert "NIGHTRECS_NOTIFY" in problem
     assert "of-mine" not in problem + caplog.text + "".join(capfd.readouterr())
 
@@ -149,7 +149,7 @@ def test_a_target_that_never_answers_costs_seconds_and_the_others_nothing(no_htt
     monkeypatch.setattr(notifications, "SECONDS", 1)
     environ = {"NIGHTRECS_NOTIFY": f"http://{place}/ json://{place}, {webhook[0]}"}
     started = time.monotonic()
-    problems = notifications.tell("all is lost", {"dataset": "tiny"}, environ)
+    problems = notifications.send("all is lost", {"dataset": "tiny"}, environ)
     assert time.monotonic() - started < 4 and len(problems) == 2, problems
     assert webhook[1] == [{"text": "all is lost", "dataset": "tiny"}]
 
@@ -157,7 +157,7 @@ def test_a_target_that_never_answers_costs_seconds_and_the_others_nothing(no_htt
 def test_apprise_gets_title_and_text(webhook):
     url, got = webhook
     assert (
-        notifications.tell("all is lost\nand more", {"dataset": "tiny"}, {"NIGHTRECS_NOTIFY": f"json{url[4:]}"}) == []
+        notifications.send("all is lost\nand more", {"dataset": "tiny"}, {"NIGHTRECS_NOTIFY": f"json{url[4:]}"}) == []
     )
     assert got[0]["title"] == "all is lost" and "dataset: tiny" in got[0]["message"]
 
@@ -165,9 +165,9 @@ def test_apprise_gets_title_and_text(webhook):
 def test_no_message_names_a_user(webhook):
     url, got = webhook
     text = "the night is refused: audit found bad rows: lists: 3 bad rows (e.g. user_id u7, item_id i1)"
-    assert notifications.tell(text, {}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
+    assert notifications.send(text, {}, {"NIGHTRECS_NOTIFY_WEBHOOK": url}) == []
     assert (
-        notifications.tell("it can't: line 7: 'u7,i1,3' is bad, doesn't fit, user_id=u7", {}, {"NIGHTRECS_NOTIFY": url})
+        notifications.send("it can't: line 7: 'u7,i1,3' is bad, doesn't fit, user_id=u7", {}, {"NIGHTRECS_NOTIFY": url})
         == []
     )
     assert not any(word in json.dumps(got) for word in ("u7", "i1")) and "audit found bad rows" in got[0]["text"]

@@ -136,7 +136,7 @@ def test_the_paragraph_has_the_numbers_of_the_journal(nights):
     metric_rows = night.metrics.filter(
         model=night.record["champion"], split="test", segment="all", protocol="full", metric="ndcg", cutoff=10
     ).to_dicts()
-    assert f"ndcg@10 {words.figure(metric_rows[0]['value'])} [" in output and f"{metric_rows[0]['n']} users" in output
+    assert f"ndcg@10 {words.rounded(metric_rows[0]['value'])} [" in output and f"{metric_rows[0]['n']} users" in output
     lines = len((home.root.parent / "log.csv").read_text().splitlines()) - 1
     assert f"The source has {words.number(lines)} lines, of which 2 (" in output
     assert "the same number of valid rows as in the last published night" in output
@@ -234,7 +234,7 @@ def test_popularity_deciles_share_the_interactions():
     [(0.123456, "0.1235"), (1.10949, "1.109"), (3.62, "3.620"), (12345.6, "12,346"), (0.00001234, "1.234e-05"), (None, "–"), (float("nan"), "–"), (5.0, "5"), (0, "0")],
 )  # fmt: skip
 def test_numbers_have_four_digits(value, found_text):
-    assert words.figure(value) == found_text
+    assert words.rounded(value) == found_text
 
 
 def test_times_and_shares_are_readable():

@@ -147,7 +147,7 @@ def test_an_old_home_gets_a_marker(movable, tmp_path, capsys, event):
     home = copy(movable, tmp_path / "second") if event == "copied" else movable
     home = movable.rename(tmp_path / "second") if event == "moved" else home
     capsys.readouterr()
-    assert home_identity.standing(Home(home)) == (event, None if event == "unmarked" else str(movable))
+    assert home_identity.location_state(Home(home)) == (event, None if event == "unmarked" else str(movable))
     home_identity.settle(Home(home))
     output, found = capsys.readouterr().err, home_identity.read(Home(home))
     assert {"unmarked": "made by an older", "copied": "is a copy of", "moved": "was moved from"}[event] in output

@@ -25,7 +25,13 @@ needs_fabric = pytest.mark.skipif(
     importlib.util.find_spec("lightning_fabric") is None, reason="the extra `fabric` is not installed"
 )
 CPU = torch.device("cpu")
-MODELS = """[models.mf]
+OUTSIDE = """from pipeline.models.mf import MatrixFactorization
+
+class Own(MatrixFactorization):
+    version = 7
+"""
+MODELS = """[models.own]
+family = "own_family:Own"
 epochs = 3
 embedding_dim = 8
 batch_size = 256
@@ -120,6 +126,10 @@ def test_none_is_left_after_signals(tmp_path):
 
 @needs_fabric
 def test_a_night_on_two_devices_goes_on_without_a_family_that_fails_in_one(tmp_path, monkeypatch):
+    """The other family is not in the repository: all processes import it from a folder of the path."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own_family.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path / "code")
     monkeypatch.setattr(fit, "fit_together", processes.broken_in_one)
     tastes.write_log(tmp_path / "data")
     run = tastes.one_night(tmp_path, MODELS, "devices=2", "device=cpu", until="evaluate")
@@ -128,16 +138,17 @@ def test_a_night_on_two_devices_goes_on_without_a_family_that_fails_in_one(tmp_p
     assert record["left_out"] == {"broken": "failed (ProcessFailed): process 1 of 2: ValueError: planted in one"}
     assert "processes.py" in (journal.folder(run) / "errors.txt").read_text(), "where it was"
 
-    fits = {path.name.rsplit("-", 1)[0]: path for path in run.home.lake(run.dataset).glob("5_models/mf-*")}
-    manifest = lake.read_manifest(fits["mf-train"])
-    assert manifest["settings"]["devices"] == 2 and set(fits) == {"mf-train"}
+    fits = {path.name.rsplit("-", 1)[0]: path for path in run.home.lake(run.dataset).glob("5_models/own-*")}
+    manifest = lake.read_manifest(fits["own-train"])
+    assert manifest["settings"]["devices"] == 2 and set(fits) == {"own-train"}
+    assert (manifest["settings"]["family"], manifest["settings"]["version"]) == ("own_family:Own", 7)
     history = manifest["info"]["history"]
     assert [epoch["epoch"] for epoch in history] == [1, 2, 3] and all(epoch["valid"] > 0 for epoch in history)
     assert history[0]["loss"] > history[-1]["loss"]
     stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)
-    assert stages.filter(stage="train mf")["rows_out"].item() == manifest["rows_out"] > 1000
+    assert stages.filter(stage="train own")["rows_out"].item() == manifest["rows_out"] > 1000
     metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
-    assert set(metrics["model"]) == {"mf"}, "it was evaluated as usual"
+    assert set(metrics["model"]) == {"own"}, "it was evaluated as usual"
 
 
 @needs_fabric

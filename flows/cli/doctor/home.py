@@ -38,7 +38,7 @@ def identity(home: Home) -> Lines:
     except UnreadableInput as error:
         yield "fail", str(error), "install the version that wrote it, or choose another home"
         return
-    event, origin = home_identity.standing(home)
+    event, origin = home_identity.location_state(home)
     changed = {"copied": f"it is a copy of {origin}", "moved": f"it was moved from {origin}",
             "unmarked": "it was made by an older nightrecs"}  # fmt: skip
     if event in changed:

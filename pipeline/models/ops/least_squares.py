@@ -174,7 +174,7 @@ def solve_exactly(rows: Rows, q: Tensor, unobserved_weight: float) -> tuple[Tens
     gramian = unobserved_weight * (q.T @ q)  # (D, D)
     x = q.new_zeros(len(lengths), dim)  # (B, D)
     loss = float(rows.weights.sum(dtype=torch.float64))
-    for chosen in alike(lengths, max(1, TILE // 4 // dim**2)):  # (C,)
+    for chosen in by_length(lengths, max(1, TILE // 4 // dim**2)):  # (C,)
         a = gramian.repeat(len(chosen), 1, 1)  # (C, D, D)
         b = q.new_zeros(len(chosen), dim)  # (C, D)
         positions = torch.arange(int(lengths[chosen[-1]]), device=q.device)
@@ -193,7 +193,7 @@ def solve_exactly(rows: Rows, q: Tensor, unobserved_weight: float) -> tuple[Tens
     return x, loss
 
 
-def alike(lengths: Tensor, size: int) -> Iterator[Tensor]:
+def by_length(lengths: Tensor, size: int) -> Iterator[Tensor]:
     """All rows by length, at most `size` at a time, none much longer than the first of its group."""
     order = torch.argsort(lengths, stable=True)
     while len(order):

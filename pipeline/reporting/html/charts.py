@@ -35,7 +35,7 @@ def _coloured(field: str, there: Iterable[str], known: list[str], shown: str | N
     return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=known), legend=legend)
 
 
-def leaderboard(rows: Rows, figure: str, champion: str | None, description: str) -> dict[str, Any]:
+def leaderboard(rows: Rows, metric: str, champion: str | None, description: str) -> dict[str, Any]:
     """Values with their intervals, best first: rows have model, name, value, ci_low, ci_high, n."""
     order = [row["name"] for row in rows]
     rows = [{**row, "who": CHAMPION[row["model"] == champion]} for row in rows]
@@ -48,22 +48,22 @@ def leaderboard(rows: Rows, figure: str, champion: str | None, description: str)
     ends = (
         base.transform_filter("datum.ci_low !== null")
         .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("ci_low:Q", title=figure, scale=scale), x2="ci_high:Q")
+        .encode(x=alt.X("ci_low:Q", title=metric, scale=scale), x2="ci_high:Q")
     )
     return chart(
-        ends + base.mark_circle(size=90, opacity=1).encode(x=alt.X("value:Q", title=figure, scale=scale)),
+        ends + base.mark_circle(size=90, opacity=1).encode(x=alt.X("value:Q", title=metric, scale=scale)),
         30 * len(rows) + 20,
         description,
     )
 
 
-def segments(rows: Rows, figure: str, description: str) -> dict[str, Any]:
+def segments(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """The champion's metric by activity decile: rows have decile, value, ci_low, ci_high, n."""
     base = _of(rows).encode(
         x=alt.X("decile:O", title="users by activity, 1: least active", axis=alt.Axis(labelAngle=0))
     )
     tips = _tips(decile="decile:O", value="value:Q", low="ci_low:Q", high="ci_high:Q", users="n:Q")
-    ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("ci_low:Q", title=figure), y2="ci_high:Q")
+    ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("ci_low:Q", title=metric), y2="ci_high:Q")
     return chart(ends + base.mark_circle(size=80, opacity=1).encode(y="value:Q", tooltip=tips), 190, description)
 
 
@@ -97,15 +97,15 @@ def nights(rows: Rows, value: str, title: str, description: str, form: str = "~s
     )
 
 
-def quality(rows: Rows, figure: str, description: str) -> dict[str, Any]:
+def quality(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """The champions' metric on test over the nights, with intervals."""
     base = _of(rows).encode(x=alt.X("when:O", title=None, axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")))
-    y = alt.Y("value:Q", title=figure, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
+    y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
     tips = _tips(night="when:N", champion="champion:N", value="value:Q", low="ci_low:Q", high="ci_high:Q")
     ends = (
         base.transform_filter("datum.ci_low !== null")
         .mark_rule()
-        .encode(y=alt.Y("ci_low:Q", title=figure, scale=alt.Scale(zero=False)), y2="ci_high:Q")
+        .encode(y=alt.Y("ci_low:Q", title=metric, scale=alt.Scale(zero=False)), y2="ci_high:Q")
     )
     return chart(
         ends + base.mark_line().encode(y=y) + base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tips),
@@ -178,7 +178,7 @@ def sweep(rates: Sequence[float], losses: Sequence[float], suggested: float | No
     return chart(line + rule.encode(x="rate:Q", color=colour, tooltip=_tips(suggested="rate:Q")), 160, description)
 
 
-def trials(rows: Rows, name: str, log: bool, figure: str, description: str) -> dict[str, Any]:
+def trials(rows: Rows, name: str, log: bool, metric: str, description: str) -> dict[str, Any]:
     """A search's metric by one hyperparameter: rows have at, value, state, number."""
     states, known = {row["state"] for row in rows}, ["complete", "best", "pruned"]
     numeric = all(isinstance(row["at"], int | float) and not isinstance(row["at"], bool) for row in rows)
@@ -194,7 +194,7 @@ def trials(rows: Rows, name: str, log: bool, figure: str, description: str) -> d
     )
     points = _of(rows).mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
-        y=alt.Y("value:Q", title=figure, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+        y=alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
         color=_coloured("state", states, known, shown=None),
         shape=alt.Shape("state:N", title=None, scale=alt.Scale(domain=known, range=["circle", "diamond", "cross"]),
                         legend=alt.Legend(orient="top", values=[state for state in known if state in states])),

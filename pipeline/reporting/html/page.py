@@ -18,7 +18,7 @@ from pipeline.reporting.published_tables import look
 from pipeline.schemas import tables
 
 HERE = Path(__file__).parent
-FILTERS = ("number", "figure", "percent", "seconds", "moment", "day", "interval", "reason")
+FILTERS = ("number", "rounded", "percent", "seconds", "moment", "day", "interval", "reason")
 
 
 def write(home: Home, dataset: str, run_id: str) -> Path:

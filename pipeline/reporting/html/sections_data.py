@@ -8,7 +8,6 @@ from pipeline.evaluation import ranking_metrics
 from pipeline.publishing.drift import MEASURES
 from pipeline.reporting.formatting import (
     SEGMENTS,
-    figure,
     interval,
     moment,
     named,
@@ -16,6 +15,7 @@ from pipeline.reporting.formatting import (
     percent,
     plural,
     reason,
+    rounded,
     when,
 )
 from pipeline.reporting.html import charts
@@ -132,11 +132,11 @@ def _distributions(profile: dict[str, Any]) -> list[Drawn]:
     ):
         if of := profile[key]["clean"]:
             tops = ", ".join(f"top {percent(float(k))} have {percent(v)}" for k, v in of["share_of_top"].items())
-            median = f"median {figure(of['quantiles']['0.5'])}, most {number(of['max'])}"
+            median = f"median {rounded(of['quantiles']['0.5'])}, most {number(of['max'])}"
             more = f"{median.capitalize()}. Of all interactions the {tops}."
             made.append(drawn(title, charts.distribution(of, axis, counted, f"{title}: {median}"), more))
     if of := profile["ratings"]["raw"]:
-        description = f"mean {figure(of['mean'])}, from {figure(of['min'])} to {figure(of['max'])}"
+        description = f"mean {rounded(of['mean'])}, from {rounded(of['min'])} to {rounded(of['max'])}"
         made.append(
             drawn(
                 "Ratings",
@@ -150,7 +150,7 @@ def _distributions(profile: dict[str, Any]) -> list[Drawn]:
 def leaderboards(night: Night) -> list[dict[str, Any]]:
     """One for every split and protocol, test first; metrics of two protocols are never in one table."""
     everyone = night.metrics.filter(segment="all")
-    protocol, _, cutoff = night.figure
+    protocol, _, cutoff = night.selection_metric
     found = []
     for split in ("test", "valid"):
         for name in sorted(everyone.filter(split=split)["protocol"].unique(), key=lambda p: (p != protocol, p)):
@@ -161,7 +161,7 @@ def leaderboards(night: Night) -> list[dict[str, Any]]:
 
 
 def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) -> dict[str, Any]:
-    chosen, metric, _ = night.figure
+    chosen, metric, _ = night.selection_metric
     there = [name for name in ACCURACY if name in set(rows["metric"])]
     metric = metric if protocol == chosen and metric in there else there[0]
     best_last = ranking_metrics.higher_is_better(metric)
@@ -170,7 +170,7 @@ def _leaderboard(night: Night, split: str, protocol: str, rows: pl.DataFrame) ->
     label = metric_name(metric, main["cutoff"][0])
     order = [{**row, "name": named(night, row["model"])} for row in main.to_dicts()]
     description = ", ".join(
-        f"{r['name']} {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order
+        f"{r['name']} {rounded(r['value'])} {interval(r['ci_low'], r['ci_high'])}".strip() for r in order
     )
     spec = charts.leaderboard(order, label, champion, f"{label} on {split}, protocol {protocol}: {description}")
     marks, compared = _compared(night, split, protocol)
@@ -216,7 +216,7 @@ def _columns(
 
 def segments(night: Night) -> list[Drawn]:
     """The champion's metric on test by activity of the users."""
-    protocol, metric, cutoff = night.figure
+    protocol, metric, cutoff = night.selection_metric
     rows = night.metrics.filter(
         pl.col("segment").str.starts_with("activity_decile_"), model=str(night.record.get("champion")), split="test",
         protocol=protocol, metric=metric, cutoff=cutoff,
@@ -225,7 +225,7 @@ def segments(night: Night) -> list[Drawn]:
     if rows.height < 2:
         return []
     label, values = metric_name(metric, cutoff), rows["value"]
-    description = f"{label} on test by activity decile: from {figure(values[0])} to {figure(values[-1])}"
+    description = f"{label} on test by activity decile: from {rounded(values[0])} to {rounded(values[-1])}"
     return [drawn(f"{label} on test, by activity", charts.segments(rows.to_dicts(), label, description))]
 
 
@@ -245,7 +245,7 @@ def gate(night: Night) -> dict[str, Any] | None:
     if floor := verdict.get("against_floor"):
         rows.append({**floor, "what": f"against {verdict['floor']}"})
     rows = [row for row in rows if row.get("ci_low") is not None]
-    description = "; ".join(f"{r['what']}: {figure(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
+    description = "; ".join(f"{r['what']}: {rounded(r['value'])} {interval(r['ci_low'], r['ci_high'])}" for r in rows)
     shown = (
         [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {description}"))] if rows else []
     )
@@ -254,7 +254,7 @@ def gate(night: Night) -> dict[str, Any] | None:
 
 def over_nights(night: Night) -> dict[str, Any]:
     """Outcomes of the nights, newest first, and the champions' metric over them."""
-    protocol, metric, cutoff = night.figure
+    protocol, metric, cutoff = night.selection_metric
     label = metric_name(metric, cutoff)
     rows = night.nights.sort("run_id", descending=True).to_dicts()
     for row in rows:
@@ -266,7 +266,7 @@ def over_nights(night: Night) -> dict[str, Any]:
     shown = []
     if len(known) > 1:
         description = (
-            f"{label} of {plural(len(known), 'night')}: {figure(known[0]['value'])} to {figure(known[-1]['value'])}"
+            f"{label} of {plural(len(known), 'night')}: {rounded(known[0]['value'])} to {rounded(known[-1]['value'])}"
         )
         shown = [drawn(f"{label} on test by night", charts.quality(known, label, description),
                        "Nights differ in their data, so small changes mean little.")]  # fmt: skip

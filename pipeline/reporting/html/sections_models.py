@@ -4,7 +4,7 @@ import json
 from itertools import accumulate
 from typing import Any
 
-from pipeline.reporting.formatting import SEGMENTS, figure, number, percent, seconds, when
+from pipeline.reporting.formatting import SEGMENTS, number, percent, rounded, seconds, when
 from pipeline.reporting.html import charts
 from pipeline.reporting.html.sections_data import Drawn, drawn
 from pipeline.reporting.night import Fit, Night, Search
@@ -37,7 +37,7 @@ def _curves(fit: Fit, metric: str) -> list[Drawn]:
             points = [{**point, "value": -point["value"]} for point in points]
         title = {"loss": "loss on train", "valid": f"{metric} on valid"}.get(name, name.replace("_", " "))
         kept = fit.info.get("best_epoch")
-        description = f"{fit.label}: {title} from {figure(points[0]['value'])} to {figure(points[-1]['value'])}"
+        description = f"{fit.label}: {title} from {rounded(points[0]['value'])} to {rounded(points[-1]['value'])}"
         more = f"Kept: epoch {kept}." if kept else ""
         made.append(drawn(f"{fit.label}: {title}", charts.curve(points, title, kept, description), more))
     return made
@@ -67,7 +67,7 @@ def _trials(search: Search | None) -> list[Drawn]:
             for t in search.trials if t["value"] is not None and name in t["params"]
         ]  # fmt: skip
         label = f"{info['metric']} on valid"
-        description = f"{info['label']}: {label} of {len(rows)} trials by {name}; best {figure(info['best']['value'])}"
+        description = f"{info['label']}: {label} of {len(rows)} trials by {name}; best {rounded(info['best']['value'])}"
         spec = charts.trials(rows, name, name in info["log"], label, description)
         best = _short(info["best"]["params"].get(name))
         made.append(drawn(f"{info['label']}: search, {name}", spec, f"Best at {best}."))
