@@ -180,6 +180,23 @@ def test_init_prints_to_stdout(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob("*.toml"))
 
 
+def test_init_repeats_every_warning_and_shows_guessed_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n % 8},{n % 7},{'-' * (n % 3 == 0)}1,2024/3/{n % 5} at noon" for n in range(60)]
+    source = write(tmp_path / "log.csv", "\n".join(rows) + "\n")
+    assert main(["init", str(source)]) == 0
+    summary, toml = capsys.readouterr().err, (tmp_path / "log.toml").read_text()
+    for warning in ("looks like a time, but no known format reads it", "the columns were guessed"):
+        assert f"{warning}" in toml and warning in summary
+    assert 'positive_if = "rating > 0"' in toml and "are votes against" in summary
+    assert [line.split()[:3] for line in summary.splitlines() if line.startswith("    ")] == [
+        ["user", "item", "rating"], ["0", "0", "-1"], ["1", "1", "1"], ["2", "2", "1"]
+    ]  # fmt: skip
+    assert main(["init", str(source), "--output", "-"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == toml and "check: " in printed.err
+
+
 def test_a_file_called_sample_is_not_the_built_in_sample(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "sample.csv", LOG)
@@ -438,3 +455,27 @@ def test_what_would_fail_late_is_reported_at_the_start(tmp_path, capsys, setting
     assert main(["--home", str(tmp_path), "run", "--no-prefect", "--set", setting]) == 2
     assert says in capsys.readouterr().err
     assert not list(tmp_path.glob("warehouse/journal/*/*")), "no night has begun"
+
+
+FRAMES = ("polars", "pyarrow", "numpy")
+IMPORTED = {
+    ("sql", "tiny", "select 1"): ("pydantic", *FRAMES),
+    ("recommend", "tiny", "u01"): ("pydantic", *FRAMES),
+    ("status", "tiny"): ("pydantic", "pyarrow", "numpy"),
+    ("schedule", "sample", "--cron", "0 3 * * *"): (),
+    ("schedule", "--json"): ("duckdb", "pyarrow", "numpy"),
+}
+"""What a command must not import, in addition to LARGE."""
+LARGE = ("torch", "prefect", "mlflow", "optuna", "matplotlib", "altair")
+
+
+@pytest.mark.parametrize("words", IMPORTED, ids=" ".join)
+def test_commands_import_only_what_they_use(published_home: Path, tmp_path: Path, words: tuple[str, ...]):
+    """A time would depend on the machine; the modules do not. See `LARGE` for what costs seconds."""
+    home = tmp_path if words[0] == "schedule" else published_home
+    code = f"import sys, flows.cli\ntry: flows.cli.main({['--home', str(home), *words]!r})\n"
+    code += "except SystemExit as end: assert end.code == 0, end.code\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.splitlines()[-1].split()
+    assert {*LARGE, *IMPORTED[words]} & set(loaded) == set()

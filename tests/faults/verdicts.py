@@ -1,5 +1,6 @@
 """Nights that must not publish what they made, families that fail, data at the edge."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Iterator
@@ -107,8 +108,9 @@ def plant(kind: str) -> None:
 
     sound = user_lists.recommend
 
-    def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any) -> Iterator[pl.DataFrame]:
-        for part in sound(run, model, rows, *rest):
+    def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any) -> Iterator[user_lists.Part]:
+        for whole in sound(run, model, rows, *rest):
+            part = whole.lists
             first = part["user_id"][0]
             of_first, seen = (
                 pl.col("user_id") == first,
@@ -117,16 +119,17 @@ def plant(kind: str) -> None:
             match kind:
                 case "duplicates":
                     item = part["item_id"][0]
-                    yield part.with_columns(item_id=pl.when(of_first).then(pl.lit(item)).otherwise("item_id"))
+                    part = part.with_columns(item_id=pl.when(of_first).then(pl.lit(item)).otherwise("item_id"))
                 case "masked items":
                     top = of_first & (pl.col("rank") == 1)
-                    yield part.with_columns(item_id=pl.when(top).then(pl.lit(str(seen[0]))).otherwise("item_id"))
+                    part = part.with_columns(item_id=pl.when(top).then(pl.lit(str(seen[0]))).otherwise("item_id"))
                 case "NaN":
-                    yield part.with_columns(score=pl.when(of_first).then(float("nan")).otherwise("score"))
+                    part = part.with_columns(score=pl.when(of_first).then(float("nan")).otherwise("score"))
                 case "short lists":
-                    yield part.filter(~of_first | (pl.col("rank") < 3))
+                    part = part.filter(~of_first | (pl.col("rank") < 3))
                 case "nobody":
-                    yield part.filter(~of_first)
+                    part = part.filter(~of_first)
+            yield dataclasses.replace(whole, lists=part)
 
     user_lists.recommend = planted
 

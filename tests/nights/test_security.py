@@ -202,11 +202,11 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
 def test_csv_for_spreadsheets_runs_nothing(tmp_path):
     import polars as pl
 
-    from flows.cli import output
+    from flows.cli import result_files
 
     hostile = ["=1+1", "+1", "-1", "@sum(a)", "\t=1", "\r=1", "plain", "1=1", ""]
     frame = pl.DataFrame({"text": hostile, "number": range(-4, 5)})
-    output.write(frame, "csv", str(tmp_path / "out.csv"))
+    result_files.write(frame, "csv", str(tmp_path / "out.csv"))
     back = pl.read_csv(tmp_path / "out.csv").with_columns(pl.col("text").fill_null(""))
     assert back["text"].to_list() == [
         "'" + text if text[:1] in tuple("=+-@\t\r") and text else text for text in hostile

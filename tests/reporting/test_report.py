@@ -25,7 +25,7 @@ from tests.support.published_home import RECIPE, TOML
 from tests.support.published_nights import SECRET, Dataset, without_mlflow
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)>'
-ALL = ("notes", "data", "leaderboard", "gate", "training", "coverage", "churn", "users", "similar", "nights", "stages", "lineage")  # fmt: skip
+ALL = ("notes", "data", "drift", "leaderboard", "gate", "training", "coverage", "churn", "users", "similar", "nights", "stages", "lineage")  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MORE = """
 [models.mf]
@@ -193,7 +193,7 @@ def test_a_refused_night_has_a_shorter_report_that_says_what_to_do(nights):
     home, (_, second, refused) = nights
     text = text_of(home, refused)
     shown = Page(text)
-    assert list(shown.headings) == ["what-to-do", "notes", "data", "nights", "stages", "lineage"]
+    assert list(shown.headings) == ["what-to-do", "notes", "data", "drift", "nights", "stages", "lineage"]
     assert "raise checks.max_age_days" in shown.text and "fresh_enough" in shown.text
     live = words.moment(journal.read_run(home, "tiny", second)["started_at"])
     assert f"readers see the tables of the night of {live} UTC" in shown.text

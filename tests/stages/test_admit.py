@@ -176,3 +176,18 @@ def test_a_night_on_a_tenth_of_the_data_leaves_the_tables_as_they_were(tmp_path)
     assert record(again)["logical_hash"] == record(first)["logical_hash"]
     refused = ask(again, "select run_id, check_name from checks where severity = 'error' and not passed")
     assert refused.rows() == [(night["run_id"], "volume_kept")], "refused nights' checks are published later"
+
+
+def test_activity_that_was_never_seen_is_a_warning(tmp_path):
+    """It needs five published nights; a refused one does not count."""
+    for number in range(4):
+        night(tmp_path, f"r{number}", rows(70))
+    night(tmp_path, "r4", rows(70), outcome="refused")
+    run, said = night(tmp_path, "r5", rows(130))
+    assert said == "admitted" and "drift_usual" not in failed(run)
+    run, said = night(tmp_path, "r6", rows(300))
+    assert said == "admitted" and "drift_usual" in failed(run)
+    (note,) = (note for note in journal.notes(run.home, run.dataset, run.run_id) if "drift_usual" in note)
+    assert "measure rows_per_user, value 42.86" in note
+    found = journal.read(run.home, run.dataset, tables.DRIFT, run.run_id)
+    assert found.filter("unusual")["measure"].to_list() == ["rows_per_user"] and found["nights"].to_list() == [5] * 3
