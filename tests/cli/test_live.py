@@ -102,6 +102,9 @@ def without_times(lines: list[str]) -> list[str]:
 
 
 def test_a_terminal_shows_stages_and_epochs_and_keeps_the_plain_lines(data: Dataset, monkeypatch, capsys):
+    from pipeline.stages import train  # imports torch
+
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_LINES", 1e9)  # however busy the machine is
     (data.folder / "cheap.toml").write_text(SEARCHED)
     output = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data)))
     assert not capsys.readouterr().out

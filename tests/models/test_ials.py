@@ -172,9 +172,9 @@ def test_nothing_is_solved_for_users_with_the_history_of_the_fit(monkeypatch: py
     got = model.user_factors(users[:4], other)
     assert solved == [3] and torch.equal(got[2], model.users[2]) and not got[3].any()
     assert not torch.allclose(got[:2], model.users[:2], atol=1e-3)
-    strangers = model.user_factors(torch.full((60,), -1), history)
+    newcomers = model.user_factors(torch.full((60,), -1), history)
     assert solved == [3, 60]
-    torch.testing.assert_close(strangers, model.users, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(newcomers, model.users, rtol=1e-3, atol=1e-4)
 
 
 def test_a_state_without_fingerprints_is_folded_in(tmp_path):
