@@ -119,7 +119,7 @@ def test_a_terminal_shows_stages_and_epochs_and_keeps_the_plain_lines(data: Data
     plain = capsys.readouterr().err
     assert "\x1b" not in plain and "\r" not in plain
     assert without_times(screen(output)) == without_times(plain.splitlines())
-    assert screen(output)[-2].endswith("recommend tiny 'u00'")
+    assert screen(output)[-2].endswith("recommend tiny u00")
 
 
 def test_without_colour_there_is_progress_and_dumb_terminals_get_lines(data: Dataset, monkeypatch):
