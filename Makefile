@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# tests/conftest.py orders the files, the longest first
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/installed
 
 .PHONY: install run test-unit test test-server test-all coverage wheel-check bench gpu-check faults soak lint format clean

@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -21,7 +22,7 @@ from tests.support.cheap_tracking import Preparer, from_template
 
 NIGHT_MODULES = re.compile(
     r"flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
-    r"|tests\.support\.(cookbook|nights|published_home|published_nights|small_home|tastes)"
+    r"|tests\.support\.(cookbook|nights|published_home|published_nights|small_home|small_tables|tastes)"
 )
 """What runs whole nights, or builds homes as they leave them. A test that uses one of these is of the tier `night`."""
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
@@ -66,6 +67,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("night")
         if any(map(PROCESS_MODULES.fullmatch, used)):
             item.add_marker("process")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # files with most nights first, so that no worker ends with a long one
+        slow = Counter(item.path for item in items if item.get_closest_marker("night") and not is_deselected(item))
+        items.sort(key=lambda item: -slow[item.path])
+
+
+def is_deselected(item: pytest.Item) -> bool:
+    """Whether `make test` leaves it out."""
+    return any(item.get_closest_marker(name) for name in ("slow", "server", "device", "timing"))
 
 
 @pytest.fixture(scope="session", autouse=True)

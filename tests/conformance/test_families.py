@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from pipeline.models import MODELS, conformance
+from pipeline.training.optimizers import TrainingConfig
+
+FAMILIES = [
+    pytest.param(name, marks=pytest.mark.long if issubclass(MODELS[name].Config, TrainingConfig) else ())
+    for name in sorted(MODELS)
+]
 
 
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("family", sorted(MODELS))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_conformance(family: str, check: Callable[[str], None]):
     check(family)
 

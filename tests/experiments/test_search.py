@@ -4,7 +4,6 @@ import datetime as dt
 import json
 from pathlib import Path
 
-import mlflow
 import polars as pl
 import pytest
 
@@ -361,6 +360,8 @@ def test_the_refit_repeats_the_chosen_configuration(searched):
 
 
 def test_mlflow_has_a_run_for_every_trial_and_the_pictures(searched):
+    import mlflow
+
     run, _ = searched
     mlflow.set_tracking_uri(server.tracking_uri(run.home))
     runs = mlflow.search_runs(experiment_names=["sample"], output_format="list")

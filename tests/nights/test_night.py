@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import mlflow
-import pandas as pd
 import polars as pl
 import pytest
 
@@ -17,7 +15,6 @@ from pipeline.schemas import tables
 from pipeline.stages import evaluate
 from pipeline.storage import journal, warehouse
 from pipeline.storage.lock import lock
-from pipeline.tracking import nights as tracking
 from pipeline.tracking import server
 from tests.support.nights import CHEAP, QUICK, ask
 from tests.support.published_nights import without_mlflow
@@ -118,6 +115,9 @@ def test_the_champion_is_the_best_on_valid(published):
 
 
 def test_mlflow_has_the_night_and_serves_the_published_lists(published):
+    import mlflow
+    import pandas as pd
+
     mlflow.set_tracking_uri(server.tracking_uri(published.home))
     runs = mlflow.search_runs(experiment_names=["sample"], output_format="list")
     kinds = sorted(run.data.tags["nightrecs.kind"] for run in runs)
@@ -230,6 +230,10 @@ def test_a_time_split_of_untimed_data_is_a_settings_error(tmp_path):
 
 
 def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
+    import mlflow
+
+    from pipeline.tracking import nights as tracking
+
     def gone(*_):
         raise ConnectionError("MLflow is gone")
 

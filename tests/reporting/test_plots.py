@@ -17,7 +17,6 @@ from pipeline.reporting.plots import figure as plots
 from pipeline.reporting.plots import items as item_plots
 from pipeline.reporting.plots import night
 from pipeline.storage import warehouse
-from pipeline.tracking import client as tracking_client
 from pipeline.training.interactions import History
 
 
@@ -204,6 +203,8 @@ def torch_index(value: int):
 
 def pictures_of(run) -> dict[str, set[str]]:
     """Artifacts of the night's run (`night`) and of its families', by name."""
+    from pipeline.tracking import client as tracking_client  # imports mlflow
+
     client = tracking_client.connect(run.home)
     experiment = client.get_experiment_by_name(run.dataset)
     assert experiment is not None

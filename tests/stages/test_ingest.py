@@ -110,6 +110,7 @@ def test_every_break_is_found_where_it_is(tmp_path, newline, packed):
     assert rejects["raw"].str.len_chars().max() == 500 and rejects["raw"][0] == "1,2,3"
 
 
+@pytest.mark.long
 def test_each_break_alone_is_found_too(tmp_path):
     """None slips through the fast way, which is tried where nothing else in the file speaks against it."""
     for number, (bad, reason, _) in enumerate(BROKEN):
@@ -459,6 +460,7 @@ def test_numbers_mean_the_same_to_both_ways(tmp_path_factory, texts):
             assert _NUMBER(text) and float(text) == value, text
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     lines=st.lists(
@@ -487,6 +489,7 @@ def test_whatever_the_bytes(tmp_path_factory, lines, newline, size):
     assert pl.read_parquet(folder / "exact/rejected_rows.parquet").equals(rejects)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=200), header=st.booleans())
 def test_any_bytes_at_all(tmp_path_factory, content, header):
