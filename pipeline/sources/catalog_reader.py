@@ -11,10 +11,12 @@ from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import files
+from pipeline.sources import json_lines
 from pipeline.sources.dialect import find_column, read_layout
+from pipeline.sources.file_kinds import Kind, kind_of
 from pipeline.sources.line_reader import records, shown
 from pipeline.sources.parsing import Rejected, check_id
+from pipeline.sources.plain_text import prepare
 
 PARTED = "\x1f"
 """Joins the values of a Parquet list if no separator is configured: ASCII's unit separator."""
@@ -46,8 +48,7 @@ def read_items(
     for name in names:
         wanted = {"items.id": items.id, **{f"items.attributes.{a}": a for a in items.attributes}}
         wanted |= {"items.title": items.title} if items.title else {}
-        rows = _parquet_rows if name.endswith(".parquet") else _text_rows
-        for row in rows(folder / name, name, items, wanted, scratch):
+        for row in _ROWS[kind_of(folder / name, name)](folder / name, name, items, wanted, scratch):
             if isinstance(row.cells, Reason):
                 skipped.append(("", name, row.line, None, str(row.cells), row.raw))
                 continue
@@ -67,9 +68,11 @@ def read_items(
 
 
 def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
-    plain = files.unpack(path, scratch / "items.plain")
-    if layout := read_layout(plain, name, items, wanted):
+    plain, reading = prepare(path, name, items, scratch / "items.plain")
+    if layout := read_layout(plain, name, reading, wanted):
         for line, raw, fields in records(plain, layout):
+            if fields is Reason.COMMENT:
+                continue
             text = shown(raw, layout.encoding)
             if isinstance(fields, Reason):
                 yield CatalogLine(line, fields, text)
@@ -99,6 +102,32 @@ def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _
         ) from None
     for line, cells in enumerate(frame.iter_rows(named=True), start=1):
         yield CatalogLine(line, cells, "\t".join(cells.values()))
+
+
+def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
+    """Lines of JSON with cells as text; lists are joined as those of Parquet files."""
+    plain, reading = prepare(path, name, items, scratch / "items.plain")
+    json_lines.check_columns(plain, name, reading, wanted)
+    for line, raw, found in json_lines.objects(plain, reading):
+        text = shown(raw, reading.encoding)
+        if isinstance(found, Reason):
+            yield CatalogLine(line, found, text)
+            continue
+        try:
+            cells = {column: _json_cell(found, column, items.attributes) for column in wanted.values()}
+            yield CatalogLine(line, cells, text)
+        except Rejected as rejected:
+            yield CatalogLine(line, rejected.reason, text)
+
+
+def _json_cell(found: dict[str, object], column: str, separators: dict[str, str]) -> str:
+    value = found.get(column)
+    if isinstance(value, list) and column in separators:
+        return (separators[column] or PARTED).join(json_lines.cell({column: each}, column) for each in value)
+    return json_lines.cell(found, column)
+
+
+_ROWS = {Kind.TEXT: _text_rows, Kind.PARQUET: _parquet_rows, Kind.JSON_LINES: _json_rows}
 
 
 def _attributes(values: dict[str, str], items: Items) -> str | None:

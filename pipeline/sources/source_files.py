@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import LATER, Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
 
@@ -53,16 +53,18 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:
     """All settings and contents that decide the result of `ingest`, for its lake key."""
-    items = dataset.items.model_dump(exclude={"files"}) if dataset.items else None
+    items = dataset.items
+    catalog = items.model_dump(exclude={"files", *LATER}) | items.later_keys() if items else None
     contents = {"files": source.order, "catalog": source.catalog, "data_hash": source.data_hash}
     return {
-        **layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate, **contents,
+        **layout_settings(dataset), "items": catalog, "max_reject_rate": dataset.source.max_reject_rate, **contents,
     }  # fmt: skip
 
 
 def layout_settings(dataset: Dataset) -> dict[str, Any]:
     """The settings that decide what is read from one file."""
     layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
+    layout |= dataset.source.later_keys()
     columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
     return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
 
