@@ -1,5 +1,7 @@
 """Output of commands: tables for people, CSV that is safe in a spreadsheet, JSON lines, Parquet, README tables."""
 
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,3 +89,19 @@ def replace_block(path: Path, name: str, change: Callable[[str], str]) -> None:
     except (OSError, ValueError) as error:
         raise UnreadableInput(f"{path} has no block {begin} … {end} ({error})") from None
     write_atomically(path, f"{before}{begin}\n\n{change(block.strip()).strip()}\n\n{end}{after}")
+
+
+def this_command() -> str:
+    """The shell words that started this program, so that a suggested command can be pasted as it is."""
+    started = Path(sys.argv[0])
+    if started.name not in ("nightrecs", "nightrecs.exe"):
+        return f"{_typed(Path(sys.executable))} -m flows.cli"
+    found = shutil.which("nightrecs")
+    return "nightrecs" if found and Path(found).resolve() == started.resolve() else _typed(started)
+
+
+def _typed(path: Path) -> str:
+    """`path` as a shell word, relative to the current folder where it is inside it."""
+    absolute = path.absolute()  # links are kept: .venv/bin/python resolves to the system's
+    inside = absolute.is_relative_to(Path.cwd())
+    return shlex.quote(str(absolute.relative_to(Path.cwd()) if inside else absolute))

@@ -8,6 +8,7 @@ database is all that stays.
 import datetime as dt
 import json
 import os
+import shlex
 import shutil
 from typing import Any
 
@@ -67,7 +68,7 @@ def replay(options: Any) -> None:
     log.info(
         f"\nreplayed by {record.get('champion')} from {rows:,} interactions, the last of {last}: {target}\n"
         f"logical hash {record.get('logical_hash')}; the live tables are as they were\n\nTry:\n"
-        f'  duckdb -readonly {target} "from leaderboard"'
+        f'  duckdb -readonly {shlex.quote(str(target))} "from leaderboard"'
     )
 
 

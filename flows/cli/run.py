@@ -3,13 +3,14 @@
 import atexit
 import json
 import os
+import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flows.cli.output import this_command
 from flows.conductor import conduct
 from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import protect_server
@@ -148,21 +149,26 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
     with reader.open_live(run.home, run.dataset) as con:
         user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
-    nightrecs = "nightrecs" if shutil.which("nightrecs") else "python -m flows.cli"
+    nightrecs = this_command()
     where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"
     log.info(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
-    quoted = str(user).replace("'", "''")
+    literal = "'" + str(user).replace("'", "''") + "'"
+    statement = f"select rank, title, score from recommendations_titled where user_id = {literal} order by rank"
     log.info(
-        f'  {nightrecs}{where} sql {run.dataset} "select rank, title, score from recommendations_titled '
-        f"where user_id = '{quoted}' order by rank\"\n"
+        f"  {nightrecs}{where} sql {run.dataset} {_double_quoted(statement)}\n"
         f"  {nightrecs}{where} leaderboard {run.dataset}\n"
-        f"  {nightrecs}{where} recommend {run.dataset} '{user}'"
+        f"  {nightrecs}{where} recommend {run.dataset} {shlex.quote(str(user))}"
     )
     if rejected:
         log.info(
             f"{rejected:,} source lines were rejected, each with its reason:\n"
             f'  {nightrecs}{where} sql {run.dataset} "select file, line, reason, raw from rejected_rows"'
         )
+
+
+def _double_quoted(text: str) -> str:
+    """A shell word that keeps SQL's quotes readable."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
 
 
 def show_plan(options: Any) -> None:

@@ -25,9 +25,10 @@ from pipeline.tracking.server import tracking_uri
 
 NOT_WELL = 3
 APP = "nightrecs"
-"""MLflow's server with our guard, see mlflow_app.py."""
+"""MLflow's server with our guard, see pipeline/tracking/server_app.py."""
 RUNS = "workflowType=machine_learning"
 """Without it MLflow opens its pages for language models."""
+EXPERIMENTS = "max_results=100&order_by=name"
 
 
 def up(options: Any) -> int:
@@ -109,8 +110,7 @@ def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dic
 def links(mlflow: str) -> list[str]:
     """MLflow's pages with the runs of each data set; before the first night, the list of experiments."""
     try:
-        wanted = {"max_results": 100, "order_by": ["name"]}
-        found = Api(mlflow).ask("/api/2.0/mlflow/experiments/search", wanted).get("experiments", [])
+        found = Api(mlflow).ask(f"/api/2.0/mlflow/experiments/search?{EXPERIMENTS}").get("experiments", [])
     except (OSError, ValueError):
         found = []
     runs = [

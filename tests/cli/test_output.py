@@ -1,6 +1,7 @@
 """Query results as files: nothing is lost, and CSV runs nothing in a spreadsheet."""
 
 import json
+import sys
 
 import polars as pl
 import pytest
@@ -63,3 +64,30 @@ def test_what_cannot_be_written_says_so(form, target):
 def test_an_unwritable_file_is_named(tmp_path):
     with pytest.raises(UnreadableInput, match="nowhere"):
         output.write(FRAME, None, str(tmp_path / "nowhere" / "out.csv"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "on_path", "words"),
+    [
+        ("bin dir/nightrecs", None, "'bin dir/nightrecs'"),
+        ("bin dir/nightrecs", "bin dir", "nightrecs"),
+        ("bin dir/nightrecs", "other", "'bin dir/nightrecs'"),
+        ("flows/cli/__main__.py", "bin dir", "'bin dir/python' -m flows.cli"),
+    ],
+)
+def test_a_suggested_command_starts_the_program_that_suggests_it(tmp_path, monkeypatch, argv, on_path, words):
+    for folder in ("bin dir", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "nightrecs").touch(mode=0o755)
+    (tmp_path / "bin dir/python").symlink_to("/usr/bin/env")  # as in a venv, whose python is a link
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / argv)])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin dir/python"))
+    monkeypatch.setenv("PATH", str(tmp_path / on_path) if on_path else "")
+    assert output.this_command() == words
+
+
+def test_a_suggested_command_outside_the_current_folder_is_absolute(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "nightrecs")])
+    monkeypatch.setenv("PATH", "")
+    assert output.this_command() == str(tmp_path / "nightrecs")

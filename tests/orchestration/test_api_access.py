@@ -22,7 +22,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.core.redaction import masked
 from pipeline.storage.lock import lock
-from pipeline.tracking.server_app import OwnPagesOnly
+from pipeline.tracking.server_app import ASSISTANT, OwnPagesOnly
 
 
 @pytest.fixture
@@ -326,12 +326,41 @@ def test_mlflow_answers_its_own_pages_alone(headers, passes, kind):
         sent.append(message)
 
     app = OwnPagesOnly(lambda: inner)
-    asyncio.run(app({"type": kind, "headers": headers}, None, send))
+    asyncio.run(app({"type": kind, "headers": headers, "path": "/"}, None, send))
     assert bool(reached) is passes
     if not passes:
         assert sent[0].get("status", 403) == 403 and sent[0]["type"] in ("http.response.start", "websocket.close")
     asyncio.run(app({"type": "lifespan"}, None, send))
     assert reached, "the server starts whatever the requests are"
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("/ajax-api/3.0/mlflow/assistant/message", False),
+        ("/prefix/ajax-api/3.0/mlflow/assistant/sessions/1/stream", False),
+        ("/ajax-api/3.0/mlflow/assistant", False),
+        ("/ajax-api/2.0/mlflow/runs/search", True),
+        ("/#/experiments/assistants", True),
+    ],
+)
+def test_the_assistant_of_mlflow_runs_no_commands(path, passes):
+    reached, sent = [], []
+
+    async def inner(scope, receive, send):
+        reached.append(scope)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(b"host", OWN)], "path": path}
+    asyncio.run(OwnPagesOnly(lambda: inner)(scope, None, send))
+    assert bool(reached) is passes and (passes or sent[0]["status"] == 404)
+
+
+def test_every_route_of_the_assistant_is_off():
+    api = pytest.importorskip("mlflow.server.assistant.api")
+    assert all(ASSISTANT in route.path.split("/") for route in api.assistant_router.routes)
 
 
 def test_mlflow_finds_the_guard(monkeypatch, capsys):

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flows.cli.up import links
 from flows.orchestration import deployments
 from flows.orchestration.api_access import auth_of, file_of, running_up
 from flows.orchestration.deployments import Api
@@ -129,6 +130,7 @@ def a_night_runs_by_itself(home: Path, urls: dict[str, str]) -> None:
     assert set(artifacts) == {f"sample-{name}" for name in ("leaderboard", "gate", "ledger", "night")}
     record = journal.read_run(at, "sample", night)
     page = artifacts["sample-night"]["data"]
+    assert links(urls["MLflow"]) == [f"{urls['MLflow']}/#/experiments/1/runs?workflowType=machine_learning  sample"]
     assert f"{urls['MLflow']}/#/experiments/1/runs/{record['mlflow_run_id']}" in page and str(at.live("sample")) in page
     got = Api(urls["MLflow"]).ask(f"/api/2.0/mlflow/runs/get?run_id={record['mlflow_run_id']}")
     tags = {tag["key"]: tag["value"] for tag in got["run"]["data"]["tags"]}
