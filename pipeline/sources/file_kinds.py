@@ -12,6 +12,7 @@ START = 2**16  # bytes
 _PACK = "unpack it, then name the file inside"
 _EXPORT = "export it as CSV or Parquet"
 _MAGIC = (
+    (b"PK\x03\x04", "a ZIP archive inside another file", _PACK),
     (b"BZh", "a bzip2 file", "bz2 is not read; unpack it, or pack it as .gz or .zst"),
     (b"\xfd7zXZ\0", "an xz file", "xz is not read; unpack it, or pack it as .gz or .zst"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z is not read; unpack it, or pack it as .gz or .zst"),

@@ -11,7 +11,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing.column_roles import ambiguous_with, looks_like_time, number, roles_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
-from pipeline.sources.sniffing.shapes import refuse_lists
+from pipeline.sources.sniffing.shapes import refuse_lists, refuse_nested
 
 NO_CATALOG = """# No item catalog was found next to the file. With one, the published lists have titles. For example:
 # [items]
@@ -47,6 +47,7 @@ def propose(path: Path) -> Proposal:
             f"{path}: no lines with both a user and an item were found in the first {len(table.rows):,} rows; "
             "an interaction file has one line per user and item"
         )
+    refuse_nested(path.name, table.names, table.nested, roles)
     refuse_lists(path.name, table.names, table.rows, roles)
     texts = table.column(roles["rating"]) if "rating" in roles else []
     ratings = sorted({value for text in texts if (value := number(text)) is not None})

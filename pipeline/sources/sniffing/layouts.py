@@ -119,32 +119,49 @@ def _preamble(lines: Sequence[str], comment: str) -> int:
 
 def _lines_above(lines: Sequence[str], marks: Marks) -> int:
     """Number of lines above the header: blank ones, and a few with fewer fields than the header and the rows."""
-    widths = [len(split_quoted(line, marks)[0]) if line.strip() else 0 for line in lines]
-    blank = next((at for at, width in enumerate(widths) if width), 0)
-    usual, share = _usual([width for width in widths if width])
+    starts: list[int] = []
+    records: list[list[str]] = []
+    at = 0
+    while at < len(lines):
+        record, _, n_lines = _record(lines, at, marks)
+        if lines[at].strip():
+            starts.append(at)
+            records.append(record)
+        at += n_lines
+    usual, share = _usual([len(record) for record in records])
     if usual < 2 or share < 0.5:
-        return blank
-    at = next((at for at, width in enumerate(widths) if width == usual), 0)
-    top = [width for width in widths[:at] if width]
-    is_preamble = at <= _LONGEST_PREAMBLE and all(width < usual for width in top) and not _is_row(lines[at], marks)
-    return at if is_preamble else blank
+        return starts[0] if starts else 0
+    first = next(at for at, record in enumerate(records) if len(record) == usual)
+    few = starts[first] <= _LONGEST_PREAMBLE and all(len(record) < usual for record in records[:first])
+    return starts[first if few and not _is_row(records[first]) else 0]
 
 
-def _is_row(line: str, marks: Marks) -> bool:
-    """Whether a line has a number in it: then it is a row, and no header."""
-    return any(re.fullmatch(r"-?[0-9]+([.,][0-9]*)?", cell.strip()) for cell in split_quoted(line, marks)[0])
+def _is_row(record: list[str]) -> bool:
+    """Whether a record has a number: then it is a row, and no header."""
+    return any(re.fullmatch(r"-?[0-9]+([.,][0-9]*)?", cell.strip()) for cell in record)
 
 
 def _marks(first: list[str], body: Sequence[str], given: list[str], name: str) -> Marks:
     text = "\n".join(first)
     present = [by for by in (*DELIMITERS, *RARE_DELIMITERS) if by in text]
+    present += [wide for by in ",;|" if text.count(wide := f"{by} ") > 0.9 * text.count(by)]
     for delimiters in (given or present, LAST_RESORT):
         quality = {by: _quality(first, by, text) for by in delimiters}
         best = max(delimiters, key=lambda by: quality[by], default="")
+        if best == " ":  # blanks are in names and times, too
+            others = [by for by in delimiters if by.strip() and _separates(by, text) and quality[by][2] >= 3]
+            even = [by for by in others if quality[by][0] >= 0.9 * quality[best][0]]
+            best = max(even, key=lambda by: quality[by], default=best)
         if best and quality[best][0] > 0:
             best = best if given else _widened(best, first)
             return _quoting(best, body)
     raise UnreadableInput(f"{name}: no known delimiter splits its lines; set delimiter in the data set's TOML")
+
+
+def _separates(delimiter: str, text: str) -> bool:
+    """Whether a delimiter does more than to write decimals."""
+    between_digits = len(re.findall(rf"(?<=[0-9]){re.escape(delimiter)}(?=[0-9])", text))
+    return between_digits < text.count(delimiter)
 
 
 def _quality(lines: list[str], delimiter: str, text: str) -> tuple[float, float, int, int]:
@@ -152,7 +169,7 @@ def _quality(lines: list[str], delimiter: str, text: str) -> tuple[float, float,
     best = max((_evenness(lines, Marks(delimiter, *marks)) for marks in _candidates(text)), key=lambda one: one[:2])
     strict = [_evenness(lines, Marks(delimiter, *marks)) for marks in _candidates(text) if marks[0]]
     is_natural = delimiter != " " or '"' not in text  # blanks around quotes are usual in texts
-    order = (*DELIMITERS, *RARE_DELIMITERS, *LAST_RESORT, delimiter)
+    order = (", ", "; ", "| ", *DELIMITERS, *RARE_DELIMITERS, *LAST_RESORT, delimiter)
     clean = max(one[2] for one in strict) if is_natural else 0.0
     return best[0], clean, best[1], -order.index(delimiter)
 
@@ -184,17 +201,12 @@ def _evenness(lines: Sequence[str], marks: Marks) -> tuple[float, int, float]:
 
 
 def _widened(delimiter: str, lines: list[str]) -> str:
-    """The delimiter, doubled or with a blank after it if it has that in every line."""
-    for wide in (delimiter * 2, f"{delimiter} "):
-        if (
-            len(wide) <= 4
-            and delimiter != " "
-            and all(
-                line.count(wide) and line.count(wide) * wide.count(delimiter) == line.count(delimiter) for line in lines
-            )
-        ):
-            return wide
-    return delimiter
+    """The delimiter, doubled if it is that in every line."""
+    wide = delimiter * 2
+    if delimiter == " " or len(wide) > 4:
+        return delimiter
+    is_wide = all(line.count(wide) and 2 * line.count(wide) == len(wide) // 2 * line.count(delimiter) for line in lines)
+    return wide if is_wide else delimiter
 
 
 def _quoting(delimiter: str, body: Sequence[str]) -> Marks:

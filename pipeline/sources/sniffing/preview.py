@@ -17,7 +17,7 @@ from pipeline.sources.plain_text import has_returns_only
 from pipeline.sources.sniffing.column_roles import NAMES, fits, is_numeric, number, roles_of
 from pipeline.sources.sniffing.encodings import Guess, guess
 from pipeline.sources.sniffing.layouts import layout_of
-from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_matrix
+from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_matrix, refuse_prose
 
 FIRST = 2**22  # bytes
 _FIRST_OBJECTS = 100
@@ -35,8 +35,8 @@ class Peek:
     """What was guessed about the layout, for a person to check."""
     has_layout: bool = True
     """False for JSON lines and Parquet, which have no delimiter."""
-    nested: set[str] = field(default_factory=set)
-    """Columns of a Parquet file that hold lists or structs."""
+    nested: dict[str, str] = field(default_factory=dict)
+    """Columns of a Parquet file that hold lists or structs, to their type."""
 
     def column(self, at: int) -> list[str]:
         """The cells of one column."""
@@ -93,6 +93,7 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     header = any(name in known for name in names) or _is_header(names, body)
     if not header:
         refuse_adjacency(path.name, rows, marks.delimiter)
+        refuse_prose(path.name, rows, layout.is_even)
     notes = [text.guess.note] if text.guess.note else []
     reading: dict[str, Any] = {"delimiter": marks.delimiter, "header": header}
     skip = layout.skip_lines
@@ -149,7 +150,10 @@ def _parquet(path: Path) -> Peek:
     types = dict(zip(batch.schema.names, batch.schema.types, strict=True))
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Peek(
-        list(types), rows, has_layout=False, nested={n for n, kind in types.items() if pa.types.is_nested(kind)}
+        list(types),
+        rows,
+        has_layout=False,
+        nested={n: str(kind) for n, kind in types.items() if pa.types.is_nested(kind)},
     )
 
 

@@ -12,6 +12,7 @@ _WIDE = 8
 _WIDE_UNNAMED = 15
 _RECURRING, _LONGEST_ID = 0.6, 80
 _EXPECTED = "An interaction file has one line per user and item"
+_EVEN = 0.6
 _NEARLY_ALL, _MOST, _MANY = 0.95, 0.5, 0.4
 _ID = re.compile(r"[A-Za-z]{0,12}[-_:]?[0-9][A-Za-z0-9_-]*").fullmatch
 _IMPRESSION = re.compile(r"\S+-[01]( \S+-[01])+ ?").fullmatch
@@ -63,6 +64,27 @@ def refuse_adjacency(name: str, records: Sequence[Sequence[str]], delimiter: str
         )
     if len(widths) == 1 and max(widths) >= 4 and len(firsts) == len(records) and _one_pool(records):
         raise UnreadableInput(_adjacency(name, records, delimiter))
+
+
+def refuse_prose(name: str, records: Sequence[Sequence[str]], even: float) -> None:
+    """Raise UnreadableInput if too few records, the share `even`, have the same number of fields."""
+    if even < _EVEN:
+        widths = {len(record) for record in records}
+        raise UnreadableInput(
+            f"{name} is no table: its lines have {min(widths)} to {max(widths)} fields with any delimiter. {_EXPECTED}"
+        )
+
+
+def refuse_nested(name: str, names: Sequence[str], nested: dict[str, str], roles: dict[str, int]) -> None:
+    """Raise UnreadableInput if a column with a role holds lists or structs; `nested` has the types of such columns."""
+    for role, at in roles.items():
+        if kind := nested.get(names[at]):
+            advice = "write its field as a column of its own"
+            if not kind.startswith("struct"):
+                advice = "write one row for each of its values, e.g. with unnest() in SQL or explode() in a data frame"
+            raise UnreadableInput(
+                f"{name}: column {names[at]!r} (columns.{role}) has the type {kind}, no single value: {advice}"
+            )
 
 
 def refuse_lists(name: str, names: Sequence[str], rows: Sequence[Sequence[str]], roles: dict[str, int]) -> None:
