@@ -109,13 +109,11 @@ class Candidates:
         searched, both = self.searched.get(label), self.run.settings.evaluation.fit_for_test
         with self.isolate(self.run, f"{label} tuned" if label in self.measured else label):
             first = StageCall(StageName.TRAIN, label, tuned=searched is not None)
-            fit = tested = self.step(
-                first, train.fit_model, own, self.parts, label, "train", None, searched, {**self.fitted}
-            )
+            fit = tested = self.step(first, train.fit_model, own, self.parts, label, searched, {**self.fitted})
             self.fitted.setdefault(label, fit)
             if both != "train":
                 refit = StageCall(StageName.TRAIN, label, fit=both)
-                tested = self.step(refit, train.fit_model, own, self.parts, label, both, fit)
+                tested = self.step(refit, train.refit_model, own, self.parts, label, both, fit)
             evaluation = StageCall(StageName.EVALUATE, label)
             self.measured[label] = self.step(evaluation, evaluate.evaluate_model, own, self.parts, label, fit, tested)
             self.fitted[label] = fit

@@ -51,7 +51,7 @@ def night(run: Run, step: Step) -> None:
     step(StageCall(StageName.COMPARE), compare.compare_models, run, measured)
     on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.added.get(champion, run)
     try:
-        refit = step(on_all, train.fit_model, own, data.encoded, champion, "all", fitted[champion])
+        refit = step(on_all, train.refit_model, own, data.encoded, champion, "all", fitted[champion])
     except Skipped as reason:
         raise Refused(f"{champion} was chosen, but can't be fitted on all rows: {reason}") from reason
     shown = [fit for label, fit in fitted.items() if label not in lineup.members]

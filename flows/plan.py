@@ -1,5 +1,6 @@
 """The plan of a night: the line, walked by a step that computes the keys of results and builds nothing."""
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,17 +30,18 @@ REFIT = StageCall(StageName.TRAIN, "the champion", fit="all")
 """The last fit, of a model that is not known yet. The members of a blend are fitted on all rows too."""
 READ_SOURCE = (StageName.INGEST, StageName.SPLIT)
 """Stages whose keys need the source's files: `split` needs those of a published split."""
-SPECS = {
-    StageName.INGEST: ingest.spec,
-    StageName.CLEAN: clean.spec,
-    StageName.ENCODE: encode.spec,
-    StageName.SPLIT: split.spec,
-    StageName.PROFILE: profile.spec,
-    StageName.SEARCH: search.spec,
-    StageName.TRAIN: train.spec,
-    StageName.EVALUATE: evaluate.spec,
+SPECS: dict[Callable[..., Path], Callable[..., lake.Spec]] = {
+    ingest.read_source: ingest.spec,
+    clean.clean_interactions: clean.spec,
+    encode.encode_ids: encode.spec,
+    split.split_interactions: split.spec,
+    profile.describe_data: profile.spec,
+    search.search_model: search.spec,
+    train.fit_model: train.fit_spec,
+    train.refit_model: train.refit_spec,
+    evaluate.evaluate_model: evaluate.spec,
 }
-"""For each stage, the function that gives the key of its result for the same arguments as the stage."""
+"""For each stage, the function that gives the key of its result for the same arguments."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +88,23 @@ class Plan:
             self.stages[n:] = decided
         self.rest()
 
-    def step(self, call: StageCall, stage: Any, run: Run, *inputs: Any) -> Path:
+    def step(self, call: StageCall, stage: Callable[..., Path], run: Run, *inputs: Any) -> Path:
         """Folder of the stage's result, which may not exist yet."""
         if call.stage is StageName.ADMIT:  # it depends on the clock, so its result is never reused
             self.add(call, TO_DO)
             return inputs[-1]
-        state, folder = self.look(call, run, *inputs)
+        state, folder = self.look(call, SPECS[stage], run, *inputs)
         if state != CACHED:
             self.states[folder] = state
         self.add(call, state)
         return folder
 
-    def look(self, call: StageCall, run: Run, *inputs: Any) -> tuple[str, Path]:
+    def look(self, call: StageCall, spec_of: Callable[..., lake.Spec], run: Run, *inputs: Any) -> tuple[str, Path]:
         """State of a stage whose result is kept in the lake, and the result's folder."""
         try:
             if call.stage in READ_SOURCE and not self.source_is_there():
                 raise lake.NotYetKnown(run.data)
-            spec = SPECS[call.stage](run, *inputs)
+            spec = spec_of(run, *inputs)
         except lake.NotYetKnown as missing:
             if missing.place == journal.folder(run):  # tonight's metrics decide
                 return OPEN, self.unknown(call)
@@ -112,7 +114,7 @@ class Plan:
             return waits or OPEN, folder  # its members are fitted first
         return waits or (CACHED if lake.is_complete(folder) else TO_DO), folder
 
-    def waits(self, parents: Any) -> str | None:
+    def waits(self, parents: Iterable[Path]) -> str | None:
         """State of a stage that waits for some of its inputs; None: all are there."""
         states = {self.states[parent] for parent in parents if parent in self.states}
         return TO_DO if TO_DO in states else OPEN if states else None

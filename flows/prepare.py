@@ -14,8 +14,9 @@ from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
 from pipeline.datasets.loader import resolve_data
+from pipeline.sources import column_names
 from pipeline.stages import DATA_STAGES
-from pipeline.storage import forgotten_users, home_identity, journal
+from pipeline.storage import expressions, forgotten_users, home_identity, journal
 
 SAMPLE = "sample"
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -66,11 +67,24 @@ def prepare(
         settings=settings,
         started_at=now,
     )
+    check_columns(run)
     if until not in DATA_STAGES:
-        from pipeline.publishing import business_rules
+        from pipeline.publishing import business_rules, item_conditions
 
         business_rules.read_lists(settings.export, run.data, now.date())  # so that an unreadable list fails now
+        item_conditions.check(settings.export, settings.dataset, run.data)
     return run
+
+
+def check_columns(run: Run) -> None:
+    """Check the columns that settings name, if the files are there; SettingsError names the key and what is near."""
+    dataset = run.settings.dataset
+    if dataset.source.generator and not any(run.data.glob("*")):
+        for key in ("keep_if", "positive_if"):
+            if text := getattr(dataset.feedback, key):
+                expressions.parse(text, f"dataset.feedback.{key}")
+        return
+    column_names.check_conditions(dataset, run.data)
 
 
 def check_choices(settings: Settings) -> None:

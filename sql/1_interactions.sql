@@ -1,8 +1,8 @@
 -- 1_interactions: casts the text columns of a source to typed rows. Strict: the first value outside a plain grammar
 -- raises an error. The file is then read line by line, which keeps unusual but valid values and rejects invalid ones.
--- reads:  source_text (user_text, item_text, rating_text, timestamp_text), in source order
+-- reads:  source_text (user_text, item_text, rating_text, timestamp_text, extra columns), in source order
 --         (rating_text and timestamp_text may be numbers already if is_plain)
--- writes: nothing; returns the columns of `raw`
+-- writes: nothing; returns the columns of `raw`, then the extra columns as they are
 -- params: has_rating, missing_ratings, clock (none, count, nanoseconds, iso or format), scale (microseconds per count),
 --         format (of strptime), is_plain (no blank, underscore or plus in the file: a cast is strict enough)
 with source as (
@@ -41,7 +41,8 @@ typed as (
                     = cast(timestamp_text as varchar)
                 then strptime(cast(timestamp_text as varchar), $format)
             else error('timestamp')
-        end as "timestamp"
+        end as "timestamp",
+        * exclude (user_text, item_text, rating_text, timestamp_text)
     from source
 ),
 
@@ -58,7 +59,8 @@ final as (
             when "timestamp" is null then null
             when "timestamp" >= timestamp '1970-01-01' and "timestamp" < timestamp '2100-01-01' then "timestamp"
             else error('timestamp')
-        end as "timestamp"
+        end as "timestamp",
+        * exclude (user_id, item_id, rating, "timestamp")
     from typed
 )
 

@@ -1,6 +1,8 @@
 """Fixtures: a home of its own for every test, and the real data sets where they are at hand."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import Settings
+from pipeline.reporting.plots import worker
 from pipeline.storage import journal
+from pipeline.tracking import server
+from tests.support.cheap_tracking import Preparer, from_template
 
 NIGHT_FOLDERS = {"goldens", "nights"}
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
@@ -37,6 +42,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and runs_nights(item):
             item.add_marker("night")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See tests/support/cheap_tracking.py."""
+    base = tmp_path_factory.getbasetemp()
+    template = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template.db"
+    initialised = from_template(template, server.initialised_alone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "initialised_alone", initialised)
+        if client := sys.modules.get("pipeline.tracking.client"):  # it has imported the name already
+            patch.setattr(client, "initialised_alone", initialised)
+        patch.setattr(worker, "Drawer", Preparer)
+        yield
+
+
+@pytest.fixture(scope="module")
+def draws_plots() -> Iterator[None]:
+    """Nights draw their plots, in the usual process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "Drawer", Preparer.__base__)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,14 @@ def describe(answer: dict[str, Any], options: Any) -> None:
     seen = f"the user has it already{f' ({times})' if times else ''}"
     masked = f"masked: {seen}; the rank is the one without the mask"
     show_line(masked if answer["masked"] else "not masked: the user does not have it")
+    if answer["excluded_by"]:
+        because = f" ({answer['excluded_because']})" if answer["excluded_because"] else ""
+        show_line(f"excluded from all lists by export.{answer['excluded_by']}{because}; the rank is the one without it")
+    if answer["boost"] != 1:
+        show_line(f"boosted: the model's score times {answer['boost']:g}, or divided by it where it is negative")
+    if answer["promoted_to"]:
+        places = ", ".join(map(str, answer["promoted_to"]))
+        show_line(f"promoted to place {places} of the list, if no better item of that promotion is left for the user")
     if answer["score"] is None:
         show_line("the model does not know the item: filters removed it, or no user has it; so it is in no list")
         return

@@ -8,6 +8,7 @@ from flows.cli.operate import known
 from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
 from pipeline.maintenance import forget as forgetting
+from pipeline.maintenance.backup import known_backups
 from pipeline.maintenance.rollback import between_nights
 from pipeline.storage import forgotten_users
 
@@ -37,6 +38,8 @@ def forget(options: Any) -> int:
             f"Every later night of {dataset} leaves the user out (row_ledger: reason forgotten). Not reached: the "
             "source files themselves, backups, notifications, and files that readers still have open."
         )
+    for file in known_backups(home, dataset):
+        log.warning(f"the backup {file} is not reached: delete it, or forget the user again where it is restored")
     if outcome.left:
         print(f"NOT done: {len(outcome.left)} places still name the user, or may:", file=sys.stderr)
         for line in outcome.left:

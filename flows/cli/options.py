@@ -213,6 +213,26 @@ def _add_maintenance(command: Command) -> None:
     _add_dataset(forget)
     forget.add_argument("user", help="user id, as in the source")
     forget.add_argument("--force", action="store_true", help="also accept a user that is in no table")
+    backup = command(
+        "flows.cli.backup:backup", "write a home into one file, which `restore` makes a home of",
+        "backup /srv/nightrecs /backup/nightrecs-2026-01-31.tar",
+        more="A tar, written under the locks of all data sets, with mode 0600: published files, journals, lake,\n"
+        "reports, replays, schedules, and MLflow's database and artifacts. Not in it, as they are made again:\n"
+        "Prefect's database and login, logs, locks, unfinished results. Source files are not in it either, except\n"
+        "those that incremental sources have read. `forget` does not reach backups.\n\n"
+        "exit codes: 0 done, 2 the file exists or can't be written, 4 a night is running",
+    )  # fmt: skip
+    backup.add_argument("home", metavar="HOME", help="folder of the home")
+    backup.add_argument("file", metavar="FILE", help="file to write, outside the home; it must not exist")
+    restore = command(
+        "flows.cli.backup:restore", "make a home of a backup, in a new folder",
+        "restore /backup/nightrecs-2026-01-31.tar /srv/nightrecs", home=False,
+        more="Every file is verified by its SHA-256 before the folder appears. Where the original home still exists,\n"
+        "the restored one is an independent copy of it.\n\n"
+        "exit codes: 0 done, 2 the file is damaged or no backup, or the folder is not empty",
+    )  # fmt: skip
+    restore.add_argument("file", metavar="FILE", help="a file that `backup` wrote")
+    restore.add_argument("home", metavar="HOME", help="folder that does not exist or is empty")
 
 
 def _add_scheduling(command: Command) -> None:

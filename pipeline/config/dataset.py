@@ -1,9 +1,10 @@
 """Keys of a data set's TOML, `dataset` in the settings tree: where its rows are and what they mean."""
 
 import codecs
+from contextlib import suppress
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from pipeline.config.base import Fraction, Name, Section
 
@@ -48,10 +49,9 @@ class Reading(Section):
     def _encoding_is_known(cls, value: str) -> str:
         """The name under which Python knows the encoding; utf-8 and latin-1 for their variants."""
         try:
+            with suppress(UnicodeError):  # in some encodings the four bytes are no text
+                b"text".decode(value)
             found = codecs.lookup(value).name
-            b"text".decode(found)
-        except UnicodeError:
-            pass  # only the four bytes are not valid in it
         except LookupError:
             raise ValueError(f"{value!r} is no text encoding that Python knows, e.g. utf-8, cp1252, utf-16") from None
         if found in _NO_CHARSETS:
@@ -91,18 +91,37 @@ class Columns(Section):
     timestamp: str | None = None
     timestamp_unit: str = "s"
     """s, ms, us, ns (since 1970), iso, or a strptime format."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of ratings, and of times that are counts: with `,`, `4,5` is 4.5."""
+    thousands: Literal["", ",", ".", " ", "'", "\u2019", "_"] = ""
+    """Separator of thousands: with `,`, `1,234` is 1234. A blank stands for no-break spaces, too."""
+    rating_of: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Ratings are fractions or percentages, on a scale up to this: with 5, `4/5` is 4, `4.1 out of 5 stars` is 4.1, and
+    `80 %` is 4."""
+    rating_values: dict[str, FiniteFloat] = Field(default={})
+    """What texts count as: `{ yes = 1, no = 0 }`, `{ "★★★☆☆" = 3 }`. Other texts are read as numbers."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> "Columns":
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}: a number would have two meanings")
+        return self
 
 
 class Feedback(Section):
-    """What a row means."""
+    """What a row means.
+
+    A condition is one boolean expression of DuckDB over `rating`, `rated`, `timestamp`, `user`, `item`, the source's
+    other columns and `night_date`, e.g. `rating >= 4` or `category = 'book' and price < 20`. NULL counts as false.
+    """
 
     kind: Literal["explicit", "implicit"] = "implicit"
     missing_ratings: list[float] = Field(default=[])
     """Values that mean 'seen, not rated': an interaction without a rating."""
     keep_if: str | None = None
-    """Condition on `rating`. Fits and metrics ignore other rows, but their items are never recommended again."""
+    """Condition on a row's columns. Fits and metrics ignore other rows, but their items are never recommended again."""
     positive_if: str | None = None
-    """Condition on `rating`: which kept rows count as positive for ranking."""
+    """Condition on a row's columns: which kept rows count as positive for ranking."""
     normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
     """Normalization of ratings; fitted on train only."""
     normalize_to: tuple[float, float] = (0.0, 1.0)
@@ -113,6 +132,15 @@ class Feedback(Section):
         if self.normalize_to[0] >= self.normalize_to[1]:
             raise ValueError("normalize_to is [lowest, highest], and the first must be below the second")
         return self
+
+
+class Events(Section):
+    """What the types of events mean, for logs with an event type per row."""
+
+    column: str
+    """Source column with the event type."""
+    quantity: str | None = None
+    """Source column with the quantity of an event, e.g. the pieces bought; empty: 1."""
 
 
 class Filter(Section):
@@ -131,6 +159,18 @@ class Items(Reading):
     title: str | None = None
     attributes: dict[str, str] = Field(default={})
     """Attribute column to the separator of its values."""
+    columns: list[str] | None = None
+    """Other columns that are kept as attributes with one value; absent: all of them."""
+
+
+class Users(Reading):
+    """A file of user attributes."""
+
+    id: str = "user"
+    attributes: dict[str, str] = Field(default={})
+    """Attribute column to the separator of its values."""
+    columns: list[str] | None = None
+    """Other columns that are kept as attributes with one value; absent: all of them."""
 
 
 class Published(Section):
@@ -149,6 +189,8 @@ class Dataset(Section):
     source: Source = Source()
     columns: Columns = Columns()
     feedback: Feedback = Feedback()
+    events: Events | None = None
     filter: Filter = Filter()
     items: Items | None = None
+    users: Users | None = None
     published: Published | None = None

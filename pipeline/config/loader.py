@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,8 +18,9 @@ from pipeline.core.suggest import nearest
 
 PREFIX = "NIGHTRECS_"
 """Prefix of environment variables that set a key."""
-NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"}
-NOT_KEYS |= {f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")}
+NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"} | {
+    f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")
+}
 
 NO_MODELS = """a recipe names the models to fit, at least one, each in a table of its own, e.g.
   [models.popularity]
@@ -103,7 +104,7 @@ def explain(
     error: ValidationError, model: type[BaseModel], origin: Mapping[tuple[str, ...], str] | str, prefix: str = ""
 ) -> str:
     """One line per problem: where it was set, the key (after `prefix`), what is wrong, the nearest known key."""
-    lines = []
+    lines: list[str] = []
     for problem in error.errors(include_url=False):
         keys = tuple(str(part) for part in problem["loc"])
         where = origin if isinstance(origin, str) else _origin_of(keys, origin)
@@ -120,7 +121,13 @@ def explain(
     return "\n".join(lines)
 
 
-def _merge(tree: dict, layer: Mapping, where: str, origin: dict, prefix: tuple[str, ...] = ()) -> None:
+def _merge(
+    tree: dict[str, Any],
+    layer: Mapping[str, Any],
+    where: str,
+    origin: dict[tuple[str, ...], str],
+    prefix: tuple[str, ...] = (),
+) -> None:
     """Merge `layer` into `tree`; later values win, and tables merge key by key."""
     for key, value in layer.items():
         at = (*prefix, key)
@@ -128,16 +135,17 @@ def _merge(tree: dict, layer: Mapping, where: str, origin: dict, prefix: tuple[s
             if not isinstance(tree.get(key), dict):
                 tree[key] = {}
             origin.setdefault(at, where)
-            _merge(tree[key], value, where, origin, at)
+            _merge(tree[key], cast("Mapping[str, Any]", value), where, origin, at)
         else:
             tree[key] = value
             origin[at] = where
 
 
-def _nest(keys: list[str], value: Any) -> dict:
-    for key in reversed(keys):
-        value = {key: value}
-    return value
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    nested = {keys[-1]: value}
+    for key in reversed(keys[:-1]):
+        nested = {key: nested}
+    return nested
 
 
 def _value(text: str) -> Any:

@@ -1,8 +1,8 @@
 """Keys of a recipe for publishing: what is published, which checks can refuse it, and what is kept."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.base import Fraction, Section
 
@@ -21,14 +21,22 @@ class Checks(Section):
 
 
 class Gate(Section):
-    """What a new champion must reach on valid, compared with the published configuration and windowed popularity."""
+    """What a new champion must gain on valid over the published configuration, without losing to popularity."""
 
     enabled: bool = True
     """false: the best model on valid is published without a comparison."""
+    min_gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A challenger must gain more than this share of the incumbent's metric: the interval must lie above it."""
+    nights: PositiveInt = 30
+    """Number of nights that `confidence` covers: with equal models the champion changes at most once in so many."""
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """A challenger may be worse than the incumbent by at most this share of the incumbent's metric."""
+    """Share of the incumbent's metric that a segment may lose, and all users to a challenger that is preferred."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Confidence of the intervals that decide; for segments with Bonferroni's correction."""
+    """Confidence of the decision over `nights` and all challengers; for segments with Bonferroni's correction."""
+    prefer: Literal["quality", "cheaper"] = "quality"
+    """cheaper: a challenger of equal quality (within `margin`) replaces the incumbent if its fit is cheaper."""
+    max_cost: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """A fit is cheaper if it takes at most this share of the other one's seconds."""
     min_segment_users: PositiveInt = 100
     """A segment with fewer users can't reject a challenger."""
 
@@ -44,8 +52,38 @@ class Churn(Section):
     """true: `max_change` is ignored; `run --accept-churn` sets it for one night."""
 
 
+class Boost(Section):
+    """Items whose scores are raised or lowered before lists are cut."""
+
+    where: str
+    """Condition on the item catalog."""
+    factor: Annotated[float, Field(gt=0, le=1000)]
+    """A score of 0 or more is multiplied by it, a negative one divided: above 1 the item always rises."""
+
+
+class Promotion(Section):
+    """A place of the lists that is given to an item of a choice, if no item of it is there or above anyway."""
+
+    where: str | None = None
+    """Condition on the item catalog: the best of these items that the user does not have yet is placed."""
+    items: str | None = None
+    """CSV in the data folder instead: item_id, and optionally place, reason, from, until."""
+    place: PositiveInt = 1
+    """1 is the top. Each place is given once."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Promotion":
+        if (self.where is None) == (self.items is None):
+            raise ValueError("a promotion has either where or items")
+        return self
+
+
 class Export(Section):
-    """What is published."""
+    """What is published.
+
+    Conditions on the item catalog are boolean expressions of DuckDB over its columns, `n_interactions`, `first_seen`,
+    `last_seen` and `night_date`, e.g. `not in_stock` or `list_contains(genres, 'Drama')`. NULL counts as false.
+    """
 
     top_n: PositiveInt = 20
     similar_items: NonNegativeInt = 20
@@ -60,6 +98,23 @@ class Export(Section):
     """Attribute of the item catalog to the most items with the same value in one list, e.g. { genres = 3 }."""
     fresh_days: PositiveInt | None = None
     """Only items with an interaction in this many days before the newest interaction are recommended."""
+    exclude_where: str | None = None
+    """Condition on the item catalog: these items are never recommended."""
+    only_where: str | None = None
+    """Condition on the item catalog: only these items are recommended."""
+    boost: list[Boost] = Field(default=[])
+    """E.g. [{ where = "is_new", factor = 1.2 }]. An item that several conditions name gets all factors."""
+    promote: list[Promotion] = Field(default=[])
+    """E.g. [{ where = "is_new", place = 3 }]. Rows have the source `promoted`; limits by attribute don't count them."""
+
+    @model_validator(mode="after")
+    def _places_are_free(self) -> "Export":
+        places = [promotion.place for promotion in self.promote]
+        if repeated := [place for place in places if places.count(place) > 1]:
+            raise ValueError(f"promote: place {repeated[0]} is given twice")
+        if beyond := [place for place in places if place > self.top_n]:
+            raise ValueError(f"promote: place {beyond[0]} is beyond top_n = {self.top_n}")
+        return self
 
 
 class Keep(Section):

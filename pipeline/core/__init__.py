@@ -1,5 +1,6 @@
 """Shared by every package: errors, file operations, paths, seeds, bootstrap, logging, progress, redaction, faults."""
 
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "bootstrap",
     "child_processes",

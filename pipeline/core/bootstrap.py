@@ -1,9 +1,10 @@
 """Confidence intervals of means over users, by resampling users (Efron and Tibshirani 1993, ch. 13 and 16)."""
 
+import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from pipeline.core.seeding import generator
 RESAMPLES = 1000
 CHUNK = 4096  # users whose weights are in memory at once
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
-KEPT, KEPT_ON_CUDA = 1 << 23, 1 << 28
+KEPT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16
+KEPT_ON_CUDA = 1 << 30
 """Number of cached draws, one byte each. A later call with the same number of users uses them again."""
+RECENT = 100
+"""Requests after which cached draws may give their place to others."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,12 @@ def paired_differences(
     mean = changes.mean(0)  # (M,)
     resampled = _means(changes, None, seed, resamples)  # (R, M)
     ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
-    low, high = torch.quantile(resampled, ends, dim=0).tolist()  # (M,) each
+    low, high = torch.quantile(resampled, ends, dim=0).numpy()  # (M,) each
     rounding = 1e-12 * changes.abs().amax(0)  # (M,)
     further = ((resampled - mean).abs() >= mean.abs() - rounding).sum(0)  # (M,)
-    p_values = ((1 + further) / (1 + resamples)).tolist()
-    found = zip(mean.tolist(), low, high, p_values, strict=True)
-    return [Difference(*of, n=len(changes)) for of in found]
+    p_values = ((1 + further) / (1 + resamples)).numpy()
+    found = zip(mean.numpy(), low, high, p_values, strict=True)
+    return [Difference(*map(float, of), n=len(changes)) for of in found]
 
 
 def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> Tensor:
@@ -84,17 +88,45 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     mean = values.sum(0) / counts.sum()  # (M,)
     both = torch.cat([values - mean * counts, counts], 1)  # (U, M + 1), centred
     sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64, device=device)  # (R, M + 1)
-    kept = len(values) * resamples <= (KEPT if device.type == "cpu" else KEPT_ON_CUDA)
-    drawn = (_kept if kept else _drawn)(seed, len(values), resamples, device)
-    for chunk, times in zip(both.split(CHUNK), drawn, strict=True):
+    drawn = _CACHE.get(seed, len(values), resamples, device)
+    for chunk, times in zip(torch.split(both, CHUNK), drawn, strict=True):
         sums += times.double() @ chunk
     return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
-@lru_cache(maxsize=32)
-def _kept(seed: int, n: int, resamples: int, device: torch.device) -> list[Tensor]:
-    """The draws of `_drawn`, cached: metrics of all models are computed over the same numbers of users."""
-    return [*_drawn(seed, n, resamples, device)]
+@dataclass
+class _Cache:
+    """Draws that are used again: metrics of all models are computed over the same numbers of users."""
+
+    held: OrderedDict[tuple, tuple[list[Tensor], int]] = field(default_factory=OrderedDict)
+    """Draws and the request that used them last, by their arguments; the most recent last."""
+    requests: int = 0
+
+    def get(self, seed: int, n: int, resamples: int, device: torch.device) -> Iterable[Tensor]:
+        """The draws of `_drawn`, from the cache or into it, if there is room or others have not been used lately."""
+        key, size = (seed, n, resamples, device), n * resamples
+        self.requests += 1
+        if key in self.held:
+            draws = self.held.pop(key)[0]
+        elif not self._has_room(size, device):
+            return _drawn(seed, n, resamples, device)
+        else:
+            draws = [*_drawn(seed, n, resamples, device)]
+        self.held[key] = draws, self.requests
+        return draws
+
+    def _has_room(self, size: int, device: torch.device) -> bool:
+        """Whether `size` draws fit, perhaps in the place of older ones that were not used lately."""
+        most = KEPT_ON_CUDA if device.type == "cuda" else KEPT
+        while (total := sum(key[1] * key[2] for key in self.held if key[3] == device)) + size > most:
+            oldest = next((key for key in self.held if key[3] == device), None)
+            if oldest is None or total == 0 or self.requests - self.held[oldest][1] < RECENT:
+                return False
+            del self.held[oldest]
+        return True
+
+
+_CACHE = _Cache()
 
 
 def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[Tensor]:
@@ -103,7 +135,7 @@ def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[
     The random numbers come from numpy on every device.
     """
     rng = generator(seed, "bootstrap", n)
-    table = torch.from_numpy(_POISSON_BYTES).to(device)  # (65536,)
+    table = torch.as_tensor(_POISSON_BYTES).to(device)  # (65536,)
     for start in range(0, n, CHUNK):
         shape = resamples, min(CHUNK, n - start)
         if shape[0] * shape[1] % 4 == 0 and sys.byteorder == "little":  # a draw is a quarter of a raw number
@@ -111,9 +143,9 @@ def _drawn(seed: int, n: int, resamples: int, device: torch.device) -> Iterator[
         else:
             points = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
         if device.type == "cpu":
-            yield torch.from_numpy(_POISSON_BYTES[points])
+            yield torch.as_tensor(_POISSON_BYTES[points])
         else:
-            yield table[torch.from_numpy(points.view(np.int16)).to(device).int() & 0xFFFF]
+            yield table[torch.as_tensor(points.view(np.int16)).to(device).int() & 0xFFFF]
 
 
 def _poisson_quantiles() -> np.ndarray:

@@ -8,7 +8,7 @@ import functools
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pipeline.core.errors import with_ids
@@ -61,7 +61,7 @@ class TerminalHandler(logging.Handler):
         self.write(self.format(record))
 
     @contextmanager
-    def writing_with(self, write: Callable[[str], None]) -> Iterator[None]:
+    def writing_with(self, write: Callable[[str], None]) -> Generator[None]:
         """Hand each formatted record to `write` while the block runs, in all threads."""
         before, self.write = self.write, write
         try:

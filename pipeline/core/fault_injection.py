@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from pipeline.core.errors import SettingsError
@@ -37,6 +37,8 @@ OF_FORGET = tuple(f"forget:{place}" for place in (
     "after_record", "after_list", "before_swap", "after_swap", "after_step", "before_done"
 ))  # fmt: skip
 """Points of `nightrecs forget`, which no run reaches."""
+OF_BACKUP = ("backup:after_file", "backup:before_rename", "restore:after_file", "restore:before_rename")
+"""Points of `nightrecs backup` and `restore`."""
 
 _visits: Counter[str] = Counter()
 
@@ -58,7 +60,7 @@ def check() -> None:
 
 
 @contextmanager
-def planted(wanted: str) -> Iterator[None]:
+def planted(wanted: str) -> Generator[None]:
     """Set a fault for a block in this process; visits are counted from its start."""
     before = os.environ.get(VARIABLE)
     _parse(wanted)
@@ -79,7 +81,7 @@ def _parse(wanted: str) -> tuple[str, str, int]:
     if not match:
         raise SettingsError(f"{VARIABLE}={wanted!r}: write it as point:action, e.g. publish:before_rename:kill")
     point, action, visit = match[1], match[2], int(match[3] or 1)
-    if point not in (known_points := POINTS + OF_FORGET):
+    if point not in (known_points := POINTS + OF_FORGET + OF_BACKUP):
         known = f"{nearest(point, known_points)}; there are: {', '.join(known_points)}"
         raise SettingsError(f"{VARIABLE}={wanted!r}: no fault point is called {point!r}{known}")
     if action not in ACTIONS:

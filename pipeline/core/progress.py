@@ -1,6 +1,6 @@
 """Progress of the running stage. The default listener ignores it; the command line shows it as a live line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -43,7 +43,7 @@ def listener() -> ProgressListener:
 
 
 @contextmanager
-def listening(new: ProgressListener) -> Iterator[None]:
+def listening(new: ProgressListener) -> Generator[None]:
     """Send progress to `new` while the block runs."""
     token = _listener.set(new)
     try:

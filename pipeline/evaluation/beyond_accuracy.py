@@ -4,6 +4,8 @@ Functions take lists (N, k) of item indices, padded with -1, and `popular` (I,),
 model was fitted on; the catalog consists of the items with a row.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,16 +36,16 @@ def gini(items: Tensor, popular: Tensor) -> float:
     return float(((2 * places - n - 1) * shown).sum() / (n * total))
 
 
-def novelty(items: Tensor, popular: Tensor, n_users: int) -> Tensor:
-    """Mean self-information of a list's items in bits, (N,): -log2(share of users with the item).
+def novelty(items: Tensor, popular: Tensor, n_users: int, cutoffs: Sequence[int]) -> Tensor:
+    """Mean self-information in bits of the first k items of a list, (N, K): -log2(share of users with the item).
 
     Castells et al. 2011, sec. 4.1. Items without users count as having one; an empty list is NaN.
     """
     share = popular.double().clamp(min=1) / max(n_users, 1)  # (I,)
     bits = -torch.log2(share.clamp(max=1.0))  # (I,)
     real = items >= 0  # (N, k)
-    total = torch.where(real, bits[items.clamp(min=0)], 0.0).sum(1)  # (N,)
-    return total / real.sum(1).double()
+    of_places = torch.where(real, bits[items.clamp(min=0)], 0.0)  # (N, k)
+    return torch.stack([of_places[:, :k].sum(1) / real[:, :k].sum(1).double() for k in cutoffs], 1)
 
 
 def signatures(history: History, generator: torch.Generator) -> Tensor:
@@ -60,22 +62,24 @@ def signatures(history: History, generator: torch.Generator) -> Tensor:
     return sums / by_item.lengths.clamp(min=1).sqrt().unsqueeze(1)
 
 
-def diversity(items: Tensor, vectors: Tensor) -> Tensor:
-    """1 - mean cosine over the pairs of a list, (N,); NaN for a list of fewer than two (Ziegler et al. 2005).
+def diversity(items: Tensor, vectors: Tensor, cutoffs: Sequence[int]) -> Tensor:
+    """1 - mean cosine over the pairs of the first k items, (N, K); NaN for fewer than two (Ziegler et al. 2005).
 
-    `vectors` (I, D) are unit vectors, or those of `signatures`.
+    `vectors` (I, D) are unit vectors, or those of `signatures`. The dot products of all ordered pairs sum to
+    |Σ v|² - Σ |v|², so no pair is formed.
     """
-    real = (items >= 0).to(vectors.dtype)  # (N, k)
-    n = real.sum(1)  # (N,)
-    total = torch.zeros(len(items), dtype=torch.float64, device=items.device)
-    for start in range(0, len(items), 4096):
-        tile = slice(start, start + 4096)
-        rows = vectors[items[tile].clamp(min=0)] * real[tile].unsqueeze(2)  # (T, k, D)
-        dots = rows @ rows.transpose(1, 2)  # (T, k, k)
-        pairs = dots.sum((1, 2)) - dots.diagonal(dim1=1, dim2=2).sum(1)  # (T,): both ways
-        total[tile] = pairs.double()
-    n = n.double()
-    return torch.where(n > 1, 1 - total / (n * (n - 1)).clamp(min=1), torch.nan)
+    real = items >= 0  # (N, k)
+    weights, known = real.to(vectors.dtype), items.clamp(min=0)  # (N, k)
+    squares = torch.where(real, vectors.double().square().sum(1)[known], 0.0)  # (N, k)
+    found = []
+    for k in cutoffs:
+        n = real[:, :k].sum(1).double()  # (N,)
+        sums = torch.nn.functional.embedding_bag(
+            known[:, :k].contiguous(), vectors, mode="sum", per_sample_weights=weights[:, :k].contiguous()
+        )  # (N, D)
+        pairs = sums.double().square().sum(1) - squares[:, :k].sum(1)  # (N,): both ways
+        found.append(torch.where(n > 1, 1 - pairs / (n * (n - 1)).clamp(min=1), torch.nan))
+    return torch.stack(found, 1)
 
 
 def popularity_deciles(popular: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """The splits on one device, and evaluation tasks: what a model may read, what is masked, what it must find."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -8,8 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config.settings import Settings
+from pipeline.evaluation import beyond_accuracy
 from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.models import Recommender
+from pipeline.ranking.ranks import refuse_leak
 from pipeline.storage import lake
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.normalizer import Normalizer
@@ -17,6 +21,8 @@ from pipeline.training.normalizer import Normalizer
 EARLIER = {"valid": ("train",), "test": ("train", "valid")}
 FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
 SPLITS = ("train", "valid", "test")
+KEPT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16
+"""Bytes of the splits, and of their tasks, that are kept for the next model of the night."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Splits:
     n_users: int
     n_items: int
     device: torch.device
+    tasks: "dict[tuple[str, str], EvalTask]" = field(default_factory=dict, compare=False, repr=False)
+    """Tasks that were asked for, by split and fit; on a CPU, as long as they need no more than KEPT bytes."""
 
     def of(self, *names: str) -> Interactions:
         """Rows of the named splits, ordered by user, then time."""
@@ -46,10 +54,26 @@ class Splits:
 
 
 def load_splits(split_dir: Path, device: torch.device) -> Splits:
-    """Read the folder of the stage `split`; it includes `candidates` where candidates were published."""
+    """Read the folder of the stage `split`; it includes `candidates` where candidates were published.
+
+    On a CPU the last ones that were read stay in memory if they need no more than KEPT bytes: all models of a night are
+    fitted and evaluated on the same.
+    """
+    files = sorted(split_dir.glob("*.parquet"))
+    key = (str(split_dir.resolve()), str(device), *((path.name, path.stat().st_mtime_ns) for path in files))
+    if key in _LOADED:
+        return _LOADED[key]
     info = lake.info(split_dir)
-    frames = {path.stem: pl.read_parquet(path) for path in split_dir.glob("*.parquet")}
-    return Splits(frames, info["n_users"], info["n_items"], device)
+    frames = {path.stem: pl.read_parquet(path) for path in files}
+    splits = Splits(frames, info["n_users"], info["n_items"], device)
+    _LOADED.clear()
+    if device.type == "cpu" and sum(frame.estimated_size() for frame in frames.values()) <= KEPT:
+        _LOADED[key] = splits
+    return splits
+
+
+_LOADED: dict[tuple, Splits] = {}
+"""The splits that were read last."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +108,43 @@ class EvalTask:
     popular: Tensor  # (I,) positives per item in the rows fitted on
     fitted: History  # (U rows) positives of all users in the rows fitted on
 
+    _signatures: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
     def of(self, rows: Tensor) -> "EvalTask":
         """The same task for some of the users."""
         own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
-        return EvalTask(*own, self.popular, self.fitted)
+        return EvalTask(*own, self.popular, self.fitted, self._signatures)
+
+    def signatures(self, seed: int) -> Tensor:
+        """`beyond_accuracy.signatures` of the items in the rows fitted on, (I, D); drawn once for all models."""
+        if seed not in self._signatures:
+            random = torch.Generator(self.fitted.items.device).manual_seed(seed)
+            self._signatures[seed] = beyond_accuracy.signatures(self.fitted, random)
+        return self._signatures[seed]
+
+    @cached_property
+    def without_leak(self) -> "EvalTask":
+        """This task; LeakError: an item is both masked and held out. Checked once for all models."""
+        refuse_leak(self.users, self.mask, self.holdout)
+        return self
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        parts = [self.history, self.mask, self.holdout, self.fitted]
+        tensors = [self.users, self.popular, *(t for part in parts for t in (part.offsets, part.items))]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
     """The task of `split` for a model fitted on `fit`."""
+    if (split, fit) in splits.tasks:
+        return splits.tasks[split, fit]
     fitted, held = splits.fitted_on(fit), splits.of(split).history()
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = splits.known(*EARLIER[split])[users]
     history = fitted.history()
-    return EvalTask(users, history[users], mask, held[users], fitted.item_counts(), history)
+    task = EvalTask(users, history[users], mask, held[users], fitted.item_counts(), history)
+    if splits.device.type == "cpu" and task.size + sum(other.size for other in splits.tasks.values()) <= KEPT:
+        splits.tasks[split, fit] = task
+    return task

@@ -39,6 +39,7 @@ def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records
 
 def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
     """Ranks of the holdout events among all items except the masked ones, and the lists, up to `depth`."""
+    task = task.without_leak
     return holdout_ranks(
         model,
         task.users,
@@ -47,6 +48,7 @@ def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
         task.holdout,
         depth,
         fallback=task.popular,
+        leak_checked=True,
     )
 
 

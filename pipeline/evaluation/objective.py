@@ -14,6 +14,7 @@ from pipeline.evaluation.eval_task import Splits, eval_task
 from pipeline.evaluation.evaluator import drawn, ranks_among, ranks_of
 from pipeline.evaluation.rating_metrics import known_pairs
 from pipeline.models import Recommender
+from pipeline.ranking.ranks import Ranks
 from pipeline.training.normalizer import Normalizer
 
 VALIDATION_USERS = 20_000  # a seeded sample is enough to compare epochs
@@ -63,8 +64,14 @@ def validation_objective(
     sample, cutoff = task.of(rows), select.cutoff
     negatives = drawn(splits, sample, settings.seed, "valid") if select.protocol == "sampled_99" else None
 
-    def per_user(model: Recommender) -> Tensor:
-        ranks = ranks_of(model, sample, cutoff) if negatives is None else ranks_among(model, sample, negatives)
-        return (sign * ranking_metrics.per_user(ranks, [cutoff], [select.metric])[select.metric, cutoff]).cpu()
+    def ranks(model: Recommender) -> Ranks:
+        return ranks_of(model, sample, cutoff) if negatives is None else ranks_among(model, sample, negatives)
 
-    return ValidationObjective(lambda model: float(per_user(model).nanmean()), per_user)
+    def mean(model: Recommender) -> float:
+        return sign * ranking_metrics.mean_of(select.metric, ranks(model), cutoff)
+
+    def per_user(model: Recommender) -> Tensor:
+        values = ranking_metrics.per_user(ranks(model), [cutoff], [select.metric])
+        return (sign * values[select.metric, cutoff]).cpu()  # (N,)
+
+    return ValidationObjective(mean, per_user)

@@ -17,17 +17,18 @@ from pipeline.ranking.ranks import Ranks
 
 @dataclass(frozen=True)
 class Hits:
-    """Holdout events of U users, as found in lists of depth k; a metric maps them to (U,) values."""
+    """Holdout events of U users that are in the lists; a metric of depth k maps them to (U,) values."""
 
     ranks: Tensor  # (E,) float64, 1 is the best
     hit: Tensor  # (E,) float64, 1 where the rank is within k
-    rows: Tensor  # (E,) user of every event
-    n_holdout: Tensor  # (U,)
+    rows: Tensor  # (E,) user of every event, ascending
+    n_listed: Tensor  # (U,) events of every user
+    n_holdout: Tensor  # (U,) the same with those that are in no list
     k: int
 
     def total(self, gains: Tensor) -> Tensor:
         """Sum of the gains (E,) of hits per user, (U,)."""
-        return sums_by_user(gains * self.hit, self.rows, self.n_holdout)
+        return sums_by_user(gains * self.hit, self.rows, self.n_listed)
 
     @property
     def n_reachable(self) -> Tensor:
@@ -122,7 +123,7 @@ def map_(hits: Hits) -> Tensor:
     misses_last = torch.where(hits.hit > 0, hits.ranks, torch.inf)
     order = torch.argsort(misses_last, stable=True)
     order = order[torch.argsort(hits.rows[order], stable=True)]  # by user, then rank
-    n_before = torch.cumsum(hits.n_holdout, 0) - hits.n_holdout  # (U,) events of earlier users
+    n_before = torch.cumsum(hits.n_listed, 0) - hits.n_listed  # (U,) events of earlier users
     place = torch.empty_like(hits.ranks)
     count = torch.arange(1, len(order) + 1, dtype=torch.float64, device=place.device)  # (E,)
     place[order] = count - n_before[hits.rows[order]]
@@ -151,18 +152,23 @@ def per_user(ranks: Ranks, cutoffs: Sequence[int], names: Sequence[str] | None =
 
     `names`: only these metrics.
     """
-    n_holdout, found = ranks.n_holdout, ranks.ranks
-    users = torch.arange(len(n_holdout), device=found.device)
-    rows = torch.repeat_interleave(users, n_holdout, output_size=len(found))  # (E,)
-    values = {}
+    n_holdout = ranks.n_holdout
+    wanted = [(name, k) for k in cutoffs for name in names or METRICS]
+    if ranks.values.keys() >= {*wanted}:
+        return {key: ranks.values[key] for key in wanted}
+    users = torch.arange(len(n_holdout), device=n_holdout.device)
+    rows = torch.repeat_interleave(users, n_holdout, output_size=len(ranks.ranks))  # (E,)
+    listed = ranks.ranks > 0  # (E,): other events count for nothing
+    found, rows = ranks.ranks[listed], rows[listed]  # (F,) each
+    n_found = torch.bincount(rows, minlength=len(n_holdout))  # (U,)
     for k in cutoffs:
         if not 1 <= k <= ranks.depth:
             raise ValueError(f"cutoff {k}: ranks are known from 1 to {ranks.depth}")
-        hit = ((found > 0) & (found <= k)).double()
-        hits = Hits(found.clamp(min=1).double(), hit, rows, n_holdout, k)
+        hits = Hits(found.double(), (found <= k).double(), rows, n_found, n_holdout, k)
         for name in names or METRICS:
-            values[name, k] = torch.where(n_holdout > 0, METRICS[name](hits), torch.nan)
-    return values
+            if (name, k) not in ranks.values:
+                ranks.values[name, k] = torch.where(n_holdout > 0, METRICS[name](hits), torch.nan)
+    return {key: ranks.values[key] for key in wanted}
 
 
 def mean_of(name: str, ranks: Ranks, cutoff: int) -> float:

@@ -55,12 +55,18 @@ def beyond_accuracy(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope:
         return []
     base = scope.record("all", n)
     lists = ranks.lists.items[asked]  # (n, depth)
-    device = lists.device
-    signatures = beyond.signatures(task.fitted, torch.Generator(device).manual_seed(seed_of(seed, "diversity")))
+    signatures = task.signatures(seed_of(seed, "diversity"))
     sample = lists[:: max(1, n // DIVERSITY_USERS)]
     weights = beyond.debiased_weights(task.holdout.items, popular)  # (E,)
+    means = {
+        "novelty": _over_lists(beyond.novelty(lists, popular, len(task.fitted), cutoffs), seed),
+        "diversity": _over_lists(beyond.diversity(sample, signatures, cutoffs), seed),
+    }
+    total = _by_user(ranks, weights)[asked]  # (n,)
+    hit = torch.stack([_by_user(ranks, weights * _hits(ranks, k))[asked] for k in cutoffs], 1)  # (n, K)
+    debiased = intervals(hit, seed, counts=total)  # (K, 2)
     records: Records = []
-    for k in cutoffs:
+    for at, k in enumerate(cutoffs):
         shown = lists[:, :k]
 
         def add(metric: str, value: Any, ends: Tensor | None = None, k: int = k, **other: Any) -> None:
@@ -70,19 +76,31 @@ def beyond_accuracy(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope:
             )
 
         add("gini", beyond.gini(shown, popular))
-        for name, values in (
-            ("novelty", beyond.novelty(shown, popular, len(task.fitted))),
-            ("diversity", beyond.diversity(sample[:, :k], signatures)),
-        ):
-            values = values[~values.isnan()]
-            if len(values):
-                add(name, values.mean(), intervals(values.unsqueeze(1), seed), n=len(values))
-        hit, total = (_by_user(ranks, weights * part) for part in (_hits(ranks, k), torch.ones_like(weights)))
-        ends = intervals(hit[asked].unsqueeze(1), seed, counts=total[asked])
-        add("hit_rate_debiased", hit[asked].sum() / total[asked].sum(), ends)
+        for name, of_cutoffs in means.items():
+            if (found := of_cutoffs[at]) is not None:
+                value, ends, counted = found
+                add(name, value, ends, n=counted)
+        add("hit_rate_debiased", hit[:, at].sum() / total.sum(), debiased[at : at + 1])
         for number, share in enumerate(beyond.exposure_by_decile(shown, popular), start=1):
             add("exposure", share, segment=f"popularity_decile_{number}")
     return records
+
+
+def _over_lists(values: Tensor, seed: int) -> list[tuple[Tensor, Tensor, int] | None]:
+    """Mean, interval (1, 2) and number of lists of each column of (N, K) values, lists with NaN left out; None: none.
+
+    Columns of the same lists share their resamples.
+    """
+    found: list[tuple[Tensor, Tensor, int] | None] = [None] * values.shape[1]
+    missing = values.isnan()  # (N, K)
+    for at in range(values.shape[1]):
+        same = [other for other in range(values.shape[1]) if torch.equal(missing[:, at], missing[:, other])]
+        kept = ~missing[:, at]
+        if at == same[0] and bool(kept.any()):
+            ends = intervals(values[kept][:, same], seed)  # (J, 2)
+            for place, other in enumerate(same):
+                found[other] = values[kept, other].mean(), ends[place : place + 1], int(kept.sum())
+    return found
 
 
 def activity_deciles(lengths: Tensor, asked: Tensor) -> Tensor:

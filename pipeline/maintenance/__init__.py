@@ -1,3 +1,13 @@
-"""What people do between nights: roll back, collect garbage, forget a user."""
+"""What people do between nights: roll back, collect garbage, forget a user, back up and restore a home."""
 
-__all__ = ["forget", "gc", "home_search", "rollback"]
+__all__ = [
+    "archive",
+    "backup",
+    "forget",
+    "gc",
+    "home_search",
+    "published_rebuild",
+    "restore",
+    "rollback",
+    "trace_decoders",
+]

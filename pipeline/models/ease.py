@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.ops.history_products import gram_of, times
+from pipeline.models.ops.inverses import inverse
 from pipeline.training.interactions import History, Interactions
 
 
@@ -68,7 +70,7 @@ class Ease(Recommender):
                 f"ease solves min(users, items) = {min(self.n_users, self.n_items):,} unknowns at once; "
                 f"max_side = {self.config.max_side:,}"
             )
-        needed = self.memory_needed()
+        needed = self.memory_needed(context.device)
         if context.memory is not None and needed > context.memory:
             raise NotServable(
                 f"ease would hold {needed / 1e9:.1f} GB of matrices ({self.n_users:,} users, {self.n_items:,} "
@@ -99,22 +101,21 @@ class Ease(Recommender):
         values = torch.where(relative.isnan(), 1.0, relative.clamp(min=0) ** self.config.rating_exponent)
         return values[torch.argsort(rows.users, stable=True)]
 
-    def memory_needed(self) -> int:
-        """Bytes of float32 that a fit holds at its peak, with what LAPACK copies."""
+    def memory_needed(self, device: torch.device) -> int:
+        """Bytes of float32 that a fit holds at its peak, with what LAPACK copies, and the copy that is saved."""
         if self.dual:
             return 4 * (3 * self.n_users * self.n_items + 3 * self.n_users**2)
-        return 4 * 3 * self.n_items**2
+        return 4 * (3 if device.type == "cuda" else 2) * self.n_items**2
 
     def _fit_primal(self, history: History, values: Tensor) -> None:
         plain = not (self.config.user_exponent or self.config.rating_exponent)
         if plain and self.weights.device.type == "cuda":
             gram = counts_together(history).mul_(self.scale[:1].square())  # (I, I): all users weigh the same
         else:
-            gram = gram_of(history, self.scale, values)  # (I, I)
+            gram = gram_of(history, self.scale, None if plain else values)  # (I, I)
         gram.diagonal().add_(self.penalty)
-        on_cuda = gram.device.type == "cuda"
-        inverse = inverse_by_blocks(gram) if on_cuda else torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (I, I)
-        weights = inverse.div_(-inverse.diagonal().clone())  # (I, I), column j divided by P[j, j]
+        weights = inverse(gram)  # (I, I) = P
+        weights.div_(-weights.diagonal().clone())  # column j divided by P[j, j]
         weights.fill_diagonal_(0)
         self.weights = weights
 
@@ -132,9 +133,12 @@ class Ease(Recommender):
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """x B, (B, I) or (B, C)."""
-        x = history.dense()  # (B, I)
         if not self.dual:
-            return pick(x @ self.weights * self.reach, items)
+            scores = times(history, self.weights, items)  # (B, I) or (B, C)
+            return (
+                scores.mul_(self.reach if items is None else self.reach[items]) if self.config.item_exponent else scores
+            )
+        x = history.dense()  # (B, I)
         x_p = torch.empty_like(x)  # (B, I) = x P
         own = self._of_the_fit(users, history)  # (B,)
         x_p[own] = self.weights[users[own]] / self.scale[users[own], None]  # V = XP
@@ -189,26 +193,6 @@ class Ease(Recommender):
         return similar
 
 
-def inverse_by_blocks(matrix: Tensor, block: int = 4096) -> Tensor:
-    """The inverse of a symmetric positive definite (I, I), which is overwritten: L⁻ᵀL⁻¹, skipping blocks of zeros.
-
-    A third of the work of `cholesky_inverse` on CUDA, which solves for the whole unit matrix.
-    """
-    lower = torch.linalg.cholesky(matrix)  # (I, I) = L
-    inverse, n = matrix.zero_(), len(matrix)  # becomes L⁻¹
-    for start in range(0, n, block):
-        unit = lower.new_zeros(n - start, min(block, n - start))
-        unit.fill_diagonal_(1)
-        columns = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)  # (I - start, block)
-        inverse[start:, start : start + block] = columns
-    product = lower  # is no longer needed
-    for start in range(0, n, block):
-        end = min(start + block, n)
-        torch.mm(inverse[start:, start:end].T, inverse[start:, :end], out=product[start:end, :end])
-        product[:start, start:end] = product[start:end, :start].T
-    return product.T if product.stride(0) == 1 else product  # symmetric, and LAPACK's are column by column
-
-
 def counts_together(history: History, tile: int = 8192) -> Tensor:
     """Number of users with both items, (I, I), on CUDA: exact, since bfloat16 holds 0 and 1 and float32 the sums."""
     gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
@@ -217,17 +201,4 @@ def counts_together(history: History, tile: int = 8192) -> Tensor:
         x = torch.zeros(len(rows), history.n_items, dtype=torch.bfloat16, device=rows.device)  # (tile, I)
         x[part.rows, part.items] = 1
         gram += torch.mm(x.T, x, out_dtype=torch.float32)
-    return gram
-
-
-def gram_of(history: History, scale: Tensor, values: Tensor | None = None, tile: int = 8192) -> Tensor:
-    """XᵀX by tiles of users scaled by `scale` (U,), (I, I); `values` (E,) are the entries, by default 1."""
-    gram = torch.zeros(history.n_items, history.n_items, device=history.items.device)
-    for start in range(0, len(history), tile):
-        rows = torch.arange(start, min(start + tile, len(history)), device=history.items.device)
-        part = history[rows]
-        x = part.dense().mul_(scale[rows, None])  # (tile, I)
-        if values is not None:
-            x[part.rows, part.items] *= values[history.offsets[rows[0]] : history.offsets[rows[-1] + 1]]
-        gram.addmm_(x.T, x)
     return gram

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
-from pipeline.models.ease import gram_of
+from pipeline.models.ops.history_products import gram_of
+from pipeline.models.ops.inverses import inverse as inverse_of
 from pipeline.training.interactions import History, Interactions
 
 TILE = 512  # columns of B solved at once
+USERS = 128  # scored at once
 RELAXED = 1.6  # over-relaxation (Boyd et al. 2011, 3.4.3): fewer iterations to the same end
 FEWEST = 5  # iterations; with time for fewer the weights would still be far from the optimum
 
@@ -71,8 +73,7 @@ class Slim(Recommender):
         x = History.of(history.rows[kept], place[history.items[kept]], len(history), len(solved))
         gram = gram_of(x, torch.ones(len(x), device=solved.device))  # (K, K)
         gram.diagonal().add_(self.config.l2 + self.config.rho)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # (K, K) = P
-        del gram
+        inverse = inverse_of(gram)  # (K, K) = P
         edges = [torch.empty(0, 2, dtype=torch.long, device=solved.device)]  # of a tile, (E', 2): target, source
         weights, held_bytes = [torch.empty(0, device=solved.device)], 4 * len(solved) ** 2
         for targets, columns in self._columns(inverse, context):
@@ -140,12 +141,15 @@ class Slim(Recommender):
         """x B, (B, I) or (B, C)."""
         if not len(users):
             return self.weights.new_zeros(0, self.n_items if items is None else items.shape[1])
-        return pick((self._of_target.sparse(self.weights) @ history.dense().T).T, items)  # (I, B) -> (B, I)
-
-    @property
-    def _of_target(self) -> History:
-        """Items as rows: those that have a weight to it."""
-        return History(self.offsets, self.sources, self.n_items)
+        scores = self.weights.new_empty(len(users), self.n_items)  # (B, I)
+        for rows in torch.arange(len(users), device=users.device).split(USERS):  # few, so that x stays in the cache
+            part = history[rows]
+            x = torch.zeros(self.n_items, len(rows), device=users.device)  # (I, B')
+            x[part.items, part.rows] = 1
+            scores[rows] = nn.functional.embedding_bag(
+                self.sources, x, self.offsets, mode="sum", per_sample_weights=self.weights, include_last_offset=True
+            ).T  # (I, B') -> (B', I)
+        return pick(scores, items)
 
     def contributions(self, user: int, history: History, item: int) -> Tensor:
         """B[history, item], (E,)."""

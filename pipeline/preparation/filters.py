@@ -7,23 +7,25 @@ import polars as pl
 
 from pipeline.config.dataset import Feedback, Filter
 from pipeline.core.errors import Refused
-from pipeline.preparation.conditions import condition
 from pipeline.preparation.ids import any_twice, codes_of, id_hashes, pair_keys
+from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.schemas.reasons import Reason
+from pipeline.storage import expressions
 
 
 def apply_filters(
-    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int
+    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int, names: RowNames = NO_NAMES
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows that take part, in source order, with the column `positive`, and the ledger: rows by reason.
 
-    The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive, SettingsError if a
-    condition can't be parsed.
+    `names` says which columns conditions may name. The ledger sums to the rows of `raw`. Raises Refused if no row is
+    left or none is positive, SettingsError if a condition is not allowed.
     """
+    names = names.learnt(raw)
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
     steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
         Reason.DUPLICATE: keep_latest,
-        Reason.KEEP_IF: lambda rows: mark(rows, feedback).filter("kept").drop("kept"),
+        Reason.KEEP_IF: lambda rows: mark(rows, feedback, names).filter("kept").drop("kept"),
         Reason.USER_NOT_SAMPLED: lambda rows: sample_users(rows, filters.user_fraction, seed),
         Reason.BELOW_MIN_INTERACTIONS: lambda rows: k_core(
             rows, filters.min_user_interactions, filters.min_item_interactions
@@ -42,15 +44,15 @@ def apply_filters(
     return rows, {str(Reason.KEPT): rows.height, **ledger}
 
 
-def mark(rows: pl.DataFrame, feedback: Feedback) -> pl.DataFrame:
+def mark(rows: pl.DataFrame, feedback: Feedback, names: RowNames = NO_NAMES) -> pl.DataFrame:
     """Add the boolean columns `kept` (by `keep_if`) and `positive` (by `positive_if`)."""
-
-    def passes(text: str | None, key: str) -> pl.Expr:
-        return pl.lit(True) if text is None else condition(text, f"dataset.feedback.{key}")
-
-    return rows.with_columns(
-        kept=passes(feedback.keep_if, "keep_if"), positive=passes(feedback.positive_if, "positive_if")
-    )
+    texts = {"kept": ("keep_if", feedback.keep_if), "positive": ("positive_if", feedback.positive_if)}
+    conditions = {
+        column: expressions.parse(text, f"dataset.feedback.{key}") for column, (key, text) in texts.items() if text
+    }
+    named = names.view(rows, {name for condition in conditions.values() for name in condition.names})
+    marks = {column: expressions.passing(condition, named) for column, condition in conditions.items()}
+    return rows.with_columns(**{column: marks.get(column, pl.lit(True)) for column in texts})
 
 
 def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:

@@ -1,9 +1,8 @@
-"""Business rules: which items may be listed, and how many that share an attribute."""
+"""Business rules: which items may be listed, raised or placed, and how many that share an attribute."""
 
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +11,18 @@ import torch
 from torch import Tensor
 
 from pipeline.config.publishing import Export
-from pipeline.core.errors import Ids, UnreadableInput
+from pipeline.config.run import Run
+from pipeline.core.errors import Ids, SettingsError, UnreadableInput
+from pipeline.publishing.item_conditions import CATALOG, ItemConditions
+from pipeline.publishing.promotions import MakeLists, Promotion, promote
 from pipeline.ranking.recommend import Lists
+from pipeline.storage import expressions
 
 Held = dict[tuple[int, str, str], int]
 """(item index, rule, reason) to the number of users whose list would have had the item."""
 Listed = dict[str, dict[str, str]]
-"""Lists in force today by rule, `exclude_items` or `only_items`: item ids to their reason."""
+"""Lists in force today by rule: of `exclude_items` and `only_items`, item ids to their reason; of `promote[0]` and so
+on, item ids to their place."""
 
 
 @dataclass
@@ -32,13 +36,27 @@ class Rules:
     reason: list[str] = field(default_factory=list)
     groups: list[tuple[Tensor, int]] = field(default_factory=list)
     """An attribute's values as (I, A) bool, and how many items of one value a list may have."""
+    boost: Tensor | None = None
+    """(I,) float; factors of the scores. None: no boost."""
+    promotions: list[Promotion] = field(default_factory=list)
 
     def out(self, ids: pl.Series) -> pl.Series:
         """Ids of the items that are not allowed."""
         return ids.filter(~self.allowed.numpy()) if self.allowed is not None else ids.head(0)
 
     def __bool__(self) -> bool:
-        return self.allowed is not None or bool(self.groups)
+        return self.allowed is not None or bool(self.groups) or bool(self.promotions)
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """Lists that follow the rules."""
+
+    lists: Lists
+    promoted: Tensor
+    """(N, k) bool."""
+    held: Held
+    """What the rules kept out of lists."""
 
 
 def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
@@ -46,18 +64,38 @@ def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
 
     Columns: item_id; optional: reason, from and until (ISO dates; from is included, until is not).
     """
+    rows = _in_force(folder, name, today)
+    return dict(zip(rows["item_id"], rows["reason"].fill_null(""), strict=True))
+
+
+def read_promotion(folder: Path, name: str, place: int, today: dt.date) -> dict[str, str]:
+    """Item ids of a promotion's CSV to their place, as text, for the rows that are in force today.
+
+    Columns as in `read_list`, and optional `place`, which is `place` where it is absent or empty.
+    """
+    rows = _in_force(folder, name, today)
+    places = rows["place"].str.strip_chars().fill_null(str(place))
+    if (wrong := places.filter(~places.str.contains(r"^[1-9][0-9]{0,5}$"))).len():
+        raise UnreadableInput(f"{folder / name}: place is a number from 1, not {wrong[0]!r}")
+    return dict(zip(rows["item_id"], places, strict=True))
+
+
+def _in_force(folder: Path, name: str, today: dt.date) -> pl.DataFrame:
+    """Rows of a rule's CSV that are in force today: item_id, reason, place, from, until."""
     path = folder / Path(name).expanduser()
     if not path.is_file():
-        raise UnreadableInput(f"there is no rule file {path}; export.exclude_items and only_items name it")
+        raise UnreadableInput(
+            f"there is no rule file {path}; export.exclude_items, only_items or promote in the recipe names it"
+        )
     try:
         frame = pl.read_csv(path, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UnreadableInput(f"the rule file {path} can't be read: {str(error).splitlines()[0]}") from None
     if "item_id" not in frame.columns:
         raise UnreadableInput(f"the rule file {path} has no column item_id; it has {', '.join(frame.columns)}")
-    known = [column for column in ("reason", "from", "until") if column in frame.columns]
-    frame = frame.select("item_id", *known).with_columns(
-        pl.lit(None, pl.String).alias(name) for name in ("reason", "from", "until") if name not in known
+    optional = ("reason", "place", "from", "until")
+    frame = frame.select("item_id", *(column for column in optional if column in frame.columns)).with_columns(
+        pl.lit(None, pl.String).alias(name) for name in optional if name not in frame.columns
     )
     try:
         dates = frame.with_columns(pl.col("from", "until").str.strip_chars().str.to_date("%Y-%m-%d"))
@@ -68,19 +106,32 @@ def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
     holds = (pl.col("from").is_null() | (pl.col("from") <= today)) & (
         pl.col("until").is_null() | (pl.col("until") > today)
     )
-    rows = dates.filter(holds, pl.col("item_id").is_not_null())
-    return dict(zip(rows["item_id"], rows["reason"].fill_null(""), strict=True))
+    return dates.filter(holds, pl.col("item_id").is_not_null())
 
 
 def read_lists(export: Export, folder: Path, today: dt.date) -> Listed:
-    """The lists that the recipe names, as `read_list` returns them."""
+    """The lists that the recipe names, as `read_list` and `read_promotion` return them.
+
+    Raises SettingsError if a file gives a place that is beyond `top_n` or that another promotion has.
+    """
     named = {"exclude_items": export.exclude_items, "only_items": export.only_items}
-    return {rule: read_list(folder, name, today) for rule, name in named.items() if name}
+    listed = {rule: read_list(folder, name, today) for rule, name in named.items() if name}
+    owners = {promotion.place: f"promote[{n}]" for n, promotion in enumerate(export.promote) if promotion.where}
+    for n, promotion in enumerate(export.promote):
+        if promotion.items:
+            key = f"promote[{n}]"
+            listed[key] = read_promotion(folder, promotion.items, promotion.place, today)
+            for place in {int(place) for place in listed[key].values()}:
+                if place > export.top_n or owners.setdefault(place, key) != key:
+                    why = f"beyond top_n = {export.top_n}" if place > export.top_n else f"that of {owners[place]}, too"
+                    raise SettingsError(f"export.{key}: place {place} of {promotion.items} is {why}")
+    return listed
 
 
 def fingerprint(listed: Listed) -> str | None:
     """Hash of the rules' files, which the lake's key needs in addition to the settings. None without lists."""
-    both = [listed.get(rule) for rule in ("exclude_items", "only_items")]
+    both: list[object] = [listed.get(rule) for rule in ("exclude_items", "only_items")]
+    both += [(rule, items) for rule, items in sorted(listed.items()) if rule.startswith("promote")]
     return hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16] if listed else None
 
 
@@ -96,9 +147,23 @@ def unknown_items(listed: Listed, source: pl.Series) -> list[tuple[str, Ids]]:
     return warnings
 
 
-def rules_of(export: Export, listed: Listed, ids: pl.Series, last_seen: pl.Series, catalog: pl.DataFrame) -> Rules:
-    """The rules for items `ids` (I,) with last interactions `last_seen` (I,); `catalog` has their attributes."""
-    rules = Rules(rule=[""] * len(ids), reason=[""] * len(ids))
+def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.DataFrame) -> Rules:
+    """The rules for the items of `frame` (I rows, see item_conditions.item_frame); `catalog` has their attributes."""
+    rules = Rules(rule=[""] * frame.height, reason=[""] * frame.height)
+    _hold_back(rules, export, listed, frame)
+    for name, limit in export.max_per_attribute.items():
+        rules.groups.append((_values(name, frame["item_id"], catalog), limit))
+    for boost, where in zip(export.boost, ItemConditions.of(export).boost, strict=True):
+        factors = torch.where(_mask(expressions.passing(where, frame, CATALOG)), boost.factor, 1.0)  # (I,)
+        rules.boost = factors if rules.boost is None else rules.boost * factors
+    for place, items in promoted_items(export, listed, frame).items():
+        rules.promotions.append(Promotion(place, _mask(items)))
+    return rules
+
+
+def _hold_back(rules: Rules, export: Export, listed: Listed, frame: pl.DataFrame) -> None:
+    """Set which items are allowed, and for the others the first rule that excludes them, with its reason."""
+    ids, last_seen = frame["item_id"], frame["last_seen"]
     held = torch.zeros(len(ids), dtype=torch.bool)
 
     def hold(out: pl.Series, rule: str, reasons: dict[str, str] | None = None) -> None:
@@ -116,11 +181,38 @@ def rules_of(export: Export, listed: Listed, ids: pl.Series, last_seen: pl.Serie
         if newest is None:
             raise UnreadableInput("export.fresh_days goes by time, and this data set has no times")
         hold(last_seen < newest - dt.timedelta(days=export.fresh_days), "fresh_days")  # type: ignore[operator]
+    for rule, out in ItemConditions.of(export).excluded(frame).items():
+        hold(out, rule, dict.fromkeys(ids, str(getattr(export, rule))))
     if held.any():
         rules.allowed = ~held
-    for name, limit in export.max_per_attribute.items():
-        rules.groups.append((_values(name, ids, catalog), limit))
-    return rules
+
+
+def promoted_items(export: Export, listed: Listed, frame: pl.DataFrame) -> dict[int, pl.Series]:
+    """Places to the items of `frame` that may be promoted to them, (I,) bool."""
+    found = {}
+    for n, (promotion, where) in enumerate(zip(export.promote, ItemConditions.of(export).promote, strict=True)):
+        if where:
+            found[promotion.place] = expressions.passing(where, frame, CATALOG)
+            continue
+        places = listed[f"promote[{n}]"]
+        for place in sorted({int(place) for place in places.values()}):
+            here = [item for item, its_place in places.items() if int(its_place) == place]
+            found[place] = frame["item_id"].is_in(here)
+    return found
+
+
+def promotable(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns place and item_id: items of `item_conditions.item_frame` for each promoted place, for the audit."""
+    export = run.settings.export
+    if not export.promote:
+        return pl.DataFrame(schema={"place": pl.Int64, "item_id": pl.String})
+    listed = read_lists(export, run.data, run.started_at.date())
+    places = promoted_items(export, listed, frame).items()
+    return pl.concat(frame.filter(items).select(pl.lit(at, pl.Int64).alias("place"), "item_id") for at, items in places)
+
+
+def _mask(items: pl.Series) -> Tensor:
+    return torch.from_numpy(items.to_numpy(writable=True))  # (I,) bool
 
 
 def _values(name: str, ids: pl.Series, catalog: pl.DataFrame) -> Tensor:
@@ -163,11 +255,12 @@ def keep_to_limits(lists: Lists, groups: list[tuple[Tensor, int]], k: int) -> tu
     return Lists(items, scores, lists.from_fallback), size < k
 
 
-def apply(rules: Rules, make: Callable[[int, Tensor | None], Lists], k: int, n_items: int) -> tuple[Lists, Held]:
+def apply(rules: Rules, make: MakeLists, k: int, n_items: int) -> Ruled:
     """Lists that follow the rules, and what was held back. `make(k, allowed)` makes lists without rules."""
+    plain = make(k, None)
     if not rules:
-        return make(k, None), {}
-    plain, depth = make(k, None), k
+        return Ruled(plain, torch.zeros_like(plain.items, dtype=torch.bool), {})
+    depth = k
     while True:
         lists = make(depth, rules.allowed)
         short = torch.zeros(len(lists.items), dtype=torch.bool)
@@ -178,9 +271,17 @@ def apply(rules: Rules, make: Callable[[int, Tensor | None], Lists], k: int, n_i
         if not short.any() or depth >= n_items:
             break
         depth = min(depth * 4, n_items)
-    gone = (plain.items.unsqueeze(2) != lists.items.unsqueeze(1)).all(2) & (plain.items >= 0)  # (N, k)
     held: Held = {}
-    for item, users in zip(*(t.tolist() for t in torch.unique(plain.items[gone], return_counts=True)), strict=True):
-        rule = rules.rule[item] or "max_per_attribute"
-        held[item, rule, rules.reason[item]] = users
-    return lists, held
+    for item, users in _missing(plain, lists):
+        held[item, rules.rule[item] or "max_per_attribute", rules.reason[item]] = users
+    ruled, promoted = promote(lists, rules.promotions, make, rules.allowed)
+    for item, users in _missing(lists, ruled):
+        held[item, "promote", ""] = users
+    return Ruled(ruled, promoted, held)
+
+
+def _missing(before: Lists, after: Lists) -> list[tuple[int, int]]:
+    """Items (item index, number of users) of the lists (N, k) that are not in those after."""
+    gone = (before.items.unsqueeze(2) != after.items.unsqueeze(1)).all(2) & (before.items >= 0)  # (N, k)
+    items, users = torch.unique(before.items[gone], return_counts=True)
+    return list(zip(items.tolist(), users.tolist(), strict=True))

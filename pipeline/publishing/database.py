@@ -1,7 +1,7 @@
 """Builds the database that a night publishes: every table, the views and all comments, in a file that is not live."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import polars as pl
 
 from pipeline.config.run import Run, utcnow
 from pipeline.core import paths
+from pipeline.publishing import item_columns
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
+from pipeline.sources import attributes
 from pipeline.storage import journal, warehouse
 from pipeline.storage.generations import OLDEST_READABLE
 
@@ -54,6 +56,9 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
     journal.update_run(run, generated_at=generated_at.isoformat())
     of_the_night = {"run_id": run.run_id, "generated_at": generated_at}
     for table in tables.PUBLISHED:
+        if table in OF_THE_CATALOG:
+            OF_THE_CATALOG[table](con, raw, lists)
+            continue
         con.execute(table.ddl)
         files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
         if table in FILLED_LATER:
@@ -69,6 +74,33 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             )
         else:
             copy_journal(con, run, table)
+
+
+def _fill_items(con: warehouse.Connection, raw: Path, lists: Path) -> None:
+    columns = attributes.read_columns(raw)
+    table = item_columns.table_with(columns)
+    con.execute(table.ddl)
+    frame = pl.read_parquet(lists / f"{tables.ITEMS.name}.parquet").select(list(tables.ITEMS.columns))
+    added = columns.select("item_id", *list(table.columns)[len(tables.ITEMS.columns) :])
+    warehouse.insert(con, table.name, frame.join(added, on="item_id", how="left").sort("item_id"))
+
+
+def _fill_item_attributes(con: warehouse.Connection, raw: Path, _: Path) -> None:
+    con.execute(tables.ITEM_ATTRIBUTES.ddl)
+    warehouse.insert(con, tables.ITEM_ATTRIBUTES.name, attributes.item_attributes(raw))
+
+
+def _fill_user_attributes(con: warehouse.Connection, raw: Path, _: Path) -> None:
+    con.execute(tables.USER_ATTRIBUTES.ddl)
+    warehouse.insert(con, tables.USER_ATTRIBUTES.name, attributes.user_attributes(raw))
+
+
+OF_THE_CATALOG: dict[Table, Callable[[warehouse.Connection, Path, Path], None]] = {
+    tables.ITEMS: _fill_items,
+    tables.ITEM_ATTRIBUTES: _fill_item_attributes,
+    tables.USER_ATTRIBUTES: _fill_user_attributes,
+}
+"""How tables are filled that have the catalog's columns or the users' attributes, from the raw layer and the lists."""
 
 
 def copy_journal(con: warehouse.Connection, run: Run, table: Table) -> None:

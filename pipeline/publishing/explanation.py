@@ -16,10 +16,16 @@ from pipeline.datasets.names import runnable
 from pipeline.models import Recommender
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
+from pipeline.preparation.row_names import NO_NAMES, RowNames
+from pipeline.publishing import business_rules, item_conditions, item_tables
+from pipeline.publishing.boosts import boosted
 from pipeline.ranking.ranks import served
 from pipeline.storage import journal, lake
 from pipeline.training.interactions import History
 from pipeline.training.normalizer import Normalizer
+
+RULES = ("exclude_items", "only_items", "fresh_days", "exclude_where", "only_where", "boost", "promote")
+"""Keys of `[export]` that exclude, raise or place an item."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class Night:
     """`all`, or `train` for the fit that was evaluated."""
     normalizer: Normalizer = field(default_factory=Normalizer)
     """Normalizer of the model's ratings."""
+    names: RowNames = NO_NAMES
+    """Names that conditions may use."""
+    data: Path = Path()
+    """The data folder, with the files of rules."""
 
 
 def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
@@ -74,13 +84,20 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
     rows = encoded / "interactions.parquet" if fit == "all" else folder(made["parts"]) / f"{fit}.parquet"
     clean = folder(lake.read_manifest(encoded)["parents"][0])
     raw = folder(lake.read_manifest(clean)["parents"][0])
-    settings = journal.load_run(home, dataset, run_id).settings
-    return Night(run_id, wanted, load(fitted), settings, raw, encoded, rows, fit, Normalizer.load(fitted))
+    run = journal.load_run(home, dataset, run_id)
+    normalizer, names = Normalizer.load(fitted), RowNames.of(run, lake.info(clean).get("column_types"))
+    return Night(
+        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, names,
+        run.data,
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
-    """Score and rank among the items that are not masked (the item itself counts as not masked), and their parts."""
+    """Score and rank among the items that are not masked or excluded by a rule (the item itself counts as neither).
+
+    The score is the published one, boosts included; its parts are those of the score before the boost.
+    """
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
     own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
@@ -89,17 +106,27 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
         "run_id": night.run_id, "model": night.label, "fit": night.fit, "user_id": user_id, "item_id": item_id,
         "masked": bool(seen), "seen": seen, "source": None, "score": None, "rank": None, "candidates": None,
         "predicted_rating": None, "scale": "none", "terms": {}, "contributions": [],
+        "excluded_by": None, "excluded_because": None, "boost": 1.0, "promoted_to": [],
     }  # fmt: skip
     item = items.index_of(item_id)
     if item is None:
         return answer
+    rules = rules_of(night, items)
     user, known = history_of(night, user_id, own, items)
     history, model = History.of_lists([known], len(items)).distinct(), night.model
     users = torch.tensor([user])  # (1,)
     by_model = bool(served(model, users, history))
     scores = model.score(users, history)[0] if by_model else popularity(night, len(items))  # (I,)
+    if rules.boost is not None:
+        scores = boosted(scores.unsqueeze(0), rules.boost)[0]
+        answer["boost"] = float(rules.boost[item])
     allowed = torch.ones(len(items), dtype=torch.bool)
     allowed[[i for i in map(items.index_of, own["item_id"].unique()) if i is not None]] = False
+    if rules.allowed is not None:
+        allowed &= rules.allowed
+        if not rules.allowed[item]:
+            answer |= {"excluded_by": rules.rule[item], "excluded_because": rules.reason[item] or None}
+    answer["promoted_to"] = [promotion.place for promotion in rules.promotions if promotion.items[item]]
     allowed[item] = True
     answer |= {"source": "model" if by_model else "fallback", "score": float(scores[item])}
     answer |= {"rank": rank_of(item, scores, allowed), "candidates": int(allowed.sum())}
@@ -118,13 +145,30 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     return answer
 
 
+def rules_of(night: Night, items: pl.Series) -> business_rules.Rules:
+    """The rules of `[export]` for the items of the fit, as that night applied them.
+
+    Raises UnreadableInput if a file of rules is gone.
+    """
+    export, settings = night.settings.export, night.settings.dataset.items
+    if not export.model_dump(exclude_defaults=True, include=set(RULES)):
+        return business_rules.Rules()
+    date, catalog = night.names.night_date, item_tables.read_catalog(night.raw)
+    assert date is not None
+    rows = pl.read_parquet(night.raw / "interactions.parquet", columns=["item_id", "timestamp"])
+    known = items.to_frame().join(item_tables.items(rows, catalog), on="item_id", how="left", maintain_order="left")
+    frame = item_conditions.of_raw(night.raw, known, settings, date)
+    listed = business_rules.read_lists(export, night.data, date)
+    return business_rules.rules_of(export.model_copy(update={"max_per_attribute": {}}), listed, frame, catalog)
+
+
 def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, list[int]]:
     """Index and items of the user's history as the model reads it: of the fit, else (index -1) the positive rows."""
     user = pl.read_parquet(night.encoded / "users.parquet")["user_id"].index_of(user_id)
     if user is not None:
         rows = pl.scan_parquet(night.rows).filter("positive", user_idx=user)
         return user, rows.select("item_idx").collect()["item_idx"].to_list()
-    rows = mark(own, night.settings.dataset.feedback).filter("kept", "positive").sort("timestamp")
+    rows = mark(own, night.settings.dataset.feedback, night.names).filter("kept", "positive").sort("timestamp")
     return -1, [i for i in map(items.index_of, rows["item_id"]) if i is not None]
 
 

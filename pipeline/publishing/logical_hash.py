@@ -5,8 +5,13 @@ from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import warehouse
 
-LEFT_OUT = (tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN)
-"""Tables that depend on the clock, on earlier nights, or (comparisons) on the models that the gate adds."""
+LEFT_OUT = (
+    tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN, tables.ITEM_ATTRIBUTES,
+)  # fmt: skip
+"""Tables that depend on the clock, on earlier nights, or (comparisons) on the models that the gate adds; and
+item_attributes, which counts by the columns that it adds to `items`."""
+IF_FILLED = (tables.USER_ATTRIBUTES,)
+"""Tables that are newer than the hash: they count only where they have rows, so that other hashes stay the same."""
 
 
 def hash_tables(con: warehouse.Connection, run_id: str) -> str:
@@ -22,6 +27,8 @@ def hash_tables(con: warehouse.Connection, run_id: str) -> str:
         if table in LEFT_OUT:
             continue
         columns = [name for name in table.columns if name not in table.volatile]
+        if table is tables.ITEMS:  # columns of the catalog come after the others
+            columns += con.sql(f"FROM {table.name} LIMIT 0").columns[len(table.columns) :]
         texts = ", ".join(f"coalesce({_as_text(name, table)}, chr(0))" for name in columns)
         where = "WHERE run_id = $run_id" if "run_id" in table.columns else "WHERE true"
         if table in (tables.METRICS, tables.BIASES):
@@ -29,11 +36,15 @@ def hash_tables(con: warehouse.Connection, run_id: str) -> str:
         query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
                     FROM {table.name} {where}"""
         params = {"run_id": run_id} if "run_id" in table.columns else None
-        digests.append(f"{table.name}:{con.sql(query, params=params).fetchall()[0]}")
+        counted = con.sql(query, params=params).fetchall()[0]
+        if counted[0] or table not in IF_FILLED:
+            digests.append(f"{table.name}:{counted}")
     return str(con.sql("SELECT sha256($text)", params={"text": "\n".join(digests)}).fetchall()[0][0])
 
 
 def _as_text(name: str, table: Table) -> str:
+    if name not in table.columns:
+        return f"CAST({warehouse.quoted(name)} AS VARCHAR)"
     dtype = table.columns[name].dtype
     if dtype == tables.FLOAT:
         return f"format('{{:.5e}}', \"{name}\" + 0.0)"

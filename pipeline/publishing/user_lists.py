@@ -10,12 +10,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.config.dataset import Feedback
 from pipeline.config.run import Run
 from pipeline.models import Recommender
 from pipeline.preparation.filters import mark
 from pipeline.preparation.ids import codes_of
+from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import business_rules
+from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
@@ -41,17 +42,20 @@ def recommend(
 
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
-    rows, nor one that a rule holds back: `suppressed` then counts the user.
+    rows, nor one that a rule holds back: `suppressed` then counts the user. Scores include the boosts of the rules.
     """
     model, known = fitted.model, fitted.known
+    popular = known.item_counts()
+    if rules.boost is not None:
+        model, popular = Boosted(model, rules.boost.to(known.users.device)), boosted(popular, rules.boost)
     device = known.users.device
     k = min(run.settings.export.top_n, known.n_items)
     items = pl.read_parquet(encoded / "items.parquet")
     all_users, pairs = _source_pairs(rows, encoded, items)
-    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run.settings.dataset.feedback)
+    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
     seen = _history(pairs, all_users.height, items.height)
     filtered_out_history = _history(filtered_out, all_users.height, items.height)
-    own_history, popular = known.history(), known.item_counts()
+    own_history = known.history()
     for start in range(0, all_users.height, USERS_PER_PART):
         users = all_users[start : start + USERS_PER_PART]
         index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
@@ -60,8 +64,9 @@ def recommend(
         masked = seen[at].to(device)
 
         make = partial(_lists, model, index, history, masked, popular)
-        lists, held = business_rules.apply(rules, make, k, known.n_items)
-        for (item, rule, reason), count in held.items():
+        ruled = business_rules.apply(rules, make, k, known.n_items)
+        lists = ruled.lists
+        for (item, rule, reason), count in ruled.held.items():
             suppressed[items["item_id"][item], rule, reason] += count
         flat = pl.DataFrame(
             {
@@ -69,6 +74,7 @@ def recommend(
                 "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(users.height).numpy(),
                 "item": lists.items.flatten().cpu().numpy(),
                 "score": lists.scores.flatten().double().cpu().numpy(),
+                "promoted": ruled.promoted.flatten().cpu().numpy(),
                 "fallback": lists.from_fallback.repeat_interleave(k).cpu().numpy(),
             }
         ).filter(pl.col("item") >= 0)
@@ -77,7 +83,12 @@ def recommend(
             "rank",
             items["item_id"].gather(flat["item"]).alias("item_id"),
             "score",
-            pl.when("fallback").then(pl.lit("fallback")).otherwise(pl.lit("model")).alias("source"),
+            pl.when("promoted")
+            .then(pl.lit("promoted"))
+            .when("fallback")
+            .then(pl.lit("fallback"))
+            .otherwise(pl.lit("model"))
+            .alias("source"),
         )
 
 
@@ -112,12 +123,14 @@ def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tup
 
 
 def _pairs_of_filtered_out_users(
-    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, feedback: Feedback
+    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, run: Run
 ) -> pl.DataFrame:
     """Positive pairs of the users whom the filters left out, in time order."""
     out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
     theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
-    marked = mark(rows[theirs["row"]].hstack(theirs), feedback).filter("kept", "positive")
+    names = RowNames.of(run).learnt(rows)
+    marked = mark(rows[theirs["row"]], run.settings.dataset.feedback, names).hstack(theirs)
+    marked = marked.filter("kept", "positive")
     ordered = marked.sort("user_row", "timestamp", "item_idx")
     return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
 

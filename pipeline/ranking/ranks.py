@@ -1,6 +1,6 @@
 """Top-k lists, and ranks of holdout events: exact, and independent of the tile size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +18,17 @@ from pipeline.ranking.recommend import (
 )
 from pipeline.training.interactions import History
 
-__all__ = ["LeakError", "Lists", "Ranks", "ScoreError", "candidate_ranks", "holdout_ranks", "served", "top_k"]
+__all__ = [
+    "LeakError",
+    "Lists",
+    "Ranks",
+    "ScoreError",
+    "candidate_ranks",
+    "holdout_ranks",
+    "refuse_leak",
+    "served",
+    "top_k",
+]
 
 
 class LeakError(ValueError):
@@ -34,6 +44,8 @@ class Ranks:
     depth: int
     warm: Tensor  # (N,) bool: the user has a history
     lists: Lists | None = None  # top-`depth` lists; None where only candidates were ranked
+    values: dict[tuple[str, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """Metrics that were computed from these ranks, (N,) by metric and cutoff."""
 
     @property
     def n_holdout(self) -> Tensor:
@@ -77,17 +89,18 @@ def holdout_ranks(
     *,
     fallback: Tensor | None = None,
     tile: int | None = None,
+    leak_checked: bool = False,
 ) -> Ranks:
     """Rank of every holdout event among all unmasked items, up to k_max, and the top-k_max lists.
 
     Ties count against the model: rank = number of other unmasked items with a score >= the event's, plus the place
     among the user's own holdout items by score. So a constant scorer hits nothing. Events of users that neither the
-    model nor a fallback serves have rank 0. Raises LeakError if an item is both masked and held out, and ScoreError if
-    a score is NaN or +inf.
+    model nor a fallback serves have rank 0. Raises LeakError if an item is both masked and held out, unless the caller
+    has called `refuse_leak` (`leak_checked`), and ScoreError if a score is NaN or +inf.
     """
     _check_rows(users, history=history, mask=mask, holdout=holdout)
-    if mask is not None:
-        _refuse_leak(users, mask, holdout)
+    if mask is not None and not leak_checked:
+        refuse_leak(users, mask, holdout)
     inputs = ServeInputs(users, history, mask, fallback)
     lists, equals = make_lists(model, inputs, k_max, tile=tile, holdout=holdout)
     events = _keys(holdout)  # (E,)
@@ -151,7 +164,8 @@ def _keys(history: History) -> Tensor:
     return history.rows * history.n_items + history.items
 
 
-def _refuse_leak(users: Tensor, mask: History, holdout: History) -> None:
+def refuse_leak(users: Tensor, mask: History, holdout: History) -> None:
+    """Raise LeakError if an item is both masked and held out for one of the users (N,)."""
     leaks = torch.isin(_keys(holdout), _keys(mask)).nonzero()
     if len(leaks):
         event = leaks[0, 0]

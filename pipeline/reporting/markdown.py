@@ -103,7 +103,10 @@ def gate(facts: dict[str, Any]) -> list[dict[str, str]]:
     """The gate's comparisons on valid: better is positive."""
     verdict = facts["record"].get("gate") or {}
     who = f"{verdict.get('challenger')} − {verdict.get('incumbent')}"
-    rows = [{"compared": who, "among": SEGMENTS["all"], **(verdict.get("against_incumbent") or {})}]
+    overall, gain = verdict.get("against_incumbent") or {}, verdict.get("gain")
+    rows = [{"compared": who, "among": SEGMENTS["all"], **overall}]
+    if gain:
+        rows.append({"compared": f"{who}, as the gate tests it", "among": SEGMENTS["all"], **gain, "n": overall["n"]})
     rows += [
         {"compared": who, "among": SEGMENTS.get(segment["segment"], segment["segment"]), **segment}
         for segment in verdict.get("segments") or []

@@ -14,7 +14,7 @@ DECILES, POINTS = 10, 600
 
 EXAMPLES = """
 with listed as (
-    select users.user_id, users.n_interactions, any_value(recommendations.source) as source
+    select users.user_id, users.n_interactions, any_value(recommendations.source order by source = 'promoted') as source
     from users join recommendations using (user_id)
     group by users.user_id, users.n_interactions
 ),

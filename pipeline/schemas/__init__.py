@@ -4,4 +4,5 @@ Polars schema, DuckDB DDL, comments and checks are derived from these declaratio
 kept or dropped.
 """
 
+# pyright: reportUnsupportedDunderAll=false
 __all__ = ["reasons", "table", "tables"]

@@ -1,6 +1,7 @@
 """Declares tables; Polars schema, DuckDB DDL, comments and checks are derived from the declaration."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
@@ -8,9 +9,9 @@ from pipeline.core.errors import ContractError
 
 TEXT, INT, BIG, FLOAT, BOOL, TIME = pl.String, pl.Int32, pl.Int64, pl.Float64, pl.Boolean, pl.Datetime("us")
 VECTOR = pl.List(pl.Float32)
-DUCKDB_TYPES = {
+DUCKDB_TYPES: dict[pl.DataType | type[pl.DataType], str] = {
     TEXT: "VARCHAR", INT: "INTEGER", BIG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN",
-    TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT",
+    TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT", pl.Date: "DATE",
 }  # fmt: skip
 
 
@@ -42,11 +43,12 @@ class Table:
     def ddl(self) -> str:
         """`CREATE TABLE` with its comments, for DuckDB."""
         fields = ",\n  ".join(
-            f'"{name}" {DUCKDB_TYPES[c.dtype]}' + ("" if c.nullable else " NOT NULL")
+            f"{_quoted(name)} {DUCKDB_TYPES[c.dtype]}" + ("" if c.nullable else " NOT NULL")
             for name, c in self.columns.items()
         )
         comments = [f"COMMENT ON TABLE {self.name} IS {_literal(self.doc)};"]
-        comments += [f'COMMENT ON COLUMN {self.name}."{n}" IS {_literal(c.doc)};' for n, c in self.columns.items()]
+        about = ((_quoted(name), _literal(column.doc)) for name, column in self.columns.items())
+        comments += [f"COMMENT ON COLUMN {self.name}.{name} IS {text};" for name, text in about]
         return f"CREATE TABLE {self.name} (\n  {fields}\n);\n" + "\n".join(comments)
 
     def without(self, *names: str) -> "Table":
@@ -77,10 +79,14 @@ class Table:
         return frame
 
 
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def rows(table: Table, records: list[dict]) -> pl.DataFrame:
+def rows(table: Table, records: list[dict[str, Any]]) -> pl.DataFrame:
     """A checked frame from records. Missing nullable columns become null."""
     return table.check(pl.DataFrame(records, schema=table.schema, orient="row"))

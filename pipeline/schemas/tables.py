@@ -64,8 +64,8 @@ TRIALS = Table(
 RECOMMENDATIONS = Table(
     "recommendations", "Top-N items for every user", ("user_id", "rank"),
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
-     "score": Column(FLOAT, "Higher is better; comparable within one user and source only"),
-     "source": Column(TEXT, "model, or fallback (popular items, for users the model can't serve)"),
+     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
+     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule"),
      "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
     volatile=("run_id", "generated_at"),
 )  # fmt: skip
@@ -90,6 +90,18 @@ ITEMS = Table(
     {"item_id": _ITEM, "title": Column(TEXT, "Title from the item catalog", nullable=True),
      "n_interactions": _COUNT, "first_seen": _FIRST, "last_seen": _LAST},
 )  # fmt: skip
+ITEM_ATTRIBUTES = Table(
+    "item_attributes", "Attributes of items: all columns of the item catalog but id and title",
+    ("item_id", "attribute", "value"),
+    {"item_id": _ITEM, "attribute": Column(TEXT, "Column of the catalog"),
+     "value": Column(TEXT, "Value as in the catalog; a column with several values per item has a row for each")},
+)  # fmt: skip
+USER_ATTRIBUTES = Table(
+    "user_attributes", "Attributes of users with a valid row: all columns of the users' file but the id",
+    ("user_id", "attribute", "value"),
+    {"user_id": _USER, "attribute": Column(TEXT, "Column of the users' file"),
+     "value": Column(TEXT, "Value as in the file; a column with several values per user has a row for each")},
+)  # fmt: skip
 BIASES = Table(
     "biases", "User and item biases of every evaluated family that has them", ("model", "kind", "id"),
     {"model": _MODEL, "kind": Column(TEXT, "user or item"), "id": Column(TEXT, "Source id"),
@@ -112,8 +124,8 @@ PREDICTIONS = Table(
 )  # fmt: skip
 SUPPRESSED = Table(
     "suppressed", "Items that a rule in [export] removed from lists", ("item_id", "rule"),
-    {"item_id": _ITEM, "rule": Column(TEXT, "exclude_items, only_items, fresh_days or max_per_attribute"),
-     "reason": Column(TEXT, "Reason given in the rule's file", nullable=True),
+    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote: an item that a promotion displaced"),
+     "reason": Column(TEXT, "Reason given in the rule's file, or the rule's condition", nullable=True),
      "users": Column(BIG, "Users whose list would have contained the item")},
 )  # fmt: skip
 INTERACTIONS_SUMMARY = Table(
@@ -207,8 +219,9 @@ CHURN = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, BIASES, PREDICTIONS, USER_VECTORS, ITEM_VECTORS,
-    SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN,
+    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES, PREDICTIONS,
+    USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER,
+    REJECTED_ROWS, CHECKS, CHURN,
 )  # fmt: skip
 
 

@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from pipeline.config.publishing import Gate
 from pipeline.core.bootstrap import Difference, paired_difference, paired_differences
 from pipeline.evaluation.ranking_metrics import sign_of
+from pipeline.selection.gain import Gain, error_rate, interval
 
 UserMetrics = Mapping[str, pl.DataFrame]
 """tables.PER_USER by label."""
@@ -26,6 +28,8 @@ class ValidationResults:
     by_user: UserMetrics
     activity: pl.DataFrame
     """user_idx, n_interactions in train."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Of the fit on train, by label, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class IncumbentComparison:
     holds_margin: bool
     """Whether the interval lies above the margin."""
     segments: list[SegmentDifference]
+    gain: Gain | None = None
+    """The same difference with the interval that decides; None where no user is evaluated for both."""
 
     @property
     def harmed(self) -> list[str]:
@@ -59,8 +65,8 @@ class PairedComparison:
     def __init__(self, gate: Gate, metric: str, results: ValidationResults, seed: int) -> None:
         self.gate, self.metric, self.results, self.seed = gate, metric, results, seed
 
-    def with_incumbent(self, challenger: str, incumbent: str) -> IncumbentComparison:
-        """The overall difference, whether the margin holds, and the segments (intervals are Bonferroni-corrected)."""
+    def with_incumbent(self, challenger: str, incumbent: str, challengers: int = 1) -> IncumbentComparison:
+        """The overall difference, its test as the best of `challengers`, and the segments (Bonferroni-corrected)."""
         users = self.pairs(challenger, incumbent)
         overall = self.of(users.filter("warm"), self.gate.confidence)
         if overall is None:
@@ -74,7 +80,31 @@ class PairedComparison:
             assert difference is not None
             harmed = difference.ci_high < 0 and difference.value < -self.allowed(part)
             records.append(SegmentDifference(**asdict(difference), segment=name, harmed=harmed))
-        return IncumbentComparison(overall, overall.ci_low > -allowed, records)
+        gain = self.gain(users.filter("warm"), challengers, self.needed_share(challenger, incumbent))
+        return IncumbentComparison(overall, overall.ci_low > -allowed, records, gain)
+
+    def gain(self, users: pl.DataFrame, challengers: int, needed: float) -> Gain:
+        """The test of a gain of more than the share `needed` of the incumbent's metric."""
+        alpha = error_rate(self.gate, challengers)
+        value, low, high = (float(number) for number in interval(self.changes(users).numpy(), alpha))
+        return Gain(
+            value, low, high, 1 - 2 * alpha, challengers, self.gate.nights, -self.allowed(users, -needed),
+            self.allowed(users),
+        )  # fmt: skip
+
+    def needed_share(self, challenger: str, incumbent: str) -> float:
+        """The share of the incumbent's metric that a challenger must gain.
+
+        Where cheaper models are preferred, a more expensive one needs more than the margin: with less, the two would
+        take turns.
+        """
+        return max(self.gate.min_gain, self.gate.margin if self.is_cheaper(incumbent, challenger) else 0.0)
+
+    def is_cheaper(self, a: str, b: str) -> bool:
+        """Whether cheaper models are preferred and the fit of `a` takes at most `max_cost` of the seconds of `b`."""
+        seconds = self.results.seconds
+        known = self.gate.prefer == "cheaper" and a in seconds and b in seconds
+        return known and seconds[a] <= self.gate.max_cost * seconds[b]
 
     def difference(self, a: str, b: str) -> Difference | None:
         """a - b over the users of segment `all`; None without any."""
@@ -94,15 +124,28 @@ class PairedComparison:
         """Paired bootstrap over users. Values are weighted by n, so that their means equal the selecting metric."""
         if users.is_empty():
             return None
+        return paired_difference(*self.weighted(users), self.seed, confidence=confidence)
+
+    def changes(self, users: pl.DataFrame) -> Tensor:
+        """a - b of every user that has both, (U,), positive where a is better."""
+        a, b = self.weighted(users)
+        changes = a - b  # (U,)
+        return changes[~changes.isnan()]
+
+    def weighted(self, users: pl.DataFrame) -> tuple[Tensor, Tensor]:
+        """Values of both labels, (U,) each, weighted by n; errors are negative."""
         weight = sign_of(self.metric) * users["n"] / users["n"].mean()
         a, b = (torch.from_numpy((users[name] * weight).to_numpy(writable=True)) for name in "ab")
-        return paired_difference(a, b, self.seed, confidence=confidence)
+        return a, b
 
-    def allowed(self, users: pl.DataFrame) -> float:
-        """How much worse the challenger may be, in the unit of the values (squared errors for rmse)."""
+    def allowed(self, users: pl.DataFrame, share: float | None = None) -> float:
+        """How much worse the challenger may be, in the unit of the values (squared errors for rmse).
+
+        `share` of the incumbent's metric, by default the margin; negative: how much better it must be, as a negative.
+        """
         incumbent = float((users["b"] * users["n"]).sum()) / float(users["n"].sum())
-        margin = self.gate.margin
-        return abs(incumbent) * ((1 + margin) ** 2 - 1 if self.metric.startswith("rmse") else margin)
+        share = self.gate.margin if share is None else share
+        return abs(incumbent) * ((1 + share) ** 2 - 1 if self.metric.startswith("rmse") else share)
 
 
 def by_segment(users: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

@@ -8,6 +8,7 @@ from pipeline.config.publishing import Gate
 from pipeline.config.settings import Select
 from pipeline.core.bootstrap import Difference
 from pipeline.evaluation import ranking_metrics
+from pipeline.selection.challenge import compete
 from pipeline.selection.comparison import IncumbentComparison, PairedComparison, ValidationResults
 from pipeline.selection.incumbent import Contest
 
@@ -61,10 +62,12 @@ def judge(gate: Gate, select: Select, results: ValidationResults, contest: Conte
 
     Differences are challenger - incumbent (or winner - baseline), positive where the first is better, over the users of
     segment `all`; for rmse they are of squared errors. The challenger is the best model that is neither incumbent nor
-    added for the gate. It replaces the incumbent if its metric is better, the interval of the paired difference lies
-    above -margin x the incumbent's metric, and no segment of min_segment_users is harmed: significantly below 0, and by
-    more than that margin. The winner must not be significantly worse than the baseline; otherwise the other of the two
-    is checked, and if it is worse as well, the baseline is published.
+    added for the gate. It replaces the incumbent if its gain is significant (`gain.error_rate`: the interval of the
+    paired difference lies above min_gain x the incumbent's metric, corrected for the number of challengers and nights),
+    and no segment of min_segment_users is harmed: significantly below 0, and by more than `margin`. Where cheaper
+    models are preferred, the best cheaper challenger whose interval lies above -margin replaces it too. The winner must
+    not be significantly worse than the baseline; otherwise the other of the two is checked, and if it is worse as well,
+    the baseline is published.
     """
     sign, values = ranking_metrics.sign_of(select.metric), results.values
     ranked = sorted(values, key=lambda label: -sign * values[label])  # stable: ties go to the first in the recipe
@@ -80,13 +83,12 @@ def judge(gate: Gate, select: Select, results: ValidationResults, contest: Conte
         decision = "unopposed"
     if incumbent and challenger is None:
         decision, text = "kept", f"{name(incumbent)} stays: there is no challenger"
-    elif incumbent and challenger:
-        comparison = paired.with_incumbent(challenger, incumbent)
-        better = sign * values[challenger] > sign * values[incumbent]
-        replaced = better and comparison.holds_margin and not comparison.harmed
-        decision = "replaced" if replaced else "kept"
-        order = [challenger, incumbent] if replaced else [incumbent, challenger]
-        text = verdict_sentence(challenger, name(incumbent), better, comparison, gate.margin)
+    elif incumbent:
+        outcome = compete(paired, others, incumbent)
+        challenger, comparison = outcome.challenger, outcome.comparison
+        decision = "replaced" if outcome.replaced else "kept"
+        order = [challenger, incumbent] if outcome.replaced else [incumbent, challenger]
+        text = outcome.sentence(name(incumbent))
     published, against_floor = order[0], None
     if contest.baseline and contest.baseline in values and contest.baseline in results.by_user:
         published, against_floor, losses = not_worse_than_baseline(paired, order, contest.baseline, name)
@@ -135,23 +137,6 @@ def not_worse_than_baseline(
             return label, last, losses
         losses.append(f"{name(label)} loses to {baseline} by {-difference.value:.4g} {_interval(difference)}")
     return baseline, last, losses
-
-
-def verdict_sentence(
-    challenger: str, incumbent: str, better: bool, comparison: IncumbentComparison, margin: float
-) -> str:
-    """The comparison with the incumbent as a sentence."""
-    overall = comparison.against_incumbent
-    if overall is None:
-        return f"{incumbent} stays: it shares no evaluated user with {challenger}"
-    by = f"by {overall.value:+.4g} {_interval(overall)}, p {overall.p_value:.2g}, {overall.n:,} users"
-    if not better:
-        return f"{incumbent} stays: {challenger} is not better, {by}"
-    if comparison.harmed:
-        return f"{incumbent} stays: {challenger} harms {', '.join(comparison.harmed)}; over all users it differs {by}"
-    if not comparison.holds_margin:
-        return f"{incumbent} stays: {challenger} may be worse by more than {margin:.0%}; it differs {by}"
-    return f"{challenger} replaces {incumbent}: it is better {by}"
 
 
 def _interval(difference: Difference) -> str:

@@ -7,14 +7,16 @@ from types import TracebackType
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from pipeline.config.run import Run
 from pipeline.core import progress
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import catalog_ids, exclusions, files, incremental
+from pipeline.sources import attributes, catalog_ids, column_types, exclusions, files, incremental
 from pipeline.sources.catalog_reader import read_items
+from pipeline.sources.extra_columns import common_types
 from pipeline.sources.file_reader import FileResult, read_file
 from pipeline.sources.parquet_writer import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.sources.source_files import SourceFiles, json_hash, layout_settings
@@ -73,14 +75,29 @@ class SourceAssembler:
         assert self.dataset.items
         names = sorted(self.source.catalog)
         catalog, counts, rejected = read_items(self.run.data, names, self.dataset.items, self.scratch)
-        catalog.write_parquet(self.folder / CATALOG)
+        tables.CATALOG.check(catalog).write_parquet(self.folder / CATALOG)
+        column_types.report(attributes.write_items(self.folder, catalog), "the item catalog")
+        rejected = self._add_rejected(rejected)
+        ids = pl.scan_parquet(self.folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()
+        found = catalog_ids.compare(catalog["item_id"], ids["item_id"])
+        return {**counts, **asdict(found), "rejects": dict(rejected["reason"].value_counts().iter_rows())}
+
+    def write_users(self) -> dict[str, Any]:
+        """Write user_attributes.parquet from the files of `dataset.users`, after `read_files`.
+
+        Returns counts of users and lines, and rejected lines by reason.
+        """
+        counts, rejected = attributes.write_users(self.run, self.folder, sorted(self.source.users), self.scratch)
+        rejected = self._add_rejected(rejected)
+        return {**counts, "rejects": dict(rejected["reason"].value_counts().iter_rows())}
+
+    def _add_rejected(self, rejected: pl.DataFrame) -> pl.DataFrame:
+        """Add lines to rejected_rows.parquet, and return them, but for those of files that are sources as well."""
         rejected = rejected.filter(~pl.col("file").is_in(list(self.source.present)))
         if rejected.height:
             listed = pl.read_parquet(self.folder / REJECTED)
             pl.concat([listed, rejected]).write_parquet(self.folder / REJECTED)
-        ids = pl.scan_parquet(self.folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()
-        found = catalog_ids.compare(catalog["item_id"], ids["item_id"])
-        return {**counts, **asdict(found), "rejects": dict(rejected["reason"].value_counts().iter_rows())}
+        return rejected
 
     def check_unchanged(self) -> None:
         """Raise UnreadableInput if a file was written to while it was read."""
@@ -119,7 +136,8 @@ class SourceAssembler:
         if len(rows) == 1:
             os.link(rows[0], self.folder / INTERACTIONS)
         else:
-            write_rows(read_batches(rows), self.folder / INTERACTIONS)
+            schema = common_types([pq.read_schema(path) for path in rows])
+            write_rows(read_batches(rows), self.folder / INTERACTIONS, schema)
         rejects = [
             pl.scan_parquet(part / REJECTED).with_columns(file=pl.lit(name))
             for part, (name, _) in zip(parts, self.source.order, strict=True)

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import json_lines
+from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
 from pipeline.sources.file_kinds import Kind, kind_of
 from pipeline.sources.line_reader import records, shown
 from pipeline.sources.parsing import Rejected, check_id
 from pipeline.sources.plain_text import prepare
 
+OTHER = "column "
+"""Prefix of a catalog's other columns, which are attributes with one value, in the result of `read_items`."""
 PARTED = "\x1f"
 """Joins the values of a Parquet list if no separator is configured: ASCII's unit separator."""
 
@@ -38,16 +43,24 @@ class CatalogLine:
 
 
 def read_items(
-    folder: Path, names: list[str], items: Items, scratch: Path
+    folder: Path, names: list[str], items: Items, scratch: Path, section: str = "items"
 ) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
     """The catalog; counts of items, repeated ids (the last line wins) and skipped lines; the skipped lines as in
-    `rejected_rows`."""
-    found: dict[str, tuple[str | None, str | None]] = {}
+    `rejected_rows`.
+
+    Its other columns follow under their names with the prefix OTHER, as text. `section` of the settings is for
+    messages; `users` reads a file of users in the same way.
+    """
+    found: dict[str, tuple[str | None, ...]] = {}
+    others = other_columns(folder, names, items, section)
+    is_empty = Reason.EMPTY_USER if section == "users" else Reason.EMPTY_ITEM
     skipped: list[tuple] = []
     repeated = 0
     for name in names:
-        wanted = {"items.id": items.id, **{f"items.attributes.{a}": a for a in items.attributes}}
-        wanted |= {"items.title": items.title} if items.title else {}
+        wanted = named_columns(items, section)
+        if others:
+            there = columns_of(folder / name, name, items, wanted)
+            wanted |= {f"{section}.columns.{column}": column for column in others if column in there}
         for row in _ROWS[kind_of(folder / name, name)](folder / name, name, items, wanted, scratch):
             if isinstance(row.cells, Reason):
                 skipped.append(("", name, row.line, None, str(row.cells), row.raw))
@@ -55,16 +68,54 @@ def read_items(
             values = {column: "" if cell in EMPTY else cell for column, cell in row.cells.items()}
             item = values[items.id]
             try:
-                check_id(item, Reason.EMPTY_ITEM, items.id)
+                check_id(item, is_empty, items.id)
             except Rejected as rejected:
                 skipped.append(("", name, row.line, rejected.column, str(rejected.reason), row.raw))
                 continue
             repeated += item in found
-            found[item] = (values[items.title] or None) if items.title else None, _attributes(values, items)
-    frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=tables.CATALOG.schema, orient="row")
+            title = (values[items.title] or None) if items.title else None
+            found[item] = (title, _attributes(values, items), *(values.get(column) or None for column in others))
+    schema = {**tables.CATALOG.schema, **{OTHER + column: pl.String for column in others}}
+    frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=schema, orient="row")
     rejects = pl.DataFrame(skipped, schema=tables.REJECTED_ROWS.schema, orient="row")
     counts = {"items": len(found), "repeated": repeated, "skipped": len(skipped)}
-    return tables.CATALOG.check(frame), counts, rejects
+    catalog = tables.CATALOG.check(frame).hstack(frame.select(pl.col(f"^{OTHER}.*$")))
+    return catalog, counts, rejects
+
+
+def named_columns(items: Items, section: str = "items") -> dict[str, str]:
+    """Keys of the settings that name a column, to the column."""
+    wanted = {f"{section}.id": items.id, **{f"{section}.attributes.{a}": a for a in items.attributes}}
+    return wanted | ({f"{section}.title": items.title} if items.title else {})
+
+
+def other_columns(folder: Path, names: list[str], items: Items, section: str = "items") -> list[str]:
+    """Columns of all files that no other key names and that are kept; none where `columns` is empty.
+
+    Left out are columns without a name or with one that occurs twice, and lists, structures and binary values of
+    Parquet, unless `attributes` names them. Raises UnreadableInput if no file has a column of `columns`.
+    """
+    if items.columns == []:
+        return []
+    wanted, found = named_columns(items, section), dict[str, None]()
+    for name in names:
+        there = columns_of(folder / name, name, items, wanted)
+        plain = _plain_columns(folder / name) if kind_of(folder / name, name) == Kind.PARQUET else there
+        once = [column for column in there if column and there.count(column) == 1 and column in plain]
+        found |= dict.fromkeys(column for column in once if column not in wanted.values())
+    for column in items.columns or []:
+        if names and column not in found and column not in wanted.values():
+            find_column(column, f"{section}.columns", list(found), names[0])
+    return [column for column in found if items.columns is None or column in items.columns]
+
+
+def _plain_columns(path: Path) -> set[str]:
+    """Columns of a Parquet file with numbers, texts or times."""
+    return {field.name for field in pq.read_schema(path) if not pa.types.is_nested(field.type) and not _is_bytes(field)}
+
+
+def _is_bytes(field: pa.Field) -> bool:
+    return pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
 
 
 def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
@@ -114,17 +165,18 @@ def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
             yield CatalogLine(line, found, text)
             continue
         try:
-            cells = {column: _json_cell(found, column, items.attributes) for column in wanted.values()}
+            cells = {column: _json_cell(found, column, items) for column in wanted.values()}
             yield CatalogLine(line, cells, text)
         except Rejected as rejected:
             yield CatalogLine(line, rejected.reason, text)
 
 
-def _json_cell(found: dict[str, object], column: str, separators: dict[str, str]) -> str:
+def _json_cell(found: dict[str, object], column: str, items: Items) -> str:
     value = found.get(column)
-    if isinstance(value, list) and column in separators:
-        return (separators[column] or PARTED).join(json_lines.cell({column: each}, column) for each in value)
-    return json_lines.cell(found, column)
+    if column in items.attributes and isinstance(value, list):
+        return (items.attributes[column] or PARTED).join(json_lines.cell({column: each}, column) for each in value)
+    is_needed = column in (items.id, items.title)
+    return json_lines.cell(found, column) if is_needed else json_lines.any_cell(found, column)
 
 
 _ROWS = {Kind.TEXT: _text_rows, Kind.PARQUET: _parquet_rows, Kind.JSON_LINES: _json_rows}

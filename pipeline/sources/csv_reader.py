@@ -13,7 +13,9 @@ from pipeline.sources import line_reader
 from pipeline.sources.blocks import Block, copy_as_utf8, needs_copy, survey
 from pipeline.sources.dialect import Layout, read_layout
 from pipeline.sources.duckdb_reader import FileResult, no_fast_way, stream_rows, text_view, wanted_columns
-from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, write_rows
+from pipeline.sources.extra_columns import keys_of, stored_columns
+from pipeline.sources.number_formats import NumberFormat
+from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, text_schema, write_rows
 from pipeline.sources.parsing import SCALES, Row, row_reader
 from pipeline.sources.plain_text import prepare
 from pipeline.storage.warehouse import Connection
@@ -27,25 +29,26 @@ _LARGEST = 128
 def read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
     """Write the rows and rejected lines of `path` into the folder `into`. `exact`: read line by line in any case."""
     plain, reading = prepare(path, name, dataset.source, into / ".plain")
-    layout = read_layout(plain, name, reading, wanted_columns(dataset.columns))
+    layout = read_layout(plain, name, reading, wanted_columns(dataset), keys_of(dataset))
+    schema = text_schema(stored_columns(dataset))
     blocks = survey(plain, layout) if layout else []
     if layout is None or not blocks:
-        with PartWriter(into, name):
+        with PartWriter(into, name, schema=schema):
             return FileResult({}, "an empty file")
     text = _Text(con, plain, layout, dataset, into)
     asked = "as asked" if exact else "explode" if layout.explode else None
     unfit = asked or no_fast_way(dataset, dataset.columns.timestamp_unit)
     fault = unfit or text.doubts(blocks)
     if not fault:
-        fault = text.read_fast(blocks, lambda batches: write_rows(batches, into / INTERACTIONS))
+        fault = text.read_fast(blocks, lambda batches: write_rows(batches, into / INTERACTIONS, schema))
     if not fault:
         rows = pq.read_metadata(into / INTERACTIONS).num_rows
         with PartWriter(into, name, rows=False):
             return FileResult({Reason.KEPT: rows} if rows else {}, None)
-    with PartWriter(into, name) as part:
+    with PartWriter(into, name, schema=schema) as part:
         read = row_reader(dataset.columns, dataset.feedback.missing_ratings)
         n_lines = text.read_pieces(blocks, read, part, bool(unfit))
-    return FileResult(dict(part.ledger), f"{n_lines:,} of {blocks[-1].last:,} lines: {fault}")
+    return FileResult(dict(part.ledger), f"{n_lines:,} of {blocks[-1].last:,} lines: {fault}", dict(part.looks))
 
 
 @dataclass
@@ -81,6 +84,10 @@ class _Text:
                 one_by_one += taken - before
         return one_by_one
 
+    def _is_usual(self) -> bool:
+        """Whether DuckDB's own parser reads the numbers."""
+        return NumberFormat.of_columns(self.dataset.columns).is_usual
+
     def doubts(self, piece: Sequence[Block]) -> str:
         """Why DuckDB can't be trusted with the piece, as text; empty if it can."""
         return ", ".join(sorted(set[str]().union(*(block.doubts for block in piece))))
@@ -96,7 +103,7 @@ class _Text:
             if not is_whole or needs_copy(piece, self.layout):
                 fast = copy_as_utf8(self.plain, piece, self.layout, copy)
             unit = self.dataset.columns.timestamp_unit
-            numbers = {"rating", *(["timestamp"] if unit in SCALES else [])} if is_plain else set()
+            numbers = {"rating", *(["timestamp"] if unit in SCALES else [])} if is_plain and self._is_usual() else set()
             view = text_view(fast, self.layout, has_header, numbers)
             n_rows, fault = stream_rows(self.con, view, self.dataset, unit, take, is_plain)
         finally:

@@ -2,9 +2,10 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 from pipeline.config.dataset import Reading, Source
@@ -40,6 +41,8 @@ class Layout:
     n_fields: int
     positions: dict[str, int]
     """Role (user, item, …) to the 0-based index of its field."""
+    names: tuple[str, ...] = ()
+    """All columns, in order."""
     escape: str = ""
     comment: str = ""
     skip: int = 0
@@ -60,8 +63,13 @@ class Layout:
         return self.skip + self.header_lines + 1
 
 
-def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str]) -> Layout | None:
-    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names."""
+def read_layout(
+    path: Path, name: str, reading: Reading, wanted: dict[str, str], keys: Mapping[str, str] = MappingProxyType({})
+) -> Layout | None:
+    """The layout of an uncompressed text file; None if it is empty. `wanted` maps settings' keys to column names.
+
+    `keys`: the settings' keys of columns that `wanted` has under another name.
+    """
     if len(reading.quote) > 1:
         raise UnreadableInput(
             f"quote = {reading.quote!r}: set one character, or an empty text if the file has no quotes"
@@ -92,7 +100,7 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
             f"set skip_lines = {skip + below} in the data set's TOML"
         )
     positions = {
-        role: find_column(column, role, names, name, reading.header, "user" in wanted)
+        role: find_column(column, keys.get(role, role), names, name, reading.header, "user" in wanted)
         for role, column in wanted.items()
     }
     n_fields = len(names)
@@ -104,7 +112,7 @@ def read_layout(path: Path, name: str, reading: Reading, wanted: dict[str, str])
         n_fields = usual if max(positions.values()) < usual <= n_fields else n_fields
     return Layout(
         delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions,
-        escape, reading.comment, skip, explode, header_lines,
+        tuple(names), escape, reading.comment, skip, explode, header_lines,
     )  # fmt: skip
 
 

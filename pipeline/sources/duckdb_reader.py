@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from pipeline.config.dataset import Columns, Dataset
 from pipeline.sources.dialect import Layout
-from pipeline.sources.parsing import SCALES
+from pipeline.sources.extra_columns import stored_columns
+from pipeline.sources.number_formats import NumberFormat
+from pipeline.sources.parsing import COUNTS, SCALES
 from pipeline.storage import warehouse
 from pipeline.storage.warehouse import Connection
 
@@ -30,11 +32,14 @@ class FileResult:
     """Rows by reason."""
     rescanned: str | None
     """How much was read line by line, and why; None if DuckDB read all of it."""
+    looks: dict[str, int] = field(default_factory=dict)
+    """Rejected ratings by what they look like."""
 
 
-def wanted_columns(columns: Columns) -> dict[str, str]:
-    """Role to column name, for the columns that are configured."""
-    return {role: name for role in ROLES if (name := getattr(columns, role))}
+def wanted_columns(dataset: Dataset) -> dict[str, str]:
+    """Role to column name, for the columns that are configured; then extra columns by their name in the raw layer."""
+    roles = {role: name for role in ROLES if (name := getattr(dataset.columns, role))}
+    return {**roles, **stored_columns(dataset)}
 
 
 def no_fast_way(dataset: Dataset, unit: str) -> str | None:
@@ -57,6 +62,7 @@ def stream_rows(
             n_rows += batch.num_rows
             yield batch
 
+    view = in_plain_numbers(view, dataset.columns, unit)
     con.execute(f"CREATE OR REPLACE TEMP VIEW source_text AS {view}")
     try:
         rows = warehouse.run_sql(
@@ -74,9 +80,26 @@ def stream_rows(
     return n_rows, None
 
 
+def in_plain_numbers(view: str, columns: Columns, unit: str) -> str:
+    """A query for the columns of `view`, with ratings as numbers if `columns` says how they are written.
+
+    A text that is no number becomes NULL, which is an error where a rating is expected.
+    """
+    numbers = NumberFormat.of_columns(columns)
+    replaced = {}
+    if columns.rating and not numbers.is_usual:
+        replaced["rating_text"] = numbers.as_sql("rating_text")
+    if columns.timestamp and unit in COUNTS and not numbers.is_usual_in_times:
+        replaced["timestamp_text"] = numbers.time_as_sql("timestamp_text")
+    if not replaced:
+        return view
+    return f"SELECT * REPLACE ({', '.join(f'{sql} AS {name}' for name, sql in replaced.items())}) FROM ({view})"
+
+
 def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[str] = ()) -> str:
     """A query for the text columns of a file. `numbers`: roles whose columns DuckDB may parse as numbers."""
-    ids = {layout.positions.get(role) for role in ("user", "item")}
+    extra = [name for name in layout.positions if name not in ROLES]
+    ids = {layout.positions.get(name) for name in ("user", "item", *extra)}  # columns that are wanted as text
     places = {layout.positions[role] for role in numbers if role in layout.positions} - ids
     kinds = ["DOUBLE" if i in places else "VARCHAR" for i in range(layout.n_fields)]
     names = ", ".join(f"'c{i}': '{kind}'" for i, kind in enumerate(kinds))
@@ -84,6 +107,7 @@ def text_view(path: Path, layout: Layout, has_header: bool, numbers: Collection[
         f"c{layout.positions[role]} AS {role}_text" if role in layout.positions else f"NULL::VARCHAR AS {role}_text"
         for role in ROLES
     ]
+    texts += [f"nullif(c{layout.positions[name]}, '') AS {warehouse.quoted(name)}" for name in extra]
     delimiter, quote, file = (warehouse.literal(text) for text in (layout.delimiter, layout.quote, path))
     return (
         f"SELECT {', '.join(texts)} FROM read_csv({file}, auto_detect = false, header = false, "

@@ -4,11 +4,13 @@ import datetime as dt
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config.run import Run
 from pipeline.schemas.reasons import Reason
@@ -46,12 +48,12 @@ def rewrite(
     """Remove excluded rows from `part` and redact rejected lines that name a forgotten user, in place."""
     gone: Counter[str] = Counter()
     rows, aside = part / INTERACTIONS, part / f".{INTERACTIONS}"
-    write_rows(_staying(read_batches([rows]), listed, as_of, gone), aside)
+    write_rows(_staying(read_batches([rows]), listed, as_of, gone), aside, pq.read_schema(rows))
     os.replace(aside, rows) if gone else aside.unlink()
     redact_file(part / REJECTED, listed, dialects, person)
     kept = result.ledger.get(Reason.KEPT, 0) - gone.total()
     others = Counter({reason: n for reason, n in result.ledger.items() if reason != Reason.KEPT})
-    return FileResult({**({Reason.KEPT: kept} if kept else {}), **(others + gone)}, result.rescanned)
+    return replace(result, ledger={**({Reason.KEPT: kept} if kept else {}), **(others + gone)})
 
 
 def redact_file(

@@ -1,20 +1,22 @@
 """Reads one source file, text, JSON lines or Parquet: every line becomes a row or a rejected line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import Columns, Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import line_reader
 from pipeline.sources.csv_reader import read_text
 from pipeline.sources.dialect import find_column
 from pipeline.sources.duckdb_reader import ROLES, FileResult, no_fast_way, stream_rows, wanted_columns
+from pipeline.sources.extra_columns import keys_of, scalar
 from pipeline.sources.file_kinds import Kind, kind_of
 from pipeline.sources.json_lines import read_json_lines
-from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, write_rows
+from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, schema_with, write_rows
 from pipeline.sources.parsing import Rejected, clock, row_reader
 from pipeline.storage import warehouse
 from pipeline.storage.warehouse import Connection
@@ -40,23 +42,28 @@ def read_file(con: Connection, path: Path, name: str, dataset: Dataset, into: Pa
 def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
     """Read a Parquet file as text columns; rows count as lines, from 1."""
     file = warehouse.literal(path)
-    wanted = wanted_columns(dataset.columns)
     try:
         described = con.sql(f"DESCRIBE SELECT * FROM read_parquet({file})").fetchall()
     except warehouse.DatabaseError as error:
         raise _unreadable(path, [], error) from None
     types = {str(row[0]): str(row[1]) for row in described}
+    wanted, keys = wanted_columns(dataset), keys_of(dataset)
     for role, column in wanted.items():
-        find_column(column, f"columns.{role}", list(types), name)
-        check_type(name, role, column, types[column])
-    texts = ", ".join(f"{_as_text(wanted.get(role), role, types)} AS {role}_text" for role in ROLES)
-    view = f"SELECT {texts} FROM read_parquet({file})"
+        find_column(column, keys.get(role, f"columns.{role}"), list(types), name)
+        if role in ROLES:
+            check_type(name, role, column, types[column])
+    dataset = _typed(dataset, types)
+    texts = [f"{_as_text(wanted.get(role), role, types)} AS {role}_text" for role in ROLES]
+    texts += [f"{scalar(wanted[stored], types[wanted[stored]])} AS {warehouse.quoted(stored)}" for stored in keys]
+    view = f"SELECT {', '.join(texts)} FROM read_parquet({file})"
+    schema = _schema(con, view, list(keys))
     is_time = types.get(wanted.get("timestamp", ""), "").startswith(("TIMESTAMP", "DATE"))
     unit = "iso" if is_time else dataset.columns.timestamp_unit
     try:
         failure = "as asked" if exact else "explode" if dataset.source.explode else no_fast_way(dataset, unit)
         if not failure:
-            _, failure = stream_rows(con, view, dataset, unit, lambda rows: write_rows(rows, into / INTERACTIONS))
+            rows_path = into / INTERACTIONS
+            _, failure = stream_rows(con, view, dataset, unit, lambda rows: write_rows(rows, rows_path, schema))
     except warehouse.DatabaseError as error:
         raise _unreadable(path, list(wanted.values()), error) from None
     if failure is None:
@@ -65,17 +72,26 @@ def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into
             return FileResult({Reason.KEPT: rows} if rows else {}, None)
     columns = dataset.columns.model_copy(update={"timestamp_unit": unit})
     read = row_reader(columns, dataset.feedback.missing_ratings)
-    with PartWriter(into, name) as part:
-        for line, texts in enumerate(_rows(con, view, path, list(wanted.values())), start=1):
+    with PartWriter(into, name, schema=schema) as part:
+        for line, (texts, extra) in enumerate(_rows(con, view, path, list(keys)), start=1):
             user, item, *others = texts
-            for one in line_reader.exploded(item, dataset.source.explode):
-                try:
-                    part.keep(read(user, one, *others))
-                except Rejected as rejected:
-                    raw = line_reader.shown("\t".join(texts).encode(), "utf-8")
-                    part.reject(line, rejected.column, rejected.reason, raw)
-                    break
-    return FileResult(dict(part.ledger), failure)
+            try:
+                for one in line_reader.exploded(item, dataset.source.explode):
+                    part.keep((*read(user, one, *others), *extra))
+            except Rejected as rejected:
+                part.note_look(rejected.looks)
+                raw = line_reader.shown("\t".join(texts).encode(), "utf-8")
+                part.reject(line, rejected.column, rejected.reason, raw)
+    return FileResult(dict(part.ledger), failure, dict(part.looks))
+
+
+def _typed(dataset: Dataset, types: dict[str, str]) -> Dataset:
+    """The data set without its settings of how numbers are written, if ratings are numbers already."""
+    kind = types.get(dataset.columns.rating or "", "")
+    if kind in ("VARCHAR", "BLOB", "BOOLEAN", ""):
+        return dataset
+    usual = Columns().model_dump(include={"decimal", "thousands", "rating_of", "rating_values"})
+    return dataset.model_copy(update={"columns": dataset.columns.model_copy(update=usual)})
 
 
 def _as_text(column: str | None, role: str, types: dict[str, str]) -> str:
@@ -112,10 +128,10 @@ def _unreadable(path: Path, columns: list[str], error: Exception) -> UnreadableI
     reason = str(error).partition("\n")[0]
     try:
         with pq.ParquetFile(path) as file:
-            for _ in file.iter_batches(columns=columns):
+            for _ in file.iter_batches(columns=columns or None):
                 pass
             schema = file.schema_arrow
-            kinds = ", ".join(f"{column!r} {schema.field(column).type}" for column in columns)
+            kinds = ", ".join(f"{field.name!r} {field.type}" for field in schema if field.name in columns)
     except (OSError, pa.ArrowException):
         return UnreadableInput(f"{path} is truncated, damaged or no Parquet file ({reason}): copy it again")
     return UnreadableInput(
@@ -124,12 +140,21 @@ def _unreadable(path: Path, columns: list[str], error: Exception) -> UnreadableI
     )
 
 
-def _rows(con: Connection, view: str, path: Path, columns: list[str]):
+def _schema(con: Connection, view: str, extra: list[str]) -> pa.Schema:
+    """The schema of the rows, with the types of the extra columns."""
+    if not extra:
+        return schema_with([])
+    names = ", ".join(map(warehouse.quoted, extra))
+    found = con.sql(f"SELECT {names} FROM ({view}) LIMIT 0").to_arrow_reader(1).schema
+    return schema_with((field.name, field.type) for field in found)
+
+
+def _rows(con: Connection, view: str, path: Path, extra: list[str]) -> Iterator[tuple[tuple, tuple]]:
+    """The texts of the roles and the values of the extra columns, row by row."""
+    columns = [f"coalesce({role}_text, {chr(39) * 2})" for role in ROLES] + [warehouse.quoted(name) for name in extra]
     try:
-        found = con.execute(
-            f"SELECT {', '.join(f'coalesce({role}_text, {chr(39) * 2})' for role in ROLES)} FROM ({view})"
-        )
+        found = con.execute(f"SELECT {', '.join(columns)} FROM ({view})")
         while rows := found.fetchmany(50_000):
-            yield from rows
+            yield from ((row[: len(ROLES)], row[len(ROLES) :]) for row in rows)
     except warehouse.DatabaseError as error:
-        raise _unreadable(path, columns, error) from None
+        raise _unreadable(path, [], error) from None

@@ -55,13 +55,15 @@ def complete(part: Path, result: FileResult) -> None:
     """Write the manifest that marks a kept file as complete."""
     files = {p.name: sha256(p) for p in sorted(part.iterdir())}
     manifest = {"files": files, "ledger": result.ledger, "rescanned": result.rescanned}
+    if result.looks:
+        manifest["looks"] = result.looks
     lake.write_manifest(part, manifest)
 
 
 def result_of(part: Path) -> FileResult:
     """The result that the manifest of a kept file records."""
     manifest = lake.read_manifest(part)
-    return FileResult(manifest["ledger"], manifest["rescanned"])
+    return FileResult(manifest["ledger"], manifest["rescanned"], manifest.get("looks", {}))
 
 
 def missing_file(name: str) -> UnreadableInput:

@@ -14,8 +14,9 @@ from pipeline.config.dataset import Dataset, Reading
 from pipeline.schemas.reasons import Reason
 from pipeline.sources.dialect import find_column
 from pipeline.sources.duckdb_reader import ROLES, FileResult, wanted_columns
+from pipeline.sources.extra_columns import keys_of, stored_columns
 from pipeline.sources.line_reader import Lines, exploded, shown
-from pipeline.sources.parquet_writer import PartWriter
+from pipeline.sources.parquet_writer import PartWriter, text_schema
 from pipeline.sources.parsing import Rejected, row_reader
 from pipeline.sources.plain_text import prepare
 
@@ -28,11 +29,12 @@ JsonLine = tuple[int, bytes, dict[str, object] | Reason]
 def read_json_lines(path: Path, name: str, dataset: Dataset, into: Path) -> FileResult:
     """Write the rows and rejected lines of `path` into the folder `into`."""
     plain, reading = prepare(path, name, dataset.source, into / ".plain")
-    wanted = wanted_columns(dataset.columns)
-    check_columns(plain, name, reading, {f"columns.{role}": column for role, column in wanted.items()})
+    wanted, keys = wanted_columns(dataset), keys_of(dataset)
+    check_columns(plain, name, reading, {keys.get(role, f"columns.{role}"): c for role, c in wanted.items()})
     read = row_reader(dataset.columns, dataset.feedback.missing_ratings)
     others = [wanted.get(role) for role in ROLES if role != "item"]
-    with PartWriter(into, name) as part:
+    stored = stored_columns(dataset)
+    with PartWriter(into, name, schema=text_schema(stored)) as part:
         for line, raw, found in objects(plain, reading):
             if isinstance(found, Reason):
                 part.reject(line, None, found, shown(raw, reading.encoding))
@@ -40,17 +42,22 @@ def read_json_lines(path: Path, name: str, dataset: Dataset, into: Path) -> File
             try:
                 for item in items_of(found, dataset.columns.item, dataset.source.explode):
                     user, rating, time = (cell(found, column) if column else "" for column in others)
-                    part.keep(read(user, item, rating, time))
+                    part.keep((*read(user, item, rating, time), *(any_cell(found, c) or None for c in stored.values())))
             except Rejected as rejected:
+                part.note_look(rejected.looks)
                 part.reject(line, rejected.column, rejected.reason, shown(raw, reading.encoding))
-    return FileResult(dict(part.ledger), "JSON lines")
+    return FileResult(dict(part.ledger), "JSON lines", dict(part.looks))
 
 
-def check_columns(plain: Path, name: str, reading: Reading, wanted: dict[str, str]) -> None:
-    """Raise UnreadableInput if the first lines lack a column; `wanted` maps settings' keys to column names."""
+def check_columns(plain: Path, name: str, reading: Reading, wanted: dict[str, str]) -> list[str]:
+    """The columns of the first lines; `wanted` maps settings' keys to columns that must be there.
+
+    Raises UnreadableInput if one is not.
+    """
     names = list(columns_of(found for _, _, found in islice(objects(plain, reading), SAMPLED)))
     for key, column in wanted.items():
         find_column(column, key, names, name)
+    return names
 
 
 def columns_of(found: Iterable[dict[str, object] | Reason]) -> dict[str, None]:
@@ -91,7 +98,7 @@ def items_of(found: dict[str, object], column: str, separator: str) -> list[str]
 
 
 def any_cell(found: dict[str, object], column: str) -> str:
-    """The text of a column, for `init`: lists as JSON."""
+    """The text of a column; lists and objects as JSON."""
     try:
         return cell(found, column)
     except Rejected:

@@ -12,6 +12,7 @@ from pipeline.sources.parquet_writer import PartWriter
 from pipeline.sources.parsing import Rejected, Row
 
 _LONGEST_RECORD = 1000  # lines
+_ROLES = ("user", "item", "rating", "timestamp")
 RAW_LIMIT = 500
 """Characters of a rejected line that are stored."""
 
@@ -25,9 +26,10 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
     Returns the last line that was read; it is after the block if the block's last record continues there. Memory use
     is bounded for any file.
     """
-    places = [layout.positions.get(role) for role in ("user", "item", "rating", "timestamp")]
+    places = [layout.positions.get(role) for role in _ROLES]
     user_at, item_at = places[0] or 0, places[1] or 0
     rating_at, time_at = places[2], places[3]
+    extra = [at for name, at in layout.positions.items() if name not in _ROLES]
     with path.open("rb") as file:
         file.seek(block.start)
         lines = Lines(file, block.first - 1)
@@ -42,12 +44,13 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
                 continue
             rating = record[rating_at] if rating_at is not None else ""
             time = record[time_at] if time_at is not None else ""
-            for item in exploded(record[item_at], layout.explode):
-                try:
-                    part.keep(read(record[user_at], item, rating, time))
-                except Rejected as rejected:
-                    part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
-                    break  # a line is listed once
+            try:
+                for item in exploded(record[item_at], layout.explode):
+                    row = read(record[user_at], item, rating, time)
+                    part.keep((*row, *(record[at] or None for at in extra)) if extra else row)
+            except Rejected as rejected:
+                part.note_look(rejected.looks)
+                part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
         return lines.number
 
 

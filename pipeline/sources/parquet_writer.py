@@ -20,6 +20,7 @@ from pipeline.sources.parsing import Row
 INTERACTIONS, REJECTED = "interactions.parquet", "rejected_rows.parquet"
 _TEXT, _LINE, _ID = pa.string(), pa.int64(), pa.dictionary(pa.int32(), pa.string())
 _ROWS = pa.schema([("user_id", _ID), ("item_id", _ID), ("rating", pa.float64()), ("timestamp", pa.timestamp("us"))])
+"""The schema of rows without extra columns."""
 _REJECTED = pa.schema(
     [
         ("run_id", _TEXT),
@@ -35,14 +36,25 @@ _ROW_GROUP = 2_000_000
 """Rows of a row group in bulk writes: large, since readers look up the ids of every group again."""
 
 
-def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
-    """Write rows with the columns of `raw` in large row groups; returns the number of rows."""
+def schema_with(extra: Iterable[tuple[str, pa.DataType]]) -> pa.Schema:
+    """The columns of `raw`, then extra ones; text is stored as a dictionary."""
+    stored = [(name, _ID if pa.types.is_string(kind) else kind) for name, kind in extra]
+    return pa.schema([*_ROWS, *(pa.field(name, kind) for name, kind in stored)])
+
+
+def text_schema(names: Iterable[str]) -> pa.Schema:
+    """The columns of `raw`, then extra ones of text."""
+    return schema_with((name, _TEXT) for name in names)
+
+
+def write_rows(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema = _ROWS) -> int:
+    """Write rows with the columns of `schema` in large row groups; returns the number of rows."""
     n_rows, written = 0, None
-    with _rows_writer(path) as writer, ThreadPoolExecutor(1) as background:
+    with _rows_writer(path, schema) as writer, ThreadPoolExecutor(1) as background:
         for group in _groups(batches):
             if written:
                 written.result()  # at most one group is written while the next one is read
-            written = background.submit(lambda group: writer.write_table(_stored(group)), group)
+            written = background.submit(lambda group: writer.write_table(_stored(group, schema)), group)
             n_rows += sum(batch.num_rows for batch in group)
         if written:
             written.result()
@@ -61,12 +73,26 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
         yield held
 
 
-def _stored(batches: list[pa.RecordBatch]) -> pa.Table:
+def _stored(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """A row group with one dictionary of users and one of items."""
+    if any(batch.schema != batches[0].schema for batch in batches):  # of several files, or rows were removed
+        batches = [_as_text(batch, schema) for batch in batches]
     columns = pa.Table.from_batches(batches).unify_dictionaries().columns
-    return pa.Table.from_arrays(
-        [c.dictionary_encode() if pa.types.is_string(c.type) else c for c in columns], schema=_ROWS
-    )
+    return pa.Table.from_arrays([_as(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _as(column: Any, kind: pa.DataType) -> Any:
+    """The column as it is stored."""
+    if column.type == kind:
+        return column
+    return column.cast(_TEXT).dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+
+
+def _as_text(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the types of `schema`, and text instead of dictionaries."""
+    kinds = [_TEXT if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    columns = [c.cast(kind) for c, kind in zip(batch.columns, kinds, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, names=schema.names)
 
 
 def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
@@ -77,24 +103,29 @@ def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
                 yield from file.read_row_group(group).to_batches()
 
 
-def _rows_writer(path: Path) -> pq.ParquetWriter:
-    options: dict[str, Any] = {"use_dictionary": ["user_id", "item_id", "rating"], "write_statistics": ["timestamp"]}
-    return pq.ParquetWriter(path, _ROWS, compression="lz4", **options)
+def _rows_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    few = ["user_id", "item_id", "rating", *(f.name for f in schema if pa.types.is_dictionary(f.type))]
+    options: dict[str, Any] = {"use_dictionary": list(dict.fromkeys(few)), "write_statistics": ["timestamp"]}
+    return pq.ParquetWriter(path, schema, compression="lz4", **options)
 
 
 class PartWriter:
-    """Writes kept rows and rejected lines of one file in batches, in order; `ledger` counts rows by reason.
+    """Writes kept rows and rejected lines of one file in batches, in order.
+
+    `ledger` counts rows by reason, `looks` rejected ratings by what they look like.
 
     `rows=False`: only rejected lines are written, since the caller has written the kept rows.
     """
 
-    def __init__(self, folder: Path, name: str, rows: bool = True) -> None:
+    def __init__(self, folder: Path, name: str, rows: bool = True, schema: pa.Schema = _ROWS) -> None:
         self.name = name
         self.ledger: Counter[str] = Counter()
+        self.looks: Counter[str] = Counter()
         self._rejects: list[tuple] = []
         self._rows: list[Row] = []
         self._to_rejects = pq.ParquetWriter(folder / REJECTED, _REJECTED)
-        self._to_rows = _rows_writer(folder / INTERACTIONS) if rows else None
+        self._schema = schema
+        self._to_rows = _rows_writer(folder / INTERACTIONS, schema) if rows else None
 
     def __enter__(self) -> "PartWriter":
         return self
@@ -119,7 +150,7 @@ class PartWriter:
         self._flush()
         assert self._to_rows
         for group in _groups(batches):
-            self._to_rows.write_table(_stored(group))
+            self._to_rows.write_table(_stored(group, self._schema))
             self.ledger[Reason.KEPT] += sum(batch.num_rows for batch in group)
 
     def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:
@@ -129,10 +160,15 @@ class PartWriter:
         if len(self._rejects) == _BATCH // 8:
             self._flush()
 
+    def note_look(self, looks: str | None) -> None:
+        """Count what a rejected number looks like."""
+        if looks:
+            self.looks[looks] += 1
+
     def _flush(self) -> None:
         if self._rows and self._to_rows:
             self.ledger[Reason.KEPT] += len(self._rows)
-            self._to_rows.write_table(_table(self._rows, _ROWS))
+            self._to_rows.write_table(_table(self._rows, self._schema))
         if self._rejects:
             self._to_rejects.write_table(_table(self._rejects, _REJECTED))
         self._rows, self._rejects = [], []

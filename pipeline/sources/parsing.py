@@ -3,10 +3,13 @@
 import datetime as dt
 import re
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.config.dataset import Columns
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas.reasons import Reason
+from pipeline.sources.number_formats import NumberFormat
+from pipeline.sources.number_looks import looks_like
 
 MAX_ID_BYTES = 1024
 _SHORT = MAX_ID_BYTES // 4  # characters of at most 4 bytes: never too long
@@ -14,6 +17,8 @@ END_OF_TIME = 4_102_444_800 * 10**6
 """2100-01-01 in microseconds; times from 1970 up to it are accepted."""
 SCALES = {"s": 10**6, "ms": 1000, "us": 1}
 """`timestamp_unit` to microseconds per count; `ns` has its own parser, since a float does not hold it exactly."""
+COUNTS = (*SCALES, "ns")
+"""Units of times that are counts since 1970."""
 _EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
 # ASCII only: full-width digits, 1_000 and 0x10 are not numbers. Surrounding blanks are ignored.
@@ -24,15 +29,16 @@ _ISO = re.compile(
     r"(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?)?Z?"
 ).fullmatch
 
-Row = tuple[str, str, float | None, int | None]
+Row = tuple[Any, ...]
+"""User, item, rating and time; then the extra columns."""
 
 
 class Rejected(ValueError):
-    """An invalid value, with the reason and its column."""
+    """An invalid value, with the reason, its column and, of a text that is no number, what it looks like."""
 
-    def __init__(self, reason: Reason, column: str) -> None:
+    def __init__(self, reason: Reason, column: str, looks: str | None = None) -> None:
         super().__init__(reason, column)
-        self.reason, self.column = reason, column
+        self.reason, self.column, self.looks = reason, column, looks
 
 
 def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str, str, str, str], Row]:
@@ -42,7 +48,9 @@ def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str,
     Times are microseconds since 1970, UTC.
     """
     missing = frozenset(missing_ratings)
-    parse_time = clock(columns.timestamp_unit) if columns.timestamp else None
+    numbers = NumberFormat.of_columns(columns)
+    parse_number = None if numbers.is_usual else numbers.reader()
+    parse_time = _clock_of(columns, numbers) if columns.timestamp else None
     known: dict[str, float | None] = {}  # ratings have few values; for play counts the size is limited below
 
     def read(user: str, item: str, rating: str, timestamp: str) -> Row:
@@ -55,7 +63,7 @@ def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str,
             if rating in known:
                 value = known[rating]
             else:
-                value = _rating(rating, columns.rating)
+                value = _rating(rating, columns.rating, parse_number)
                 value = None if value in missing else value
                 if len(known) < 10_000:
                     known[rating] = value
@@ -72,6 +80,11 @@ def row_reader(columns: Columns, missing_ratings: list[float]) -> Callable[[str,
     return read
 
 
+def _clock_of(columns: Columns, numbers: NumberFormat) -> Callable[[str], int]:
+    parse = clock(columns.timestamp_unit)
+    return numbers.time_reader(parse) if columns.timestamp_unit in COUNTS else parse
+
+
 def check_id(text: str, empty: Reason, column: str) -> None:
     """Raise Rejected unless the id has 1 to 1024 bytes."""
     if not text:
@@ -80,13 +93,22 @@ def check_id(text: str, empty: Reason, column: str) -> None:
         raise Rejected(Reason.ID_TOO_LONG, column)
 
 
-def _rating(text: str, column: str) -> float:
-    if not _NUMBER(text):
-        raise Rejected(Reason.RATING_NOT_FINITE if _NOT_FINITE(text) else Reason.RATING_NOT_A_NUMBER, column)
-    value = float(text)
+def _rating(text: str, column: str, parse: Callable[[str], float] | None) -> float:
+    try:
+        value = parse(text) if parse else _usual(text)
+    except ValueError:
+        if _NOT_FINITE(text):
+            raise Rejected(Reason.RATING_NOT_FINITE, column) from None
+        raise Rejected(Reason.RATING_NOT_A_NUMBER, column, looks_like(text)) from None
     if value in (float("inf"), float("-inf")):
         raise Rejected(Reason.RATING_NOT_FINITE, column)
     return value
+
+
+def _usual(text: str) -> float:
+    if not _NUMBER(text):
+        raise ValueError(text)
+    return float(text)
 
 
 def clock(unit: str) -> Callable[[str], int]:

@@ -11,18 +11,23 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT, Reason
-from pipeline.sources import catalog_ids
+from pipeline.sources import catalog_ids, number_looks
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import REJECTED
 from pipeline.sources.source_files import SourceFiles
 from pipeline.storage import journal, lake, warehouse
 
+NOTEWORTHY = 0.001
+"""Share of lines whose rating a setting would read, from which on a warning says so."""
+
 
 def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageResult:
     """The stage's result: rows by reason, reject rate, and the files that were read line by line."""
     ledger: Counter[str] = Counter()
+    looks: Counter[str] = Counter()
     for result in results:
         ledger.update(result.ledger)
+        looks.update(result.looks)
     rows, kept = sum(ledger.values()), ledger[Reason.KEPT]
     names = dict(source.order)
     rescanned = {name: r.rescanned for name, r in zip(names, results, strict=True) if r.rescanned}
@@ -30,6 +35,8 @@ def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageR
         "data_hash": source.data_hash, "files": names, "reject_rate": reject_rate(results), "rescanned": rescanned,
         "rejects": {reason: n for reason, n in ledger.most_common() if reason not in (Reason.KEPT, *LEFT_OUT)},
     }  # fmt: skip
+    if looks:
+        info["looks"] = dict(looks.most_common())
     return lake.StageResult(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
 
 
@@ -59,15 +66,24 @@ def check_reject_rate(
         raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
     if run.as_of and not report.rows_out:
         raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")
+    looks = number_looks.in_words(report.info.get("looks", {}))
     reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
     examples = pl.scan_parquet(folder / REJECTED).head(3).collect()
     lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']})" for e in examples.iter_rows(named=True))
     consequence = f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
     raise Refused(
-        f"{rate:.1%} of the lines were rejected{consequence}: {reasons}; for example {lines}. "
+        f"{rate:.1%} of the lines were rejected{consequence}: {reasons}{looks and f' ({looks})'}; for example {lines}. "
         f"To list all of them in DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}",
         {"raw": [raw[:80] for raw in examples["raw"]]},
     )
+
+
+def note_looks(run: Run, folder: Path) -> None:
+    """Warn about rejected ratings that a setting would read, unless they are few."""
+    manifest = lake.read_manifest(folder)
+    looks = manifest["info"].get("looks", {})
+    if sum(looks.values()) >= max(1, NOTEWORTHY * manifest["rows_in"]):
+        journal.note(run, f"warning: ingest: of the rejected ratings, {number_looks.in_words(looks)}")
 
 
 def report_catalog(run: Run, catalog: Mapping[str, Any]) -> None:
@@ -75,20 +91,30 @@ def report_catalog(run: Run, catalog: Mapping[str, Any]) -> None:
 
     The ledger has the stage `catalog` only on nights on which a line was rejected.
     """
-    if by_reason := catalog.get("rejects"):
-        rows = {Reason.KEPT: catalog["items"] + catalog["repeated"], **by_reason}
-        journal.append(
-            run, tables.ROW_LEDGER, [{"stage": "catalog", "reason": str(r), "rows": n} for r, n in rows.items() if n]
-        )
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in by_reason.items())
-        total = sum(rows.values())
-        journal.note(
-            run,
-            f"warning: {sum(by_reason.values()):,} of {total:,} lines of the item catalog were rejected: {reasons}; "
-            "the table rejected_rows lists them",
-        )
+    _report_lines(run, "catalog", "the item catalog", catalog["items"] + catalog["repeated"], catalog.get("rejects"))
     if (matching := catalog_ids.of_record(catalog)) and matching.warning:
         journal.note(run, f"warning: item catalog: {matching.warning}")
+
+
+def report_users(run: Run, users: Mapping[str, Any]) -> None:
+    """Note how many users of the file of user attributes have interactions, and warn of its rejected lines.
+
+    The ledger has the stage `users` only on nights on which a line was rejected.
+    """
+    _report_lines(run, "users", "the user attributes", users["users"] + users["repeated"], users.get("rejects"))
+    journal.note(run, f"user attributes: {users['with_rows']:,} of {users['users']:,} users have interactions")
+
+
+def _report_lines(run: Run, stage: str, what: str, kept: int, rejected: Mapping[str, int] | None) -> None:
+    if not rejected:
+        return
+    rows = {str(Reason.KEPT): kept, **rejected}
+    journal.append(
+        run, tables.ROW_LEDGER, [{"stage": stage, "reason": str(r), "rows": n} for r, n in rows.items() if n]
+    )
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.items())
+    text = f"{sum(rejected.values()):,} of {sum(rows.values()):,} lines of {what} were rejected: {reasons}"
+    journal.note(run, f"warning: {text}; the table rejected_rows lists them")
 
 
 def copy_to_journal(run: Run, folder: Path) -> None:

@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.dataset import LATER, Dataset
+from pipeline.config.dataset import LATER, Columns, Dataset, Reading
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
+from pipeline.sources.catalog_reader import other_columns
+from pipeline.sources.extra_columns import extra_columns
 
 VERSION = 2
 """Version of the stage `ingest`; raise it when its result changes."""
+
+_ALWAYS = ("user", "item", "rating", "timestamp", "timestamp_unit")
+"""Keys of `[columns]` that are in the lake key of every data set."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,16 @@ class SourceFiles:
     """Files that earlier nights have read, in incremental mode: digest to name."""
     catalog: dict[str, str]
     """Files of `dataset.items`: name to digest."""
+    catalog_columns: list[str]
+    """Columns of the catalog that are kept because they are there, not because a key names them."""
+    users: dict[str, str]
+    """Files of `dataset.users`: name to digest."""
 
     @property
     def data_hash(self) -> str:
         """Hash of the content of all files."""
-        return json_hash([digest for _, digest in [*self.order, *sorted(self.catalog.items())]])
+        files = [*self.order, *sorted(self.catalog.items()), *sorted(self.users.items())]
+        return json_hash([digest for _, digest in files])
 
     @property
     def present_names(self) -> dict[str, str]:
@@ -44,20 +55,24 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
     earlier = incremental.read_seen(layer) if is_incremental else {}
     present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier))
     catalog = _digests(data, dataset.items.files if dataset.items else [])
+    columns = other_columns(data, sorted(catalog), dataset.items) if dataset.items else []
+    users = _digests(data, dataset.users.files if dataset.users else [])
     order = sorted(present.items())
     if is_incremental:
         merged = incremental.merge(earlier, {digest: name for name, digest in present.items()})
         order = [(name, digest) for digest, name in merged.items()]
-    return SourceFiles(order, present, earlier, catalog)
+    return SourceFiles(order, present, earlier, catalog, columns, users)
 
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:
     """All settings and contents that decide the result of `ingest`, for its lake key."""
-    items = dataset.items
-    catalog = items.model_dump(exclude={"files", *LATER}) | items.later_keys() if items else None
+    items = _reading(dataset.items) if dataset.items else None
+    if items and source.catalog_columns:
+        items["columns"] = source.catalog_columns
     contents = {"files": source.order, "catalog": source.catalog, "data_hash": source.data_hash}
     return {
-        **layout_settings(dataset), "items": catalog, "max_reject_rate": dataset.source.max_reject_rate, **contents,
+        **layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate, **contents,
+        **({"users": _reading(dataset.users, ()), "users_files": source.users} if dataset.users else {}),
     }  # fmt: skip
 
 
@@ -65,8 +80,23 @@ def layout_settings(dataset: Dataset) -> dict[str, Any]:
     """The settings that decide what is read from one file."""
     layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
     layout |= dataset.source.later_keys()
-    columns, missing = dataset.columns.model_dump(), dataset.feedback.missing_ratings
-    return {"version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing}
+    columns, missing = _columns(dataset), dataset.feedback.missing_ratings
+    extra = extra_columns(dataset)
+    return {
+        "version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing,
+        **({"extra_columns": extra} if extra else {}),
+    }  # fmt: skip
+
+
+def _reading(section: Reading, left_out: Sequence[str] = ("files", "columns")) -> dict[str, Any]:
+    """The settings of a section with files; those of LATER only where they are set."""
+    return section.model_dump(exclude={*left_out, *LATER}) | section.later_keys()
+
+
+def _columns(dataset: Dataset) -> dict[str, Any]:
+    """The settings of `[columns]`. How numbers are written counts where it is unusual: keys of other data sets stay."""
+    columns, usual = dataset.columns.model_dump(), Columns().model_dump()
+    return {key: value for key, value in columns.items() if key in _ALWAYS or value != usual[key]}
 
 
 def json_hash(content: Any) -> str:

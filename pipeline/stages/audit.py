@@ -5,10 +5,10 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
-from pipeline.publishing import checks, churn, database
+from pipeline.publishing import business_rules, checks, churn, database, item_conditions
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
-from pipeline.storage import journal, warehouse
+from pipeline.storage import expressions, journal, warehouse
 from pipeline.storage.generations import live_run_id
 
 
@@ -43,9 +43,17 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
         "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact",
         {"n": export.top_n, "exact": not export.max_per_attribute},
     )
+    night = item_conditions.of_published(
+        con, run.settings.dataset.items, expressions.night_date(run.as_of, run.started_at)
+    )
+    checks.temporary(con, "excluded_items", item_conditions.excluding(export, night))
+    checks.temporary(con, "promotable_items", business_rules.promotable(run, night))
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
     failed = checks.run_checks(con, run, "output")
     con.execute("DROP VIEW source_rows; DROP VIEW ranked_items")
-    con.execute("DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds")
+    con.execute(
+        "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
+        "DROP TABLE excluded_items; DROP TABLE promotable_items"
+    )
     return failed

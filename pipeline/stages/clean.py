@@ -8,8 +8,10 @@ from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation.filters import apply_filters
 from pipeline.preparation.ids import LAKE_PARQUET
+from pipeline.preparation.row_names import RowNames
 from pipeline.schemas import tables
-from pipeline.storage import lake
+from pipeline.sources import column_types
+from pipeline.storage import expressions, lake
 
 VERSION = 2
 
@@ -18,16 +20,20 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     """Apply `feedback` and `filter` to raw/interactions.parquet.
 
     Writes interactions.parquet (contract `clean`, in source order); its ledger has every raw row.
-    Raises Refused if no row is left or none is positive, SettingsError if a condition can't be parsed.
+    Raises Refused if no row is left or none is positive, SettingsError if a condition is not allowed.
     """
     feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
 
     def write(folder: Path) -> lake.StageResult:
         source = pl.read_parquet(raw / "interactions.parquet")
-        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed)
+        names = RowNames.of(run).learnt(source)
+        column_types.report(names.types, "the source")
+        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names)
         rows = tables.CLEAN.check(rows, unique=False)  # `apply_filters` has removed duplicates
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
         info = {"data_hash": lake.info(raw).get("data_hash")}
+        if names.types:
+            info["column_types"] = names.types
         return lake.StageResult(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
     return lake.build(run, spec(run, raw), write)
@@ -39,4 +45,6 @@ def spec(run: Run, raw: Path) -> lake.Spec:
     settings = {"keep_if": feedback.keep_if, "positive_if": feedback.positive_if, **filters.model_dump()}
     if filters.user_fraction < 1:
         settings["seed"] = run.settings.seed
+    if expressions.depend_on_date(feedback.keep_if, feedback.positive_if):
+        settings[expressions.NIGHT_DATE] = RowNames.of(run).night_date
     return lake.Spec(StageCall(StageName.CLEAN), "2_clean", VERSION, settings, parents=(raw,))

@@ -8,10 +8,11 @@ import torch
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
-from pipeline.publishing import business_rules, item_tables, similar_items, user_lists
+from pipeline.publishing import business_rules, item_conditions, item_tables, similar_items, user_lists
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
+from pipeline.storage.expressions import night_date
 from pipeline.training.device import resolve_device, set_threads
 from pipeline.training.interactions import Interactions
 
@@ -37,8 +38,10 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)
-        last_seen = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")["last_seen"]
-        rules = business_rules.rules_of(export, listed, ids, last_seen, attributes)
+        known_items = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")
+        night = night_date(run.as_of, run.started_at)
+        described = item_conditions.of_raw(raw, known_items, run.settings.dataset.items, night)
+        rules = business_rules.rules_of(export, listed, described, attributes)
         for text, examples in business_rules.unknown_items(listed, items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
         out = rules.out(ids)
@@ -79,7 +82,7 @@ def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path],
         call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
         version=VERSION,
-        settings={**run.settings.export.model_dump(), "rules": business_rules.fingerprint(listed)},
+        settings={**item_conditions.key_settings(run), "rules": business_rules.fingerprint(listed)},
         parents=(raw, encoded, champion, *fitted, *measured),
         head=lake.info(champion)["label"],
     )

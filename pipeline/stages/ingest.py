@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.publishing import item_conditions
 from pipeline.sources import exclusions, incremental, rejects
 from pipeline.sources.assemble import SourceAssembler
 from pipeline.sources.source_files import VERSION, SourceFiles, find_source_files, key_settings
@@ -14,11 +15,12 @@ LAYER = "1_raw"
 
 def read_source(run: Run) -> Path:
     """Returns a folder with interactions.parquet (contract `raw`), rejected_rows.parquet (run_id "", which is set on
-    publishing) and, if `dataset.items` is set, catalog.parquet.
+    publishing) and, if `dataset.items` is set, catalog.parquet; with `dataset.users` user_attributes.parquet.
 
     A line that is blank, or has no user, item, number or time where one is configured, is rejected, never guessed.
     Raises UnreadableInput if a file is missing, unreadable as a whole or lacks a column, and Refused if too many
-    lines are rejected or no row is left; the journal keeps the rejected lines in any case.
+    lines are rejected or no row is left; the journal keeps the rejected lines in any case. Raises SettingsError if a
+    condition of `[export]` can't be evaluated on the catalog, before anything is fitted.
     """
     dataset, layer = run.settings.dataset, _layer(run)
     source = find_source_files(dataset, run.data, layer)
@@ -30,6 +32,8 @@ def read_source(run: Run) -> Path:
             rejects.check_reject_rate(run, folder, report, results, source)
             if dataset.items:
                 report.info["catalog"] = assembler.write_catalog()
+            if dataset.users:
+                report.info["users"] = assembler.write_users()
             assembler.check_unchanged()
             if dataset.source.mode == "incremental":
                 incremental.write_seen(layer, {digest: name for name, digest in source.order})
@@ -37,8 +41,12 @@ def read_source(run: Run) -> Path:
 
     folder = lake.build(run, _spec(run, source), write)
     rejects.copy_to_journal(run, folder)
+    rejects.note_looks(run, folder)
     if catalog := lake.info(folder).get("catalog"):
         rejects.report_catalog(run, catalog)
+    if users := lake.info(folder).get("users"):
+        rejects.report_users(run, users)
+    item_conditions.check_values(run, folder)
     return folder
 
 

@@ -11,7 +11,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import per_user, ranking_metrics
 from pipeline.schemas.tables import metric_name
-from pipeline.selection import gate
+from pipeline.selection import fit_cost, gate
 from pipeline.selection.comparison import ValidationResults, activity_of
 from pipeline.selection.gate import Verdict
 from pipeline.selection.incumbent import Contest
@@ -68,7 +68,8 @@ def choose_champion(
         best = max(eligible, key=lambda label: sign * values[label])
         return _journaled(run, contest, Verdict("off", best, f"off; {best} is the best on valid"))
     by_user = {label: of for label, of in per_user.read(evaluated, "valid").items() if label in eligible}
-    results = ValidationResults(values, by_user, activity_of(split_dir / "train.parquet"))
+    activity = activity_of(split_dir / "train.parquet")
+    results = ValidationResults(values, by_user, activity, fit_cost.by_label(evaluated))
     return _journaled(run, contest, gate.judge(run.settings.gate, select, results, contest, run.settings.seed))
 
 

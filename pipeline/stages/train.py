@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.run import Run
+from pipeline.config.settings import Finder
 from pipeline.core import progress
 from pipeline.core.console import log
 from pipeline.core.errors import Skipped
@@ -14,7 +15,7 @@ from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget
 from pipeline.experiments.families import config_of, family_of
 from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
-from pipeline.models import NotServable, registry
+from pipeline.models import ModelConfig, NotServable, Recommender, registry
 from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import save
 from pipeline.selection import leaderboard
@@ -27,32 +28,44 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def fit_model(
     run: Run,
-    data: Path,
+    split_dir: Path,
     label: str,
-    fit: Fit = "train",
-    train_fit: Path | None = None,
     search_dir: Path | None = None,
     fits: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Fit `label` on `train`, `train+valid` (`data`: the split) or `all` (`data`: the encoded rows).
+    """Fit `label` on train, guided by valid.
 
-    Ratings are normalised by statistics of these rows. A fit on `train` is guided by valid and takes its
-    hyperparameters from the search in `search_dir`, if there is one. A refit (`train_fit` is given) takes
-    hyperparameters, the learning rate of the finder and the number of epochs from that fit on train. A long fit that
-    was killed resumes from its checkpoint. A blend is made of `fits`, the models fitted on train; its refits refit its
-    members as well. Raises Skipped, with the reason, where the family can't be used on this data or not within the
-    budget.
+    Hyperparameters come from the search in `search_dir`, if there is one, else from the settings. A blend is made of
+    `fits`, the night's models fitted on train. Ratings are normalised by statistics of the rows that are fitted. A long
+    fit that was killed resumes from its checkpoint. Raises Skipped, with the reason, where the family can't be used on
+    this data or not within the budget.
     """
     set_threads(run.settings.threads)
-    request = resolve(run, data, label, fit, train_fit, search_dir, fits)
-    if train_fit and request.family.blends:
+    return _carry_out(request_fit(run, split_dir, label, search_dir, fits))
+
+
+def refit_model(run: Run, data: Path, label: str, fit: Fit, train_fit: Path) -> Path:
+    """Fit `label` again, on `train+valid` (`data`: the split) or `all` (`data`: the encoded rows).
+
+    Hyperparameters, the learning rate of the finder and the number of epochs are those of `train_fit`, the fit on
+    train. The members of a blend are refitted as well. Otherwise as `fit_model`.
+    """
+    set_threads(run.settings.threads)
+    request = request_refit(run, data, label, fit, train_fit)
+    if request.family.blends:
         for member, first in blend_members.first_fits(run, train_fit).items():
-            fit_model(run, data, member, fit, first)
+            refit_model(run, data, member, fit, first)
+    return _carry_out(request)
+
+
+def _carry_out(request: FitRequest) -> Path:
+    """The folder of the fitted model, which is in the lake already or is fitted now."""
+    run, call = request.run, request.spec.call
 
     def write(folder: Path) -> lake.StageResult:
-        logger = EpochLogger(request.spec.call.title, request.epochs or getattr(request.config, "epochs", None))
+        logger = EpochLogger(call.title, request.epochs or getattr(request.config, "epochs", None))
         try:
-            deadline = budget.deadline(run, request.spec.call) if fit == "train" else None
+            deadline = budget.deadline(run, call) if call.fit == "train" else None
             result = fit_request(replace(request, deadline=deadline), logger, folder)
         except NotServable as error:
             raise Skipped(str(error)) from error  # nothing is kept: memory or settings may allow it another night
@@ -65,54 +78,91 @@ def fit_model(
     return folder
 
 
-def resolve(
+def request_fit(
     run: Run,
-    data: Path,
+    split_dir: Path,
     label: str,
-    fit: Fit = "train",
-    train_fit: Path | None = None,
     search_dir: Path | None = None,
     fits: Mapping[str, Path] | None = None,
 ) -> FitRequest:
-    """Turn the arguments of `fit_model` into a request: family, hyperparameters, members and lake key.
+    """What `fit_model` does with these arguments: family, hyperparameters, members and lake key.
 
     Writes nothing. Raises NotYetKnown where hyperparameters or members depend on results that do not exist yet.
     """
     family, config = family_of(run.settings, label)
-    config = config_of(config, train_fit, search_dir)
+    config = config_of(config, search_dir=search_dir)
     members: dict[str, Path] = {}
-    if family.blends and train_fit:
-        firsts = blend_members.first_fits(run, train_fit).items()
-        members = {name: lake.folder_of(run, resolve(run, data, name, fit, first).spec) for name, first in firsts}
-    elif family.blends:
+    if family.blends:
         assert isinstance(config, BlendConfig)
         members = blend_members.members_of(run, config, fits or {})
+    finder = run.settings.models[label].finder
+    call = StageCall(StageName.TRAIN, label, tuned=search_dir is not None)
+    return FitRequest(
+        run=run, data=split_dir, label=label, family=family, config=config,
+        spec=_spec(run, call, family, config, finder, (split_dir, *members.values())),
+        members=members,
+    )  # fmt: skip
+
+
+def request_refit(run: Run, data: Path, label: str, fit: Fit, train_fit: Path) -> FitRequest:
+    """What `refit_model` does with these arguments. Writes nothing; raises NotYetKnown without a `train_fit`."""
+    family, config = family_of(run.settings, label)
+    config = config_of(config, train_fit)
+    members: dict[str, Path] = {}
+    if family.blends:
+        firsts = blend_members.first_fits(run, train_fit).items()
+        members = {name: lake.folder_of(run, refit_spec(run, data, name, fit, first)) for name, first in firsts}
+    call = StageCall(StageName.TRAIN, label, fit)
+    return FitRequest(
+        run=run, data=data, label=label, family=family, config=config,
+        spec=_spec(run, call, family, config, None, (data, train_fit, *members.values())),
+        epochs=lake.info(train_fit)["best_epoch"], refit=True, members=members,
+    )  # fmt: skip
+
+
+def fit_spec(
+    run: Run,
+    split_dir: Path,
+    label: str,
+    search_dir: Path | None = None,
+    fits: Mapping[str, Path] | None = None,
+) -> lake.Spec:
+    """Key of `fit_model` with these arguments; raises NotYetKnown as `request_fit` does."""
+    return request_fit(run, split_dir, label, search_dir, fits).spec
+
+
+def refit_spec(run: Run, data: Path, label: str, fit: Fit, train_fit: Path) -> lake.Spec:
+    """Key of `refit_model` with these arguments; raises NotYetKnown as `request_refit` does."""
+    return request_refit(run, data, label, fit, train_fit).spec
+
+
+def _spec(
+    run: Run,
+    call: StageCall,
+    family: type[Recommender],
+    config: ModelConfig,
+    finder: Finder | None,
+    parents: tuple[Path, ...],
+) -> lake.Spec:
+    """Key of a fit."""
     settings, feedback = run.settings, run.settings.dataset.feedback
-    finder = settings.models[label].finder if train_fit is None else None
     devices = devices_of(settings, family)
-    spec = lake.Spec(
-        call=StageCall(StageName.TRAIN, label, fit, tuned=search_dir is not None),
+    return lake.Spec(
+        call=call,
         layer="5_models",
         version=VERSION,
         settings={
-            **registry.key_of(family), "config": config.model_dump(), "fit": fit,
+            **registry.key_of(family), "config": config.model_dump(), "fit": call.fit,
             "seed": settings.seed,
             "select": settings.select.model_dump(), "device": on_device(resolve_device(settings.device)),
-            "precision": settings.precision, "label": label,
+            "precision": settings.precision, "label": call.label,
             "normalize": feedback.normalize, "normalize_to": feedback.normalize_to,
             **({"finder": finder.model_dump()} if finder else {}),
             **({"devices": devices} if devices > 1 else {}),
         },
-        parents=(data, *([train_fit] if train_fit else []), *members.values()),
-        head=f"{label}-{fit.replace('+', '-')}",
+        parents=parents,
+        head=f"{call.label}-{call.fit.replace('+', '-')}",
     )  # fmt: skip
-    epochs = lake.info(train_fit)["best_epoch"] if train_fit else None
-    return FitRequest(run, data, label, family, config, spec, epochs, train_fit is not None, members)
-
-
-def spec(run: Run, data: Path, label: str, *more: Any, **named: Any) -> lake.Spec:
-    """Key of `fit_model` with these arguments; raises NotYetKnown as `resolve` does."""
-    return resolve(run, data, label, *more, **named).spec
 
 
 def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageResult:

@@ -3,9 +3,11 @@
 Only `warehouse` imports duckdb.
 """
 
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "checksums",
     "copying",
+    "expressions",
     "forgotten_users",
     "garbage",
     "generations",

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 from pipeline.core.filesystem import sync, write_atomically
 from pipeline.core.paths import Home
@@ -71,13 +71,13 @@ def read(home: Home, dataset: str) -> Forgotten:
     except FileNotFoundError:
         return Forgotten()
     salt, users = content.get("salt"), content.get("users")
-    if not (isinstance(salt, str) and salt and isinstance(users, list) and all(map(_is_hash, users))):
+    if not (isinstance(salt, str) and salt and _is_list_of_texts(users) and all(map(_is_hash, users))):
         raise state_files.Damaged(path, "it has no salt or no list of hashes", ADVICE)
     return Forgotten(salt, frozenset(users))
 
 
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+def _is_hash(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
 def add(home: Home, dataset: str, user_id: str) -> Forgotten:
@@ -97,9 +97,9 @@ class Pending:
 
     path: Path
     user: str = field(repr=False)
-    done: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list[str])
     """Steps that are complete."""
-    left: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list[str])
     """Descriptions, without the id, of what could not be cleared."""
 
     def save(self) -> None:
@@ -132,7 +132,7 @@ def begin(home: Home, dataset: str, user_id: str) -> Pending:
 
 def pending(home: Home, dataset: str) -> list[Pending]:
     """Those that have begun and are not done. A damaged record is named once and left out."""
-    found = []
+    found: list[Pending] = []
     for path in sorted(home.forgotten(dataset).parent.glob("forgetting-*.json")):
         content = state_files.read(path, dict)
         if content is None:
@@ -146,7 +146,7 @@ def pending(home: Home, dataset: str) -> list[Pending]:
 
 
 def _is_list_of_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, list) and all(isinstance(each, str) for each in cast("list[object]", value))
 
 
 def drop_remains(home: Home, dataset: str) -> None:

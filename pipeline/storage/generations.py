@@ -44,7 +44,7 @@ def go_live(home: Home, dataset: str, run_id: str, again: bool = False) -> list[
 
 def set_logs_aside(live: Path, before: str) -> list[str]:
     """Rename DuckDB's logs next to the live file. Returns a warning for each."""
-    notes = []
+    notes: list[str] = []
     for log in checksums.logs(live):
         aside = log.rename(log.with_name(f"{log.name}.stray-before-{before}"))
         notes.append(

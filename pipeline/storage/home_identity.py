@@ -8,7 +8,7 @@ every stored path that lies below the old place, before anything else is written
 import fcntl
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -50,8 +50,8 @@ def read(home: Home) -> Identity | None:
         record = json.loads(home.marker.read_text())
         known = {name: record[name] for name in Identity.__dataclass_fields__ if name in record}
         known |= {name: tuple(known[name]) for name in ("former", "events") if name in known}
-        found = Identity(**known)
-        return found if isinstance(found.format, int) and isinstance(found.path, str) else None
+        is_sound = isinstance(known.get("format", FORMAT), int) and isinstance(known.get("path"), str)
+        return Identity(**known) if is_sound else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
@@ -98,7 +98,7 @@ def standing(home: Home) -> tuple[str, str | None]:
 
 
 @contextmanager
-def refusing_read_only(home: Home) -> Iterator[None]:
+def refusing_read_only(home: Home) -> Generator[None]:
     """Raise UnreadableInput with the home's path if the block fails because the home can't be written."""
     try:
         yield
@@ -209,7 +209,7 @@ def _check_idle(home: Home) -> None:
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _alone(home: Home) -> Generator[None]:
     with (home.warehouse / "home.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

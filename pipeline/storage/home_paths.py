@@ -4,11 +4,11 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from pipeline.config.run import utcnow
@@ -64,9 +64,9 @@ class Relocation:
     def within(self, content: Any) -> Any:
         """JSON content with `text` applied to every string in it."""
         if isinstance(content, dict):
-            return {key: self.within(value) for key, value in content.items()}
+            return {key: self.within(value) for key, value in cast("dict[str, Any]", content).items()}
         if isinstance(content, list):
-            return [self.within(value) for value in content]
+            return [self.within(value) for value in cast("list[Any]", content)]
         return self.text(content) if isinstance(content, str) else content
 
 
@@ -96,7 +96,7 @@ def roots_named_in(home: Home) -> list[str]:
                 found.append(root)
     for file in _journals(home):
         made = _read_json(file).get("made")
-        at = made.get("encoded") if isinstance(made, dict) else None
+        at = cast("dict[str, Any]", made).get("encoded") if isinstance(made, dict) else None
         root, lake, _ = str(at or "").rpartition("/warehouse/lake/")
         if lake and root.startswith("/"):
             found.append(root)
@@ -128,7 +128,7 @@ def refuse_hard_links(home: Home, original: Home) -> None:
 
 def back_up(home: Home, why: str) -> list[Path]:
     """Back up the databases next to them, group-readable. Only the newest backups of each are kept."""
-    made = []
+    made: list[Path] = []
     for file in databases(home):
         target = file.with_name(f"{file.stem}.before-{why}-{utcnow():%Y%m%dT%H%M%S}{file.suffix}")
         part = target.with_name(f".{target.name}.part")
@@ -241,7 +241,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
 
 def _repair_json(file: Path, relocation: Relocation) -> int:
@@ -296,7 +296,7 @@ def _rewrite(file: Path, content: dict[str, Any], new: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _same_age(file: Path) -> Iterator[None]:
+def _same_age(file: Path) -> Generator[None]:
     """Keep a file's times and mode while it is replaced: `report` and `gc` use its age."""
     before = file.stat()
     yield

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def open_run(run: Run) -> None:
 
 
 @contextmanager
-def stage(run: Run, name: str) -> Iterator[dict[str, Any]]:
+def stage(run: Run, name: str) -> Generator[dict[str, Any]]:
     """Time a stage. The block may set rows_in, rows_out, skipped and stage (the name) in the dict that it gets."""
     record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
     started = time.perf_counter()
@@ -115,7 +115,8 @@ def _kept(home: Home, dataset: str, ids: Ids | None) -> list[dict[str, str]]:
 def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
     """The ids that belong to the reason in `run.json`, by column."""
     found: dict[str, list[str]] = {}
-    for entry in record.get("reason_ids") or []:
+    entries: list[dict[str, str]] = record.get("reason_ids") or []
+    for entry in entries:
         found.setdefault(entry["column"], []).append(entry["value"])
     return found
 
@@ -155,8 +156,8 @@ def mend(home: Home, dataset: str) -> None:
     """Set damaged JSON files of all runs aside. The caller holds the lock."""
     root = home.journal(dataset)
     for at in sorted(root.iterdir()) if root.is_dir() else []:
-        state_files.mend(at / "run.json", dict, _trouble_of)
-        state_files.mend(at / "settings.json", dict)
+        state_files.mend(at / "run.json", _trouble_of)
+        state_files.mend(at / "settings.json")
 
 
 def read_run(home: Home, dataset: str, run_id: str) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = 
     return _frame(table, [record for file in files for record in state_files.read_records(file)])
 
 
-def _frame(table: contracts.Table, records: list[dict]) -> pl.DataFrame:
+def _frame(table: contracts.Table, records: list[dict[str, Any]]) -> pl.DataFrame:
     """A frame of the records that match the schema. The others are counted and left out."""
     rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
     if wrong := len(records) - len(rows):

@@ -54,8 +54,8 @@ class StageResult:
 
     rows_in: int | None = None
     rows_out: int | None = None
-    ledger: dict[str, int] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
+    ledger: dict[str, int] = field(default_factory=dict[str, int])
+    info: dict[str, Any] = field(default_factory=dict[str, Any])
     kept_as: Spec | None = None
     """The spec to store the result under, if it differs from the requested one (a fit that was cut short)."""
 

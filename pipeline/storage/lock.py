@@ -3,7 +3,7 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +16,7 @@ from pipeline.storage import home_identity
 
 
 @contextmanager
-def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Iterator[None]:
+def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Generator[None]:
     """Hold the lock of a data set. Raises Locked with the holder's name if another process holds it.
 
     A home that was copied or moved is made independent first. `holder` is a run id, or the name of a command if

@@ -6,7 +6,7 @@ is read instead.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -89,7 +89,7 @@ def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = No
     """The rows of one query. Raises UnreadableInput if the statement is refused or fails."""
     try:
         statements.check(con, text)
-        relation = con.sql(text, params=params or None)
+        relation = cast("warehouse.Relation | None", con.sql(text, params=params or None))
         return relation.pl() if relation is not None else pl.DataFrame()
     except statements.NotAQuery as refused:
         raise UnreadableInput(f"the query was refused: {refused}") from None

@@ -9,15 +9,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast, overload
 
 from pipeline.core.console import log_once
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import set_aside
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TIME, Table
-
-T = TypeVar("T")
-
 
 INT_LIMITS = {INT: 2**31, BIG: 2**63}
 
@@ -30,7 +27,11 @@ class Damaged(UnreadableInput):
         self.path, self.why = path, why
 
 
-def load(path: Path, kind: type[T], advice: str = "") -> T:
+@overload
+def load(path: Path, kind: type[dict[Any, Any]], advice: str = "") -> dict[str, Any]: ...
+@overload
+def load(path: Path, kind: type[list[Any]], advice: str = "") -> list[Any]: ...
+def load(path: Path, kind: type[Any], advice: str = "") -> Any:
     """The JSON value in a file. Raises FileNotFoundError if it is missing, Damaged if it is not a JSON `kind`."""
     text = _text(path, "strict", advice)
     try:
@@ -42,7 +43,11 @@ def load(path: Path, kind: type[T], advice: str = "") -> T:
     return value
 
 
-def read(path: Path, kind: type[T]) -> T | None:
+@overload
+def read(path: Path, kind: type[dict[Any, Any]]) -> dict[str, Any] | None: ...
+@overload
+def read(path: Path, kind: type[list[Any]]) -> list[Any] | None: ...
+def read(path: Path, kind: type[Any]) -> Any:
     """Like `load`, but None if the file is missing or damaged; damage is logged once."""
     try:
         return load(path, kind)
@@ -78,7 +83,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record's values for the columns of a table, with times parsed; None if one is missing or of another type."""
-    row = {}
+    row: dict[str, Any] = {}
     for name, column in table.columns.items():
         value = record.get(name)
         try:
@@ -91,13 +96,13 @@ def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
     return row
 
 
-def mend(path: Path, kind: type[T], trouble_of: Callable[[T], str | None] | None = None) -> None:
-    """Set a JSON file aside, with a warning, if it is damaged or `trouble_of(content)` returns a reason.
+def mend(path: Path, trouble_of: Callable[[dict[str, Any]], str | None] | None = None) -> None:
+    """Set the file of a JSON object aside, with a warning, if it is damaged or `trouble_of(content)` returns a reason.
 
     A file without read permission stays.
     """
     try:
-        content = load(path, kind)
+        content = load(path, dict)
         if trouble_of and (trouble := trouble_of(content)):
             raise Damaged(path, trouble)
     except FileNotFoundError:
@@ -132,7 +137,7 @@ def _object(line: str) -> dict[str, Any] | None:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _is_of(value: Any, dtype: Any) -> bool:

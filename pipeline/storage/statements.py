@@ -8,7 +8,7 @@ is locked as well (`warehouse.open_locked`).
 import json
 import re
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from pipeline.storage import warehouse
 
@@ -81,6 +81,7 @@ def _check_tree(con: warehouse.Connection, text: str) -> None:
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
+            node = cast("dict[str, Any]", node)
             _check_node(node)
             waiting += node.values()
         elif isinstance(node, list):
@@ -144,7 +145,7 @@ def _check_pragma(con: warehouse.Connection, text: str) -> None:
 def _words(con: warehouse.Connection, text: str) -> list[tuple[str, bool]]:
     """Words and symbols without comments, in lower case, and whether they were quoted."""
     starts = warehouse.token_starts(con, text)
-    found = []
+    found: list[tuple[str, bool]] = []
     for start in starts:
         word = WORD.match(text, start)
         raw = word[0] if word else text[start : start + 1]

@@ -4,15 +4,18 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import duckdb
-import polars as pl
-import pyarrow as pa
 
 from pipeline.core import paths
 
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
+
 Connection = duckdb.DuckDBPyConnection
+Relation = duckdb.DuckDBPyRelation
 DatabaseError = duckdb.Error
 BadData = (duckdb.InvalidInputException, duckdb.DataError)
 """Errors about the values that a statement reads, or raised by error()."""
@@ -63,6 +66,17 @@ def open_locked(database: Path, memory_limit: str | None = None) -> Connection:
         if not _is_locked(con):  # else another thread locked it first
             con.close()
             raise
+    return con
+
+
+def open_sandbox(memory_limit: str) -> Connection:
+    """A connection to an empty database in memory, for expressions of the user's own: one thread, times in UTC.
+
+    It reads what is registered, and neither files nor settings can be reached or changed.
+    """
+    con = duckdb.connect(config=_config(1, memory_limit))
+    for name, value in (("TimeZone", "UTC"), *LOCKS):
+        con.execute(f"SET {identifier(name)} = {literal(value)}")
     return con
 
 
@@ -122,7 +136,7 @@ def run_sql(con: Connection, name: str, **params: Any) -> duckdb.DuckDBPyRelatio
     return con.sql(statement, params=params or None)
 
 
-def stream(rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
+def stream(rows: duckdb.DuckDBPyRelation, size: int) -> "Iterator[pa.RecordBatch]":  # pyright: ignore[reportUnknownParameterType, reportUnknownMemberType]
     """The rows in batches of `size`, as they are computed; raises DuckDB's errors while iterating."""
     try:
         yield from rows.to_arrow_reader(size)
@@ -135,9 +149,9 @@ def read_sql(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def insert(con: Connection, table: str, frame: pl.DataFrame) -> None:
+def insert(con: Connection, table: str, frame: "pl.DataFrame") -> None:
     """Append a frame's rows to a table with the same columns."""
-    con.register("_frame", frame.to_arrow())
+    con.register("_frame", cast("object", frame.to_arrow()))
     con.execute(f"INSERT INTO {identifier(table)} SELECT * FROM _frame")
     con.unregister("_frame")
 

@@ -104,7 +104,7 @@ def measured(run: Run, fit_for_test: str) -> dict[str, tuple[Path, pl.DataFrame]
         for label in run.settings.models:
             fit = tested = train.fit_model(run, parts, label)
             if fit_for_test != "train":
-                tested = train.fit_model(run, parts, label, fit_for_test, fit)
+                tested = train.refit_model(run, parts, label, fit_for_test, fit)
             found[label] = (
                 fit,
                 pl.read_parquet(evaluate.evaluate_model(run, parts, label, fit, tested) / "metrics.parquet"),

@@ -32,6 +32,8 @@ published = []
 """
 RECIPE = """
 threads = 1
+[dataset.filter]
+user_fraction = 0.3
 [split]
 kind = "leave_one_out"
 [models.popularity]

@@ -20,8 +20,9 @@ from pipeline.storage import warehouse
 from pipeline.training.interactions import Interactions
 from pipeline.training.normalizer import Normalizer
 from tests.support.published_home import FILTERED_OUT, NEVER_POSITIVE, RARE, RECIPE
+from tests.support.published_nights import without_mlflow
 
-ADDITIVE = {"ease", "slim", "ials", "item_knn", "rp3beta"}
+ADDITIVE = {"ease", "graph_filter", "slim", "ials", "item_knn", "rp3beta"}
 WITH_TERMS = {"mf", "pmf"}
 USERS, ITEMS = 40, 30
 
@@ -107,7 +108,7 @@ def test_parts_sum_to_the_score(family: str, config: dict, n_users: int):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["ease", "item_knn", "rp3beta", "slim"])
+@pytest.mark.parametrize("family", ["ease", "graph_filter", "item_knn", "rp3beta", "slim"])
 def test_a_contribution_is_what_the_item_alone_would_score(family: str):
     """Linear models: no matter what else is in the history."""
     model, train = fitted(family)
@@ -161,7 +162,9 @@ def home_of_two(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
     recipe = home.parent / "two.toml"
     recipe.write_text(RECIPE + "[models.ials]\nepochs = 2\nembedding_dim = 8\n")
     words = ["run", str(published_home.parent / "tiny.toml"), "--recipe", str(recipe), "--no-prefect"]
-    assert main(["--home", str(home), *words]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_mlflow(patch)
+        assert main(["--home", str(home), *words]) == 0
     return home
 
 

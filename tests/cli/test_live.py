@@ -141,7 +141,10 @@ def test_rich_is_not_even_imported_without_a_terminal(data: Dataset):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_whatever_ends_it_leaves_the_terminal_as_it_was(data: Dataset, number: int, code: int):
     (data.folder / "cheap.toml").write_text(LONG)
     ours, theirs = pty.openpty()

@@ -20,20 +20,32 @@ def test_gini_of_equal_and_of_single_exposure():
 
 
 def test_novelty_is_the_mean_of_bits():
-    got = beyond_accuracy.novelty(torch.tensor([[0, 3], [2, -1], [-1, -1]]), POPULAR, n_users=8)
-    assert got[0] == pytest.approx((0 + 3) / 2) and got[1] == pytest.approx(2)
-    assert math.isnan(got[2])
+    got = beyond_accuracy.novelty(torch.tensor([[0, 3], [2, -1], [-1, -1]]), POPULAR, 8, [1, 2])
+    assert got[0].tolist() == pytest.approx([0, (0 + 3) / 2]) and got[1].tolist() == pytest.approx([2, 2])
+    assert got[2].isnan().all()
 
 
 def test_an_item_that_nobody_has_is_as_novel_as_one_users():
-    got = beyond_accuracy.novelty(torch.tensor([[4], [3]]), POPULAR, n_users=8)
+    got = beyond_accuracy.novelty(torch.tensor([[4], [3]]), POPULAR, 8, [1])
     assert got[0] == got[1] == pytest.approx(3)
 
 
 def test_diversity_by_hand():
     vectors = torch.eye(3)
-    got = beyond_accuracy.diversity(torch.tensor([[0, 1, 2], [0, 0, -1], [1, -1, -1]]), vectors)
-    assert got[0] == pytest.approx(1) and got[1] == pytest.approx(0) and math.isnan(got[2])
+    got = beyond_accuracy.diversity(torch.tensor([[0, 1, 2], [0, 0, -1], [1, -1, -1]]), vectors, [1, 3])
+    assert got[:2, 1].tolist() == pytest.approx([1, 0]) and math.isnan(got[2, 1]) and got[:, 0].isnan().all()
+
+
+def test_diversity_is_the_mean_over_pairs():
+    random = torch.Generator().manual_seed(0)
+    vectors = torch.randn(30, 8, generator=random)  # of any length, as sketches are
+    lists = torch.randint(-1, 30, (50, 6), generator=random)
+    lists = torch.where(lists.sort(1, descending=True).values < 0, -1, lists.sort(1, descending=True).values)
+    for k, column in zip((2, 4, 6), beyond_accuracy.diversity(lists, vectors, [2, 4, 6]).T, strict=True):
+        for row, got in zip(lists[:, :k], column, strict=True):
+            of = vectors[row[row >= 0]].double()
+            pairs = [float(of[i] @ of[j]) for i in range(len(of)) for j in range(i)]
+            assert got == pytest.approx(1 - sum(pairs) / len(pairs), abs=1e-6) if pairs else math.isnan(got)
 
 
 def test_signatures_have_the_cosines_of_user_sets():

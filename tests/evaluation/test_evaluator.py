@@ -83,7 +83,7 @@ def test_nothing_is_fitted_on_the_holdout(tmp_path, normalize: str):
 def test_a_fit_on_more_rows_is_normalised_by_them(tmp_path):
     run, parts = night(tmp_path, normalize="standardize")
     chosen = train.fit_model(run, parts, "pmf")
-    more = train.fit_model(run, parts, "pmf", "train+valid", chosen)
+    more = train.refit_model(run, parts, "pmf", "train+valid", chosen)
     ratings = pl.concat(pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "valid"))["rating"]
     assert Normalizer.load(more).shift == pytest.approx(ratings.mean())
     assert Normalizer.load(more) != Normalizer.load(chosen)

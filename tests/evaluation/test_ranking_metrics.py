@@ -284,8 +284,25 @@ def test_how_often_users_are_drawn_is_numpys_stream_kept_or_not(n: int, resample
         bootstrap._POISSON[rng.integers(0, 1 << 16, (resamples, min(4096, n - start)), dtype=np.uint16)]
         for start in range(0, n, 4096)
     ]
-    for drawn in (bootstrap._drawn(3, n, resamples, cpu), bootstrap._kept(3, n, resamples, cpu)):
+    for drawn in (bootstrap._drawn(3, n, resamples, cpu), bootstrap._CACHE.get(3, n, resamples, cpu)):
         assert all(np.array_equal(got.double(), right) for got, right in zip(drawn, expected, strict=True))
+
+
+def test_draws_are_kept_within_a_budget_and_not_by_turns(monkeypatch: pytest.MonkeyPatch):
+    cache, cpu, made = bootstrap._Cache(), torch.device("cpu"), []
+    drawn = bootstrap._drawn
+    monkeypatch.setattr(bootstrap, "_drawn", lambda *args: made.append(args[1]) or drawn(*args))
+    monkeypatch.setattr(bootstrap, "KEPT", 100)
+    monkeypatch.setattr(bootstrap, "RECENT", 5)
+    for _ in range(2):
+        for n in (4, 5, 3, 20):  # 4 and 5 fit at 10 resamples; then there is no room for 3, and never for 20
+            assert sum(part.shape[1] for part in cache.get(1, n, 10, cpu)) == n
+    assert made == [4, 5, 3, 20, 3, 20]
+    for _ in range(3):
+        cache.get(1, 5, 10, cpu)
+    cache.get(1, 3, 10, cpu)  # 4 has not been used lately
+    cache.get(1, 3, 10, cpu)
+    assert made[6:] == [3] and [key[1] for key in cache.held] == [5, 3]
 
 
 def test_sums_by_user_in_segments_are_those_by_index():

@@ -103,7 +103,13 @@ def test_debiased_hits_favour_rare_items(case):
     ranks, task = case
     found = segments.beyond_accuracy(ranks, task, CUTOFFS, SCOPE)
     plain = ((ranks.ranks > 0) & (ranks.ranks <= 10)).double().mean()
-    assert value(found, "hit_rate_debiased", 10)["value"] < float(plain)  # the model is better at common ones
+    debiased = value(found, "hit_rate_debiased", 10)
+    assert debiased["value"] < float(plain)  # the model is better at common ones
+    asked = torch.repeat_interleave(ranks.warm, ranks.n_holdout)  # (E,)
+    weights = torch.where(asked, task.popular[task.holdout.items].double() ** -0.75, 0)  # (E,)
+    hit = (ranks.ranks > 0) & (ranks.ranks <= 10)  # (E,)
+    assert debiased["value"] == pytest.approx(float((weights * hit).sum() / weights.sum()))
+    assert debiased["ci_low"] < debiased["value"] < debiased["ci_high"]
 
 
 def test_nobody_asked_has_no_figures(case):

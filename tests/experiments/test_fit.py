@@ -59,16 +59,16 @@ def test_what_is_resolved_is_where_the_fit_will_be_and_nothing_is_written(tmp_pa
     fitted: dict[str, Path] = {}
     for label in MODELS:
         before = models_of(run) if fitted else set()
-        request = train.resolve(run, parts, label, fits=fitted)
+        request = train.request_fit(run, parts, label, fits=fitted)
         assert (models_of(run) if fitted else set()) == before
         fitted[label] = train.fit_model(run, parts, label, fits=fitted)
         assert lake.folder_of(run, request.spec) == fitted[label]
         evaluate.evaluate_model(run, parts, label, fitted[label], fitted[label])
     before, n = models_of(run), len(stages(run))
-    request = train.resolve(run, encoded, "both", "all", fitted["both"])
+    request = train.request_refit(run, encoded, "both", "all", fitted["both"])
     assert request.spec.call == StageCall(StageName.TRAIN, "both", fit="all") and request.refit
     assert set(request.members) == {"mf", "ease"} and models_of(run) == before
-    refit = train.fit_model(run, encoded, "both", "all", fitted["both"])
+    refit = train.refit_model(run, encoded, "both", "all", fitted["both"])
     assert lake.folder_of(run, request.spec) == refit
     assert stages(run)[n:] == ["train mf on all", "train ease on all", "train both on all"]
     members = {label: folder.name for label, folder in request.members.items()}

@@ -312,7 +312,7 @@ def small_night(home: Path, recipe: Path, *overrides: str):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory):
+def searched(tmp_path_factory: pytest.TempPathFactory, draws_plots: None):
     """A night that searches a closed form and a gradient family, with a finder; and its recipe."""
     home = tmp_path_factory.mktemp("searched")
     recipe = home / "searching.toml"

@@ -19,7 +19,7 @@ HELP_IS_OF = (3, 13)
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory):
+def nights(tmp_path_factory: pytest.TempPathFactory, draws_plots: None):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.paths import Home
-from pipeline.maintenance import home_search
+from pipeline.maintenance import trace_decoders
 from pipeline.storage import checksums, forgotten_users, warehouse
 from pipeline.storage.generations import live_run_id
 from tests.support.small_home import OLD, PUBLISHED, USER, Small, command, still_names
@@ -26,10 +26,11 @@ def named(small: Small, user: str, *words: str) -> int:
     return command(small, "forget", "tiny", user, *words)
 
 
-@pytest.mark.parametrize("user", [USER, SHORT])
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("name", ["run.json.damaged", "run.json.damaged-2"])
-def test_damaged_state_files_that_were_set_aside_are_cleared(small, user, torn, name):
+@pytest.mark.parametrize(
+    ("name", "torn", "user"),
+    [("run.json.damaged", False, USER), ("run.json.damaged-2", True, USER), ("run.json.damaged", True, SHORT)],
+)
+def test_damaged_state_files_that_were_set_aside_are_cleared(small, name, torn, user):
     path = small.home.journal("tiny") / PUBLISHED / name
     text = json.dumps({"reason_ids": [{"column": "user_id", "value": user}], "reason": "seen: 1 bad row"})
     path.write_text(text[:-1] if torn else text)
@@ -66,17 +67,16 @@ def test_a_damaged_record_of_a_forget_is_searched_too(small, capsys):
     assert named(small, USER) == 0 and still_names(small) == []
 
 
-@pytest.mark.parametrize(
-    "content", ['{"user": 7, "done": [], "left": []}', '{"user": "x", "done": 3, "left": []}', "[]"]
-)
-def test_a_record_of_other_types_stops_nothing(small, content):
-    small.home.forgotten("tiny").with_name("forgetting-0a0b0c0d.json").write_text(content)
+def test_records_of_other_types_stop_nothing(small):
+    contents = ('{"user": 7, "done": [], "left": []}', '{"user": "x", "done": 3, "left": []}', "[]")
+    for number, content in enumerate(contents):
+        small.home.forgotten("tiny").with_name(f"forgetting-0a0b0c0{number}.json").write_text(content)
     assert named(small, USER) == 0 and still_names(small) == []
     assert forgotten_users.pending(small.home, "tiny") == []
 
 
 def test_what_can_not_be_cleared_does_not_keep_other_files_from_being_cleared(small, monkeypatch, capsys):
-    monkeypatch.setattr(home_search, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(trace_decoders, "LOCK_SECONDS", 0.1)
     later = small.home.root / "zz" / "later.txt"
     later.parent.mkdir()
     later.write_text(f"user_id {USER}")

@@ -17,6 +17,8 @@ from pipeline.storage import journal
 from pipeline.training.context import FitContext
 from pipeline.training.interactions import History
 from tests.support import models
+from tests.support.nights import without_report
+from tests.support.published_nights import without_mlflow
 from tests.support.real_data import hit_rate, leave_last_out
 
 VARIANTS = ["gmf", "mlp", "neumf"]
@@ -155,11 +157,12 @@ def test_pretraining_is_for_neumf_only():
 
 
 @pytest.mark.night
-def test_the_recipe_publishes_and_measures_everybody_by_both_protocols(tmp_path: Path):
+def test_the_recipe_publishes_and_measures_everybody_by_both_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    without_mlflow(monkeypatch)
     quick = ["dataset.filter.user_fraction=0.1", "models.ncf.epochs=2", "models.mf.epochs=2", "threads=1"]
     quick += ["models.ncf_pretrained.epochs=1", "models.ncf_pretrained.pretrain_epochs=1", "export.similar_items=0"]
     run = prepare("sample", "movielens-ncf", None, str(tmp_path), quick)
-    assert line.conduct(run, line.plainly) == "published"
+    assert line.conduct(run, without_report) == "published"
     figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(split="test", segment="all")
     labels = {"popularity", "ncf_tutorial", "ncf_pretrained", "ncf", "mf", "ials", "ease", "item_knn"}
     for protocol in ("sampled_99", "full"):

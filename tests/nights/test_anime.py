@@ -11,7 +11,8 @@ from pipeline.config import loader
 from pipeline.datasets import anime_like
 from pipeline.datasets.anime_like import RATINGS, TASTES, UNRATED, write_anime
 from pipeline.storage import journal, lake
-from tests.support.nights import ask, one_night
+from tests.support.nights import ask, one_night, without_report
+from tests.support.published_nights import without_mlflow
 
 SCALE = 0.01
 QUICK = [
@@ -106,7 +107,9 @@ def night(files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
-        return one_night(tmp_path_factory.mktemp("home"), "anime-synthetic", "anime-mf", *QUICK, data=files[0])
+        without_mlflow(patch)
+        home = tmp_path_factory.mktemp("home")
+        return one_night(home, "anime-synthetic", "anime-mf", *QUICK, data=files[0], step=without_report)
 
 
 def test_rows_of_minus_one_are_interactions_without_a_rating(night, rows):

@@ -41,10 +41,13 @@ def toml_of(
     return str(path)
 
 
-def one_night(folder: Path, toml: str, *overrides: str, recipe: str = "nightly"):
-    """A published night; `ask` queries its tables."""
-    quick = QUICK if recipe == "nightly" else []
-    run = nights.one_night(folder / "home", toml, recipe, *quick, *overrides)
+def one_night(folder: Path, toml: str, *overrides: str, recipe: str = ""):
+    """A published night, by default of a cheap recipe; `ask` queries its tables."""
+    if not recipe:
+        recipe = str(folder / "cheap.toml")
+        Path(recipe).write_text(nights.CHEAP)
+    quick = QUICK if recipe == "nightly" else ["threads=1"]
+    run = nights.one_night(folder / "home", toml, recipe, *quick, *overrides, step=nights.without_report)
     return run, partial(nights.ask, run)
 
 
@@ -85,7 +88,7 @@ def random_split(test: float = 0.3) -> tuple[str, ...]:
 )
 def test_tiny_data_is_served(tmp_path, records, overrides):
     write(tmp_path, records)
-    _, ask = one_night(tmp_path, toml_of(tmp_path), *overrides)
+    _, ask = one_night(tmp_path, toml_of(tmp_path), *overrides, recipe="nightly")
     assert_everybody_is_served(ask, records)
 
 

@@ -19,6 +19,7 @@ from tests.faults.__main__ import MODULES, attempt
 from tests.faults.ground import Ground, rows
 from tests.faults.killed import AFTER_GOING_LIVE
 from tests.faults.table import ROWS
+from tests.support.nights import without_report
 
 RECIPE = '[split]\nkind = "leave_one_out"\n[models.popularity]\n'
 CHEAP_ROWS = (6, 8, 27)
@@ -83,7 +84,7 @@ def test_every_point_is_in_the_code_and_the_other_way_round():
         for stage in fault_injection.BUILT
         for place in re.findall(r'fault\(f"{stage}:(\w+)"\)', code)
     }
-    assert named | built == {*POINTS, *fault_injection.OF_FORGET} and len(POINTS) >= 15
+    assert named | built == {*POINTS, *fault_injection.OF_FORGET, *fault_injection.OF_BACKUP} and len(POINTS) >= 15
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def base(tmp_path_factory) -> tuple[Ground, str]:
 
 def night(ground: Ground) -> None:
     run = ground.prepared()
-    assert line.conduct(run, line.plainly) == "published"
+    assert line.conduct(run, without_report) == "published"
 
 
 def planted_everywhere():

@@ -19,20 +19,31 @@ from pipeline.storage import journal, warehouse
 from pipeline.storage.lock import lock
 from pipeline.tracking import nights as tracking
 from pipeline.tracking import server
-from tests.support.nights import QUICK, ask
+from tests.support.nights import CHEAP, QUICK, ask
+from tests.support.published_nights import without_mlflow
+
+LEARNT = "[models.mf]\nepochs = 2\nembedding_dim = 4\n[models.ials]\niterations = 2\n"
 
 
-def one_night(
+def one_night(home: Path, *overrides: str, until: str | None = None, step=line.plainly, dataset: str = "sample"):
+    """A night of the recipe `nightly`."""
+    run = prepare(dataset, "nightly", None, str(home), [*QUICK, *overrides])
+    return run, line.conduct(run, step, until)
+
+
+def cheap_night(
     home: Path,
     *overrides: str,
     until: str | None = None,
     step=line.plainly,
+    models: str = CHEAP,
     dataset: str = "sample",
-    data=None,
 ):
-    run = prepare(dataset, "nightly", data, str(home), [*QUICK, *overrides])
-    outcome = line.conduct(run, step, until)
-    return run, outcome
+    """A night with a few small models."""
+    recipe = home.parent / f"{home.name}.toml"
+    recipe.write_text(models)
+    run = prepare(dataset, str(recipe), None, str(home), ["threads=1", *overrides])
+    return run, line.conduct(run, step, until)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ def test_every_published_table_keeps_its_contract(published):
         frame = ask(published, f"select * from {table.name}")
         table.check(frame)
         may_be_empty = (tables.USER_VECTORS, tables.ITEM_VECTORS, tables.PREDICTIONS)  # no family here predicts ratings
-        may_be_empty += (tables.CHURN, tables.SUPPRESSED)  # of the first night; without rules
+        may_be_empty += (tables.CHURN, tables.SUPPRESSED, tables.USER_ATTRIBUTES)  # first night; no rules, no [users]
         assert frame.height or table in may_be_empty, f"{table.name} is empty"
 
 
@@ -131,16 +142,21 @@ def test_mlflow_has_the_night_and_serves_the_published_lists(published):
     assert len(champion.predict(pd.DataFrame({"user_id": users[:1]}), params={"top_n": 3})) == 3
 
 
-def test_same_seed_in_two_homes_gives_the_same_hash(published, tmp_path):
-    run, _ = one_night(tmp_path)
-    hashes = [journal.read_run(r.home, "sample", r.run_id)["logical_hash"] for r in (published, run)]
-    assert hashes[0] == hashes[1]
-    other, _ = one_night(tmp_path, "seed=7")
-    assert journal.read_run(other.home, "sample", other.run_id)["logical_hash"] != hashes[0]
+def test_same_seed_in_two_homes_gives_the_same_hash(tmp_path, monkeypatch):
+    without_mlflow(monkeypatch)
+
+    def hash_of(home: str, *overrides: str) -> str:
+        run, _ = cheap_night(tmp_path / home, *overrides, models=LEARNT)
+        return journal.read_run(run.home, "sample", run.run_id)["logical_hash"]
+
+    first = hash_of("one")
+    assert hash_of("two") == first
+    assert hash_of("two", "seed=7") != first
 
 
-def test_a_night_goes_on_where_the_last_one_stopped(tmp_path):
-    _, outcome = one_night(tmp_path, until="split")
+def test_a_night_goes_on_where_the_last_one_stopped(tmp_path, monkeypatch):
+    without_mlflow(monkeypatch)
+    _, outcome = cheap_night(tmp_path, until="split")
     assert outcome == "stopped"
 
     def dies(call, stage, *args):
@@ -149,8 +165,8 @@ def test_a_night_goes_on_where_the_last_one_stopped(tmp_path):
         return stage(*args)
 
     with pytest.raises(KeyboardInterrupt):
-        one_night(tmp_path, step=dies)
-    run, outcome = one_night(tmp_path)
+        cheap_night(tmp_path, step=dies)
+    run, outcome = cheap_night(tmp_path)
     assert outcome == "published"
     stages = ask(run, f"select stage, skipped from stages where run_id = '{run.run_id}'")
     skipped = dict(zip(stages["stage"], stages["skipped"], strict=True))
@@ -163,20 +179,21 @@ def test_a_night_goes_on_where_the_last_one_stopped(tmp_path):
     ]
 
 
-def test_a_family_that_crashes_is_left_out(tmp_path):
+def test_a_family_that_crashes_is_left_out(tmp_path, monkeypatch):
+    without_mlflow(monkeypatch)
+
     def crashes(call, stage, *args):
         if call.label == "ease":
             raise MemoryError("out of memory")
         return stage(*args)
 
-    run, outcome = one_night(tmp_path, step=crashes)
+    run, outcome = cheap_night(tmp_path, step=crashes, models=CHEAP + "[models.item_knn]\n")
     assert outcome == "published"
     assert "ease failed (MemoryError): out of memory" in journal.notes(run.home, "sample", run.run_id)
     assert set(ask(run, "select distinct model from metrics")["model"]) == {
         "popularity",
-        "popularity_recent",
-        "ials",
-        "mf",
+        "popularity_floor",
+        "item_knn",
     }
 
 
@@ -218,10 +235,10 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking, "log_night", gone)
-        first, outcome = one_night(tmp_path)
+        first, outcome = cheap_night(tmp_path)
     assert outcome == "published"
     assert any("MLflow is gone" in note for note in journal.notes(first.home, "sample", first.run_id))
-    second, _ = one_night(tmp_path)
+    second, _ = cheap_night(tmp_path)
     client = mlflow.MlflowClient(server.tracking_uri(first.home))
     nights = client.search_runs(["1"], "tags.`nightrecs.kind` = 'night'")
     assert {run.data.tags["nightrecs.run_id"] for run in nights} == {first.run_id, second.run_id}
@@ -234,7 +251,7 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
     client.set_registered_model_alias(
         "sample", "champion", client.get_model_version_by_alias("sample", "previous").version
     )
-    one_night(tmp_path, until="track")
+    cheap_night(tmp_path, until="track")
     assert night_of("champion") == second.run_id, "the alias is repaired to what is live"
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from flows.cli.run import answers
 from pipeline.core.errors import Refused
 from pipeline.core.paths import CHECKOUT
-
-QUICK = ["--set", "models.mf.epochs=2"]
+from tests.support.nights import CHEAP
+from tests.support.published_nights import without_mlflow
 
 
 def nightrecs(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
@@ -138,7 +139,6 @@ def test_prefect_lost_in_mid_night_is_gone_on_without(tmp_path, monkeypatch, cap
     import httpx
 
     import flows.tasks
-    from flows.cli import main
     from flows.prepare import prepare
     from pipeline.storage import journal
 
@@ -156,20 +156,23 @@ def test_prefect_lost_in_mid_night_is_gone_on_without(tmp_path, monkeypatch, cap
     assert '"outcome": "stopped"' in said.out
 
 
-def test_run_without_prefect_prints_the_sql_to_try(tmp_path):
-    done = nightrecs("--home", str(tmp_path), "run", "--no-prefect", *QUICK)
-    assert done.returncode == 0, done.stderr
-    query = next(line for line in done.stderr.splitlines() if " sql sample " in line).split('"')[1]
-    answer = nightrecs("--home", str(tmp_path), "sql", "sample", query)
-    assert answer.returncode == 0 and len(answer.stdout.splitlines()) == 21, answer
+def test_run_without_prefect_prints_the_sql_to_try(tmp_path, monkeypatch, capsys):
+    without_mlflow(monkeypatch)
+    (tmp_path / "cheap.toml").write_text(CHEAP)
+    home = ["--home", str(tmp_path / "home")]
+    assert main([*home, "run", "--recipe", str(tmp_path / "cheap.toml"), "--no-prefect"]) == 0
+    query = next(line for line in capsys.readouterr().err.splitlines() if " sql sample " in line).split('"')[1]
+    assert main([*home, "sql", "sample", query]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 21
 
 
-def test_an_unwritable_home_is_exit_2(tmp_path):
+def test_an_unwritable_home_is_exit_2(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    done = nightrecs("--home", str(tmp_path / "file"), "run", "--no-prefect")
-    assert done.returncode == 2 and "--home" in done.stderr and "Traceback" not in done.stderr
+    assert main(["--home", str(tmp_path / "file"), "run", "--no-prefect"]) == 2
+    error = capsys.readouterr().err
+    assert "--home" in error and "Traceback" not in error
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    done = nightrecs("--debug", "--home", str(tmp_path), "recommend", "sample", "x")
-    assert done.returncode == 2 and "Traceback" in done.stderr
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    assert main(["--debug", "--home", str(tmp_path), "recommend", "sample", "x"]) == 2
+    assert "Traceback" in capsys.readouterr().err

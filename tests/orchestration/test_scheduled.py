@@ -1,6 +1,8 @@
 """A scheduled night takes nothing but what was recorded, and the few settings that a run may bring along."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,10 +24,18 @@ KEYS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def recorded_home(tmp_path_factory) -> Path:
+    """With one recorded night."""
+    root = tmp_path_factory.mktemp("recorded")
+    assert main(["--home", str(root), "schedule", "sample", "--cron", "0 3 * * *", "--set", "split.test=0.2"]) == 0
+    return root
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Home:
-    """With one recorded night, in the process that serves it."""
-    assert main(["--home", str(tmp_path), "schedule", "sample", "--cron", "0 3 * * *", "--set", "split.test=0.2"]) == 0
+def home(recorded_home, tmp_path, monkeypatch) -> Home:
+    """A copy of it, in the process that serves it."""
+    shutil.copytree(recorded_home, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("NIGHTRECS_HOME", str(tmp_path))
     return Home(tmp_path)
 

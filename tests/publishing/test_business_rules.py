@@ -18,7 +18,8 @@ from pipeline.storage import warehouse
 
 TODAY = dt.date(2026, 11, 22)
 IDS = pl.Series("item_id", ["a", "b", "c", "d"])
-SEEN = pl.Series([dt.datetime(2026, 1, day) for day in (1, 9, 20, 30)])
+SEEN = pl.Series("last_seen", [dt.datetime(2026, 1, day) for day in (1, 9, 20, 30)])
+FRAME = pl.DataFrame([IDS, SEEN])
 CATALOG = tables.CATALOG.check(
     pl.DataFrame(
         {
@@ -58,7 +59,7 @@ def test_each_rule_says_whom_it_holds_back(tmp_path):
     (tmp_path / "deny.csv").write_text("item_id,reason\nb,recalled\nnobody,\n")
     (tmp_path / "only.csv").write_text("item_id\nb\nc\nd\n")
     export = Export(exclude_items="deny.csv", only_items="only.csv", fresh_days=15)
-    found = business_rules.rules_of(export, business_rules.read_lists(export, tmp_path, TODAY), IDS, SEEN, CATALOG)
+    found = business_rules.rules_of(export, business_rules.read_lists(export, tmp_path, TODAY), FRAME, CATALOG)
     assert found.allowed is not None and found.allowed.tolist() == [False, False, True, True]
     assert found.rule[:2] == ["only_items", "exclude_items"] and found.reason[1] == "recalled"
     assert found.out(IDS).to_list() == ["a", "b"]
@@ -66,9 +67,7 @@ def test_each_rule_says_whom_it_holds_back(tmp_path):
 
 def test_without_rules_nothing_is_held_back(tmp_path):
     listed = business_rules.read_lists(Export(), tmp_path, TODAY)
-    assert (
-        not business_rules.rules_of(Export(), listed, IDS, SEEN, CATALOG) and business_rules.fingerprint(listed) is None
-    )
+    assert not business_rules.rules_of(Export(), listed, FRAME, CATALOG) and business_rules.fingerprint(listed) is None
 
 
 def test_an_empty_list_is_a_rule_too(tmp_path):
@@ -76,19 +75,19 @@ def test_an_empty_list_is_a_rule_too(tmp_path):
     (tmp_path / "none.csv").write_text("item_id\n")
     export = Export(only_items="none.csv")
     listed = business_rules.read_lists(export, tmp_path, TODAY)
-    assert business_rules.rules_of(export, listed, IDS, SEEN, CATALOG).out(IDS).to_list() == IDS.to_list()
+    assert business_rules.rules_of(export, listed, FRAME, CATALOG).out(IDS).to_list() == IDS.to_list()
     assert business_rules.fingerprint(listed) not in (None, business_rules.fingerprint({"exclude_items": {}}))
 
 
 def test_fresh_days_of_untimed_data_is_an_error():
-    untimed = pl.Series([None] * 4, dtype=pl.Datetime("us"))
+    untimed = FRAME.with_columns(last_seen=pl.lit(None, pl.Datetime("us")))
     with pytest.raises(UnreadableInput, match="goes by time"):
-        business_rules.rules_of(Export(fresh_days=3), {}, IDS, untimed, CATALOG)
+        business_rules.rules_of(Export(fresh_days=3), {}, untimed, CATALOG)
 
 
 def test_an_unknown_attribute_is_an_error():
     with pytest.raises(UnreadableInput, match="no attribute 'genre'"):
-        business_rules.rules_of(Export(max_per_attribute={"genre": 1}), {}, IDS, SEEN, CATALOG)
+        business_rules.rules_of(Export(max_per_attribute={"genre": 1}), {}, FRAME, CATALOG)
 
 
 def test_limits_are_kept_from_the_top():
@@ -107,11 +106,9 @@ def test_lists_are_lengthened_until_the_limit_leaves_enough():
     def make(k, allowed):
         return lists(list(range(k)))
 
-    got, held = business_rules.apply(
-        business_rules.Rules(None, [""] * n_items, [""] * n_items, [(has, 2)]), make, 5, n_items
-    )
-    assert got.items.tolist() == [[0, 1, 90, 91, 92]]
-    assert held == {(at, "max_per_attribute", ""): 1 for at in (2, 3, 4)}
+    got = business_rules.apply(business_rules.Rules(None, [""] * n_items, [""] * n_items, [(has, 2)]), make, 5, n_items)
+    assert got.lists.items.tolist() == [[0, 1, 90, 91, 92]] and not got.promoted.any()
+    assert got.held == {(at, "max_per_attribute", ""): 1 for at in (2, 3, 4)}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ AUDIT_TABLES = {
     "ranked_items": "(item_idx integer, item_id varchar)",
     "wanted": "(top_n integer, exact boolean)",
     "tonight": "(run_id varchar)",
+    "excluded_items": "(item_id varchar, rule varchar)",
+    "promotable_items": "(place bigint, item_id varchar)",
     "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "
     "min_coverage double, warn_change double, max_change double)",
 }
@@ -46,6 +48,8 @@ def good():
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
         con.execute("insert into wanted values (2, true)")
         con.execute("insert into tonight values ('r')")
+        con.execute("insert into excluded_items values ('z', 'exclude_where')")
+        con.execute("insert into promotable_items values (2, 'd'), (9, 'b')")
         con.execute("insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, 0.7, 0.5)")
         con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
         con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
@@ -69,6 +73,8 @@ FAULTS = {
     "nothing_seen": "update recommendations set item_id = 'a' where user_id = 'u' and rank = 1",
     "items_known": "update recommendations set item_id = 'unknown' where user_id = 'u' and rank = 1",
     "rules_kept": "delete from ranked_items where item_id = 'c'",
+    "nothing_excluded": "insert into excluded_items values ('c', 'only_where')",
+    "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
     "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
     "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
     "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",
@@ -97,6 +103,24 @@ def test_rising_scores_and_missing_users_are_found(good):
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "scores_sound.sql")).fetchall()
     good.execute("delete from recommendations where user_id = 'v'")
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")).fetchall() == [("v", 0, 2)]
+
+
+def test_a_promoted_item_is_at_its_place_or_ends_a_shorter_list(good):
+    placed = warehouse.read_sql(paths.SQL / "checks" / "output" / "promotions_placed.sql")
+    sound = warehouse.read_sql(paths.SQL / "checks" / "output" / "scores_sound.sql")
+    good.execute("update recommendations set source = 'promoted', score = 7 where rank = 2")  # d of u; b of v
+    assert good.sql(placed).fetchall() == [] == good.sql(sound).fetchall()
+    good.execute("update promotable_items set place = 1")
+    assert sorted(good.sql(placed).fetchall()) == [("u", 2, "d"), ("v", 2, "b")]
+
+
+def test_no_list_has_an_excluded_item(good):
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "nothing_excluded.sql")
+    good.execute("insert into popular_items values (1, 'p', 5, 0, 'r')")
+    for item in ("b", "d", "p"):  # of similar items, recommendations, popular items
+        good.execute(f"insert into excluded_items values ('{item}', 'exclude_where')")
+        assert good.sql(query).fetchall() == [(item, "exclude_where")]
+        good.execute(f"delete from excluded_items where item_id = '{item}'")
 
 
 def test_without_a_bound_nothing_is_refused(good):

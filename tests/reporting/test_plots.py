@@ -160,7 +160,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_biases_and_pictures_are_published_whoever_is_champion(home, champion, select):
+def test_biases_and_pictures_are_published_whoever_is_champion(home, draws_plots, champion, select):
     recipe = home / "two.toml"
     recipe.write_text('[models.popularity]\n[models.pmf]\nepochs = 2\nembedding_dim = 4\n[split]\nkind = "random"\n')
     run = prepare("sample", str(recipe), None, str(home), ["threads=1", "gate.enabled=false", *select])

@@ -1,20 +1,24 @@
-"""The gate: what is published stays until a challenger is shown to be no worse, and nobody loses to popularity."""
+"""The gate: what is published stays until a challenger gains significantly, and nobody loses to popularity."""
 
 import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config.publishing import Gate
 from pipeline.config.settings import BASELINE, INCUMBENT, Select
 from pipeline.core.paths import Home
 from pipeline.schemas import tables
-from pipeline.selection import gate, incumbent
+from pipeline.selection import fit_cost, gate, incumbent
 from pipeline.selection.comparison import ValidationResults, by_segment
+from pipeline.selection.gain import error_rate, interval, t_quantile
 from pipeline.selection.incumbent import Configuration, Contest, find_baseline, published_configuration
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
@@ -24,11 +28,14 @@ from tests.support.tastes import BAD, GOOD, one_night, record, write_log
 ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactions": np.arange(N)})
 
 
+SECONDS = {"new": 2.0, "old": 10.0, "other": 4.0}
+
+
 def judged(contest: Contest, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
     by_user = figures(**shifts)
     values = {label: float(frame["value"].mean()) for label, frame in by_user.items()}  # type: ignore[arg-type]
     select = Select(metric=metric, protocol="error" if metric == "rmse" else "full")
-    results = ValidationResults(values, by_user, ACTIVITY)
+    results = ValidationResults(values, by_user, ACTIVITY, SECONDS)
     return gate.judge(settings or Gate(), select, results, contest, seed=1).record()
 
 
@@ -53,13 +60,87 @@ def test_a_worse_challenger_does_not():
     assert "old (the incumbent)" not in verdict["text"] and "the incumbent old stays" in verdict["text"]
 
 
-def test_better_by_chance_is_not_enough_without_a_margin():
+def test_better_by_chance_is_not_enough():
     lucky = next(seed for seed in range(50) if 0 < _difference(seed) < 0.001)
-    close = judged(contest(), seed=lucky, new=0.0, old=0.0)
-    assert (close["decision"], close["published"]) == ("kept", "old")
-    assert "may be worse by more than 1%" in close["text"]
-    generous = judged(contest(), settings=Gate(margin=0.05), seed=lucky, new=0.0, old=0.0)
-    assert (generous["decision"], generous["published"]) == ("replaced", "new")
+    for settings in (Gate(), Gate(margin=0.05), Gate(nights=1)):
+        close = judged(contest(), settings=settings, seed=lucky, new=0.0, old=0.0)
+        assert (close["decision"], close["published"]) == ("kept", "old")
+        gain = close["gain"]
+        assert gain["ci_low"] < 0 < gain["value"] == pytest.approx(close["against_incumbent"]["value"])
+        assert "this interval is not above 0" in close["text"]
+        assert f"1 challenger on {settings.nights} nights" in close["text"]
+
+
+def test_the_level_is_corrected_for_challengers_and_nights():
+    """0.05 x 2 / 30 nights, one-sided; never above 0.025, that of one ordinary interval."""
+    assert error_rate(Gate(), 1) == pytest.approx(0.1 / 30)
+    assert error_rate(Gate(), 4) == pytest.approx(0.1 / 120)
+    assert error_rate(Gate(nights=1), 1) == pytest.approx(0.025) == error_rate(Gate(nights=1), 0)
+    four = judged(contest(), new=0.03, a=0.0, b=0.0, c=0.0, old=0.0)["gain"]
+    one = judged(contest(), new=0.03, old=0.0)["gain"]
+    assert (four["challengers"], one["challengers"]) == (4, 1) and four["level"] > one["level"]
+
+
+@pytest.mark.parametrize(("p", "degrees", "known"), [(0.99, 30, 2.457), (0.995, 10, 3.169), (0.999, 5, 5.893)])
+def test_quantiles_of_students_t_are_those_of_the_tables(p, degrees, known):
+    assert t_quantile(p, degrees) == pytest.approx(known, rel=0.01)
+
+
+@given(st.integers(2, 200), st.integers(0, 2**32), st.floats(1e-4, 0.1))
+def test_an_interval_is_around_the_mean_and_wider_at_a_stricter_level(n: int, seed: int, alpha: float):
+    changes = np.random.default_rng(seed).normal(size=(3, n))
+    mean, low, high = interval(changes, alpha)
+    assert (low < mean).all() and (mean < high).all() and mean == pytest.approx(changes.mean(1))
+    _, stricter, _ = interval(changes, alpha / 2)
+    assert (stricter < low).all()
+    _, alone, _ = interval(changes[0], alpha)
+    assert alone == pytest.approx(low[0])
+
+
+def test_one_user_shows_nothing():
+    assert interval(np.ones((2, 1)), 0.01)[1].tolist() == [-np.inf, -np.inf]
+
+
+def test_a_gain_that_is_too_small_is_not_taken():
+    small = judged(contest(), settings=Gate(min_gain=0.2), new=0.03, old=0.0)
+    assert small["published"] == "old" and "above the gain of" in small["text"]
+    assert small["gain"]["ci_low"] > 0 and small["gain"]["needed"] == pytest.approx(0.05, abs=0.01)
+    errors = judged(contest(), "rmse", Gate(min_gain=0.5), new=-0.03, old=0.0)
+    assert errors["published"] == "old"
+    rmse2 = errors["gain"]["needed"] / (1 - 0.5**2)  # half of the error is a quarter of its square
+    assert errors["gain"]["allowed_loss"] == pytest.approx(rmse2 * (1.01**2 - 1))
+
+
+def test_a_cheaper_equal_replaces_the_incumbent_only_where_the_recipe_says_so():
+    equal: dict[str, Any] = {"new": -0.0005, "old": 0.0}
+    assert judged(contest(), settings=Gate(margin=0.05), **equal)["published"] == "old"
+    cheaper = Gate(margin=0.05, prefer="cheaper")
+    verdict = judged(contest(), settings=cheaper, **equal)
+    assert (verdict["decision"], verdict["published"]) == ("replaced", "new")
+    assert "its fit takes 2 s instead of 10 s and it loses at most" in verdict["text"]
+    strict = judged(contest(), settings=Gate(margin=0.0, prefer="cheaper"), **equal)
+    assert strict["published"] == "old", "not shown to be equal"
+    assert judged(contest(), settings=Gate(margin=0.05, prefer="cheaper", max_cost=0.1), **equal)["published"] == "old"
+    assert judged(contest(), settings=cheaper, new=-0.05, old=0.0)["published"] == "old", "cheaper, but worse"
+    harm = np.where(np.arange(N) < N // 3, -0.05, 0.025)
+    assert judged(contest(), settings=cheaper, new=harm, old=0.0)["published"] == "old"
+
+
+def test_a_cheaper_one_behind_the_best_challenger_is_seen():
+    cheaper = Gate(margin=0.05, prefer="cheaper")
+    verdict = judged(contest("old"), settings=cheaper, dear=0.001, new=0.0, old=0.0)
+    assert (verdict["published"], verdict["challenger"], verdict["gain"]["challengers"]) == ("new", "new", 2)
+    assert judged(contest("old"), settings=cheaper, dear=0.03, new=0.0, old=0.0)["published"] == "dear"
+
+
+def test_two_models_within_the_margin_do_not_take_turns():
+    """`old` is better by less than the margin, beyond doubt, and costs more: either way `new` is published."""
+    shifts: dict[str, Any] = {"new": 0.0, "old": 0.02}
+    cheaper = Gate(margin=0.15, prefer="cheaper")
+    assert judged(contest("old"), settings=cheaper, **shifts)["published"] == "new"
+    back = judged(contest("new"), settings=cheaper, **shifts)
+    assert (back["published"], back["challenger"]) == ("new", "old") and back["gain"]["ci_low"] > 0
+    assert judged(contest("new"), settings=Gate(margin=0.15), **shifts)["published"] == "old"
 
 
 def _difference(seed: int) -> float:
@@ -183,6 +264,8 @@ def test_a_published_blend_is_held_against_tonight(tmp_path):
     write_log(tmp_path / "data")
     first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
     made = incumbent.configuration_of(_fit(first, "blend-train-"))
+    seconds = [fit_cost.seconds_of(_fit(first, f"{label}-train-")) or 0 for label in ("blend", "ease", "item_knn")]
+    assert seconds[0] >= sum(seconds[1:]) > 0, "a blend costs what its members cost"
     journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
 
     second = one_night(tmp_path, BAD)  # neither it nor its members are in the recipe

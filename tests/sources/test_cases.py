@@ -160,7 +160,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "".join(f"{n}\tU{n % 9}\t2019-11-1{n % 9} 10:00:00\tN{n} N{n + 1}\tN{n}-0 N{n + 2}-1\n" for n in range(30)),
         "a log of impressions",
     ),
-    "prose.txt": ("Films.\n\n" + "".join(f"The films {'and more ' * (n % 9)}of shops, see below.\n" for n in range(40)), "no table"),
+    "prose.txt": ("Films.\n\n" + "".join(f"The films {'and, more ' * (n % 9)}of shops. See below.\n" for n in range(40)), "no table"),
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ trials = 2
 [evaluation]
 fit_for_test = "train+valid"
 """
-ALL = {**SPECS, StageName.EXPORT: export.spec}
+ALL = {**SPECS, export.export_tables: export.spec}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[tuple[Sta
     folder, found = tmp_path_factory.mktemp("specs"), []
 
     def asks_first(call: StageCall, stage: Any, *inputs: Any) -> Any:
-        said = lake.folder_of(inputs[0], ALL[call.stage](*inputs)) if call.stage in ALL else None
+        said = lake.folder_of(inputs[0], ALL[stage](*inputs)) if stage in ALL else None
         before = said and said.exists()
         result = plainly(call, stage, *inputs)
         if said:
@@ -75,7 +75,7 @@ def test_what_depends_on_what_is_not_there_says_so(asked):
     missing = run.home.lake(run.dataset) / "5_models" / "ease-train-0"
     assert lake.folder_of(run, clean.spec(run, missing)).parent.name == "2_clean", "a key needs no content"
     with pytest.raises(lake.NotYetKnown) as refit:
-        train.spec(run, where["split"], "ease", "all", missing)
+        train.refit_spec(run, where["split"], "ease", "all", missing)
     assert refit.value.place == missing
     tomorrow = run.model_copy(update={"run_id": "29990101T000000.000Z-0000"})
     fits = {label: missing for label in ("ease", "mf")}
@@ -83,4 +83,4 @@ def test_what_depends_on_what_is_not_there_says_so(asked):
     with pytest.raises(lake.NotYetKnown) as blend:
         blend_members.members_of(tomorrow, config, fits)
     assert blend.value.place == journal.folder(tomorrow), "its figures decide"
-    assert train.resolve(tomorrow, where["split"], "both", fits=fits).members == fits
+    assert train.request_fit(tomorrow, where["split"], "both", fits=fits).members == fits

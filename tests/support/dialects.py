@@ -71,7 +71,7 @@ def draw(seed: int) -> DialectFile:
         comments = ""
     if encoding == "utf-16" and newline == "\r":
         newline = "\n"
-    dialect = dict(encoding=encoding, words=words, delimiter=delimiter, style=style, newline=newline, clock=clock,
+    dialect: dict[str, object] = dict(encoding=encoding, words=words, delimiter=delimiter, style=style, newline=newline, clock=clock,
                    header=has_header, text=has_text, comments=comments)  # fmt: skip
     rows: list[Row] = []
     lines: list[str] = []

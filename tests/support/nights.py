@@ -1,16 +1,26 @@
 """A whole night in this process, and a query of what it published."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.run import Run
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.storage import warehouse
 
 QUICK = ["models.mf.epochs=2", "threads=1"]
 """Overrides of the recipe `nightly`."""
+CHEAP = "[models.popularity]\n[models.ease]\n"
+"""A recipe of two families that are fitted in no time."""
+
+
+def without_report(call: StageCall, stage: Callable, *args: Any) -> Any:
+    """A step that leaves out the report, for nights whose report nobody looks at."""
+    return None if call.stage is StageName.REPORT else line.plainly(call, stage, *args)
 
 
 def one_night(

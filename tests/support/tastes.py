@@ -1,22 +1,23 @@
-"""Whole nights on a small file with planted tastes, without MLflow: for tests of what nights do after one another."""
+"""Whole nights on a small file with planted tastes, without MLflow and report, for tests of successive nights."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.run import Run
-from pipeline.core.stage_call import StageName
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.storage import journal
 
 TOML = """name = "tastes"
 [source]
 files = ["*.csv"]
-mode = "{mode}"
 [columns]
 user = "user"
 item = "item"
-{timestamp}
+timestamp = "timestamp"
 [feedback]
 kind = "implicit"
 """
@@ -43,17 +44,19 @@ def write_log(
 
 
 def one_night(
-    folder: Path, models: str = GOOD, *overrides: str, mode: str = "snapshot", timed: bool = True, step=line.plainly
+    folder: Path, models: str = GOOD, *overrides: str, step: Callable[..., Any] = line.plainly, until: str | None = None
 ) -> Run:
     """Run a night on `folder`/data with these models; raises what the night raises."""
-    timestamp = 'timestamp = "timestamp"' if timed else ""
-    (folder / "tastes.toml").write_text(TOML.format(mode=mode, timestamp=timestamp))
-    split = RECIPE if timed else '[split]\nkind = "random"\n'
-    (folder / "recipe.toml").write_text(split + models)
+    (folder / "tastes.toml").write_text(TOML)
+    (folder / "recipe.toml").write_text(RECIPE + models)
     options = ["threads=1", "export.top_n=5", *overrides]
     places = [str(folder / name) for name in ("tastes.toml", "recipe.toml", "data", "home")]
     run = prepare(*places, options)
-    line.conduct(run, lambda call, stage, *args: None if call.place is StageName.TRACK else step(call, stage, *args))
+
+    def without_views(call: StageCall, stage: Callable, *args: Any) -> Any:
+        return None if call.place in (StageName.TRACK, StageName.REPORT) else step(call, stage, *args)
+
+    line.conduct(run, without_views, until)
     return run
 
 

@@ -181,9 +181,10 @@ def gate(night: Night) -> dict[str, Any] | None:
     verdict = night.record.get("gate")
     if not verdict:
         return None
-    rows = (
-        [{"what": "against the incumbent", **verdict["against_incumbent"]}] if verdict.get("against_incumbent") else []
-    )
+    overall, gain = verdict.get("against_incumbent"), verdict.get("gain")
+    rows = [{"what": "against the incumbent", **overall}] if overall else []
+    if overall and gain:
+        rows.append({"what": "the same, as the gate tests it", **overall, **gain})
     rows += [
         {"what": SEGMENTS.get(segment["segment"], segment["segment"]), **segment}
         for segment in verdict.get("segments") or []

@@ -93,7 +93,7 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     header = any(name in known for name in names) or _is_header(names, body)
     if not header:
         refuse_adjacency(path.name, rows, marks.delimiter)
-        refuse_prose(path.name, rows, layout.is_even)
+    refuse_prose(path.name, rows, layout.is_even)
     notes = [text.guess.note] if text.guess.note else []
     reading: dict[str, Any] = {"delimiter": marks.delimiter, "header": header}
     skip = layout.skip_lines

@@ -1,11 +1,13 @@
 -- severity: error
 -- reads: row_ledger, rejected_rows, tonight
--- Every rejected line of the source and of the item catalog is listed exactly once.
+-- Every rejected line of the source, the item catalog and the user attributes is listed exactly once.
 with counted as (
     select coalesce(sum(rows), 0) as n
     from row_ledger
     semi join tonight using (run_id)
-    where stage in ('ingest', 'catalog') and reason not in ('kept', 'forgotten', 'after_as_of', 'comment')
+    where
+        stage in ('ingest', 'catalog', 'users')
+        and reason not in ('kept', 'forgotten', 'after_as_of', 'comment')
 ),
 
 listed as (

@@ -282,6 +282,7 @@ STEPS: dict[str, Step] = {
     "ease 41k items": Step(whole_fit("ease", GOWALLA, max_side=50_000), 90),
     "slim": Step(whole_fit("slim")),
     "item_knn": Step(whole_fit("item_knn")),
+    "graph_filter": Step(whole_fit("graph_filter")),
     "rp3beta": Step(whole_fit("rp3beta")),
     "bpmf": Step(whole_fit("bpmf")),
     "popularity": Step(whole_fit("popularity")),

@@ -1,4 +1,4 @@
-"""Conditions on ratings in a data set's TOML: parsed as Python, checked node by node, translated to Polars."""
+"""Reference: conditions as they were before DuckDB's expressions, parsed as Python and translated to Polars."""
 
 import ast
 from collections.abc import Callable

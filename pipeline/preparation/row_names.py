@@ -1,0 +1,68 @@
+"""The names that conditions on rows may use, and the columns that they mean."""
+
+import datetime as dt
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+
+from pipeline.config.dataset import Columns
+from pipeline.config.run import Run
+from pipeline.schemas import tables
+from pipeline.sources import column_types
+from pipeline.sources.extra_columns import PREFIX, RATED, ROLES
+from pipeline.storage.expressions import NIGHT_DATE, night_date
+
+
+@dataclass(frozen=True)
+class RowNames:
+    """Names for the columns of raw rows.
+
+    `rating`, `rated`, `timestamp`, `user` and `item` always mean what `[columns]` says; the source's own names of
+    those columns mean the same. Other columns of the source have their own names.
+    """
+
+    columns: Columns = field(default_factory=Columns)
+    night_date: dt.date | None = None
+    types: dict[str, str] = field(default_factory=dict)
+    """Types of the source's other columns of text, as `learnt` finds them."""
+
+    @classmethod
+    def of(cls, run: Run, types: dict[str, str] | None = None) -> "RowNames":
+        """Those of a night."""
+        return cls(run.settings.dataset.columns, night_date(run.as_of, run.started_at), types or {})
+
+    def learnt(self, raw: pl.DataFrame) -> "RowNames":
+        """The same with the types of columns of text, for which all rows are needed. Types that are known stay."""
+        others = [name for name in raw.columns if name.startswith(PREFIX) and name not in tables.RAW.columns]
+        texts = [name for name in others if raw.schema[name] in (pl.String, pl.Categorical)]
+        found = {
+            name.removeprefix(PREFIX): column_types.infer_column(raw[name])
+            for name in texts
+            if name.removeprefix(PREFIX) not in self.types
+        }
+        return replace(self, types={**found, **self.types})
+
+    def view(self, rows: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
+        """The rows with every name as a column; other columns of the source only if they are `wanted`, in any case.
+
+        Columns under several names share their memory.
+        """
+        canonical = {**ROLES, **{column: column for column in tables.RAW.columns}}
+        own = {getattr(self.columns, role): column for role, column in ROLES.items() if getattr(self.columns, role)}
+        named = {name: pl.col(column) for name, column in {**own, **canonical}.items()}
+        named[RATED] = pl.col("rating").is_not_null()
+        if self.night_date is not None:
+            named[NIGHT_DATE] = pl.lit(self.night_date)
+        lowered = {name.lower() for name in wanted}
+        others = [name for name in rows.columns if name.startswith(PREFIX) and name not in tables.RAW.columns]
+        for column in others:
+            name = column.removeprefix(PREFIX)
+            if name not in named and name.lower() in lowered:
+                kind = self.types.get(name)
+                named[name] = pl.lit(column_types.cast(rows[column], kind)) if kind else pl.col(column)
+        return rows.select(**named) if rows.height else rows.clear().select(**named)
+
+
+NO_NAMES = RowNames()
+"""For rows whose source's names don't matter."""

@@ -1,0 +1,173 @@
+"""A shop with a catalog, from its TOML to the published tables: rules over attributes, audited, explained, forgotten."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.prepare import prepare
+from pipeline.core.errors import Refused, SettingsError
+from pipeline.publishing import item_conditions
+from pipeline.stages import export as export_stage
+from tests.support.published_nights import RECIPE, SECRET, Dataset, without_mlflow
+
+SECTIONS = """[items]
+files = ["catalog/items.csv"]
+id = "item"
+title = "name"
+attributes = { kinds = "|" }
+[users]
+files = ["catalog/users.csv"]
+id = "user"
+"""
+RULES = """[export]
+top_n = 6
+exclude_where = "not in_stock"
+only_where = "price < 16"
+boost = [{ where = "list_contains(kinds, 'even')", factor = 1.5 }, { where = "item_id = 'i06'", factor = 0.5 }]
+promote = [{ where = "is_new", place = 2 }, { items = "promoted.csv", place = 4 }]
+"""
+
+
+class Shop(Dataset):
+    """Items i00 … i16 at the price of their number; a third is out of stock, i09 is new, i16 has no entry."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        toml = folder / "tiny.toml"
+        toml.write_text(toml.read_text().replace('"*.csv"', '"a.csv"') + SECTIONS)
+        (folder / "cheap.toml").write_text(RECIPE.replace("mf]\nembedding_dim = 4\nepochs = 1", "popularity]") + RULES)
+        (folder / "promoted.csv").write_text("item_id,until\ni03,\ni08,\ni04,2000-01-01\n")
+        (folder / "catalog").mkdir()
+        items = [
+            f"i{n:02d},Thing {n},{'even|all' if n % 2 == 0 else ''},{n % 3 != 0},{n},{int(n == 10)}" for n in range(16)
+        ]
+        (folder / "catalog" / "items.csv").write_text("\n".join(["item,name,kinds,in_stock,price,is_new", *items, ""]))
+        users = [f"{user},{'de' if n % 2 else 'fr'}" for n, user in enumerate(["u00", "u01", SECRET, "stranger"])]
+        (folder / "catalog" / "users.csv").write_text("\n".join(["user,country", *users, ""]))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        without_mlflow(patch)
+        shop = Shop(tmp_path_factory.mktemp("shop"))
+        shop.write()
+        shop.night()
+        yield shop
+
+
+def test_no_list_has_what_the_rules_exclude(shop):
+    rows = shop.ask("select user_id, rank, item_id, score, source from recommendations order by user_id, rank")
+    listable = {f"i{n:02d}" for n in range(16) if n % 3 != 0}
+    assert set(rows["item_id"]) <= listable and set(shop.ask("from popular_items")["item_id"]) == listable
+    told = dict(shop.ask("select item_id, rule from suppressed where rule <> 'promote'").rows())
+    assert told.keys() <= {"i00", "i03", "i06", "i09", "i12", "i15", "i16"}
+    assert set(told.values()) == {"exclude_where", "only_where"} and told["i16"] == "only_where", "its price is unknown"
+    reasons = dict(shop.ask("select distinct rule, reason from suppressed where rule <> 'promote'").rows())
+    assert reasons == {"exclude_where": "not in_stock", "only_where": "price < 16"}
+
+
+def test_boosts_and_promotions_are_in_the_lists(shop):
+    rows = shop.ask("select user_id, rank, item_id, score, source from recommendations order by user_id, rank")
+    counts = dict(shop.ask("select item_id, count(distinct user_id) from popular_items, users group by 1").rows())
+    assert counts  # the tables can be joined
+    promoted = rows.filter(source="promoted")
+    assert set(promoted["item_id"]) == {"i10", "i08"} and set(promoted.select("rank", "item_id").rows()) <= {
+        (2, "i10"),
+        (4, "i08"),
+    }
+    for (user,), mine in rows.group_by("user_id"):
+        own = mine.filter(source="model")
+        assert own["score"].to_list() == sorted(own["score"], reverse=True), user
+        seen = shop.ask(f"from recommendations where user_id = '{user}' and item_id = 'i10'")
+        assert seen["rank"].item() <= 2 if seen.height else True
+    even = rows.filter(item_id="i14")["score"][0]
+    plain = shop.ask("select score from popular_items where item_id = 'i14' and window_days = 0").item()
+    assert even == pytest.approx(plain * 1.5, rel=0.01), "of the fit on all rows, in which every user has an item once"
+
+
+def test_explain_knows_the_rules(shop, capsys):
+    user = shop.ask("select user_id from recommendations where source = 'promoted' and item_id = 'i10' limit 1").item()
+    for item in shop.ask(f"select item_id, rank, score from recommendations where user_id = '{user}'").to_dicts():
+        told = shop.printed(capsys, "explain", "tiny", user, item["item_id"])
+        assert told["score"] == pytest.approx(item["score"]) and told["published_rank"] == item["rank"]
+        assert told["boost"] == (1.5 if int(item["item_id"][1:]) % 2 == 0 else 1.0)
+        assert told["promoted_to"] == {"i10": [2], "i08": [4], "i03": [4]}.get(item["item_id"], [])
+    told = shop.printed(capsys, "explain", "tiny", user, "i03")
+    assert (told["excluded_by"], told["excluded_because"]) == ("exclude_where", "not in_stock")
+    assert shop.command("explain", "tiny", user, "i03") == 0
+    assert "excluded from all lists by export.exclude_where (not in_stock)" in capsys.readouterr().out
+
+
+def test_attributes_are_tables(shop):
+    assert shop.ask("select count(*) from items where in_stock and price > 7").item() == 6
+    assert shop.ask("select column_name from duckdb_columns() where table_name = 'items'")["column_name"].to_list() == [
+        "item_id", "title", "n_interactions", "first_seen", "last_seen", "in_stock", "price", "is_new",
+    ]  # fmt: skip
+    assert shop.ask("select count(*) from item_attributes where attribute = 'kinds' and value = 'even'").item() == 8
+    users = dict(shop.ask("select user_id, value from user_attributes").rows())
+    assert users == {"u00": "fr", "u01": "de", SECRET: "fr"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("export.exclude_where=not in_stok", "no column 'in_stok' .did you mean 'in_stock'"),
+        ("export.only_where=random() > 0.5", r"random\(\) is not allowed"),
+        ('export.boost=[{ where = "pric > 3", factor = 2 }]', r"boost\[0\].where.*'pric'"),
+        ('export.promote=[{ where = "name = 3 and", place = 1 }]', r"promote\[0\].where.*can't be parsed"),
+        ('export.promote=[{ where = "is_new", place = 7 }]', "place 7 is beyond top_n = 6"),
+        ('export.promote=[{ where = "is_new" }, { items = "promoted.csv" }]', "place 1 is given twice"),
+        ('export.promote=[{ place = 1 }]', "either where or items"),
+        ('export.boost=[{ where = "is_new", factor = 0 }]', "greater than 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_rule_is_named_before_the_night(shop, setting, problem):
+    with pytest.raises(SettingsError, match=f"(?s){problem}"):
+        shop.prepare(setting)
+    assert shop.command("run", str(shop.folder / "tiny.toml"), "--plan", "--set", setting) == 2
+
+
+def test_a_rule_that_the_catalog_s_values_do_not_suit_is_named_after_they_are_read(shop):
+    with pytest.raises(SettingsError, match=r"exclude_where = 'price': it gives numbers other than 0 and 1"):
+        item_conditions.check_values(shop.prepare("export.exclude_where=price"), shop_raw(shop))
+
+
+def shop_raw(shop: Shop) -> Path:
+    (manifest,) = shop.home.lake("tiny").glob("1_raw/ingest-*/manifest.json")
+    return manifest.parent
+
+
+def test_the_audit_refuses_what_the_rules_exclude(shop, monkeypatch):
+    kept = export_stage.business_rules.rules_of
+    loose = lambda export, *rest: kept(export.model_copy(update={"exclude_where": None}), *rest)  # noqa: E731
+    monkeypatch.setattr(export_stage.business_rules, "rules_of", loose)
+    with pytest.raises(Refused, match="nothing_excluded"):
+        shop.night("export.exclude_where=not in_stock or price = 14")
+
+
+def test_settings_that_are_not_there_are_in_no_key(shop):
+    plain = item_conditions.key_settings(prepare(str(shop.folder / "tiny.toml"), home=str(shop.home_root)))
+    assert not set(item_conditions.ADDED) & plain.keys() and "night_date" not in plain
+    dated = item_conditions.key_settings(shop.prepare("export.exclude_where=first_seen < night_date - 90"))
+    assert dated["night_date"] and {"exclude_where", "boost", "promote"} < dated.keys()
+
+
+def test_a_place_of_a_file_is_checked_too(shop):
+    (shop.folder / "places.csv").write_text("item_id,place\ni01,9\n")
+    with pytest.raises(SettingsError, match=r"promote\[0\]: place 9 of places.csv is beyond top_n = 6"):
+        shop.prepare('export.promote=[{ items = "places.csv" }]')
+    (shop.folder / "places.csv").write_text("item_id,place\ni01,2\n")
+    with pytest.raises(SettingsError, match=r"place 2 of places.csv is that of promote\[0\], too"):
+        shop.prepare('export.promote=[{ where = "is_new", place = 2 }, { items = "places.csv" }]')
+
+
+def test_forget_reaches_user_attributes(shop, capsys):
+    assert shop.printed(capsys, "forget", "tiny", SECRET)["left"] == []
+    assert set(shop.ask("from user_attributes")["user_id"]) == {"u00", "u01"}
+    assert shop.ask("select count(*) from items where price > 7").item() == 8, "its other columns stay"
+    named = [path for path in shop.home_root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert named == [] and json.loads((shop.home.journal("tiny") / "forgotten.json").read_text())
+    shop.night()
+    assert set(shop.ask("from user_attributes")["user_id"]) == {"u00", "u01"}
