@@ -23,7 +23,8 @@ from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import file_reader
+from pipeline.sources import file_kinds, file_reader
+from pipeline.sources.plain_text import has_returns_only
 from pipeline.storage import warehouse
 
 QUICK, THOROUGH = 250, 10_000
@@ -51,9 +52,7 @@ def structured(draw: Callable) -> bytes:
         lines.append([good[name] for name in header] if draw(st.booleans()) else fields)
     text = "".join(delimiter.join(line) + draw(NEWLINES) for line in lines)
     text = text.removesuffix("\n") if draw(st.booleans()) else text
-    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode(
-        draw(st.sampled_from(["utf-8", "utf-16"])), "replace"
-    )
+    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode("utf-8", "replace")
 
 
 @st.composite
@@ -106,6 +105,8 @@ def no_line_is_lost(content: bytes, layout: dict[str, Any], unit: str, packed: b
     assert (
         result.ledger.get(Reason.KEPT, 0) == rows.height and sum(result.ledger.values()) == rows.height + rejects.height
     )
+    if not is_read_as_it_is(content):
+        return  # a copy in another encoding, of JSON or with other newlines has lines of its own
     lines = content.removeprefix(b"\xef\xbb\xbf").count(b"\n") + (
         not content.endswith(b"\n") and content not in (b"", b"\xef\xbb\xbf")
     )
@@ -120,6 +121,12 @@ def no_line_is_lost(content: bytes, layout: dict[str, Any], unit: str, packed: b
     places = rejects["line"].to_list()
     assert all(1 <= a < b for a, b in itertools.pairwise([1, *places])) or (places[:1] == [1] and not layout["header"])
     assert not places or places[-1] <= lines + layout["header"]
+
+
+def is_read_as_it_is(content: bytes) -> bool:
+    """Whether the lines of a file are those that the readers see."""
+    is_text = not file_kinds.is_json_object(file_kinds.first_line(content)) and not file_kinds.wide_encoding(content)
+    return is_text and not has_returns_only(content[: file_kinds.START], "utf-8")
 
 
 @pytest.mark.parametrize("header", [True, False])
