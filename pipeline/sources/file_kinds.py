@@ -37,6 +37,10 @@ _MAGIC = (
 _HTML = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE | re.DOTALL).match
 _XML = re.compile(rb"\s*<(\?xml\b|[A-Za-z][\w:.-]*(\s[^<>]*)?>\s*<)").match
 _ARRAY = re.compile(rb"\s*\[\s*(\{\s*[\"}]|\[)").match
+_SQL = re.compile(
+    rb"(\s|--[^\n]*\n|/\*.*?\*/;?)*(create table|insert into|drop table)\b", re.IGNORECASE | re.DOTALL
+).match
+_NETFLIX = re.compile(rb"[0-9]+:\r?\n[0-9]+,[^\n]*\n").match
 _LITERAL = re.compile(rb"\s*\{\s*u?'").match
 _OPEN_OBJECT = re.compile(rb"\s*\{\s*\"[^\"\n]*\"\s*:").match
 
@@ -121,6 +125,12 @@ def _document(start: bytes) -> tuple[str, str] | None:
         return "an XML document", _EXPORT
     if _ARRAY(start) or _is_one_object(start):
         return "one JSON document", "write one object per line, e.g. jq -c '.[]' FILE > out.jsonl"
+    if start.startswith(b"%%MatrixMarket"):
+        return "a Matrix Market file", "write its entries as lines, e.g. with scipy.io.mmread"
+    if _SQL(start):
+        return "an SQL dump", "load it into a database, and export the table as CSV"
+    if _NETFLIX(start):
+        return "a file in the form of the Netflix Prize", "write the number above each group into its lines"
     if _LITERAL(start):
         return (
             "a file of Python literals, which are no JSON",

@@ -160,6 +160,13 @@ TEXTS: dict[str, tuple[str, str]] = {
         "".join(f"{n}\tU{n % 9}\t2019-11-1{n % 9} 10:00:00\tN{n} N{n + 1}\tN{n}-0 N{n + 2}-1\n" for n in range(30)),
         "a log of impressions",
     ),
+    "playlists.json": (json.dumps({"playlists": [{"tracks": ["x"]}] * 5}), "one JSON document"),
+    "dump.sql": ("-- dump\nCREATE TABLE r (u int);\n" + "INSERT INTO r VALUES (1,2,3);\n" * 9, "an SQL dump"),
+    "matrix.mtx": ("%%MatrixMarket matrix coordinate real general\n3 2 2\n1 1 5\n3 2 4\n", "a Matrix Market file"),
+    "netflix.txt": ("1:\n7,3,2005-09-06\n8,5,2005-05-13\n" * 9, "Netflix Prize"),
+    "aligned.txt": ("".join(f"u{n:<7}i{n % 7:<9}{n % 5}\n" for n in range(40)), "aligned by blanks"),
+    "app.log": ("".join(f'10:00:0{n % 9} INFO {{"user": "u{n}", "item": "x"}}\n' for n in range(40)), "log lines with JSON"),
+    "train.libsvm": ("".join(f"{n % 5} {n}:1 {n % 7 + 90}:1\n" for n in range(40)), "LIBSVM form"),
     "prose.txt": ("Films.\n\n" + "".join(f"The films {'and, more ' * (n % 9)}of shops. See below.\n" for n in range(40)), "no table"),
 }  # fmt: skip
 

@@ -26,6 +26,8 @@ from pipeline.schemas.reasons import Reason
 from pipeline.sources import file_kinds, file_reader
 from pipeline.sources.plain_text import has_returns_only
 from pipeline.storage import warehouse
+from tests.support import dialects
+from tests.support.reading import read_sniffed
 
 QUICK, THOROUGH = 250, 10_000
 NAMES = ("user", "item", "rating", "time")
@@ -239,6 +241,27 @@ def test_no_line_of_any_source_is_lost(examples: int):
 @pytest.mark.parametrize("examples", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"])
 def test_any_settings_are_taken_or_told_of(examples: int):
     fuzz(taken_or_told, tomls(), examples)
+
+
+def misread(seed: int, folder: Path) -> str:
+    """How the reading of a dialect's file differs from the one that it has; empty if it does not."""
+    file = dialects.draw(seed)
+    path = folder / "log.csv"
+    path.write_bytes(file.content)
+    try:
+        found = read_sniffed(path, folder)
+    except UnreadableInput as error:
+        return f"{seed}: {error} {file.dialect}"
+    right = found.rows == file.rows and found.ledger.get("comment", 0) == file.comments and not found.rejects
+    return "" if right else f"{seed}: {found.ledger} {found.rows[:1]} instead of {file.rows[:1]} {file.dialect}"
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(60), pytest.param(range(100, 10_100), marks=pytest.mark.slow)], ids=["quick", "thorough"]
+)
+def test_init_and_the_night_read_any_dialect(tmp_path, seeds):
+    wrong = [why for seed in seeds if (why := misread(seed, tmp_path))]
+    assert len(wrong) <= len(seeds) // 100, "\n".join(wrong)
 
 
 def test_the_toml_of_the_fuzz_is_toml():

@@ -17,7 +17,7 @@ from pipeline.sources.plain_text import has_returns_only
 from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
 from pipeline.sources.sniffing.encodings import Guess, guess
 from pipeline.sources.sniffing.layouts import layout_of
-from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_matrix, refuse_prose
+from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_lines, refuse_matrix, refuse_prose
 
 FIRST = 2**22  # bytes
 _FIRST_OBJECTS = 1000
@@ -54,7 +54,7 @@ def peek(path: Path, known: Collection[str] = ()) -> Peek:
     if kind == Kind.PARQUET:
         return _parquet(path)
     text = first_text(path)
-    return _json_lines(text) if kind == Kind.JSON_LINES else _text(path, text, known)
+    return _json_lines(path, text) if kind == Kind.JSON_LINES else _text(path, text, known)
 
 
 @dataclass
@@ -85,6 +85,7 @@ def first_text(path: Path) -> FirstText:
 
 
 def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
+    refuse_lines(path.name, text.lines)
     layout = layout_of(text.lines, path.name)
     marks, rows, width = layout.marks, layout.records, layout.width
     if not rows:
@@ -127,8 +128,10 @@ def _names_of_comment(comments: list[str], width: int) -> list[str]:
     return said if is_named and sum(any(fits(name, role) for role in NAMES) for name in said) >= 2 else []
 
 
-def _json_lines(text: FirstText) -> Peek:
+def _json_lines(path: Path, text: FirstText) -> Peek:
     """The first objects of a file of JSON lines; their keys are the columns."""
+    if len(text.lines) == 1 and text.is_whole:
+        raise UnreadableInput(f"{path.name} is one JSON document: write one object per line, e.g. with jq -c")
     parsed = (parse_object(line) for line in text.lines[:_FIRST_OBJECTS])
     found = [each for each in parsed if each is not None]
     names = list(columns_of(found))

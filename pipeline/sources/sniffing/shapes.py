@@ -18,7 +18,26 @@ _NEARLY_ALL, _MOST, _MANY = 0.95, 0.5, 0.4
 _ID = re.compile(r"[A-Za-z]{0,12}[-_:]?[0-9][A-Za-z0-9_-]*").fullmatch
 _IMPRESSION = re.compile(r"\S+-[01]( \S+-[01])+ ?").fullmatch
 _LIST = re.compile(r"\s*[\[({].*,.*[\])}]\s*").fullmatch
+_LINES = (
+    (re.compile(r"\S+ {2,}[^,]*").fullmatch, "has columns that are aligned by blanks",
+     "write one blank between them, e.g. tr -s ' ' < FILE > out.txt"),
+    (re.compile(r"[^{,]+ \{\".*\}\s*").fullmatch, "has log lines with JSON",
+     "write the JSON alone, one object per line, e.g. sed 's/^[^{]*//' FILE > out.jsonl"),
+    (re.compile(r"\S+( [0-9]+:[0-9.]+){2,}\s*").fullmatch, "is in LIBSVM form",
+     "write one line per user and item"),
+)  # fmt: skip
+"""Pattern of a line, what such a file is, what to do."""
 SEPARATORS = ("|", ";", ",", " ", "/", "+")
+
+
+def refuse_lines(name: str, lines: Sequence[str]) -> None:
+    """Raise UnreadableInput for lines that no delimiter divides: aligned columns, log lines with JSON, LIBSVM."""
+    some = [line for line in lines[:100] if line.strip()]
+    if not some or any(by in some[-1] for by in "\t;|"):
+        return
+    for pattern, what, advice in _LINES:
+        if sum(pattern(line) is not None for line in some) > _NEARLY_ALL * len(some) - 1:
+            raise UnreadableInput(f"{name} {what}: {advice}")
 
 
 def refuse_matrix(name: str, records: Sequence[Sequence[str]]) -> None:
