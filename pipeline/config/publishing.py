@@ -16,6 +16,8 @@ class Checks(Section):
     """Maximum age of the newest interaction when the night starts."""
     max_future_days: Annotated[float, Field(ge=0)] = 1.0
     """How far after the night's start an interaction may be: time zones, inaccurate clocks."""
+    max_unknown_events: Fraction | None = None
+    """Maximum share of rows whose event type is not in `dataset.events`; absent: they are a warning."""
     min_coverage: Fraction | None = None
     """Minimum share of the items in the fit that must be in at least one list."""
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.event_weights import weighed
 from pipeline.training.interactions import History, Interactions
 
 __all__ = ["FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
@@ -44,6 +45,10 @@ class Recommender(nn.Module, ABC):
         self.n_users = n_users
         self.n_items = n_items
         self.best_epoch: int | None = None  # set by families with epochs; refits use it
+
+    def weighed(self, history: History) -> History:
+        """The history with the weights of the config, as `fit` saw it; as it is for families that don't weigh."""
+        return weighed(history, self.config)
 
     @abstractmethod
     def fit(self, train: Interactions, context: FitContext) -> None:

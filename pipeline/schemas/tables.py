@@ -1,5 +1,7 @@
 """All tables: those of the lake (between stages), of the journal, and the published ones."""
 
+from dataclasses import replace
+
 import polars as pl
 
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
@@ -34,6 +36,21 @@ ENCODED = Table(
     {"user_idx": Column(INT, "Row of users.parquet"), "item_idx": Column(INT, "Row of items.parquet"),
      "rating": Column(pl.Float32, _RATING.doc, nullable=True), "timestamp": _TIME,
      "positive": CLEAN.columns["positive"]},
+)  # fmt: skip
+WEIGHTED = {
+    "quantity": Column(pl.Float32, "How often or how many, above 0; families weigh it by their config"),
+    "target": Column(BOOL, "Counts as held out where a split holds it out"),
+    "masks": Column(BOOL, "The item is not recommended to the user again"),
+}
+"""Further columns where the data set has `[events]` or `repeats`; pairs of user and item may then repeat."""
+CLEAN_WEIGHTED = replace(
+    CLEAN, key=(),
+    columns={**CLEAN.columns, "event": Column(TEXT, "Event type; null without `[events]`", nullable=True), **WEIGHTED},
+)  # fmt: skip
+ENCODED_WEIGHTED = replace(
+    ENCODED, key=(),
+    columns={**ENCODED.columns, "event": Column(pl.Int8, "Place of the event type in the sorted types with a weight"),
+             **WEIGHTED},
 )  # fmt: skip
 PER_USER = Table(
     "per_user", "The selection metric of every user, on one split", ("user_idx",),
@@ -185,7 +202,7 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, if lines of it were rejected"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, users: if lines were rejected"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
@@ -223,6 +240,11 @@ PUBLISHED = (
     USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER,
     REJECTED_ROWS, CHECKS, CHURN,
 )  # fmt: skip
+
+
+def encoded(rows: pl.DataFrame) -> Table:
+    """The contract of encoded rows: with weights, where they have them."""
+    return ENCODED_WEIGHTED if "event" in rows.columns else ENCODED
 
 
 def metric_name(metric: str, cutoff: int) -> str:

@@ -34,7 +34,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         rows = pl.read_parquet(raw / "interactions.parquet")
         shape = lake.info(encoded)
         frame = pl.read_parquet(encoded / "interactions.parquet")
-        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
+        recency = run.settings.recency
+        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency)
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)
@@ -57,7 +58,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
-                model, label, known.history(), ids, export.similar_items, rules.allowed
+                model, label, known.pairs(), ids, export.similar_items, rules.allowed
             ),
             tables.POPULAR_ITEMS: item_tables.popular_items(listable, export.popular_windows, export.popular_items),
             tables.USERS: item_tables.users(rows),

@@ -14,6 +14,7 @@ INPUT_CHECKS = sorted((paths.SQL / "checks" / "input").glob("*.sql"))
 VIEWS = sorted((paths.SQL / "views").glob("*.sql"))
 AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
+    "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
     "wanted": "(top_n integer, exact boolean)",
     "tonight": "(run_id varchar)",
@@ -44,7 +45,8 @@ def good():
             con.execute(table.ddl)
         for name, columns in AUDIT_TABLES.items():
             con.execute(f"create table {name} {columns}")
-        con.execute("insert into source_rows values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
+        for rows in ("source_rows", "masking_rows"):
+            con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
         con.execute("insert into wanted values (2, true)")
         con.execute("insert into tonight values ('r')")

@@ -70,7 +70,7 @@ NAMED = RowNames(Columns(user="visitor", item="sku", rating="stars"), dt.date(20
 )  # fmt: skip
 def test_conditions_name_columns_by_role_or_as_the_source_does(text, kept):
     rows = raw(("u", "a", 1, 0), ("v", "b", 3, 0), ("v", "c", 5, 1), ("v", "d", None, 3))
-    frame, ledger = apply_filters(rows, Feedback(keep_if=text), Filter(), 42, NAMED)
+    frame, ledger = apply_filters(rows, Feedback(keep_if=text), Filter(), 42, names=NAMED)
     assert "".join(frame["item_id"]) == kept and ledger["keep_if"] == 4 - len(kept)
 
 

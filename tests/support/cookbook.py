@@ -24,6 +24,7 @@ EMPTY = (
     "lists = 0",
     "having count(*)",
     "from comparisons",
+    "from suppressed",
 )
 """Queries that a good night may answer with nothing."""
 
