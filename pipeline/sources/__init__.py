@@ -31,5 +31,6 @@ __all__ = [
     "rejects",
     "sniffing",
     "source_files",
+    "unused_times",
     "user_traces",
 ]

@@ -11,7 +11,7 @@ from pipeline.preparation.ids import LAKE_PARQUET
 from pipeline.preparation.row_names import RowNames
 from pipeline.schemas import tables
 from pipeline.sources import column_types
-from pipeline.storage import expressions, lake
+from pipeline.storage import expressions, journal, lake
 
 VERSION = 2
 
@@ -34,9 +34,32 @@ def clean_interactions(run: Run, raw: Path) -> Path:
         info = {"data_hash": lake.info(raw).get("data_hash")}
         if names.types:
             info["column_types"] = names.types
+        if n := _non_positive(rows):
+            info["non_positive"] = n
         return lake.StageResult(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
-    return lake.build(run, spec(run, raw), write)
+    folder = lake.build(run, spec(run, raw), write)
+    if n := lake.info(folder).get("non_positive"):
+        _note_non_positive(run, n, lake.read_manifest(folder)["rows_out"])
+    return folder
+
+
+def _non_positive(rows: pl.DataFrame) -> int:
+    """Rows with a rating of 0 or below that count as positive."""
+    return int((rows["positive"] & (rows["rating"] <= 0)).sum())
+
+
+def _note_non_positive(run: Run, n: int, total: int) -> None:
+    condition = run.settings.dataset.feedback.positive_if
+    counted = f"{n:,} of {total:,} rows with a rating of 0 or below count as positive"
+    if condition is not None:
+        journal.note(run, f"clean: {counted}, by positive_if = {condition!r}")
+        return
+    journal.note(
+        run,
+        f'warning: clean: {counted}: set dataset.feedback.positive_if = "rating > 0", missing_ratings if the value '
+        "means 'not rated', or another positive_if if that is meant",
+    )
 
 
 def spec(run: Run, raw: Path) -> lake.Spec:

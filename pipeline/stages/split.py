@@ -53,12 +53,15 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
         info |= {"kind": kind, "reason": reason, **statistics}
+        if kind == "published" and rows["timestamp"].null_count():
+            info["timed"] = False
         return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
     split_dir = lake.build(run, spec(run, encoded), write)
     info = lake.info(split_dir)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
     log.info(f"  {in_words(info)}")
+    _note_random(run, info)
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,
@@ -66,6 +69,19 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             "a seeded hash decided which one is held out",
         )
     return split_dir
+
+
+def _note_random(run: Run, info: dict[str, Any]) -> None:
+    """Warn if rows are held out at random only because they have no times, which nobody asked for."""
+    if run.settings.split.kind == "auto" and info["kind"] == "random":
+        journal.note(
+            run,
+            f"warning: split: random, not by time, since {info['reason']}: the metrics say how well known ratings are "
+            "completed, not how well the future is predicted. Set dataset.columns.timestamp, or split.kind = "
+            '"random" if that is meant',
+        )
+    elif info["kind"] == "published" and run.settings.split.valid and not info.get("timed", True):
+        journal.note(run, "split: the rows have no times, so valid is drawn at random from the published train")
 
 
 def spec(run: Run, encoded: Path) -> lake.Spec:

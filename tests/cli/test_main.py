@@ -180,6 +180,23 @@ def test_init_prints_to_stdout(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob("*.toml"))
 
 
+def test_init_repeats_every_warning_and_shows_guessed_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n % 8},{n % 7},{'-' * (n % 3 == 0)}1,2024/3/{n % 5} at noon" for n in range(60)]
+    source = write(tmp_path / "log.csv", "\n".join(rows) + "\n")
+    assert main(["init", str(source)]) == 0
+    summary, toml = capsys.readouterr().err, (tmp_path / "log.toml").read_text()
+    for warning in ("looks like a time, but no known format reads it", "the columns were guessed"):
+        assert f"{warning}" in toml and warning in summary
+    assert 'positive_if = "rating > 0"' in toml and "are votes against" in summary
+    assert [line.split()[:3] for line in summary.splitlines() if line.startswith("    ")] == [
+        ["user", "item", "rating"], ["0", "0", "-1"], ["1", "1", "1"], ["2", "2", "1"]
+    ]  # fmt: skip
+    assert main(["init", str(source), "--output", "-"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == toml and "check: " in printed.err
+
+
 def test_a_file_called_sample_is_not_the_built_in_sample(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "sample.csv", LOG)

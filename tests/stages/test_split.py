@@ -322,3 +322,15 @@ def test_the_candidates_of_ncf(tmp_path):
     assert figures["lines_with_positive"] == 156
     assert lists["item_idx"].list.len().sum() == figures["candidates"] < 6040 * 99
     assert np.all(lists["user_idx"].to_numpy() == np.arange(6040))
+
+
+@pytest.mark.parametrize(("kind", "day", "warns"), [("auto", None, True), ("random", None, False), ("auto", 3, False)])
+def test_a_random_split_that_nobody_asked_for_is_a_warning(tmp_path, kind, day, warns):
+    rows = raw(*[(f"u{u}", f"i{i}", 1, day) for u in range(5) for i in range(8)])
+    run = make_run(tmp_path, split={"kind": kind})
+    encoded_dir = encode.encode_ids(run, clean.clean_interactions(run, store(run, rows)))
+    for _ in range(2):
+        split.split_interactions(run, encoded_dir)
+    notes = [note for note in journal.notes(run.home, run.dataset, run.run_id) if note.startswith("warning: split")]
+    assert len(notes) == 2 * warns
+    assert all("40 of 40 rows have no time" in note and 'split.kind = "random"' in note for note in notes)

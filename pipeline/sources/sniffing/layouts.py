@@ -12,7 +12,8 @@ RARE_DELIMITERS = ("\x01", "\x1f", "^", "~", "¦")
 LAST_RESORT = (":",)
 COMMENTS = ("#", "%", "//")
 _FIRST_LINES = 400
-_FIRST_RECORDS = 100
+_FIRST_RECORDS = 1000
+"""Enough to tell a category from a rating, and day-first from month-first dates."""
 _LONGEST_RECORD = 50  # lines
 _LONGEST_PREAMBLE = 30  # lines
 _SEP_LINE = re.compile(r"\"?sep=(.{1,4}?)\"?", re.IGNORECASE).fullmatch
@@ -60,7 +61,7 @@ def layout_of(lines: Sequence[str], name: str) -> TextLayout:
     if not comment:
         above = _lines_above(body[:_FIRST_LINES], marks)
         skip, body = skip + above, body[above:]
-    records, broken = split(body[:_FIRST_LINES], marks, _FIRST_RECORDS)
+    records, broken = split(body[: 4 * _FIRST_RECORDS], marks, _FIRST_RECORDS)
     return TextLayout(marks, records, broken, comment, skip, comments)
 
 

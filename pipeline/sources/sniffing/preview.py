@@ -14,13 +14,13 @@ from pipeline.sources import files
 from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
 from pipeline.sources.json_lines import any_cell, columns_of, parse_object
 from pipeline.sources.plain_text import has_returns_only
-from pipeline.sources.sniffing.column_roles import NAMES, fits, is_numeric, number, roles_of
+from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
 from pipeline.sources.sniffing.encodings import Guess, guess
 from pipeline.sources.sniffing.layouts import layout_of
 from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_lines, refuse_matrix, refuse_prose
 
 FIRST = 2**22  # bytes
-_FIRST_OBJECTS = 100
+_FIRST_OBJECTS = 1000
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Peek:
     """False for JSON lines and Parquet, which have no delimiter."""
     nested: dict[str, str] = field(default_factory=dict)
     """Columns of a Parquet file that hold lists or structs, to their type."""
+    has_names: bool = True
+    """False: the names were guessed from the values."""
 
     def column(self, at: int) -> list[str]:
         """The cells of one column."""
@@ -97,7 +99,7 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     refuse_prose(path.name, rows, layout.is_even)
     notes = [text.guess.note] if text.guess.note else []
     reading: dict[str, Any] = {"delimiter": marks.delimiter, "header": header}
-    skip = layout.skip_lines
+    skip, has_names = layout.skip_lines, True
     if header and width == len(names) + 1:
         notes.append(f"the header has {len(names)} names, but the rows have {width} fields; {_SHIFTED}")
         last = all(not row[-1].strip() for row in body)
@@ -106,27 +108,24 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
         reading |= {"header": False, "column_names": names}
     elif not header:
         body = [row for row in rows if len(row) == width]
-        names = _guessed_names(body, width, layout.comments)
+        said = _names_of_comment(layout.comments, width)
+        has_names, names = bool(said), said or guessed_names(body, width)
         reading["column_names"] = names
     reading |= {"encoding": text.guess.encoding, "quote": marks.quote}
     reading |= {"escape": marks.escape} if marks.escape else {}
     reading |= {"comment": layout.comment} if layout.comment else {}
     reading |= {"skip_lines": skip} if skip else {}
-    return Peek(names, [row for row in body if len(row) == len(names)], reading, notes)
+    return Peek(names, [row for row in body if len(row) == len(names)], reading, notes, has_names=has_names)
 
 
 _SHIFTED = "names were given to all of them: check column_names"
 
 
-def _guessed_names(body: list[list[str]], width: int, comments: list[str]) -> list[str]:
-    """Names of the columns of a file without a header: those of its last comment line, else what they seem to hold."""
-    if comments:
-        said = [name for name in re.split(r"[\s,;|]+", comments[-1]) if name]
-        is_named = len(said) == width and len(set(said)) == width
-        if is_named and sum(any(fits(name, role) for role in NAMES) for name in said) >= 2:
-            return said
-    found = {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
-    return [found.get(at, f"column_{at + 1}") for at in range(width)]
+def _names_of_comment(comments: list[str], width: int) -> list[str]:
+    """Names of the columns from the last comment line of a file without a header; empty if it has none."""
+    said = [name for name in re.split(r"[\s,;|]+", comments[-1]) if name] if comments else []
+    is_named = len(said) == width and len(set(said)) == width
+    return said if is_named and sum(any(fits(name, role) for role in NAMES) for name in said) >= 2 else []
 
 
 def _json_lines(path: Path, text: FirstText) -> Peek:

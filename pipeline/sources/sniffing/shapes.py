@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources.sniffing.column_roles import number, unit_of
+from pipeline.sources.sniffing.cells import number
+from pipeline.sources.sniffing.times import unit_of
 
 _WIDE = 8
 """Columns from which a table of numbers may be a matrix."""
