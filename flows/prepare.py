@@ -8,7 +8,7 @@ from pipeline.config import loader
 from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.config.settings import Settings
-from pipeline.core import fault_injection
+from pipeline.core import fault_injection, paths
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home, default_home, from_checkout
@@ -86,6 +86,14 @@ def check_columns(run: Run) -> None:
                 expressions.parse(text, f"dataset.feedback.{key}")
         return
     column_names.check_conditions(dataset, run.data)
+
+
+def is_as_shipped(settings: Settings, dataset: str, recipe: str) -> bool:
+    """Whether all settings but those of the data set are the ones of a shipped recipe, whose models are valid."""
+    if recipe not in {path.stem for path in paths.RECIPES.glob("*.toml")}:
+        return False
+    shipped, _ = loader.load_settings(dataset, recipe, environ={})
+    return settings.model_copy(update={"dataset": shipped.dataset}) == shipped
 
 
 def check_choices(settings: Settings) -> None:

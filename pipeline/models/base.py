@@ -1,6 +1,7 @@
 """The base class of model families: one class with its config; all state is in `state_dict()`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -9,7 +10,11 @@ from pipeline.training.context import FitContext, ModelConfig, NotServable
 from pipeline.training.event_weights import weighed
 from pipeline.training.interactions import History, Interactions
 
-__all__ = ["FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
+__all__ = ["Explainer", "FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
+
+
+Explainer = Callable[[Tensor, History, Tensor], Tensor]
+"""(B,) users, their E distinct events, (B, K) items -> what each event adds to the scores of its row, (E, K)."""
 
 
 class Recommender(nn.Module, ABC):
@@ -107,6 +112,10 @@ class Recommender(nn.Module, ABC):
 
         They sum to the score. None if the score is not such a sum.
         """
+        return None
+
+    def explainer(self) -> "Explainer | None":
+        """A function that explains many scores at once as `contributions` explains one; None if it would be slow."""
         return None
 
     def terms(self, user: int, item: int) -> dict[str, float] | None:

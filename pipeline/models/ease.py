@@ -7,9 +7,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import FitContext, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.history_products import gram_of, times
 from pipeline.models.ops.inverses import inverse
+from pipeline.models.ops.item_weights import entries
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
@@ -170,6 +171,12 @@ class Ease(Recommender):
         own = (history.items == item).float()  # (E,)
         row = own - (own - overlap[history.items]) / (self.penalty[history.items] * self.diagonal[item])
         return row * self.reach[item]
+
+    def explainer(self) -> Explainer | None:
+        """B[event, item] on the scale of scores; None in dual form, where B is not stored."""
+        if self.dual:
+            return None
+        return lambda users, history, items: entries(self.weights, history, items) * self.reach[items[history.rows]]
 
     @property
     def _train(self) -> History:

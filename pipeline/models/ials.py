@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import FitContext, NotServable, Recommender
+from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions, stable_order
@@ -143,6 +143,27 @@ class Ials(Recommender):
         a = self.config.unobserved_weight * (q.T @ q) + own.T @ (w[:, None] * own)  # (D, D)
         a.diagonal().add_(self._rows(history, w).l2)
         return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+
+    def explainer(self) -> Explainer | None:
+        """w_j q_iᵀ A⁻¹ q_j, as `contributions`; None for fits with ratings as weights."""
+        if self.config.use_weights and not self.config.event_weights:
+            return None
+        q = self.items.double()
+        gramian = self.config.unobserved_weight * (q.T @ q)  # (D, D)
+
+        def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
+            rows, weights = history.rows, self._known_weights(history)  # (E,) each
+            place = torch.arange(len(rows), device=q.device) - history.offsets[rows]  # (E,)
+            longest = int(history.lengths.amax()) if len(rows) else 0
+            own = q.new_zeros(len(items), longest, q.shape[1])  # (B, L, D), 0 beyond a row's events
+            own[rows, place] = q[history.items]
+            w = q.new_zeros(len(items), longest, 1).index_put_((rows, place), weights.double()[:, None])  # (B, L, 1)
+            a = gramian + own.mT @ (w * own)  # (B, D, D)
+            a.diagonal(dim1=1, dim2=2).add_(self._rows(history, weights).l2[:, None])
+            added = w * (own @ torch.linalg.solve(a, q[items].mT))  # (B, L, K)
+            return added[rows, place].float()  # (E, K)
+
+        return explain
 
     def _known_weights(self, history: History) -> Tensor:
         """What every interaction of a history adds to its cell, (E,)."""

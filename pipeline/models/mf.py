@@ -58,15 +58,15 @@ class MatrixFactorization(Recommender):
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: MatrixFactorizationConfig = config
-        sparse = self._sparse(FitContext())
-        self.user = nn.Embedding(n_users, config.embedding_dim, sparse=sparse)
+        self.user = nn.Embedding(n_users, config.embedding_dim)
         # the last column is the item's bias: one table, one look-up, one product
-        self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias, sparse=sparse)
+        self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias)
+        self._set_gradients(FitContext())
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Fit on the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
-        self.user.sparse = self.item.sparse = self._sparse(context)
+        self._set_gradients(context)
         with seeded(seed_of(context.seed, "init"), context.device):
             nn.init.normal_(self.user.weight, std=self.config.init_std)
             nn.init.normal_(self.item.weight, std=self.config.init_std)
@@ -86,15 +86,16 @@ class MatrixFactorization(Recommender):
 
         self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=True))
 
-    def _sparse(self, context: FitContext) -> bool:
-        """Whether gradients are sparse: cheaper for large tables on a CPU; on CUDA many launches and syncs."""
+    def _set_gradients(self, context: FitContext) -> None:
+        """Choose sparse gradients, table by table: cheaper for large ones on a CPU; on CUDA many launches and syncs."""
         if self.config.sparse is not None:
-            return self.config.sparse
-        dim = self.config.embedding_dim + 1
-        if context.device.type == "cuda" and context.world.size == 1:
-            needed = 16 * (self.n_users + self.n_items) * dim  # table, gradient and two moments
-            return context.memory is not None and 4 * needed > context.memory
-        return max(self.n_users, self.n_items) * self.config.embedding_dim > SPARSE_FROM
+            self.user.sparse = self.item.sparse = self.config.sparse
+        elif context.device.type == "cuda" and context.world.size == 1:
+            needed = 16 * (self.n_users + self.n_items) * (self.config.embedding_dim + 1)  # with gradient and moments
+            self.user.sparse = self.item.sparse = context.memory is not None and 4 * needed > context.memory
+        else:
+            for table in (self.user, self.item):
+                table.sparse = table.num_embeddings * self.config.embedding_dim > SPARSE_FROM
 
     def _loss(self, users: Tensor, items: Tensor, real: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean loss; column 0 of `items` (B, 1 + n) is the positive, `real` (B,) whether the others count.
@@ -102,7 +103,8 @@ class MatrixFactorization(Recommender):
         `weights` (B,) of the positives have a mean of 1 over all rows.
         """
         user = self.user(short(users))  # (B, D)
-        scores = pair_scores(self._with_one(user), self.item, items)  # (B, 1 + n)
+        large = self.user.sparse or self.item.sparse
+        scores = pair_scores(self._with_one(user), self.item, items, large)  # (B, 1 + n)
         positive, negative = scores[:, 0], scores[:, 1:]  # (B,), (B, n)
         match self.config.loss:
             case "bpr":

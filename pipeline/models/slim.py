@@ -7,9 +7,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import FitContext, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.history_products import gram_of
 from pipeline.models.ops.inverses import inverse as inverse_of
+from pipeline.models.ops.item_weights import WeightTable
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
@@ -165,6 +166,12 @@ class Slim(Recommender):
         column[self.sources[own]] = self.weights[own]
         parts = column[history.items]
         return parts if history.weights is None else parts * history.weights
+
+    def explainer(self) -> Explainer:
+        """B[event, item]."""
+        targets = History(self.offsets, self.sources, self.n_items).rows  # (E,)
+        table = WeightTable(targets, self.sources, self.weights, self.n_items)
+        return lambda users, history, items: table.entries(history, items)
 
     def similar(self, items: Tensor) -> Tensor:
         """Rows of B: what one item in the history adds to every score, (B, I)."""

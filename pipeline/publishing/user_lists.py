@@ -17,7 +17,7 @@ from pipeline.preparation.events import codes, masking_rows
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules
+from pipeline.publishing import business_rules, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists
@@ -25,6 +25,7 @@ from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
 USERS_PER_PART = 50_000
+MODEL, FALLBACK, PROMOTED = "model", "fallback", "promoted"
 Suppressed = Counter[tuple[str, str, str]]
 """Users by item, rule and reason: those whose list the rule kept the item out of."""
 
@@ -37,17 +38,26 @@ class Fitted:
     known: Interactions
 
 
+@dataclass(frozen=True)
+class Part:
+    """Lists of some users, and the reasons of their items (tables.RECOMMENDATIONS and tables.REASONS, in part)."""
+
+    lists: pl.DataFrame
+    reasons: pl.DataFrame
+
+
 def recommend(
     run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, rules: business_rules.Rules, suppressed: Suppressed
-) -> Iterator[pl.DataFrame]:
+) -> Iterator[Part]:
     """Lists of every user with a valid row, ordered by user id, in parts of at most USERS_PER_PART users.
 
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user. Scores
-    include the boosts of the rules.
+    include the boosts of the rules; reasons are those of the model's own scores.
     """
-    model, known = fitted.model, fitted.known
+    model, known, per_item = fitted.model, fitted.known, run.settings.export.reasons
+    explain = model.explainer() if per_item else None
     popular = known.fallback_counts()
     if rules.boost is not None:
         model, popular = Boosted(model, rules.boost.to(known.users.device)), boosted(popular, rules.boost)
@@ -86,18 +96,26 @@ def recommend(
                 "fallback": lists.from_fallback.repeat_interleave(k).cpu().numpy(),
             }
         ).filter(pl.col("item") >= 0)
-        yield flat.select(
+        frame = flat.select(
             users["user_id"].gather(flat["row"]).alias("user_id"),
             "rank",
             items["item_id"].gather(flat["item"]).alias("item_id"),
             "score",
             pl.when("promoted")
-            .then(pl.lit("promoted"))
+            .then(pl.lit(PROMOTED))
             .when("fallback")
-            .then(pl.lit("fallback"))
-            .otherwise(pl.lit("model"))
+            .then(pl.lit(FALLBACK))
+            .otherwise(pl.lit(MODEL))
             .alias("source"),
         )
+        why = tables.REASONS.empty()
+        if explain is not None:
+            by_model = lists.items.masked_fill(lists.from_fallback[:, None] | ruled.promoted, -1)  # (B, K)
+            learnt = fitted.model.weighed(history)
+            learnt = learnt.distinct() if learnt.weights is None else learnt
+            found = reasons.reasons(explain, index, learnt, by_model, per_item)
+            why = reasons.frame(found, users["user_id"], items["item_id"])
+        yield Part(frame, why)
 
 
 def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:

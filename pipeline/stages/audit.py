@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
+from pipeline.evaluation import realised
 from pipeline.preparation.events import masking_condition
 from pipeline.publishing import business_rules, checks, churn, database, item_conditions
 from pipeline.publishing.logical_hash import hash_tables
@@ -17,6 +18,7 @@ def audit_tables(run: Run, raw: Path, encoded: Path, lists: Path, champion: str)
     """The audited file of this night, not yet live. Raises Refused, with the checks that failed."""
     with journal.stage(run, "audit"), database.building(run) as (path, con):
         fault("audit:before_fill")
+        realised.measure_earlier_lists(run, raw, encoded)
         database.fill(con, run, raw, lists)
         fault("audit:after_fill")
         churn.compare(con, run, live_run_id(run.home, run.dataset))

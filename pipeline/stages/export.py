@@ -54,9 +54,10 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
         lists, suppressed, of_model = 0, user_lists.Suppressed(), user_lists.Fitted(model, known)
         for number, part in enumerate(user_lists.recommend(run, of_model, rows, encoded, rules, suppressed)):
-            lists += part.height
-            part = part.with_columns(model=pl.lit(label))
-            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part)
+            lists += part.lists.height
+            named = part.lists.with_columns(model=pl.lit(label))
+            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, named)
+            _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(

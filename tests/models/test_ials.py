@@ -148,7 +148,7 @@ def test_logged_loss_is_that_of_the_whole_matrix_and_falls(solver: str, exponent
 
 
 @pytest.mark.parametrize("solver", ["cg", "exact"])
-def test_fold_in_gives_the_fitted_factors_to_strangers_too(solver: str):
+def test_fold_in_gives_the_fitted_factors_to_new_users_too(solver: str):
     train = random_interactions()
     model = Ials(IalsConfig(embedding_dim=6, solver=solver), 60, 40)
     model.fit(train, FitContext())
@@ -270,11 +270,11 @@ def test_weights_that_cannot_be_are_refused(ratings: float | None, words: str):
 
 
 def test_stops_when_valid_stops_getting_better_and_keeps_the_best():
-    figures, seen = [0.1, 0.3, 0.2, 0.3, 0.1, 0.9], []
+    metrics, seen = [0.1, 0.3, 0.2, 0.3, 0.1, 0.9], []
 
     def validate(model: Ials) -> float:
         seen.append((model.items.clone(), model.users.clone()))
-        return figures[len(seen) - 1]
+        return metrics[len(seen) - 1]
 
     train = random_interactions()
     model = Ials(IalsConfig(embedding_dim=4, patience=3), 60, 40)

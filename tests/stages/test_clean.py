@@ -152,7 +152,7 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         (
             {"keep_if": "rating > 9"},
@@ -163,8 +163,8 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
         ({"positive_if": "rating > 9"}, "none of 2 kept rows is positive"),
     ],
 )
-def test_nothing_left_is_refused_with_the_filter_at_fault(settings, said):
-    with pytest.raises(Refused, match=said):
+def test_nothing_left_is_refused_with_the_filter_at_fault(settings, output):
+    with pytest.raises(Refused, match=output):
         cleaned(raw(("u", "a", 1, 0), ("u", "a", 2, 0), ("u", "b", 3, 1)), **settings)
 
 

@@ -6,7 +6,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import Recommender, pick
+from pipeline.models.base import Explainer, Recommender, pick
+from pipeline.models.ops.item_weights import WeightTable
 from pipeline.models.ops.topk import largest
 from pipeline.training.event_weights import WeightsConfig
 from pipeline.training.interactions import History
@@ -51,6 +52,13 @@ class ItemGraph(Recommender):
         edges = self.weights.new_zeros(self.n_items)
         parts = edges.index_add_(0, self.neighbors[item], self.weights[item])[history.items]
         return parts if history.weights is None else parts * history.weights
+
+    def explainer(self) -> Explainer:
+        """Weights of the items' edges to the events."""
+        kept = self.weights != 0  # (I, K)
+        targets = torch.arange(self.n_items, device=kept.device)[:, None].expand_as(kept)[kept]
+        table = WeightTable(targets, self.neighbors[kept], self.weights[kept], self.n_items)
+        return lambda users, history, items: table.entries(history, items)
 
     def similar(self, items: Tensor) -> Tensor:
         """What one item in the history adds to every score, (B, I)."""
