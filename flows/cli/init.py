@@ -66,7 +66,9 @@ def decisions(text: str) -> str:
     header = toml["source"].get("header", True)
     titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog next to it"
     unit = f" ({unit})" if unit else ""
-    return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}; {titles}"
+    events = toml.get("events")
+    kinds = f"; events in {events['column']!r}, target {' and '.join(events['target'])}" if events else ""
+    return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}{kinds}; {titles}"
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:

@@ -26,7 +26,8 @@ def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
     """Write profile.json: the source (`raw`), the rows that are kept (`clean`), and the ratings of train as fitted.
 
     Keys: sample, columns, shapes.{raw,clean}, rows.{train,valid,test}, ratings.{raw,clean,fit}, activity and
-    popularity, each of raw and clean; see `reporting.data_profile`. Logs how the filters changed the density.
+    popularity, each of raw and clean; see `reporting.data_profile`. With `[events]` also events, its funnel. Logs how
+    the filters changed the density.
     """
     feedback = run.settings.dataset.feedback
 
@@ -47,6 +48,8 @@ def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
             "activity": {name: data_profile.concentration(of.per_user) for name, of in counts.items()},
             "popularity": {name: data_profile.concentration(of.per_item) for name, of in counts.items()},
         }
+        if events := lake.info(cleaned).get("events"):
+            described["events"] = events
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
         return lake.StageResult(rows_in=source.height, info={"shapes": described["shapes"]})
 

@@ -53,8 +53,34 @@ def data(night: Night) -> dict[str, Any]:
         "shapes": [("in the source", night.profile["shapes"]["raw"]), ("in use", night.profile["shapes"]["clean"])]
         if night.profile else [],
         "parts": night.profile["rows"] if night.profile else {},
+        "events": funnel(night.profile.get("events") if night.profile else None),
         "lost": rows, "kept": kept, "charts": charts_made, "split": night.record.get("split_kind"),
     }  # fmt: skip
+
+
+def funnel(events: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Event types, most frequent first, with their share of the rows, and sentences about pairs; None without types."""
+    if not events:
+        return None
+    rows = max(1, events["rows"])
+    types = [
+        {**kind, "share": kind["rows"] / rows,
+         "role": "target" if kind["target"] else "withdraws" if kind["withdraws"] else ""}
+        for kind in sorted(events["types"], key=lambda kind: -kind["rows"])
+    ]  # fmt: skip
+    texts = [
+        f"{plural(events['pairs_of_several_types'], 'pair')} of user and item of {number(events['pairs'])} "
+        "with more than one event type"
+    ]
+    if any(kind["withdraws"] for kind in events["types"]):
+        texts.append(
+            f"contradictions: {plural(events['pairs_withdrawn_and_target'], 'pair')} with both a withdrawal and the "
+            f"target, {plural(events['withdrawals_of_nothing'], 'withdrawal')} of nothing"
+        )
+    if events["unknown_rows"]:
+        named = ", ".join(f"{kind} {number(count)}" for kind, count in events["unknown"].items())
+        texts.append(f"{plural(events['unknown_rows'], 'row')} of unknown event types: {named}")
+    return {"types": types, "text": "; ".join(texts).capitalize() + "."}
 
 
 def drift(night: Night) -> dict[str, Any] | None:

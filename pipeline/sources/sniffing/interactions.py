@@ -2,7 +2,7 @@
 
 import glob
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
+from pipeline.sources.sniffing.events_section import events_section
 from pipeline.sources.sniffing.feedback import Feedback, feedback_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
@@ -24,6 +25,7 @@ NO_CATALOG = """# No item catalog was found next to the file. With one, the publ
 
 
 SHOWN_ROWS = 3
+REPEATS = 'repeats = "sum"  # of one user, item and event type: they add up'
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ def propose(path: Path) -> Proposal:
         )
     refuse_nested(path.name, table.names, table.nested, roles)
     refuse_lists(path.name, table.names, table.rows, roles)
+    counted = _counted(table, assigned)
+    events = events_section(path, table, {at for at in roles.values() if at != counted})
+    if events and events.quantity:
+        assigned, roles = _without_rating(assigned, table.names.index(events.quantity))
     columns, notes = columns_section(table, assigned)
     feedback = _feedback(table, assigned)
     lines = [
@@ -76,6 +82,9 @@ def propose(path: Path) -> Proposal:
         "[feedback]",
         *feedback.lines,
     ]
+    if events:
+        lines += [REPEATS, "", *events.lines]
+        notes += events.notes
     found = find_catalog(path, table.names[roles["item"]], set(table.column(roles["item"])))
     if catalog := found.catalog:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
@@ -88,6 +97,21 @@ def propose(path: Path) -> Proposal:
     lines[1:1] = [f"# Check: {note}" for note in layout]
     guess = [table.names, *table.rows[:SHOWN_ROWS]] if assigned.guessed else []
     return Proposal("\n".join(lines) + "\n", [*layout, *notes, *feedback.notes], guess, feedback.positives)
+
+
+def _counted(table: Peek, assigned: Assigned) -> int | None:
+    """The column of the rating, if it counts something: with event types it is the quantity of an event."""
+    at = assigned.roles.get("rating")
+    return at if at is not None and is_count_name(table.names[at]) else None
+
+
+def _without_rating(assigned: Assigned, column: int) -> tuple[Assigned, dict[str, int]]:
+    """The same without a rating in this column, and its roles."""
+    unread = None if assigned.unread_rating == column else assigned.unread_rating
+    if assigned.roles.get("rating") != column:
+        return replace(assigned, unread_rating=unread), assigned.roles
+    roles = {role: at for role, at in assigned.roles.items() if role != "rating"}
+    return replace(assigned, roles=roles, spelling=None, unread_rating=unread), roles
 
 
 def _feedback(table: Peek, assigned: Assigned) -> Feedback:
