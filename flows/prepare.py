@@ -8,7 +8,7 @@ from pipeline.config import loader
 from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.config.settings import Settings
-from pipeline.core import fault_injection
+from pipeline.core import fault_injection, paths
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home, default_home, from_checkout
@@ -42,8 +42,9 @@ def prepare(
         raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = loader.load_settings(dataset, recipe, overrides)
     if until not in DATA_STAGES:
-        from pipeline.experiments.families import family_of  # imports torch
+        from pipeline.experiments.families import family_of, with_weights  # imports torch
 
+        settings = with_weights(settings)
         for label, entry in settings.models.items():
             family_of(settings, label)
             if entry.finder or entry.search is not None:
@@ -87,6 +88,14 @@ def check_columns(run: Run) -> None:
     column_names.check_conditions(dataset, run.data)
 
 
+def is_as_shipped(settings: Settings, dataset: str, recipe: str) -> bool:
+    """Whether all settings but those of the data set are the ones of a shipped recipe, whose models are valid."""
+    if recipe not in {path.stem for path in paths.RECIPES.glob("*.toml")}:
+        return False
+    shipped, _ = loader.load_settings(dataset, recipe, environ={})
+    return settings.model_copy(update={"dataset": shipped.dataset}) == shipped
+
+
 def check_choices(settings: Settings) -> None:
     """Check device, memory limit and selection metric before hours are spent; SettingsError names the key."""
     from pipeline.config.settings import ERRORS
@@ -124,12 +133,13 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.ncf_timed import write_ncf_timed
     from pipeline.datasets.sample import write_sample
+    from pipeline.datasets.shop_log import write_shop
 
     folder = home.lake(dataset.name) / "0_source"
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed}
+    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed, "shop": write_shop}
     write[dataset.source.generator or SAMPLE](folder)
     return folder
 

@@ -19,7 +19,7 @@ def leaderboard(options: Any) -> None:
     """Print models, best first, with metrics as columns. JSON has all metrics of one cutoff, text a few of them."""
     long = query(options, "select * from leaderboard where split = $split", {"split": options.split})
     if options.all:
-        show(long, options)
+        show(long.to_dicts(), options)
         return
     against, decides = compared(long)
     depths = [*decides["cutoff"], USUAL_DEPTH, *long["cutoff"].sort(descending=True)]
@@ -35,11 +35,11 @@ def leaderboard(options: Any) -> None:
     by = metrics[0] if metrics else "model"
     wide = wide.sort("protocol", by, descending=[False, by not in ("model", *ERRORS)], nulls_last=True)
     if options.json:
-        show(wide, options)
+        show(wide.to_dicts(), options)
         return
     protocol = ["protocol"] if wide["protocol"].n_unique() > 1 else []
     champion = pl.when("champion").then(pl.lit("yes")).alias("champion")
-    show(wide.select("model", champion, *protocol, *metrics, "n", "against_best"), options)
+    show(wide.select("model", champion, *protocol, *metrics, "n", "against_best").to_dicts(), options)
     if against.height:
         best = against.filter(against_best="best")["model"].item()
         print(

@@ -1,18 +1,19 @@
 """Commands that only read: shipped data sets, recipes and models; published lists; SQL."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from flows.cli import output
 from flows.cli.output import show
-from pipeline.config import loader
+from pipeline.config import toml_files
 from pipeline.core import paths
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.storage import reader
+from pipeline.storage.warehouse import Connection
+
+if TYPE_CHECKING:
+    import polars as pl
 
 COMPARED_IDS = 100_000  # an unknown id is compared with at most so many
 
@@ -20,14 +21,14 @@ COMPARED_IDS = 100_000  # an unknown id is compared with at most so many
 def datasets(options: Any) -> None:
     """The shipped data sets."""
     files = sorted(paths.DATASETS.glob("*.toml"))
-    show([{"name": f.stem, "description": loader.read_toml(f).get("description", "")} for f in files], options)
+    show([{"name": f.stem, "description": toml_files.read_toml(f).get("description", "")} for f in files], options)
 
 
 def recipes(options: Any) -> None:
     """The shipped recipes."""
     files = sorted(paths.RECIPES.glob("*.toml"))
     show(
-        [{"name": f.stem, "models": ", ".join(loader.read_toml(f)["models"]), "file": str(f)} for f in files],
+        [{"name": f.stem, "models": ", ".join(toml_files.read_toml(f)["models"]), "file": str(f)} for f in files],
         options,
     )
 
@@ -44,26 +45,26 @@ def models(options: Any) -> None:
 
 def recommend(options: Any) -> None:
     """A user's published list, with titles."""
-    found = query(
+    found = records(
         options,
         "select rank, item_id, title, score, source, model from recommendations_titled "
         "where user_id = $user and rank <= $n order by rank",
         {"user": options.user, "n": options.n},
     )
-    if found.is_empty():
+    if not found:
         require(options, "user")
     show(found, options)
 
 
 def similar(options: Any) -> None:
     """The items most similar to an item, with titles."""
-    found = query(
+    found = records(
         options,
         "select rank, similar_item_id, similar_title, score, model from similar_items_titled "
         "where item_id = $item and rank <= $n order by rank",
         {"item": options.item, "n": options.n},
     )
-    if found.is_empty():
+    if not found:
         require(options, "item")
         print(f"the model has no items similar to {options.item!r}", file=sys.stderr)
     show(found, options)
@@ -71,35 +72,48 @@ def similar(options: Any) -> None:
 
 def sql(options: Any) -> None:
     """Run any query. The connection can't write, read files or change its settings."""
-    found = query(options, options.query, {})
     if options.form or options.output:
-        output.write(found, options.form, options.output)
+        from flows.cli import result_files  # imports polars
+
+        result_files.write(query(options, options.query, {}), options.form, options.output)
     else:
-        show(found, options)
+        show(records(options, options.query, {}), options)
 
 
-def query(options: Any, text: str, params: dict[str, Any]) -> pl.DataFrame:
-    """Rows of a query on the live tables. UnreadableInput if there are none."""
+def query(options: Any, text: str, params: dict[str, Any]) -> "pl.DataFrame":
+    """A frame of a query on the live tables. UnreadableInput if there are none."""
+    with opened(options) as con:
+        return reader.ask(con, text, params)
+
+
+def records(options: Any, text: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same as dicts, which needs no polars."""
+    with opened(options) as con:
+        return reader.records(con, text, params)
+
+
+def opened(options: Any) -> Connection:
+    """A connection to the live tables. UnreadableInput if there are none."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     if not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
-    with reader.open_live(home, dataset) as con:
-        return reader.ask(con, text, params)
+    return reader.open_live(home, dataset)
 
 
 def require(options: Any, kind: str) -> None:
     """Raise UnreadableInput, with the nearest ids, if the requested user (or item) is not in the published tables."""
     wanted = getattr(options, kind)
-    if query(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}).height:
+    if records(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}):
         return
-    near = query(
+    found = records(
         options,
         f"select id from (select {kind}_id as id from {kind}s limit {COMPARED_IDS}) "
         "where levenshtein(lower(id), lower($id)) <= greatest(1, length($id) // 3) "
         "order by levenshtein(lower(id), lower($id)), id limit 3",
         {"id": wanted},
-    )["id"]
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if len(near) else "."
+    )
+    near = [row["id"] for row in found]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     raise UnreadableInput(
         f"{kind} {wanted!r} is not in the published tables of {options.dataset}{hint}"
         f' Ids are as in the source: nightrecs sql {options.dataset} "select {kind}_id from {kind}s limit 10"'

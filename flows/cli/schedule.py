@@ -7,12 +7,13 @@ from pydantic import ValidationError
 
 from flows.cli.output import show
 from flows.orchestration.schedules import Schedule, path_of, schedules
-from flows.prepare import prepare, say_where
+from flows.prepare import is_as_shipped, prepare, say_where
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.filesystem import delete, write_atomically
 from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name
+from pipeline.stages import DATA_STAGES
 
 
 def schedule(options: Any) -> None:
@@ -37,7 +38,10 @@ def record(home: Home, options: Any) -> None:
     if not options.cron:
         raise SettingsError('--cron is missing; --cron "0 3 * * *" is every night at three')
     say_where(options.home)
-    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
+    places = options.dataset, options.recipe, options.data, options.home, options.overrides
+    run = prepare(*places, until=DATA_STAGES[-1])  # without the checks of models, which import torch
+    if not is_as_shipped(run.settings, options.dataset, options.recipe):
+        run = prepare(*places)
     own = {key: absolute(getattr(options, key)) for key in ("dataset", "recipe", "data")}
     about = {"cron": options.cron, "timezone": options.timezone, "max_age": options.max_age}
     try:

@@ -5,16 +5,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from flows.cli.output import show
-from pipeline.config.run import moment_of, utcnow
 from pipeline.core.errors import Held, UnreadableInput, with_ids
 from pipeline.core.paths import Home
+from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.core.terminal import as_json, show_line
 from pipeline.datasets.names import dataset_name, runnable, unknown_dataset
 from pipeline.maintenance.rollback import next_target, standing
-from pipeline.sources.parquet_writer import REJECTED
 from pipeline.storage import checksums, forgotten_users, journal, reader, warehouse
 from pipeline.storage.generations import kept_generations, live_run_id
 from pipeline.storage.lock import lock_holder
@@ -31,7 +28,7 @@ def status(options: Any) -> int:
     answer = health(home, dataset, live_run_id(home, dataset), options.deep)
     answer |= about_tables(home, dataset) | {"rejected": None}
     if answer["last_outcome"] not in (None, "published"):
-        answer["rejected"] = rejected(home.journal(dataset) / answer["last_night"] / REJECTED)
+        answer["rejected"] = rejected(home, dataset, answer["last_night"])
     age = answer["age_hours"]
     if options.max_age is not None and age is not None and age > options.max_age:
         answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
@@ -49,13 +46,13 @@ def about_tables(home: Home, dataset: str) -> dict[str, Any]:
     answer = dict.fromkeys(["generated_at", "age_hours", "rows", "users", "items", "last_timestamp"])
     try:
         with reader.open_live(home, dataset) as con:
-            made = con.sql("select generated_at from freshness").pl()["generated_at"].item()
-            about = con.sql("select rows, users, items, last_timestamp from interactions_summary").pl()
+            (freshness,) = reader.records(con, "select generated_at from freshness")
+            (about,) = reader.records(con, "select rows, users, items, last_timestamp from interactions_summary")
     except (warehouse.DatabaseError, Held, ValueError):  # UnreadableInput is a ValueError
         return answer
-    made = made or moment_of(live_run_id(home, dataset) or "")  # tables without a single recommendation have no time
+    made = freshness["generated_at"] or moment_of(live_run_id(home, dataset) or "")  # null: no recommendation at all
     age = round((utcnow() - made).total_seconds() / 3600, 2) if made else None
-    return answer | about.row(0, named=True) | {"generated_at": made, "age_hours": age}
+    return answer | about | {"generated_at": made, "age_hours": age}
 
 
 def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> dict[str, Any]:
@@ -133,11 +130,16 @@ def changed(home: Home, dataset: str, deep: bool) -> list[str]:
     return found
 
 
-def rejected(file: Path) -> dict[str, Any] | None:
+def rejected(home: Home, dataset: str, run_id: str) -> dict[str, Any] | None:
     """Number of lines that a night rejected, the first ones, and the SQL for all of them.
 
     A night that publishes has them in the table `rejected_rows`.
     """
+    import polars as pl
+
+    from pipeline.sources.parquet_writer import REJECTED  # imports pyarrow
+
+    file = home.journal(dataset) / run_id / REJECTED
     if not file.is_file():
         return None
     lines = pl.scan_parquet(file).select("file", "line", "column", "reason", "raw")

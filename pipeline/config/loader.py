@@ -1,7 +1,6 @@
 """Merges data set, recipe, environment and --set into the settings tree. Errors name the source of the key."""
 
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.base import NAME, NAME_IN_WORDS
 from pipeline.config.settings import Settings
+from pipeline.config.toml_files import find_toml, read_toml
 from pipeline.core import paths
 from pipeline.core.console import log_once
 from pipeline.core.errors import SettingsError
@@ -65,39 +64,6 @@ def load_settings(
         return Settings.model_validate(tree), dataset_file
     except ValidationError as error:
         raise SettingsError(explain(error, Settings, origin)) from None
-
-
-def check_name(name: str, what: str, advice: str = "") -> str:
-    """Return `name` if it is allowed as part of a path, else raise SettingsError."""
-    if not re.fullmatch(NAME, name) or "\n" in name:
-        raise SettingsError(f"{name!r} is not the name of a {what}: a name has {NAME_IN_WORDS}{advice}")
-    return name
-
-
-def find_toml(name: str, folder: Path, what: str) -> Path:
-    """Path of a shipped TOML by its name, or of any other by its path. Raises SettingsError if there is none."""
-    if name.endswith(".toml") or os.sep in name:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise SettingsError(f"{what} file {path} does not exist")
-        return path.resolve()
-    shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    if name not in shipped:
-        raise SettingsError(
-            f"no {what} is called {name!r}{nearest(name, shipped)}; there are: {', '.join(shipped)}. "
-            f"One of your own is given by its file, e.g. ./{name}.toml"
-        )
-    return shipped[name]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file. Raises SettingsError with file, line and column."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8: {error}") from None
 
 
 def explain(

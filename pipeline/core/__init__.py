@@ -11,6 +11,7 @@ __all__ = [
     "paths",
     "progress",
     "redaction",
+    "run_ids",
     "seeding",
     "stage_call",
     "suggest",

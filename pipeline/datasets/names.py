@@ -1,15 +1,18 @@
 """Data set names as people type them."""
 
-from pipeline.config import loader
+from pipeline.config import toml_files
 from pipeline.core import paths
 from pipeline.core.errors import SettingsError
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
-from pipeline.storage import journal
+
+OWN_FILE = "; one of your own is also given by its file, e.g. ./mine.toml"
 
 
 def unknown_dataset(home: Home, dataset: str) -> str:
     """What to say where nothing is published under a name."""
+    from pipeline.storage import journal  # imports polars, and commands that find their tables don't need it
+
     if journal.run_ids(home, dataset):
         return f"nothing is published for {dataset!r} yet; `nightrecs status {dataset}` says how its last night went"
     published = sorted(path.stem for path in home.warehouse.glob("*.duckdb"))
@@ -31,12 +34,12 @@ def runnable(dataset: str) -> str:
 def dataset_name(dataset: str) -> str:
     """The name under which a data set, given by name or TOML, is published."""
     if not dataset.endswith(".toml"):
-        return loader.check_name(dataset, "data set", "; one of your own is also given by its file, e.g. ./mine.toml")
-    path = loader.find_toml(dataset, paths.DATASETS, "data set")
-    name = loader.read_toml(path).get("name")
+        return toml_files.check_name(dataset, "data set", OWN_FILE)
+    path = toml_files.find_toml(dataset, paths.DATASETS, "data set")
+    name = toml_files.read_toml(path).get("name")
     if not isinstance(name, str):
         raise SettingsError(f"{path}: name: is missing")
     try:
-        return loader.check_name(name, "data set")
+        return toml_files.check_name(name, "data set")
     except SettingsError as error:
         raise SettingsError(f"{path}: name: {error}") from None

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -122,7 +122,7 @@ def passing(expression: Expression, rows: pl.DataFrame, source: str = "the sourc
     Raises SettingsError for a wrong name or type, or a value that can't be converted (without that value).
     """
     columns = resolve(expression, rows.columns, source)
-    parts = []
+    parts: list[pl.Series] = []
     with _sandbox().cursor() as con:
         _check_types(con, expression, rows, columns)
         for start in range(0, max(rows.height, 1), BATCH):
@@ -146,7 +146,7 @@ def _create_view(
     if not taken:  # so that it has as many rows
         frame = pl.DataFrame({"row": pl.int_range(rows.height, eager=True)})
     frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
-    con.register("rows", frame.to_arrow())
+    con.register("rows", cast("object", frame.to_arrow()))
 
 
 @cache
@@ -216,14 +216,15 @@ def _only_expression(con: warehouse.Connection, statement: str) -> dict[str, Any
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     """Every node of a tree, without recursion."""
-    waiting = [tree]
+    waiting: list[Any] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
+            node = cast("dict[str, Any]", node)
             yield node
             waiting += reversed(list(node.values()))
         elif isinstance(node, list):
-            waiting += reversed(node)
+            waiting += reversed(cast("list[Any]", node))
 
 
 def _shape(tree: Any) -> list[Any]:

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from pipeline.config.run import utcnow
 from pipeline.core.errors import Held, Refused
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import sync
 from pipeline.core.paths import Home
+from pipeline.core.run_ids import utcnow
 from pipeline.storage import checksums, journal, reader, warehouse
 from pipeline.storage.copying import copy_file
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.run import utcnow
 from pipeline.core.console import log
 from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
+from pipeline.core.run_ids import utcnow
 from pipeline.storage import home_paths
 from pipeline.storage.home_paths import Relocation
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
-from pipeline.config.run import utcnow
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
+from pipeline.core.run_ids import utcnow
 
 OWN = ("warehouse", "mlflow", ".prefect")
 """Folders of a home. Other folders in it, such as sources, may or may not have been copied with it."""

@@ -9,11 +9,10 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pipeline.config.run import Run, moment_of, utcnow
 from pipeline.core import progress
 from pipeline.core.console import log, log_once
 from pipeline.core.errors import Ids
@@ -21,15 +20,19 @@ from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
+from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
 from pipeline.storage import state_files
+
+if TYPE_CHECKING:
+    from pipeline.config.run import Run  # imported where one is made: commands that only read need no settings
 
 WARNING = "warning: "
 """Prefix of the text of a note that is a warning."""
 
 
-def folder(run: Run) -> Path:
+def folder(run: "Run") -> Path:
     """Folder of this run's journal."""
     return run.home.journal(run.dataset) / run.run_id
 
@@ -41,7 +44,7 @@ def run_ids(home: Home, dataset: str) -> list[str]:
     return sorted(name for name in folders if find_run(home, dataset, name))
 
 
-def open_run(run: Run) -> None:
+def open_run(run: "Run") -> None:
     """Begin the journal of a run."""
     at = folder(run)
     at.mkdir(parents=True)
@@ -55,7 +58,7 @@ def open_run(run: Run) -> None:
 
 
 @contextmanager
-def stage(run: Run, name: str) -> Generator[dict[str, Any]]:
+def stage(run: "Run", name: str) -> Generator[dict[str, Any]]:
     """Time a stage. The block may set rows_in, rows_out, skipped and stage (the name) in the dict that it gets."""
     record: dict[str, Any] = {"stage": name, "rows_in": None, "rows_out": None, "skipped": False}
     started = time.perf_counter()
@@ -70,13 +73,13 @@ def stage(run: Run, name: str) -> Generator[dict[str, Any]]:
     log.info(f"  {record['stage']:<28} {rows} {'there already' if record['skipped'] else f'{seconds:.1f} s':>14}")
 
 
-def record_artifact(run: Run, result: Path) -> None:
+def record_artifact(run: "Run", result: Path) -> None:
     """Record that a run built or reused a result of the lake, in folders.txt, so that `gc` keeps it."""
     with (folder(run) / "folders.txt").open("a") as file:
         file.write(f"{result.parent.name}/{result.name}\n")
 
 
-def note(run: Run, text: str, ids: Ids | None = None) -> None:
+def note(run: "Run", text: str, ids: Ids | None = None) -> None:
     """Log a message and keep it in notes.jsonl. A text that begins with `warning: ` is a warning.
 
     The text must not contain ids; pass them as `ids`, so that a user can be forgotten.
@@ -121,12 +124,12 @@ def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def update_run(run: Run, **fields: Any) -> None:
+def update_run(run: "Run", **fields: Any) -> None:
     """Set fields of run.json, atomically."""
     _update(folder(run), fields)
 
 
-def close_run(run: Run, outcome: str, reason: str | None = None, ids: Ids | None = None) -> None:
+def close_run(run: "Run", outcome: str, reason: str | None = None, ids: Ids | None = None) -> None:
     """Set the outcome of a run: published, refused, stopped or crashed. An outcome that is set stays.
 
     `ids` are stored separately from the reason, as `reason_ids`.
@@ -193,8 +196,10 @@ def read_settings(home: Home, dataset: str, run_id: str) -> dict[str, Any] | Non
     return state_files.read(home.journal(dataset) / run_id / "settings.json", dict)
 
 
-def load_run(home: Home, dataset: str, run_id: str) -> Run:
+def load_run(home: Home, dataset: str, run_id: str) -> "Run":
     """The `Run` of a past run, as its stages saw it."""
+    from pipeline.config.run import Run
+
     record = read_run(home, dataset, run_id)
     settings = state_files.load(home.journal(dataset) / run_id / "settings.json", dict)
     return Run.model_validate(
@@ -208,13 +213,13 @@ def load_run(home: Home, dataset: str, run_id: str) -> Run:
     )
 
 
-def keep_traceback(run: Run) -> None:
+def keep_traceback(run: "Run") -> None:
     """Append the current traceback to errors.txt."""
     with (folder(run) / "errors.txt").open("a") as file:
         file.write(masked(traceback.format_exc()) + "\n")
 
 
-def append(run: Run, table: contracts.Table, records: list[dict[str, Any]]) -> None:
+def append(run: "Run", table: contracts.Table, records: list[dict[str, Any]]) -> None:
     """Append rows to one of the journal's tables; `run_id` is filled in."""
     fault("journal:append")
     with (folder(run) / f"{table.name}.jsonl").open("a") as file:

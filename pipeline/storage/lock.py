@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.config.run import utcnow
 from pipeline.core.errors import Locked
 from pipeline.core.filesystem import free_name
 from pipeline.core.paths import Home
+from pipeline.core.run_ids import utcnow
 from pipeline.storage import home_identity
 
 

@@ -6,9 +6,9 @@ import os
 import socket
 from typing import Any
 
-from pipeline.config.run import utcnow
 from pipeline.core.filesystem import free_name
 from pipeline.core.paths import Home
+from pipeline.core.run_ids import utcnow
 from pipeline.storage import state_files
 
 

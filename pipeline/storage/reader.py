@@ -5,17 +5,25 @@ is read instead.
 """
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.console import log
 from pipeline.core.errors import Held, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.storage import checksums, statements, warehouse
 
+if TYPE_CHECKING:
+    import polars as pl  # imported where it is used: it costs more than duckdb itself
+
 MEMORY_LIMIT = "NIGHTRECS_MEMORY_LIMIT"
+PLAIN_TYPES = {
+    "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+    "FLOAT", "DOUBLE", "VARCHAR", "DATE", "TIMESTAMP",
+}  # fmt: skip
+"""Types whose values are the same from DuckDB and from Polars."""
 
 
 def open_file(path: Path) -> warehouse.Connection:
@@ -85,12 +93,39 @@ def generation_of_live(home: Home, dataset: str) -> Path | None:
     return None if checksums.logs(generation) else generation
 
 
-def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> pl.DataFrame:
+def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> "pl.DataFrame":
     """The rows of one query. Raises UnreadableInput if the statement is refused or fails."""
+    import polars as pl
+
+    with _explained(con):
+        relation = _relation(con, text, params)
+        try:
+            return pl.DataFrame() if relation is None else relation.pl()
+        except pl.exceptions.PolarsError as error:  # e.g. an interval, which Polars has no type for
+            raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None
+
+
+def records(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The rows of one query as dicts, as `ask` has them; polars is imported only where a type needs it."""
+    with _explained(con):
+        relation = _relation(con, text, params)
+        names = [] if relation is None else relation.columns
+        if relation is not None and len(set(names)) == len(names) and {*map(str, relation.types)} <= PLAIN_TYPES:
+            return [dict(zip(names, row, strict=True)) for row in relation.fetchall()]
+    return ask(con, text, params).to_dicts()
+
+
+def _relation(con: warehouse.Connection, text: str, params: dict[str, Any] | None) -> warehouse.Relation | None:
+    """The result of a checked query; None if the statement has none."""
+    statements.check(con, text)
+    return cast("warehouse.Relation | None", con.sql(text, params=params or None))
+
+
+@contextmanager
+def _explained(con: warehouse.Connection) -> Generator[None]:
+    """Raise UnreadableInput for a statement that is refused or fails."""
     try:
-        statements.check(con, text)
-        relation = cast("warehouse.Relation | None", con.sql(text, params=params or None))
-        return relation.pl() if relation is not None else pl.DataFrame()
+        yield
     except statements.NotAQuery as refused:
         raise UnreadableInput(f"the query was refused: {refused}") from None
     except warehouse.DatabaseError as error:
@@ -101,5 +136,3 @@ def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = No
                 f"columns, raise {MEMORY_LIMIT} (such as 16GB), or query the file with a DuckDB client, read-only"
             ) from None
         raise UnreadableInput(f"the query failed: {error}") from None
-    except pl.exceptions.PolarsError as error:  # e.g. an interval, which Polars has no type for
-        raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None

@@ -6,7 +6,7 @@ import sys
 import polars as pl
 import pytest
 
-from flows.cli import output
+from flows.cli import output, result_files
 from pipeline.core.errors import UnreadableInput
 
 FRAME = pl.DataFrame(
@@ -19,51 +19,51 @@ FRAME = pl.DataFrame(
 
 
 def test_formulas_are_disarmed_and_numbers_are_not():
-    text = output.guarded(FRAME)["user_id"].to_list()
+    text = result_files.guarded(FRAME)["user_id"].to_list()
     assert text == ["7", "'=1+1", "'-5", "'@x", "'\tq", 'a,b"c', None]
-    assert output.guarded(FRAME)["score"].to_list() == FRAME["score"].to_list()
+    assert result_files.guarded(FRAME)["score"].to_list() == FRAME["score"].to_list()
 
 
 @pytest.mark.parametrize("before", ["", "\n", "\r", "\t", " ", "\r\n \t", "\x0b", "\u00a0", "\u3000", "\ufeff", "\x00"])
 @pytest.mark.parametrize("sign", "=+-@＝＋－＠")
 def test_formulas_are_disarmed_after_blanks_and_in_full_width(before, sign):
     text = f"{before}{sign}1+1"
-    assert output.guarded(pl.DataFrame({"x": [text]}))["x"].item() == f"'{text}"
+    assert result_files.guarded(pl.DataFrame({"x": [text]}))["x"].item() == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["a=1", " a", "1+1", "", " ", "«=»", "naïve-x"])
 def test_other_text_is_left_as_it_is(text):
-    assert output.guarded(pl.DataFrame({"x": [text]}))["x"].item() == text
+    assert result_files.guarded(pl.DataFrame({"x": [text]}))["x"].item() == text
 
 
 def test_csv_comes_back_with_lists_as_json(tmp_path):
-    output.write(FRAME, None, str(tmp_path / "out.csv"))
+    result_files.write(FRAME, None, str(tmp_path / "out.csv"))
     back = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
     assert back.height == FRAME.height
     assert json.loads(back["items"][4]) == ["é"] and back["items"][3] is None
 
 
 def test_json_lines_and_parquet_come_back_as_they_were(tmp_path):
-    output.write(FRAME, None, str(tmp_path / "out.jsonl"))
-    output.write(FRAME, None, str(tmp_path / "out.parquet"))
+    result_files.write(FRAME, None, str(tmp_path / "out.jsonl"))
+    result_files.write(FRAME, None, str(tmp_path / "out.parquet"))
     assert pl.read_parquet(tmp_path / "out.parquet").equals(FRAME)
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == FRAME.to_dicts()
 
 
 def test_csv_goes_to_stdout(capfdbinary):
-    output.write(FRAME.select("user_id").head(2), "csv", None)
+    result_files.write(FRAME.select("user_id").head(2), "csv", None)
     assert capfdbinary.readouterr().out == b"user_id\n7\n'=1+1\n"
 
 
 @pytest.mark.parametrize(("form", "target"), [(None, "out.xlsx"), (None, "out"), ("parquet", None)])
 def test_what_cannot_be_written_says_so(form, target):
     with pytest.raises(UnreadableInput, match=r"out|--output"):
-        output.write(FRAME, form, target)
+        result_files.write(FRAME, form, target)
 
 
 def test_an_unwritable_file_is_named(tmp_path):
     with pytest.raises(UnreadableInput, match="nowhere"):
-        output.write(FRAME, None, str(tmp_path / "nowhere" / "out.csv"))
+        result_files.write(FRAME, None, str(tmp_path / "nowhere" / "out.csv"))
 
 
 @pytest.mark.parametrize(

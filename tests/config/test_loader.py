@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from flows.prepare import check_choices, is_as_shipped
 from pipeline.config import loader
 from pipeline.config.loader import load_settings
 from pipeline.config.settings import Settings
 from pipeline.core import paths
 from pipeline.core.console import log_once
 from pipeline.core.errors import SettingsError
+from pipeline.experiments.recipe_checks import check_label
 
 
 @pytest.fixture
@@ -133,9 +135,24 @@ def test_unknown_names_are_answered_with_the_nearest():
         load_settings("./missing.toml", "nightly", [], {})
 
 
-@pytest.mark.parametrize("recipe", sorted(p.stem for p in paths.RECIPES.glob("*.toml")))
+SHIPPED = sorted(p.stem for p in paths.RECIPES.glob("*.toml"))
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
 @pytest.mark.parametrize("dataset", sorted(p.stem for p in paths.DATASETS.glob("*.toml")))
 def test_every_shipped_toml_is_valid(dataset, recipe):
     settings, _ = load_settings(dataset, recipe, [], {})
     assert settings.dataset.name == dataset
     assert settings.recipe == recipe
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_models_of_shipped_recipes_are_valid(recipe):
+    """So `schedule` need not check them, which takes seconds."""
+    settings, _ = load_settings("sample", recipe, [], {})
+    for label in settings.models:
+        check_label(settings, label)
+    check_choices(settings)
+    assert is_as_shipped(settings, "sample", recipe)
+    changed, _ = load_settings("sample", recipe, ["seed=7"], {})
+    assert not is_as_shipped(changed, "sample", recipe)

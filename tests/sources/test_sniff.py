@@ -198,6 +198,7 @@ def test_what_is_no_interaction_file_is_refused(tmp_path, content):
         sniff(tmp_path / "nowhere.csv")
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(st.lists(st.text(max_size=6) | st.sampled_from(["user", "item", "1", "964982703", '"']), min_size=1, max_size=5), max_size=6), delimiter=st.sampled_from([",", "\t", "::"]))  # fmt: skip
 @example(rows=[["", "", "", "\x7f"], ["", "", "", "0"]], delimiter=",")

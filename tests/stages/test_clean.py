@@ -70,7 +70,7 @@ NAMED = RowNames(Columns(user="visitor", item="sku", rating="stars"), dt.date(20
 )  # fmt: skip
 def test_conditions_name_columns_by_role_or_as_the_source_does(text, kept):
     rows = raw(("u", "a", 1, 0), ("v", "b", 3, 0), ("v", "c", 5, 1), ("v", "d", None, 3))
-    frame, ledger = apply_filters(rows, Feedback(keep_if=text), Filter(), 42, NAMED)
+    frame, ledger = apply_filters(rows, Feedback(keep_if=text), Filter(), 42, names=NAMED)
     assert "".join(frame["item_id"]) == kept and ledger["keep_if"] == 4 - len(kept)
 
 
@@ -151,7 +151,7 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         (
             {"keep_if": "rating > 9"},
@@ -162,8 +162,8 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
         ({"positive_if": "rating > 9"}, "none of 2 kept rows is positive"),
     ],
 )
-def test_nothing_left_is_refused_with_the_filter_at_fault(settings, said):
-    with pytest.raises(Refused, match=said):
+def test_nothing_left_is_refused_with_the_filter_at_fault(settings, output):
+    with pytest.raises(Refused, match=output):
         cleaned(raw(("u", "a", 1, 0), ("u", "a", 2, 0), ("u", "b", 3, 1)), **settings)
 
 

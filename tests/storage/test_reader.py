@@ -221,6 +221,30 @@ def test_values_are_bound_in_every_kind(con):
     assert reader.ask(con, "select * from range($n)", {"n": 3}).height == 3
 
 
+COLUMNS = (
+    "true", "1::tinyint", "-2::smallint", "3", "4::bigint", "5::utinyint", "6::usmallint", "7::uinteger", "8::ubigint",
+    "0.1::float", "0.1::double", "'nan'::double", "'infinity'::double", "'é''\t'", "date '2026-01-02'",
+    "timestamp '2026-01-02 03:04:05.678901'", "timestamptz '2026-01-02 03:04:05+02'", "1.50::decimal(9, 2)",
+    "[1, null]", "{'a': 1}", "map {'a': 1}", "'a'::enum ('a', 'b')", "'a'::blob", "time '01:02:03'", "1::hugeint",
+    "'0f8fad5b-d9cb-469f-a165-70867728950e'::uuid", "timestamp_s '2026-01-02 03:04:05'", "null", "null::varchar",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_records_are_those_of_the_frame(con, column):
+    text = f"select {column} as x, 1 as y union all select null, 2 order by y"
+    assert repr(reader.records(con, text)) == repr(reader.ask(con, text).to_dicts())
+
+
+def test_records_of_odd_queries_are_those_of_the_frame(con):
+    for text in ("select 1 as a, 2 as a", "from users where false", "describe users", "show tables", "from users"):
+        assert reader.records(con, text) == reader.ask(con, text).to_dicts(), text
+    for text in ("selec 1", "select 1 / 'a'::int", "select interval 1 day", ""):
+        for ask in (reader.ask, reader.records):
+            with pytest.raises(UnreadableInput):
+                ask(con, text)
+
+
 def test_two_readers_of_a_process_share_the_locks(live):
     with (
         reader.open_file(live) as one,
@@ -239,8 +263,8 @@ def test_a_query_beyond_the_memory_says_what_to_do(run, monkeypatch, capsys):
     large = "select count(*) as n from (select distinct md5(range::varchar) as a from range(2_000_000))"
     home = str(run.home.root)
     assert main(["--home", home, "sql", "tiny", large]) == 2
-    said = capsys.readouterr().err
-    assert "needs more memory than" in said and reader.MEMORY_LIMIT in said and "do not spill" in said, said
+    output = capsys.readouterr().err
+    assert "needs more memory than" in output and reader.MEMORY_LIMIT in output and "do not spill" in output, output
     monkeypatch.setenv(reader.MEMORY_LIMIT, "2GB")
     assert main(["--home", home, "sql", "tiny", large, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 2_000_000}]

@@ -1,6 +1,6 @@
 """Sniffs an unknown file: its dialect, the roles of its columns, and the item catalog next to it."""
 
 __all__ = [
-    "column_roles", "encodings", "event_columns", "interactions", "items", "layouts", "preview",
+    "availability", "column_roles", "encodings", "event_columns", "interactions", "items", "layouts", "preview",
     "rating_words", "shapes",
 ]  # fmt: skip

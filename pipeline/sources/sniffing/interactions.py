@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UnreadableInput
+from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
 from pipeline.sources.sniffing.feedback import Feedback, feedback_of
@@ -79,6 +80,8 @@ def propose(path: Path) -> Proposal:
     if catalog := found.catalog:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
+        if rule := catalog.exclude_where():
+            lines += availability.comment(rule)
     else:
         lines += ["", NO_CATALOG]
     layout = [*table.notes, *found.notes]
