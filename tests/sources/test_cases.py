@@ -18,8 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli.main import main
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import Dataset, Items
 from pipeline.core.errors import UnreadableInput
+from pipeline.preparation.published_split import read_pairs
+from pipeline.sources import source_files
+from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.sniffing.interactions import sniff
 from tests.support.reading import read_as, read_sniffed
 
@@ -402,3 +405,28 @@ def test_large_files_with_comments_are_read_fast_and_exactly(tmp_path):
     path.write_text("# page 1\n\nuser,item,rating\n" + "".join(lines))
     fast, exact = read_sniffed(path, tmp_path), read_sniffed(path, tmp_path, exact=True)
     assert fast.rows == exact.rows and fast.ledger == exact.ledger == {"kept": 60_000, "comment": 3}
+
+
+def test_settings_of_layouts_enter_a_lake_key_only_where_they_are_set():
+    usual = source_files.layout_settings(Dataset.model_validate({"name": "x"}))
+    assert set(usual["layout"]) == {"delimiter", "header", "column_names", "encoding", "quote"}
+    for key, value in {"escape": "\\", "comment": "#", "skip_lines": 1, "explode": "|"}.items():
+        changed = source_files.layout_settings(Dataset.model_validate({"name": "x", "source": {key: value}}))
+        assert changed["layout"] == usual["layout"] | {key: value}
+
+
+def test_a_published_split_may_be_an_adjacency_list(tmp_path):
+    (tmp_path / "test.txt").write_text("1 2 3\n4 5\n")
+    settings = {"header": False, "column_names": ["user", "item"], "delimiter": " ", "explode": " "}
+    pairs = read_pairs(tmp_path, "test.txt", explode_settings("item", **settings), tmp_path)
+    assert pairs.rows() == [("1", "2"), ("1", "3"), ("4", "5")]
+
+
+def test_a_catalog_may_be_json_lines_with_lists(tmp_path):
+    (tmp_path / "meta.json").write_text(
+        '{"id": 1, "title": "Heat", "genres": ["Crime", "Drama"], "extra": {"a": 1}}\n{"id": null}\n'
+    )
+    items = Items(files=["meta.json"], id="id", title="title", attributes={"genres": "|"}, columns=[])
+    catalog, counts, rejects = read_items(tmp_path, items.files, items, tmp_path)
+    assert catalog.rows() == [("1", "Heat", '{"genres": ["Crime", "Drama"]}')] and counts["skipped"] == 1
+    assert rejects.select("line", "reason").rows() == [(2, "empty_item")]

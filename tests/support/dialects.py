@@ -69,10 +69,11 @@ def draw(seed: int) -> DialectFile:
         comments = ""
     if comments == "sep" and delimiter != ";":
         comments = ""
+    decimal = rng.choice([".", ",", "."]) if "," not in delimiter and has_header else "."
     if encoding == "utf-16" and newline == "\r":
         newline = "\n"
     dialect: dict[str, object] = dict(encoding=encoding, words=words, delimiter=delimiter, style=style, newline=newline, clock=clock,
-                   header=has_header, text=has_text, comments=comments)  # fmt: skip
+                   header=has_header, text=has_text, comments=comments, decimal=decimal)  # fmt: skip
     rows: list[Row] = []
     lines: list[str] = []
     header = rng.choice(HEADERS)
@@ -86,7 +87,8 @@ def draw(seed: int) -> DialectFile:
         time = START + dt.timedelta(days=number * 3, seconds=rng.randrange(86_400))
         time = time.replace(hour=0, minute=0, second=0) if clock in BY_DAY else time
         rows.append((user, item, rating, time))
-        cells = [user, item, *([texts()] if has_text else []), f"{rating:g}", TIMES[clock](time)]
+        written = f"{rating:g}".replace(".", decimal)
+        cells = [user, item, *([texts()] if has_text else []), written, TIMES[clock](time)]
         lines.append(delimiter.join(_quoted(cell, delimiter, style, rng) for cell in cells))
     names = [name for name in header if has_text or name not in ("review", "comment", "Note")]
     head: list[str] = []

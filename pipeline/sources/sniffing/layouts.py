@@ -150,7 +150,7 @@ def _marks(first: list[str], body: Sequence[str], given: list[str], name: str) -
         quality = {by: _quality(first, by, text) for by in delimiters}
         best = max(delimiters, key=lambda by: quality[by], default="")
         if best == " ":  # blanks are in names and times, too
-            others = [by for by in delimiters if by.strip() and _separates(by, text) and quality[by][2] >= 3]
+            others = [by for by in delimiters if by != " " and _separates(by, text) and quality[by][2] >= 3]
             even = [by for by in others if quality[by][0] >= 0.9 * quality[best][0]]
             best = max(even, key=lambda by: quality[by], default=best)
         if best and quality[best][0] > 0:

@@ -16,7 +16,7 @@ from pipeline.sources.json_lines import any_cell, columns_of, parse_object
 from pipeline.sources.plain_text import has_returns_only
 from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
 from pipeline.sources.sniffing.encodings import Guess, guess
-from pipeline.sources.sniffing.layouts import layout_of
+from pipeline.sources.sniffing.layouts import TextLayout, layout_of
 from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_lines, refuse_matrix, refuse_prose
 
 FIRST = 2**22  # bytes
@@ -111,6 +111,7 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
         said = _names_of_comment(layout.comments, width)
         has_names, names = bool(said), said or guessed_names(body, width)
         reading["column_names"] = names
+    notes += _layout_notes(layout)
     reading |= {"encoding": text.guess.encoding, "quote": marks.quote}
     reading |= {"escape": marks.escape} if marks.escape else {}
     reading |= {"comment": layout.comment} if layout.comment else {}
@@ -119,6 +120,18 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
 
 
 _SHIFTED = "names were given to all of them: check column_names"
+
+
+def _layout_notes(layout: TextLayout) -> list[str]:
+    """What was understood of the layout beyond delimiter and quotes."""
+    notes: list[str] = []
+    if layout.comment:
+        notes.append(f"lines that begin with {layout.comment!r} are taken for comments")
+    if layout.skip_lines:
+        notes.append(f"the columns are in line {layout.skip_lines + 1}: the lines above are skipped")
+    if layout.marks.escape:
+        notes.append("a backslash before a quote makes it part of the value")
+    return notes
 
 
 def _names_of_comment(comments: list[str], width: int) -> list[str]:
