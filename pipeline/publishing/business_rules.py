@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def unknown_items(listed: Listed, source: pl.Series) -> list[tuple[str, Ids]]:
 def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.DataFrame) -> Rules:
     """The rules for the items of `frame` (I rows, see item_conditions.item_frame); `catalog` has their attributes."""
     rules = Rules(rule=[""] * frame.height, reason=[""] * frame.height)
-    _hold_back(rules, export, listed, frame)
+    _hold_back(rules, export, listed, frame, frame["last_seen"].max())
     for name, limit in export.max_per_attribute.items():
         rules.groups.append((_values(name, frame["item_id"], catalog), limit))
     for boost, where in zip(export.boost, ItemConditions.of(export).boost, strict=True):
@@ -161,7 +162,22 @@ def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.Da
     return rules
 
 
-def _hold_back(rules: Rules, export: Export, listed: Listed, frame: pl.DataFrame) -> None:
+def excluded_of(export: Export, listed: Listed, frame: pl.DataFrame, newest: object) -> pl.Series:
+    """Ids of the items of `frame` that a rule excludes, for items that the fit does not have.
+
+    `newest`: the last interaction of the items that it has, from which fresh_days counts.
+    """
+    rules = Rules(rule=[""] * frame.height, reason=[""] * frame.height)
+    _hold_back(rules, export, listed, frame, newest)
+    return rules.out(frame["item_id"])
+
+
+def excluded_counts(rules: Rules) -> dict[str, int]:
+    """Rules to the number of items that each one excludes, the first that does."""
+    return dict(sorted(Counter(rule for rule in rules.rule if rule).items()))
+
+
+def _hold_back(rules: Rules, export: Export, listed: Listed, frame: pl.DataFrame, newest: object) -> None:
     """Set which items are allowed, and for the others the first rule that excludes them, with its reason."""
     ids, last_seen = frame["item_id"], frame["last_seen"]
     held = torch.zeros(len(ids), dtype=torch.bool)
@@ -177,10 +193,9 @@ def _hold_back(rules: Rules, export: Export, listed: Listed, frame: pl.DataFrame
     if (only := listed.get("only_items")) is not None:
         hold(~ids.is_in(list(only)), "only_items")
     if export.fresh_days is not None:
-        newest = last_seen.max()
-        if newest is None:
+        if not isinstance(newest, dt.datetime):
             raise UnreadableInput("export.fresh_days goes by time, and this data set has no times")
-        hold(last_seen < newest - dt.timedelta(days=export.fresh_days), "fresh_days")  # type: ignore[operator]
+        hold(last_seen < newest - dt.timedelta(days=export.fresh_days), "fresh_days")
     for rule, out in ItemConditions.of(export).excluded(frame).items():
         hold(out, rule, dict.fromkeys(ids, str(getattr(export, rule))))
     if held.any():

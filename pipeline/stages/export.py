@@ -6,6 +6,7 @@ import polars as pl
 import torch
 
 from pipeline.config.run import Run
+from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
@@ -23,7 +24,7 @@ OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal
 
 
 def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> Path:
-    """Write every published data table as Parquet.
+    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item.
 
     `champion` is the refit on all rows, `fitted` are the night's models, `measured` their evaluations.
     """
@@ -47,8 +48,13 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         rules = business_rules.rules_of(export, listed, described, attributes)
         for text, examples in business_rules.unknown_items(listed, items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
+        _note_rules(run, rules)
         out = rules.out(ids)
-        listable = rows.filter(~pl.col("item_id").is_in(out.implode())) if len(out) else rows
+        others = item_conditions.of_raw(
+            raw, items.filter(~pl.col("item_id").is_in(ids.implode())), run.settings.dataset.items, night
+        )
+        unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
+        listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
         if len(out):  # for the audit
             ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
@@ -79,6 +85,19 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
     return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
+
+
+def _note_rules(run: Run, rules: business_rules.Rules) -> None:
+    """Note how many items the rules exclude, boost and promote. Raises Refused if conditions leave no item."""
+    counts, n_items = business_rules.excluded_counts(rules), len(rules.rule)
+    found = [f"{rule} excludes {n:,} of {n_items:,} items" for rule, n in counts.items()]
+    if counts.keys() & {"exclude_where", "only_where"} and sum(counts.values()) == n_items:
+        raise Refused(f"the rules of [export] leave no item to recommend: {', '.join(found)}")
+    if rules.boost is not None:
+        found.append(f"boosts change {int((rules.boost != 1).sum()):,}")
+    found += [f"{int(each.items.sum()):,} may be promoted to place {each.place}" for each in rules.promotions]
+    if found:
+        journal.note(run, f"rules: {', '.join(found)}")
 
 
 def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:

@@ -12,6 +12,7 @@ from flows.prepare import prepare
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.publishing import item_conditions
 from pipeline.stages import export as export_stage
+from pipeline.storage import journal
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, SECRET, START, Dataset, without_mlflow
 
@@ -160,6 +161,20 @@ def test_the_audit_refuses_what_the_rules_exclude(shop, monkeypatch):
     monkeypatch.setattr(export_stage.business_rules, "rules_of", loose)
     with pytest.raises(Refused, match="nothing_excluded"):
         shop.night("export.exclude_where=not in_stock or price = 1")
+
+
+def test_a_night_whose_rules_leave_no_item_is_refused(shop):
+    with pytest.raises(Refused, match=r"no item to recommend: exclude_where excludes 19 of 30 items, only_where .* 11"):
+        shop.night("export.exclude_where=n_interactions < 100 and price > 9", "export.only_where=price > 99")
+
+
+def test_rules_hold_for_items_that_the_fit_does_not_have(shop):
+    """Rows that keep_if drops still count for popular_items, but not those of an excluded item."""
+    shop.night("dataset.feedback.keep_if=item not in ('i06', 'i07')", "export.only_where=price < 25")
+    assert not {"i06", "i09"} & set(shop.ask("from popular_items")["item_id"])
+    assert {"i07"} <= set(shop.ask("from popular_items")["item_id"])
+    notes = journal.notes(shop.home, "tiny", shop.live_night())
+    assert any(note.startswith("rules: exclude_where excludes 9 of 28 items, only_where excludes 4") for note in notes)
 
 
 def test_settings_that_are_not_there_are_in_no_key(shop):
