@@ -1,25 +1,41 @@
 """Keys of a data set's TOML, `dataset` in the settings tree: where its rows are and what they mean."""
 
+import codecs
+from contextlib import suppress
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from pipeline.config.base import Fraction, Name, Section
+
+IN_PLACE = ("utf-8", "latin-1")
+"""Encodings that are read from the file itself; of a file in another one a copy in UTF-8 is read."""
+_IN_PLACE_NAMES = {"utf-8": "utf-8", "ascii": "utf-8", "utf-8-sig": "utf-8", "iso8859-1": "latin-1"}
+_NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7", "undefined")
+LATER = {"escape": "", "comment": "", "skip_lines": 0, "explode": ""}
+"""Keys of Reading and Source that are younger than the first lake keys: they enter a key only where they are set."""
 
 
 class Reading(Section):
     """The format of a text file."""
 
     files: list[str] = Field(default=[])
-    """Globs, relative to `--data` or to the TOML; csv tsv dat txt parquet, also .gz and .zst."""
+    """Globs, relative to `--data` or to the TOML: csv tsv dat txt, JSON lines, parquet; also .gz .zst .zip."""
     delimiter: str | None = None
     """Up to 4 bytes; sniffed when absent."""
     header: bool = True
     column_names: list[str] | None = None
     """Names of the columns where `header` is false."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    encoding: str = "utf-8"
+    """utf-8, latin-1, or any other text encoding that Python knows, e.g. cp1252. A byte order mark overrides it."""
     quote: str = '"'
     """Empty if the file has no quoting."""
+    escape: str = ""
+    """Character that makes a following quote, delimiter or escape an ordinary character, usually a backslash."""
+    comment: str = ""
+    """Start of lines that are no rows, e.g. `#`."""
+    skip_lines: NonNegativeInt = 0
+    """Lines before the header or, without one, before the first row."""
 
     @field_validator("delimiter")
     @classmethod
@@ -27,6 +43,24 @@ class Reading(Section):
         if value is not None and not 1 <= len(value.encode()) <= 4:
             raise ValueError("a delimiter has 1 to 4 bytes")
         return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str) -> str:
+        """The name under which Python knows the encoding; utf-8 and latin-1 for their variants."""
+        try:
+            with suppress(UnicodeError):  # in some encodings the four bytes are no text
+                b"text".decode(value)
+            found = codecs.lookup(value).name
+        except LookupError:
+            raise ValueError(f"{value!r} is no text encoding that Python knows, e.g. utf-8, cp1252, utf-16") from None
+        if found in _NO_CHARSETS:
+            raise ValueError(f"{value!r} is no encoding of files")
+        return _IN_PLACE_NAMES.get(found, found)
+
+    def later_keys(self) -> dict[str, object]:
+        """The keys of LATER that are set."""
+        return {key: value for key, default in LATER.items() if (value := getattr(self, key, default)) != default}
 
 
 class Source(Reading):
@@ -40,6 +74,9 @@ class Source(Reading):
     """incremental: files accumulate over nights; a file with known content is not read again."""
     static: bool = False
     """The files don't grow, as in a public data set: no warning about their age."""
+    explode: str = ""
+    """Separator of several items in one cell of the item column: one row per item. If it is the delimiter, too, the
+    item column is the last one and takes the rest of the line."""
     max_reject_rate: Fraction = 0.05
     """A night with a larger share of rejected rows is refused (exit 3)."""
 

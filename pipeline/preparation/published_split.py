@@ -10,7 +10,8 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.schemas.reasons import Reason
 from pipeline.sources.dialect import read_layout
 from pipeline.sources.files import find_files, fingerprint, unpack
-from pipeline.sources.line_reader import records
+from pipeline.sources.line_reader import exploded, records
+from pipeline.sources.plain_text import prepare
 
 _POSITIVE = re.compile(r"\((.*),(.*)\)").fullmatch
 
@@ -30,14 +31,18 @@ def read_pairs(data: Path, pattern: str, dataset: Dataset, scratch: Path) -> pl.
             columns = [pl.col(column).cast(pl.String).alias(f"{role}_id") for role, column in wanted.items()]
             frames.append(pl.read_parquet(data / name, columns=list(wanted.values())).select(columns))
             continue
-        plain = unpack(data / name, scratch / "published.txt")
-        layout = read_layout(plain, name, dataset.source, wanted)
+        plain, reading = prepare(data / name, name, dataset.source, scratch / "published.txt")
+        layout = read_layout(plain, name, reading, wanted)
         if layout is None:
             raise UnreadableInput(f"{name} is empty; dataset.published needs a file with rows")
         at = layout.positions
-        rows = [r for _, _, r in records(plain, layout) if not isinstance(r, Reason)]
-        ids = {f"{role}_id": [row[at[role]] for row in rows] for role in ("user", "item")}
-        frames.append(pl.DataFrame(ids, schema={"user_id": pl.String, "item_id": pl.String}))
+        rows = [
+            (record[at["user"]], item)
+            for _, _, record in records(plain, layout)
+            if not isinstance(record, Reason)
+            for item in exploded(record[at["item"]], layout.explode)
+        ]
+        frames.append(pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String}, orient="row"))
         (scratch / "published.txt").unlink(missing_ok=True)
     return pl.concat(frames)
 

@@ -31,7 +31,7 @@ def read_catalog(raw: Path) -> pl.DataFrame:
 
 
 def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFrame:
-    """The `n` most interacted-with items of the whole history (0) and of the last days; ties by item id."""
+    """The `n` items with the most rows in the whole history (0) and in the last days; ties by item id."""
     timed = rows["timestamp"].null_count() == 0
     parts = []
     for days in sorted({0, *windows}) if timed else [0]:

@@ -8,11 +8,14 @@ class Reason(StrEnum):
 
     KEPT = "kept"
     # ingest
+    COMMENT = "comment"
     EMPTY_LINE = "empty_line"
     TOO_FEW_FIELDS = "too_few_fields"
     TOO_MANY_FIELDS = "too_many_fields"
     BROKEN_QUOTE = "broken_quote"
     BAD_ENCODING = "bad_encoding"
+    BAD_JSON = "bad_json"
+    NESTED_VALUE = "nested_value"
     LINE_TOO_LONG = "line_too_long"
     EMPTY_USER = "empty_user"
     EMPTY_ITEM = "empty_item"
@@ -40,5 +43,6 @@ class Reason(StrEnum):
     NOT_IN_PUBLISHED_SPLIT = "not_in_published_split"
 
 
-LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF)
-"""Reasons of valid rows that ingest leaves out: of a forgotten user, or after the time of a replay. No rejects."""
+LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF, Reason.COMMENT)
+"""Reasons that ingest leaves lines out which are no rejects: valid rows of a forgotten user or after the time of a
+replay, and comment lines with those before the header."""

@@ -64,10 +64,24 @@ def survey(path: Path, layout: Layout) -> list[Block]:
                 doubts.add("a delimiter at a line's end")
             if quote and quote in block and _quotes_are_odd(block, delimiter, quote):
                 doubts.add("a quote within a value")
+            doubts |= _settings_doubts(plain, line, layout)
             is_plain = not any(byte in block for byte in blank)
             blocks.append(Block(start, end, line, lines, crlf, block.isascii(), is_plain, frozenset(doubts)))
             line += lines
     return blocks
+
+
+def _settings_doubts(plain: bytes, line: int, layout: Layout) -> set[str]:
+    """Doubts about a block, with LF alone, that settings such as `escape` raise; `line` is its first line."""
+    doubts = set[str]()
+    escape, comment = layout.escape.encode(layout.encoding), layout.comment.encode(layout.encoding)
+    if escape and escape in plain:
+        doubts.add("an escape character")
+    if comment and (plain.startswith(comment) or b"\n" + comment in plain):
+        doubts.add("a comment line")
+    if line < layout.first_row and (layout.skip or layout.header_lines > 1):
+        doubts.add("lines before the first row")
+    return doubts
 
 
 def needs_copy(blocks: Sequence[Block], layout: Layout) -> bool:

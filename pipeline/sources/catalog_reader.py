@@ -13,11 +13,13 @@ from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import files
+from pipeline.sources import json_lines
 from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
+from pipeline.sources.file_kinds import Kind, kind_of
 from pipeline.sources.line_reader import records, shown
 from pipeline.sources.parsing import Rejected, check_id
+from pipeline.sources.plain_text import prepare
 
 OTHER = "column "
 """Prefix of a catalog's other columns, which are attributes with one value, in the result of `read_items`."""
@@ -59,8 +61,7 @@ def read_items(
         if others:
             there = columns_of(folder / name, name, items, wanted)
             wanted |= {f"{section}.columns.{column}": column for column in others if column in there}
-        rows = _parquet_rows if name.endswith(".parquet") else _text_rows
-        for row in rows(folder / name, name, items, wanted, scratch):
+        for row in _ROWS[kind_of(folder / name, name)](folder / name, name, items, wanted, scratch):
             if isinstance(row.cells, Reason):
                 skipped.append(("", name, row.line, None, str(row.cells), row.raw))
                 continue
@@ -99,7 +100,7 @@ def other_columns(folder: Path, names: list[str], items: Items, section: str = "
     wanted, found = named_columns(items, section), dict[str, None]()
     for name in names:
         there = columns_of(folder / name, name, items, wanted)
-        plain = _plain_columns(folder / name) if name.endswith(".parquet") else there
+        plain = _plain_columns(folder / name) if kind_of(folder / name, name) == Kind.PARQUET else there
         once = [column for column in there if column and there.count(column) == 1 and column in plain]
         found |= dict.fromkeys(column for column in once if column not in wanted.values())
     for column in items.columns or []:
@@ -118,9 +119,11 @@ def _is_bytes(field: pa.Field) -> bool:
 
 
 def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
-    plain = files.unpack(path, scratch / "items.plain")
-    if layout := read_layout(plain, name, items, wanted):
+    plain, reading = prepare(path, name, items, scratch / "items.plain")
+    if layout := read_layout(plain, name, reading, wanted):
         for line, raw, fields in records(plain, layout):
+            if fields is Reason.COMMENT:
+                continue
             text = shown(raw, layout.encoding)
             if isinstance(fields, Reason):
                 yield CatalogLine(line, fields, text)
@@ -150,6 +153,33 @@ def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _
         ) from None
     for line, cells in enumerate(frame.iter_rows(named=True), start=1):
         yield CatalogLine(line, cells, "\t".join(cells.values()))
+
+
+def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
+    """Lines of JSON with cells as text; lists are joined as those of Parquet files."""
+    plain, reading = prepare(path, name, items, scratch / "items.plain")
+    json_lines.check_columns(plain, name, reading, wanted)
+    for line, raw, found in json_lines.objects(plain, reading):
+        text = shown(raw, reading.encoding)
+        if isinstance(found, Reason):
+            yield CatalogLine(line, found, text)
+            continue
+        try:
+            cells = {column: _json_cell(found, column, items) for column in wanted.values()}
+            yield CatalogLine(line, cells, text)
+        except Rejected as rejected:
+            yield CatalogLine(line, rejected.reason, text)
+
+
+def _json_cell(found: dict[str, object], column: str, items: Items) -> str:
+    value = found.get(column)
+    if column in items.attributes and isinstance(value, list):
+        return (items.attributes[column] or PARTED).join(json_lines.cell({column: each}, column) for each in value)
+    is_needed = column in (items.id, items.title)
+    return json_lines.cell(found, column) if is_needed else json_lines.any_cell(found, column)
+
+
+_ROWS = {Kind.TEXT: _text_rows, Kind.PARQUET: _parquet_rows, Kind.JSON_LINES: _json_rows}
 
 
 def _attributes(values: dict[str, str], items: Items) -> str | None:

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Dataset, Reading
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources import files
+from pipeline.sources import files, json_lines
 from pipeline.sources.dialect import find_column, read_layout
 from pipeline.sources.extra_columns import RATED, ROLES, source_names
+from pipeline.sources.file_kinds import Kind, kind_of
+from pipeline.sources.plain_text import prepare
 from pipeline.storage import expressions
 
 START = 2**20
@@ -18,11 +20,12 @@ START = 2**20
 
 
 def columns_of(path: Path, name: str, reading: Reading, wanted: dict[str, str]) -> list[str]:
-    """The columns of a text or Parquet file; none if it is empty. `wanted`: keys of settings to columns it must have.
+    """The columns of a file; none if it is empty. `wanted`: keys of settings to columns it must have.
 
     Raises UnreadableInput if the file can't be read or lacks one of them.
     """
-    if name.endswith(".parquet"):
+    kind = kind_of(path, name)
+    if kind == Kind.PARQUET:
         try:
             names = pq.read_schema(path).names
         except (OSError, pa.ArrowException) as error:
@@ -34,7 +37,10 @@ def columns_of(path: Path, name: str, reading: Reading, wanted: dict[str, str]) 
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder, "start")
         start.write_bytes(files.first_bytes(path, START)[:START])
-        layout = read_layout(start, name, reading, wanted)
+        plain, reading = prepare(start, name, reading, Path(folder, "plain"))
+        if kind == Kind.JSON_LINES:
+            return json_lines.check_columns(plain, name, reading, wanted)
+        layout = read_layout(plain, name, reading, wanted)
     return list(layout.names) if layout else []
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Dataset
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import files, line_reader
+from pipeline.sources import line_reader
 from pipeline.sources.blocks import Block, copy_as_utf8, needs_copy, survey
 from pipeline.sources.dialect import Layout, read_layout
 from pipeline.sources.duckdb_reader import FileResult, no_fast_way, stream_rows, text_view, wanted_columns
@@ -17,6 +17,7 @@ from pipeline.sources.extra_columns import keys_of, stored_columns
 from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.parquet_writer import INTERACTIONS, PartWriter, text_schema, write_rows
 from pipeline.sources.parsing import SCALES, Row, row_reader
+from pipeline.sources.plain_text import prepare
 from pipeline.storage.warehouse import Connection
 
 _FAN = 8
@@ -27,15 +28,16 @@ _LARGEST = 128
 
 def read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Path, exact: bool) -> FileResult:
     """Write the rows and rejected lines of `path` into the folder `into`. `exact`: read line by line in any case."""
-    plain = files.unpack(path, into / ".plain")
-    layout = read_layout(plain, name, dataset.source, wanted_columns(dataset), keys_of(dataset))
+    plain, reading = prepare(path, name, dataset.source, into / ".plain")
+    layout = read_layout(plain, name, reading, wanted_columns(dataset), keys_of(dataset))
     schema = text_schema(stored_columns(dataset))
     blocks = survey(plain, layout) if layout else []
     if layout is None or not blocks:
         with PartWriter(into, name, schema=schema):
             return FileResult({}, "an empty file")
     text = _Text(con, plain, layout, dataset, into)
-    unfit = "as asked" if exact else no_fast_way(dataset, dataset.columns.timestamp_unit)
+    asked = "as asked" if exact else "explode" if layout.explode else None
+    unfit = asked or no_fast_way(dataset, dataset.columns.timestamp_unit)
     fault = unfit or text.doubts(blocks)
     if not fault:
         fault = text.read_fast(blocks, lambda batches: write_rows(batches, into / INTERACTIONS, schema))

@@ -68,7 +68,7 @@ def source_names(dataset: Dataset, expression: expressions.Expression) -> list[s
 def scalar(column: str, kind: str) -> str:
     """SQL for a Parquet column of DuckDB type `kind`: its own scalar type, times in UTC without a zone, else text."""
     quoted = '"' + column.replace('"', '""') + '"'
-    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
+    if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
         return f"{quoted} AT TIME ZONE 'UTC'"
     if kind.partition("(")[0] in SCALARS or kind.startswith("TIMESTAMP"):
         return quoted

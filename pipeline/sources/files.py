@@ -4,7 +4,9 @@ import glob
 import gzip
 import io
 import os
+import re
 import shutil
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +22,19 @@ from pipeline.core.filesystem import sha256
 _BLOCK = 2**19  # bytes
 BOMB_RATIO, BOMB_BYTES = 100, 2**30
 """A compressed file is refused as a decompression bomb if it grows by more than both this ratio and this size."""
+
+_PACKED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip", b"PK\x05\x06": ".zip"}
+"""First bytes of a compressed file to its kind."""
+_OFFICE = {
+    "xl/workbook.xml": "an Excel workbook",
+    "xl/workbook.bin": "an Excel workbook",
+    "word/document.xml": "a Word document",
+    "content.xml": "an OpenDocument file",
+    ".npy": "an archive of NumPy arrays",
+    "data.pkl": "a PyTorch file",
+    "AndroidManifest.xml": "an Android package",
+}
+"""A file inside a ZIP archive to what the archive is."""
 
 
 def find_files(folder: Path, patterns: list[str]) -> list[str]:
@@ -85,8 +100,8 @@ def fingerprint(path: Path) -> str:
 
 
 def unpack(path: Path, into: Path) -> Path:
-    """The file itself; for a .gz or .zst its decompressed copy `into`."""
-    if path.suffix not in (".gz", ".zst"):
+    """The file itself; for a .gz or .zst, or a .zip of one file, its decompressed copy `into`."""
+    if _packing(path) is None:
         return path
     try:
         limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
@@ -107,22 +122,50 @@ def unpack(path: Path, into: Path) -> Path:
 def first_bytes(path: Path, n: int) -> bytes:
     """The first `n` bytes of a file, decompressed."""
     start = b""
-    with _decompressed(path) if path.suffix in (".gz", ".zst") else path.open("rb") as file:
+    with _decompressed(path) if _packing(path) else path.open("rb") as file:
         while len(start) < n and (block := _read(file, path)):
             start += block
     return start
 
 
+def _packing(path: Path) -> str | None:
+    """How a file is compressed: by its suffix, else by its first bytes, since downloads lose their suffix."""
+    if path.suffix in (".gz", ".zst"):
+        return path.suffix
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
+
+
 def _decompressed(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
+    kind = _packing(path)
+    if kind == ".gz":
         return cast(BinaryIO, gzip.open(path))
+    if kind == ".zip":
+        return _only_member(path)
     return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(path), compression="zstd"), _BLOCK))  # type: ignore
+
+
+def _only_member(path: Path) -> BinaryIO:
+    """The one file in a ZIP archive, for reading; macOS's and hidden extra files do not count."""
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [n for n in archive.namelist() if not n.endswith("/") and not re.search(r"(^|/)(__MACOSX/|\.)", n)]
+        for inside, what in _OFFICE.items():
+            if any(n == inside or n.endswith(inside) for n in archive.namelist()):
+                raise UnreadableInput(f"{path} is {what}, no file with one line per user and item: export it as CSV")
+        if len(names) != 1:
+            some = ", ".join(names[:5])
+            raise UnreadableInput(f"{path} is a ZIP archive of {len(names)} files ({some}): unpack it, then name one")
+        return cast(BinaryIO, archive.open(names[0]))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise UnreadableInput(f"{path} is a ZIP archive that can't be read ({error}): unpack it yourself") from None
 
 
 def _read(packed: BinaryIO, path: Path) -> bytes:
     try:
         return packed.read(_BLOCK)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UnreadableInput(f"{path} is truncated or damaged ({error}): copy it again") from None
 
 

@@ -36,18 +36,33 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
         while lines.number < taken:
             lines.take()
         for line, raw, record in _records(lines, layout, block.last):
+            if record is Reason.COMMENT:
+                part.ledger[Reason.COMMENT] += 1
+                continue
             if isinstance(record, Reason):
                 part.reject(line, None, record, shown(raw, layout.encoding))
                 continue
             rating = record[rating_at] if rating_at is not None else ""
             time = record[time_at] if time_at is not None else ""
             try:
-                row = read(record[user_at], record[item_at], rating, time)
-                part.keep((*row, *(record[at] or None for at in extra)) if extra else row)
+                for item in exploded(record[item_at], layout.explode):
+                    row = read(record[user_at], item, rating, time)
+                    part.keep((*row, *(record[at] or None for at in extra)) if extra else row)
             except Rejected as rejected:
                 part.note_look(rejected.looks)
                 part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
         return lines.number
+
+
+def exploded(cell: str, separator: str) -> list[str]:
+    """The items of a cell: the cell itself without a separator; a list in brackets is read as its elements."""
+    if not separator:
+        return [cell]
+    inner = cell.strip()
+    quotes = " "
+    if inner[:1] + inner[-1:] in ("[]", "()", "{}"):
+        inner, quotes = inner[1:-1], " '\""
+    return [item for part in inner.split(separator) if (item := part.strip(quotes))] or [""]
 
 
 def shown(raw: bytes, encoding: str) -> str:
@@ -63,11 +78,11 @@ def records(path: Path, layout: Layout) -> Iterator[Record]:
 
 def _records(lines: "Lines", layout: Layout, last: int | None = None) -> Iterator[Record]:
     """The records that start on the lines up to `last`."""
-    delimiter, quote, encoding, n_fields = layout.delimiter, layout.quote, layout.encoding, layout.n_fields
-    if layout.header and not lines.number:
-        lines.take()
+    quote, encoding, marks = layout.quote, layout.encoding, layout.marks
+    comment = layout.comment.encode(encoding)
+    yield from _preamble(lines, layout)
     while (last is None or lines.number < last) and (line := lines.take()) is not None:
-        reason = lines.fault(line)
+        reason = Reason.COMMENT if comment and line.startswith(comment) else lines.fault(line)
         if reason:
             yield lines.number, line, reason
             continue
@@ -76,8 +91,8 @@ def _records(lines: "Lines", layout: Layout, last: int | None = None) -> Iterato
         except UnicodeDecodeError:
             yield lines.number, line, Reason.BAD_ENCODING
             continue
-        if quote and quote in text:
-            record, state = split_quoted(text, delimiter, quote)
+        if (quote and quote in text) or (marks.escape and marks.escape in text):
+            record, state = split_quoted(text, marks)
             if state == "open":
                 number = lines.number
                 yield number, line, _continued(lines, record, layout) or Reason.BROKEN_QUOTE
@@ -86,14 +101,25 @@ def _records(lines: "Lines", layout: Layout, last: int | None = None) -> Iterato
                 yield lines.number, line, Reason.BROKEN_QUOTE
                 continue
         else:
-            record = text.split(delimiter)
-        if len(record) == n_fields:
-            yield lines.number, line, record
-        else:
-            yield lines.number, line, _miscounted(record, n_fields)
+            record = text.split(layout.delimiter)
+        yield lines.number, line, _whole(record, layout)
 
 
-def _miscounted(record: list[str], n_fields: int) -> Reason:
+def _preamble(lines: "Lines", layout: Layout) -> Iterator[Record]:
+    """Take the lines before the first row; those before the header are counted."""
+    while lines.number < layout.skip and (line := lines.take()) is not None:
+        yield lines.number, line, Reason.COMMENT
+    while lines.number < layout.first_row - 1 and lines.take() is not None:
+        pass  # the header
+
+
+def _whole(record: list[str], layout: Layout) -> list[str] | Reason:
+    """The record if it has the right number of fields, else the reason to reject it."""
+    n_fields = layout.n_fields
+    if layout.explode == layout.delimiter and len(record) > n_fields:
+        record = [*record[: n_fields - 1], layout.delimiter.join(record[n_fields - 1 :])]
+    if len(record) == n_fields:
+        return record
     return Reason.TOO_FEW_FIELDS if len(record) < n_fields else Reason.TOO_MANY_FIELDS
 
 
@@ -113,14 +139,14 @@ def _continued(lines: "Lines", record: list[str], layout: Layout) -> list[str] |
             text = line.decode(layout.encoding)
         except UnicodeDecodeError:
             break
-        value, end = quoted(text, 0, layout.quote)
+        value, end = quoted(text, 0, layout.marks)
         record[-1] += "\n" + value
         if end < 0:
             continue
         if end < len(text):
             if not text.startswith(layout.delimiter, end):
                 break
-            more, state = split_quoted(text[end + len(layout.delimiter) :], layout.delimiter, layout.quote)
+            more, state = split_quoted(text[end + len(layout.delimiter) :], layout.marks)
             record += more
             if state == "open":
                 continue

@@ -62,7 +62,7 @@ def check_reject_rate(
     records = [{"stage": "ingest", "reason": reason, "rows": n} for reason, n in report.ledger.items()]
     journal.append(run, tables.ROW_LEDGER, records)
     copy_to_journal(run, folder)
-    if not report.rows_in:
+    if report.rows_in == report.ledger.get(Reason.COMMENT, 0):
         raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
     if run.as_of and not report.rows_out:
         raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")

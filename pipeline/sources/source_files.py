@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.dataset import Columns, Dataset
+from pipeline.config.dataset import LATER, Columns, Dataset, Reading
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
 from pipeline.sources.catalog_reader import other_columns
@@ -65,25 +66,31 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:
     """All settings and contents that decide the result of `ingest`, for its lake key."""
-    items = dataset.items.model_dump(exclude={"files", "columns"}) if dataset.items else None
+    items = _reading(dataset.items) if dataset.items else None
     if items and source.catalog_columns:
         items["columns"] = source.catalog_columns
     contents = {"files": source.order, "catalog": source.catalog, "data_hash": source.data_hash}
     return {
         **layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate, **contents,
-        **({"users": dataset.users.model_dump(), "users_files": source.users} if dataset.users else {}),
+        **({"users": _reading(dataset.users, ()), "users_files": source.users} if dataset.users else {}),
     }  # fmt: skip
 
 
 def layout_settings(dataset: Dataset) -> dict[str, Any]:
     """The settings that decide what is read from one file."""
     layout = dataset.source.model_dump(include={"delimiter", "header", "column_names", "encoding", "quote"})
+    layout |= dataset.source.later_keys()
     columns, missing = _columns(dataset), dataset.feedback.missing_ratings
     extra = extra_columns(dataset)
     return {
         "version": VERSION, "layout": layout, "columns": columns, "missing_ratings": missing,
         **({"extra_columns": extra} if extra else {}),
     }  # fmt: skip
+
+
+def _reading(section: Reading, left_out: Sequence[str] = ("files", "columns")) -> dict[str, Any]:
+    """The settings of a section with files; those of LATER only where they are set."""
+    return section.model_dump(exclude={*left_out, *LATER}) | section.later_keys()
 
 
 def _columns(dataset: Dataset) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from pipeline.schemas.reasons import Reason
-from pipeline.sources.dialect import split_quoted
+from pipeline.sources.dialect import Marks, split_quoted
 from pipeline.sources.line_reader import RAW_LIMIT
 from pipeline.storage.forgotten_users import REDACTED, Forgotten
 
@@ -203,7 +203,7 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def _fields(raw: str, delimiter: str, mark: str) -> tuple[list[str], str]:
-    return split_quoted(raw, delimiter, mark)
+    return split_quoted(raw, Marks(delimiter, mark))
 
 
 def _token(spelling: str) -> str:

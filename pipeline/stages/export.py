@@ -9,6 +9,8 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
+from pipeline.preparation.filters import mark
+from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import business_rules, item_conditions, item_tables, similar_items, user_lists
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
@@ -67,7 +69,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             tables.SIMILAR_ITEMS: similar_items.similar_items(
                 model, label, known.pairs(), ids, export.similar_items, rules.allowed
             ),
-            tables.POPULAR_ITEMS: item_tables.popular_items(listable, export.popular_windows, export.popular_items),
+            tables.POPULAR_ITEMS: item_tables.popular_items(
+                positive_rows(run, listable), export.popular_windows, export.popular_items
+            ),
             tables.USERS: item_tables.users(rows),
             tables.ITEMS: items,
             tables.INTERACTIONS_SUMMARY: item_tables.summary(rows),
@@ -103,10 +107,22 @@ def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path],
         call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
         version=VERSION,
-        settings={**item_conditions.key_settings(run), "rules": business_rules.fingerprint(listed)},
+        settings={
+            **item_conditions.key_settings(run),
+            "rules": business_rules.fingerprint(listed),
+            **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
+        },
         parents=(raw, encoded, champion, *fitted, *measured),
         head=lake.info(champion)["label"],
     )
+
+
+def positive_rows(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+    """The raw rows that count as positive: votes against an item make it no popular one."""
+    feedback = run.settings.dataset.feedback
+    if feedback.positive_if is None:
+        return rows
+    return mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("positive")
 
 
 def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.device) -> pl.DataFrame:

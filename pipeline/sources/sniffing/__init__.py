@@ -1,12 +1,6 @@
 """Sniffs an unknown file: its dialect, the roles of its columns, and the item catalog next to it."""
 
 __all__ = [
-    "availability",
-    "column_roles",
-    "event_columns",
-    "events_section",
-    "interactions",
-    "items",
-    "preview",
-    "rating_words",
-]
+    "availability", "column_roles", "encodings", "event_columns", "events_section", "interactions", "items", "layouts",
+    "preview", "rating_words", "shapes",
+]  # fmt: skip

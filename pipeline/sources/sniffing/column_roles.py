@@ -114,6 +114,7 @@ class _Assignment:
         self.roles: dict[str, int] = {}
         self.kinds: dict[int, Kind] = {}
         self.units: dict[int, str | None] = {}
+        self.spellings: dict[int, Spelling | None] = {}
 
     def result(self) -> Assigned:
         self._take_named()
@@ -144,7 +145,9 @@ class _Assignment:
         return self.units[at]
 
     def _spelling(self, at: int) -> Spelling | None:
-        return spelling_of(self.columns[at], is_count_name(self.names[at]))
+        if at not in self.spellings:
+            self.spellings[at] = spelling_of(self.columns[at], is_count_name(self.names[at]))
+        return self.spellings[at]
 
     def _take_named(self) -> None:
         for role in NAMES:
@@ -193,20 +196,26 @@ class _Assignment:
 
     def _take_by_order(self) -> None:
         """User and item from the columns without role and kind, in their order; else from ids and categories."""
-        possible = [Kind.TEXT, Kind.CATEGORY, Kind.OTHER_ID, Kind.ITEM_ATTRIBUTE, Kind.USER_ATTRIBUTE, Kind.ROW_NUMBER]
-        for role in ("user", "item"):
-            if role in self.roles:
-                continue
-            free = [at for at in self._free() if at not in self.kinds]
-            free = [at for at in free if not _is_scale(self.names[at], self.columns[at])] or free
-            free = [at for at in free if not self.names[at] or set(self.columns[at]) != {"0", "1"}]
-            for kind in possible:
-                free = free or [at for at in self._free() if self.kinds.get(at) == kind]
-            if free:
-                self.roles[role] = free[0]
-                self.kinds.pop(free[0], None)
+        missing = [role for role in ("user", "item") if role not in self.roles]
+        chosen = list[int]()
+        for tier in self._id_tiers():
+            if len(chosen) < len(missing):
+                chosen += [at for at in self._free() if at in tier]
+        for role, at in zip(missing, sorted(chosen[: len(missing)]), strict=False):
+            self.roles[role] = at
+            self.kinds.pop(at, None)
         if "item" in self.roles and not fits(self.names[self.roles["item"]], "item"):
             self._prefer_the_finer_item()
+
+    def _id_tiers(self) -> list[set[int]]:
+        """Columns that may have ids, the likely ones first: no kind; texts, categories, other ids; scales and flags."""
+        kinds = [Kind.TEXT, Kind.CATEGORY, Kind.OTHER_ID, Kind.ITEM_ATTRIBUTE, Kind.USER_ATTRIBUTE, Kind.ROW_NUMBER]
+        plain = {at for at in self._free() if at not in self.kinds}
+        rare = {at for at in plain if _is_scale(self.names[at], self.columns[at]) or self._is_named_flag(at)}
+        return [plain - rare, *({at for at, own in self.kinds.items() if own == kind} for kind in kinds), rare]
+
+    def _is_named_flag(self, at: int) -> bool:
+        return bool(self.names[at]) and set(self.columns[at]) == {"0", "1"}
 
     def _prefer_the_finer_item(self) -> None:
         """Where the guessed item is a function of another column, as a category is of an item, that one is the item."""

@@ -14,6 +14,7 @@ from pipeline.sources.sniffing.events_section import events_section
 from pipeline.sources.sniffing.feedback import Feedback, feedback_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
+from pipeline.sources.sniffing.shapes import refuse_lists, refuse_nested
 
 NO_CATALOG = """# No item catalog was found next to the file. With one, the published lists have titles. For example:
 # [items]
@@ -51,14 +52,15 @@ def propose(path: Path) -> Proposal:
     if not path.is_file():
         raise UnreadableInput(f"{path} does not exist or is not a file")
     table = peek(path)
-    has_header = table.reading.get("header", True)
-    assigned = assign(table.names if has_header else [""] * len(table.names), table.rows)
+    assigned = assign(table.names if table.has_names else [""] * len(table.names), table.rows)
     roles = assigned.roles
     if not table.rows or not {"user", "item"} <= roles.keys():
         raise UnreadableInput(
             f"{path}: no lines with both a user and an item were found in the first {len(table.rows):,} rows; "
             "an interaction file has one line per user and item"
         )
+    refuse_nested(path.name, table.names, table.nested, roles)
+    refuse_lists(path.name, table.names, table.rows, roles)
     counted = _counted(table, assigned)
     events = events_section(path, table, {at for at in roles.values() if at != counted})
     if events and events.quantity:
@@ -116,7 +118,7 @@ def _feedback(table: Peek, assigned: Assigned) -> Feedback:
     if not (spelling := assigned.spelling):
         return feedback_of([])
     name = table.names[assigned.roles["rating"]]
-    is_rating = "rating_of" in spelling.settings or (table.reading.get("header", True) and fits(name, "rating"))
+    is_rating = "rating_of" in spelling.settings or (table.has_names and fits(name, "rating"))
     return feedback_of(
         spelling.numbers(table.column(assigned.roles["rating"])),
         is_count_name(name),

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import catalog_ids, dialect
-from pipeline.sources import files as sources
+from pipeline.sources.json_lines import any_cell, parse_object
 from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.column_roles import fits, is_numeric
-from pipeline.sources.sniffing.preview import FIRST, Peek, alike, peek
+from pipeline.sources.sniffing.layouts import split
+from pipeline.sources.sniffing.preview import FIRST, Peek, as_texts, first_text, peek
 
-SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".gz", ".zst"}
+SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".json", ".jsonl", ".gz", ".zst"}
 LOOKED_AT = 50
 """Maximum number of files that are examined, those named after items first."""
 ENOUGH, ONCE = 0.5, 0.95
@@ -79,7 +80,11 @@ def find_catalog(source: Path, item: str, ids: set[str]) -> Found:
     notes: list[str] = []
     found = [_as_catalog(file, item, ids, notes) for file in files[:LOOKED_AT]]
     best = max((catalog for catalog in found if catalog), key=lambda catalog: catalog.share, default=None)
-    return Found(best, [] if best else notes)
+    if best:  # Latin-1 is the usual encoding of old catalogs, and its note would be in every TOML of such data
+        notes = [
+            f"{best.file.name}: {note}" for note in best.seen.notes if best.seen.reading.get("encoding") != "latin-1"
+        ]
+    return Found(best, notes)
 
 
 def _as_catalog(file: Path, item: str, ids: set[str], notes: list[str]) -> Catalog | None:
@@ -131,15 +136,23 @@ def _title_of(seen: Peek) -> int | None:
 
 def _values(file: Path, seen: Peek, at: int) -> tuple[list[str], bool]:
     """The values in the first FIRST bytes of a column, and whether that is the whole column."""
-    if not seen.reading:
-        read = pq.ParquetFile(file)
-        batch = next(read.iter_batches(FIRST // 2**5, columns=[seen.names[at]]))
-        return [str(v) for v in batch.column(0).to_pylist()], batch.num_rows == read.metadata.num_rows
-    start = sources.first_bytes(file, FIRST)
-    lines = start.decode(seen.reading["encoding"], "replace").splitlines()[: -1 if len(start) >= FIRST else None]
-    seen.reading["quote"] = max(('"', ""), key=lambda q: alike(lines, seen.reading["delimiter"], q))  # titles have some
-    split = (dialect.fields(line, seen.reading["delimiter"], seen.reading["quote"]) for line in lines)
-    return [row[at] for row in split if len(row) == len(seen.names)][seen.reading["header"] :], len(start) < FIRST
+    name = seen.names[at]
+    if seen.has_layout:
+        text = first_text(file)
+        reading = seen.reading
+        marks = dialect.Marks(reading["delimiter"], reading["quote"], reading.get("escape", ""))
+        lines = text.lines[reading.get("skip_lines", 0) :]
+        comment = reading.get("comment", "")
+        lines = [line for line in lines if not comment or (line.strip() and not line.startswith(comment))]
+        records, _ = split(lines, marks, len(lines))
+        return [row[at] for row in records if len(row) == len(seen.names)][reading["header"] :], text.is_whole
+    if file.suffix == ".parquet":
+        with pq.ParquetFile(file) as read:
+            batch = next(read.iter_batches(FIRST // 2**5, columns=[name]))
+            return as_texts(batch.column(0)), batch.num_rows == read.metadata.num_rows
+    text = first_text(file)
+    found = (parse_object(line) for line in text.lines)
+    return [any_cell(each, name) for each in found if each], text.is_whole
 
 
 def _is_distinct(cells: Iterable[str], share: float) -> bool:

@@ -1,6 +1,6 @@
 """The first rows of any file as text, and the file's layout."""
 
-import io
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources import dialect, files
+from pipeline.sources import files
+from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
+from pipeline.sources.json_lines import any_cell, columns_of, parse_object
+from pipeline.sources.plain_text import has_returns_only
 from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
+from pipeline.sources.sniffing.encodings import Guess, guess
+from pipeline.sources.sniffing.layouts import TextLayout, layout_of
+from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_lines, refuse_matrix, refuse_prose
 
 FIRST = 2**22  # bytes
+_FIRST_OBJECTS = 1000
 
 
 @dataclass
@@ -23,9 +30,15 @@ class Peek:
     names: list[str]
     rows: list[list[str]]
     reading: dict[str, Any] = field(default_factory=dict)
-    """Keys of config.dataset.Reading for the file's layout; empty for a Parquet file."""
+    """Keys of config.dataset.Reading for the file's layout; empty for JSON lines and Parquet files."""
     notes: list[str] = field(default_factory=list)
     """What was guessed about the layout, for a person to check."""
+    has_layout: bool = True
+    """False for JSON lines and Parquet, which have no delimiter."""
+    nested: dict[str, str] = field(default_factory=dict)
+    """Columns of a Parquet file that hold lists or structs, to their type."""
+    has_names: bool = True
+    """False: the names were guessed from the values."""
 
     def column(self, at: int) -> list[str]:
         """The cells of one column."""
@@ -33,38 +46,143 @@ class Peek:
 
 
 def peek(path: Path, known: Collection[str] = ()) -> Peek:
-    """Preview a file; a first line with one of the names `known` is a header. Raises UnreadableInput if it is empty."""
-    return _parquet(path) if path.suffix == ".parquet" else _text(path, known)
+    """Preview a file; a first line with one of the names `known` is a header.
+
+    Raises UnreadableInput if the file is empty or of a kind that is not read.
+    """
+    kind = kind_of(path, path.name)
+    if kind == Kind.PARQUET:
+        return _parquet(path)
+    text = first_text(path)
+    return _json_lines(path, text) if kind == Kind.JSON_LINES else _text(path, text, known)
 
 
-def _text(path: Path, known: Collection[str]) -> Peek:
+@dataclass
+class FirstText:
+    """The first lines of a text file, decoded."""
+
+    lines: list[str]
+    guess: Guess
+    is_whole: bool
+    """The lines are all that the file has."""
+
+
+def first_text(path: Path) -> FirstText:
+    """The first FIRST bytes of a text file, up to the end of a line."""
     start = files.first_bytes(path, FIRST)
-    whole = start[: start.rfind(b"\n") + 1] if len(start) >= FIRST else start
-    encoding = "utf-8" if _decodes(whole) else "latin-1"
-    lines = [dialect.decode(line, encoding, "replace") for line in dialect.head(io.BytesIO(start), path.name)]
-    lines = [line for line in lines if line]
-    delimiter = dialect.sniff_delimiter(lines, '"', [], path.name)
-    quote = max(('"', ""), key=lambda q: alike(lines, delimiter, q))
-    rows = [dialect.fields(line, delimiter, quote) for line in lines]
-    width = max((len(row) for row in rows), key=[len(row) for row in rows].count, default=0)
-    names = [name.strip() for name in rows[0]] if rows else []
-    header = any(name in known for name in names) or _is_header(names, [row for row in rows[1:] if len(row) == width])
-    body = [row for row in (rows[1:] if header else rows) if len(row) == width]
-    reading: dict[str, Any] = {"delimiter": delimiter, "header": header}
+    is_whole = len(start) < FIRST
+    wide = wide_encoding(start)
+    returns = has_returns_only(start[:START], wide or "latin-1")
+    end = (b"\r" if returns else b"\n") if not wide else b""
+    whole = start if is_whole or wide else start[: start.rfind(end) + 1]
+    found = guess(whole)
+    text = whole.decode(found.encoding, "replace").removeprefix("\ufeff")
+    text = text.replace("\r\n", "\n").replace("\r", "\n") if returns else text
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if lines and (not lines[-1] or not is_whole):
+        lines.pop()
+    return FirstText(lines, found, is_whole)
+
+
+def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
+    refuse_lines(path.name, text.lines)
+    layout = layout_of(text.lines, path.name)
+    marks, rows, width = layout.marks, layout.records, layout.width
+    if not rows:
+        return Peek([], [], notes=[text.guess.note] if text.guess.note else [])
+    refuse_matrix(path.name, rows)
+    names = [" ".join(name.split()) for name in rows[0]]
+    body = [row for row in rows[1:] if len(row) == width]
+    header = any(name in known for name in names) or _is_header(names, body)
     if not header:
-        names = guessed_names(body, width)
+        refuse_adjacency(path.name, rows, marks.delimiter)
+    refuse_prose(path.name, rows, layout.is_even)
+    notes = [text.guess.note] if text.guess.note else []
+    reading: dict[str, Any] = {"delimiter": marks.delimiter, "header": header}
+    skip, has_names = layout.skip_lines, True
+    if header and width == len(names) + 1:
+        notes.append(f"the header has {len(names)} names, but the rows have {width} fields; {_SHIFTED}")
+        last = all(not row[-1].strip() for row in body)
+        names = [*names, f"column_{width}"] if last else ["row", *names]
+        header, skip = False, skip + 1
+        reading |= {"header": False, "column_names": names}
+    elif not header:
+        body = [row for row in rows if len(row) == width]
+        said = _names_of_comment(layout.comments, width)
+        has_names, names = bool(said), said or guessed_names(body, width)
         reading["column_names"] = names
-    reading |= {"encoding": encoding, "quote": quote}
-    return Peek(names, [row for row in body if len(row) == len(names)], reading)
+    notes += _layout_notes(layout)
+    reading |= {"encoding": text.guess.encoding, "quote": marks.quote}
+    reading |= {"escape": marks.escape} if marks.escape else {}
+    reading |= {"comment": layout.comment} if layout.comment else {}
+    reading |= {"skip_lines": skip} if skip else {}
+    return Peek(names, [row for row in body if len(row) == len(names)], reading, notes, has_names=has_names)
+
+
+_SHIFTED = "names were given to all of them: check column_names"
+
+
+def _layout_notes(layout: TextLayout) -> list[str]:
+    """What was understood of the layout beyond delimiter and quotes."""
+    notes: list[str] = []
+    if layout.comment:
+        notes.append(f"lines that begin with {layout.comment!r} are taken for comments")
+    if layout.skip_lines:
+        notes.append(f"the columns are in line {layout.skip_lines + 1}: the lines above are skipped")
+    if layout.marks.escape:
+        notes.append("a backslash before a quote makes it part of the value")
+    return notes
+
+
+def _names_of_comment(comments: list[str], width: int) -> list[str]:
+    """Names of the columns from the last comment line of a file without a header; empty if it has none."""
+    said = [name for name in re.split(r"[\s,;|]+", comments[-1]) if name] if comments else []
+    is_named = len(said) == width and len(set(said)) == width
+    return said if is_named and sum(any(fits(name, role) for role in NAMES) for name in said) >= 2 else []
+
+
+def _json_lines(path: Path, text: FirstText) -> Peek:
+    """The first objects of a file of JSON lines; their keys are the columns."""
+    if len(text.lines) == 1 and text.is_whole:
+        raise UnreadableInput(f"{path.name} is one JSON document: write one object per line, e.g. with jq -c")
+    parsed = (parse_object(line) for line in text.lines[:_FIRST_OBJECTS])
+    found = [each for each in parsed if each is not None]
+    names = list(columns_of(found))
+    notes = [text.guess.note] if text.guess.note else []
+    reading = {} if text.guess.encoding == "utf-8" else {"encoding": text.guess.encoding}
+    return Peek(names, [[any_cell(each, name) for name in names] for each in found], reading, notes, has_layout=False)
 
 
 def _parquet(path: Path) -> Peek:
     try:
-        batch = next(pq.ParquetFile(path).iter_batches(100))
-    except (OSError, pa.ArrowException, StopIteration) as error:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(_FIRST_OBJECTS))
+    except StopIteration:
+        raise UnreadableInput(f"{path} has no rows") from None
+    except (OSError, pa.ArrowException) as error:
         raise UnreadableInput(f"{path} is empty, truncated or no Parquet file ({error}): copy it again") from None
-    columns = [["" if v is None else str(v) for v in column.to_pylist()] for column in batch.columns]
-    return Peek(list(batch.schema.names), [list(row) for row in zip(*columns, strict=True)])
+    columns = [as_texts(column) for column in batch.columns]
+    types = dict(zip(batch.schema.names, batch.schema.types, strict=True))
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Peek(
+        list(types),
+        rows,
+        has_layout=False,
+        nested={n: str(kind) for n, kind in types.items() if pa.types.is_nested(kind)},
+    )
+
+
+def as_texts(column: pa.Array) -> list[str]:
+    """The values of a Parquet column as the night reads them: times in UTC, nulls as empty texts."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us"), safe=False)
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return ["" if v is None else v.decode(errors="replace") for v in column.to_pylist()]
+    if pa.types.is_boolean(column.type):
+        return ["" if v is None else str(v).lower() for v in column.to_pylist()]
+    return ["" if v is None else str(v) for v in column.to_pylist()]
 
 
 def _is_header(first: list[str], rest: list[list[str]]) -> bool:
@@ -72,19 +190,3 @@ def _is_header(first: list[str], rest: list[list[str]]) -> bool:
         return False
     known = sum(any(fits(name, role) for role in NAMES) for name in first)
     return known >= 2 or any(is_numeric(list(column)) for column in zip(*rest, strict=False))
-
-
-def alike(lines: list[str], delimiter: str, quote: str) -> int:
-    """Number of lines that split into the most frequent number of fields."""
-    widths = [
-        len(split[0]) if (split := dialect.split_quoted(line, delimiter, quote))[1] == "whole" else 0 for line in lines
-    ]
-    return max(map(widths.count, set(widths) - {0}), default=0)
-
-
-def _decodes(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -5,7 +5,9 @@ with counted as (
     select coalesce(sum(rows), 0) as n
     from row_ledger
     semi join tonight using (run_id)
-    where stage in ('ingest', 'catalog', 'users') and reason not in ('kept', 'forgotten', 'after_as_of')
+    where
+        stage in ('ingest', 'catalog', 'users')
+        and reason not in ('kept', 'forgotten', 'after_as_of', 'comment')
 ),
 
 listed as (
