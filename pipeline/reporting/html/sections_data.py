@@ -100,7 +100,7 @@ def drift(night: Night) -> dict[str, Any] | None:
         shown.append(drawn("New, lost and active users and items", charts.drift(points, f"Drift: {description}")))
     of = next((row["compared_with"] for row in rows if row["compared_with"]), None)
     for row in rows:
-        shape = figure if row["measure"] in ("rows_per_user", "rating_mean") else percent
+        shape = rounded if row["measure"] in ("rows_per_user", "rating_mean") else percent
         row |= {"meaning": MEASURES[row["measure"]], "shown": shape(row["value"]), "usual": ""}
         if row["usual_low"] is not None:
             row["usual"] = f"{shape(row['usual_low'])} to {shape(row['usual_high'])}"
@@ -295,7 +295,7 @@ def _realised(night: Night) -> list[Drawn]:
         for row in rows
     ]
     label = metric_name(metric, cutoff)
-    described = "; ".join(f"{row['list_source']} {figure(row['value'])}" for row in rows[-2:])
+    described = "; ".join(f"{row['list_source']} {rounded(row['value'])}" for row in rows[-2:])
     return [drawn(f"{label} of published lists on what users did in the {days} days after",
                   charts.realised(points, label, f"Realised {label}: {described}"),
                   "Popularity lists of the same night, for the same users, are the baseline.")]  # fmt: skip
