@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
@@ -114,11 +115,17 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
         "space": {name: repr(of) for name, of in space_of(settings, label).items()},
         "sampler": settings.search.sampler,
         "prune": settings.search.prune, "seed": settings.seed, "select": settings.select.model_dump(),
-        "feedback": settings.dataset.feedback.model_dump(mode="json"), "precision": settings.precision,
+        "feedback": _feedback_key(settings), "precision": settings.precision,
         "device": on_device(resolve_device(settings.device)),
         "finder": finder.model_dump() if finder and finder.use else None,
     }  # fmt: skip
     return lake.Spec(StageCall(StageName.SEARCH, label), LAYER, VERSION, determines, (split_dir,))
+
+
+def _feedback_key(settings: Settings) -> dict[str, Any]:
+    """The settings of feedback; `repeats`, which came later, only where it is set."""
+    found = settings.dataset.feedback.model_dump(mode="json")
+    return found if found["repeats"] else {name: value for name, value in found.items() if name != "repeats"}
 
 
 def config_of_trials(settings: Settings, label: str) -> ModelConfig:
