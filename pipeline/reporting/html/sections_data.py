@@ -277,7 +277,7 @@ def over_nights(night: Night) -> dict[str, Any]:
 
 def _realised(night: Night) -> list[Drawn]:
     """Lists of earlier nights on what users did after them, for one horizon: 7 days, else 28, else 1."""
-    _, metric, cutoff = night.figure
+    _, metric, cutoff = night.selection_metric
     if not cutoff:
         return []
     known = night.realised_of_nights.filter(
