@@ -20,8 +20,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.models import MODELS, Recommender
-from pipeline.models.blend import Blend
+from pipeline.models import MODELS, ModelConfig, Recommender
+from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.serialization import load, save
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
@@ -53,7 +53,7 @@ def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
     )  # fmt: skip
 
 
-def quick_config(family: str) -> Any:
+def quick_config(family: str) -> ModelConfig:
     """The family's defaults, with enough steps for tiny data."""
     config = MODELS[family].Config
     steps = {"epochs": 30, "batch_size": 128, "learning_rate": 0.02} if issubclass(config, TrainingConfig) else {}
@@ -65,7 +65,9 @@ def fit(family: str, train: Interactions, **context: Any) -> Recommender:
     if MODELS[family].blends:
         where = {key: context[key] for key in ("device", "precision") if key in context}
         parts = {part: fit(part, train, **where) for part in BLENDED}
-        model: Recommender = Blend.of(quick_config(family), parts)
+        config = quick_config(family)
+        assert isinstance(config, BlendConfig)
+        model: Recommender = Blend.of(config, parts)
     else:
         model = MODELS[family](quick_config(family), train.n_users, train.n_items)
     model.fit(train, FitContext(**context))
