@@ -1,8 +1,8 @@
 """`nightrecs backup` and `nightrecs restore`: a home as one file, and back."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.console import log
 from pipeline.core.paths import Home
@@ -10,7 +10,7 @@ from pipeline.maintenance.backup import back_up
 from pipeline.maintenance.restore import restore as restore_home
 
 
-def backup(options: Any) -> None:
+def backup(options: Namespace) -> None:
     """Write a backup and say what is not in it."""
     made = back_up(Home.resolve(options.home), Path(options.file))
     if options.json:
@@ -22,7 +22,7 @@ def backup(options: Any) -> None:
     log.info("`nightrecs forget` does not reach backups: delete those that are older than a forget")
 
 
-def restore(options: Any) -> None:
+def restore(options: Namespace) -> None:
     """Restore a backup and say what to do next."""
     made = restore_home(Path(options.file).expanduser(), Home.resolve(options.home))
     header, root = made.header, str(made.home.root)

@@ -5,6 +5,7 @@ import math
 import re
 import statistics
 import tomllib
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ def protocols() -> dict[str, dict[str, Any]]:
     return tomllib.loads((FOLDER / "protocols.toml").read_text(encoding="utf-8"))
 
 
-def bench(options: Any) -> None:
+def bench(options: Namespace) -> None:
     """Measure protocols, keep the results in the home, print them as Markdown tables.
 
     Finished fits are in the lake: an interrupted bench continues where it stopped, and a repeated one only reads.

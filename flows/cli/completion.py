@@ -1,9 +1,9 @@
 """`nightrecs completion`: a script that completes commands and options in a shell."""
 
-from typing import Any
+from argparse import Namespace
 
 
-def completion(options: Any) -> None:
+def completion(options: Namespace) -> None:
     """Print the script."""
     import shtab
 

@@ -1,5 +1,6 @@
 """`nightrecs explain`: a published model's score of an item for a user, and its parts."""
 
+from argparse import Namespace
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ from pipeline.datasets.names import dataset_name
 from pipeline.publishing.explanation import explanation, published_night
 
 
-def explain(options: Any) -> None:
+def explain(options: Namespace) -> None:
     """Print score, rank, mask and parts. JSON has all parts, text the largest ones."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     require(options, "user")
@@ -37,7 +38,7 @@ def explain(options: Any) -> None:
         describe(answer, options)
 
 
-def describe(answer: dict[str, Any], options: Any) -> None:
+def describe(answer: dict[str, Any], options: Namespace) -> None:
     """Print the explanation as text."""
     title = f" ({answer['title']})" if answer["title"] else ""
     by = answer["model"] + (f" as fitted on {answer['fit']}" if answer["fit"] != "all" else "")

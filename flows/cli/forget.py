@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any
+from argparse import Namespace
 
 from flows.cli.operate import known
 from pipeline.core.console import log
@@ -16,7 +16,7 @@ LEFT = 3
 """Exit code if the user is still somewhere."""
 
 
-def forget(options: Any) -> int:
+def forget(options: Namespace) -> int:
     """Forget a user under the data set's lock; print what was removed and what could not be cleared."""
     home, dataset = known(options)
     with between_nights(home, dataset, "forget"):

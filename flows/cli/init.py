@@ -3,15 +3,15 @@
 import shlex
 import sys
 import tomllib
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.terminal import plain
 from pipeline.sources.sniffing.interactions import Proposal, propose
 
 
-def init(options: Any) -> None:
+def init(options: Namespace) -> None:
     """Write the TOML to the current folder or `--output`, and print the next command."""
     source = Path(options.csv).expanduser()
     proposal = propose(source)

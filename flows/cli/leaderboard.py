@@ -1,7 +1,7 @@
 """`nightrecs leaderboard`: the models of the published night side by side."""
 
 import sys
-from typing import Any
+from argparse import Namespace
 
 import polars as pl
 
@@ -15,7 +15,7 @@ FOR_PEOPLE = ("ndcg", "recall", "hit_rate", "coverage", "rmse", "mae")
 """Metrics that fit into a terminal, next to the selection metric."""
 
 
-def leaderboard(options: Any) -> None:
+def leaderboard(options: Namespace) -> None:
     """Print models, best first, with metrics as columns. JSON has all metrics of one cutoff, text a few of them."""
     long = query(options, "select * from leaderboard where split = $split", {"split": options.split})
     if options.all:

@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 from flows.cli.options import build_parser
 from pipeline.core import child_processes
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def execute(options: Any) -> int:
+def execute(options: Namespace) -> int:
     """Import the command's module and call its handler."""
     if options.needs_home:
         from pipeline.core.paths import Home
@@ -86,7 +88,7 @@ def execute(options: Any) -> int:
 def signals_raised() -> Iterator[None]:
     """Raise Terminated on SIGTERM and SIGHUP, unless the parent process ignores them (nohup)."""
 
-    def end(number: int, frame: Any) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated(number)
 
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from collections import Counter
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.storage import journal, operation_log
 from pipeline.storage.garbage import Garbage
 
 
-def rollback(options: Any) -> None:
+def rollback(options: Namespace) -> None:
     """Make an earlier generation live again. MLflow's alias follows."""
     home, dataset = known(options)
     with between_nights(home, dataset, "rollback"):
@@ -31,7 +32,7 @@ def rollback(options: Any) -> None:
         print(json.dumps(entry, indent=1))
 
 
-def gc(options: Any) -> int:
+def gc(options: Namespace) -> int:
     """Remove (with --dry-run: list) everything that is no longer needed, of one data set or of all."""
     home = Home.resolve(options.home)
     datasets = [known(options)[1]] if options.dataset else sorted(p.name for p in _journals(home))
@@ -57,7 +58,7 @@ def gc(options: Any) -> int:
     return 4 if busy else 0
 
 
-def _collect(home: Home, dataset: str, options: Any) -> list[dict[str, Any]]:
+def _collect(home: Home, dataset: str, options: Namespace) -> list[dict[str, Any]]:
     keep = keep_of(home, dataset)
     given = {name: getattr(options, f"keep_{name}") for name in Keep.model_fields}
     keep = Keep.model_validate({**keep.model_dump(), **{k: v for k, v in given.items() if v is not None}})
@@ -75,7 +76,7 @@ def _as_record(leftover: Garbage) -> dict[str, Any]:
     return {"kind": leftover.kind, "bytes": leftover.bytes, "name": leftover.name}
 
 
-def known(options: Any) -> tuple[Home, str]:
+def known(options: Namespace) -> tuple[Home, str]:
     """Home and data set of a command; UnreadableInput if the home has no such data set."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     if not journal.run_ids(home, dataset) and not home.live(dataset).exists():

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pipeline.core.filesystem import write_atomically
 from pipeline.core.terminal import as_json, plain, show_line
 
 
-def show(records: list[dict[str, Any]], options: Any) -> None:
+def show(records: list[dict[str, Any]], options: Namespace) -> None:
     """Print JSON, or a table that is as wide as its content."""
     if options.json:
         print(as_json(records, indent=1))

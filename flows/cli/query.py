@@ -1,6 +1,7 @@
 """Commands that only read: shipped data sets, recipes and models; published lists; SQL."""
 
 import sys
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.output import show
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 COMPARED_IDS = 100_000  # an unknown id is compared with at most so many
 
 
-def datasets(options: Any) -> None:
+def datasets(options: Namespace) -> None:
     """The shipped data sets."""
     files = sorted(paths.DATASETS.glob("*.toml"))
     show([{"name": f.stem, "description": toml_files.read_toml(f).get("description", "")} for f in files], options)
 
 
-def recipes(options: Any) -> None:
+def recipes(options: Namespace) -> None:
     """The shipped recipes."""
     files = sorted(paths.RECIPES.glob("*.toml"))
     show(
@@ -33,7 +34,7 @@ def recipes(options: Any) -> None:
     )
 
 
-def models(options: Any) -> None:
+def models(options: Namespace) -> None:
     """The families and their hyperparameters."""
     from pipeline.models import describe  # imports torch
 
@@ -43,7 +44,7 @@ def models(options: Any) -> None:
         show(describe.all_hyperparameters(), options)
 
 
-def recommend(options: Any) -> None:
+def recommend(options: Namespace) -> None:
     """A user's published list, with titles."""
     found = records(
         options,
@@ -56,7 +57,7 @@ def recommend(options: Any) -> None:
     show(found, options)
 
 
-def similar(options: Any) -> None:
+def similar(options: Namespace) -> None:
     """The items most similar to an item, with titles."""
     found = records(
         options,
@@ -70,7 +71,7 @@ def similar(options: Any) -> None:
     show(found, options)
 
 
-def sql(options: Any) -> None:
+def sql(options: Namespace) -> None:
     """Run any query. The connection can't write, read files or change its settings."""
     if options.form or options.output:
         from flows.cli import result_files  # imports polars
@@ -80,19 +81,19 @@ def sql(options: Any) -> None:
         show(records(options, options.query, {}), options)
 
 
-def query(options: Any, text: str, params: dict[str, Any]) -> "pl.DataFrame":
+def query(options: Namespace, text: str, params: dict[str, Any]) -> "pl.DataFrame":
     """A frame of a query on the live tables. UnreadableInput if there are none."""
     with opened(options) as con:
         return reader.ask(con, text, params)
 
 
-def records(options: Any, text: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+def records(options: Namespace, text: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     """The same as dicts, which needs no polars."""
     with opened(options) as con:
         return reader.records(con, text, params)
 
 
-def opened(options: Any) -> Connection:
+def opened(options: Namespace) -> Connection:
     """A connection to the live tables. UnreadableInput if there are none."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     if not home.live(dataset).exists():
@@ -100,7 +101,7 @@ def opened(options: Any) -> Connection:
     return reader.open_live(home, dataset)
 
 
-def require(options: Any, kind: str) -> None:
+def require(options: Namespace, kind: str) -> None:
     """Raise UnreadableInput, with the nearest ids, if the requested user (or item) is not in the published tables."""
     wanted = getattr(options, kind)
     if records(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}):

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import shutil
-from typing import Any
+from argparse import Namespace
 
 from flows.conductor import conduct
 from flows.prepare import prepare
@@ -27,7 +27,7 @@ from pipeline.storage import forgotten_users, journal, lake, operation_log, read
 from pipeline.storage.lock import lock
 
 
-def replay(options: Any) -> None:
+def replay(options: Namespace) -> None:
     """Run the night and print where its tables are."""
     as_of = moment(options.as_of)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)

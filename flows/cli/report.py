@@ -2,7 +2,7 @@
 
 import json
 import webbrowser
-from typing import Any
+from argparse import Namespace
 
 from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
@@ -12,7 +12,7 @@ from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.storage import journal
 
 
-def report(options: Any) -> None:
+def report(options: Namespace) -> None:
     """Print the path of the report of the newest night, or of `--run`."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     nights = journal.run_ids(home, dataset)

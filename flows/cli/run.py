@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +30,7 @@ RETRIES, REQUEST_SECONDS = 2, 20
 """Limits of a request to Prefect. Its default retries for a minute, too long when Prefect is gone."""
 
 
-def run_night(options: Any) -> int:
+def run_night(options: Namespace) -> int:
     """Run a night and print how to read its result; with `--plan`, only print what it would do."""
     if options.plan:
         show_plan(options)
@@ -171,7 +172,7 @@ def _double_quoted(text: str) -> str:
     return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
 
 
-def show_plan(options: Any) -> None:
+def show_plan(options: Namespace) -> None:
     """Print the plan. Settings and input are checked as at the start of a night."""
     from flows.plan import Plan  # imports torch
 

@@ -1,7 +1,7 @@
 """`nightrecs runs`: the nights of a data set, newest first, including refused and crashed ones."""
 
+from argparse import Namespace
 from contextlib import suppress
-from typing import Any
 
 import polars as pl
 
@@ -15,7 +15,7 @@ from pipeline.storage import journal
 from pipeline.storage.generations import kept_generations, live_run_id
 
 
-def runs(options: Any) -> None:
+def runs(options: Namespace) -> None:
     """Print outcome, champion, its selection metric on test, and which tables are live or kept for a rollback."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     frame = journal.read(home, dataset, tables.RUNS).sort("run_id", descending=True).head(options.n)

@@ -1,7 +1,7 @@
 """`nightrecs schedule`: records, lists and removes scheduled nights."""
 
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,7 +16,7 @@ from pipeline.datasets.names import dataset_name
 from pipeline.stages import DATA_STAGES
 
 
-def schedule(options: Any) -> None:
+def schedule(options: Namespace) -> None:
     """Record, list or remove a scheduled night."""
     home = Home.resolve(options.home)
     if options.dataset is None:
@@ -33,7 +33,7 @@ def schedule(options: Any) -> None:
         record(home, options)
 
 
-def record(home: Home, options: Any) -> None:
+def record(home: Home, options: Namespace) -> None:
     """Check everything that a night checks before it starts, then record the schedule."""
     if not options.cron:
         raise SettingsError('--cron is missing; --cron "0 3 * * *" is every night at three')

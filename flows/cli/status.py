@@ -2,6 +2,7 @@
 
 import shlex
 import textwrap
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ SHOWN = 5  # rejected lines
 WIDTH = 60  # characters of a rejected line that are shown
 
 
-def status(options: Any) -> int:
+def status(options: Namespace) -> int:
     """Print the health; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     answer = health(home, dataset, live_run_id(home, dataset), options.deep)
@@ -156,7 +157,7 @@ def unreadable(live: Path) -> str | None:
     return None
 
 
-def next_steps(answer: dict[str, Any], options: Any) -> list[str]:
+def next_steps(answer: dict[str, Any], options: Namespace) -> list[str]:
     """Commands to run next."""
     start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
     name = shlex.quote(options.dataset)
@@ -172,7 +173,7 @@ def shortened(raw: str) -> str:
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 2]} …"
 
 
-def describe(answer: dict[str, Any], options: Any) -> None:
+def describe(answer: dict[str, Any], options: Namespace) -> None:
     """Print the health as text."""
     show_line(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
     for problem in answer["problems"]:

@@ -4,8 +4,8 @@ import importlib.metadata
 import json
 import os
 import time
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from flows.cli.watch import Watch
 from flows.orchestration import api_access, deployments, prefect_logs
@@ -31,7 +31,7 @@ RUNS = "workflowType=machine_learning"
 EXPERIMENTS = "max_results=100&order_by=name"
 
 
-def up(options: Any) -> int:
+def up(options: Namespace) -> int:
     """Start all servers, wait until each answers, print the URLs, monitor them until Ctrl-C, stop all."""
     home = Home.resolve(options.home)
     if options.check:
@@ -57,7 +57,7 @@ def why_not(home: Home) -> str:
     return f"another `nightrecs up` of this home is starting ({holder}); see `nightrecs up --check`"
 
 
-def serve(home: Home, options: Any) -> int:
+def serve(home: Home, options: Namespace) -> int:
     """Serve as the only `up` of this home; returns when it is stopped."""
     state(home).unlink(missing_ok=True)  # left by a killed `up`
     auth = api_access.auth_of(home)
@@ -121,7 +121,9 @@ def links(mlflow: str) -> list[str]:
     return runs or [f"{mlflow}/#/experiments?{RUNS}"]
 
 
-def plan(home: Home, options: Any, auth: str, nights: list[Schedule]) -> tuple[list[Service], dict[str, str], Api]:
+def plan(
+    home: Home, options: Namespace, auth: str, nights: list[Schedule]
+) -> tuple[list[Service], dict[str, str], Api]:
     """The services to start, on free ports; their environment; Prefect's API."""
     prefect, mlflow = free_port(options.prefect_port), free_port(options.mlflow_port)
     api, store = Api(f"http://{HOST}:{prefect}/api", auth), os.environ.get("MLFLOW_TRACKING_URI")

@@ -21,8 +21,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.models import MODELS, Recommender
-from pipeline.models.blend import Blend
+from pipeline.models import MODELS, ModelConfig, Recommender
+from pipeline.models.blend import Blend, BlendConfig
 from pipeline.models.serialization import load, save
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
@@ -56,7 +56,7 @@ def checkerboard(n_items: int = 20, rated: bool = False) -> Interactions:
     )  # fmt: skip
 
 
-def quick_config(family: str, epochs: int = 30) -> Any:
+def quick_config(family: str, epochs: int = 30) -> ModelConfig:
     """The family's defaults; a gradient family gets so many epochs, 30 of which are enough for tiny data."""
     config = MODELS[family].Config
     steps = {"epochs": epochs, "batch_size": 128, "learning_rate": 0.02} if issubclass(config, TrainingConfig) else {}
@@ -68,7 +68,9 @@ def fit(family: str, train: Interactions, epochs: int = 30, **context: Any) -> R
     if MODELS[family].blends:
         where = {key: context[key] for key in ("device", "precision") if key in context}
         parts = {part: fit(part, train, **where) for part in BLENDED}
-        model: Recommender = Blend.of(quick_config(family), parts)
+        config = quick_config(family)
+        assert isinstance(config, BlendConfig)
+        model: Recommender = Blend.of(config, parts)
     else:
         model = MODELS[family](quick_config(family, epochs), train.n_users, train.n_items)
     model.fit(train, FitContext(**context))

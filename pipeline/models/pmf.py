@@ -1,7 +1,7 @@
 """Probabilistic matrix factorization of ratings (Salakhutdinov and Mnih, NIPS 2007)."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -139,7 +139,7 @@ class Pmf(Recommender):
         validate, log_epoch = context.validate, context.log
         at_validation: dict[str, float] = {}
 
-        def measure(model: Any) -> float:
+        def measure(model: Recommender) -> float:
             total = torch.zeros((), dtype=torch.float64, device=rows.users.device)
             for part in torch.arange(len(rows), device=rows.users.device).split(1 << 18):  # bounded memory
                 assert rows.ratings is not None

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -111,7 +112,7 @@ def _work(parent: int, sender: Connection, function: Callable, args: tuple, fabr
             os._exit(1)
 
 
-def _interrupt_once(number: int, frame: Any) -> NoReturn:
+def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
     """Ignore further signals: one to the process group precedes that of `launch`; none may stop the checkpoint."""
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)

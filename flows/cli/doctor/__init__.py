@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class Finding:
 Check = Callable[[Home], Iterator[tuple[str, str, str]]]
 
 
-def doctor(options: Any) -> int:
+def doctor(options: Namespace) -> int:
     """Print each finding; exit code 1 if a check failed."""
     home = Home.resolve(options.home)
     findings = []

@@ -1,9 +1,14 @@
 """Plots of a data set, from the output of stage `profile`."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.reporting.plots.figure import MAIN, QUIET, SECOND, picture, plain
+
+if TYPE_CHECKING:
+    from pipeline.reporting.plots.figure import Axes
 
 Described = dict[str, Any]
 
@@ -63,11 +68,11 @@ def activity(described: Described, path: Path) -> Path:
     return path
 
 
-def _histogram(axis: Any, spread: Described, colour: str, step: bool = False, label: str | None = None) -> None:
+def _histogram(axis: Axes, spread: Described, colour: str, step: bool = False, label: str | None = None) -> None:
     """Bars for few values, else bins; `step`: only the outline."""
     if "at" in spread:
         width = 0.8 * min((b - a for a, b in zip(spread["at"], spread["at"][1:], strict=False)), default=1.0)
-        style = {"fill": False, "edgecolor": colour} if step else {"color": colour}
+        style: dict[str, Any] = {"fill": False, "edgecolor": colour} if step else {"color": colour}
         axis.bar(spread["at"], spread["counts"], width, label=label, **style)
         axis.set_xticks(spread["at"] if len(spread["at"]) <= 12 else spread["at"][::2])
     else:
@@ -78,7 +83,7 @@ def _histogram(axis: Any, spread: Described, colour: str, step: bool = False, la
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
-def _mark(axis: Any, spread: Described) -> None:
+def _mark(axis: Axes, spread: Described) -> None:
     """Mark median and mean, which are far apart where a few values are huge."""
     for value, name, style in ((spread["quantiles"]["0.5"], "median", "-"), (spread["mean"], "mean", ":")):
         axis.axvline(value, color="black", linewidth=1, linestyle=style, label=f"{name} {value:,.3g}")
@@ -86,7 +91,7 @@ def _mark(axis: Any, spread: Described) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-def _table(axis: Any, title: str, header: list[str], rows: list[list[str]], below: str = "") -> None:
+def _table(axis: Axes, title: str, header: list[str], rows: list[list[str]], below: str = "") -> None:
     axis.axis("off")
     axis.set_title(title, fontsize=10, loc="left")
     table = axis.table([*rows], colLabels=header, loc="upper left", cellLoc="left", edges="horizontal")
