@@ -118,7 +118,7 @@ def read_layout(
 
 def _header_below(lines: list[str], marks: Marks, wanted: dict[str, str], names: list[str]) -> int:
     """Index of the line below the first that has all wanted columns; 0 if the first one has any, or none has them."""
-    if set(wanted.values()) & set(names):
+    if not wanted or set(wanted.values()) & set(names):
         return 0
     rows = ([field.strip() for field in fields(line, marks)] for line in lines[1:21])
     return next((at for at, row in enumerate(rows, start=1) if set(wanted.values()) <= set(row)), 0)
