@@ -42,8 +42,9 @@ def prepare(
         raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = loader.load_settings(dataset, recipe, overrides)
     if until not in DATA_STAGES:
-        from pipeline.experiments.families import family_of  # imports torch
+        from pipeline.experiments.families import family_of, with_weights  # imports torch
 
+        settings = with_weights(settings)
         for label, entry in settings.models.items():
             family_of(settings, label)
             if entry.finder or entry.search is not None:
@@ -132,12 +133,13 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.ncf_timed import write_ncf_timed
     from pipeline.datasets.sample import write_sample
+    from pipeline.datasets.shop_log import write_shop
 
     folder = home.lake(dataset.name) / "0_source"
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed}
+    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed, "shop": write_shop}
     write[dataset.source.generator or SAMPLE](folder)
     return folder
 

@@ -1,9 +1,12 @@
 """Fixtures: a home of its own for every test, and the real data sets where they are at hand."""
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 
 import pytest
 
@@ -16,32 +19,53 @@ from pipeline.storage import journal
 from pipeline.tracking import server
 from tests.support.cheap_tracking import Preparer, from_template
 
-NIGHT_FOLDERS = {"goldens", "nights"}
+NIGHT_MODULES = re.compile(
+    r"flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
+    r"|tests\.support\.(cookbook|nights|published_home|published_nights|small_home|tastes)"
+)
+"""What runs whole nights, or builds homes as they leave them. A test that uses one of these is of the tier `night`."""
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
-NIGHT_MODULES = {
-    "flows.nightly", "tests.faults.child", "tests.faults.ground", "tests.support.cookbook", "tests.support.nights",
-    "tests.support.published_home", "tests.support.published_nights", "tests.support.tastes",
-}  # fmt: skip
-"""What runs whole nights. A test module that imports from one of these is of the tier `night`."""
+PROCESS_MODULES = re.compile(r"subprocess|multiprocessing|concurrent\.futures\.process|pipeline\.training\.launcher")
+"""What starts processes. A test that uses one of these has the marker `process`."""
 
 
-def runs_nights(item: pytest.Function) -> bool:
-    """Whether a test belongs to the tier `night`: by its folder, its fixtures, or what its module imports."""
-    names = {
-        getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(item.module).values()
-    }
-    return bool(
-        NIGHT_FOLDERS & {parent.name for parent in item.path.parents}
-        or NIGHT_FIXTURES & set(item.fixturenames)
-        or NIGHT_MODULES & {name for name in names if isinstance(name, str)}
-    )
+def modules_used(item: pytest.Function) -> set[str]:
+    """Modules of the functions, classes and modules that a test, its fixtures and helpers in their modules refer to."""
+    to_do: list[object] = [each.func for found in item._fixtureinfo.name2fixturedefs.values() for each in found]
+    to_do += [inspect.unwrap(item.function), getattr(getattr(item.function, "hypothesis", None), "inner_test", None)]
+    seen, modules = set(), set()
+    while to_do:
+        function = to_do.pop()
+        if not isinstance(function, FunctionType) or function in seen:
+            continue
+        seen.add(function)
+        used = [function.__globals__[name] for name in names_in(function.__code__) if name in function.__globals__]
+        modules |= {module_of(each) for each in used}
+        to_do += [each for each in used if module_of(each) == function.__module__]
+    return {each for each in modules if isinstance(each, str)}
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Names that a function refers to, in its inner functions too."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(names_in, inner))
+
+
+def module_of(value: object) -> str | None:
+    """The module that a function or class is from; of a module, its name."""
+    return value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and runs_nights(item):
+        if not isinstance(item, pytest.Function):
+            continue
+        used = modules_used(item)
+        if NIGHT_FIXTURES & set(item.fixturenames) or any(map(NIGHT_MODULES.fullmatch, used)):
             item.add_marker("night")
+        if any(map(PROCESS_MODULES.fullmatch, used)):
+            item.add_marker("process")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -134,7 +134,7 @@ def test_every_package_of_the_library_has_a_layer():
 
 
 @pytest.mark.parametrize("importer", ["nights", "registry"])
-def test_mlflow_is_told_to_be_quiet_before_it_is_imported(importer: str):
+def test_mlflow_is_set_to_be_quiet_before_it_is_imported(importer: str):
     text = (CHECKOUT / "pipeline" / "tracking" / f"{importer}.py").read_text()
     assert text.index("from pipeline.tracking.client import") < text.index("from mlflow")
     client = (CHECKOUT / "pipeline" / "tracking" / "client.py").read_text()

@@ -45,7 +45,7 @@ def test_a_lost_device_ends_the_process_of_the_steps(monkeypatch, capsys):
     ("end", "failed"),
     [("time.sleep(60)", "not done within 1 s"), ("sys.exit(3)", "the process ended with 3"), ("pass", "ended with 0")],
 )
-def test_a_step_that_hangs_or_dies_is_noted_and_what_came_before_is_kept(monkeypatch, end, failed):
+def test_a_step_that_hangs_or_dies_is_noted_and_earlier_results_are_kept(monkeypatch, end, failed):
     steps(monkeypatch, first=None, second=None)
     lines = ({"begin": "first"}, {"end": "first", "found": {"value": 1}}, {"begin": "second"})
     script = "import sys, time\n" + "".join(f"print('{json.dumps(line)}', flush=True)\n" for line in lines) + end

@@ -66,8 +66,8 @@ def night_elsewhere(root: Path, python: Path) -> Path:
 
     done = nightrecs(python, here, environ, "run", "--no-prefect", "--recipe", str(root / "cheap.toml"), "--json")
     published = data / "nightrecs" / "warehouse" / "sample.duckdb"
-    told = json.loads(done.stdout)
-    assert told["outcome"] == "published" and told["tables"] == str(published), told
+    printed = json.loads(done.stdout)
+    assert printed["outcome"] == "published" and printed["tables"] == str(published), printed
     assert published.is_file() and str(data / "nightrecs") in done.stderr, done.stderr
     assert "picture could not be made" not in done.stderr, done.stderr
     assert list((data / "nightrecs" / "mlflow" / "artifacts").rglob("data_ratings.png")), "no picture was drawn"
@@ -82,7 +82,7 @@ def night_elsewhere(root: Path, python: Path) -> Path:
 
 
 def nightrecs(python: Path, here: Path, environ: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command; AssertionError with what it said where it fails."""
+    """Run the installed command; AssertionError with its output if it fails."""
     command = [str(python.with_name("nightrecs")), *words]
     done = subprocess.run(command, cwd=here, env=environ, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, f"{words} ended with {done.returncode}: {done.stderr[-3000:]}"

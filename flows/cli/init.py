@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.terminal import plain
-from pipeline.sources.sniffing.interactions import propose
+from pipeline.sources.sniffing.interactions import Proposal, propose
 
 
 def init(options: Namespace) -> None:
@@ -16,8 +16,11 @@ def init(options: Namespace) -> None:
     source = Path(options.csv).expanduser()
     proposal = propose(source)
     text = proposal.toml
+    summary = checks_of(proposal)
     if options.output == "-":
         print(text, end="")
+        if summary:
+            print(plain("\n".join(summary)), file=sys.stderr)
         return
     target = Path(options.output or f"{tomllib.loads(text)['name']}.toml").expanduser()
     if target.suffix != ".toml":
@@ -30,8 +33,28 @@ def init(options: Namespace) -> None:
     except OSError as error:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
-    notes = "".join(f"\n  check: {note}" for note in proposal.notes) + ("\n" if proposal.notes else " ")
-    print(plain(f"wrote {target}: {decisions(text)}.{notes}Check it, then run:\n  {command}"), file=sys.stderr)
+    if proposal.positives:
+        print(plain(f"{source.name}: {proposal.positives}"), file=sys.stderr)
+    rest = "".join(f"\n{line}" for line in summary) + ("\n" if summary else " ") + f"Check it, then run:\n  {command}"
+    print(plain(f"wrote {target}: {decisions(text)}.{rest}"), file=sys.stderr)
+
+
+def checks_of(proposal: Proposal) -> list[str]:
+    """Lines that say what a person should check: every warning of the TOML, and the first rows of guessed columns."""
+    notes = [f"  check: {note}" for note in proposal.notes]
+    return notes + [f"    {line}" for line in as_table(proposal.guess)]
+
+
+def as_table(rows: list[list[str]]) -> list[str]:
+    """Lines with aligned columns; long cells and columns after the tenth are cut off."""
+    shown = [[_cell(cell) for cell in row[:10]] + ["…"] * (len(row) > 10) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def _cell(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 30 else f"{text[:29]}…"
 
 
 def decisions(text: str) -> str:

@@ -34,7 +34,7 @@ class Source(Reading):
 
     folder: str | None = None
     """Folder below NIGHTRECS_DATA; the data set's name when absent."""
-    generator: Literal["sample", "anime", "ncf_timed"] | None = None
+    generator: Literal["sample", "anime", "ncf_timed", "shop"] | None = None
     """Generates the files, synthetic or from other files, if `--data` is not given."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
     """incremental: files accumulate over nights; a file with known content is not read again."""
@@ -85,6 +85,10 @@ class Feedback(Section):
     """Condition on a row's columns. Fits and metrics ignore other rows, but their items are never recommended again."""
     positive_if: str | None = None
     """Condition on a row's columns: which kept rows count as positive for ranking."""
+    repeats: Literal["latest", "sum", "count", "max", "separate"] | None = None
+    """What becomes of several rows of one user and item (and event type): the latest one stays, and counts by its own
+    quantity (latest), by the sum, the number or the maximum (sum, count, max); or all stay (separate). Absent: the
+    latest one stays, and no quantity is read. A quantity is `events.quantity`, else an implicit `columns.rating`."""
     normalize: Literal["none", "standardize", "min_max", "log1p"] = "none"
     """Normalization of ratings; fitted on train only."""
     normalize_to: tuple[float, float] = (0.0, 1.0)
@@ -97,13 +101,65 @@ class Feedback(Section):
         return self
 
 
+class Caps(Section):
+    """Limits on events of bots and scrapers."""
+
+    per_user_per_day: PositiveInt | None = None
+    """Later events of a user on the same day (UTC) are dropped; those of the target's types never are."""
+
+
 class Events(Section):
     """What the types of events mean, for logs with an event type per row."""
 
     column: str
     """Source column with the event type."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default={})
+    """Event type to its weight in training. 0: not learnt from. Rows of any other type are dropped, with a warning."""
+    withdraws: dict[str, list[str]] = Field(default={})
+    """Event type to the types that it cancels: earlier events of the same user and item."""
+    target: list[str] = Field(default=[])
+    """Types that are held out, ranked and counted by metrics; absent: those with the highest weight."""
+    mask: list[str] | None = None
+    """Types after which an item is not recommended to the user again; absent: those of `target`."""
     quantity: str | None = None
     """Source column with the quantity of an event, e.g. the pieces bought; empty: 1."""
+    caps: Caps = Caps()
+    search: bool = False
+    """true: the weights of other types than the target's are searched on valid, for each weight-aware model."""
+
+    @property
+    def targets(self) -> list[str]:
+        """`target`, or the types with the highest weight."""
+        highest = max(self.weights.values(), default=0)
+        return self.target or [kind for kind, weight in self.weights.items() if weight == highest]
+
+    @property
+    def masks(self) -> list[str]:
+        """`mask`, or the target's types."""
+        return self.targets if self.mask is None else self.mask
+
+    @property
+    def kinds(self) -> list[str]:
+        """Types with a weight, sorted: their places are the codes in the contract `encoded`."""
+        return sorted(self.weights)
+
+    @model_validator(mode="after")
+    def _types_are_listed(self) -> "Events":
+        if not any(self.weights.values()):
+            raise ValueError("weights: list the event types, e.g. { view = 0.1, purchase = 1.0 }, one of them above 0")
+        named = {
+            "target": self.target,
+            "mask": self.mask or [],
+            "withdraws": [kind for kinds in self.withdraws.values() for kind in kinds],
+        }
+        for key, kinds in named.items():
+            if unknown := [kind for kind in kinds if kind not in self.weights]:
+                raise ValueError(f"{key}: {unknown[0]!r} is not in weights")
+        if idle := [kind for kind in self.targets if not self.weights[kind]]:
+            raise ValueError(f"target: {idle[0]!r} has weight 0, so nothing would be learnt about it")
+        if both := [kind for kind in self.withdraws if kind in self.weights]:
+            raise ValueError(f"withdraws: {both[0]!r} cancels events, so it has no weight of its own")
+        return self
 
 
 class Filter(Section):
@@ -157,3 +213,8 @@ class Dataset(Section):
     items: Items | None = None
     users: Users | None = None
     published: Published | None = None
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have event types or quantities, so that interactions have different weights."""
+        return self.events is not None or self.feedback.repeats is not None

@@ -16,8 +16,18 @@ class Checks(Section):
     """Maximum age of the newest interaction when the night starts."""
     max_future_days: Annotated[float, Field(ge=0)] = 1.0
     """How far after the night's start an interaction may be: time zones, inaccurate clocks."""
+    max_unknown_events: Fraction | None = None
+    """Maximum share of rows whose event type is not in `dataset.events`; absent: they are a warning."""
     min_coverage: Fraction | None = None
     """Minimum share of the items in the fit that must be in at least one list."""
+    max_new_users: Fraction | None = None
+    """Largest share of the source's users that the live tables do not have."""
+    max_lost_users: Fraction | None = None
+    """Largest share of the live tables' users that the source no longer has."""
+    max_new_items: Fraction | None = None
+    """Largest share of the source's items that the live tables do not have."""
+    max_lost_items: Fraction | None = None
+    """Largest share of the live tables' items that the source no longer has."""
 
 
 class Gate(Section):
@@ -87,6 +97,9 @@ class Export(Section):
 
     top_n: PositiveInt = 20
     similar_items: NonNegativeInt = 20
+    reasons: NonNegativeInt = 0
+    """Most reasons per recommendation: items of the user's history that it comes from. Families ease, slim, ials,
+    item_knn, rp3beta, graph_filter (small catalogs) and their blends can tell."""
     popular_items: PositiveInt = 100
     popular_windows: list[PositiveInt] = Field(default=[7, 30])
     """Windows in days before the last interaction, in addition to the whole history."""

@@ -150,6 +150,12 @@ class Settings(Section):
     export: Export = Export()
     keep: Keep = Keep()
 
+    @property
+    def recency(self) -> bool:
+        """Whether a model weighs interactions by their age, so that histories need the ages."""
+        named = ({**(entry.model_extra or {}), **(entry.search or {})} for entry in self.models.values())
+        return any("half_life_days" in keys for keys in named)
+
     @model_validator(mode="after")
     def _devices_have_no_number(self) -> "Settings":
         if self.devices > 1 and ":" in self.device:

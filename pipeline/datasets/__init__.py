@@ -1,3 +1,13 @@
 """One TOML file per shipped data set, and the generators of the synthetic ones."""
 
-__all__ = ["anime_like", "loader", "names", "ncf_timed", "sample", "sample_reading", "sample_titles", "synthetic"]
+__all__ = [
+    "anime_like",
+    "loader",
+    "names",
+    "ncf_timed",
+    "sample",
+    "sample_reading",
+    "sample_titles",
+    "shop_log",
+    "synthetic",
+]

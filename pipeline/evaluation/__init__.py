@@ -10,5 +10,6 @@ __all__ = [
     "rating_evaluator",
     "rating_metrics",
     "rating_predictions",
+    "realised",
     "segments",
 ]

@@ -33,6 +33,8 @@ class Splits:
     n_users: int
     n_items: int
     device: torch.device
+    recency: bool = False
+    """Whether histories have the ages of their events."""
     tasks: "dict[tuple[str, str], EvalTask]" = field(default_factory=dict, compare=False, repr=False)
     """Tasks that were asked for, by split and fit; on a CPU, as long as they need no more than KEPT bytes."""
 
@@ -41,31 +43,42 @@ class Splits:
         frame = pl.concat([self.frames[name] for name in names])
         if len(names) > 1:
             frame = frame.sort("user_idx", "timestamp", maintain_order=True)
-        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device)
+        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device, self.recency)
 
     def known(self, *names: str) -> History:
-        """Every interaction of the named splits by user, positive or not."""
-        rows = self.of(*names)
+        """Every interaction of the named splits by user, positive or not; of event types, those that mask the item."""
+        rows = self.of(*names).masking()
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def off_limits(self) -> History:
+        """By user, the interactions of all splits whose items are no negatives."""
+        rows = self.of(*SPLITS).off_limits()
+        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    def holds_out(self, split: str) -> bool:
+        """Whether the split holds out a row."""
+        rows = self.frames[split]
+        held = rows["positive"] & rows["target"] if "target" in rows.columns else rows["positive"]
+        return bool(held.any())
 
     def fitted_on(self, fit: str) -> Interactions:
         """The rows that a fit on `train` or `train+valid` learns from."""
         return self.of(*FITTED_ON[fit])
 
 
-def load_splits(split_dir: Path, device: torch.device) -> Splits:
+def load_splits(split_dir: Path, device: torch.device, recency: bool = False) -> Splits:
     """Read the folder of the stage `split`; it includes `candidates` where candidates were published.
 
     On a CPU the last ones that were read stay in memory if they need no more than KEPT bytes: all models of a night are
     fitted and evaluated on the same.
     """
     files = sorted(split_dir.glob("*.parquet"))
-    key = (str(split_dir.resolve()), str(device), *((path.name, path.stat().st_mtime_ns) for path in files))
+    key = (str(split_dir.resolve()), str(device), recency, *((path.name, path.stat().st_mtime_ns) for path in files))
     if key in _LOADED:
         return _LOADED[key]
     info = lake.info(split_dir)
     frames = {path.stem: pl.read_parquet(path) for path in files}
-    splits = Splits(frames, info["n_users"], info["n_items"], device)
+    splits = Splits(frames, info["n_users"], info["n_items"], device, recency)
     _LOADED.clear()
     if device.type == "cpu" and sum(frame.estimated_size() for frame in frames.values()) <= KEPT:
         _LOADED[key] = splits
@@ -103,9 +116,9 @@ class EvalTask:
 
     users: Tensor  # (N,)
     history: History  # (N rows) positives of the rows fitted on: what the model may read
-    mask: History  # (N rows) every earlier interaction, positive or not
-    holdout: History  # (N rows) positives of the split
-    popular: Tensor  # (I,) positives per item in the rows fitted on
+    mask: History  # (N rows) every earlier interaction that masks its item, positive or not
+    holdout: History  # (N rows) positives of the split, of the target's event types
+    popular: Tensor  # (I,) positives per item in the rows fitted on, of the target's event types
     fitted: History  # (U rows) positives of all users in the rows fitted on
 
     _signatures: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -140,11 +153,16 @@ def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
     """The task of `split` for a model fitted on `fit`."""
     if (split, fit) in splits.tasks:
         return splits.tasks[split, fit]
-    fitted, held = splits.fitted_on(fit), splits.of(split).history()
+    fitted, held = splits.fitted_on(fit), _held(splits.of(split))
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = splits.known(*EARLIER[split])[users]
     history = fitted.history()
-    task = EvalTask(users, history[users], mask, held[users], fitted.item_counts(), history)
+    task = EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history)
     if splits.device.type == "cpu" and task.size + sum(other.size for other in splits.tasks.values()) <= KEPT:
         splits.tasks[split, fit] = task
     return task
+
+
+def _held(rows: Interactions) -> History:
+    rows = rows.held_out()
+    return History.of(rows.users, rows.items, rows.n_users, rows.n_items)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation import per_user, ranking_metrics, rating_evaluator, segments
-from pipeline.evaluation.eval_task import SPLITS, EvalRun, EvalTask, Splits, eval_task
+from pipeline.evaluation.eval_task import EvalRun, EvalTask, Splits, eval_task
 from pipeline.evaluation.rating_evaluator import Records
 from pipeline.models import Recommender
 from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
@@ -22,7 +22,7 @@ def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records
     With explicit ratings, or where `select` uses them, also the errors of predicted ratings. `keep` receives the
     selecting metric of every user (tables.PER_USER), if it is a mean over users, events or rows.
     """
-    if not eval_run.splits.frames[eval_run.split]["positive"].any():
+    if not eval_run.splits.holds_out(eval_run.split):
         return []
     protocols, settings = {"full": _full, "sampled_99": _sampled}, eval_run.settings
     task = eval_task(eval_run.splits, eval_run.split, eval_run.fit)
@@ -90,8 +90,8 @@ def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]
 
 
 def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:
-    """99 items per user of the task that the user has no row with, (N, 99)."""
-    return sampled_99(splits.known(*SPLITS)[task.users], seed, split)
+    """99 items per user of the task that the user has no row with that masks them, (N, 99)."""
+    return sampled_99(splits.off_limits()[task.users], seed, split)
 
 
 def published_candidates(candidates: pl.DataFrame, splits: Splits) -> Tensor:

@@ -201,10 +201,11 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
 def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:
     """The rows to fit on, and the splits that they are from; None for a fit on `all`."""
     if request.fit != "all":
-        splits = load_splits(request.data, device)
+        splits = load_splits(request.data, device, request.run.settings.recency)
         return splits.fitted_on(request.fit), splits
     shape, frame = lake.info(request.data), pl.read_parquet(request.data / "interactions.parquet")
-    return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device), None
+    recency = request.run.settings.recency
+    return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency), None
 
 
 def guided_by_first(objective: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:

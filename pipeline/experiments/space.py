@@ -65,7 +65,7 @@ def read_space(search: Mapping[str, Any], config: ModelConfig, where: str, key: 
     """
     if not search:
         raise SettingsError(f"{where}: {key} names no hyperparameter to search")
-    known = list(type(config).model_fields)
+    known = config.names
     for name in search:
         if name not in known:
             near = f"{nearest(name, known)}; known here: {', '.join(known)}"
@@ -101,10 +101,10 @@ def _checked(value: Any, name: str, config: ModelConfig, where: str, key: str) -
         read = type(config).model_validate({**config.model_dump(), name: value})
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            if problem["loc"][:1] == (name,):
+            if problem["loc"][:1] == (name,) or problem["loc"][:2] == tuple(name.split(".", 1)):
                 raise SettingsError(f"{where}: {key}: {problem['msg']}, got {value!r}") from None
         return value
-    return getattr(read, name)
+    return read.value_of(name)
 
 
 def grid_of(space: Space) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def grid_of(space: Space) -> list[dict[str, Any]]:
 
 def usual_point(space: Space, config: ModelConfig) -> dict[str, Any] | None:
     """The configured values, or None where they lie outside the space."""
-    point = {name: getattr(config, name) for name in space}
+    point = {name: config.value_of(name) for name in space}
     return point if all(_holds(space[name], value) for name, value in point.items()) else None
 
 

@@ -33,7 +33,7 @@ class TrialObjective:
         settings, feedback = run.settings, run.settings.dataset.feedback
         self.run, self.label, self.config, self.limits = run, label, config, limits
         self.device, self.family = resolve_device(settings.device), family_of(settings, label)[0]
-        data = eval_task.load_splits(split_dir, self.device)
+        data = eval_task.load_splits(split_dir, self.device, settings.recency)
         train = data.fitted_on("train")
         normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
         self.rows = normalizer.on(train)

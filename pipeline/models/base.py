@@ -1,14 +1,20 @@
 """The base class of model families: one class with its config; all state is in `state_dict()`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.event_weights import weighed
 from pipeline.training.interactions import History, Interactions
 
-__all__ = ["FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
+__all__ = ["Explainer", "FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
+
+
+Explainer = Callable[[Tensor, History, Tensor], Tensor]
+"""(B,) users, their E distinct events, (B, K) items -> what each event adds to the scores of its row, (E, K)."""
 
 
 class Recommender(nn.Module, ABC):
@@ -44,6 +50,10 @@ class Recommender(nn.Module, ABC):
         self.n_users = n_users
         self.n_items = n_items
         self.best_epoch: int | None = None  # set by families with epochs; refits use it
+
+    def weighed(self, history: History) -> History:
+        """The history with the weights of the config, as `fit` saw it; as it is for families that don't weigh."""
+        return weighed(history, self.config)
 
     @abstractmethod
     def fit(self, train: Interactions, context: FitContext) -> None:
@@ -102,6 +112,10 @@ class Recommender(nn.Module, ABC):
 
         They sum to the score. None if the score is not such a sum.
         """
+        return None
+
+    def explainer(self) -> "Explainer | None":
+        """A function that explains many scores at once as `contributions` explains one; None if it would be slow."""
         return None
 
     def terms(self, user: int, item: int) -> dict[str, float] | None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.core.bootstrap import paired_difference
 from pipeline.models import registry
-from pipeline.models.base import Recommender, pick
+from pipeline.models.base import Explainer, Recommender, pick
 from pipeline.training.context import FitContext, ModelConfig, NotServable
+from pipeline.training.event_weights import WeightsConfig
 from pipeline.training.interactions import History, Interactions
 
 
@@ -140,6 +141,26 @@ class Blend(Recommender):
             if weight:
                 total += weight * self._standard(at, model, users, history)
         return pick(total, items)
+
+    def explainer(self) -> Explainer | None:
+        """What an event adds by all members that weigh; constants of a user are left out. None if one can't explain,
+        or weighs events in its own way."""
+        models = [(model, weight) for model, weight in zip(self.models, self.weights, strict=True) if weight]
+        if any(isinstance(model.config, WeightsConfig) and model.config.weighs for model, _ in models):
+            return None
+        members = [(model, weight, model.explainer()) for model, weight in models]
+        if any(explain is None for _, _, explain in members):
+            return None
+
+        def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
+            added = torch.zeros(len(history.items), items.shape[1], device=items.device)  # (E, K)
+            for model, weight, of_member in members:
+                assert of_member is not None
+                deviation = torch.std(model.score(users, history), 1, correction=0).clamp(min=1e-9)  # (B,)
+                added += weight * of_member(users, history, items) / deviation[history.rows, None]
+            return added
+
+        return explain
 
     def _standard(self, at: int, model: Recommender, users: Tensor, history: History) -> Tensor:
         """Scores of one member with mean 0 and deviation 1 over all items, (B, I)."""

@@ -1,18 +1,21 @@
 """EASE: a linear item-to-item model in closed form (Steck, "Embarrassingly Shallow Autoencoders", WWW 2019)."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.history_products import gram_of, times
 from pipeline.models.ops.inverses import inverse
+from pipeline.models.ops.item_weights import entries
+from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
 
-class EaseConfig(ModelConfig):
+class EaseConfig(WeightsConfig):
     """Hyperparameters of `Ease`."""
 
     l2: PositiveFloat = 250.0
@@ -33,7 +36,8 @@ class Ease(Recommender):
     """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B.
 
     Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); by default Λ = λI and s = 1. With
-    rating_exponent, entries of X are powers of ratings, but histories are binary when serving.
+    rating_exponent, entries of X are powers of ratings, but histories are binary when serving. Where the config weighs
+    interactions, entries of X and of histories are their weights.
     With fewer users than items P is never formed: by Woodbury's identity P = Λ⁻¹(I - XᵀV) with
     V = XP = (I + XΛ⁻¹Xᵀ)⁻¹ XΛ⁻¹, which takes a matrix of users x users. Both ways give the same scores.
     """
@@ -46,7 +50,7 @@ class Ease(Recommender):
     def __init__(self, config: EaseConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: EaseConfig = config
-        self.dual = n_users < n_items and not config.rating_exponent
+        self.dual = n_users < n_items and not config.rating_exponent and not config.weighs
         side = (n_users, n_items) if self.dual else (n_items, n_items)
         self.weights: Tensor
         self.diagonal: Tensor
@@ -77,11 +81,12 @@ class Ease(Recommender):
                 f"items), and the limit is {context.memory / 1e9:.1f} GB; raise memory_limit, or set dataset.filter"
             )
         self.to(context.device)
-        history = train.history()
+        history = history_of(train, self.config)
         weight = history.lengths.clamp(min=1).float() ** -self.config.user_exponent  # (U,)
         weight *= len(history.items) / weight[history.rows].sum().clamp(min=1e-9)  # counts stay as many
         self.scale = weight.clamp(min=1e-9).sqrt()
-        values = self._values(train)  # (E,)
+        values = self._values(train, history)  # (E,)
+        history = replace(history, weights=None)  # they are in the values
         counts = torch.zeros_like(self.penalty).index_add_(0, history.items, weight[history.rows] * values**2)  # (I,)
         self.penalty = self.config.l2 + self.config.dropout / (1 - self.config.dropout) * counts
         self.reach = train.item_counts().clamp(min=1) ** -self.config.item_exponent
@@ -90,11 +95,15 @@ class Ease(Recommender):
         else:
             self._fit_primal(history, values)
 
-    def _values(self, train: Interactions) -> Tensor:
+    def _values(self, train: Interactions, history: History) -> Tensor:
         """Entries of X before users are weighed, (E,), as the history has them; 1 where there is no rating."""
+        if history.weights is not None:
+            return history.weights
         rows = train.positives()
         if not self.config.rating_exponent:
-            return torch.ones(len(rows), device=rows.users.device)
+            return torch.ones(len(history.items), device=rows.users.device)
+        if len(rows) != len(history.items):
+            raise NotServable("ease with rating_exponent needs one row per user and item; set use_weights")
         if rows.ratings is None or not (rows.ratings > 0).any():
             raise NotServable("ease with rating_exponent needs ratings above 0, and this data set has none")
         relative = rows.ratings / rows.ratings[rows.ratings > 0].mean()  # (E,)
@@ -108,7 +117,7 @@ class Ease(Recommender):
         return 4 * (3 if device.type == "cuda" else 2) * self.n_items**2
 
     def _fit_primal(self, history: History, values: Tensor) -> None:
-        plain = not (self.config.user_exponent or self.config.rating_exponent)
+        plain = not (self.config.user_exponent or self.config.rating_exponent or self.config.weighs)
         if plain and self.weights.device.type == "cuda":
             gram = counts_together(history).mul_(self.scale[:1].square())  # (I, I): all users weigh the same
         else:
@@ -133,6 +142,7 @@ class Ease(Recommender):
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """x B, (B, I) or (B, C)."""
+        history = self.weighed(history)
         if not self.dual:
             scores = times(history, self.weights, items)  # (B, I) or (B, C)
             return (
@@ -152,7 +162,8 @@ class Ease(Recommender):
     def contributions(self, user: int, history: History, item: int) -> Tensor:
         """B[history, item], (E,), on the scale of scores."""
         if not self.dual:
-            return self.weights[history.items, item] * self.reach[item]
+            parts = self.weights[history.items, item] * self.reach[item]
+            return parts if history.weights is None else parts * history.weights
         train = History(self.train_offsets, self.train_items, self.n_items)
         overlap = torch.zeros_like(self.diagonal).index_add_(
             0, train.items, (self.scale * self.weights[:, item])[train.rows]
@@ -160,6 +171,12 @@ class Ease(Recommender):
         own = (history.items == item).float()  # (E,)
         row = own - (own - overlap[history.items]) / (self.penalty[history.items] * self.diagonal[item])
         return row * self.reach[item]
+
+    def explainer(self) -> Explainer | None:
+        """B[event, item] on the scale of scores; None in dual form, where B is not stored."""
+        if self.dual:
+            return None
+        return lambda users, history, items: entries(self.weights, history, items) * self.reach[items[history.rows]]
 
     @property
     def _train(self) -> History:

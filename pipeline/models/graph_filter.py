@@ -10,7 +10,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.ops.item_weights import entries
 from pipeline.training.interactions import History, Interactions
 
 TILE = 1 << 26  # numbers in the temporary matrices of one tile of signals: 256 MB
@@ -97,6 +98,18 @@ class GraphFilter(Recommender):
         one[0, item] = 1
         column = self._filter_rows(one)[0]  # (I,): the filter is symmetric
         return (column * self.degree_weight[item] / self.degree_weight)[history.items]
+
+    def explainer(self) -> Explainer | None:
+        """Entries of the stored filter, between the weights of the two items; None where it is not stored."""
+        if self.graph is not None:
+            return None
+        weight = self.degree_weight
+
+        def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
+            passed = entries(self.filter, history, items)  # (E, K)
+            return passed * weight[items[history.rows]] / weight[history.items, None]
+
+        return explain
 
     def similar(self, items: Tensor) -> Tensor:
         """What one item in the history adds to every other score, (B, I)."""

@@ -7,7 +7,7 @@ Benchmarks", RecSys 2022.
 
 import math
 import time
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -15,14 +15,16 @@ from torch import Tensor
 
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender
+from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
-from pipeline.training.interactions import History, Interactions
+from pipeline.training.event_weights import WeightsConfig, history_of
+from pipeline.training.interactions import History, Interactions, stable_order
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
+GOLDEN = -0x61C8864680B583EB  # 2**64 / the golden ratio, as int64
 
 
-class IalsConfig(ModelConfig):
+class IalsConfig(WeightsConfig):
     """Hyperparameters of `Ials`."""
 
     embedding_dim: PositiveInt = 64
@@ -44,17 +46,20 @@ class IalsConfig(ModelConfig):
     cg_steps: PositiveInt = 2
     """Steps of conjugate gradients per half-step."""
     use_weights: bool = False
-    """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating)."""
+    """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating). With `[events]` or
+    `feedback.repeats`, for which it is set by default, weight_scale · its weight by event type and quantity."""
     weight_scale: PositiveFloat = 1.0
-    """α of Hu et al.; only with use_weights."""
+    """α of Hu et al.; only with weights."""
+    added_later: ClassVar[tuple[str, ...]] = ("event_weights", "quantity_exponent", "half_life_days")
 
 
 class Ials(Recommender):
     """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
 
-    So a user with the history of the fit gets the fitted factors again, to 1e-5. Repeated items count once. With
-    `use_weights`, users of the fit keep their fitted factors, since a `History` has no weights; interactions of other
-    users have the mean weight of the fit.
+    A user with the history of the fit (the same items in any order) gets the fitted factors: they are that solution,
+    to 1e-5, so nothing is solved. Repeated items count once, or by their weights; users are then always solved. With
+    ratings as weights, users of the fit keep their fitted factors, since a `History` has no ratings; interactions of
+    other users have the mean weight of the fit.
     """
 
     family = "ials"
@@ -70,6 +75,8 @@ class Ials(Recommender):
         self.register_buffer("users", torch.zeros(n_users, config.embedding_dim))
         self.register_buffer("items", torch.zeros(n_items, config.embedding_dim))  # with a diagonal gramian
         self.register_buffer("mean_weight", torch.ones(()))
+        self.fingerprints: Tensor
+        self.register_buffer("fingerprints", torch.zeros(0, dtype=torch.long))  # (U,) of the histories of the fit
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
@@ -108,6 +115,7 @@ class Ials(Recommender):
         if kept is not None:
             self.users, self.items = kept
         self.users = self._solve(by_user, self.users)
+        self.fingerprints = fingerprints(train.history())
         if not (torch.isfinite(self.users).all() and torch.isfinite(self.items).all()):
             raise NotServable("ials: the factors are not finite; raise l2 or lower weight_scale")
 
@@ -126,26 +134,69 @@ class Ials(Recommender):
     def contributions(self, user: int, history: History, item: int) -> Tensor | None:
         """w_j q_iᵀ A⁻¹ q_j, with A as in least_squares.py (Hu et al., sec. 5), (E,).
 
-        None for users of a fit with `use_weights`: their factors came from weights that a `History` doesn't hold.
+        None for users of a fit with ratings as weights: a `History` doesn't hold those.
         """
-        if self.config.use_weights and user >= 0:
+        if self.config.use_weights and user >= 0 and history.weights is None:
             return None
-        q, w = self.items.double(), self.mean_weight.double()
+        q, w = self.items.double(), self._known_weights(history).double()  # (I, D), (E,)
         own = q[history.items]  # (E, D)
-        a = self.config.unobserved_weight * (q.T @ q) + w * (own.T @ own)  # (D, D)
-        a.diagonal().add_(self._rows(history, w.expand(len(own))).l2)
+        a = self.config.unobserved_weight * (q.T @ q) + own.T @ (w[:, None] * own)  # (D, D)
+        a.diagonal().add_(self._rows(history, w).l2)
         return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+
+    def explainer(self) -> Explainer | None:
+        """w_j q_iᵀ A⁻¹ q_j, as `contributions`; None for fits with ratings as weights."""
+        if self.config.use_weights and not self.config.event_weights:
+            return None
+        q = self.items.double()
+        gramian = self.config.unobserved_weight * (q.T @ q)  # (D, D)
+
+        def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
+            rows, weights = history.rows, self._known_weights(history)  # (E,) each
+            place = torch.arange(len(rows), device=q.device) - history.offsets[rows]  # (E,)
+            longest = int(history.lengths.amax()) if len(rows) else 0
+            own = q.new_zeros(len(items), longest, q.shape[1])  # (B, L, D), 0 beyond a row's events
+            own[rows, place] = q[history.items]
+            w = q.new_zeros(len(items), longest, 1).index_put_((rows, place), weights.double()[:, None])  # (B, L, 1)
+            a = gramian + own.mT @ (w * own)  # (B, D, D)
+            a.diagonal(dim1=1, dim2=2).add_(self._rows(history, weights).l2[:, None])
+            added = w * (own @ torch.linalg.solve(a, q[items].mT))  # (B, L, K)
+            return added[rows, place].float()  # (E, K)
+
+        return explain
+
+    def _known_weights(self, history: History) -> Tensor:
+        """What every interaction of a history adds to its cell, (E,)."""
+        if history.weights is None:
+            return self.mean_weight.expand(len(history.items))
+        return self.config.weight_scale * history.weights
 
     def _fold_in(self, users: Tensor, history: History) -> Tensor:
         """Factors by the history, (B, D)."""
         known = (users >= 0)[:, None]  # (B, 1)
         fitted = self.users[users.clamp(min=0)] * known  # (B, D)
-        if self.config.use_weights and known.all():
+        history = self.weighed(history)
+        by_rating = self.config.use_weights and history.weights is None
+        if by_rating and known.all():
             return fitted
-        history = history.distinct()
-        rows = self._rows(history, self.mean_weight.expand(len(history.items)))
-        solved = self._solve(rows, fitted * (history.lengths > 0)[:, None])  # (B, D)
-        return torch.where(known, fitted, solved) if self.config.use_weights else solved
+        if by_rating:
+            others = ~known.squeeze(1)  # (B,)
+        elif history.weights is not None:
+            others = torch.ones_like(users, dtype=torch.bool)
+        else:
+            others = ~(known.squeeze(1) & self._is_of_the_fit(users, history))
+        others = others.nonzero().squeeze(1)  # (B',)
+        if len(others):
+            history = history[others] if history.weights is not None else history[others].once()
+            rows = self._rows(history, self._known_weights(history))
+            fitted[others] = self._solve(rows, fitted[others] * (history.lengths > 0)[:, None])
+        return fitted
+
+    def _is_of_the_fit(self, users: Tensor, history: History) -> Tensor:
+        """Whether the items of the history are those that the factors of the user were solved for, (B,) bool."""
+        if not len(self.fingerprints):  # a state that an earlier version wrote
+            return torch.zeros_like(users, dtype=torch.bool)
+        return fingerprints(history) == self.fingerprints[users.clamp(min=0)]
 
     def _solve(self, rows: Rows, start: Tensor) -> Tensor:
         """Users by the items as they are, to convergence, (B, D)."""
@@ -169,18 +220,23 @@ class Ials(Recommender):
         rows = train.positives()
         if not len(rows):
             raise NotServable("ials: there is no interaction to learn from")
+        learnt = history_of(train, self.config)
+        if learnt.weights is not None:
+            by_item = learnt.transposed()
+            assert by_item.weights is not None
+            return self._rows(learnt, self._known_weights(learnt)), self._rows(by_item, self._known_weights(by_item))
+        by_user = train.history()
+        by_item = by_user.transposed()
         if self.config.use_weights:
-            users, items, weights = rows.users, rows.items, self._weights(rows)
+            of_rows, order, weights = stable_order(rows.users), stable_order(by_user.items), self._weights(rows)
+            weights = weights if of_rows is None else weights[of_rows]  # (E,)
+            weights_by_item = weights if order is None else weights[order]  # (E,)
         else:
-            history = train.history().distinct()
-            users, items = history.rows, history.items
-            weights = self.mean_weight.new_ones(len(items))
-        by_user = History.of(users, items, self.n_users, self.n_items)
-        by_item = History.of(items, users, self.n_items, self.n_users)
-        return (
-            self._rows(by_user, weights[torch.argsort(users, stable=True)]),
-            self._rows(by_item, weights[torch.argsort(items, stable=True)]),
-        )
+            if by_item.doubled():
+                by_user = by_user.once()
+                by_item = by_user.transposed()
+            weights = weights_by_item = self.mean_weight.new_ones(len(by_user.items))
+        return self._rows(by_user, weights), self._rows(by_item, weights_by_item)
 
     def _weights(self, rows: Interactions) -> Tensor:
         """(N,)"""
@@ -195,6 +251,10 @@ class Ials(Recommender):
         frequency = history.lengths + self.config.unobserved_weight * history.n_items  # (B,)
         return Rows(history, weights, self.config.l2 * frequency**self.config.frequency_exponent)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        state_dict.setdefault(f"{prefix}fingerprints", self.fingerprints)  # not in states of earlier versions
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
     def item_vectors(self) -> Tensor:
         """(I, D)."""
         return self.items
@@ -206,3 +266,23 @@ class Ials(Recommender):
     def factors(self) -> tuple[Tensor, Tensor, None]:
         """(U, D) by the history of the fit, (I, D), no bias."""
         return self.users, self.items, None
+
+
+def fingerprints(history: History) -> Tensor:
+    """A number per row, (B,) int64: equal for the same items in any order, for others by a chance of 2**-64.
+
+    The sum of 64-bit hashes of the items (the finalizer of SplitMix64: Steele et al., "Fast splittable pseudorandom
+    number generators", OOPSLA 2014); sums and products of int64 wrap around.
+    """
+    z = torch.arange(1, history.n_items + 1, device=history.items.device) * GOLDEN  # (I,)
+    z = (z ^ _shifted(z, 30)) * -0x40A7B892E31B1A47
+    z = (z ^ _shifted(z, 27)) * -0x6B2FB644ECCEEE15
+    z = z ^ _shifted(z, 31)
+    sums = torch.zeros(len(history.items) + 1, dtype=torch.long, device=z.device)  # (E + 1,)
+    torch.cumsum(z[history.items], 0, out=sums[1:])
+    return sums[history.offsets[1:]] - sums[history.offsets[:-1]]
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    """Bits shifted to the right, zeros from the left."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.models.base import FitContext
 from pipeline.models.ops.item_graph import ItemGraph, ItemGraphConfig, heaviest, products
+from pipeline.training.event_weights import history_of
 from pipeline.training.interactions import History, Interactions
 
 
@@ -38,8 +39,10 @@ class ItemKnn(ItemGraph):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Compute similarities, by tiles of items."""
         self.to(context.device)
-        by_item = train.history().distinct().transposed()
+        history = history_of(train, self.config)
+        by_item = (history.distinct() if history.weights is None else history).transposed()
         x = self._vectors(by_item)  # (E,)
+        x = x if by_item.weights is None else x * by_item.weights
         squares = torch.zeros(self.n_items, device=x.device).index_add_(0, by_item.rows, x.square())  # (I,)
         tiles = (
             (items, self._similarity(dots, squares[items, None], squares)) for items, dots in products(by_item, x, x)

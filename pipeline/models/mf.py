@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
 from pipeline.models.ops.pair_scores import pair_scores, short
+from pipeline.training.event_weights import WeightsConfig, row_weights
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
 from pipeline.training.negative_sampling import Negatives, NegativeSampler
@@ -17,7 +18,7 @@ from pipeline.training.negative_sampling import Negatives, NegativeSampler
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 
 
-class MatrixFactorizationConfig(TrainingConfig):
+class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     """Hyperparameters of `MatrixFactorization`."""
 
     embedding_dim: PositiveInt = 64
@@ -46,7 +47,10 @@ class MatrixFactorizationConfig(TrainingConfig):
 
 
 class MatrixFactorization(Recommender):
-    """score(u, i) = <p_u, q_i> + b_i (bpr: Rendle et al., UAI 2009; softmax: Jean et al., ACL 2015)."""
+    """score(u, i) = <p_u, q_i> + b_i (bpr: Rendle et al., UAI 2009; softmax: Jean et al., ACL 2015).
+
+    Where the config weighs interactions, the loss of each is multiplied by its weight.
+    """
 
     family = "mf"
     Config = MatrixFactorizationConfig
@@ -54,45 +58,53 @@ class MatrixFactorization(Recommender):
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: MatrixFactorizationConfig = config
-        sparse = self._sparse(FitContext())
-        self.user = nn.Embedding(n_users, config.embedding_dim, sparse=sparse)
+        self.user = nn.Embedding(n_users, config.embedding_dim)
         # the last column is the item's bias: one table, one look-up, one product
-        self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias, sparse=sparse)
+        self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias)
+        self._set_gradients(FitContext())
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Fit on the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
-        self.user.sparse = self.item.sparse = self._sparse(context)
+        self._set_gradients(context)
         with seeded(seed_of(context.seed, "init"), context.device):
             nn.init.normal_(self.user.weight, std=self.config.init_std)
             nn.init.normal_(self.item.weight, std=self.config.init_std)
             if self.config.item_bias:
                 nn.init.zeros_(self.item.weight[:, -1])
         rows = train.positives()
+        weights = row_weights(rows, self.config)  # (N,)
+        weights = None if weights is None else weights / weights.mean().clamp(min=1e-9)
         sampler = NegativeSampler(train, self.config.alpha)
         draw = sampler.for_rows(rows.users, self.config.n_negatives, self.config.negatives, context.seed)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             users = rows.users[batch]  # (B,)
             negatives, real = draw(batch, generator)  # (B, n), (B,)
-            return self._loss(users, torch.cat([rows.items[batch].unsqueeze(1), negatives], 1), real)
+            own = None if weights is None else weights[batch]  # (B,)
+            return self._loss(users, torch.cat([rows.items[batch].unsqueeze(1), negatives], 1), real, own)
 
         self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=True))
 
-    def _sparse(self, context: FitContext) -> bool:
-        """Whether gradients are sparse: cheaper for large tables on a CPU; on CUDA many launches and syncs."""
+    def _set_gradients(self, context: FitContext) -> None:
+        """Choose sparse gradients, table by table: cheaper for large ones on a CPU; on CUDA many launches and syncs."""
         if self.config.sparse is not None:
-            return self.config.sparse
-        dim = self.config.embedding_dim + 1
-        if context.device.type == "cuda" and context.world.size == 1:
-            needed = 16 * (self.n_users + self.n_items) * dim  # table, gradient and two moments
-            return context.memory is not None and 4 * needed > context.memory
-        return max(self.n_users, self.n_items) * self.config.embedding_dim > SPARSE_FROM
+            self.user.sparse = self.item.sparse = self.config.sparse
+        elif context.device.type == "cuda" and context.world.size == 1:
+            needed = 16 * (self.n_users + self.n_items) * (self.config.embedding_dim + 1)  # with gradient and moments
+            self.user.sparse = self.item.sparse = context.memory is not None and 4 * needed > context.memory
+        else:
+            for table in (self.user, self.item):
+                table.sparse = table.num_embeddings * self.config.embedding_dim > SPARSE_FROM
 
-    def _loss(self, users: Tensor, items: Tensor, real: Tensor) -> Tensor:
-        """Mean loss; column 0 of `items` (B, 1 + n) is the positive, `real` (B,) whether the others count."""
+    def _loss(self, users: Tensor, items: Tensor, real: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean loss; column 0 of `items` (B, 1 + n) is the positive, `real` (B,) whether the others count.
+
+        `weights` (B,) of the positives have a mean of 1 over all rows.
+        """
         user = self.user(short(users))  # (B, D)
-        scores = pair_scores(self._with_one(user), self.item, items)  # (B, 1 + n)
+        large = self.user.sparse or self.item.sparse
+        scores = pair_scores(self._with_one(user), self.item, items, large)  # (B, 1 + n)
         positive, negative = scores[:, 0], scores[:, 1:]  # (B,), (B, n)
         match self.config.loss:
             case "bpr":
@@ -104,7 +116,7 @@ class MatrixFactorization(Recommender):
                 losses = F.softplus(-positive) + self.config.negative_weight * F.softplus(negative).mean(1) * real
             case _:
                 losses = (positive - 1) ** 2 + self.config.negative_weight * (negative**2).mean(1) * real
-        loss = losses.mean()
+        loss = losses.mean() if weights is None else (losses * weights).mean()
         if self.config.l2:
             loss = loss + self.config.l2 * (user.square().sum() + self._size(items, real)) / len(users)
         return loss

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
+from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
 
@@ -36,7 +37,7 @@ class AutoencoderConfig(TrainingConfig):
     """Validations without improvement after which the fit ends; an epoch is only a few steps."""
 
 
-class MultVaeConfig(AutoencoderConfig):
+class MultVaeConfig(AutoencoderConfig, WeightsConfig):
     """Hyperparameters of `MultVae`."""
 
     beta: NonNegativeFloat = 0.2
@@ -46,7 +47,10 @@ class MultVaeConfig(AutoencoderConfig):
 
 
 class MultVae(Recommender):
-    """Histories, scaled to length 1, to logits over all items; the loss is eq. 5 with β annealed (sec. 2.2.2)."""
+    """Histories, scaled to length 1, to logits over all items; the loss is eq. 5 with β annealed (sec. 2.2.2).
+
+    Where the config weighs interactions, histories have their weights, in the loss as well.
+    """
 
     family = "multvae"
     Config = MultVaeConfig
@@ -66,7 +70,7 @@ class MultVae(Recommender):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Fit the reconstruction of every history from a part of it."""
         self.to(context.device)
-        history = histories(train, "multvae")
+        history = histories(train, "multvae", self.config)
         with seeded(seed_of(context.seed, "init"), context.device):
             for layer in (self.into, self.to_latent, self.from_latent, self.out):
                 nn.init.xavier_normal_(layer.weight)
@@ -99,16 +103,19 @@ class MultVae(Recommender):
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """Logits from the mean of the latent vector, (B, I) or (B, C)."""
-        return pick(self._decode(self._encode(history.distinct())[0]), items)
+        history = self.weighed(history)
+        history = history.distinct() if history.weights is None else history
+        return pick(self._decode(self._encode(history)[0]), items)
 
     def item_vectors(self) -> Tensor:
         """Rows of the last layer, (I, hidden_dim)."""
         return self.out.weight.detach()
 
 
-def histories(train: Interactions, family: str) -> History:
-    """The distinct items of every user who has any; NotServable if there are none."""
-    history = train.history().distinct()
+def histories(train: Interactions, family: str, config: WeightsConfig | None = None) -> History:
+    """The distinct items of every user who has any, with the weights of `config`; NotServable if there are none."""
+    history = train.history() if config is None else history_of(train, config)
+    history = history.distinct() if history.weights is None else history
     users = torch.nonzero(history.lengths).flatten()  # (N,)
     if not len(users):
         raise NotServable(f"{family} learns from histories, and no user of train has one")
@@ -119,8 +126,8 @@ def histories(train: Interactions, family: str) -> History:
 class DenseRows:
     """B histories of distinct items as a matrix: its shape, unlike theirs, is the same in every step."""
 
-    x: Tensor  # (B, I), 1 where the user has the item, else 0
-    lengths: Tensor  # (B,)
+    x: Tensor  # (B, I), 1 or the weight where the user has the item, else 0
+    lengths: Tensor  # (B,) number of items; with weights the squared length of the row
 
     def __len__(self) -> int:
         return len(self.x)
@@ -135,8 +142,11 @@ class DenseRows:
             real = places < lengths.unsqueeze(1)  # (B, W)
             events = (history.offsets[batch].unsqueeze(1) + places).masked_fill(~real, 0)  # (B, W)
             items = history.items[events].masked_fill(~real, history.n_items)  # (B, W)
-            x = torch.zeros(len(batch), history.n_items + 1, device=batch.device).scatter_(1, items, 1.0)
-            return cls(x[:, :-1], lengths)
+            x = torch.zeros(len(batch), history.n_items + 1, device=batch.device)
+            if history.weights is None:
+                return cls(x.scatter_(1, items, 1.0)[:, :-1], lengths)
+            x = x.scatter_(1, items, history.weights[events])[:, :-1]
+            return cls(x, x.square().sum(1))
 
         return rows
 
@@ -164,11 +174,20 @@ def bagged(layer: nn.EmbeddingBag, history: History | DenseRows, kept: Tensor | 
     `kept` weighs the events, after the scaling.
     """
     if isinstance(history, DenseRows):
-        x = history.x * history.lengths.clamp(min=1).rsqrt().unsqueeze(1)  # (B, I)
+        x = history.x * _unit(history.lengths).unsqueeze(1)  # (B, I)
         return (x if kept is None else x * kept) @ layer.weight
-    weights = history.lengths.clamp(min=1).rsqrt()[history.rows]  # (E,)
+    if history.weights is None:
+        weights = history.lengths.clamp(min=1).rsqrt()[history.rows]  # (E,)
+    else:
+        size = history.weights.new_zeros(len(history)).index_add_(0, history.rows, history.weights.square())  # (B,)
+        weights = _unit(size)[history.rows] * history.weights  # (E,)
     weights = weights if kept is None else weights * kept
     return layer(history.items, history.offsets, per_sample_weights=weights.to(layer.weight.dtype))
+
+
+def _unit(size: Tensor) -> Tensor:
+    """Factor that gives rows of this squared length (B,) the length 1; 1 for empty rows."""
+    return torch.where(size > 0, size, 1).rsqrt()
 
 
 def drawn(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
@@ -182,4 +201,5 @@ def log_likelihood(logits: Tensor, history: History | DenseRows) -> Tensor:
     log_p = logits - logits.logsumexp(1, keepdim=True)  # (B, I)
     if isinstance(history, DenseRows):
         return (log_p * history.x).sum() / len(history)
-    return log_p[history.rows, history.items].sum() / len(history)
+    of_events = log_p[history.rows, history.items]  # (E,)
+    return (of_events if history.weights is None else of_events * history.weights).sum() / len(history)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.models.base import FitContext
 from pipeline.models.ops.item_graph import ItemGraph, ItemGraphConfig, heaviest, products, reversed_edges
+from pipeline.training.event_weights import history_of
 from pipeline.training.interactions import Interactions
 
 
@@ -24,8 +25,9 @@ class Rp3BetaConfig(ItemGraphConfig):
 class Rp3Beta(ItemGraph):
     """score(u, j) = sum over i of the history, v of the users of i, of (1/n_i)^α (1/n_v)^α / n_j^β.
 
-    n counts interactions. The first step, from the user, is equal for all items and left out. The heaviest
-    edges from every item i are kept, and of these the heaviest to every item j.
+    n counts interactions, or adds up their weights w, and the steps are then (w/n)^α. The first step, from the
+    user, is equal for all items and left out. The heaviest edges from every item i are kept, and of these the
+    heaviest to every item j.
     """
 
     family = "rp3beta"
@@ -35,11 +37,16 @@ class Rp3Beta(ItemGraph):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Compute the walks, by tiles of items."""
         self.to(context.device)
-        history = train.history().distinct()
+        history = history_of(train, self.config)
+        history = history.distinct() if history.weights is None else history
         by_item = history.transposed()
-        to_user = by_item.lengths.float()[by_item.rows] ** -self.config.alpha  # (E,)
-        to_item = history.lengths.float()[by_item.items] ** -self.config.alpha  # (E,)
-        damping = by_item.lengths.float().clamp_min(1) ** -self.config.beta  # (I,)
+        of_item, of_user = by_item.mass, history.mass  # (I,), (U,)
+        to_user = of_item[by_item.rows] ** -self.config.alpha  # (E,)
+        to_item = of_user[by_item.items] ** -self.config.alpha  # (E,)
+        if by_item.weights is not None:  # a step is as likely as its weight
+            to_user, to_item = (step * by_item.weights**self.config.alpha for step in (to_user, to_item))
+        smallest = 1 if by_item.weights is None else 1e-6
+        damping = of_item.clamp_min(smallest) ** -self.config.beta  # (I,)
 
         def walks() -> Iterator[tuple[Tensor, Tensor]]:
             for items, rows in products(by_item, to_user, to_item):

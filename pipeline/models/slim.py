@@ -7,9 +7,11 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.history_products import gram_of
 from pipeline.models.ops.inverses import inverse as inverse_of
+from pipeline.models.ops.item_weights import WeightTable
+from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
 TILE = 512  # columns of B solved at once
@@ -18,7 +20,7 @@ RELAXED = 1.6  # over-relaxation (Boyd et al. 2011, 3.4.3): fewer iterations to 
 FEWEST = 5  # iterations; with time for fewer the weights would still be far from the optimum
 
 
-class SlimConfig(ModelConfig):
+class SlimConfig(WeightsConfig):
     """Hyperparameters of `Slim`."""
 
     l1: NonNegativeFloat = 2.0
@@ -40,7 +42,9 @@ class SlimConfig(ModelConfig):
 
 
 class Slim(Recommender):
-    """min over B of ½|X - XB|² + l2/2 |B|² + l1 |B|₁ with diag(B) = 0; the score is a user's binary history times B.
+    """min over B of ½|X - XB|² + l2/2 |B|² + l1 |B|₁ with diag(B) = 0; the score is a user's history times B.
+
+    Histories are binary, or have the weights of their interactions.
 
     Columns of B are independent, so they are solved in tiles, from one inverse P = (XᵀX + (l2 + ρ)I)⁻¹.
     Kept by target item: row j has the items whose weight to j isn't 0.
@@ -63,15 +67,18 @@ class Slim(Recommender):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Solve; a deadline reduces the number of iterations."""
         self.to(context.device)
-        history, counts = train.history(), train.item_counts()  # counts (I,)
-        held = counts > self.config.l1 if self.config.nonnegative else counts > 0  # (I,); the others' weights are 0
+        history, counts = history_of(train, self.config), train.item_counts()  # counts (I,)
+        held = (
+            counts > self.config.l1 if history.weights is None and self.config.nonnegative else counts > 0
+        )  # (I,); the others' weights are 0
         solved = held.nonzero().squeeze(1)  # (K,)
         self._refuse_too_many(len(solved), context.memory)
         place = torch.full_like(held, -1, dtype=torch.long)  # (I,) -> 0 … K - 1
         place[solved] = torch.arange(len(solved), device=solved.device)
         kept = held[history.items]  # (N,)
         x = History.of(history.rows[kept], place[history.items[kept]], len(history), len(solved))
-        gram = gram_of(x, torch.ones(len(x), device=solved.device))  # (K, K)
+        values = None if history.weights is None else history.weights[kept]  # (N',)
+        gram = gram_of(x, torch.ones(len(x), device=solved.device), values)  # (K, K)
         gram.diagonal().add_(self.config.l2 + self.config.rho)
         inverse = inverse_of(gram)  # (K, K) = P
         edges = [torch.empty(0, 2, dtype=torch.long, device=solved.device)]  # of a tile, (E', 2): target, source
@@ -141,11 +148,12 @@ class Slim(Recommender):
         """x B, (B, I) or (B, C)."""
         if not len(users):
             return self.weights.new_zeros(0, self.n_items if items is None else items.shape[1])
+        history = self.weighed(history)
         scores = self.weights.new_empty(len(users), self.n_items)  # (B, I)
         for rows in torch.arange(len(users), device=users.device).split(USERS):  # few, so that x stays in the cache
             part = history[rows]
             x = torch.zeros(self.n_items, len(rows), device=users.device)  # (I, B')
-            x[part.items, part.rows] = 1
+            x[part.items, part.rows] = 1 if part.weights is None else part.weights
             scores[rows] = nn.functional.embedding_bag(
                 self.sources, x, self.offsets, mode="sum", per_sample_weights=self.weights, include_last_offset=True
             ).T  # (I, B') -> (B', I)
@@ -156,7 +164,14 @@ class Slim(Recommender):
         column = self.weights.new_zeros(self.n_items)
         own = slice(int(self.offsets[item]), int(self.offsets[item + 1]))
         column[self.sources[own]] = self.weights[own]
-        return column[history.items]
+        parts = column[history.items]
+        return parts if history.weights is None else parts * history.weights
+
+    def explainer(self) -> Explainer:
+        """B[event, item]."""
+        targets = History(self.offsets, self.sources, self.n_items).rows  # (E,)
+        table = WeightTable(targets, self.sources, self.weights, self.n_items)
+        return lambda users, history, items: table.entries(history, items)
 
     def similar(self, items: Tensor) -> Tensor:
         """Rows of B: what one item in the history adds to every score, (B, I)."""

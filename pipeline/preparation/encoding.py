@@ -1,5 +1,6 @@
 """Dense indices for users and items, and the row order of the contract `encoded`."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,8 +9,12 @@ import polars as pl
 from pipeline.preparation.ids import codes_of, pair_hashes
 
 
-def encode_rows(clean: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def encode_rows(
+    clean: pl.DataFrame, seed: int, kinds: Sequence[str] = ()
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Encoded rows, users and items. Indices follow the source ids, sorted by their UTF-8 bytes.
+
+    `kinds`: the sorted event types, whose places replace them.
 
     Rows are ordered by user, then time, then a seeded hash of user and item: sources are often sorted by item, and a
     sequence model would learn that order from rows of equal time.
@@ -18,6 +23,9 @@ def encode_rows(clean: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFr
         (user_idx, user_ids), (item_idx, item_ids) = both.map(codes_of, (clean["user_id"], clean["item_id"]))
     columns = {name: clean[name] for name in ("rating", "timestamp", "positive")}
     rows = pl.DataFrame({"user_idx": user_idx, "item_idx": item_idx, **columns}).cast({"rating": pl.Float32})
+    ties = ["hash"]
+    if "event" in clean.columns:
+        rows, ties = rows.hstack(_weighted(clean, kinds)), ["hash", "event", "quantity"]
     keys = user_time_keys(rows)
     order = keys.arg_sort()
     rows = rows[order]
@@ -26,11 +34,19 @@ def encode_rows(clean: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFr
     if again.any():  # rows of equal user and time: only they need a hash
         tied = np.flatnonzero(np.append(again, False) | np.append(False, again))  # (T,)
         hashes = pair_hashes(rows[tied], user_ids, item_ids, seed, "tie")
-        by_hash = pl.DataFrame({"key": keys[order[tied]], "hash": hashes}).select(pl.arg_sort_by("key", "hash"))
+        equal = pl.DataFrame({"key": keys[order[tied]], "hash": hashes}).hstack(rows[tied].select(ties[1:]))
+        by_hash = equal.select(pl.arg_sort_by("key", *ties))
         places = np.arange(rows.height)
         places[tied] = tied[by_hash.to_series().to_numpy()]
         rows = rows[places]
     return rows, _index("user", user_ids), _index("item", item_ids)
+
+
+def _weighted(clean: pl.DataFrame, kinds: Sequence[str]) -> pl.DataFrame:
+    """Code of the event type, 0 without types, and the other columns of tables.WEIGHTED."""
+    codes = {kind: code for code, kind in enumerate(kinds)}
+    event = pl.col("event").replace_strict(codes, default=0, return_dtype=pl.Int8) if codes else pl.lit(0, pl.Int8)
+    return clean.select(event.alias("event"), pl.col("quantity").cast(pl.Float32), "target", "masks")
 
 
 def user_time_keys(rows: pl.DataFrame) -> pl.Series:

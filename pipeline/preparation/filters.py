@@ -1,47 +1,88 @@
 """Row filters of the stage `clean`: duplicates, `keep_if`, the user sample, and minimum counts (k-core)."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 
-from pipeline.config.dataset import Feedback, Filter
+from pipeline.config.dataset import Events, Feedback, Filter
 from pipeline.core.errors import Refused
+from pipeline.preparation import events as events_of
 from pipeline.preparation.ids import any_twice, codes_of, id_hashes, pair_keys
 from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.schemas.reasons import Reason
 from pipeline.storage import expressions
 
+Step = Callable[[pl.DataFrame], pl.DataFrame]
+
 
 def apply_filters(
-    raw: pl.DataFrame, feedback: Feedback, filters: Filter, seed: int, names: RowNames = NO_NAMES
+    raw: pl.DataFrame,
+    feedback: Feedback,
+    filters: Filter,
+    seed: int,
+    names: RowNames = NO_NAMES,
+    events: Events | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Rows that take part, in source order, with the column `positive`, and the ledger: rows by reason.
 
-    `names` says which columns conditions may name. The ledger sums to the rows of `raw`. Raises Refused if no row is
-    left or none is positive, SettingsError if a condition is not allowed.
+    `names` says which columns conditions may name. With `[events]` or `repeats` the rows also have the columns of
+    tables.WEIGHTED. The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive,
+    SettingsError if a condition is not allowed.
     """
-    names = names.learnt(raw)
+    names = names.learnt(raw, feedback)
     raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
-    steps: dict[Reason, Callable[[pl.DataFrame], pl.DataFrame]] = {
-        Reason.DUPLICATE: keep_latest,
-        Reason.KEEP_IF: lambda rows: mark(rows, feedback, names).filter("kept").drop("kept"),
-        Reason.USER_NOT_SAMPLED: lambda rows: sample_users(rows, filters.user_fraction, seed),
-        Reason.BELOW_MIN_INTERACTIONS: lambda rows: k_core(
-            rows, filters.min_user_interactions, filters.min_item_interactions
+    weighted = events is not None or feedback.repeats is not None
+    steps: list[tuple[Reason, Step]] = [
+        *(weighted_steps(feedback, events, names) if weighted else plain_steps(feedback, names)),
+        (Reason.USER_NOT_SAMPLED, lambda rows: sample_users(rows, filters.user_fraction, seed)),
+        (
+            Reason.BELOW_MIN_INTERACTIONS,
+            lambda rows: k_core(rows, filters.min_user_interactions, filters.min_item_interactions),
         ),
-    }
-    rows, ledger = raw, {}
-    for reason, step in steps.items():
+    ]
+    rows, ledger = events_of.read_columns(raw, events, feedback) if weighted else raw, Counter[str]()
+    for reason, step in steps:
         before = rows.height
         rows = step(rows)
-        ledger[str(reason)] = before - rows.height
+        ledger[str(reason)] += before - rows.height
+    rows = rows.cast({"quantity": pl.Float32}) if weighted else rows
     if rows.is_empty():
         removed = ", ".join(f"{reason} removed {n:,}" for reason, n in ledger.items() if n)
         raise Refused(f"no row is left of {raw.height:,} valid source rows: {removed or 'there were none'}")
     if not rows["positive"].any():
         raise Refused(f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})")
-    return rows, {str(Reason.KEPT): rows.height, **ledger}
+    return rows, {str(Reason.KEPT): rows.height, **dict(ledger)}
+
+
+def plain_steps(feedback: Feedback, names: RowNames) -> list[tuple[Reason, Step]]:
+    """One row per pair, the latest, then `keep_if`."""
+    return [(Reason.DUPLICATE, keep_latest), (Reason.KEEP_IF, lambda rows: _kept(rows, feedback, names))]
+
+
+def weighted_steps(feedback: Feedback, events: Events | None, names: RowNames) -> list[tuple[Reason, Step]]:
+    """What becomes of event types, quantities and repeats. `keep_if` judges every row that is combined, not the sum."""
+    keep: tuple[Reason, Step] = (
+        Reason.KEEP_IF, lambda rows: events_of.learnt(_kept(rows, feedback, names), events)
+    )  # fmt: skip
+    combine: list[tuple[Reason, Step]] = [(Reason.DUPLICATE, lambda rows: events_of.combine(rows, feedback))]
+    if feedback.repeats == "sum":
+        combine.append((Reason.QUANTITY_NOT_POSITIVE, events_of.positive_sums))
+    of_latest = feedback.repeats in (None, "latest")
+    return [*events_of.steps(events, feedback).items(), *([*combine, keep] if of_latest else [keep, *combine])]
+
+
+def take_part(rows: pl.DataFrame, feedback: Feedback, events: Events | None, names: RowNames) -> pl.DataFrame:
+    """The rows that `weighted_steps` keep, with their columns; for users whom the filters left out."""
+    rows = events_of.read_columns(rows.cast({"user_id": pl.Categorical, "item_id": pl.Categorical}), events, feedback)
+    for _, step in weighted_steps(feedback, events, names):
+        rows = step(rows)
+    return rows
+
+
+def _kept(rows: pl.DataFrame, feedback: Feedback, names: RowNames) -> pl.DataFrame:
+    return mark(rows, feedback, names).filter("kept").drop("kept")
 
 
 def mark(rows: pl.DataFrame, feedback: Feedback, names: RowNames = NO_NAMES) -> pl.DataFrame:

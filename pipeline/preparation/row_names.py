@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from pipeline.config.dataset import Columns
+from pipeline.config.dataset import Columns, Feedback
 from pipeline.config.run import Run
 from pipeline.schemas import tables
 from pipeline.sources import column_types
 from pipeline.sources.extra_columns import PREFIX, RATED, ROLES
+from pipeline.storage import expressions
 from pipeline.storage.expressions import NIGHT_DATE, night_date
 
 
@@ -32,15 +33,19 @@ class RowNames:
         """Those of a night."""
         return cls(run.settings.dataset.columns, night_date(run.as_of, run.started_at), types or {})
 
-    def learnt(self, raw: pl.DataFrame) -> "RowNames":
-        """The same with the types of columns of text, for which all rows are needed. Types that are known stay."""
-        others = [name for name in raw.columns if name.startswith(PREFIX) and name not in tables.RAW.columns]
-        texts = [name for name in others if raw.schema[name] in (pl.String, pl.Categorical)]
-        found = {
-            name.removeprefix(PREFIX): column_types.infer_column(raw[name])
-            for name in texts
-            if name.removeprefix(PREFIX) not in self.types
-        }
+    def learnt(self, raw: pl.DataFrame, feedback: Feedback) -> "RowNames":
+        """The same with the types of the columns of text that conditions name; all rows are needed for them.
+
+        Types that are known stay. Raises SettingsError if a condition is not allowed.
+        """
+        texts = filter(None, (feedback.keep_if, feedback.positive_if))
+        wanted = {name.lower() for text in texts for name in expressions.parse(text, "dataset.feedback").names}
+        found = {}
+        for stored in raw.columns:
+            name = stored.removeprefix(PREFIX)
+            is_text = stored.startswith(PREFIX) and raw.schema[stored] in (pl.String, pl.Categorical)
+            if is_text and name.lower() in wanted and name not in self.types:
+                found[name] = column_types.infer_column(raw[stored])
         return replace(self, types={**found, **self.types})
 
     def view(self, rows: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:

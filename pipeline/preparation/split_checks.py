@@ -17,9 +17,12 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
     global_time: every row of a split is before every row of the next one. leave_one_out: the same holds within each
     user (equal times are allowed: a seeded hash decides them), with at most one row per user in valid and in test.
     """
-    held = pl.concat([pair_keys(valid), pair_keys(test)])
-    if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
-        raise ContractError("split: a pair of user and item is in two splits")
+    if "target" in train.columns:
+        _assert_targets_are_found(train, valid, test)
+    else:
+        held = pl.concat([pair_keys(valid), pair_keys(test)])
+        if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
+            raise ContractError("split: a pair of user and item is in two splits")
     if kind not in ("global_time", "leave_one_out"):
         return
     before = {"valid": [train], "test": [train, valid]}
@@ -30,10 +33,23 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
         else:
             newest = _newest(before[name], part["user_idx"])
             late = part.filter(part["timestamp"].to_physical().to_numpy() < newest)
-            if part["user_idx"].n_unique() < part.height:
+            held_out = part.filter("target") if "target" in part.columns else part
+            if held_out["user_idx"].n_unique() < held_out.height:
                 raise ContractError(f"split: a user has two rows in {name}")
         if late.height:
             raise ContractError(f"split: {late.height} rows of {name} are not later than the splits before it")
+
+
+def _assert_targets_are_found(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame) -> None:
+    """Raise ContractError if a held-out pair is held out twice in a split, or an earlier split has a row that masks it.
+
+    An earlier split may have other rows of the pair: what was viewed before it was bought.
+    """
+    for name, part, before in (("valid", valid, [train]), ("test", test, [train, valid])):
+        held = pair_keys(part.filter("target"))
+        masked = pl.concat([pair_keys(rows.filter("masks")) for rows in before])
+        if any_twice(held) or masked.is_in(held.implode()).any():
+            raise ContractError(f"split: a pair of {name} is held out twice, or masked by an earlier split")
 
 
 def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:

@@ -37,7 +37,10 @@ def choose_kind(rows: pl.DataFrame, split: Split, has_published: bool) -> tuple[
         return "published", "the data set has a published split"
     if untimed:
         return "random", f"{untimed:,} of {rows.height:,} rows have no time"
-    warm = warm_users(rows, global_time(rows, split.valid, split.test))
+    labels = global_time(rows, split.valid, split.test)
+    if "target" in rows.columns:
+        labels = np.where(rows["target"].to_numpy(), labels, np.minimum(labels, VALID))
+    warm = warm_users(rows, labels)
     if warm >= ENOUGH_WARM_USERS:
         return "global_time", f"{warm:,} warm users in test"
     return (
@@ -76,6 +79,8 @@ def leave_one_out(rows: pl.DataFrame, valid: bool, test: bool = True) -> np.ndar
 
     Users with two rows have none in valid, users with one row none in test either.
     """
+    if "target" in rows.columns:
+        return _leave_one_target_out(rows, valid, test)
     counts = np.bincount(rows["user_idx"].to_numpy())  # (U,)
     ends = np.cumsum(counts)  # (U,): index after each user's last row
     labels = np.zeros(rows.height, dtype=np.int8)
@@ -83,6 +88,45 @@ def leave_one_out(rows: pl.DataFrame, valid: bool, test: bool = True) -> np.ndar
     for place, label in enumerate(holdouts):
         labels[ends[counts >= place + 2] - 1 - place] = label
     return labels
+
+
+def _leave_one_target_out(rows: pl.DataFrame, valid: bool, test: bool) -> np.ndarray:
+    """Labels (R,): a user's last target row, and all rows after it, are test; those from the one before it on valid.
+
+    So no split has a row that is later than one to find. A user's first row stays in train.
+    """
+    labels = np.zeros(rows.height, dtype=np.int8)
+    user, place_of_row = rows["user_idx"].to_numpy(), np.arange(rows.height)  # (R,) each
+    counts = np.bincount(user)  # (U,)
+    ends = np.cumsum(counts)  # (U,): index after each user's last row
+    starts, limit = ends - counts, ends.copy()  # (U,): first row; only rows before the limit are looked at
+    at = np.flatnonzero(rows["target"].to_numpy())  # (T,) rows of the target, in encoded order
+    for label, wanted in ((TEST, test), (VALID, valid)):
+        if not wanted or not len(at):
+            continue
+        place = np.searchsorted(at, limit) - 1  # (U,): the last target row before the limit
+        held = np.where(place >= 0, at[place], -1)  # (U,)
+        is_held = held > starts  # (U,)
+        labels[is_held[user] & (place_of_row >= held[user]) & (place_of_row < limit[user])] = label
+        limit = np.where(is_held, held, limit)
+    return labels
+
+
+def without_repeated_targets(rows: pl.DataFrame, labels: np.ndarray) -> tuple[pl.DataFrame, int]:
+    """Rows whose column `target` is false where a held-out pair can't be found, and their number.
+
+    A list does not have what the mask hides, so an event is not held out if an earlier split has a row of the pair that
+    masks it. A pair is held out once, by its first target row in the split.
+    """
+    pairs, masks, target = pair_keys(rows).to_numpy(), rows["masks"].to_numpy(), rows["target"].to_numpy()  # (R,) each
+    repeats = np.zeros(rows.height, dtype=bool)
+    for label in (VALID, TEST):
+        held = np.flatnonzero(target & (labels == label))  # (H,)
+        hidden = np.isin(pairs[held], pairs[masks & (labels < label)])
+        first = np.zeros(len(held), dtype=bool)
+        first[np.unique(pairs[held], return_index=True)[1]] = True
+        repeats[held[hidden | ~first]] = True
+    return rows.with_columns(target=pl.Series(target & ~repeats)), int(repeats.sum())
 
 
 def random_by_user(
@@ -151,10 +195,23 @@ def label_rows(
 
 
 def _random(rows: pl.DataFrame, users: pl.Series, items: pl.Series, split: Split, seed: int, test: float) -> np.ndarray:
+    if "target" in rows.columns:
+        return _random_targets(rows, users, items, split, seed, test)
     hashes = pair_hashes(rows, users, items, seed, "split")
     if split.by == "row":
         return random_by_row(hashes, split.valid, test)
     return random_by_user(rows, hashes, id_hashes(users, seed, "rounding"), split.valid, test)
+
+
+def _random_targets(
+    rows: pl.DataFrame, users: pl.Series, items: pl.Series, split: Split, seed: int, test: float
+) -> np.ndarray:
+    """Pairs with a target row are held out at random, with all of their rows: no time says which came first."""
+    first = rows.with_row_index("row").filter("target").unique(["user_idx", "item_idx"], keep="first")
+    first = first.sort("row")
+    labels = _random(first.drop("row", "target"), users, items, split, seed, test)
+    held = dict(zip(pair_keys(first).to_list(), labels.tolist(), strict=True))
+    return pair_keys(rows).replace_strict(held, default=TRAIN, return_dtype=pl.Int8).to_numpy(writable=True)
 
 
 def _rounded(fraction: float, n: int) -> int:

@@ -1,6 +1,6 @@
 """What is published: item and user tables, similar items, business rules, the database, checks, churn, explanations."""
 
 __all__ = [
-    "boosts", "business_rules", "checks", "churn", "database", "explanation", "item_columns", "item_conditions",
-    "item_tables", "logical_hash", "promotions", "similar_items", "user_lists",
+    "boosts", "business_rules", "checks", "churn", "database", "drift", "explanation", "item_columns",
+    "item_conditions", "item_tables", "logical_hash", "promotions", "reasons", "similar_items", "user_lists",
 ]  # fmt: skip

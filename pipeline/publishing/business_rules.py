@@ -262,7 +262,7 @@ def apply(rules: Rules, make: MakeLists, k: int, n_items: int) -> Ruled:
         return Ruled(plain, torch.zeros_like(plain.items, dtype=torch.bool), {})
     depth = k
     while True:
-        lists = make(depth, rules.allowed)
+        lists = plain if depth == k and rules.allowed is None else make(depth, rules.allowed)
         short = torch.zeros(len(lists.items), dtype=torch.bool)
         if rules.groups:
             more = lists.items[:, -1] >= 0  # (N,): there may be further items

@@ -13,7 +13,7 @@ from pipeline.storage import journal, warehouse
 
 EXAMPLES = 3
 WARN_AGE_DAYS = 30.0
-NO_IDS = ("run_id", "night_before", "compared_with", "stage", "mode")
+NO_IDS = ("run_id", "night_before", "compared_with", "stage", "mode", "measure")
 """Text columns of bad rows that never hold an id of a user or an item."""
 
 
@@ -92,6 +92,8 @@ def bounds(con: warehouse.Connection, run: Run) -> None:
         "started_at": run.as_of or run.started_at, "max_shrink": limits.max_shrink, "max_age_days": limits.max_age_days,
         "warn_age_days": None if run.settings.dataset.source.static else WARN_AGE_DAYS,
         "max_future_days": limits.max_future_days, "min_coverage": limits.min_coverage,
+        "max_new_users": limits.max_new_users, "max_lost_users": limits.max_lost_users,
+        "max_new_items": limits.max_new_items, "max_lost_items": limits.max_lost_items,
         "warn_change": churn.warn_change, "max_change": None if churn.accept else churn.max_change,
     }  # fmt: skip
     schema = {name: tables.TIME if name == "started_at" else tables.FLOAT for name in values}

@@ -1,6 +1,6 @@
 """Explains the score and rank of an item for a user, by a model of the published night."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from pipeline.core.suggest import nearest
 from pipeline.datasets.names import runnable
 from pipeline.models import Recommender
 from pipeline.models.serialization import load
-from pipeline.preparation.filters import mark
+from pipeline.preparation.events import codes, masking_rows
+from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.publishing import business_rules, item_conditions, item_tables
 from pipeline.publishing.boosts import boosted
+from pipeline.publishing.user_lists import facts_of
 from pipeline.ranking.ranks import served
 from pipeline.storage import journal, lake
 from pipeline.training.interactions import History
@@ -101,11 +103,13 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
     own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
+    events = night.settings.dataset.events
+    masked = own.filter(masking_rows(own, pl.int_range(own.height, eager=True), events)) if events else own
     seen = own.filter(item_id=item_id).sort("timestamp").select("timestamp", "rating").to_dicts()
     answer: dict[str, Any] = {
         "run_id": night.run_id, "model": night.label, "fit": night.fit, "user_id": user_id, "item_id": item_id,
-        "masked": bool(seen), "seen": seen, "source": None, "score": None, "rank": None, "candidates": None,
-        "predicted_rating": None, "scale": "none", "terms": {}, "contributions": [],
+        "masked": item_id in masked["item_id"], "seen": seen, "source": None, "score": None, "rank": None,
+        "candidates": None, "predicted_rating": None, "scale": "none", "terms": {}, "contributions": [],
         "excluded_by": None, "excluded_because": None, "boost": 1.0, "promoted_to": [],
     }  # fmt: skip
     item = items.index_of(item_id)
@@ -113,7 +117,9 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
         return answer
     rules = rules_of(night, items)
     user, known = history_of(night, user_id, own, items)
-    history, model = History.of_lists([known], len(items)).distinct(), night.model
+    model = night.model
+    history = model.weighed(known)
+    history = known.distinct() if history.weights is None else history
     users = torch.tensor([user])  # (1,)
     by_model = bool(served(model, users, history))
     scores = model.score(users, history)[0] if by_model else popularity(night, len(items))  # (I,)
@@ -121,7 +127,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
         scores = boosted(scores.unsqueeze(0), rules.boost)[0]
         answer["boost"] = float(rules.boost[item])
     allowed = torch.ones(len(items), dtype=torch.bool)
-    allowed[[i for i in map(items.index_of, own["item_id"].unique()) if i is not None]] = False
+    allowed[[i for i in map(items.index_of, masked["item_id"].unique()) if i is not None]] = False
     if rules.allowed is not None:
         allowed &= rules.allowed
         if not rules.allowed[item]:
@@ -162,20 +168,33 @@ def rules_of(night: Night, items: pl.Series) -> business_rules.Rules:
     return business_rules.rules_of(export.model_copy(update={"max_per_attribute": {}}), listed, frame, catalog)
 
 
-def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, list[int]]:
-    """Index and items of the user's history as the model reads it: of the fit, else (index -1) the positive rows."""
+def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, History]:
+    """Index and history of the user as the model reads it: of the fit, else (index -1) the positive rows."""
     user = pl.read_parquet(night.encoded / "users.parquet")["user_id"].index_of(user_id)
+    dataset, rows_of_fit = night.settings.dataset, pl.scan_parquet(night.rows)
+    newest = rows_of_fit.select(pl.col("timestamp").max()).collect().item()
     if user is not None:
-        rows = pl.scan_parquet(night.rows).filter("positive", user_idx=user)
-        return user, rows.select("item_idx").collect()["item_idx"].to_list()
-    rows = mark(own, night.settings.dataset.feedback, night.names).filter("kept", "positive").sort("timestamp")
-    return -1, [i for i in map(items.index_of, rows["item_id"]) if i is not None]
+        rows = rows_of_fit.filter("positive", user_idx=user).collect()
+    elif dataset.is_weighted:
+        rows = take_part(own, dataset.feedback, dataset.events, night.names).filter("positive").sort("timestamp")
+        rows = rows.with_columns(event=codes(rows, dataset.events))
+    else:
+        rows = mark(own, dataset.feedback, night.names).filter("kept", "positive").sort("timestamp")
+    if user is None:
+        index = pl.DataFrame({"item_id": items, "item_idx": pl.int_range(len(items), eager=True)})
+        rows = rows.with_columns(pl.col("item_id").cast(pl.String)).join(index, on="item_id", maintain_order="left")
+    history = History.of_lists([rows["item_idx"].to_list()], len(items))
+    if dataset.is_weighted or night.settings.recency:
+        history = replace(history, facts=facts_of(rows, newest))
+    return -1 if user is None else user, history
 
 
 def popularity(night: Night, n_items: int) -> Tensor:
-    """Scores of the fallback, (I,): positive rows per item."""
-    rows = pl.scan_parquet(night.rows).filter("positive").select("item_idx")
-    return torch.bincount(rows.collect()["item_idx"].cast(pl.Int64).to_torch(), minlength=n_items).float()
+    """Scores of the fallback, (I,): positive rows per item; of event types, those of the target."""
+    rows = pl.scan_parquet(night.rows).filter("positive")
+    rows = rows.filter("target") if night.settings.dataset.is_weighted else rows
+    found = rows.select("item_idx").collect()["item_idx"].cast(pl.Int64)
+    return torch.bincount(found.to_torch(), minlength=n_items).float()
 
 
 def rank_of(item: int, scores: Tensor, allowed: Tensor) -> int:

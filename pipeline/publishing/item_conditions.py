@@ -16,7 +16,7 @@ from pipeline.storage import expressions, warehouse
 from pipeline.storage.expressions import NIGHT_DATE, Expression
 
 CATALOG = "the item catalog"
-ADDED = ("exclude_where", "only_where", "boost", "promote")
+ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons")
 """Keys of `[export]` that enter the key of its result only where they are set."""
 
 

@@ -51,11 +51,15 @@ def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFram
     return pl.concat(parts)
 
 
+def n_pairs(rows: pl.DataFrame) -> int:
+    """Number of distinct pairs of a user and an item."""
+    codes = (pl.col(name).cast(pl.Categorical).to_physical().cast(pl.Int64) for name in ("user_id", "item_id"))
+    return rows.select((next(codes) * 2**32 + next(codes)).n_unique()).item()
+
+
 def summary(rows: pl.DataFrame) -> pl.DataFrame:
     """One row about all valid rows."""
-    users, items = rows["user_id"].n_unique(), rows["item_id"].n_unique()
-    codes = (pl.col(name).cast(pl.Categorical).to_physical().cast(pl.Int64) for name in ("user_id", "item_id"))
-    pairs = rows.select((next(codes) * 2**32 + next(codes)).n_unique()).item()
+    users, items, pairs = rows["user_id"].n_unique(), rows["item_id"].n_unique(), n_pairs(rows)
     return pl.DataFrame(
         {
             "rows": rows.height,

@@ -6,11 +6,12 @@ from pipeline.schemas.table import Table
 from pipeline.storage import warehouse
 
 LEFT_OUT = (
-    tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN, tables.ITEM_ATTRIBUTES,
+    tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN, tables.DRIFT, tables.REALISED,
+    tables.ITEM_ATTRIBUTES,
 )  # fmt: skip
 """Tables that depend on the clock, on earlier nights, or (comparisons) on the models that the gate adds; and
 item_attributes, which counts by the columns that it adds to `items`."""
-IF_FILLED = (tables.USER_ATTRIBUTES,)
+IF_FILLED = (tables.USER_ATTRIBUTES, tables.REASONS)
 """Tables that are newer than the hash: they count only where they have rows, so that other hashes stay the same."""
 
 

@@ -108,6 +108,17 @@ class Night:
         published = self.nights.filter(outcome="published")
         return self._of_nights(published, tables.CHURN).join(published.select("run_id", "started_at"), on="run_id")
 
+    @cached_property
+    def drift_of_nights(self) -> pl.DataFrame:
+        """tables.DRIFT of these nights, with started_at."""
+        return self._of_nights(self.nights, tables.DRIFT).join(self.nights.select("run_id", "started_at"), on="run_id")
+
+    @cached_property
+    def realised_of_nights(self) -> pl.DataFrame:
+        """tables.REALISED of these nights' lists, as known in this night, with started_at of the lists' night."""
+        known = journal.read(self.home, self.dataset, tables.REALISED).filter(pl.col("measured_by") <= self.run_id)
+        return known.join(self.nights.select("run_id", "started_at"), on="run_id")
+
     def _of_nights(self, runs: pl.DataFrame, table: Table) -> pl.DataFrame:
         parts = [journal.read(self.home, self.dataset, table, run_id) for run_id in runs["run_id"]]
         return pl.concat(parts) if parts else table.empty()

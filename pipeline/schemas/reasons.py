@@ -24,6 +24,13 @@ class Reason(StrEnum):
     FORGOTTEN = "forgotten"
     AFTER_AS_OF = "after_as_of"
     # clean
+    UNKNOWN_EVENT = "unknown_event"
+    WITHDRAWAL = "withdrawal"
+    WITHDRAWN = "withdrawn"
+    QUANTITY_UNREADABLE = "quantity_unreadable"
+    QUANTITY_NOT_POSITIVE = "quantity_not_positive"
+    OVER_DAILY_CAP = "over_daily_cap"
+    EVENT_NOT_LEARNT = "event_not_learnt"
     DUPLICATE = "duplicate"
     KEEP_IF = "keep_if"
     USER_NOT_SAMPLED = "user_not_sampled"

@@ -10,7 +10,7 @@ from pipeline.core.errors import ContractError
 TEXT, INT, BIG, FLOAT, BOOL, TIME = pl.String, pl.Int32, pl.Int64, pl.Float64, pl.Boolean, pl.Datetime("us")
 VECTOR = pl.List(pl.Float32)
 DUCKDB_TYPES: dict[pl.DataType | type[pl.DataType], str] = {
-    TEXT: "VARCHAR", INT: "INTEGER", BIG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN",
+    pl.Int8: "TINYINT", TEXT: "VARCHAR", INT: "INTEGER", BIG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN",
     TIME: "TIMESTAMP", VECTOR: "FLOAT[]", pl.Float32: "FLOAT", pl.Date: "DATE",
 }  # fmt: skip
 

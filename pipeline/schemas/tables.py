@@ -1,5 +1,7 @@
 """All tables: those of the lake (between stages), of the journal, and the published ones."""
 
+from dataclasses import replace
+
 import polars as pl
 
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
@@ -34,6 +36,21 @@ ENCODED = Table(
     {"user_idx": Column(INT, "Row of users.parquet"), "item_idx": Column(INT, "Row of items.parquet"),
      "rating": Column(pl.Float32, _RATING.doc, nullable=True), "timestamp": _TIME,
      "positive": CLEAN.columns["positive"]},
+)  # fmt: skip
+WEIGHTED = {
+    "quantity": Column(pl.Float32, "How often or how many, above 0; families weigh it by their config"),
+    "target": Column(BOOL, "Counts as held out where a split holds it out"),
+    "masks": Column(BOOL, "The item is not recommended to the user again"),
+}
+"""Further columns where the data set has `[events]` or `repeats`; pairs of user and item may then repeat."""
+CLEAN_WEIGHTED = replace(
+    CLEAN, key=(),
+    columns={**CLEAN.columns, "event": Column(TEXT, "Event type; null without `[events]`", nullable=True), **WEIGHTED},
+)  # fmt: skip
+ENCODED_WEIGHTED = replace(
+    ENCODED, key=(),
+    columns={**ENCODED.columns, "event": Column(pl.Int8, "Place of the event type in the sorted types with a weight"),
+             **WEIGHTED},
 )  # fmt: skip
 PER_USER = Table(
     "per_user", "The selection metric of every user, on one split", ("user_idx",),
@@ -101,6 +118,14 @@ USER_ATTRIBUTES = Table(
     ("user_id", "attribute", "value"),
     {"user_id": _USER, "attribute": Column(TEXT, "Column of the users' file"),
      "value": Column(TEXT, "Value as in the file; a column with several values per user has a row for each")},
+)  # fmt: skip
+REASONS = Table(
+    "reasons", "Which items of the user's history a recommendation comes from; filled with export.reasons",
+    ("user_id", "rank", "because_rank"),
+    {"user_id": _USER, "rank": Column(INT, "Rank of the recommendation"),
+     "because_rank": Column(INT, "1 is the item that adds most to the score; 0: all further items together"),
+     "because_item_id": Column(TEXT, "Item of the user's history; null where because_rank is 0", nullable=True),
+     "share": Column(FLOAT, "Share of all that adds to the model's score; the shares of a recommendation sum to 1")},
 )  # fmt: skip
 BIASES = Table(
     "biases", "User and item biases of every evaluated family that has them", ("model", "kind", "id"),
@@ -185,7 +210,7 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, if lines of it were rejected"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, users: if lines were rejected"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
@@ -218,11 +243,47 @@ CHURN = Table(
     volatile=("run_id", "compared_with"),
 )  # fmt: skip
 
-PUBLISHED = (
-    RECOMMENDATIONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES, PREDICTIONS,
-    USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES, ROW_LEDGER,
-    REJECTED_ROWS, CHECKS, CHURN,
+DRIFT = Table(
+    "drift", "How users, items and activity of every night's source differ from the tables that were live",
+    ("run_id", "measure"),
+    {"run_id": _RUN,
+     "measure": Column(TEXT, "rows_change, users_new, users_lost, users_active, items_new, items_lost: shares; "
+                             "items_top_share: rows of the 1 % most popular items; rows_per_user; rating_mean"),
+     "value": Column(FLOAT, "A share, or in the unit of the measure"),
+     "compared_with": Column(TEXT, "Night whose tables were live; null: none", nullable=True),
+     "usual_low": Column(FLOAT, "Lower end of the range of the last published nights, widened; null: too few nights",
+                         nullable=True),
+     "usual_high": Column(FLOAT, "Upper end of that range", nullable=True),
+     "nights": Column(INT, "Published nights in the range, at most 30"),
+     "unusual": Column(BOOL, "Outside the range")},
+    volatile=("run_id", "compared_with"),
 )  # fmt: skip
+
+REALISED = Table(
+    "realised", "Lists of earlier nights, measured on what users did after the data of the lists ended",
+    ("run_id", "list_source", "horizon_days", "metric", "cutoff", "segment"),
+    {"run_id": Column(TEXT, "Night that published the lists"),
+     "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired"),
+     "horizon_days": Column(INT, "Days after the newest interaction that the lists were made of"),
+     "metric": METRICS.columns["metric"], "cutoff": METRICS.columns["cutoff"],
+     "segment": Column(TEXT, "all, or the users whose list has this source"),
+     "value": Column(FLOAT, "Mean over the n users; counted are first, positive interactions with an item"),
+     "ci_low": Column(FLOAT, "Lower end of the 95 % interval"), "ci_high": Column(FLOAT, "Upper end of it"),
+     "n": Column(BIG, "Users with a list and such an interaction"),
+     "measured_by": Column(TEXT, "Night that measured them")},
+    volatile=("run_id", "measured_by"),
+)  # fmt: skip
+
+PUBLISHED = (
+    RECOMMENDATIONS, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES,
+    PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
+    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
+)  # fmt: skip
+
+
+def encoded(rows: pl.DataFrame) -> Table:
+    """The contract of encoded rows: with weights, where they have them."""
+    return ENCODED_WEIGHTED if "event" in rows.columns else ENCODED
 
 
 def metric_name(metric: str, cutoff: int) -> str:

@@ -28,5 +28,6 @@ __all__ = [
     "rejects",
     "sniffing",
     "source_files",
+    "unused_times",
     "user_traces",
 ]

@@ -47,7 +47,9 @@ class NumberFormat:
         whole, point = "[0-9]+", re.escape(self.decimal)
         if self._separators:
             by = f"[{re.escape(self._separators)}]"
-            whole = f"(?:[0-9]{{1,3}}(?:{by}[0-9]{{2,3}})*{by}[0-9]{{3}}|[0-9]+)"  # 1,234,567 or, in India, 12,34,567
+            whole = (
+                f"(?:[1-9][0-9]{{0,2}}(?:{by}[0-9]{{2,3}})*{by}[0-9]{{3}}|[0-9]+)"  # 1,234,567 or, in India, 12,34,567
+            )
         return f" *[+-]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)? *"
 
     @property

@@ -1,4 +1,4 @@
-"""Checks tonight's source before anything is trained: volume, freshness, times, columns."""
+"""Checks tonight's source before anything is trained: volume, freshness, times, columns, drift."""
 
 from datetime import datetime
 from pathlib import Path
@@ -7,10 +7,11 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
-from pipeline.publishing import checks
+from pipeline.publishing import checks, drift
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT
 from pipeline.storage import journal, lake, warehouse
+from pipeline.storage.generations import live_run_id
 
 NIGHTS = 8
 """Published nights that tonight's volume is compared with."""
@@ -20,8 +21,8 @@ def admit_source(run: Run, raw: Path) -> Path:
     """Run the checks of `sql/checks/input` on `1_raw`; returns `raw`. Raises Refused with the checks that failed.
 
     The checks read `source_rows`, `tonight` (one row of tables.INPUTS), `earlier_nights` (such rows of the last
-    published nights with the same source mode) and `bounds`. The result depends on the clock and on earlier nights,
-    so the checks run every night and the lake keeps no result.
+    published nights with the same source mode), `drift` (tables.DRIFT of tonight) and `bounds`. The result depends on
+    the clock and on earlier nights, so the checks run every night and the lake keeps no result.
     """
     with journal.stage(run, "admit") as record:
         con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
@@ -36,6 +37,7 @@ def admit_source(run: Run, raw: Path) -> Path:
             tonight = pl.DataFrame([{"run_id": run.run_id, **statistics}], schema=tables.INPUTS.schema, orient="row")
             checks.temporary(con, "tonight", tonight)
             checks.temporary(con, "earlier_nights", earlier)
+            checks.temporary(con, "drift", drift.measure(con, run, live_run_id(run.home, run.dataset)))
             checks.bounds(con, run)
             failed = checks.run_checks(con, run, "input")
         finally:

@@ -5,6 +5,8 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
+from pipeline.evaluation import realised
+from pipeline.preparation.events import masking_condition
 from pipeline.publishing import business_rules, checks, churn, database, item_conditions
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
@@ -16,6 +18,7 @@ def audit_tables(run: Run, raw: Path, encoded: Path, lists: Path, champion: str)
     """The audited file of this night, not yet live. Raises Refused, with the checks that failed."""
     with journal.stage(run, "audit"), database.building(run) as (path, con):
         fault("audit:before_fill")
+        realised.measure_earlier_lists(run, raw, encoded)
         database.fill(con, run, raw, lists)
         fault("audit:after_fill")
         churn.compare(con, run, live_run_id(run.home, run.dataset))
@@ -36,6 +39,8 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute(
         f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({warehouse.literal(raw / 'interactions.parquet')})"
     )
+    masking = masking_condition(run.settings.dataset.events)
+    con.execute(f"CREATE TEMP VIEW masking_rows AS SELECT * FROM source_rows WHERE {masking}")
     ranked = lists / "listable.parquet" if (lists / "listable.parquet").exists() else encoded / "items.parquet"
     con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
     export = run.settings.export
@@ -51,7 +56,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
     failed = checks.run_checks(con, run, "output")
-    con.execute("DROP VIEW source_rows; DROP VIEW ranked_items")
+    con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items")
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
         "DROP TABLE excluded_items; DROP TABLE promotable_items"

@@ -1,19 +1,25 @@
 """Decides which raw rows take part: the latest of each user and item, kept by condition, sampled, dense enough."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from pipeline.config.dataset import Events
 from pipeline.config.run import Run
+from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.preparation import events as event_rows
 from pipeline.preparation.filters import apply_filters
 from pipeline.preparation.ids import LAKE_PARQUET
 from pipeline.preparation.row_names import RowNames
 from pipeline.schemas import tables
 from pipeline.sources import column_types
-from pipeline.storage import expressions, lake
+from pipeline.storage import expressions, journal, lake
 
 VERSION = 2
+FEW_TARGETS, RARE_TARGET = 1000, 0.005
+"""Rows of the target's event types, and their share of all rows, below which a warning says so."""
 
 
 def clean_interactions(run: Run, raw: Path) -> Path:
@@ -22,27 +28,80 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     Writes interactions.parquet (contract `clean`, in source order); its ledger has every raw row.
     Raises Refused if no row is left or none is positive, SettingsError if a condition is not allowed.
     """
-    feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
+    dataset = run.settings.dataset
+    feedback, filters, events = dataset.feedback, dataset.filter, dataset.events
 
     def write(folder: Path) -> lake.StageResult:
         source = pl.read_parquet(raw / "interactions.parquet")
-        names = RowNames.of(run).learnt(source)
+        names = RowNames.of(run).learnt(source, feedback)
         column_types.report(names.types, "the source")
-        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names)
-        rows = tables.CLEAN.check(rows, unique=False)  # `apply_filters` has removed duplicates
+        rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names, events)
+        contract = tables.CLEAN_WEIGHTED if dataset.is_weighted else tables.CLEAN
+        rows = contract.check(rows, unique=False)  # `apply_filters` has removed duplicates
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
         info = {"data_hash": lake.info(raw).get("data_hash")}
         if names.types:
             info["column_types"] = names.types
+        if n := _non_positive(rows):
+            info["non_positive"] = n
+        if events:
+            info["events"] = event_rows.funnel(event_rows.read_columns(source, events, feedback), events)
         return lake.StageResult(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
-    return lake.build(run, spec(run, raw), write)
+    folder = lake.build(run, spec(run, raw), write)
+    if n := lake.info(folder).get("non_positive"):
+        _note_non_positive(run, n, lake.read_manifest(folder)["rows_out"])
+    if events:
+        _check_events(run, lake.info(folder)["events"], events)
+    return folder
+
+
+def _check_events(run: Run, found: dict[str, Any], events: Events) -> None:
+    """Warn of unknown event types, or refuse where there are too many; warn of a rare target."""
+    share = found["unknown_rows"] / max(1, found["rows"])
+    if share:
+        named = ", ".join(f"{kind} {rows:,}" for kind, rows in list(found["unknown"].items())[:3])
+        text = f"{share:.1%} of the rows have an event type that is not in [events]: {named}"
+        limit = run.settings.checks.max_unknown_events
+        if limit is not None and share > limit:
+            raise Refused(
+                f"{text}; that is more than checks.max_unknown_events = {limit:.1%}. Add it to events.weights"
+            )
+        journal.note(run, f"warning: {text}; these rows were dropped. Add it to events.weights, with 0 to ignore it")
+    rows = sum(kind["rows"] for kind in found["types"] if kind["target"])
+    if rows < max(FEW_TARGETS, RARE_TARGET * found["rows"]):
+        journal.note(
+            run,
+            f"warning: the target {' and '.join(events.targets)} has {rows:,} of {found['rows']:,} rows: "
+            "metrics will be uncertain",
+        )
+
+
+def _non_positive(rows: pl.DataFrame) -> int:
+    """Rows with a rating of 0 or below that count as positive."""
+    return int((rows["positive"] & (rows["rating"] <= 0)).sum())
+
+
+def _note_non_positive(run: Run, n: int, total: int) -> None:
+    condition = run.settings.dataset.feedback.positive_if
+    counted = f"{n:,} of {total:,} rows with a rating of 0 or below count as positive"
+    if condition is not None:
+        journal.note(run, f"clean: {counted}, by positive_if = {condition!r}")
+        return
+    journal.note(
+        run,
+        f'warning: clean: {counted}: set dataset.feedback.positive_if = "rating > 0", missing_ratings if the value '
+        "means 'not rated', or another positive_if if that is meant",
+    )
 
 
 def spec(run: Run, raw: Path) -> lake.Spec:
     """Key of `clean_interactions`."""
     feedback, filters = run.settings.dataset.feedback, run.settings.dataset.filter
-    settings = {"keep_if": feedback.keep_if, "positive_if": feedback.positive_if, **filters.model_dump()}
+    settings = {
+        "keep_if": feedback.keep_if, "positive_if": feedback.positive_if, **filters.model_dump(),
+        **event_rows.key_settings(run.settings.dataset),
+    }  # fmt: skip
     if filters.user_fraction < 1:
         settings["seed"] = run.settings.seed
     if expressions.depend_on_date(feedback.keep_if, feedback.positive_if):

@@ -18,8 +18,9 @@ def encode_ids(run: Run, clean: Path) -> Path:
     """Write interactions.parquet (contract `encoded`), users.parquet and items.parquet (dense index, id)."""
 
     def write(folder: Path) -> lake.StageResult:
-        rows, users, items = encode_rows(pl.read_parquet(clean / "interactions.parquet"), run.settings.seed)
-        rows = tables.ENCODED.check(rows, unique=False)  # the codes are one to one, and `clean` is unique
+        source = pl.read_parquet(clean / "interactions.parquet")
+        rows, users, items = encode_rows(source, run.settings.seed, _kinds(run))
+        rows = tables.encoded(rows).check(rows, unique=False)  # the codes are one to one, and `clean` is unique
         rows.write_parquet(folder / "interactions.parquet", **ENCODED_PARQUET)
         users.write_parquet(folder / "users.parquet")
         items.write_parquet(folder / "items.parquet")
@@ -31,5 +32,11 @@ def encode_ids(run: Run, clean: Path) -> Path:
 
 def spec(run: Run, clean: Path) -> lake.Spec:
     """Key of `encode_ids`."""
-    settings = {"seed": run.settings.seed}
+    kinds = _kinds(run)
+    settings = {"seed": run.settings.seed, **({"events": kinds} if kinds else {})}
     return lake.Spec(StageCall(StageName.ENCODE), "3_encoded", VERSION, settings, parents=(clean,))
+
+
+def _kinds(run: Run) -> list[str]:
+    events = run.settings.dataset.events
+    return events.kinds if events else []

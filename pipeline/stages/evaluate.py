@@ -28,7 +28,7 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
     def write(folder: Path) -> lake.StageResult:
         set_threads(settings.threads)
         device = resolve_device(settings.device)
-        data = eval_task.load_splits(split_dir, device)
+        data = eval_task.load_splits(split_dir, device, run.settings.recency)
         records: evaluator.Records = []
         kept: dict[str, pl.DataFrame] = {}  # by split; empty where the selecting metric is not computed
         for split, folder_of, fit in (("valid", train_fit, "train"), ("test", test_fit, lake.info(test_fit)["fit"])):

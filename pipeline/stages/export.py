@@ -34,7 +34,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         rows = pl.read_parquet(raw / "interactions.parquet")
         shape = lake.info(encoded)
         frame = pl.read_parquet(encoded / "interactions.parquet")
-        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device)
+        recency = run.settings.recency
+        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency)
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)
@@ -51,13 +52,14 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
         lists, suppressed, of_model = 0, user_lists.Suppressed(), user_lists.Fitted(model, known)
         for number, part in enumerate(user_lists.recommend(run, of_model, rows, encoded, rules, suppressed)):
-            lists += part.height
-            part = part.with_columns(model=pl.lit(label))
-            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part)
+            lists += part.lists.height
+            named = part.lists.with_columns(model=pl.lit(label))
+            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, named)
+            _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
-                model, label, known.history(), ids, export.similar_items, rules.allowed
+                model, label, known.pairs(), ids, export.similar_items, rules.allowed
             ),
             tables.POPULAR_ITEMS: item_tables.popular_items(listable, export.popular_windows, export.popular_items),
             tables.USERS: item_tables.users(rows),

@@ -8,7 +8,8 @@ from pipeline.publishing import item_conditions
 from pipeline.sources import exclusions, incremental, rejects
 from pipeline.sources.assemble import SourceAssembler
 from pipeline.sources.source_files import VERSION, SourceFiles, find_source_files, key_settings
-from pipeline.storage import lake
+from pipeline.sources.unused_times import unused_times
+from pipeline.storage import journal, lake
 
 LAYER = "1_raw"
 
@@ -42,12 +43,24 @@ def read_source(run: Run) -> Path:
     folder = lake.build(run, _spec(run, source), write)
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
+    _note_unused_times(run, source)
     if catalog := lake.info(folder).get("catalog"):
         rejects.report_catalog(run, catalog)
     if users := lake.info(folder).get("users"):
         rejects.report_users(run, users)
     item_conditions.check_values(run, folder)
     return folder
+
+
+def _note_unused_times(run: Run, source: SourceFiles) -> None:
+    """Warn if the first file has a column of times that the data set does not name: the split is then random."""
+    for name in sorted(source.present)[:1]:
+        if column := unused_times(run.settings.dataset, run.data / name):
+            journal.note(
+                run,
+                f"warning: ingest: the column {column!r} looks like a time, but dataset.columns.timestamp is not set: "
+                "without times no split by time is possible; set it, and dataset.columns.timestamp_unit",
+            )
 
 
 def spec(run: Run) -> lake.Spec:

@@ -116,4 +116,4 @@ def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:
 
 def _rows(split_dir: Path, fit: str) -> Interactions:
     """The rows that a fit on `train` or `train+valid` learns from."""
-    return eval_task.load_splits(split_dir, torch.device("cpu")).fitted_on(fit)
+    return eval_task.load_splits(split_dir, torch.device("cpu"), recency=True).fitted_on(fit)

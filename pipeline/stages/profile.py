@@ -13,6 +13,7 @@ from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import item_tables
 from pipeline.reporting import data_profile
+from pipeline.reporting.data_profile import Counts, Values
 from pipeline.storage import journal, lake
 from pipeline.training.context import NotServable
 from pipeline.training.normalizer import Normalizer
@@ -31,20 +32,20 @@ def describe_data(run: Run, raw: Path, cleaned: Path, split_dir: Path) -> Path:
 
     def write(folder: Path) -> lake.StageResult:
         source, kept = (pl.read_parquet(at / "interactions.parquet") for at in (raw, cleaned))
-        ratings = pl.read_parquet(split_dir / "train.parquet", columns=["rating"])["rating"].drop_nulls()
-        learnt = torch.from_numpy(ratings.to_numpy(writable=True))  # (N,)
         both = {"raw": source, "clean": kept}
+        counts = {"raw": (of_source := Counts.of(source)), "clean": Counts.of(kept, of_source)}
+        ratings = {name: Values.of(rows["rating"]) for name, rows in both.items()}
         described = {
             "dataset": run.dataset,
             "sample": data_profile.sample(source, item_tables.read_catalog(raw)),
-            "columns": data_profile.columns(source),
-            "shapes": {name: data_profile.shape(rows) for name, rows in both.items()},
+            "columns": data_profile.columns(source, of_source),
+            "shapes": {name: of.shape() for name, of in counts.items()},
             "rows": {name: _rows(split_dir / f"{name}.parquet") for name in ("train", "valid", "test")},
             "normalize": feedback.normalize,
-            "ratings": {name: data_profile.distribution(_ratings(rows)) for name, rows in both.items()}
-            | {"fit": data_profile.distribution(_scaled(learnt, feedback))},
-            "activity": {name: data_profile.per(rows, "user_id") for name, rows in both.items()},
-            "popularity": {name: data_profile.per(rows, "item_id") for name, rows in both.items()},
+            "ratings": {name: data_profile.distribution(of) for name, of in ratings.items()}
+            | {"fit": data_profile.distribution(_scaled(split_dir / "train.parquet", feedback))},
+            "activity": {name: data_profile.concentration(of.per_user) for name, of in counts.items()},
+            "popularity": {name: data_profile.concentration(of.per_item) for name, of in counts.items()},
         }
         (folder / FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False))
         return lake.StageResult(rows_in=source.height, info={"shapes": described["shapes"]})
@@ -71,18 +72,16 @@ def in_words(shape: dict) -> str:
     )
 
 
-def _scaled(ratings: torch.Tensor, feedback: Feedback) -> np.ndarray:
-    """Ratings on the scale that families learn on, (N,); empty where they can't be normalised."""
+def _scaled(train: Path, feedback: Feedback) -> Values:
+    """Ratings of train on the scale that families learn on; none where they can't be normalised."""
+    ratings = pl.read_parquet(train, columns=["rating"])["rating"].drop_nulls()
+    whole = torch.from_numpy(ratings.to_numpy(writable=True)) if feedback.normalize != "none" else None  # (N,)
     try:
-        normalizer = Normalizer.fit(feedback.normalize, ratings, feedback.normalize_to)
+        normalizer = Normalizer.fit(feedback.normalize, whole, feedback.normalize_to)
     except NotServable:  # families that learn from ratings are then left out, with the reason
-        return np.empty(0)
-    return normalizer.apply(ratings).numpy()
+        return Values(np.empty(0), np.empty(0, dtype=np.int64))
+    return Values.of(ratings).mapped(lambda values: normalizer.apply(torch.tensor(values)).numpy())
 
 
 def _rows(path: Path) -> int:
     return pl.scan_parquet(path).select(pl.len()).collect().item()
-
-
-def _ratings(rows: pl.DataFrame) -> np.ndarray:
-    return rows["rating"].drop_nulls().to_numpy()

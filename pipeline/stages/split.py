@@ -39,10 +39,18 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             info["published_test"] = {"named": named.height, "found": pairs.height}
         kind, reason = splitters.choose_kind(rows, wanted, pairs is not None)
         labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, run.settings.seed, pairs)
+        if "target" in rows.columns:
+            rows, info["repeated_targets"] = splitters.without_repeated_targets(rows, labels)
+            info["targets"] = {
+                name: int((rows["target"].to_numpy() & (labels == label)).sum())
+                for label, name in enumerate(splitters.SPLITS)
+            }
         splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
         if splits["train"].is_empty() or splits["test"].is_empty():
             empty = "to train on" if splits["train"].is_empty() else "to test on"
             raise Refused(f"a {kind} split of {rows.height:,} rows leaves nothing {empty}; choose another split.kind")
+        if not info.get("targets", {"test": 1})["test"]:
+            raise Refused(f"a {kind} split of {rows.height:,} rows leaves no event of the target to test on")
         with ThreadPoolExecutor(1) as background:
             written = background.submit(_write_splits, splits, folder)
             split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind)
@@ -53,12 +61,19 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
         info |= {"kind": kind, "reason": reason, **statistics}
+        if kind == "published" and rows["timestamp"].null_count():
+            info["timed"] = False
         return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
     split_dir = lake.build(run, spec(run, encoded), write)
     info = lake.info(split_dir)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
     log.info(f"  {in_words(info)}")
+    if repeated := info.get("repeated_targets"):
+        journal.note(
+            run, f"split: {repeated:,} held-out events repeat an earlier one, which the mask hides: not counted"
+        )
+    _note_random(run, info)
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,
@@ -66,6 +81,19 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             "a seeded hash decided which one is held out",
         )
     return split_dir
+
+
+def _note_random(run: Run, info: dict[str, Any]) -> None:
+    """Warn if rows are held out at random only because they have no times, which nobody asked for."""
+    if run.settings.split.kind == "auto" and info["kind"] == "random":
+        journal.note(
+            run,
+            f"warning: split: random, not by time, since {info['reason']}: the metrics say how well known ratings are "
+            "completed, not how well the future is predicted. Set dataset.columns.timestamp, or split.kind = "
+            '"random" if that is meant',
+        )
+    elif info["kind"] == "published" and run.settings.split.valid and not info.get("timed", True):
+        journal.note(run, "split: the rows have no times, so valid is drawn at random from the published train")
 
 
 def spec(run: Run, encoded: Path) -> lake.Spec:
@@ -93,5 +121,5 @@ def in_words(info: dict[str, Any]) -> str:
 
 def _write_splits(splits: dict[str, pl.DataFrame], folder: Path) -> None:
     for name, rows in splits.items():
-        checked = tables.ENCODED.check(rows, unique=False)  # `encoded` has no duplicates
+        checked = tables.encoded(rows).check(rows, unique=False)  # `encoded` has no duplicates
         checked.write_parquet(folder / f"{name}.parquet", **ENCODED_PARQUET)

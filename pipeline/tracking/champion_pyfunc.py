@@ -1,6 +1,7 @@
 """Code of the registered model: user ids in, top-N lists out. MLflow runs this file; nothing is pickled."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ class Champion(PythonModel):
         self.users = pl.read_parquet(encoded / "users.parquet")
         self.items = pl.read_parquet(encoded / "items.parquet")["item_id"]
         rows = Interactions.of_frame(
-            pl.read_parquet(encoded / "interactions.parquet"), self.users.height, len(self.items)
+            pl.read_parquet(encoded / "interactions.parquet"), self.users.height, len(self.items), recency=True
         )
         self.history = rows.history()
-        self.seen = History.of(rows.users, rows.items, rows.n_users, rows.n_items)
-        self.popular = rows.item_counts()
+        seen = rows.masking()
+        self.seen = History.of(seen.users, seen.items, rows.n_users, rows.n_items)
+        self.popular = rows.fallback_counts()
         self.top_n = json.loads(Path(context.artifacts["settings"]).read_text())["export"]["top_n"]
 
     def predict(
@@ -70,7 +72,7 @@ class Champion(PythonModel):
 
 def _with_empty_row(history: History, no_events: torch.Tensor) -> History:
     """The history with one more row, without events, for users unknown to the model."""
-    return History(torch.cat([history.offsets, history.offsets[-1:] + no_events]), history.items, history.n_items)
+    return replace(history, offsets=torch.cat([history.offsets, history.offsets[-1:] + no_events]))
 
 
 set_model(Champion())

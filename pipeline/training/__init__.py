@@ -7,6 +7,7 @@ __all__ = [
     "context",
     "device",
     "distributed",
+    "event_weights",
     "interactions",
     "launcher",
     "loop",

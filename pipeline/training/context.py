@@ -17,6 +17,15 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
+    def value_of(self, name: str) -> Any:
+        """The value of a hyperparameter."""
+        return getattr(self, name)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the hyperparameters, as a search knows them."""
+        return list(type(self).model_fields)
+
 
 class NotServable(ValueError):
     """A family can't be used here (no timestamps, catalog too large, …); the message gives the reason.

@@ -1,13 +1,55 @@
 """Interactions as tensors on one device, and histories as compressed sparse rows."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+
+DAY = 86_400_000_000  # microseconds
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the weights of E events depend on, see event_weights.py; None: not known, or equal for all."""
+
+    kinds: Tensor | None = None  # (E,) int64, code of the event type
+    quantities: Tensor | None = None  # (E,) float32, above 0
+    ages: Tensor | None = None  # (E,) float32, days before the newest event
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Facts":
+        return Facts(*(None if t is None else change(t) for t in (self.kinds, self.quantities, self.ages)))
+
+    @property
+    def _any(self) -> Tensor:
+        return next(t for t in (self.kinds, self.quantities, self.ages) if t is not None)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self._any.device
+
+    def __len__(self) -> int:
+        return len(self._any)
+
+    def __getitem__(self, events: Tensor) -> "Facts":
+        """Those of some events, by index or mask."""
+        return self._each(lambda tensor: tensor[events])
+
+    def followed_by(self, other: "Facts") -> "Facts":
+        """Those of the events of both, one after the other; what one of them lacks is not known."""
+        pairs = ((self.kinds, other.kinds), (self.quantities, other.quantities), (self.ages, other.ages))
+        return Facts(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
+
+    def to(self, device: torch.device | str) -> "Facts":
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device))
 
 
 def stable_order(index: Tensor) -> Tensor | None:
@@ -27,6 +69,8 @@ class History:
     offsets: Tensor  # (B + 1,) int64
     items: Tensor  # (E,) int64
     n_items: int
+    facts: Facts | None = None  # of the events
+    weights: Tensor | None = None  # (E,) float32, of distinct items; None: all count alike
 
     @property
     def lengths(self) -> Tensor:
@@ -39,51 +83,92 @@ class History:
         rows = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
         return torch.repeat_interleave(rows, self.lengths, output_size=len(self.items))
 
+    @property
+    def mass(self) -> Tensor:
+        """Sum of the weights of each row, (B,) float32; without weights the number of events."""
+        if self.weights is None:
+            return self.lengths.float()
+        return self.weights.new_zeros(len(self)).index_add_(0, self.rows, self.weights)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, rows: Tensor) -> "History":
         """The rows with these indices (B',), in that order."""
-        lengths = self.lengths[rows]  # (B',)
         offsets = torch.zeros(len(rows) + 1, dtype=torch.long, device=rows.device)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        shift = self.offsets[rows] - offsets[:-1]  # (B',)
-        total = int(offsets[-1])
-        events = torch.arange(total, device=rows.device) + torch.repeat_interleave(shift, lengths, output_size=total)
-        return History(offsets, self.items[events], self.n_items)
+        torch.cumsum(self.lengths[rows], 0, out=offsets[1:])
+        return replace(self, offsets=offsets, **self._taken(self.places(rows)))
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where the events of rows (B',) are in `items`, row by row, (E',)."""
+        lengths = self.lengths[rows]  # (B',)
+        before = torch.cumsum(lengths, 0) - lengths  # (B',)
+        total = int(lengths.sum())
+        shift = torch.repeat_interleave(self.offsets[rows] - before, lengths, output_size=total)
+        return torch.arange(total, device=rows.device) + shift
+
+    def _taken(self, events: Tensor) -> dict[str, Any]:
+        """Items, facts and weights of some events."""
+        return {
+            "items": self.items[events],
+            "facts": None if self.facts is None else self.facts[events],
+            "weights": None if self.weights is None else self.weights[events],
+        }
 
     def dense(self) -> Tensor:
-        """A matrix with 1 where the user has the item, else 0; (B, I) float32."""
+        """A matrix with the weight, by default 1, where the user has the item, else 0; (B, I) float32."""
         matrix = torch.zeros(len(self), self.n_items, device=self.items.device)
-        matrix[self.rows, self.items] = 1.0
+        matrix[self.rows, self.items] = 1.0 if self.weights is None else self.weights
         return matrix
 
     def distinct(self) -> "History":
-        """The same rows with every item once, ordered by item index."""
+        """The same rows with every item once, ordered by item index, and without facts and weights."""
         keys = self.rows * self.n_items + self.items  # (E,)
         if bool((keys[1:] > keys[:-1]).all()):  # they are already
-            return self
+            return replace(self, facts=None, weights=None)
         keys = torch.unique(keys)  # (E',)
         return History.of(keys // self.n_items, keys % self.n_items, len(self), self.n_items)
 
     def repeats(self) -> Tensor | None:
         """Which events have an item that an earlier event of their row has, (E,) bool; None: no event has."""
-        keys = self.rows * self.n_items + self.items  # (E,)
-        ordered, at = torch.sort(keys, stable=True)
-        again = (ordered[1:] == ordered[:-1]).nonzero().squeeze(1)
+        order, rows = stable_order(self.items), self.rows  # (E,) by item, then row, then event
+        items, of = (self.items, rows) if order is None else (self.items[order], rows[order])
+        again = ((items[1:] == items[:-1]) & (of[1:] == of[:-1])).nonzero().squeeze(1) + 1
         if not len(again):
             return None
-        found = torch.zeros_like(keys, dtype=torch.bool)
-        found[at[again + 1]] = True
+        found = torch.zeros_like(self.items, dtype=torch.bool)
+        found[again if order is None else order[again]] = True
         return found
+
+    def doubled(self) -> bool:
+        """Whether an event has the item of the one before in its row; if `transposed`: whether anything repeats."""
+        rows = self.rows  # (E,)
+        return bool(((self.items[1:] == self.items[:-1]) & (rows[1:] == rows[:-1])).any())
+
+    def once(self) -> "History":
+        """The same rows, in the same order, with the first event of every item."""
+        again = self.repeats()
+        if again is None:
+            return self
+        kept = ~again
+        return History.of(self.rows[kept], self.items[kept], len(self), self.n_items)
 
     def transposed(self) -> "History":
         """The transposed matrix: items as rows of the users that have them, ordered by user."""
-        return History.of(self.items, self.rows, self.n_items, len(self))
+        turned = History.of(self.items, self.rows, self.n_items, len(self))
+        if self.weights is None:
+            return turned
+        return replace(turned, weights=self.weights[torch.argsort(self.items, stable=True)])
 
     def to(self, device: torch.device | str) -> "History":
         """The same rows on another device."""
-        return History(self.offsets.to(device), self.items.to(device), self.n_items)
+        return History(
+            self.offsets.to(device),
+            self.items.to(device),
+            self.n_items,
+            None if self.facts is None else self.facts.to(device),
+            None if self.weights is None else self.weights.to(device),
+        )
 
     def sparse(self, values: Tensor | None = None) -> Tensor:
         """A sparse (B, I) matrix of `values` (E,), by default 1. Items must be distinct within a row."""
@@ -92,13 +177,15 @@ class History:
         return torch.sparse_csr_tensor(self.offsets, self.items, values, size, check_invariants=False)
 
     @classmethod
-    def of(cls, users: Tensor, items: Tensor, n_users: int, n_items: int) -> "History":
+    def of(cls, users: Tensor, items: Tensor, n_users: int, n_items: int, facts: Facts | None = None) -> "History":
         """From pairs in time order, (N,) each; the order within a user is kept."""
         counts = torch.bincount(users, minlength=n_users)
         offsets = torch.zeros(n_users + 1, dtype=torch.long, device=users.device)
         torch.cumsum(counts, 0, out=offsets[1:])
         order = stable_order(users)
-        return cls(offsets, items if order is None else items[order], n_items)
+        if order is not None:
+            items, facts = items[order], None if facts is None else facts[order]
+        return cls(offsets, items, n_items, facts)
 
     @classmethod
     def of_lists(cls, lists: list[list[int]], n_items: int, device: torch.device | str = "cpu") -> "History":
@@ -119,21 +206,38 @@ class Interactions:
     ratings: Tensor | None = None  # float32, NaN where a row has none
     timestamps: Tensor | None = None  # int64, microseconds UTC
     positive: Tensor | None = None  # bool; None: every row is
+    facts: Facts | None = None  # of the rows
+    target: Tensor | None = None  # bool: held out where a split holds it out; None: every row is
+    masks: Tensor | None = None  # bool: the item is not recommended again; None: by every row
 
     def __len__(self) -> int:
         return len(self.users)
 
     @classmethod
     def of_frame(
-        cls, frame: pl.DataFrame, n_users: int, n_items: int, device: torch.device | str = "cpu"
+        cls,
+        frame: pl.DataFrame,
+        n_users: int,
+        n_items: int,
+        device: torch.device | str = "cpu",
+        recency: bool = False,
     ) -> "Interactions":
-        """From rows of the encoded table; columns without values become None."""
+        """From rows of the encoded table; columns without values become None.
+
+        `recency`: with ages, which rows with event types or quantities have in any case.
+        """
 
         def tensor(name: str, dtype: pl.DataType | type[pl.DataType]) -> Tensor:
             return torch.from_numpy(frame[name].cast(dtype).to_numpy(writable=True)).to(device)
 
         has_ratings = frame["rating"].null_count() < frame.height
         has_times = frame.height > 0 and frame["timestamp"].null_count() == 0
+        is_weighted = "event" in frame.columns
+        facts = Facts(
+            kinds=tensor("event", pl.Int64) if is_weighted else None,
+            quantities=tensor("quantity", pl.Float32) if is_weighted else None,
+            ages=_ages(frame["timestamp"]).to(device) if has_times and (recency or is_weighted) else None,
+        )
         rated = frame.with_columns(pl.col("rating").fill_null(float("nan"))) if has_ratings else frame
         return cls(
             users=tensor("user_idx", pl.Int64),
@@ -145,16 +249,35 @@ class Interactions:
             else None,
             timestamps=tensor("timestamp", pl.Int64) if has_times else None,
             positive=None if frame["positive"].all() else tensor("positive", pl.Boolean),
+            facts=facts if is_weighted or facts.ages is not None else None,
+            target=tensor("target", pl.Boolean) if is_weighted else None,
+            masks=tensor("masks", pl.Boolean) if is_weighted else None,
         )
 
     def select(self, rows: Tensor) -> "Interactions":
         """The rows of a mask or of indices, in order."""
-        parts = {n: getattr(self, n) for n in ("users", "items", "ratings", "timestamps", "positive")}
-        return replace(self, **{n: None if t is None else t[rows] for n, t in parts.items()})
+        return replace(self, **{n: None if t is None else t[rows] for n, t in self._parts().items()})
+
+    def _parts(self) -> dict[str, Any]:
+        """All that there is one of per row."""
+        names = ("users", "items", "ratings", "timestamps", "positive", "facts", "target", "masks")
+        return {name: getattr(self, name) for name in names}
 
     def positives(self) -> "Interactions":
         """The positive rows."""
         return self if self.positive is None else self.select(self.positive)
+
+    def held_out(self) -> "Interactions":
+        """The positive rows of the target's event types: what a split that these rows are of holds out."""
+        return self.positives() if self.target is None else self.select(self.target).positives()
+
+    def off_limits(self) -> "Interactions":
+        """The rows whose items are no negatives: those that mask their item, or may be held out."""
+        return self if self.masks is None or self.target is None else self.select(self.masks | self.target)
+
+    def masking(self) -> "Interactions":
+        """The rows after which an item is not recommended again."""
+        return self if self.masks is None else self.select(self.masks)
 
     def rated(self) -> "Interactions":
         """The rows that have a rating."""
@@ -165,7 +288,15 @@ class Interactions:
     def history(self) -> History:
         """The positive rows as one compressed row per user, oldest first."""
         rows = self.positives()
-        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+        return History.of(rows.users, rows.items, self.n_users, self.n_items, rows.facts)
+
+    def pairs(self) -> History:
+        """`history` without repeated items; in its order where there are none."""
+        return self.history() if self.target is None else self.history().distinct()
+
+    def fallback_counts(self) -> Tensor:
+        """Number of positive rows of the target's event types per item, (I,) float32: what the fallback ranks by."""
+        return torch.bincount(self.held_out().items, minlength=self.n_items).float()
 
     def item_counts(self) -> Tensor:
         """Number of positive rows per item, (I,) float32."""
@@ -173,5 +304,10 @@ class Interactions:
 
     def to(self, device: torch.device | str) -> "Interactions":
         """The same rows on another device."""
-        parts = {n: getattr(self, n) for n in ("users", "items", "ratings", "timestamps", "positive")}
-        return replace(self, **{n: None if t is None else t.to(device) for n, t in parts.items()})
+        return replace(self, **{n: None if t is None else t.to(device) for n, t in self._parts().items()})
+
+
+def _ages(times: pl.Series) -> Tensor:
+    """Days before the newest of the times, (N,) float32."""
+    stamps = torch.from_numpy(times.cast(pl.Int64).to_numpy(writable=True))  # (N,)
+    return ((stamps.max() - stamps).double() / DAY).float()

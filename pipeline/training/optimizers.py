@@ -42,6 +42,36 @@ class TrainingConfig(ModelConfig):
     """Epochs between validations."""
 
 
+class SparseAdam(torch.optim.SparseAdam):
+    """torch's SparseAdam with the same results, by looking rows up instead of adding sparse tensors: much faster."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update the rows that have gradients."""
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for table in group["params"]:
+                if table.grad is None:
+                    continue
+                state = self.state[table]
+                if not state:
+                    state.update(step=0, exp_avg=torch.zeros_like(table), exp_avg_sq=torch.zeros_like(table))
+                state["step"] += 1
+                grad = table.grad.coalesce()
+                rows, values = grad.indices()[0], grad.values()  # (T,), (T, D)
+                if not values.numel():
+                    continue
+                before, square = state["exp_avg"][rows], state["exp_avg_sq"][rows]  # (T, D) each
+                mean = values.sub(before).mul_(1 - beta1).add_(before)
+                square = values.pow(2).sub_(square).mul_(1 - beta2).add_(square)
+                state["exp_avg"].index_copy_(0, rows, mean)
+                state["exp_avg_sq"].index_copy_(0, rows, square)
+                corrections = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+                size = group["lr"] * math.sqrt(corrections[1]) / corrections[0]
+                update = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-size)
+                table.index_copy_(0, rows, update.add_(table[rows]))
+
+
 def optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """One optimizer for tables with sparse gradients and one for all other parameters, where there are any."""
     tables = sparse_tables(model)
@@ -91,7 +121,7 @@ def _optimizer(
         case "adagrad":
             return torch.optim.Adagrad(parameters, lr=config.learning_rate, weight_decay=decay)
         case "sparse_adam":
-            return torch.optim.SparseAdam(parameters, lr=config.learning_rate)
+            return SparseAdam(parameters, lr=config.learning_rate)
         case _:  # fused is 3 to 6 times faster
             adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
             return adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=bool(graphed))

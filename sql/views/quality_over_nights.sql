@@ -1,6 +1,9 @@
--- reads: metrics, runs
+-- reads: metrics, runs, realised
 -- The champion's metrics on test by night, oldest first: does quality rise or fall?
 -- change: value minus the value of the published night before; null for the first one
+-- realised_1: the same metric of the night's lists on what users did in the day after; null: not yet known
+-- realised_7: the same in the 7 days after
+-- realised_28: the same in the 28 days after
 create view quality_over_nights as
 select
     runs.run_id,
@@ -15,8 +18,25 @@ select
     metrics.n,
     metrics.value - lag(metrics.value) over (
         partition by metrics.protocol, metrics.metric, metrics.cutoff order by runs.run_id
-    ) as change
+    ) as change,
+    later.realised_1,
+    later.realised_7,
+    later.realised_28
 from runs
 join metrics on metrics.run_id = runs.run_id and metrics.model = runs.champion
+left join (
+    select
+        run_id,
+        metric,
+        cutoff,
+        max(value) filter (where horizon_days = 1) as realised_1,
+        max(value) filter (where horizon_days = 7) as realised_7,
+        max(value) filter (where horizon_days = 28) as realised_28
+    from realised
+    where list_source = 'published' and segment = 'all'
+    group by all
+) as later
+    on later.run_id = runs.run_id and later.metric = metrics.metric and later.cutoff = metrics.cutoff
+    and metrics.protocol = 'full'
 where runs.outcome = 'published' and metrics.split = 'test' and metrics.segment = 'all'
 order by runs.run_id, metrics.protocol, metrics.metric, metrics.cutoff

@@ -58,8 +58,8 @@ def generated(home: str, scale: float, threads: int) -> str:
         "| model | epochs | train MSE | valid MSE | test RMSE | above planted | cold ratings | fit, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for label, (fit, figures) in measured(run, "train").items():
-        rmse, cold = (figures.filter(split="test", metric="rmse", segment=s) for s in ("all", "cold"))
+    for label, (fit, metrics) in measured(run, "train").items():
+        rmse, cold = (metrics.filter(split="test", metric="rmse", segment=s) for s in ("all", "cold"))
         for row in lake.info(fit)["history"]:
             last = row["epoch"] == lake.info(fit)["best_epoch"]
             if "valid" in row and (last or (row["epoch"] in SHOWN_EPOCHS and lake.info(fit)["config"]["epochs"] > 100)):
@@ -80,8 +80,8 @@ def movielens(home: str, seeds: list[int], threads: int) -> str:
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in seeds:
         run = prepare("ml-1m-untimed", "ratings", str(data), home, [f"seed={seed}", *keys])
-        for label, (fit, figures) in measured(run, "train+valid").items():
-            errors = figures.filter(split="test", metric="rmse")  # warm and cold rows
+        for label, (fit, metrics) in measured(run, "train+valid").items():
+            errors = metrics.filter(split="test", metric="rmse")  # warm and cold rows
             if errors.height:
                 square = (errors["value"] ** 2 * errors["n"]).sum() / errors["n"].sum()
                 found.setdefault(label, []).append((square**0.5, lake.info(fit)["seconds"]))
@@ -95,7 +95,7 @@ def movielens(home: str, seeds: list[int], threads: int) -> str:
 
 
 def measured(run: Run, fit_for_test: str) -> dict[str, tuple[Path, pl.DataFrame]]:
-    """The fit on train and the figures of every model of the recipe."""
+    """The fit on train and the metrics of every model of the recipe."""
     found = {}
     with lock(run.home, run.dataset, run.run_id):
         journal.open_run(run)

@@ -60,6 +60,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     return Namespace(only=None, seeds=None, json=True, markdown=False, home=str(tmp_path / "home"))
 
 
+@pytest.mark.night
 def test_an_interrupted_bench_goes_on_where_it_was(small, monkeypatch, capsys):
     conduct = bench.conduct
 
@@ -78,9 +79,9 @@ def test_an_interrupted_bench_goes_on_where_it_was(small, monkeypatch, capsys):
 
     monkeypatch.setattr(bench, "conduct", conduct)
     bench.bench(small)
-    told = capsys.readouterr()
-    results = json.loads(told.out)
-    assert "S2 is left out" in told.err and list(results) == ["S1"]
+    printed = capsys.readouterr()
+    results = json.loads(printed.out)
+    assert "S2 is left out" in printed.err and list(results) == ["S1"]
     rows = results["S1"]
     assert [row for row in rows if row["seed"] == 1] == first, "seconds too: nothing is fitted again"
     assert {(row["seed"], row["model"]) for row in rows} == {
@@ -103,6 +104,7 @@ def fits(home: Home) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in home.lake("sample").glob("5_models/*/manifest.json")}
 
 
+@pytest.mark.night
 def test_seconds_are_of_the_fit_for_test_and_of_all_members(small, capsys):
     small.seeds = 1
     bench.bench(small)

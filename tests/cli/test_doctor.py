@@ -43,11 +43,13 @@ def damaged(published_home: Path, tmp_path: Path) -> Path:
 def test_a_sound_home_has_no_failure_and_stays_as_it_is(published_home, capsys):
     before = snapshot(published_home)
     assert main(["--home", str(published_home), "doctor", "--device", "none", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {line["status"] for line in told} <= {"ok", "warn"}
-    assert {"python", "packages", "disk", "memory", "threads", "duckdb", "home", "locks"} <= {f["check"] for f in told}
-    assert all(line["fix"] for line in told if line["status"] == "warn")
-    assert any(line["found"].startswith("torch 2.13") for line in told)
+    output = json.loads(capsys.readouterr().out)
+    assert {line["status"] for line in output} <= {"ok", "warn"}
+    assert {"python", "packages", "disk", "memory", "threads", "duckdb", "home", "locks"} <= {
+        f["check"] for f in output
+    }
+    assert all(line["fix"] for line in output if line["status"] == "warn")
+    assert any(line["found"].startswith("torch 2.13") for line in output)
     assert snapshot(published_home) == before
 
 
@@ -115,8 +117,8 @@ def test_who_holds_a_lock_is_named_and_the_lock_stays_theirs(run: Run):
     home = run.home
     assert only(home.root, "locks").found == "no night is running"
     with lock(home, "tiny", "r9"):
-        told = only(home.root, "locks")
-        assert told.status == "ok" and "tiny is locked by run r9, process" in told.found
+        output = only(home.root, "locks")
+        assert output.status == "ok" and "tiny is locked by run r9, process" in output.found
         assert only(home.root, "nights").status == "ok", "the night is running, not stale"
         with home.lock("tiny").open() as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,8 +127,8 @@ def test_who_holds_a_lock_is_named_and_the_lock_stays_theirs(run: Run):
 
 
 def test_a_night_that_never_ended(run: Run):
-    told = only(run.home_root, "nights")
-    assert told.status == "warn" and run.run_id in told.found and "nightrecs run ./tiny.toml" in told.fix
+    output = only(run.home_root, "nights")
+    assert output.status == "warn" and run.run_id in output.found and "nightrecs run ./tiny.toml" in output.fix
     journal.close_run(run, "stopped")
     assert only(run.home_root, "nights").status == "ok"
 
@@ -138,9 +140,9 @@ def test_leftovers_are_named_unless_a_night_runs(damaged: Path):
     building.write_text("")
     folder = home.lake("tiny") / "2_clean" / ".clean-1.99"
     folder.mkdir()
-    told = findings(damaged, "leftovers")
-    assert {finding.status for finding in told} == {"warn"}
-    assert {finding.fix for finding in told} == {f"rm -r {building}", f"rm -r {folder}"}
+    output = findings(damaged, "leftovers")
+    assert {finding.status for finding in output} == {"warn"}
+    assert {finding.fix for finding in output} == {f"rm -r {building}", f"rm -r {folder}"}
     with lock(home, "tiny", "r2"):
         assert only(damaged, "leftovers").status == "ok"
 
@@ -148,8 +150,8 @@ def test_leftovers_are_named_unless_a_night_runs(damaged: Path):
 def test_a_broken_mlflow_database(damaged: Path):
     assert "runs" in only(damaged, "mlflow").found
     Home(damaged).mlflow_db.write_bytes(b"not a database" * 1000)
-    told = only(damaged, "mlflow")
-    assert told.status == "fail" and "aside" in told.fix
+    output = only(damaged, "mlflow")
+    assert output.status == "fail" and "aside" in output.fix
 
 
 def test_a_broken_live_database_and_a_stray_log(damaged: Path):
@@ -169,15 +171,15 @@ def test_a_prefect_api_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert only(tmp_path, "prefect").status == "ok"
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    told = only(tmp_path, "prefect")
-    assert told.status == "warn" and "127.0.0.1:9" in told.found and "unset PREFECT_API_URL" in told.fix
+    output = only(tmp_path, "prefect")
+    assert output.status == "warn" and "127.0.0.1:9" in output.found and "unset PREFECT_API_URL" in output.fix
 
 
 def test_damaged_state_files_are_named(run: Run):
     assert only(run.home_root, "state").status == "ok"
     (journal.folder(run) / "run.json").write_text("{ cut")
-    told = only(run.home_root, "state")
-    assert told.status == "warn" and f"{run.run_id}/run.json" in told.found
+    output = only(run.home_root, "state")
+    assert output.status == "warn" and f"{run.run_id}/run.json" in output.found
     journal.close_stale(run.home, run.dataset)
     assert "run.json.damaged" in only(run.home_root, "state").found
     (journal.folder(run) / "run.json.damaged").unlink()
@@ -194,6 +196,7 @@ def test_a_check_that_crashes_is_a_failure_and_not_the_end(run: Run, monkeypatch
     assert only(run.home_root, "mlflow").status == "ok"
 
 
+@pytest.mark.long
 def test_parity_of_one_and_all_threads():
     sides = device_parity.Side("cpu", 1), device_parity.Side("cpu", 2)
     results = list(device_parity.compare(*sides, families=["ease", "ials", "mf", "popularity"]))
@@ -233,10 +236,10 @@ def test_a_device_that_is_not_there(tmp_path, capsys):
 def test_the_report_states_the_tolerance_and_that_there_is_no_accelerator(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(device_parity, "MODELS", {"popularity": device_parity.MODELS["popularity"]})
-    told = [text for _, text, _ in doctor.parity("auto")]
-    assert "no accelerator" in told[1] and "(threads: 1)" in told[1]
-    assert "tolerance" in told[2] and f"{device_parity.SAME_STATE:g}" in told[2]
-    assert told[3].startswith("popularity") and len(told) == 4
+    output = [text for _, text, _ in doctor.parity("auto")]
+    assert "no accelerator" in output[1] and "(threads: 1)" in output[1]
+    assert "tolerance" in output[2] and f"{device_parity.SAME_STATE:g}" in output[2]
+    assert output[3].startswith("popularity") and len(output) == 4
 
 
 @pytest.mark.device

@@ -42,7 +42,7 @@ def fitted(family: str, n_users: int = USERS, **config) -> tuple[Recommender, In
     return model.eval(), train
 
 
-def test_a_normalised_rating_is_told_in_the_unit_of_the_source(tmp_path, capsys):
+def test_a_normalised_rating_is_shown_in_the_unit_of_the_source(tmp_path, capsys):
     model, train = fitted("pmf")
     assert train.ratings is not None
     items = pl.DataFrame({"item_idx": range(ITEMS), "item_id": [f"i{i}" for i in range(ITEMS)]})
@@ -69,9 +69,9 @@ def test_a_normalised_rating_is_told_in_the_unit_of_the_source(tmp_path, capsys)
     assert answer["predicted_rating"] == pytest.approx(math.expm1(learnt), rel=1e-5) and answer["scale"] == "log1p"
     answer |= {"title": None, "published_rank": None}
     explain.describe(answer, argparse.Namespace(n=5, json=False, csv=False))
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     own = f"{answer['seen'][0]['rating']:,.6g}"
-    assert f"the user's own: {own}; score and terms: on the scale of the fit, log1p" in said
+    assert f"the user's own: {own}; score and terms: on the scale of the fit, log1p" in output
 
 
 CASES = [(family, {}, USERS) for family in sorted(MODELS)] + [
@@ -135,7 +135,7 @@ def lists(home: Path) -> pl.DataFrame:
         return con.sql("select * from recommendations order by user_id, rank").pl()
 
 
-def told(home: Path, capsys: pytest.CaptureFixture, *words: str) -> dict:
+def printed(home: Path, capsys: pytest.CaptureFixture, *words: str) -> dict:
     capsys.readouterr()
     assert main(["--home", str(home), "explain", "tiny", *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -170,10 +170,10 @@ def home_of_two(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_another_model_is_explained_as_it_was_fitted_on_train(home_of_two, capsys):
     """By the history that it was fitted on: else the parts of iALS would not sum to its score."""
-    champion = told(home_of_two, capsys, "u20", "i05")
+    champion = printed(home_of_two, capsys, "u20", "i05")
     other = {"ease": "ials", "ials": "ease"}[champion["model"]]
-    assert told(home_of_two, capsys, "u20", "i05", "--model", champion["model"]) == champion
-    answer = told(home_of_two, capsys, "u20", "i05", "--model", other)
+    assert printed(home_of_two, capsys, "u20", "i05", "--model", champion["model"]) == champion
+    answer = printed(home_of_two, capsys, "u20", "i05", "--model", other)
     assert (champion["fit"], answer["fit"], answer["model"]) == ("all", "train", other)
     made = {part["item_id"]: part["contribution"] for part in answer["contributions"]}
     assert sum(made.values()) == pytest.approx(answer["score"], abs=1e-4)
@@ -182,7 +182,7 @@ def test_another_model_is_explained_as_it_was_fitted_on_train(home_of_two, capsy
     for kind in ("user", "item"):
         rows = rows.join(pl.read_parquet(night.encoded / f"{kind}s.parquet"), on=f"{kind}_idx")
     assert made.keys() == set(rows.filter(user_id="u20")["item_id"]) < {p["item_id"] for p in champion["contributions"]}
-    plain = told(home_of_two, capsys, "u20", "i05", "--model", "popularity_floor")
+    plain = printed(home_of_two, capsys, "u20", "i05", "--model", "popularity_floor")
     assert int(plain["score"]) == rows.filter(item_id="i05").height and not plain["contributions"]
     main(["--home", str(home_of_two), "explain", "tiny", "u20", "i05", "--model", other])
     assert f"by {other} as fitted on train" in capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_an_unknown_model_gets_the_labels_there_are(published_home, capsys):
 def test_an_item_the_user_has_is_masked_and_says_when(published_home, capsys):
     source = pl.read_csv(published_home.parent / "log.csv").filter(user="u03")
     row = source.row(0, named=True)
-    answer = told(published_home, capsys, "u03", row["item"])
+    answer = printed(published_home, capsys, "u03", row["item"])
     assert answer["masked"] and answer["published_rank"] is None
     assert answer["title"] == f"Title {int(row['item'][1:])}"
     assert answer["seen"][0]["rating"] == row["rating"] and answer["seen"][0]["timestamp"].startswith("2020-09-13")
@@ -209,14 +209,14 @@ def test_an_item_the_user_has_is_masked_and_says_when(published_home, capsys):
 
 def test_an_item_the_model_does_not_know(published_home, capsys):
     for item, seen in (("i-new", False), (RARE, True)):
-        answer = told(published_home, capsys, "u00", item)
+        answer = printed(published_home, capsys, "u00", item)
         assert answer["score"] is None and answer["rank"] is None and answer["masked"] == seen
     assert main(["--home", str(published_home), "explain", "tiny", "u00", "i-new"]) == 0
     assert "the model does not know the item" in capsys.readouterr().out
 
 
 def test_people_see_the_largest_parts_and_the_rest_in_sum(published_home, capsys):
-    answer = told(published_home, capsys, "u20", "i05")
+    answer = printed(published_home, capsys, "u20", "i05")
     main(["--home", str(published_home), "explain", "tiny", "u20", "i05", "-n", "2"])
     out = capsys.readouterr().out
     shown = [float(line.split()[0]) for line in out.partition("title\n")[2].splitlines()]
@@ -233,7 +233,7 @@ def test_unknown_ids_get_the_nearest(published_home, capsys, user, item, hint):
 def test_without_the_lake_it_says_what_is_gone(published_home, tmp_path, capsys):
     """And a home that was moved explains as before."""
     moved = shutil.copytree(published_home, tmp_path / "moved")
-    assert told(moved, capsys, "u03", "i05") == told(published_home, capsys, "u03", "i05")
+    assert printed(moved, capsys, "u03", "i05") == printed(published_home, capsys, "u03", "i05")
     shutil.rmtree(Home(moved).lake("tiny") / "5_models")
     assert main(["--home", str(moved), "explain", "tiny", "u03", "i05"]) == 2
     error = capsys.readouterr().err

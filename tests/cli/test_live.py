@@ -26,7 +26,7 @@ from tests.support.signals import default_signals
 
 LONG = '[split]\nkind = "leave_one_out"\n[models.mf]\nembedding_dim = 4\nepochs = 100000\npatience = 100000\n'
 SEARCHED = (
-    '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 30\nbatch_size = 2\n[models.mf.search]\nl2 = [0.1, 0.2]\n'
+    '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 15\nbatch_size = 2\n[models.mf.search]\nl2 = [0.1, 0.2]\n'
 )
 
 
@@ -48,17 +48,17 @@ def words_of(data: Dataset) -> list[str]:
 
 
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> str:
-    """All that came to the terminal that stderr was during the action."""
+    """All output to the terminal that stderr was during the action."""
     ours, theirs = pty.openpty()
-    came: list[bytes] = []
-    reader = threading.Thread(target=lambda: came.extend(read_all(ours)))
+    output: list[bytes] = []
+    reader = threading.Thread(target=lambda: output.extend(read_all(ours)))
     reader.start()
     with monkeypatch.context() as patch, os.fdopen(theirs, "w") as terminal:
         patch.setattr(sys, "stderr", terminal)
         action()
     reader.join(20)
     os.close(ours)
-    return b"".join(came).decode()
+    return b"".join(output).decode()
 
 
 def read_all(descriptor: int):
@@ -70,10 +70,10 @@ def read_all(descriptor: int):
             return
 
 
-def screen(came: str) -> list[str]:
+def screen(output: str) -> list[str]:
     """The lines a terminal shows in the end. Knows what a live line needs, and nothing that could leave garbage."""
     lines, row, column = [""], 0, 0
-    for found in re.finditer(r"\x1b\[(\d*)(?:;\d+)*([A-Za-z])|[\r\n]|[^\x1b\r\n]+|\x1b", came):
+    for found in re.finditer(r"\x1b\[(\d*)(?:;\d+)*([A-Za-z])|[\r\n]|[^\x1b\r\n]+|\x1b", output):
         text, (number, what) = found[0], found.groups()
         if text == "\n":
             row += 1
@@ -103,34 +103,34 @@ def without_times(lines: list[str]) -> list[str]:
 
 def test_a_terminal_shows_stages_and_epochs_and_keeps_the_plain_lines(data: Dataset, monkeypatch, capsys):
     (data.folder / "cheap.toml").write_text(SEARCHED)
-    came = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data)))
+    output = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data)))
     assert not capsys.readouterr().out
     for stage in ("ingest", "clean", "profile", "evaluate mf", "publish"):
-        assert re.search(rf"\x1b\[1m{stage} +\x1b\[0m [^\r]*0:0\d", came), stage
-    assert re.search(r"epoch \d+/30.*loss \d.*valid \d.*168 rows.*[\d,]+ rows/s", came)
-    assert re.search(r"trial [12]/2.*epoch \d+/30.*left", came)
+        assert re.search(rf"\x1b\[1m{stage} +\x1b\[0m [^\r]*0:0\d", output), stage
+    assert re.search(r"epoch \d+/15.*loss \d.*valid \d.*168 rows.*[\d,]+ rows/s", output)
+    assert re.search(r"trial [12]/2.*epoch \d+/15.*left", output)
     second = Dataset(data.folder.parent / "again")
     second.write()
     (second.folder / "cheap.toml").write_text(SEARCHED)
     assert second.command(*words_of(second)) == 0
     plain = capsys.readouterr().err
     assert "\x1b" not in plain and "\r" not in plain
-    assert without_times(screen(came)) == without_times(plain.splitlines())
-    assert screen(came)[-2].endswith("recommend tiny 'u00'")
+    assert without_times(screen(output)) == without_times(plain.splitlines())
+    assert screen(output)[-2].endswith("recommend tiny 'u00'")
 
 
 def test_without_colour_there_is_progress_and_dumb_terminals_get_lines(data: Dataset, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    came = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data), "--until", "train"))
-    assert "epoch 1/1" in came and not re.search(r"\x1b\[[\d;]*3\dm|38;5", came)
+    output = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data), "--until", "train"))
+    assert "epoch 1/1" in output and not re.search(r"\x1b\[[\d;]*3\dm|38;5", output)
     monkeypatch.setenv("TERM", "dumb")
-    came = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data), "--until", "train"))
-    assert "train mf" in came and "\x1b" not in came and "epoch" not in came
+    output = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data), "--until", "train"))
+    assert "train mf" in output and "\x1b" not in output and "epoch" not in output
 
 
 def test_json_has_no_live_line(data: Dataset, monkeypatch, capsys):
-    came = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data), "--json"))
-    assert "train mf" in came and "\x1b" not in came
+    output = at_a_terminal(monkeypatch, lambda: data.command(*words_of(data), "--json"))
+    assert "train mf" in output and "\x1b" not in output
     assert json.loads(capsys.readouterr().out)["outcome"] == "published"
 
 
@@ -151,17 +151,19 @@ def test_whatever_ends_it_leaves_the_terminal_as_it_was(data: Dataset, number: i
     command = [sys.executable, "-m", "flows.cli", "--home", str(data.home_root), *words_of(data)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stderr=theirs, preexec_fn=default_signals)
     os.close(theirs)
-    came, sent = "", False
+    output, sent = "", False
     for part in read_all(ours):
-        came += part.decode()
-        if not sent and re.search(r"epoch \d{2,}/100000", came):
+        output += part.decode()
+        if not sent and re.search(r"epoch \d{2,}/100000", output):
             process.send_signal(number)
             sent = True
     os.close(ours)
     assert process.wait(60) == code
-    assert "\x1b[?" not in came, "no mode of the terminal is touched, not even the cursor: a kill could not put it back"
+    assert "\x1b[?" not in output, (
+        "no mode of the terminal is touched, not even the cursor: a kill could not put it back"
+    )
     if number != signal.SIGKILL:
-        last = [line for line in screen(came) if line]
+        last = [line for line in screen(output) if line]
         assert not [line for line in last if "epoch" in line] and last[-1].startswith("nightrecs: "), last[-3:]
 
 
@@ -209,7 +211,7 @@ def test_a_fit_that_goes_on_is_not_thought_fast(line):
     assert made.counts["trial"].left(now[0]) == 7 * 5
 
 
-def test_an_inner_unit_starts_anew_with_the_outer_one(line):
+def test_an_inner_unit_restarts_with_the_outer_one(line):
     made, now = line
     made.advance("trial", 0, 3)
     for trial in range(1, 3):
@@ -225,7 +227,7 @@ def test_an_inner_unit_starts_anew_with_the_outer_one(line):
     assert made.counts["epoch"].left(now[0]) == 3
 
 
-def test_what_is_not_known_is_not_said(line):
+def test_what_is_not_known_is_not_shown(line):
     made, now = line
     assert list(made.words(now[0])) == ["0:00"]
     made.advance("file", 1, None)

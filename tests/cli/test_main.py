@@ -73,7 +73,7 @@ def test_the_examples_of_the_command_itself_parse():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "output"),
     [
         ("runn", "nightrecs: there is no 'runn'; did you mean 'run'?"),
         ("qqq", "there is no 'qqq'; there are: run, init,"),
@@ -88,11 +88,11 @@ def test_the_examples_of_the_command_itself_parse():
         ("", "required: COMMAND"),
     ],
 )
-def test_usage_errors_are_exit_2_and_say_what_was_meant(capsys, words: str, told: str):
+def test_usage_errors_are_exit_2_and_say_what_was_meant(capsys, words: str, output: str):
     with pytest.raises(SystemExit) as stop:
         main(shlex.split(words))
     printed = capsys.readouterr()
-    assert stop.value.code == 2 and told in printed.err and not printed.out
+    assert stop.value.code == 2 and output in printed.err and not printed.out
     assert "--help`" in printed.err
 
 
@@ -111,8 +111,8 @@ def test_unknown_data_sets_and_recipes(tmp_path, published_home, capsys):
     assert "try `nightrecs run ml-100k`" in error("leaderboard", "ml-100k")
     assert "did you mean 'sample'?" in error("run", "sampel")
     assert main(["--home", str(tmp_path / "empty"), "recommend", "sampel", "u"]) == 2
-    told = capsys.readouterr().err
-    assert "did you mean 'sample'?" in told and "run sampel" not in told
+    output = capsys.readouterr().err
+    assert "did you mean 'sample'?" in output and "run sampel" not in output
     assert main(["--home", str(tmp_path / "empty"), "recommend", "sample", "u"]) == 2
     assert "try `nightrecs run sample`" in capsys.readouterr().err
     assert "did you mean 'nightly'?" in error("run", "--recipe", "nightli")
@@ -143,25 +143,25 @@ def write(path: Path, text: str) -> Path:
 LOG = "user,item,rating\na,x,5\nb,y,3\na,y,4\n"
 
 
-def test_init_writes_beside_the_user_and_names_the_next_command(tmp_path, monkeypatch, capsys):
+def test_init_writes_to_the_current_folder_and_names_the_next_command(tmp_path, monkeypatch, capsys):
     source = write(tmp_path / "my plays.csv", LOG)
     place = tmp_path / "elsewhere"
     place.mkdir()
     monkeypatch.chdir(place)
     assert main(["init", str(source)]) == 0
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert tomllib.loads((place / "my-plays.toml").read_text())["source"]["files"] == ["my plays.csv"]
-    assert "a header, user = 'user', item = 'item', rating = 'rating', no timestamp; no item catalog" in told.err
-    command = shlex.split(told.err.splitlines()[-1])
-    assert command == ["nightrecs", "run", "./my-plays.toml", "--data", str(tmp_path)] and not told.out
+    assert "a header, user = 'user', item = 'item', rating = 'rating', no timestamp; no item catalog" in output.err
+    command = shlex.split(output.err.splitlines()[-1])
+    assert command == ["nightrecs", "run", "./my-plays.toml", "--data", str(tmp_path)] and not output.out
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "artists.tsv", "id\tname\nx\tXX\ny\tYpsilon\n")
     assert main(["init", source.name]) == 0
-    said = capsys.readouterr().err
-    assert "; titles from artists.tsv. Check it" in said and said.endswith("  nightrecs run ./my-plays.toml\n")
+    shown = capsys.readouterr().err
+    assert "; titles from artists.tsv. Check it" in shown and shown.endswith("  nightrecs run ./my-plays.toml\n")
 
 
-def test_init_overwrites_only_when_told(tmp_path, monkeypatch, capsys):
+def test_init_overwrites_only_with_force(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source, target = write(tmp_path / "log.csv", LOG), write(tmp_path / "mine.toml", "precious")
     assert main(["init", str(source), "--output", "mine.toml"]) == 2
@@ -178,6 +178,23 @@ def test_init_prints_to_stdout(tmp_path, monkeypatch, capsys):
     assert main(["init", str(write(tmp_path / "log.csv", LOG)), "--output", "-"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["columns"]["user"] == "user"
     assert not list(tmp_path.glob("*.toml"))
+
+
+def test_init_repeats_every_warning_and_shows_guessed_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n % 8},{n % 7},{'-' * (n % 3 == 0)}1,2024/3/{n % 5} at noon" for n in range(60)]
+    source = write(tmp_path / "log.csv", "\n".join(rows) + "\n")
+    assert main(["init", str(source)]) == 0
+    summary, toml = capsys.readouterr().err, (tmp_path / "log.toml").read_text()
+    for warning in ("looks like a time, but no known format reads it", "the columns were guessed"):
+        assert f"{warning}" in toml and warning in summary
+    assert 'positive_if = "rating > 0"' in toml and "are votes against" in summary
+    assert [line.split()[:3] for line in summary.splitlines() if line.startswith("    ")] == [
+        ["user", "item", "rating"], ["0", "0", "-1"], ["1", "1", "1"], ["2", "2", "1"]
+    ]  # fmt: skip
+    assert main(["init", str(source), "--output", "-"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == toml and "check: " in printed.err
 
 
 def test_a_file_called_sample_is_not_the_built_in_sample(tmp_path, monkeypatch):
@@ -253,11 +270,11 @@ def test_runs_are_newest_first_with_time_outcome_and_champion(published_home, ca
 
 
 def test_status_of_a_published_night(published_home, capsys):
-    told = printed(published_home, capsys, "status", "tiny", "--max-age", "24")
-    assert told["healthy"] and not told["problems"] and told["champion"] == "ease" and not told["running"]
-    assert told["rejected"] is None, "they are in a table"
-    assert told["live"] == told["last_night"] and told["rows"] == 477 and told["users"] == 62
-    assert 0 <= told["age_hours"] < 24
+    output = printed(published_home, capsys, "status", "tiny", "--max-age", "24")
+    assert output["healthy"] and not output["problems"] and output["champion"] == "ease" and not output["running"]
+    assert output["rejected"] is None, "they are in a table"
+    assert output["live"] == output["last_night"] and output["rows"] == 477 and output["users"] == 62
+    assert 0 <= output["age_hours"] < 24
     assert main(["--home", str(published_home), "status", "tiny"]) == 0
     assert "tiny: healthy" in capsys.readouterr().out
     old = printed(published_home, capsys, "status", "tiny", "--max-age=-1", code=3)
@@ -282,26 +299,26 @@ def later_night(home: Path, outcome: str, **fields) -> Path:
 def test_status_after_a_night_that_ended_otherwise(published_home, tmp_path, capsys, outcome, code):
     home = shutil.copytree(published_home, tmp_path / "home")
     night = later_night(home, outcome, reason="for a reason")
-    told = printed(home, capsys, "status", "tiny", code=code)
-    assert told["healthy"] == (code == 0) and told["live"] != night.name
+    output = printed(home, capsys, "status", "tiny", code=code)
+    assert output["healthy"] == (code == 0) and output["live"] != night.name
     if code:
-        assert ("for a reason" in told["problems"][0]) != (outcome == "running")
-        assert told["last_outcome"] == ("crashed" if outcome == "running" else outcome)
-        assert any(" run ./tiny.toml" in step for step in told["next"]), "one of your own is given by its file"
+        assert ("for a reason" in output["problems"][0]) != (outcome == "running")
+        assert output["last_outcome"] == ("crashed" if outcome == "running" else outcome)
+        assert any(" run ./tiny.toml" in step for step in output["next"]), "one of your own is given by its file"
 
 
 def test_status_while_a_night_runs(published_home, tmp_path, capsys):
     home = shutil.copytree(published_home, tmp_path / "home")
     night = later_night(home, "running")
     with lock(Home(home), "tiny", night.name):
-        told = printed(home, capsys, "status", "tiny")
-    assert told["running"] == night.name and night.name in told["lock"] and told["last_outcome"] == "published"
+        output = printed(home, capsys, "status", "tiny")
+    assert output["running"] == night.name and night.name in output["lock"] and output["last_outcome"] == "published"
 
 
 def test_status_where_nothing_was_ever_published(tmp_path, run, capsys):
     journal.close_run(run, "refused", "too few rows")
-    told = printed(run.home_root, capsys, "status", "tiny", code=3)
-    assert told["live"] is None and len(told["problems"]) == 2
+    output = printed(run.home_root, capsys, "status", "tiny", code=3)
+    assert output["live"] is None and len(output["problems"]) == 2
 
 
 # ── exit codes and signals ──
@@ -313,8 +330,8 @@ def test_a_crash_is_exit_1_and_debug_shows_where(monkeypatch, capsys):
 
     monkeypatch.setattr("flows.cli.query.datasets", broken)
     assert main(["datasets"]) == 1
-    told = capsys.readouterr().err
-    assert "ZeroDivisionError: oh" in told and "--debug" in told and "Traceback" not in told
+    output = capsys.readouterr().err
+    assert "ZeroDivisionError: oh" in output and "--debug" in output and "Traceback" not in output
     assert main(["--debug", "datasets"]) == 1 and "Traceback" in capsys.readouterr().err
 
 
@@ -338,17 +355,17 @@ def test_lines_of_a_first_night_that_was_refused_can_be_asked(tmp_path, monkeypa
     write(tmp_path / "own.toml", 'name = "own"\n[source]\nfiles = ["log.csv"]\n[columns]\nrating = "rating"\n')
     assert main([*home, "run", "./own.toml", "--no-prefect"]) == 3
     reason = capsys.readouterr().err
-    told = printed(tmp_path / "it's home", capsys, "status", "own", code=3)["rejected"]
-    assert told["rows"] == 7 and told["sql"] in reason
-    assert told["first"][0] == {
+    output = printed(tmp_path / "it's home", capsys, "status", "own", code=3)["rejected"]
+    assert output["rows"] == 7 and output["sql"] in reason
+    assert output["first"][0] == {
         "file": "log.csv", "line": 5, "column": "rating", "reason": "rating_not_a_number", "raw": "a,b,not a number",
     }  # fmt: skip
-    assert len(told["first"]) == 5
+    assert len(output["first"]) == 5
     with warehouse.connect() as con:
-        assert con.sql(told["sql"]).pl().select("file", "line").rows() == [("log.csv", n) for n in range(5, 12)]
+        assert con.sql(output["sql"]).pl().select("file", "line").rows() == [("log.csv", n) for n in range(5, 12)]
     assert main([*home, "status", "own"]) == 3
     out = capsys.readouterr().out
-    assert "rejected 7 lines of its source" in out and f"all of them, in DuckDB: {told['sql']}" in out
+    assert "rejected 7 lines of its source" in out and f"all of them, in DuckDB: {output['sql']}" in out
     assert "rating_not_a_number  a,b,not a number" in out
     assert main([*home, "leaderboard", "own"]) == 2
     assert "nothing is published for 'own' yet; `nightrecs status own` says" in capsys.readouterr().err
@@ -389,7 +406,7 @@ def test_a_signal_ends_the_night_and_closes_its_journal(tmp_path, number, code):
         pass
 
 
-def test_a_signal_that_whoever_started_us_ignores_stays_ignored(monkeypatch):
+def test_a_signal_that_the_parent_process_ignores_stays_ignored(monkeypatch):
     """As nohup does with SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -434,7 +451,7 @@ def test_the_parser_is_ours_all_the_way_down():
         ('models."../../out".family=ease', "String should match pattern"),
     ],
 )
-def test_what_would_fail_late_is_said_at_the_start(tmp_path, capsys, setting, says):
+def test_what_would_fail_late_is_reported_at_the_start(tmp_path, capsys, setting, says):
     assert main(["--home", str(tmp_path), "run", "--no-prefect", "--set", setting]) == 2
     assert says in capsys.readouterr().err
     assert not list(tmp_path.glob("warehouse/journal/*/*")), "no night has begun"

@@ -76,9 +76,9 @@ def test_files_of_earlier_nights_that_are_gone_take_part(tmp_path, monkeypatch, 
         data.night()
         (data.folder / f"{day:02d}.csv").unlink()
     before = state(data.home_root)
-    told = replayed(data, capsys, "--as-of", "2023-11-29T00:00:00")
+    output = replayed(data, capsys, "--as-of", "2023-11-29T00:00:00")
     assert state(data.home_root) == before
-    assert data.ask("select rows from interactions_summary", Path(told["tables"]))["rows"].item() == 15 * 21
+    assert data.ask("select rows from interactions_summary", Path(output["tables"]))["rows"].item() == 15 * 21
 
 
 def test_a_killed_replay_goes_on_and_ends_the_same(four_nights, monkeypatch, capsys):

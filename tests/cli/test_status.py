@@ -64,6 +64,6 @@ def test_lines_are_short_whatever_the_source_has(tmp_path: Path, capsys):
     raw = "a,\tb\n" + "y" * 9000
     answer["rejected"] = {"rows": 1, "first": [{**row, "raw": raw}], "sql": "from 'rejected_rows.parquet'"}
     status.describe(answer, Namespace(json=False))
-    told = capsys.readouterr().out
-    assert "NOT HEALTHY" in told and "a.csv" in told and "a, b y" in told
-    assert max(map(len, told.splitlines())) <= 410
+    printed = capsys.readouterr().out
+    assert "NOT HEALTHY" in printed and "a.csv" in printed and "a, b y" in printed
+    assert max(map(len, printed.splitlines())) <= 410

@@ -35,8 +35,8 @@ def test_tables_and_talk_are_plain_and_json_is_whole(capsys):
     rows = [{"item_id": f"i{HOSTILE}1", f"ti{HOSTILE}tle": f"a\tb{HOSTILE}"}]
     show(rows, SimpleNamespace(json=False))
     log.info(f"one\n\ttwo {HOSTILE}")
-    said = capsys.readouterr()
-    assert not steers(said.out + said.err) and "one\n\ttwo" in said.err
+    printed = capsys.readouterr()
+    assert not steers(printed.out + printed.err) and "one\n\ttwo" in printed.err
     show(rows, SimpleNamespace(json=True))
     out = capsys.readouterr().out
     assert json.loads(out) == rows and not steers(out)

@@ -1,4 +1,4 @@
-"""The shipped data sets: valid, found where they are said to be, and read with the rows, users and items they have."""
+"""The shipped data sets: valid, found where their TOML says, and read with the rows, users and items they have."""
 
 import gzip
 import re

@@ -20,7 +20,7 @@ from pipeline.models import MODELS
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import server
-from tests.support.nights import one_night
+from tests.support.nights import one_night, without_views
 
 SPACE = {"x": Range(low=0.0, high=1.0), "kind": Choices(("a", "b", [3, 4]))}
 
@@ -33,7 +33,7 @@ def bowl(params, report) -> float:
     return value
 
 
-def told(trials: list[Trial]) -> list[tuple]:
+def printed(trials: list[Trial]) -> list[tuple]:
     return [(trial.number, json.dumps(trial.params), trial.state, trial.value, trial.epochs) for trial in trials]
 
 
@@ -59,7 +59,7 @@ def test_it_ends_after_its_trials_and_finds_what_is_good(tmp_path: Path, sampler
     assert best.value == max(t.value for t in trials if t.state == "complete" and t.value is not None)
 
 
-def test_the_configured_point_comes_first_and_needs_no_fit_where_its_figure_is_known(tmp_path: Path):
+def test_the_configured_point_comes_first_and_needs_no_fit_if_its_metric_is_known(tmp_path: Path):
     first = {"x": 0.5, "kind": [3, 4]}
     trials, _ = Search(tmp_path / "study", SPACE, bowl, Limits(2), first=first).run()
     assert trials[0].params == first and trials[0].value == pytest.approx(-0.14) and trials[0].epochs == 5
@@ -90,15 +90,15 @@ def test_a_search_that_was_killed_ends_as_it_would_have_undisturbed(tmp_path: Pa
             file.write('{"op_code": 4, "tor')  # a write that the kill tore
         path.with_name(path.name + ".lock").symlink_to(path)  # a lock that nobody holds any more
     resumed, _ = Search(path, space, dies, Limits(12), sampler).run()
-    assert told(resumed) == told(whole) and calls == len([t for t in whole if not t.reason]) + 2
+    assert printed(resumed) == printed(whole) and calls == len([t for t in whole if not t.reason]) + 2
 
 
 def test_more_trials_go_on_from_those_there_are(tmp_path: Path):
     few, _ = Search(tmp_path / "study", SPACE, bowl, Limits(4)).run()
     more, _ = Search(tmp_path / "study", SPACE, bowl, Limits(9)).run()
-    assert told(more[:4]) == told(few) and len(more) == 9
+    assert printed(more[:4]) == printed(few) and len(more) == 9
     never, _ = Search(tmp_path / "study", SPACE, lambda *_: pytest.fail("a trial too many"), Limits(9)).run()
-    assert told(never) == told(more)
+    assert printed(never) == printed(more)
 
 
 def test_a_hopeless_trial_is_pruned_and_a_good_one_is_not(tmp_path: Path):
@@ -307,8 +307,8 @@ SMALL = ["threads=1", "models.mf.epochs=3", "models.mf.embedding_dim=8", "models
 SMALL += ["dataset.filter.user_fraction=0.1", "gate.enabled=false", "evaluation.cutoffs=[10]"]
 
 
-def small_night(home: Path, recipe: Path, *overrides: str):
-    return one_night(home, "sample", recipe, *SMALL, *overrides)
+def small_night(home: Path, recipe: Path, *overrides: str, step=without_views):
+    return one_night(home, "sample", recipe, *SMALL, *overrides, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, draws_plots: None):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "MLFLOW_TRACKING_URI"):
             patch.delenv(name, raising=False)
-        return small_night(home, recipe), recipe
+        return small_night(home, recipe, step=line.plainly), recipe
 
 
 def folder_of(run, layer: str, start: str) -> Path:
@@ -341,8 +341,8 @@ def test_the_best_on_valid_is_what_is_fitted(searched, label: str):
     assert trials.height == 4 and info["best"]["value"] == trials.filter(state="complete")["value"].max()
     fitted = lake.info(folder_of(run, "5_models", f"{label}-train"))
     assert {name: fitted["config"][name] for name in info["best"]["params"]} == info["best"]["params"]
-    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
-    kept = figures.filter(model=label, split="valid", metric="ndcg", cutoff=10, segment="all", protocol="full")
+    metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
+    kept = metrics.filter(model=label, split="valid", metric="ndcg", cutoff=10, segment="all", protocol="full")
     assert kept["value"].item() == pytest.approx(info["best"]["value"], rel=1e-6)  # the fit repeats the trial
 
 
@@ -381,7 +381,7 @@ def test_the_same_night_again_has_it_all_and_more_trials_go_on(searched):
     of = {row["stage"]: row["skipped"] for row in stages.iter_rows(named=True)}
     assert of["search ease"] and of["search mf"] and of["train mf tuned"]
     more = prepare("sample", str(recipe), home=str(run.home.root), overrides=[*SMALL, "search.trials=6"])
-    line.conduct(more, line.plainly, "evaluate")
+    line.conduct(more, without_views, "evaluate")
     counts = {
         lake.read_manifest(folder)["rows_out"]: pl.read_parquet(folder / "trials.parquet")
         for folder in (run.home.lake("sample") / "5_searches").glob("ease-*")

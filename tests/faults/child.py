@@ -28,10 +28,10 @@ _forks.set_forkserver_preload(PRELOADED)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a night ended: its exit code (-9 for kill -9), what it said, and how long it took, in seconds."""
+    """How a night ended: its exit code (-9 for kill -9), its output, and how long it took, in seconds."""
 
     code: int
-    said: str
+    output: str
     seconds: float
 
 
@@ -59,10 +59,10 @@ class Night:
         os.kill(self.process.pid, number)
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Until it has said something."""
+        """Wait for a text in its output."""
         end = time.monotonic() + seconds
         while not self.log.exists() or text not in self.log.read_text(errors="replace"):
-            assert time.monotonic() < end and self.process.is_alive(), f"never said {text!r}: {self._said()}"
+            assert time.monotonic() < end and self.process.is_alive(), f"no {text!r}: {self._output()}"
             time.sleep(0.02)
 
     def end(self, seconds: float = 240) -> Ended:
@@ -70,11 +70,11 @@ class Night:
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
-            raise AssertionError(f"hung for {seconds} s: {self._said()[-500:]}")
+            raise AssertionError(f"hung for {seconds} s: {self._output()[-500:]}")
         assert self.process.exitcode is not None
-        return Ended(self.process.exitcode, self._said(), time.monotonic() - self.started)
+        return Ended(self.process.exitcode, self._output(), time.monotonic() - self.started)
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 

@@ -83,7 +83,7 @@ def foreign_page(root: Path) -> str:
     with house(ground.home.root, *PORTS) as one:
         deployment = one.api.ask(deployments.path_of(DATASET))["id"]
         tried = closed_to_pages(one, deployment)
-        everywhere = one.said + "".join(log.read_text(errors="replace") for log in logs(ground.home))
+        everywhere = one.output + "".join(log.read_text(errors="replace") for log in logs(ground.home))
         assert one.api.auth and one.api.auth not in everywhere, "the auth string stands in a log"
         assert one.api.auth not in command_lines(), "the auth string stands in a command line"
         ended = started(one, deployment, *FOREIGN)
@@ -112,10 +112,10 @@ def two_houses(root: Path) -> str:
         assert wait_for(lambda: any(one.process.poll() is not None for one in both), PATIENCE), "both came up"
         seconds = time.monotonic() - began
         late, first = sorted(both, key=lambda one: one.process.poll() is None)
-        assert late.process.returncode == 3 and "of this home is starting (process" in late.said, late.said
+        assert late.process.returncode == 3 and "of this home is starting (process" in late.output, late.output
         first.stands()
         third = House(root / "home", *PORTS, "third.log")
-        assert third.process.wait(PATIENCE) == 3 and "it is up already, as process" in third.said, third.said
+        assert third.process.wait(PATIENCE) == 3 and "it is up already, as process" in third.output, third.output
         first.process.send_signal(signal.SIGKILL)
         first.process.wait(PATIENCE)
         with house(root / "home", *PORTS) as again:
@@ -125,7 +125,7 @@ def two_houses(root: Path) -> str:
     finally:
         for one in both:
             one.fall()
-    return f"the second exited 3 after {seconds:.0f} s and said which is starting; after kill -9 the next one came up"
+    return f"the second exited 3 after {seconds:.0f} s and named the one that is starting; after kill -9 the next one came up"
 
 
 def scheduled(ground: Ground, *words: str) -> None:

@@ -25,11 +25,11 @@ def naming(ground: Ground) -> list[str]:
 
 
 def command(ground: Ground, *words: str, fault: str = "") -> tuple[int, str]:
-    """A command of its own process: its exit code, and what it said."""
+    """A command of its own process: its exit code and output."""
     ground.logs += 1
     log = ground.root / f"command-{ground.logs}.log"
     ended = Night(["--home", str(ground.home.root), *words], log, fault=fault).end()
-    return ended.code, ended.said
+    return ended.code, ended.output
 
 
 @row(
@@ -43,12 +43,12 @@ def killed(root: Path) -> str:
     assert len(naming(base)) > 4, "else there is nothing to forget"
     for point in fault_injection.OF_FORGET:
         ground = Ground(root / point.replace(":", "-")).copy_of(base)
-        code, said = command(ground, "forget", DATASET, USER, fault=f"{point}:kill")
-        assert code == -9, f"{point}: {said[-500:]}"
-        code, said = command(ground, "status", DATASET)
-        assert code == 3 and "forget of a user not done" in said, said
-        code, said = command(ground, "rollback", DATASET)
-        assert code == 0, f"{point}: {said[-900:]}"
+        code, output = command(ground, "forget", DATASET, USER, fault=f"{point}:kill")
+        assert code == -9, f"{point}: {output[-500:]}"
+        code, output = command(ground, "status", DATASET)
+        assert code == 3 and "forget of a user not done" in output, output
+        code, output = command(ground, "rollback", DATASET)
+        assert code == 0, f"{point}: {output[-900:]}"
         assert live_run_id(ground.home, DATASET) == base.run_ids()[0]
         assert naming(ground) == [] and not forgotten_users.pending(ground.home, DATASET), point
         assert ground.ask("select count(*) from users")[0][0] == 40
@@ -80,8 +80,8 @@ def of_refused_nights(root: Path) -> str:
         ground.night()
         assert USER not in str(ground.ask("from runs")), "the published table of nights"
         assert len(naming(ground)) > 4
-        code, said = command(ground, "forget", DATASET, USER)
-        assert code == 0, said[-900:]
+        code, output = command(ground, "forget", DATASET, USER)
+        assert code == 0, output[-900:]
         assert naming(ground) == [], naming(ground)
         ground.night("seed=2")
         assert naming(ground) == []

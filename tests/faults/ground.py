@@ -77,9 +77,9 @@ class Ground:
     def night(self, *overrides: str, code: int | None = 0, says: str = "", **limits: Any) -> Ended:
         """A night to its end; AssertionError where it doesn't end with `code` or doesn't say `says`."""
         ended = self.start(*overrides, **limits).end()
-        assert code is None or ended.code == code, f"exit {ended.code}, not {code}: {ended.said[-900:]}"
-        assert says in ended.said, f"didn't say {says!r}: {ended.said[-900:]}"
-        assert "Traceback" not in ended.said, ended.said[-1500:]
+        assert code is None or ended.code == code, f"exit {ended.code}, not {code}: {ended.output[-900:]}"
+        assert says in ended.output, f"didn't say {says!r}: {ended.output[-900:]}"
+        assert "Traceback" not in ended.output, ended.output[-1500:]
         return ended
 
     def run_ids(self) -> list[str]:
@@ -144,8 +144,8 @@ class Ground:
             for table in STAMPED:
                 found = con.sql(f"select distinct run_id from {table}").fetchall()
                 assert found in ([(run_id,)], []), f"{path.name}: rows of {found} in {table}"
-            said = con.sql("select logical_hash from runs where run_id = $id", params={"id": run_id}).fetchall()
-            assert said == [(hash_tables(con, run_id),)], f"{path.name}: not as it was audited"
+            output = con.sql("select logical_hash from runs where run_id = $id", params={"id": run_id}).fetchall()
+            assert output == [(hash_tables(con, run_id),)], f"{path.name}: not as it was audited"
 
 
 def refused(ground: Ground, live: str | None, **how: Any) -> str:

@@ -21,7 +21,7 @@ def command(ground: Ground, *words: str) -> Ended:
     """A command between nights, to its end, with MLflow."""
     log = ground.root / f"{words[0]}.log"
     ended = Night(["--home", str(ground.home.root), *words], log, mlflow=True).end()
-    assert ended.code == 0, f"{words[0]} exits {ended.code}: {ended.said[-900:]}"
+    assert ended.code == 0, f"{words[0]} exits {ended.code}: {ended.output[-900:]}"
     return ended
 
 
@@ -42,11 +42,11 @@ def copied(root: Path) -> str:
     original.night(mlflow=True)
     before = hashes(original.home.root)
     copy = Ground(root / "copy").copy_of(original)
-    said = copy.night(mlflow=True).said
-    assert f"is a copy of the home {original.home.root}" in said, said[-600:]
+    output = copy.night(mlflow=True).output
+    assert f"is a copy of the home {original.home.root}" in output, output[-600:]
     assert copy.promise() == copy.run_ids()[-1]
-    said = command(copy, "forget", DATASET, "u7").said
-    assert "2 models that know the user deleted" in said, said[-600:]
+    output = command(copy, "forget", DATASET, "u7").output
+    assert "2 models that know the user deleted" in output, output[-600:]
     assert hashes(original.home.root) == before, "the original changed"
     assert all(str(copy.home.root) in place for place in locations(copy.home)), "MLflow points out of the copy"
     assert original.promise() == original.run_ids()[-1]
@@ -61,13 +61,13 @@ def moved(root: Path) -> str:
     first, second = ground.home.root, root / "elsewhere"
     first.rename(second)
     ground.home = Home(second)
-    said = ground.night(mlflow=True).said
-    assert f"the home was moved from {first} to {second}" in said, said[-600:]
+    output = ground.night(mlflow=True).output
+    assert f"the home was moved from {first} to {second}" in output, output[-600:]
     assert ground.promise() == ground.run_ids()[-1] and len(ground.run_ids()) == 2
     trained = {stage: skipped for stage, skipped in ground.skipped().items() if stage.startswith("train")}
     assert trained and all(trained.values()), f"fitted again: {trained}"
-    said = command(ground, "forget", DATASET, "u7").said
-    assert "2 models that know the user deleted" in said, said[-600:]
+    output = command(ground, "forget", DATASET, "u7").output
+    assert "2 models that know the user deleted" in output, output[-600:]
     assert not first.exists(), "the old place came back"
     assert subprocess.run(["grep", "-rlF", f"{first}/", str(second / "warehouse" / "lake")]).returncode == 1
     return "paths repaired, models reused and deleted where they are; the old place stays gone"

@@ -26,7 +26,7 @@ EVIL = "http://evil.example"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said."""
+    """What a server answered."""
 
     status: int
     headers: dict[str, str]
@@ -88,12 +88,12 @@ class House:
     def stands(self) -> "House":
         """Wait until all of it answers."""
         wait_for(lambda: api_access.running_up(self.home) or self.process.poll() is not None, START)
-        assert api_access.running_up(self.home) and self.process.poll() is None, self.said
+        assert api_access.running_up(self.home) and self.process.poll() is None, self.output
         return self
 
     @property
-    def said(self) -> str:
-        """What it told people."""
+    def output(self) -> str:
+        """Its output."""
         return self.log.read_text()
 
     @property

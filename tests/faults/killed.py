@@ -18,7 +18,7 @@ AFTER_GOING_LIVE = {*POINTS[LIVE_FROM : LIVE_FROM + 3], "register:before_log"}
 
 
 def often_checkpointed() -> None:
-    """Every epoch is kept and said."""
+    """Every epoch is kept and printed."""
     from pipeline.stages import train
     from pipeline.training import checkpoint, loop
 
@@ -26,26 +26,26 @@ def often_checkpointed() -> None:
 
 
 def snapshots_only() -> None:
-    """Epochs are kept in memory only, and said."""
+    """Epochs are kept in memory only, and printed."""
     from pipeline.training import loop
 
     often_checkpointed()
     loop.CHECKPOINT_SECONDS = 3600.0
 
 
-def epochs_said() -> None:
-    """Epochs that are really run are said, those told again from a checkpoint are not."""
+def epochs_printed() -> None:
+    """Epochs that really run are printed, those repeated from a checkpoint are not."""
     import sys
 
     from pipeline.training import loop
 
     run_epoch = loop.Stepper.run_epoch
 
-    def said(self: loop.Stepper, epoch: int) -> float:
+    def output(self: loop.Stepper, epoch: int) -> float:
         print(f"runs epoch {epoch}.", file=sys.stderr)
         return run_epoch(self, epoch)
 
-    loop.Stepper.run_epoch = said
+    loop.Stepper.run_epoch = output
 
 
 def after_a_published_night(root: Path) -> tuple[Ground, str]:
@@ -102,8 +102,8 @@ def signals_in_training(root: Path) -> str:
         (left,) = (ground.home.lake(DATASET) / "5_models").glob(".checkpoint-*.safetensors")
         with safe_open(left, framework="pt") as file:
             epoch = int(file.metadata()["progress"].split('"epoch": ')[1].split(",")[0])
-        said = ground.night(before=epochs_said).said
-        first = next(int(line[11:-1]) for line in said.splitlines() if line.startswith("runs epoch"))
+        output = ground.night(before=epochs_printed).output
+        first = next(int(line[11:-1]) for line in output.splitlines() if line.startswith("runs epoch"))
         assert first == epoch + 1 > 5 and not left.exists(), f"resumed at epoch {first}, the checkpoint was at {epoch}"
         assert ground.record()["logical_hash"] == undisturbed.record()["logical_hash"]
         assert ground.record(-2)["outcome"] == "crashed"

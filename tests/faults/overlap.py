@@ -36,10 +36,10 @@ def two_nights(root: Path) -> str:
         together = partial(meet, root / f"meeting-{number}", 2)
         ended = [night.end() for night in [ground.start(before=together), ground.start(before=together)]]
         codes = sorted(night.code for night in ended)
-        assert codes == [0, 4], f"time {number + 1}: exit {codes}: {[night.said[-300:] for night in ended]}"
+        assert codes == [0, 4], f"time {number + 1}: exit {codes}: {[night.output[-300:] for night in ended]}"
         locked = next(night for night in ended if night.code == 4)
-        said = f"another night of {DATASET} is running: run "
-        assert said in locked.said and locked.seconds < 30, locked.said
+        output = f"another night of {DATASET} is running: run "
+        assert output in locked.output and locked.seconds < 30, locked.output
         assert ground.promise() == ground.run_ids()[-1] and len(ground.run_ids()) == number + 1
     return f"{TIMES} times exit 0 and 4; the second says who holds the lock"
 
@@ -80,13 +80,13 @@ def readers(root: Path) -> str:
     for _ in range(PUBLISHES):
         ground.night()
     until.set()
-    told = [answers.get(timeout=120) for _ in asking]
+    printed = [answers.get(timeout=120) for _ in asking]
     for process in asking:
         process.join(60)
-    wrong = [text for _, text in told if text]
+    wrong = [text for _, text in printed if text]
     assert not wrong, f"{len(wrong)} readers: {wrong[0]}"
     seen: Counter[str] = Counter()
-    for counted, _ in told:
+    for counted, _ in printed:
         seen.update(counted)
     assert len(seen) >= PUBLISHES and set(seen) <= set(ground.run_ids()), f"only {len(seen)} generations were seen"
     return f"{seen.total():,} answers, no error, each of one generation; {len(seen)} generations were seen"
@@ -104,4 +104,4 @@ def stray_log(root: Path) -> str:
     assert ground.promise() == ground.run_ids()[-1] and not stray.exists()
     (aside,) = live.parent.glob("*.stray-before-*")
     assert aside.name in ground.notes(), f"no warning in: {ground.notes()!r}"
-    return "renamed to `.wal.stray-before-<night>`, published, noted in the journal and said"
+    return "renamed to `.wal.stray-before-<night>`, published, noted in the journal and in the output"

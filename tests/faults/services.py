@@ -53,22 +53,22 @@ class Elsewhere:
         self.started = time.monotonic()
 
     def wait_for(self, text: str, seconds: float = 240) -> None:
-        """Until it has said something."""
+        """Wait for a text in its output."""
         end = time.monotonic() + seconds
         while text not in self.log.read_text():
             assert time.monotonic() < end and self.process.poll() is None, self.log.read_text()[-500:]
             time.sleep(0.05)
 
     def end(self, code: int = 0, seconds: float = 400) -> tuple[str, float]:
-        """What it said, and its seconds; it must end with `code`."""
+        """Its output and seconds; it must end with `code`."""
         try:
             found = self.process.wait(seconds)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
-        said = self.log.read_text()
-        assert found == code and "Traceback" not in said, f"exit {found}: {said[-800:]}"
-        return said, time.monotonic() - self.started
+        output = self.log.read_text()
+        assert found == code and "Traceback" not in output, f"exit {found}: {output[-800:]}"
+        return output, time.monotonic() - self.started
 
 
 @contextmanager
@@ -109,14 +109,14 @@ def prefect_gone(root: Path) -> str:
     ground = Ground(root, recipe=WITH_GRADIENT)
     ground.write(rows())
     _, undisturbed = Elsewhere(ground, "--no-prefect").end()
-    told = []
-    said, seconds = Elsewhere(ground, PREFECT_API_URL="http://127.0.0.1:9/api").end()
-    assert "does not answer); running without it" in said and seconds < undisturbed + LATER
-    told.append(f"down {seconds - undisturbed:+.0f} s")
+    printed = []
+    output, seconds = Elsewhere(ground, PREFECT_API_URL="http://127.0.0.1:9/api").end()
+    assert "does not answer); running without it" in output and seconds < undisturbed + LATER
+    printed.append(f"down {seconds - undisturbed:+.0f} s")
     with silent_server() as address:
-        said, seconds = Elsewhere(ground, PREFECT_API_URL=address).end()
-    assert "does not answer); running without it" in said and seconds < undisturbed + LATER
-    told.append(f"slow {seconds - undisturbed:+.0f} s")
+        output, seconds = Elsewhere(ground, PREFECT_API_URL=address).end()
+    assert "does not answer); running without it" in output and seconds < undisturbed + LATER
+    printed.append(f"slow {seconds - undisturbed:+.0f} s")
     assert ground.promise() == ground.run_ids()[-1]
 
     ground.write(rows(44))
@@ -125,12 +125,12 @@ def prefect_gone(root: Path) -> str:
     for server in servers_of(night.process.pid):
         os.kill(server, signal.SIGKILL)
     died = time.monotonic()
-    said, _ = night.end()
+    output, _ = night.end()
     late = time.monotonic() - died - undisturbed
-    assert ground.promise() == ground.run_ids()[-1], said[-500:]
+    assert ground.promise() == ground.run_ids()[-1], output[-500:]
     assert late < LATER, f"server killed mid-run: {late:.0f} s later than undisturbed"
-    told.append(f"killed mid-run {late:+.0f} s")
-    return f"published each time; against {undisturbed:.0f} s undisturbed: {', '.join(told)}"
+    printed.append(f"killed mid-run {late:+.0f} s")
+    return f"published each time; against {undisturbed:.0f} s undisturbed: {', '.join(printed)}"
 
 
 @row(24, "MLflow down / locked", "night completes, caught up next time")
@@ -140,14 +140,14 @@ def mlflow_gone(root: Path) -> str:
     _, undisturbed = Elsewhere(ground, "--no-prefect").end()
     with silent_server() as address:
         _, slow = Elsewhere(ground, "--no-prefect", MLFLOW_TRACKING_URI=address.removesuffix("/api")).end()
-    said, down = Elsewhere(ground, "--no-prefect", MLFLOW_TRACKING_URI="http://127.0.0.1:9").end()
-    assert "MLflow did not take it" in said
+    output, down = Elsewhere(ground, "--no-prefect", MLFLOW_TRACKING_URI="http://127.0.0.1:9").end()
+    assert "MLflow did not take it" in output
     holder = sqlite3.connect(ground.home.mlflow_db, isolation_level=None)
     holder.execute("begin exclusive")
     night = Elsewhere(ground, "--no-prefect")
-    said, locked = night.end()
+    output, locked = night.end()
     holder.close()
-    assert ground.promise() == ground.run_ids()[-1] and "MLflow did not take it" in said, said[-400:]
+    assert ground.promise() == ground.run_ids()[-1] and "MLflow did not take it" in output, output[-400:]
     assert statuses(ground) == ["FINISHED"]
     late = max(down, slow, locked) - undisturbed
     assert late < LATER, f"down {down:.0f} s, slow {slow:.0f} s, locked {locked:.0f} s, undisturbed {undisturbed:.0f} s"
@@ -159,14 +159,14 @@ def mlflow_gone(root: Path) -> str:
 @row(25, "same seed twice; 1 and 2 threads", "same logical hash; stated tolerance across thread counts")
 def same_again(root: Path) -> str:
     recipe = WITH_GRADIENT + "[models.ials]\nepochs = 3\nembedding_dim = 4\n[gate]\nenabled = false\n"
-    hashes, scores, figures = {}, {}, {}
+    hashes, scores, metrics = {}, {}, {}
     for name, threads, seed in (("a", 1, 1), ("b", 1, 1), ("two", 2, 1), ("two again", 2, 1), ("other", 1, 2)):
         ground = Ground(root / name, recipe=recipe)
         ground.write(rows(120, 60))
         ground.night(f"threads={threads}", f"seed={seed}")
         hashes[name] = ground.record()["logical_hash"]
         scores[name] = dict(ground.ask("select user_id || ' ' || item_id, score from recommendations"))
-        figures[name] = dict(
+        metrics[name] = dict(
             ground.ask("select concat_ws(' ', model, split, metric, cutoff, segment), value from metrics")
         )
     assert hashes["a"] == hashes["b"] and hashes["two"] == hashes["two again"], hashes
@@ -174,7 +174,7 @@ def same_again(root: Path) -> str:
     shared = set(scores["a"]) & set(scores["two"])
     apart = max(abs(scores["a"][k] - scores["two"][k]) / max(abs(scores["a"][k]), 1e-9) for k in shared)
     same = len(shared) / len(scores["a"])
-    off = max(abs(v - figures["two"][k]) for k, v in figures["a"].items() if v == v)
+    off = max(abs(v - metrics["two"][k]) for k, v in metrics["a"].items() if v == v)
     assert same > 0.99 and apart < 1e-3 and off < 0.01, f"{same:.4f} of the lists, {apart:g}, {off:g}"
     equal = "the same hash" if hashes["a"] == hashes["two"] else f"scores within {apart:.0e}, metrics within {off:.0e}"
     return f"same hash twice with 1 thread and twice with 2, another with another seed; 1 against 2 threads: {equal}"

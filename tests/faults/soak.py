@@ -50,9 +50,9 @@ class Soak:
         else:
             ended = self.ground.night(code=None, fault=fault, before=often_checkpointed)
         codes = _may_end(fault)
-        assert ended.code in codes, f"{fault}: exit {ended.code}, not {sorted(codes)}: {ended.said[-800:]}"
+        assert ended.code in codes, f"{fault}: exit {ended.code}, not {sorted(codes)}: {ended.output[-800:]}"
         if ended.code == 1:
-            assert "planted" in ended.said, f"{fault}: exit 1 by itself: {ended.said[-800:]}"
+            assert "planted" in ended.output, f"{fault}: exit 1 by itself: {ended.output[-800:]}"
         live, ids = self.ground.promise(), self.ground.run_ids()
         assert live in (self.live, ids[-1] if ids else None), f"{fault}: {live} is live, before it was {self.live}"
         if ended.code == 0:

@@ -38,7 +38,7 @@ def no_space(root: Path) -> str:
     for number, fault in enumerate(faults):
         ground = Ground(root / str(number)).copy_of(base)
         ended = ground.night(code=1, **fault)
-        assert SAID(ended.said), f"{fault}: {ended.said[-300:]}"
+        assert SAID(ended.output), f"{fault}: {ended.output[-300:]}"
         live = ground.promise()
         point = str(fault.get("fault", "")).removesuffix(":full")
         assert live == (ground.run_ids()[-1] if point in AFTER_GOING_LIVE else old), f"{fault}: {live} is live"
@@ -71,7 +71,7 @@ def not_writable(root: Path) -> str:
     if not is_root:
         ground.home.root.mkdir(mode=0o500)
     ended = ground.night(code=2, says="can't write to the home", before=probe_is_denied if is_root else None)
-    assert "Permission denied; choose another with --home" in ended.said and not ground.run_ids()
+    assert "Permission denied; choose another with --home" in ended.output and not ground.run_ids()
     blocked = Ground(root / "blocked")
     blocked.write(rows())
     blocked.home.root.write_text("a file, not a folder")
@@ -134,5 +134,5 @@ def truncated(root: Path) -> str:
         ground.night(words=("--until", "split"))
         path.write_bytes(whole[: len(whole) * 2 // 3])
         ended = ground.night(code=2, words=("--until", "split"))
-        assert name in ended.said and "copy it again" in ended.said, ended.said
+        assert name in ended.output and "copy it again" in ended.output, ended.output
     return "Parquet, gzip, zstd: exit 2, names the file, says to copy it again"

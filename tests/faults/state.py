@@ -35,16 +35,16 @@ def torn_record(root: Path) -> str:
     oldest = ground.home.journal(DATASET) / ground.run_ids()[0] / "run.json"
     oldest.write_bytes(oldest.read_bytes()[:40])
     for words in (("status", DATASET), ("runs", DATASET), ("leaderboard", DATASET), ("gc", DATASET, "--dry-run")):
-        code, said = command(ground, *words)
-        assert code == 0, (words, code, said)
-        assert (str(oldest) in said) == (words[0] in ("status", "runs", "gc")), (words, said)
+        code, output = command(ground, *words)
+        assert code == 0, (words, code, output)
+        assert (str(oldest) in output) == (words[0] in ("status", "runs", "gc")), (words, output)
     assert oldest.with_name("run.json.damaged").is_file(), "gc holds the lock"
-    code, said = command(ground, "status", DATASET)
-    assert code == 0 and "damaged" not in said, said
+    code, output = command(ground, "status", DATASET)
+    assert code == 0 and "damaged" not in output, output
     oldest.write_bytes(b"")
     ground.write(rows(50))
     ended = ground.night(says="set aside as run.json.damaged-2")
-    assert ground.promise() == ground.run_ids()[-1] and len(ground.run_ids()) == 3, ended.said[-400:]
+    assert ground.promise() == ground.run_ids()[-1] and len(ground.run_ids()) == 3, ended.output[-400:]
     assert command(ground, "rollback", DATASET)[0] == 0
     return "status, runs, leaderboard, gc exit 0 and name it once; the night publishes; rollback goes on"
 
@@ -67,26 +67,26 @@ def no_http() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-@row(38, "webhook that does not speak HTTP", "the exit code stays, no secret is said")
+@row(38, "webhook that does not speak HTTP", "the exit code stays, no secret is shown")
 def webhook_without_http(root: Path) -> str:
     ground = Ground(root)
     ground.write([])
     words = ["run", str(root / "tiny.toml"), "--recipe", str(root / "recipe.toml"), "--data", str(ground.source)]
-    told = []
+    printed = []
     with no_http() as place:
         for name, value in (
             ("NIGHTRECS_NOTIFY_WEBHOOK", f"http://{place}/secret-of-the-hook"),
             ("NIGHTRECS_NOTIFY_WEBHOOK", f"http://{place}/secret-of-the-hook with a space"),
             ("NIGHTRECS_NOTIFY", f"http://{place}/secret-of-the-hook, json://me:secret-of-the-hook@{place}"),
         ):
-            code, said = command(ground, *words, "--no-prefect", **{name: value})
-            assert code == 3 and "did not take the message" in said, (code, said[-600:])
-            assert "secret-of-the-hook" not in said, said
-            told.append(said.count("did not take the message"))
-    assert ground.record()["outcome"] == "refused" and told == [1, 1, 2], told
+            code, output = command(ground, *words, "--no-prefect", **{name: value})
+            assert code == 3 and "did not take the message" in output, (code, output[-600:])
+            assert "secret-of-the-hook" not in output, output
+            printed.append(output.count("did not take the message"))
+    assert ground.record()["outcome"] == "refused" and printed == [1, 1, 2], printed
     files = [path for path in ground.home.root.rglob("*") if path.is_file()]
     assert not [path for path in files if b"secret-of-the-hook" in path.read_bytes()]
-    return "exit 3 each time, the trouble is said without the URL, and no file holds it"
+    return "exit 3 each time, the trouble is shown without the URL, and no file holds it"
 
 
 @row(39, "symlink loop in the source", "each file is read once")

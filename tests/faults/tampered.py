@@ -61,8 +61,8 @@ def changed_live_file(root: Path) -> str:
         live.write_bytes(content)
         status = command(ground, "status", DATASET)
         assert status.returncode == 3 and "was changed after it was published" in status.stdout, f"{name}: {status}"
-        told = command(ground, "gc", DATASET)
-        assert told.returncode == 0 and "restored from its generation" in told.stderr, f"{name}: {told}"
+        printed = command(ground, "gc", DATASET)
+        assert printed.returncode == 0 and "restored from its generation" in printed.stderr, f"{name}: {printed}"
         assert live.read_bytes() == before and ground.promise() == night, name
     live.chmod(0o640)
     live.write_bytes(b"")

@@ -51,13 +51,13 @@ def times(root: Path) -> str:
     assert ledger(ground, "ingest") == {"kept": len(good), Reason.TIMESTAMP_OUT_OF_RANGE: len(odd)}
     all_ms = Ground(root / "ms")
     all_ms.write([(u, i, r, t * 1000) for u, i, r, t in good])
-    said = refused(all_ms, None)
-    assert Reason.TIMESTAMP_OUT_OF_RANGE in said, said
+    output = refused(all_ms, None)
+    assert Reason.TIMESTAMP_OUT_OF_RANGE in output, output
     soon = int(dt.datetime.now(dt.UTC).timestamp()) + 20 * YEAR
     ahead = Ground(root / "ahead")
     ahead.write([*good, ("u1", "tomorrow", 3, soon)])
     ended = ahead.night(code=None)
-    assert ended.code == 3 or "future" in ended.said, f"a row 20 years ahead goes unnoticed, exit {ended.code}"
+    assert ended.code == 3 or "future" in ended.output, f"a row 20 years ahead goes unnoticed, exit {ended.code}"
     before = ground.run_ids()
     ground.night(before=functools.partial(clock_set, -3))
     assert ground.run_ids()[-1] not in before and ground.run_ids() == sorted(ground.run_ids())

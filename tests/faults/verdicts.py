@@ -1,5 +1,6 @@
 """Nights that must not publish what they made, families that fail, data at the edge."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def nan(root: Path) -> str:
     ended = ground.night()
     assert ledger(ground, "ingest") == {"kept": len(good), "rating_not_finite": 2}
     left_out = ground.record()["left_out"]
-    assert set(left_out) == {"mf"} and "mf" in ended.said, left_out
+    assert set(left_out) == {"mf"} and "mf" in ended.output, left_out
     assert ground.promise()
     return f"2 rows quarantined; mf {left_out['mf'][:90]!r}; the others went on, published"
 
@@ -65,7 +66,7 @@ def worse_challenger(root: Path) -> str:
         '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 1\nembedding_dim = 2\n'
     )
     ended = ground.night()
-    assert sorted(ground.ask("select user_id, rank, item_id from recommendations")) == lists, ended.said[-600:]
+    assert sorted(ground.ask("select user_id, rank, item_id from recommendations")) == lists, ended.output[-600:]
     verdict = ground.record().get("gate") or ground.record().get("choice") or {}
     assert ground.promise() == ground.run_ids()[-1]
     return f"the published configuration was fitted again and stays: {str(verdict.get('verdict') or verdict)[:110]}"
@@ -83,7 +84,7 @@ def edges(root: Path) -> str:
         "one item": ([(f"u{u}", "i", 3, u) for u in range(12)], random_split),
         "seen everything": ([*early, *[("all", f"i{i}", 3, 9_000 + i) for i in range(8)]], CHEAP),
     }
-    told = []
+    printed = []
     for name, (records, recipe) in cases.items():
         ground = Ground(root / name.replace(" ", "-"), recipe=recipe)
         ground.write(records)
@@ -97,8 +98,8 @@ def edges(root: Path) -> str:
             unseen = items - {i for u, i, *_ in records if u == user}
             got = listed.get(user, set())
             assert got <= unseen and len(got) == min(20, len(unseen)), f"{name}: {user} got {len(got)} of {len(unseen)}"
-        told.append(f"{name}: {sum(map(len, listed.values()))} rows")
-    return "; ".join(told) + "; everybody has min(20, items not yet seen)"
+        printed.append(f"{name}: {sum(map(len, listed.values()))} rows")
+    return "; ".join(printed) + "; everybody has min(20, items not yet seen)"
 
 
 def plant(kind: str) -> None:
@@ -107,8 +108,9 @@ def plant(kind: str) -> None:
 
     sound = user_lists.recommend
 
-    def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any) -> Iterator[pl.DataFrame]:
-        for part in sound(run, model, rows, *rest):
+    def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any) -> Iterator[user_lists.Part]:
+        for whole in sound(run, model, rows, *rest):
+            part = whole.lists
             first = part["user_id"][0]
             of_first, seen = (
                 pl.col("user_id") == first,
@@ -117,16 +119,17 @@ def plant(kind: str) -> None:
             match kind:
                 case "duplicates":
                     item = part["item_id"][0]
-                    yield part.with_columns(item_id=pl.when(of_first).then(pl.lit(item)).otherwise("item_id"))
+                    part = part.with_columns(item_id=pl.when(of_first).then(pl.lit(item)).otherwise("item_id"))
                 case "masked items":
                     top = of_first & (pl.col("rank") == 1)
-                    yield part.with_columns(item_id=pl.when(top).then(pl.lit(str(seen[0]))).otherwise("item_id"))
+                    part = part.with_columns(item_id=pl.when(top).then(pl.lit(str(seen[0]))).otherwise("item_id"))
                 case "NaN":
-                    yield part.with_columns(score=pl.when(of_first).then(float("nan")).otherwise("score"))
+                    part = part.with_columns(score=pl.when(of_first).then(float("nan")).otherwise("score"))
                 case "short lists":
-                    yield part.filter(~of_first | (pl.col("rank") < 3))
+                    part = part.filter(~of_first | (pl.col("rank") < 3))
                 case "nobody":
-                    yield part.filter(~of_first)
+                    part = part.filter(~of_first)
+            yield dataclasses.replace(whole, lists=part)
 
     user_lists.recommend = planted
 
@@ -136,15 +139,15 @@ def planted_lists(root: Path) -> str:
     ground = Ground(root)
     ground.write(rows())
     ground.night()
-    before, said = ground.promise(), []
+    before, output = ground.promise(), []
     for number, kind in enumerate(("duplicates", "masked items", "NaN", "short lists", "nobody")):
         ground.write(rows(41 + number))  # else the lists of the sound night are there already
         reason = refused(ground, before, before=functools.partial(plant, kind))
-        said.append(f"{kind}: {reason.split('audit found bad rows: ')[-1].split(':')[0]}")
+        output.append(f"{kind}: {reason.split('audit found bad rows: ')[-1].split(':')[0]}")
     ground.write(rows(50))
     ground.night()
     assert ground.promise() == ground.run_ids()[-1]
-    return "exit 3, old night stays; " + "; ".join(said)
+    return "exit 3, old night stays; " + "; ".join(output)
 
 
 def crash(error: type[Exception]) -> None:
@@ -159,17 +162,17 @@ def crash(error: type[Exception]) -> None:
 
 @row(26, "a family crashes or runs out of memory", "others go on; reported; night publishes")
 def crashing_family(root: Path) -> str:
-    told = []
+    printed = []
     for error in (RuntimeError, MemoryError):
         ground = Ground(root / error.__name__)
         ground.write(rows())
         ended = ground.night(before=functools.partial(crash, error))
-        assert f"ease failed ({error.__name__})" in ended.said and set(ground.record()["left_out"]) == {"ease"}
+        assert f"ease failed ({error.__name__})" in ended.output and set(ground.record()["left_out"]) == {"ease"}
         models = {model for (model,) in ground.ask("select distinct model from recommendations")}
         assert models == {"popularity"} and ground.promise(), models
-        told.append(ground.record()["left_out"]["ease"])
+        printed.append(ground.record()["left_out"]["ease"])
     small = Ground(root / "small")
     small.write([(f"u{n}", f"i{n}", 3, n) for n in range(4000)] + rows())
     ended = small.night("memory_limit=100MB")
     assert set(small.record()["left_out"]) == {"ease"} and small.promise(), small.record().get("left_out")
-    return f"{told[0]!r}, {told[1]!r}, and beyond memory_limit 'skipped'; in the journal, said, popularity published"
+    return f"{printed[0]!r}, {printed[1]!r}, and beyond memory_limit 'skipped'; in the journal, in the output, popularity published"

@@ -48,7 +48,7 @@ class Nights:
 
     @cached_property
     def sample(self) -> str:
-        """Run id of the sample's night; what Prefect would be told of it is recorded, without Prefect."""
+        """Run id of the sample's night; what Prefect would get is recorded, without Prefect."""
         os.environ.setdefault("PREFECT_HOME", str(self.folder / "prefect"))
         from flows import tasks
         from flows.cli import run as run_command

@@ -32,7 +32,8 @@ def write(name: str, value: Any) -> None:
 def broken(golden: Any, present: Any, where: str = "") -> Iterator[str]:
     """What of `golden` is gone or different; what `present` has beyond it is fine, unless it narrows what is valid.
 
-    A list may have more elements in between, but those of `golden` in their order; EXACT ones are what they were.
+    A list may have more elements in between, but those of `golden`, or more of them, in their order; EXACT ones are
+    what they were.
     """
     if isinstance(golden, dict) and isinstance(present, dict):
         for key, value in golden.items():
@@ -43,7 +44,7 @@ def broken(golden: Any, present: Any, where: str = "") -> Iterator[str]:
         yield from (f"{where}/{key}: narrows what is valid" for key in NARROWING & present.keys() - golden.keys())
     elif isinstance(golden, list) and isinstance(present, list) and not EXACT & set(where.split("/")):
         rest = iter(present)
-        missing = [each for each in golden if not any(each == other for other in rest)]
+        missing = [each for each in golden if not any(not list(broken(each, other, where)) for other in rest)]
         if missing:
             yield f"{where}: {missing[0]!r} is gone, changed or elsewhere in the order; there are {present!r}"
     elif golden != present or type(golden) is not type(present):

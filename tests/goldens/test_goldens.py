@@ -73,7 +73,7 @@ def test_everything_of_a_night_is_in_the_goldens(nights: Nights):
         (None, "text", "was None"),
     ],
 )
-def test_additions_pass_and_all_else_is_told(golden, present, at):
+def test_additions_pass_and_all_else_is_reported(golden, present, at):
     found = list(store.broken(golden, present))
     assert len(found) == (at is not None) and (at is None or at in found[0])
 
@@ -92,9 +92,9 @@ def test_writing_adds_and_never_changes(nights: Nights, tmp_path, monkeypatch):
 
 def test_hashes_of_other_machines_stay(nights: Nights, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "BEHAVIOUR", tmp_path)
-    for here, digest, told in (("one", "a", 0), ("other", "b", 0), ("one", "c", 1)):
+    for here, digest, printed in (("one", "a", 0), ("other", "b", 0), ("one", "c", 1)):
         monkeypatch.setitem(BEHAVIOUR, "logical_hash", lambda _, h=here, d=digest: {h: d})
-        assert len(add("logical_hash", nights)) == told
+        assert len(add("logical_hash", nights)) == printed
     assert store.read("logical_hash") == {"one": "a", "other": "b"}
 
 

@@ -79,9 +79,9 @@ def test_registered_models_predict_what_their_nights_published(own: Path, capsys
 def test_a_night_goes_back_and_another_finds_what_is_there(own: Path, capsys):
     newest, oldest = (night["run_id"] for night in printed(capsys, own, "runs", "old"))
     before = published(capsys, own)
-    told = printed(capsys, own, "rollback", "old")
-    assert (told["from"], told["to"]) == (newest, oldest) and published(capsys, own) != before
-    assert "champion is version 1" in told["mlflow"], "MLflow follows"
+    output = printed(capsys, own, "rollback", "old")
+    assert (output["from"], output["to"]) == (newest, oldest) and published(capsys, own) != before
+    assert "champion is version 1" in output["mlflow"], "MLflow follows"
 
     folder = own.parent
     run = ["run", str(folder / "old.toml"), "--recipe", str(folder / "second.toml")]

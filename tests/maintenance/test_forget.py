@@ -46,8 +46,8 @@ def test_no_file_of_the_home_names_the_user_and_no_later_night_does(four_nights,
     assert rows_naming(data, live) > 4 and files_naming(data)
     others = {table: data.ask(f"select * from {table}") for table in ("items", "metrics")}
 
-    told = data.printed(capsys, "forget", "tiny", SECRET)
-    assert len(told["tables"]) == 5 and all(rows > 0 for rows in told["tables"].values())
+    output = data.printed(capsys, "forget", "tiny", SECRET)
+    assert len(output["tables"]) == 5 and all(rows > 0 for rows in output["tables"].values())
     assert files_naming(data) == [], "not in the lake, the journals, nor in free blocks of the databases"
     assert reader.sql("select count(*) from users").fetchall() == [(users,)], "who has the old file open keeps it"
     reader.close()
@@ -78,8 +78,8 @@ def test_unknown_users(four_nights, capsys):
     before = data.home.live("tiny").stat().st_ino
     assert data.command("forget", "tiny", "nobody") == 2 and "--force" in capsys.readouterr().err
     assert not forgotten_users.read(data.home, "tiny") and data.home.live("tiny").stat().st_ino == before
-    told = data.printed(capsys, "forget", "tiny", "nobody", "--force")
-    assert told["tables"] == {} and data.home.live("tiny").stat().st_ino == before, "nothing to rebuild"
+    output = data.printed(capsys, "forget", "tiny", "nobody", "--force")
+    assert output["tables"] == {} and data.home.live("tiny").stat().st_ino == before, "nothing to rebuild"
     assert "nobody" in forgotten_users.read(data.home, "tiny") and SECRET not in forgotten_users.read(data.home, "tiny")
     assert data.printed(capsys, "forget", "tiny", "nobody")["again"], "calling it again is fine"
     with lock(data.home, "tiny", "a night"):
@@ -98,8 +98,8 @@ def incremental(tmp_path, monkeypatch) -> Dataset:
 
 def test_files_that_can_not_be_read_again_are_rewritten(incremental, capsys):
     data = incremental
-    told = data.printed(capsys, "forget", "tiny", SECRET)
-    assert told["source_files"] == 1 and files_naming(data) == []
+    output = data.printed(capsys, "forget", "tiny", SECRET)
+    assert output["source_files"] == 1 and files_naming(data) == []
     data.write("2.csv", first_day=10)
     data.night()
     assert files_naming(data) == [], "nor do new files bring the user back"
@@ -125,7 +125,7 @@ def test_a_call_that_is_killed_anywhere_is_made_good_by_the_next(incremental, mo
     assert data.night()
 
 
-def test_what_a_night_said_of_the_user_is_blanked(run):
+def test_what_a_night_logged_about_the_user_is_blanked(run):
     """As older versions wrote it, in prose, and as it is written now, in fields."""
     person = Person("42", forgotten_users.add(run.home, run.dataset, "43"))
     text = "nothing_seen: 1 bad rows, e.g. {'user_id': '42', 'item_id': '7'}; a.tsv line 3 (bad): '42\\t7\\tx'; 42 %"

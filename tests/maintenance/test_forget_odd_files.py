@@ -140,8 +140,8 @@ def test_where_live_file_and_generation_are_both_changed_forget_stays_open(small
     for path in (small.home.generation("tiny", PUBLISHED), small.home.live("tiny")):
         tamper(path)
     assert named(small, USER) == 3
-    said = capsys.readouterr().err
-    assert "was changed after it was published" in said and f"{small.home.live('tiny').name}: " in said
+    output = capsys.readouterr().err
+    assert "was changed after it was published" in output and f"{small.home.live('tiny').name}: " in output
     assert len(forgotten_users.pending(small.home, "tiny")) == 1
     assert still_names_in(small.home.generation("tiny", OLD)) == [], "the others are cleared"
 

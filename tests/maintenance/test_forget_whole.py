@@ -141,8 +141,8 @@ def test_a_database_in_use_is_named(small, capsys, monkeypatch):
     with closing(sqlite3.connect(path, isolation_level=None)) as con:
         con.execute("BEGIN IMMEDIATE")
         assert command(small, "forget", "tiny", USER) == 3
-    said = capsys.readouterr().err
-    assert "prefect.db" in said and USER not in said
+    output = capsys.readouterr().err
+    assert "prefect.db" in output and USER not in output
     assert command(small, "forget", "tiny", USER) == 0 and still_names(small) == []
 
 

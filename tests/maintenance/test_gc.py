@@ -38,14 +38,14 @@ def test_count_decides_and_what_is_needed_stays(four_nights, capsys, no_mlflow_t
     data, nights = four_nights
     known_to_mlflow(data, *nights)
     assert folders(data) == set().union(*(made_by(data, night) for night in nights))
-    told = data.printed(capsys, "gc", "tiny", "--dry-run", "--keep-lake-nights", "1", "--keep-generations", "2")
-    assert told["dry_run"] and told["bytes"] == sum(one["bytes"] for one in told["removed"]) > 0
+    output = data.printed(capsys, "gc", "tiny", "--dry-run", "--keep-lake-nights", "1", "--keep-generations", "2")
+    assert output["dry_run"] and output["bytes"] == sum(one["bytes"] for one in output["removed"]) > 0
     assert len(folders(data)) == len(set().union(*(made_by(data, night) for night in nights)))
     assert kept_generations(data.home, "tiny") == nights, "a dry run removes nothing"
 
     before = sum(f.stat().st_size for f in data.home.warehouse.rglob("*.parquet"))
     done = data.printed(capsys, "gc", "tiny", "--keep-lake-nights", "1", "--keep-generations", "2")
-    assert done["removed"] == told["removed"]
+    assert done["removed"] == output["removed"]
     freed = before - sum(f.stat().st_size for f in data.home.warehouse.rglob("*.parquet"))
     assert 0 < freed < done["bytes"]
     assert kept_generations(data.home, "tiny") == nights[2:]
@@ -71,7 +71,7 @@ def test_the_live_night_stays_however_old(four_nights, capsys, no_mlflow_to_clea
     assert all(lake.is_complete(data.home.lake("tiny") / name) for name in folders(data))
 
 
-def test_results_that_mlflow_was_not_told_of_stay_as_long_as_their_generation(four_nights, capsys, no_mlflow_to_clean):
+def test_results_that_mlflow_lacks_stay_as_long_as_their_generation(four_nights, capsys, no_mlflow_to_clean):
     data, nights = four_nights
     known_to_mlflow(data, *nights[1:])
     data.printed(capsys, "gc", "tiny", "--keep-lake-nights", "1")
@@ -102,8 +102,8 @@ def test_leftovers_of_dead_nights_go_and_checkpoints_only_when_nobody_can_go_on_
     for path in (checkpoint, building):
         path.write_bytes(b"12345")
     journal._update(home.journal("tiny") / run_id, {"outcome": "crashed"})
-    told = data.printed(capsys, "gc", "tiny")
-    assert told["bytes"] == 15 and {one["kind"] for one in told["removed"]} == {"temporary"}
+    output = data.printed(capsys, "gc", "tiny")
+    assert output["bytes"] == 15 and {one["kind"] for one in output["removed"]} == {"temporary"}
     assert checkpoint.exists() and not building.exists() and not any(folder.exists() for folder in dead)
     journal._update(home.journal("tiny") / run_id, {"outcome": "published"})
     assert data.printed(capsys, "gc", "tiny")["bytes"] == 5 and not checkpoint.exists()
@@ -130,7 +130,7 @@ def test_all_data_sets_of_a_home_but_those_with_a_night(four_nights, capsys):
     stray.write_bytes(b"1")
     with lock(data.home, "tiny", "a night"):
         assert data.command("gc", "tiny") == 4
-        told = data.printed(capsys, "gc", code=4)
-    assert "a night" in told["left_alone"][0] and stray.exists()
+        output = data.printed(capsys, "gc", code=4)
+    assert "a night" in output["left_alone"][0] and stray.exists()
     assert data.printed(capsys, "gc")["bytes"] == 1 and not stray.exists()
     assert data.command("gc", "tinny") == 2 and "did you mean" in capsys.readouterr().err

@@ -31,13 +31,13 @@ print(answers)
 
 def test_back_and_on_again(four_nights, capsys):
     data, (_, *nights) = four_nights
-    told = data.printed(capsys, "rollback", "tiny")
-    assert (told["from"], told["to"]) == (nights[2], nights[1]) and told["by"] and told["at"]
+    output = data.printed(capsys, "rollback", "tiny")
+    assert (output["from"], output["to"]) == (nights[2], nights[1]) and output["by"] and output["at"]
     assert data.live_night() == nights[1]
     assert operation_log.read(data.home, "tiny", "rollback")[0]["from"] == nights[2]
 
     status = data.printed(capsys, "status", "tiny")
-    assert status["live"] == nights[1] and status["rolled_back"]["by"] == told["by"]
+    assert status["live"] == nights[1] and status["rolled_back"]["by"] == output["by"]
     assert status["rollback_target"] == nights[0] and status["healthy"]
     assert data.command("status", "tiny") == 0 and f"from {nights[2]}" in capsys.readouterr().out
     listed = data.printed(capsys, "runs", "tiny")
@@ -94,13 +94,13 @@ def test_readers_see_whole_nights_while_it_goes_back_and_forth(four_nights, tmp_
     readers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [reader.stdout.readline() for reader in readers if reader.stdout] == ["ready\n"] * 2
-        for turn in range(30):
+        for turn in range(16):
             roll_back(home, "tiny", nights[turn % 2])
     finally:
         stop.touch()
-        told = [reader.communicate(timeout=60) for reader in readers]
-    assert all(reader.returncode == 0 for reader in readers), told
-    assert all(int(answers) > 0 for answers, _ in told)
+        output = [reader.communicate(timeout=60) for reader in readers]
+    assert all(reader.returncode == 0 for reader in readers), output
+    assert all(int(answers) > 0 for answers, _ in output)
 
 
 def test_a_generation_that_never_went_live_is_no_way_back(four_nights, capsys):

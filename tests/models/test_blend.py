@@ -126,8 +126,8 @@ def test_members_are_asked_once_while_weights_are_learnt_if_memory_allows():
     assert again.models[0].asked > N_USERS and again.config.weights == weights
 
 
-@pytest.mark.parametrize("figures, proven", [(1, False), (2, True), (10, True), (30, True), (1000, True)])
-def test_the_deadline_ends_the_learning_with_what_is_proven(figures: int, proven: bool, monkeypatch):
+@pytest.mark.parametrize("metrics, proven", [(1, False), (2, True), (10, True), (30, True), (1000, True)])
+def test_the_deadline_ends_the_learning_with_what_is_proven(metrics: int, proven: bool, monkeypatch):
     """A second a figure: one is the equal weights', the next the good model's alone; 24 pick on one half."""
     tables_, holdout = task({"good": 0.4, "bad": 5.0})
     blend, context, now = blend_of(**tables_), context_of(holdout), [0.0]
@@ -138,11 +138,11 @@ def test_the_deadline_ends_the_learning_with_what_is_proven(figures: int, proven
         now[0] += 1
         return measured(model)
 
-    context.per_user, context.deadline = slow, float(figures)
+    context.per_user, context.deadline = slow, float(metrics)
     blend.fit(NOTHING, context)
-    assert now[0] <= figures and sum(blend.weights) == pytest.approx(1)
+    assert now[0] <= metrics and sum(blend.weights) == pytest.approx(1)
     assert (blend.config.weights["good"] > 0.8) == proven, blend.config.weights
-    assert context.cut_short == (figures < 25 or now[0] == figures)
+    assert context.cut_short == (metrics < 25 or now[0] == metrics)
 
 
 def test_a_deadline_that_is_over_leaves_equal_weights():
@@ -213,9 +213,9 @@ def test_a_night_refits_a_blends_members_and_publishes_it(tmp_path: Path):
     made = ask(run, "select distinct model, source from recommendations")
     assert made.rows() == [("blend", "model")]
     blend = load(fits["blend", "all"]).eval()
-    stranger = History.of_lists([[0, 3, 6]], blend.n_items)
+    newcomer = History.of_lists([[0, 3, 6]], blend.n_items)
     with torch.no_grad():
-        scores = blend.score(torch.tensor([-1]), stranger)[0]  # (I,)
+        scores = blend.score(torch.tensor([-1]), newcomer)[0]  # (I,)
     assert scores[9::3].mean() > scores[1::3].mean(), "a user the fit never saw is served by the members"
 
 

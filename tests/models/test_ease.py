@@ -95,14 +95,14 @@ def test_held_popular_items_and_light_users(n_items):
     with torch.no_grad():
         of_fit = model.score(torch.arange(N_USERS), everyone)
         torch.testing.assert_close(of_fit, x.float() @ b, rtol=1e-4, atol=1e-5)
-        stranger = model.score(torch.tensor([-1]), everyone[torch.tensor([5])])
-        torch.testing.assert_close(stranger[0], of_fit[5], rtol=1e-4, atol=1e-5)
+        unknown = model.score(torch.tensor([-1]), everyone[torch.tensor([5])])
+        torch.testing.assert_close(unknown[0], of_fit[5], rtol=1e-4, atol=1e-5)
         parts = model.contributions(5, everyone[torch.tensor([5])], 2)
         torch.testing.assert_close(parts, b[everyone[torch.tensor([5])].items, 2], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(model.similar(torch.tensor([0, 9])), b[[0, 9]], rtol=1e-4, atol=1e-5)
 
 
-def test_ratings_and_popularity_count_as_they_are_told_to():
+def test_ratings_and_popularity_count_as_configured():
     taken = torch.rand(N_USERS, 12, generator=torch.Generator().manual_seed(2)) < 0.4
     users, items = taken.nonzero(as_tuple=True)
     ratings = torch.arange(len(users)).remainder(5) + 1.0

@@ -9,13 +9,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.core.seeding import generator
-from pipeline.models.ials import Ials, IalsConfig
+from pipeline.models.ials import Ials, IalsConfig, fingerprints
 from pipeline.models.ops import least_squares
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
+from pipeline.models.serialization import restore
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
 from tests.support.data_sets import data_set
 from tests.support.interactions import frame, random_interactions
+from tests.support.models import fitted
 
 A = 0.3  # unobserved weight
 
@@ -146,7 +148,7 @@ def test_logged_loss_is_that_of_the_whole_matrix_and_falls(solver: str, exponent
 
 
 @pytest.mark.parametrize("solver", ["cg", "exact"])
-def test_fold_in_gives_the_fitted_factors_to_strangers_too(solver: str):
+def test_fold_in_gives_the_fitted_factors_to_new_users_too(solver: str):
     train = random_interactions()
     model = Ials(IalsConfig(embedding_dim=6, solver=solver), 60, 40)
     model.fit(train, FitContext())
@@ -154,6 +156,59 @@ def test_fold_in_gives_the_fitted_factors_to_strangers_too(solver: str):
     for users in (torch.arange(60), torch.full((60,), -1)):
         torch.testing.assert_close(model.score(users, train.history()), fitted, rtol=1e-4, atol=1e-4)
     assert not model.score(torch.tensor([0, -1]), History.of_lists([[], []], 40)).any(), "nothing known: all 0"
+
+
+def test_nothing_is_solved_for_users_with_the_history_of_the_fit(monkeypatch: pytest.MonkeyPatch):
+    train = random_interactions()
+    model, history, users = fitted(Ials, train, epochs=3, embedding_dim=8), train.history(), torch.arange(60)
+    lists = [history.items[history.offsets[u] : history.offsets[u + 1]].tolist() for u in range(60)]
+    solved = []
+    solve = Ials._solve
+    monkeypatch.setattr(Ials, "_solve", lambda self, rows, start: solved.append(len(start)) or solve(self, rows, start))
+    backwards = History.of_lists([row[::-1] for row in lists], 40)
+    assert torch.equal(model.user_factors(users, history), model.users) and not solved
+    assert torch.equal(model.user_factors(users, backwards), model.users) and not solved
+    other = History.of_lists([lists[0][:-1], [*lists[1], 39], lists[2], []], 40)
+    got = model.user_factors(users[:4], other)
+    assert solved == [3] and torch.equal(got[2], model.users[2]) and not got[3].any()
+    assert not torch.allclose(got[:2], model.users[:2], atol=1e-3)
+    strangers = model.user_factors(torch.full((60,), -1), history)
+    assert solved == [3, 60]
+    torch.testing.assert_close(strangers, model.users, rtol=1e-3, atol=1e-4)
+
+
+def test_a_state_without_fingerprints_is_folded_in(tmp_path):
+    train = random_interactions()
+    model = fitted(Ials, train, epochs=2, embedding_dim=8)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "fingerprints"}
+    old = Ials(model.config, 60, 40)
+    restore(old, state)
+    torch.testing.assert_close(old.user_factors(torch.arange(60), train.history()), model.users, rtol=1e-3, atol=1e-4)
+
+
+def test_fingerprints_differ_where_histories_do():
+    lists = [[], [0], [1], [0, 1], [1, 0], [0, 0], [0, 1, 1], [2, 1], [3]]
+    kinds = {tuple(sorted(row)) for row in lists}
+    got = fingerprints(History.of_lists(lists, 4)).tolist()
+    assert len(set(got)) == len(kinds) and got[3] == got[4]
+    many = torch.combinations(torch.arange(60), 3)  # (34220, 3)
+    offsets = torch.arange(len(many) + 1) * 3
+    assert len(set(fingerprints(History(offsets, many.reshape(-1), 60)).tolist())) == len(many)
+
+
+@pytest.mark.parametrize("worth", [0.0, 2.0])
+def test_rows_that_are_solved_are_left_out_without_a_trace(worth: float, monkeypatch: pytest.MonkeyPatch):
+    """From a start that is the solution of some rows; empty rows are exactly 0 and ask for no step."""
+    rows, q = problem()
+    start = torch.randn(len(rows.l2), 8, generator=torch.Generator().manual_seed(3))
+    start[::3] = solve_exactly(rows, q, A)[0][::3]
+    expected = solve_by_gradients(rows, start, q, A, 40, 1e-4)
+    monkeypatch.setattr(least_squares, "WORTH", worth)
+    got = solve_by_gradients(rows, start, q, A, 40, 1e-4)
+    assert torch.equal(got[0], expected[0]) and got[1] == pytest.approx(expected[1])
+    assert torch.equal(got[0][::3], torch.where(rows.history.lengths[::3, None] > 0, start[::3], 0))
+    empty = rows.history.lengths == 0
+    assert empty.any() and not got[0][empty].any()
 
 
 def test_history_counts_not_the_index():
@@ -215,11 +270,11 @@ def test_weights_that_cannot_be_are_refused(ratings: float | None, words: str):
 
 
 def test_stops_when_valid_stops_getting_better_and_keeps_the_best():
-    figures, seen = [0.1, 0.3, 0.2, 0.3, 0.1, 0.9], []
+    metrics, seen = [0.1, 0.3, 0.2, 0.3, 0.1, 0.9], []
 
     def validate(model: Ials) -> float:
         seen.append((model.items.clone(), model.users.clone()))
-        return figures[len(seen) - 1]
+        return metrics[len(seen) - 1]
 
     train = random_interactions()
     model = Ials(IalsConfig(embedding_dim=4, patience=3), 60, 40)

@@ -68,7 +68,10 @@ def test_every_loss_and_optimizer_separates_the_blocks(keys: dict):
 def test_sparse_gradients_are_chosen_for_large_tables_and_give_the_same_loss():
     small, large = MatrixFactorizationConfig(embedding_dim=8), MatrixFactorizationConfig(embedding_dim=64)
     assert not MatrixFactorization(small, 10, 20).item.sparse
-    assert MatrixFactorization(large, 70_000, 20).item.sparse
+    made = MatrixFactorization(large, 70_000, 20)
+    assert made.user.sparse and not made.item.sparse  # table by table
+    made = MatrixFactorization(MatrixFactorizationConfig(embedding_dim=64, sparse=False), 70_000, 20)
+    assert not made.user.sparse
     users, items, real = (
         torch.tensor([0, 1]),
         torch.tensor([[3, 1, 1], [2, 0, 4]]),

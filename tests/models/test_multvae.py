@@ -43,7 +43,7 @@ def test_the_divergence_climbs_to_beta_and_stays(monkeypatch):
     assert later == pytest.approx(fourth, abs=1e-6)
 
 
-def test_steps_are_counted_and_start_anew_with_every_fit():
+def test_steps_are_counted_and_restart_with_every_fit():
     model = MultVae(MultVaeConfig(**{**SMALL, "epochs": 3}), 40, 20)
     model.fit(checkerboard(), FitContext())
     assert model.steps.item() == 3 * 4
@@ -77,17 +77,17 @@ def test_an_encoder_of_bags_is_the_dense_one():
         torch.testing.assert_close(model._encode(history)[0], model.to_latent(hidden)[:, :4])
 
 
-def test_a_stranger_is_served_as_a_user_of_the_fit_with_that_history():
+def test_a_new_user_is_served_as_a_user_of_the_fit_with_that_history():
     train = checkerboard()
     model = MultVae(MultVaeConfig(**SMALL), train.n_users, train.n_items)
     model.fit(train, FitContext())
     model.eval()
     history = train.history()[torch.tensor([4])]
     with torch.no_grad():
-        known, stranger = (model.score(torch.tensor([user]), history) for user in (4, -1))
+        known, unknown = (model.score(torch.tensor([user]), history) for user in (4, -1))
         doubled = History.of_lists([history.items.tolist() * 2], train.n_items)
         again = model.score(torch.tensor([-1]), doubled)
-    assert torch.equal(known, stranger)
+    assert torch.equal(known, unknown)
     torch.testing.assert_close(again, known), "an item twice counts once"
 
 

@@ -124,7 +124,7 @@ def test_a_joined_neumf_has_the_weights_of_its_parts_and_the_mean_of_their_logit
 
 
 def first_loss(**keys) -> float:
-    """Mean loss of the first epoch after whatever came before it."""
+    """Mean loss of the first epoch after everything before it."""
     losses: list[float] = []
     train = checkerboard()
     model = Ncf(NcfConfig(variant="neumf", batch_size=128, learning_rate=0.02, epochs=1, **keys), 40, 20)
@@ -163,10 +163,10 @@ def test_the_recipe_publishes_and_measures_everybody_by_both_protocols(tmp_path:
     quick += ["models.ncf_pretrained.epochs=1", "models.ncf_pretrained.pretrain_epochs=1", "export.similar_items=0"]
     run = prepare("sample", "movielens-ncf", None, str(tmp_path), quick)
     assert line.conduct(run, without_report) == "published"
-    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(split="test", segment="all")
+    metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).filter(split="test", segment="all")
     labels = {"popularity", "ncf_tutorial", "ncf_pretrained", "ncf", "mf", "ials", "ease", "item_knn"}
     for protocol in ("sampled_99", "full"):
-        rates = figures.filter(protocol=protocol, metric="hit_rate", cutoff=10)
+        rates = metrics.filter(protocol=protocol, metric="hit_rate", cutoff=10)
         assert labels <= set(rates["model"]) and rates["n"].n_unique() == 1 and 150 < rates["n"][0] < 250
     tutorial = Ncf.Config.model_validate(run.settings.models["ncf_tutorial"].model_extra)
     assert isinstance(tutorial, NcfConfig) and (tutorial.layers, tutorial.embedding_dim) == ((64, 32), 8)

@@ -51,7 +51,7 @@ def test_biases_can_be_left_out():
 
 def test_a_strong_prior_leaves_the_mean():
     train, _ = planted()
-    model = fitted(train, l2=1e4, epochs=300)
+    model = fitted(train, l2=1e4, epochs=120)
     everyone = torch.arange(60)
     with torch.no_grad():
         predicted = model.predict(everyone, torch.zeros_like(everyone))
@@ -70,7 +70,7 @@ def test_a_prior_a_row_holds_those_with_few_ratings_back_most(batch_size: int):
     """As in the paper: least squares under l2 a user gives Σ r / (n + l2); under l2 a rating, r / (1 + l2)."""
     train = rows_of_counts(2, 40, 200)
     keys = {"item_bias": False, "global_bias": False, "embedding_dim": 1, "init_std": 1e-9, "clip": False}
-    keys |= {"batch_size": batch_size, "epochs": 400, "learning_rate": 0.1, "schedule": "cosine", "l2_bias": 2.0}
+    keys |= {"batch_size": batch_size, "epochs": 200, "learning_rate": 0.1, "schedule": "cosine", "l2_bias": 2.0}
     row, rating = (fitted(train, l2=1e3, l2_per=per, **keys).user_biases() for per in ("row", "rating"))
     assert row is not None and rating is not None
     assert row[:2].tolist() == pytest.approx([3 * 2 / 4, 3 * 40 / 42], abs=0.05)
@@ -117,6 +117,7 @@ def test_impossible_keys_are_refused():
             PmfConfig(**keys)
 
 
+@pytest.mark.long
 def test_beats_the_mean_by_far_on_the_published_fold():
     train, test = ratings("u1.base"), ratings("u1.test")
     model = Pmf(PmfConfig(), train.n_users, train.n_items)

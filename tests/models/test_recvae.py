@@ -174,9 +174,9 @@ def test_a_fit_that_was_ended_keeps_its_turn(tmp_path, monkeypatch, steps):
 
 def test_a_refit_of_so_many_epochs_repeats_the_search():
     train = checkerboard()
-    figures = iter([0.1, 0.3, 0.2, 0.1, 0.1, 0.1])
+    metrics = iter([0.1, 0.3, 0.2, 0.1, 0.1, 0.1])
     first, again = (RecVae(RecVaeConfig(**SMALL), train.n_users, train.n_items) for _ in range(2))
-    first.fit(train, FitContext(validate=lambda model: next(figures)))
+    first.fit(train, FitContext(validate=lambda model: next(metrics)))
     again.fit(train, FitContext(epochs=first.best_epoch))
     assert first.best_epoch == 2 and first.step == again.step == 2 * 4
     for name, tensor in first.state_dict().items():

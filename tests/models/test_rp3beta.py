@@ -67,7 +67,7 @@ def test_beta_holds_popular_items_back():
     assert share[0] > share[1] > share[2]
 
 
-def test_strangers_and_empty_histories():
+def test_new_users_and_empty_histories():
     model = fitted(Rp3Beta, random_interactions())
     lists = [[0, 2, 4], [], [39]]  # 39 is an item without a row
     got = model.score(torch.full((3,), -1), History.of_lists(lists, 40))

@@ -100,10 +100,10 @@ def test_the_next_item_of_a_ring_wins():
     model.eval()
     with torch.no_grad():
         best = model.score(torch.arange(40), train.history()).argmax(1)
-        stranger = model.score(torch.tensor([-1]), History.of_lists([[5, 6, 7]], 12)).argmax(1)
+        unknown = model.score(torch.tensor([-1]), History.of_lists([[5, 6, 7]], 12)).argmax(1)
     expected = (train.history().items.view(40, 9)[:, -1] + 1) % 12
     assert (best == expected).float().mean() > 0.9
-    assert stranger.tolist() == [8]
+    assert unknown.tolist() == [8]
 
 
 def test_the_future_is_not_seen_and_padding_does_not_matter():

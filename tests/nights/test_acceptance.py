@@ -1,4 +1,4 @@
-"""Whole nights on real data: published figures are reached, and every user gets lists without known items."""
+"""Whole nights on real data: published metrics are reached, and every user gets lists without known items."""
 
 from pathlib import Path
 from statistics import mean
@@ -48,9 +48,9 @@ def night(home: Path, dataset: str, folder: str, recipe: str, *overrides: str) -
 
 def on_test(run: Run, protocol: str) -> dict[tuple[str, str], float]:
     """(model, metric) to the value at cutoff 10, of users with history."""
-    figures = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
-    figures = figures.filter(split="test", segment="all", protocol=protocol, cutoff=10)
-    return {(model, metric): value for model, metric, value in figures.select("model", "metric", "value").iter_rows()}
+    metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id)
+    metrics = metrics.filter(split="test", segment="all", protocol=protocol, cutoff=10)
+    return {(model, metric): value for model, metric, value in metrics.select("model", "metric", "value").iter_rows()}
 
 
 def test_leave_one_out_of_movielens_100k_by_full_ranking(tmp_path: Path):

@@ -81,7 +81,7 @@ def test_the_noise_is_what_planted_json_says():
     ratings, errors = anime_like._ratings(rng, truth, counts)
     assert np.bincount(ratings)[1:].tolist() == counts.tolist()
     bins = np.digitize(truth, np.quantile(truth, np.linspace(0, 1, 201)[1:-1]))
-    means = np.bincount(bins, ratings) / np.bincount(bins)  # E[rating | truth], without knowing how it came about
+    means = np.bincount(bins, ratings) / np.bincount(bins)  # E[rating | truth], without the formula
     assert np.sqrt(np.mean((ratings - means[bins]) ** 2)) == pytest.approx(errors["rmse_best"], rel=0.002)
     assert np.std(ratings - np.polyval(np.polyfit(truth, ratings, 1), truth)) == pytest.approx(errors["rmse_linear"])
     assert errors["rmse_best"] < errors["rmse_linear"] < errors["rmse_constant"] == pytest.approx(np.std(ratings))
@@ -151,7 +151,7 @@ def test_error_on_train_and_valid_at_intervals(night):
         assert row["train_mse"] < row["loss"] + 0.5 and row["valid"] < 0
 
 
-def test_held_out_ratings_stand_beside_predictions_within_the_scale(night):
+def test_held_out_ratings_are_next_to_predictions_within_the_scale(night):
     shown = ask(night, "select * from predictions_titled")
     assert set(shown["model"]) == {"as_written", "as_written_faster", "pmf", "bpmf"}
     assert shown["model"].value_counts()["count"].to_list() == [1000] * 4

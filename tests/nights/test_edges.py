@@ -214,5 +214,5 @@ def test_no_usable_family_exits_3(tmp_path, capsys):
     recipe.write_text('[models.popularity_recent]\nfamily = "popularity"\nwindow_days = 30\n')
     night = ["run", toml_of(tmp_path, columns=""), "--recipe", str(recipe), "--no-prefect"]
     assert main(["--home", str(tmp_path / "home"), *night]) == 3
-    said = capsys.readouterr().err
-    assert "popularity_recent" in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert "popularity_recent" in output and "Traceback" not in output

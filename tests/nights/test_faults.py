@@ -201,8 +201,8 @@ def test_the_scorecard_has_every_row_and_tells_of_a_failure(capsys, monkeypatch)
     monkeypatch.setitem(ROWS, 98, Row(98, "another", "is survived", lambda root: "survived"))
     monkeypatch.setattr("sys.argv", ["faults", "--only", "98,99"])
     assert scorecard.main() == 1
-    said = capsys.readouterr().out
-    assert "| 99 | a fault | is survived | AssertionError: a \\| b | **NO** |" in said
-    assert "| 98 | another | is survived | survived | yes |" in said and "1 of 2 rows pass" in said
+    output = capsys.readouterr().out
+    assert "| 99 | a fault | is survived | AssertionError: a \\| b | **NO** |" in output
+    assert "| 98 | another | is survived | survived | yes |" in output and "1 of 2 rows pass" in output
     monkeypatch.setattr("sys.argv", ["faults", "--only", "98"])
     assert scorecard.main() == 0

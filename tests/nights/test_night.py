@@ -131,14 +131,14 @@ def test_mlflow_has_the_night_and_serves_the_published_lists(published):
     assert mf.data.params["embedding_dim"]
     champion = mlflow.pyfunc.load_model("models:/sample@champion")
     users = ask(published, "select user_id from users order by 1 limit 5")["user_id"].to_list()
-    served = champion.predict(pd.DataFrame({"user_id": [*users, "a stranger"]}))
+    served = champion.predict(pd.DataFrame({"user_id": [*users, "a new user"]}))
     names = ", ".join(f"'{user}'" for user in users)
     listed = ask(
         published,
         f"select user_id, rank, item_id from recommendations where user_id in ({names}) order by 1, 2",
     )
-    assert pl.DataFrame(served[served.user_id != "a stranger"][["user_id", "rank", "item_id"]]).rows() == listed.rows()
-    assert set(served[served.user_id == "a stranger"]["source"]) == {"fallback"}
+    assert pl.DataFrame(served[served.user_id != "a new user"][["user_id", "rank", "item_id"]]).rows() == listed.rows()
+    assert set(served[served.user_id == "a new user"]["source"]) == {"fallback"}
     assert len(champion.predict(pd.DataFrame({"user_id": users[:1]}), params={"top_n": 3})) == 3
 
 
@@ -273,8 +273,8 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
 )
 def test_mistakes_get_one_readable_answer(published, capsys, arguments, code, says):
     assert main(["--home", str(published.home_root), *arguments]) == code
-    said = capsys.readouterr().err
-    assert says in said and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert says in output and "Traceback" not in output
 
 
 def test_looking(published, capsys):

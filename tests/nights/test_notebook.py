@@ -41,13 +41,13 @@ def test_unknown_users_are_named(night):
 def test_a_perfect_list_is_perfect_and_an_empty_one_is_nothing(night):
     held = night.holdout("valid")
     perfect = held.with_columns(rank=pl.int_range(1, pl.len() + 1).over("user_id"))
-    figures = night.evaluate(perfect, cutoffs=(200,))
-    assert dict(figures.filter(metric="recall").select("metric", "value").iter_rows())["recall"] == 1
+    metrics = night.evaluate(perfect, cutoffs=(200,))
+    assert dict(metrics.filter(metric="recall").select("metric", "value").iter_rows())["recall"] == 1
     nothing = night.evaluate(perfect.head(0))
     assert nothing.filter(metric="hit_rate")["value"][0] == 0
 
 
-def test_lists_of_any_kind_of_frame_have_the_same_figures(night):
+def test_lists_of_any_kind_of_frame_have_the_same_metrics(night):
     held = night.holdout("valid").with_columns(rank=pl.int_range(1, pl.len() + 1).over("user_id"))
     own = night.evaluate(held, cutoffs=(2,))
     text = held.cast({"rank": pl.String})  # "10" is after "2"
@@ -55,8 +55,8 @@ def test_lists_of_any_kind_of_frame_have_the_same_figures(night):
         assert night.evaluate(lists, cutoffs=(2,)).equals(own)
 
 
-def test_a_models_own_lists_have_the_models_figure(night):
-    """Popularity on train by hand: the figures are those of the leaderboard."""
+def test_a_models_own_lists_have_the_models_metric(night):
+    """Popularity on train by hand: the metrics are those of the leaderboard."""
     parts, encoded = (night._folder(name) for name in ("parts", "encoded"))
     train = pl.read_parquet(parts / "train.parquet").filter("positive")
     items = pl.read_parquet(encoded / "items.parquet")
@@ -78,7 +78,7 @@ def test_a_models_own_lists_have_the_models_figure(night):
 
 
 def test_any_two_models_are_compared(night):
-    """The figures are those of the table that the night made; swapped, they change sign."""
+    """The numbers are those of the table that the night made; swapped, they change sign."""
     for split in ("valid", "test"):
         ours = night.compare("popularity", "ease", split)
         theirs = night.sql("from comparisons where split = $split", split=split).row(0, named=True)
@@ -95,18 +95,18 @@ def test_any_two_models_are_compared(night):
         night.compare("ease", "ease")
 
 
-def test_mistakes_are_told(night, tmp_path):
+def test_mistakes_are_reported(night, tmp_path):
     with pytest.raises(ValueError, match="missing: rank"):
         night.evaluate(pl.DataFrame({"user_id": ["u0001"], "item_id": ["b0001"]}))
     with pytest.raises(ValueError, match=r"is not part of the night, e\.g\. 'nobody'"):
         night.evaluate(pl.DataFrame({"user_id": ["nobody"], "item_id": ["b0001"], "rank": [1]}))
     one = {"user_id": ["u0001"], "item_id": ["b0001"]}
-    for lists, told in (
+    for lists, printed in (
         (5, "need the columns user_id, item_id, rank; .*'int'"),
         ({**one, "rank": ["first"]}, "need the columns .*first"),
         ({**one, "rank": [None]}, "1 rows have no rank"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=printed):
             night.evaluate(lists)
     with pytest.raises(UnreadableInput, match="nothing is published"):
         Published("sample", tmp_path)

@@ -1,4 +1,4 @@
-"""`run --plan`: it changes nothing, and the night that follows does what it said."""
+"""`run --plan`: it changes nothing, and the night that follows does what it planned."""
 
 import json
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_on_a_machine_without_a_home_everything_is_to_do(data: Dataset, capsys):
     assert planned["overrides"] == ["threads=1"] and planned["budget_minutes"] is None
 
 
-def test_an_error_is_told_and_not_journaled(tmp_path, monkeypatch):
+def test_an_error_is_printed_and_not_journaled(tmp_path, monkeypatch):
     def broken(plan: Plan, call: StageCall, *inputs):
         if call.stage is StageName.TRAIN:
             raise ValueError("planted")
@@ -125,8 +125,8 @@ def test_an_error_is_told_and_not_journaled(tmp_path, monkeypatch):
 
 def test_the_built_in_sample_is_not_even_made(tmp_path, capsys):
     assert main(["--home", str(tmp_path / "home"), "run", "--plan"]) == 0
-    told = capsys.readouterr().out
-    assert "night of sample, recipe nightly" in told and "no past night has timed" in told
+    output = capsys.readouterr().out
+    assert "night of sample, recipe nightly" in output and "no past night has timed" in output
     assert not (tmp_path / "home").exists()
 
 
@@ -157,14 +157,14 @@ def test_a_change_is_followed_from_where_it_matters(four_nights, capsys, overrid
     holds(planned, did(data, "--set", "seed=3", "--set", override))
 
 
-def test_new_data_means_all_anew_and_a_flipped_byte_one_stage(four_nights, capsys):
+def test_new_data_means_all_stages_and_a_flipped_byte_one_stage(four_nights, capsys):
     data, _ = four_nights
     for parquet in (data.home.lake("tiny") / "3_encoded").glob("*/interactions.parquet"):
         content = bytearray(parquet.read_bytes())
         content[len(content) // 2] ^= 1
         parquet.write_bytes(content)
-    told = states(plan(data, capsys, "--set", "seed=3"))
-    assert (told["clean"], told["encode"]) == (CACHED, TO_DO)
+    output = states(plan(data, capsys, "--set", "seed=3"))
+    assert (output["clean"], output["encode"]) == (CACHED, TO_DO)
     data.write("b.csv", first_day=10)
     assert CACHED not in states(plan(data, capsys, "--set", "seed=3")).values()
 
@@ -180,7 +180,7 @@ def test_searches_blends_and_the_gate(data: Dataset, capsys):
     holds(again, did(data))
 
 
-def test_members_that_figures_choose_are_not_foretold(data: Dataset, capsys):
+def test_members_that_metrics_choose_are_not_predicted(data: Dataset, capsys):
     (data.folder / "cheap.toml").write_text(MANY + "[models.item_knn]\n")
     few = ["--set", "models.both.most=2"]
     did(data, *few)
@@ -220,13 +220,13 @@ def test_a_published_blend_is_made_again_of_its_members(data: Dataset, capsys):
     holds(planned, did(data, *again))
 
 
-def test_what_figures_may_make_the_published_blend_is_open(data: Dataset, capsys):
+def test_what_metrics_may_make_the_published_blend_is_open(data: Dataset, capsys):
     (data.folder / "cheap.toml").write_text(BLENDED)
     did(data, "--set", "gate.enabled=false")
     changed = ["--set", "models.both.most=2", "--set", "models.sasrec.embedding_dim=8"]
-    told = states(plan(data, capsys, *changed))
-    assert {told[title] for title in ("train incumbent_sasrec", "train incumbent")} == {OPEN}
-    assert told["evaluate popularity_floor"] == TO_DO
+    output = states(plan(data, capsys, *changed))
+    assert {output[title] for title in ("train incumbent_sasrec", "train incumbent")} == {OPEN}
+    assert output["evaluate popularity_floor"] == TO_DO
     holds(plan(data, capsys, *changed), did(data, *changed))
 
 
@@ -235,12 +235,12 @@ def test_a_fit_for_the_test_of_its_own(data: Dataset, capsys):
     (data.folder / "cheap.toml").write_text(recipe + '[evaluation]\nfit_for_test = "train+valid"\n')
     assert "train mf on train+valid" in states(plan(data, capsys))
     did(data)
-    told = states(plan(data, capsys))
-    assert told["train mf on train+valid"] == CACHED
-    assert told["train b on train+valid"] == OPEN, "its members may have to be fitted again"
+    output = states(plan(data, capsys))
+    assert output["train mf on train+valid"] == CACHED
+    assert output["train b on train+valid"] == OPEN, "its members may have to be fitted again"
 
 
-def test_a_budget_is_told_and_searches_get_what_it_leaves(data: Dataset, capsys):
+def test_a_budget_is_shown_and_searches_get_what_it_leaves(data: Dataset, capsys):
     (data.folder / "cheap.toml").write_text(MANY + "[budget]\nminutes = 5\n")
     for _ in range(2):  # the second time the first fits are there
         planned = plan(data, capsys)
@@ -248,8 +248,8 @@ def test_a_budget_is_told_and_searches_get_what_it_leaves(data: Dataset, capsys)
         titles = list(states(planned))
         assert titles.index("evaluate ease") < titles.index("search mf") < titles.index("train both")
         assert data.command(*words_of(data, "--plan")) == 0
-        told = capsys.readouterr()
-        assert "budget   5 minutes" in told.out and "rest of the budget" in told.out and not told.err
+        output = capsys.readouterr()
+        assert "budget   5 minutes" in output.out and "rest of the budget" in output.out and not output.err
         did(data, "--until", "train", "--set", "budget.minutes=1")
 
 
@@ -280,17 +280,17 @@ def test_until_ends_the_plan_where_it_ends_the_night(data: Dataset, capsys, unti
 
 def test_what_a_night_would_refuse_to_read_the_plan_does_too(data: Dataset, capsys):
     toml = str(data.folder / "tiny.toml")
-    for words, told in (
+    for words, output in (
         ([toml, "--data", str(data.folder / "nowhere")], "found no *.csv"),
         ([toml, "--set", "splt.kind=auto"], "did you mean 'split'"),
         (["tinny"], "no data set is called 'tinny'"),
     ):
         assert data.command("run", "--plan", *words) == 2
         printed = capsys.readouterr()
-        assert told in printed.err and not printed.out
+        assert output in printed.err and not printed.out
     assert not data.home_root.exists()
 
 
-def test_settings_of_the_environment_are_told(data: Dataset, capsys, monkeypatch):
+def test_settings_of_the_environment_are_shown(data: Dataset, capsys, monkeypatch):
     monkeypatch.setenv("NIGHTRECS_SPLIT__KIND", "random")
     assert plan(data, capsys)["overrides"] == ["NIGHTRECS_SPLIT__KIND=random", "threads=1"]

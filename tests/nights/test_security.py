@@ -118,8 +118,8 @@ def test_sql_only_reads_the_published_tables(home: Path, tmp_path, monkeypatch, 
     live = Home(home).live("tiny")
     before = live.read_bytes()
     code = main(["--home", str(home), "sql", "tiny", query])
-    said = capsys.readouterr()
-    assert code == 2 and "Traceback" not in said.err and not said.out, (code, said)
+    printed = capsys.readouterr()
+    assert code == 2 and "Traceback" not in printed.err and not printed.out, (code, printed)
     assert live.read_bytes() == before and not list(tmp_path.iterdir())
     assert not live.with_name(live.name + ".wal").exists()
 
@@ -128,8 +128,8 @@ def test_what_users_type_is_bound(home: Path, capsys):
     for hostile in ("' or 1=1 --", "u00'; drop table users; --", "$user", '"u00"'):
         for command in ("recommend", "similar"):
             assert main(["--home", str(home), command, "tiny", hostile]) == 2
-            said = capsys.readouterr()
-            assert "is not in the published tables" in said.err and not said.out
+            printed = capsys.readouterr()
+            assert "is not in the published tables" in printed.err and not printed.out
     for hostile in ("../../etc/passwd", "tiny; drop table users", "/etc/passwd"):
         assert main(["--home", str(home), "recommend", hostile, "u00"]) == 2
         assert "Traceback" not in capsys.readouterr().err
@@ -156,13 +156,14 @@ def test_secrets_are_nowhere_at_rest(home: Path):
     assert "MLflow did not take it" in notes, "the address was used"
 
 
-def test_secrets_are_not_said(tmp_path, monkeypatch, capfd):
+@pytest.mark.night
+def test_secrets_are_not_printed(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PREFECT_API_URL", f"http://me:{SECRET}@127.0.0.1:9/api")
     monkeypatch.setenv("MY_TOKEN", SECRET + "!")
     assert main(["--home", str(tmp_path), "run", "--until", "ingest"]) == 0
     assert main(["--home", str(tmp_path), "--debug", "recommend", SECRET + "!", "x"]) == 2
-    said = capfd.readouterr()
-    assert SECRET not in said.err + said.out and "http://***@127.0.0.1:9/api does not answer" in said.err
+    printed = capfd.readouterr()
+    assert SECRET not in printed.err + printed.out and "http://***@127.0.0.1:9/api does not answer" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -231,12 +231,12 @@ def test_mlflow_is_started_for_local_names_and_its_own_pages(planned):
     assert planned[2]["MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"] == "false"
 
 
-def test_the_string_is_masked_in_what_is_said(tmp_path, environ):
+def test_the_string_is_masked_in_the_output(tmp_path, environ):
     auth = auth_of(Home(tmp_path))
     environ.setenv("PREFECT_API_AUTH_STRING", auth)
-    said = masked(f"it is {auth}, sent as {deployments.headers_of(auth)}")
-    assert auth not in said and auth.split(":")[1] not in said and said.count("***") == 2
-    assert deployments.headers_of(auth)["Authorization"].split()[1] not in said
+    output = masked(f"it is {auth}, sent as {deployments.headers_of(auth)}")
+    assert auth not in output and auth.split(":")[1] not in output and output.count("***") == 2
+    assert deployments.headers_of(auth)["Authorization"].split()[1] not in output
 
 
 class Server(BaseHTTPRequestHandler):

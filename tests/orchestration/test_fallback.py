@@ -74,7 +74,7 @@ def test_a_hung_stage_is_not_taken_for_a_lost_prefect(run):
     assert not step.lost and calls == []
 
 
-def test_a_refusal_that_prefect_could_not_be_told_is_exit_3(tmp_path, monkeypatch, capsys):
+def test_a_refusal_that_did_not_reach_prefect_is_exit_3(tmp_path, monkeypatch, capsys):
     import flows.tasks
     from flows.cli import main
     from flows.prepare import prepare
@@ -88,5 +88,5 @@ def test_a_refusal_that_prefect_could_not_be_told_is_exit_3(tmp_path, monkeypatc
     monkeypatch.setattr(flows.tasks, "nightly", dies)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert main(["--home", str(tmp_path), "run", "--until", "split"]) == 3
-    said = capsys.readouterr().err
-    assert "too few rows" in said and "going on without it" not in said
+    output = capsys.readouterr().err
+    assert "too few rows" in output and "going on without it" not in output

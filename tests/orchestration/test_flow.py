@@ -109,8 +109,8 @@ def test_the_temporary_server_answers_nobody_else(tmp_path):
     finally:
         night.kill()
         night.wait()
-    said = (tmp_path / "log").read_text()
-    assert "stopped: --until split" in said and "running without it" not in said, said
+    output = (tmp_path / "log").read_text()
+    assert "stopped: --until split" in output and "running without it" not in output, output
     assert not (tmp_path / ".prefect" / "api-auth.txt").exists(), "its string is for one time"
 
 
@@ -151,9 +151,9 @@ def test_prefect_lost_in_mid_night_is_gone_on_without(tmp_path, monkeypatch, cap
     monkeypatch.setattr(flows.tasks, "nightly", dies)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert main(["--home", str(tmp_path), "run", "--until", "split", "--json"]) == 0
-    said = capsys.readouterr()
-    assert "Prefect was lost on the way" in said.err and "going on without it as night" in said.err
-    assert '"outcome": "stopped"' in said.out
+    output = capsys.readouterr()
+    assert "Prefect was lost on the way" in output.err and "going on without it as night" in output.err
+    assert '"outcome": "stopped"' in output.out
 
 
 def test_run_without_prefect_prints_the_sql_to_try(tmp_path, monkeypatch, capsys):

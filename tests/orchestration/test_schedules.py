@@ -59,7 +59,7 @@ def test_a_toml_is_kept_as_an_absolute_path(nightrecs, tmp_path, monkeypatch):
     assert schedules(Home(tmp_path))[0].dataset == str(tmp_path / "plays.toml")
 
 
-def test_a_broken_schedule_is_told_and_left_out(nightrecs, tmp_path, capsys):
+def test_a_broken_schedule_is_reported_and_left_out(nightrecs, tmp_path, capsys):
     assert nightrecs("schedule", "sample", "--cron", "0 3 * * *") == 0
     (tmp_path / "warehouse" / "schedules" / "broken.json").write_text("{")
     assert [night.name for night in schedules(Home(tmp_path))] == ["sample"]

@@ -47,8 +47,8 @@ def called(home: Path, *words: str) -> subprocess.CompletedProcess:
 def started(home: Path) -> tuple[subprocess.Popen, dict[str, str]]:
     """A running `up`, and where its UIs are."""
     ports = ["--prefect-port", str(PREFECT), "--mlflow-port", str(MLFLOW)]
-    said = (home / "up.log").open("w")
-    process = subprocess.Popen(command(home, "up", *ports), cwd=CHECKOUT, stderr=said, preexec_fn=heed_ctrl_c)
+    output = (home / "up.log").open("w")
+    process = subprocess.Popen(command(home, "up", *ports), cwd=CHECKOUT, stderr=output, preexec_fn=heed_ctrl_c)
     at = Home(home)
     wait_for(lambda: running_up(at) or process.poll() is not None, START)
     found = running_up(at)
@@ -105,14 +105,16 @@ def look_around(home: Path, urls: dict[str, str]) -> None:
         with urllib.request.urlopen(url, timeout=20) as page:
             assert page.status == 200 and b"<html" in page.read().lower()
     check = called(home, "up", "--check", "--json")
-    told = json.loads(check.stdout)
-    assert check.returncode == 0 and told["answers"] == {"Prefect": True, "MLflow": True} and told["next"]["sample"]
+    printed = json.loads(check.stdout)
+    assert (
+        check.returncode == 0 and printed["answers"] == {"Prefect": True, "MLflow": True} and printed["next"]["sample"]
+    )
     assert "answers" in called(home, "up", "--check").stdout
     again = called(home, "up")
     assert again.returncode == 3 and "it is up already" in again.stderr
-    said = (home / "up.log").read_text()
-    assert str(file_of(Home(home))) in said and auth_of(Home(home)) not in said
-    assert f"{urls['MLflow']}/#/experiments?workflowType=machine_learning" in said
+    output = (home / "up.log").read_text()
+    assert str(file_of(Home(home))) in output and auth_of(Home(home)) not in output
+    assert f"{urls['MLflow']}/#/experiments?workflowType=machine_learning" in output
 
 
 def a_night_runs_by_itself(home: Path, urls: dict[str, str]) -> None:
@@ -139,9 +141,9 @@ def a_night_runs_by_itself(home: Path, urls: dict[str, str]) -> None:
     with urllib.request.urlopen(kept, timeout=20) as report:
         assert b"<html" in report.read().lower()
     logs = api.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-    told = [entry["message"] for entry in logs]
-    assert any(line.startswith("ingest") and " rows" in line for line in told)
-    assert "Finished in state Completed()" not in told, "every stage has a line of its own that says more"
+    printed = [entry["message"] for entry in logs]
+    assert any(line.startswith("ingest") and " rows" in line for line in printed)
+    assert "Finished in state Completed()" not in printed, "every stage has a line of its own that says more"
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +177,8 @@ def test_what_is_no_longer_scheduled_is_forgotten_and_missed_nights_run_once(hou
     for hours in (50, 26, 2, -22):
         at = {"type": "SCHEDULED", "state_details": {"scheduled_time": in_hours(-hours)}}
         api.ask(f"/deployments/{held['id']}/create_flow_run", {"state": at})
-    told = deployments.tidy(Home(home), api, {"sample", "held", "old"})
-    assert sorted(told) == [
+    printed = deployments.tidy(Home(home), api, {"sample", "held", "old"})
+    assert sorted(printed) == [
         "3 nights of held were missed; one of them runs now",
         "gone is no longer scheduled",
         "old is registered again: an earlier version had done it",

@@ -15,6 +15,7 @@ from pipeline.publishing import business_rules
 from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
 from pipeline.storage import warehouse
+from tests.support.nights import without_views
 
 TODAY = dt.date(2026, 11, 22)
 IDS = pl.Series("item_id", ["a", "b", "c", "d"])
@@ -118,14 +119,14 @@ def ruled(tmp_path_factory):
     recipe = home / "quick.toml"
     recipe.write_text("[models.popularity]\n[gate]\nenabled = false\n")
     plain = prepare(recipe=str(recipe), home=str(home))
-    line.conduct(plain, line.plainly)
+    line.conduct(plain, without_views)
     with warehouse.connect(plain.home.live("sample"), read_only=True) as con:
         top = con.sql("select item_id, count(*) from recommendations group by 1 order by 2 desc, 1 limit 2").fetchall()
     (plain.data / "deny.csv").write_text(f"item_id,reason\n{top[0][0]},recalled\n")
     genre = next(iter(plain.settings.dataset.items.attributes))  # type: ignore[union-attr]
     rule = ["export.exclude_items=deny.csv", f"export.max_per_attribute.{genre}=4"]
     run = prepare(recipe=str(recipe), home=str(home), overrides=rule)
-    line.conduct(run, line.plainly)
+    line.conduct(run, without_views)
     return run, top, genre
 
 

@@ -14,13 +14,15 @@ INPUT_CHECKS = sorted((paths.SQL / "checks" / "input").glob("*.sql"))
 VIEWS = sorted((paths.SQL / "views").glob("*.sql"))
 AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
+    "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
     "wanted": "(top_n integer, exact boolean)",
     "tonight": "(run_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
     "promotable_items": "(place bigint, item_id varchar)",
     "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "
-    "min_coverage double, warn_change double, max_change double)",
+    "min_coverage double, max_new_users double, max_lost_users double, max_new_items double, max_lost_items double, "
+    "warn_change double, max_change double)",
 }
 
 
@@ -44,13 +46,16 @@ def good():
             con.execute(table.ddl)
         for name, columns in AUDIT_TABLES.items():
             con.execute(f"create table {name} {columns}")
-        con.execute("insert into source_rows values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
+        for rows in ("source_rows", "masking_rows"):
+            con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
         con.execute("insert into wanted values (2, true)")
         con.execute("insert into tonight values ('r')")
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
         con.execute("insert into promotable_items values (2, 'd'), (9, 'b')")
-        con.execute("insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, 0.7, 0.5)")
+        con.execute(
+            "insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, null, null, null, null, 0.7, 0.5)"
+        )
         con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
         con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
         for user, items in {"u": "cd", "v": "ab"}.items():
@@ -58,6 +63,7 @@ def good():
                 con.execute(
                     f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now())"
                 )
+        con.execute("insert into reasons values ('u', 1, 1, 'a', 0.7), ('u', 1, 0, null, 0.3)")
         con.execute("insert into similar_items values ('a', 1, 'b', 0.5, 'm', 'r')")
         con.execute(
             "insert into row_ledger values ('r', 'ingest', 'kept', 4), ('r', 'ingest', 'empty_user', 1), "
@@ -79,6 +85,7 @@ FAULTS = {
     "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
     "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",
     "similar_items_sound": "update similar_items set similar_item_id = 'a'",
+    "reasons_sound": "update reasons set share = 0.2 where because_rank = 0",
     "ledger_sums": "update row_ledger set rows = 3 where run_id = 'r' and stage = 'encode'",
     "rejects_counted": "delete from rejected_rows",
     "churn_usual": "update churn set jaccard = 0.2",
@@ -88,6 +95,22 @@ FAULTS = {
     "scores_differ": "update recommendations set score = 1 where user_id = 'u'; delete from recommendations where user_id = 'v'",
     "fallback_share": "update recommendations set source = 'fallback' where user_id = 'u'",
 }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "update reasons set because_item_id = 'c' where because_rank = 1",
+        "update reasons set rank = 9",
+        "update recommendations set source = 'fallback'",
+        "update reasons set because_item_id = null",
+        "update reasons set share = 1.3 where because_rank = 1; update reasons set share = -0.3 where because_rank = 0",
+    ],
+)
+def test_reasons_belong_to_a_list_and_a_history(good, fault):
+    query = warehouse.read_sql(next(path for path in CHECKS if path.stem == "reasons_sound"))
+    good.execute(fault)
+    assert good.sql(query).fetchall()
 
 
 @pytest.mark.parametrize("path", CHECKS, ids=lambda p: p.stem)

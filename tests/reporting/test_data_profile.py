@@ -1,4 +1,4 @@
-"""What is said of a data set: sample without user ids, nulls, density, distributions that lose no row."""
+"""What describes a data set: sample without user ids, nulls, density, distributions that lose no row."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.publishing import item_tables
 from pipeline.reporting import data_profile
+from pipeline.reporting.data_profile import Counts, Values
 from pipeline.schemas import tables
 from pipeline.stages import clean, encode, split
 from pipeline.stages import profile as stage
@@ -32,6 +33,48 @@ def test_every_value_is_in_one_bin(values: list[float]):
         assert len(spread["edges"]) == len(spread["counts"]) + 1 <= 62
         assert np.all(np.diff(spread["edges"]) > 0) and spread["edges"][0] <= min(values)
     json.dumps(spread, allow_nan=False)
+
+
+@given(
+    st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, 4.0, 400.0, math.nan, math.inf]) | st.floats(-100, 100), max_size=60),
+    st.sampled_from([1, data_profile.LOOK]),
+)
+def test_counted_values_are_described_like_all_of_them(values: list[float], look: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_profile, "LOOK", look)  # 1: never counted
+        counted = Values.of(pl.Series(values, dtype=pl.Float64))
+    finite = np.array([value for value in values if math.isfinite(value)])
+    assert np.array_equal(np.repeat(counted.values, counted.counts), np.sort(finite))
+    found = data_profile.distribution(counted)
+    if found is None:
+        assert not len(finite)
+        return
+    assert (found["n"], found["min"], found["max"]) == (len(finite), finite.min(), finite.max())
+    assert (found["mean"], found["sd"]) == pytest.approx((finite.mean(), finite.std()), rel=1e-9, abs=1e-9)
+    expected = np.quantile(finite, data_profile.QUANTILES)
+    assert list(found["quantiles"].values()) == pytest.approx(expected.tolist(), rel=1e-12, abs=1e-12)
+    if "at" in found:
+        distinct, counts = np.unique(finite, return_counts=True)
+        assert (found["at"], found["counts"]) == (distinct.tolist(), counts.tolist())
+    else:
+        assert found["counts"] == np.histogram(finite, found["edges"])[0].tolist()
+
+
+def test_values_that_become_equal_are_counted_together():
+    values = Values.of(pl.Series([3.0, 1.0, 1.0, 2.0, None])).mapped(lambda of: np.minimum(of, 2.0))
+    assert (values.values.tolist(), values.counts.tolist()) == ([1.0, 2.0], [2, 2])
+
+
+def test_counts_of_a_part_are_those_of_the_part():
+    whole = Counts.of(ROWS)
+    assert Counts.of(ROWS, whole) is whole
+    for rows in (ROWS[:20], pl.concat([ROWS[:20], ROWS[:3]])):  # the second repeats pairs
+        for of in (Counts.of(rows), Counts.of(rows[:-1], Counts.of(rows))):
+            kept = rows[: of.rows]
+            assert of.pairs == kept.select("user_id", "item_id").n_unique()
+            assert of.per_user.sum() == of.per_item.sum() == kept.height
+    by_name = {c["column"]: c["distinct"] for c in data_profile.columns(ROWS, whole)}
+    assert by_name == {c["column"]: c["distinct"] for c in data_profile.columns(ROWS)}
 
 
 def test_few_values_have_a_bar_each_and_wide_ones_growing_bins():
@@ -91,26 +134,26 @@ def night(tmp_path):
 
 def test_the_stage_tells_what_the_filters_did(night, capsys):
     run, folder = night(feedback={"normalize": "min_max", "normalize_to": [0, 60]})
-    said = json.loads((folder / stage.FILE).read_text())
-    assert said["shapes"]["raw"]["rows"] == 50 and said["shapes"]["clean"] == {
+    output = json.loads((folder / stage.FILE).read_text())
+    assert output["shapes"]["raw"]["rows"] == 50 and output["shapes"]["clean"] == {
         "rows": 48, "users": 8, "items": 6, "density": 1.0,
     }  # fmt: skip
-    assert sum(said["rows"].values()) == 48
-    assert said["ratings"]["raw"]["max"] == 5 and said["ratings"]["fit"]["max"] == 60
-    assert said["ratings"]["fit"]["n"] == said["rows"]["train"]
-    assert "lonely" not in json.dumps(said)
+    assert sum(output["rows"].values()) == 48
+    assert output["ratings"]["raw"]["max"] == 5 and output["ratings"]["fit"]["max"] == 60
+    assert output["ratings"]["fit"]["n"] == output["rows"]["train"]
+    assert "lonely" not in json.dumps(output)
     assert "of 50 rows of 9 users and 7 items (density 79.4 %), 48 rows of 8 users" in capsys.readouterr().err
     assert journal.read_run(run.home, run.dataset, run.run_id)["profile"] == str(folder)
-    assert lake.info(folder)["shapes"] == said["shapes"]
+    assert lake.info(folder)["shapes"] == output["shapes"]
 
 
 def test_data_without_ratings_or_times(night):
     _, folder = night(ROWS.with_columns(rating=pl.lit(None, pl.Float64), timestamp=pl.lit(None, pl.Datetime("us"))))
-    said = json.loads((folder / stage.FILE).read_text())
-    assert said["ratings"] == {"raw": None, "clean": None, "fit": None}
+    output = json.loads((folder / stage.FILE).read_text())
+    assert output["ratings"] == {"raw": None, "clean": None, "fit": None}
 
 
 def test_ratings_that_the_scale_refuses_do_not_end_the_night(night):
     _, folder = night(ROWS.with_columns(rating=-2 * pl.col("rating")), feedback={"normalize": "log1p"})
-    said = json.loads((folder / stage.FILE).read_text())
-    assert said["ratings"]["fit"] is None and said["ratings"]["raw"]["min"] == -10
+    output = json.loads((folder / stage.FILE).read_text())
+    assert output["ratings"]["fit"] is None and output["ratings"]["raw"]["min"] == -10

@@ -60,8 +60,8 @@ def test_a_published_night_says_who_how_good_why_and_where(facts):
 
 
 def test_text_of_the_data_is_no_markup():
-    told = digest.table([{"name": "<img src=x> | [a](javascript:b) `c` *d*\nnext"}])
-    assert told.splitlines()[2] == "| &lt;img src=x&gt; \\| \\[a\\](javascript:b) \\`c\\` \\*d\\* next |"
+    printed = digest.table([{"name": "<img src=x> | [a](javascript:b) `c` *d*\nnext"}])
+    assert printed.splitlines()[2] == "| &lt;img src=x&gt; \\| \\[a\\](javascript:b) \\`c\\` \\*d\\* next |"
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ def test_a_refused_night_says_the_reason_and_what_to_do_first(refused):
 
 
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("reason", "output"),
     [
         ("UnreadableInput: no file", formatting.MEND),
         ("MemoryError: x", formatting.TO_DO["crashed"]),
         (None, formatting.TO_DO["crashed"]),
     ],
 )
-def test_a_crash_by_a_missing_file_is_no_broken_house(reason, said):
-    assert formatting.to_do({"outcome": "crashed", "reason": reason}) == said
+def test_a_crash_by_a_missing_file_is_no_broken_house(reason, output):
+    assert formatting.to_do({"outcome": "crashed", "reason": reason}) == output
     assert formatting.to_do({"outcome": "published", "reason": None}) is None

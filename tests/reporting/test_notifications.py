@@ -85,14 +85,14 @@ def test_an_email_has_a_subject_and_all_facts(mailbox):
     assert "Subject: all is lost" in got[0] and "dataset: tiny" in got[0] and "To: a@example.org" in got[0]
 
 
-def test_trouble_is_told_in_words_without_the_secret():
+def test_trouble_is_described_without_the_secret():
     environ = {
         "NIGHTRECS_NOTIFY_WEBHOOK": "http://127.0.0.1:9/token-of-mine",
         "NIGHTRECS_NOTIFY_EMAIL": "a@example.org",
         "NIGHTRECS_NOTIFY_SMTP": "smtp://me:secret-of-mine@127.0.0.1:9",
     }
-    told = notifications.send("x", {}, environ)
-    assert len(told) == 2 and not any("of-mine" in line for line in told)
+    printed = notifications.send("x", {}, environ)
+    assert len(printed) == 2 and not any("of-mine" in line for line in printed)
     assert "begins with http" in notifications.send("x", {}, {"NIGHTRECS_NOTIFY_WEBHOOK": "file:///etc/passwd"})[0]
     assert notifications.send("x", {}, {}) == []
 
@@ -135,7 +135,7 @@ def no_http():
         {"NIGHTRECS_NOTIFY_EMAIL": "a@example.org", "NIGHTRECS_NOTIFY_SMTP": "smtp://me:secret-of-mine@host:port"},
     ],
 )
-def test_whatever_is_configured_nothing_is_raised_and_no_secret_said(no_http, environ, caplog, capfd):
+def test_whatever_is_configured_nothing_is_raised_and_no_secret_logged(no_http, environ, caplog, capfd):
     environ = {name: value.replace("PLACE", no_http[0]) for name, value in environ.items()}
     (problem,) = notifications.send("all is lost", {"dataset": "tiny"}, environ)
     assert "NIGHTRECS_NOTIFY" in problem
@@ -182,7 +182,7 @@ def test_the_e_mail_variables_as_an_address():
     assert notifications.is_known(notifications.mail_url("a@x.org, b@x.org", notifications.LOCAL_SMTP))
 
 
-def test_a_killed_night_is_told_once_and_its_recovery_too(run, webhook, monkeypatch):
+def test_a_killed_night_is_notified_once_and_its_recovery_too(run, webhook, monkeypatch):
     url, got = webhook
     monkeypatch.setenv("NIGHTRECS_NOTIFY_WEBHOOK", url)
     night = Schedule(name=run.dataset, dataset=run.dataset, cron="0 3 * * *")

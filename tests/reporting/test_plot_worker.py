@@ -1,4 +1,4 @@
-"""A process of its own draws: what it can't is told, what it can is there, and it outlives nobody."""
+"""A process of its own draws: failures are reported, plots are there, and it never outlives its parent."""
 
 import os
 import signal
@@ -13,6 +13,8 @@ from pipeline.reporting.plots import figure, worker
 from pipeline.reporting.plots.night import Picture
 from pipeline.reporting.plots.worker import Drawer
 
+pytestmark = pytest.mark.process
+
 CURVE = {"label": "mine", "family": "mf", "history": [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}]}
 
 
@@ -20,7 +22,7 @@ def curve(of: dict) -> Picture:
     return Picture("training.png", figure.training_curve, {"info": of})
 
 
-def test_what_can_be_drawn_is_there_and_the_rest_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_can_be_drawn_is_there_and_the_rest_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "pipeline.py").touch()  # of somebody who works there
     monkeypatch.chdir(tmp_path)
 
@@ -38,7 +40,7 @@ def test_what_can_be_drawn_is_there_and_the_rest_is_told(tmp_path: Path, monkeyp
     assert not path.exists()
 
 
-def test_one_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_one_that_takes_too_long_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(worker, "PATIENCE", 0.01)  # Python itself takes longer to start
     with Drawer() as drawer:
         drawer.ask([(None, lambda: [curve(CURVE)])])
@@ -46,7 +48,7 @@ def test_one_that_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch):
         assert drawer.failed() == ["drawing ended with code -9"]
 
 
-def test_a_process_that_was_killed_is_told():
+def test_a_process_that_was_killed_is_reported():
     with Drawer() as drawer:
         drawer._process.kill()
         drawer._process.wait()
@@ -55,7 +57,7 @@ def test_a_process_that_was_killed_is_told():
         assert drawer.failed() == ["drawing ended with code -9"]
 
 
-def test_it_is_ended_with_whoever_asked(tmp_path: Path):
+def test_it_ends_with_its_parent_process(tmp_path: Path):
     code = (
         "from pipeline.reporting.plots.worker import Drawer; import time\n"
         f"drawer = Drawer(); open({str(tmp_path / 'pid')!r}, 'w').write(str(drawer._process.pid)); time.sleep(60)"

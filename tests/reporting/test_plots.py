@@ -30,11 +30,11 @@ def width_and_height(path: Path) -> tuple[int, int]:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch):
     """Figures stay open until the test has looked at them."""
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    yield figures
+    metric_rows = []
+    monkeypatch.setattr(plt, "close", metric_rows.append)
+    yield metric_rows
     monkeypatch.undo()
-    for figure in figures:
+    for figure in metric_rows:
         plt.close(figure)
 
 
@@ -60,7 +60,7 @@ def test_a_training_curve_shows_errors_as_they_are_and_the_rates(tmp_path, drawn
     assert [t.get_text() for t in loss.texts] == ["rate 0.1", "0.05"]  # the third would begin after the last epoch
 
 
-def test_a_figure_that_is_measured_now_and_then_has_its_own_points(tmp_path, drawn):
+def test_a_metric_that_is_measured_now_and_then_has_its_own_points(tmp_path, drawn):
     history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "valid": 0.3}]
     plots.training_curve({**INFO, "history": history}, tmp_path / "t.png", "ndcg")
     assert drawn[0].axes[1].lines[0].get_xdata().tolist() == [2]
@@ -160,7 +160,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_biases_and_pictures_are_published_whoever_is_champion(home, draws_plots, champion, select):
+def test_biases_and_pictures_are_published_whichever_model_is_champion(home, draws_plots, champion, select):
     recipe = home / "two.toml"
     recipe.write_text('[models.popularity]\n[models.pmf]\nepochs = 2\nembedding_dim = 4\n[split]\nkind = "random"\n')
     run = prepare("sample", str(recipe), None, str(home), ["threads=1", "gate.enabled=false", *select])

@@ -25,7 +25,7 @@ from tests.support.published_home import RECIPE, TOML
 from tests.support.published_nights import SECRET, Dataset, without_mlflow
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)>'
-ALL = ("notes", "data", "leaderboard", "gate", "training", "coverage", "churn", "users", "similar", "nights", "stages", "lineage")  # fmt: skip
+ALL = ("notes", "data", "drift", "leaderboard", "gate", "training", "coverage", "churn", "users", "similar", "nights", "stages", "lineage")  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MORE = """
 [models.mf]
@@ -132,18 +132,18 @@ def test_every_section_of_a_published_night_is_there(nights):
 def test_the_paragraph_has_the_numbers_of_the_journal(nights):
     home, (first, second, _) = nights
     night = Night(home, "tiny", second)
-    told = " ".join(words.summary(night, published_tables.look(night.file, night.raw)))
-    figures = night.metrics.filter(
+    output = " ".join(words.summary(night, published_tables.look(night.file, night.raw)))
+    metric_rows = night.metrics.filter(
         model=night.record["champion"], split="test", segment="all", protocol="full", metric="ndcg", cutoff=10
     ).to_dicts()
-    assert f"ndcg@10 {words.rounded(figures[0]['value'])} [" in told and f"{figures[0]['n']} users" in told
+    assert f"ndcg@10 {words.rounded(metric_rows[0]['value'])} [" in output and f"{metric_rows[0]['n']} users" in output
     lines = len((home.root.parent / "log.csv").read_text().splitlines()) - 1
-    assert f"The source has {words.number(lines)} lines, of which 2 (" in told
-    assert "the same number of valid rows as in the last published night" in told
+    assert f"The source has {words.number(lines)} lines, of which 2 (" in output
+    assert "the same number of valid rows as in the last published night" in output
     churn = night.churn_of_nights.filter(run_id=second, segment="all").to_dicts()[0]
-    assert churn["compared_with"] == first and words.percent(1 - churn["jaccard"]) in told
-    assert f"{words.number(62)} users have up to 20 recommendations each, " in told
-    assert told in Page(text_of(home, second)).text.replace("\n", " ")
+    assert churn["compared_with"] == first and words.percent(1 - churn["jaccard"]) in output
+    assert f"{words.number(62)} users have up to 20 recommendations each, " in output
+    assert output in Page(text_of(home, second)).text.replace("\n", " ")
 
 
 def test_two_protocols_and_two_splits_never_meet(nights):
@@ -193,7 +193,7 @@ def test_a_refused_night_has_a_shorter_report_that_says_what_to_do(nights):
     home, (_, second, refused) = nights
     text = text_of(home, refused)
     shown = Page(text)
-    assert list(shown.headings) == ["what-to-do", "notes", "data", "nights", "stages", "lineage"]
+    assert list(shown.headings) == ["what-to-do", "notes", "data", "drift", "nights", "stages", "lineage"]
     assert "raise checks.max_age_days" in shown.text and "fresh_enough" in shown.text
     live = words.moment(journal.read_run(home, "tiny", second)["started_at"])
     assert f"readers see the tables of the night of {live} UTC" in shown.text
@@ -230,11 +230,11 @@ def test_popularity_deciles_share_the_interactions():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "found_text"),
     [(0.123456, "0.1235"), (1.10949, "1.109"), (3.62, "3.620"), (12345.6, "12,346"), (0.00001234, "1.234e-05"), (None, "–"), (float("nan"), "–"), (5.0, "5"), (0, "0")],
 )  # fmt: skip
-def test_figures_have_four_digits(value, said):
-    assert words.rounded(value) == said
+def test_numbers_have_four_digits(value, found_text):
+    assert words.rounded(value) == found_text
 
 
 def test_times_and_shares_are_readable():
@@ -261,8 +261,8 @@ def test_the_command_makes_what_is_missing_and_names_the_file(nights, capsys):
     assert main(command) == 0 and capsys.readouterr().out.strip() == str(home.report("tiny", refused))
     home.report("tiny", first).unlink()
     assert main([*command, "--run", first, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"run_id": first, "outcome": "published", "report": str(home.report("tiny", first))}
+    output = json.loads(capsys.readouterr().out)
+    assert output == {"run_id": first, "outcome": "published", "report": str(home.report("tiny", first))}
     assert list(Page(text_of(home, first)).headings) == [name for name in ALL if name != "churn"]
     assert main([*command, "--run", first[:-1]]) == 2 and f"did you mean {first!r}" in capsys.readouterr().err
     assert main(["--home", str(home.root), "report", "nothing"]) == 2
@@ -336,18 +336,18 @@ def test_a_browser_shows_every_chart_and_nothing_overflows(nights, at, width, sc
             tab = browser.new_context(
                 viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
             ).new_page()
-            said, asked = [], []
-            tab.on("console", lambda message: said.append(message.text))
-            tab.on("pageerror", lambda error: said.append(str(error)))
-            tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+            found_text, asked = [], []
+            tab.on("console", lambda message: found_text.append(message.text))
+            tab.on("pageerror", lambda error: found_text.append(str(error)))
+            tab.on("dialog", lambda dialog: (found_text.append(dialog.message), dialog.dismiss()))
             tab.on("request", lambda request: asked.append(request.url))
             address = home.report("tiny", run_ids[at]).as_uri()
             tab.goto(address)
             n_charts = Page(text_of(home, run_ids[at])).tags["figure"]
             drawn = f'body[data-charts="{n_charts}"][data-scheme="{{}}"]'
             tab.wait_for_selector(drawn.format(scheme), timeout=60_000)
-            assert said == [] and asked in ([address], [address, "data:,"])
-            figures = tab.evaluate(
+            assert found_text == [] and asked in ([address], [address, "data:,"])
+            metric_rows = tab.evaluate(
                 """[...document.querySelectorAll('figure')].map(figure => ({
                     title: figure.querySelector('h3').textContent,
                     marks: [...figure.querySelectorAll('.mark-symbol path, .mark-rect path, .mark-line path, .mark-rule line')]
@@ -355,8 +355,8 @@ def test_a_browser_shows_every_chart_and_nothing_overflows(nights, at, width, sc
                     beyond: figure.querySelector('svg').getBoundingClientRect().right - figure.getBoundingClientRect().right,
                 }))"""
             )
-            assert len(figures) == n_charts
-            assert [figure for figure in figures if not figure["marks"] or figure["beyond"] > 1] == []
+            assert len(metric_rows) == n_charts
+            assert [figure for figure in metric_rows if not figure["marks"] or figure["beyond"] > 1] == []
             widths = tab.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
             assert widths == [width, width]
             back = tab.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -365,6 +365,6 @@ def test_a_browser_shows_every_chart_and_nothing_overflows(nights, at, width, sc
             other = "light" if dark else "dark"
             tab.emulate_media(color_scheme=other)
             tab.wait_for_selector(drawn.format(other), timeout=60_000)
-            assert said == [], "drawn again in the other colours"
+            assert found_text == [], "drawn again in the other colours"
         finally:
             browser.close()

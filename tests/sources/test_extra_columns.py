@@ -23,9 +23,8 @@ TEXTS = st.sampled_from(["view", "", " cart", '"a,b"', '"say ""hi"""', '""', "5.
 
 def data_set(columns: dict[str, Any] | None = None, **events: Any) -> Dataset:
     named = {"user": "user", "item": "item", **(columns or {})}
-    return Dataset.model_validate(
-        {"name": "toy", "columns": named, "source": {"files": ["toy.csv"]}, **({"events": events} if events else {})}
-    )
+    section = {"events": {"weights": {"view": 1.0}, **events}} if events else {}
+    return Dataset.model_validate({"name": "toy", "columns": named, "source": {"files": ["toy.csv"]}, **section})
 
 
 def read(path: Path, dataset: Dataset, into: Path, exact: bool = False) -> pl.DataFrame:

@@ -223,12 +223,14 @@ def fuzz(check: Callable[..., None], strategy: st.SearchStrategy, examples: int)
     quiet(given(strategy)(lambda case: check(*case)))()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("examples", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"])
 def test_no_line_of_any_source_is_lost(examples: int):
     cases = st.tuples(sources(), st.booleans()).map(lambda case: (*case[0], case[1]))
     fuzz(no_line_is_lost, cases, examples)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("examples", [QUICK, pytest.param(THOROUGH, marks=pytest.mark.slow)], ids=["quick", "thorough"])
 def test_any_settings_are_taken_or_told_of(examples: int):
     fuzz(taken_or_told, tomls(), examples)

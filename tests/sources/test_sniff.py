@@ -200,6 +200,7 @@ def test_what_is_no_interaction_file_is_refused(tmp_path, content):
         sniff(tmp_path / "nowhere.csv")
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=st.lists(st.lists(st.text(max_size=6) | st.sampled_from(["user", "item", "1", "964982703", '"']), min_size=1, max_size=5), max_size=6), delimiter=st.sampled_from([",", "\t", "::"]))  # fmt: skip
 @example(rows=[["", "", "", "\x7f"], ["", "", "", "0"]], delimiter=",")
@@ -229,3 +230,31 @@ def test_a_broken_line_changes_nothing(tmp_path, broken):
     assert dataset.source.header
     roles = {"user": "Kunde", "item": "Artikel Nr", "rating": "Sterne", "timestamp": "Zeitpunkt"}
     assert dataset.columns.model_dump(exclude_defaults=True) == roles
+
+
+FOUR = ["user", "item", "rating", "timestamp"]
+STAYS = {
+    "ml-100k/u.data": ("\t", FOUR, None, "explicit"),
+    "ml-100k/ua.test": ("\t", FOUR, None, "explicit"),
+    "ml-latest-small/ratings.csv": (",", None, ["userId", "movieId", "rating", "timestamp"], "explicit"),
+    "lastfm-hetrec/user_artists.dat": ("\t", None, ["userID", "artistID", "weight", None], "implicit"),
+    "ml-1m/ratings-no-timestamp.dat.gz": ("::", FOUR[:3], None, "explicit"),
+    "ml-1m/ratings-timestamp-subset.dat.gz": ("::", FOUR, None, "explicit"),
+    "ml-1m/ncf/ml-1m.train-no-timestamp.rating.gz": ("\t", FOUR[:3], None, "explicit"),
+    "ml-1m/ncf/ml-1m.test.rating": ("\t", FOUR, None, "explicit"),
+    "amazon-sports/interactions.csv.gz": (",", None, ["user_id", "item_id", None, "timestamp"], "implicit"),
+}
+"""File to delimiter, guessed column names, columns by role, kind. `position` of amazon-sports is no rating."""
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_is_proposed_for_public_files_stays(name):
+    delimiter, guessed, columns, kind = STAYS[name]
+    toml = tomllib.loads(sniff(data_set(name.split("/")[0]) / name.split("/", 1)[1]))
+    roles = columns or [*(guessed or []), None][:4]
+    assert toml["columns"] == {
+        **{role: column for role, column in zip(FOUR, roles, strict=True) if column},
+        **({"timestamp_unit": "s"} if roles[3] else {}),
+    }
+    assert (toml["source"]["delimiter"], toml["source"].get("column_names")) == (delimiter, guessed)
+    assert toml["feedback"] == {"kind": kind}

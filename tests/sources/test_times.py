@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pipeline.config.dataset import Dataset
 from pipeline.sources import file_reader
 from pipeline.sources.parsing import clock
-from pipeline.sources.sniffing.column_roles import looks_like_time, unit_of
 from pipeline.sources.sniffing.interactions import sniff
+from pipeline.sources.sniffing.times import looks_like_time, unit_of
+from pipeline.sources.unused_times import unused_times
 from pipeline.storage import warehouse
 
 CASES = Path(__file__).parent / "cases"
@@ -111,3 +112,28 @@ def test_ambiguous_days_and_months_are_named(tmp_path):
     assert '# day and month are ambiguous: "%m/%d/%Y" reads these times too' in text
     path.write_text("user,item,date\n" + "".join(f"u,{n},{n + 10}/03/2024\n" for n in range(1, 9)))
     assert "ambiguous" not in sniff(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "found"),
+    [
+        ("seen_at", "2024-03-09 16:37:10", "seen_at"), ("x", "1710002230", "x"), ("when", "week 10 of 2024", "when"), ("price", "9.90", None),
+        ("session_id", "1710002230", None), ("title", "Heat (1995)", None),
+    ],
+)  # fmt: skip
+def test_a_column_of_times_that_a_data_set_does_not_use_is_found(tmp_path, header, cell, found):
+    path = tmp_path / "log.csv"
+    path.write_text(f"user,item,{header}\n" + "".join(f"u,{n},{cell}\n" for n in range(9)))
+    dataset = Dataset.model_validate({"name": "log", "source": {"files": ["log.csv"]}})
+    assert unused_times(dataset, path) == found
+    timed = dataset.model_copy(update={"columns": dataset.columns.model_copy(update={"timestamp": header})})
+    assert unused_times(timed, path) is None and unused_times(dataset, tmp_path / "missing.csv") is None
+
+
+def test_an_unused_column_of_times_is_found_in_parquet_and_without_a_header(tmp_path):
+    pl.DataFrame({"user": ["u"], "item": ["i"], "at": [FIRST]}).write_parquet(tmp_path / "log.parquet")
+    dataset = Dataset.model_validate({"name": "log"})
+    assert unused_times(dataset, tmp_path / "log.parquet") == "at"
+    (tmp_path / "log.tsv").write_text("u\ti\t1710002230\n" * 9)
+    names = {"header": False, "column_names": ["user", "item", "third"]}
+    assert unused_times(Dataset.model_validate({"name": "log", "source": names}), tmp_path / "log.tsv") == "third"

@@ -59,18 +59,18 @@ def failed(run: Run) -> list[str]:
 
 
 def test_the_first_night_has_nothing_to_compare_with(tmp_path):
-    run, said = night(tmp_path, "r1", rows(100))
-    assert said == "admitted" and failed(run) == []
+    run, output = night(tmp_path, "r1", rows(100))
+    assert output == "admitted" and failed(run) == []
 
 
 @pytest.mark.parametrize(("n", "refused"), [(101, False), (100, True), (3, True), (5000, False)])
 def test_a_snapshot_of_a_tenth_is_refused(tmp_path, n, refused):
     night(tmp_path, "r1", rows(1000))
-    run, said = night(tmp_path, "r2", rows(n))
-    assert ("volume_kept" in failed(run)) == refused == (said != "admitted")
+    run, output = night(tmp_path, "r2", rows(n))
+    assert ("volume_kept" in failed(run)) == refused == (output != "admitted")
     assert "volume_usual" in failed(run), "half or twice the usual is worth a warning"
     if refused:
-        assert "rows_before 1,000" in said and "checks.max_shrink=1" in said and "r1" in said
+        assert "rows_before 1,000" in output and "checks.max_shrink=1" in output and "r1" in output
         assert night(tmp_path, "r3", rows(n), checks={"max_shrink": 1})[1] == "admitted"
         assert night(tmp_path, "r4", rows(n))[1] == "admitted", "once let pass, it is the new measure"
 
@@ -94,20 +94,20 @@ def test_of_incremental_nights_what_is_added_is_compared(tmp_path):
 
 def test_freshness_warns_and_refuses_only_where_a_bound_is_set(tmp_path):
     assert failed(night(tmp_path, "r1", rows(50, day=1))[0]) == []
-    old, said = night(tmp_path, "r2", rows(50, day=-40))
-    assert failed(old) == ["fresh"] and said == "admitted"
+    old, output = night(tmp_path, "r2", rows(50, day=-40))
+    assert failed(old) == ["fresh"] and output == "admitted"
     assert any("age_days 59" in note for note in journal.notes(old.home, old.dataset, "r2"))
     bound = {"checks": {"max_age_days": 10}}
     assert failed(night(tmp_path, "r3", rows(50, day=11), **bound)[0]) == []
-    stale, said = night(tmp_path, "r4", rows(50, day=5), **bound)
-    assert failed(stale) == ["fresh_enough"] and "checks.max_age_days" in said
+    stale, output = night(tmp_path, "r4", rows(50, day=5), **bound)
+    assert failed(stale) == ["fresh_enough"] and "checks.max_age_days" in output
 
 
 def test_rows_from_the_future_are_refused(tmp_path):
     assert night(tmp_path, "r1", rows(50, day=19.9))[1] == "admitted", "a time zone ahead"
     mixed = pl.concat([rows(50), raw(("early bird", "i1", None, 400))])
-    run, said = night(tmp_path, "r2", mixed)
-    assert failed(run) == ["nothing_from_the_future"] and "early bird" not in said and "timestamp_unit" in said
+    run, output = night(tmp_path, "r2", mixed)
+    assert failed(run) == ["nothing_from_the_future"] and "early bird" not in output and "timestamp_unit" in output
     record = journal.read_run(run.home, run.dataset, run.run_id)
     assert journal.ids_of(record) == {"user_id": ["early bird"], "item_id": ["i1"]}, "apart from the prose"
     assert "early bird" not in str(journal.read(run.home, run.dataset, tables.RUNS).rows()), "nor in what is published"
@@ -129,17 +129,17 @@ def test_columns_keep_their_contract(tmp_path, record, dataset):
     planted = rows(3) if dataset == {} else untimed(3)
     user, item, rating, day = record
     bad = raw(("u", "i", rating, day)).with_columns(user_id=pl.lit(user, pl.String), item_id=pl.lit(item, pl.String))
-    run, said = night(tmp_path, "r1", pl.concat([planted, bad]), dataset=dataset)
-    assert failed(run) == ["columns_filled"] and "1 bad row" in said
+    run, output = night(tmp_path, "r1", pl.concat([planted, bad]), dataset=dataset)
+    assert failed(run) == ["columns_filled"] and "1 bad row" in output
 
 
-def test_a_time_column_that_is_gone_is_told(tmp_path):
+def test_a_time_column_that_is_gone_is_reported(tmp_path):
     night(tmp_path, "r1", rows(20))
-    run, said = night(tmp_path, "r2", untimed(20), dataset={"columns": {}})
-    assert failed(run) == ["columns_kept"] and said == "admitted"
+    run, output = night(tmp_path, "r2", untimed(20), dataset={"columns": {}})
+    assert failed(run) == ["columns_kept"] and output == "admitted"
 
 
-def test_more_rejects_than_usual_are_told():
+def test_more_rejects_than_usual_are_reported():
     with warehouse.connect() as con:
         for name in ("tonight", "earlier_nights"):
             con.execute(tables.INPUTS.ddl.split(";")[0].replace("TABLE inputs", f"TABLE {name}"))
@@ -176,3 +176,18 @@ def test_a_night_on_a_tenth_of_the_data_leaves_the_tables_as_they_were(tmp_path)
     assert record(again)["logical_hash"] == record(first)["logical_hash"]
     refused = ask(again, "select run_id, check_name from checks where severity = 'error' and not passed")
     assert refused.rows() == [(night["run_id"], "volume_kept")], "refused nights' checks are published later"
+
+
+def test_activity_that_was_never_seen_is_a_warning(tmp_path):
+    """It needs five published nights; a refused one does not count."""
+    for number in range(4):
+        night(tmp_path, f"r{number}", rows(70))
+    night(tmp_path, "r4", rows(70), outcome="refused")
+    run, said = night(tmp_path, "r5", rows(130))
+    assert said == "admitted" and "drift_usual" not in failed(run)
+    run, said = night(tmp_path, "r6", rows(300))
+    assert said == "admitted" and "drift_usual" in failed(run)
+    (note,) = (note for note in journal.notes(run.home, run.dataset, run.run_id) if "drift_usual" in note)
+    assert "measure rows_per_user, value 42.86" in note
+    found = journal.read(run.home, run.dataset, tables.DRIFT, run.run_id)
+    assert found.filter("unusual")["measure"].to_list() == ["rows_per_user"] and found["nights"].to_list() == [5] * 3

@@ -121,7 +121,7 @@ def test_a_coverage_bound_refuses(published):
     assert record(one_night(folder, GOOD, f"checks.min_coverage={shown}"))["outcome"] == "published"
 
 
-def test_constant_scores_are_told(published, tmp_path):
+def test_constant_scores_are_reported(published, tmp_path):
     folder, _ = published
 
     def plants(call, stage, *args):

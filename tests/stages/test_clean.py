@@ -70,7 +70,7 @@ NAMED = RowNames(Columns(user="visitor", item="sku", rating="stars"), dt.date(20
 )  # fmt: skip
 def test_conditions_name_columns_by_role_or_as_the_source_does(text, kept):
     rows = raw(("u", "a", 1, 0), ("v", "b", 3, 0), ("v", "c", 5, 1), ("v", "d", None, 3))
-    frame, ledger = apply_filters(rows, Feedback(keep_if=text), Filter(), 42, NAMED)
+    frame, ledger = apply_filters(rows, Feedback(keep_if=text), Filter(), 42, names=NAMED)
     assert "".join(frame["item_id"]) == kept and ledger["keep_if"] == 4 - len(kept)
 
 
@@ -151,7 +151,7 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         (
             {"keep_if": "rating > 9"},
@@ -162,8 +162,8 @@ def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, mi
         ({"positive_if": "rating > 9"}, "none of 2 kept rows is positive"),
     ],
 )
-def test_nothing_left_is_refused_with_the_filter_at_fault(settings, said):
-    with pytest.raises(Refused, match=said):
+def test_nothing_left_is_refused_with_the_filter_at_fault(settings, output):
+    with pytest.raises(Refused, match=output):
         cleaned(raw(("u", "a", 1, 0), ("u", "a", 2, 0), ("u", "b", 3, 1)), **settings)
 
 
@@ -207,3 +207,22 @@ def test_ten_core_of_lastfm_against_a_plain_loop():
         expected = expected.filter(pl.len().over("user_id") >= 10).filter(pl.len().over("item_id") >= 10)
     assert frame.drop("positive").equals(expected)
     assert 0 < ledger["kept"] < rows.height == sum(ledger.values()) == 92_834
+
+
+@pytest.mark.parametrize(
+    ("condition", "missing", "note"),
+    [
+        (None, None, "warning: clean: 2 of 4 rows with a rating of 0 or below count as positive"),
+        ("rated", None, "clean: 2 of 4 rows with a rating of 0 or below count as positive, by positive_if = 'rated'"),
+        ("rating > 0", None, None),
+        (None, "keep_if", None),
+    ],
+)
+def test_non_positive_rows_that_count_as_positive_are_said_each_night(tmp_path, condition, missing, note):
+    feedback = {"positive_if": condition, "keep_if": "rating > 0" if missing else None}
+    rows = raw(("u", "a", -1, 0), ("u", "b", 0, 0), ("u", "c", 1, 0), ("v", "a", None, 0))
+    run = make_run(tmp_path, dataset={"feedback": feedback})
+    for _ in range(2):  # the second time from the lake
+        clean.clean_interactions(run, store(run, rows))
+    found = journal.notes(run.home, "three", run.run_id)
+    assert len(found) == 2 * (note is not None) and all(each.startswith(note or "") for each in found)

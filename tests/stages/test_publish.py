@@ -84,7 +84,7 @@ def test_a_failed_swap_leaves_the_old_file(run, monkeypatch: pytest.MonkeyPatch)
     assert value_in(live) == 1
 
 
-def test_what_is_live_is_known_beside_a_stray_log_and_in_a_copied_home(run):
+def test_what_is_live_is_known_next_to_a_stray_log_and_in_a_copied_home(run):
     live = publish_tables(run, built(run, 1))
     stray = live.with_name(live.name + ".wal")
     stray.write_bytes(b"left behind")

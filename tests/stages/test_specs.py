@@ -38,26 +38,26 @@ ALL = {**SPECS, export.export_tables: export.spec}
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[tuple[StageCall, Path, Any]]]:
-    """A night; of each stage that is kept in the lake its call, where its spec said it would be, and where it is."""
+    """A night; of each stage that is kept in the lake its call, where its spec put it, and where it is."""
     folder, found = tmp_path_factory.mktemp("specs"), []
 
     def asks_first(call: StageCall, stage: Any, *inputs: Any) -> Any:
-        said = lake.folder_of(inputs[0], ALL[stage](*inputs)) if stage in ALL else None
-        before = said and said.exists()
+        output = lake.folder_of(inputs[0], ALL[stage](*inputs)) if stage in ALL else None
+        before = output and output.exists()
         result = plainly(call, stage, *inputs)
-        if said:
-            assert not before or lake.is_complete(said), call
-            found.append((call, said, result))
+        if output:
+            assert not before or lake.is_complete(output), call
+            found.append((call, output, result))
         return result
 
     write_log(folder / "data", n_users=90)
     return one_night(folder, RECIPE, step=asks_first), found
 
 
-def test_every_stage_is_where_its_spec_said(asked):
+def test_every_stage_is_where_its_spec_put_it(asked):
     _, found = asked
     assert {call.stage for call, _, _ in found} == set(map(StageName, fault_injection.BUILT))
-    assert {call.title for call, said, result in found if said != result} == set()
+    assert {call.title for call, output, result in found if output != result} == set()
     assert {"train ease tuned", "train top on train+valid", "train popularity_floor"} <= {c.title for c, _, _ in found}
 
 
@@ -82,5 +82,5 @@ def test_what_depends_on_what_is_not_there_says_so(asked):
     _, config = family_of(run.settings, "top")
     with pytest.raises(lake.NotYetKnown) as blend:
         blend_members.members_of(tomorrow, config, fits)
-    assert blend.value.place == journal.folder(tomorrow), "its figures decide"
+    assert blend.value.place == journal.folder(tomorrow), "its metrics decide"
     assert train.request_fit(tomorrow, where["split"], "both", fits=fits).members == fits

@@ -134,7 +134,7 @@ def test_auto_decides_by_what_the_data_has():
 
 
 @pytest.mark.parametrize(
-    ("settings", "days", "said"),
+    ("settings", "days", "output"),
     [
         (
             {"kind": "global_time"},
@@ -150,8 +150,8 @@ def test_auto_decides_by_what_the_data_has():
         ),
     ],
 )
-def test_a_split_that_the_data_cannot_have_names_the_setting(settings, days, said):
-    with pytest.raises(SettingsError, match=said):
+def test_a_split_that_the_data_cannot_have_names_the_setting(settings, days, output):
+    with pytest.raises(SettingsError, match=output):
         splitters.choose_kind(encoded(("u", "a", 1, days))[0], Split(**settings), False)
 
 
@@ -187,18 +187,18 @@ def night(run, rows: pl.DataFrame):
     return split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, store(run, rows))))
 
 
-def test_the_kind_its_reason_and_the_sizes_are_said_each_night(tmp_path, capsys):
+def test_the_kind_its_reason_and_the_sizes_are_logged_each_night(tmp_path, capsys):
     rows = raw(*[(f"u{n % 7}", f"i{n}", 1, n) for n in range(20)])
     run = make_run(tmp_path, split={"kind": "global_time"})
     for _ in range(2):  # the second time it is in the lake
         night(run, rows)
-        said = capsys.readouterr().err
-        assert "  global_time (as set): train 16, valid 2 from 2026-01-17, test 2 from 2026-01-19\n" in said
+        output = capsys.readouterr().err
+        assert "  global_time (as set): train 16, valid 2 from 2026-01-17, test 2 from 2026-01-19\n" in output
     night(make_run(tmp_path / "other", split={"kind": "random", "valid": 0, "by": "row"}), rows)
     assert "  random (as set): train 18, valid 0, test 2\n" in capsys.readouterr().err
 
 
-def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
+def test_the_stage_writes_three_parts_their_statistics_and_the_reason(tmp_path):
     run = make_run(tmp_path)
     folder = night(run, raw(("u", "a", 1, 0), ("u", "b", 2, 1), ("u", "c", 3, 1), ("v", "z", 4, 1), ("v", "a", 1, 0)))
     parts = {name: tables.ENCODED.check(pl.read_parquet(folder / f"{name}.parquet")) for name in splitters.SPLITS}
@@ -215,7 +215,7 @@ def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows", "said"),
+    ("kind", "rows", "output"),
     [
         (
             "global_time",
@@ -226,8 +226,8 @@ def test_the_stage_writes_three_parts_their_figures_and_the_reason(tmp_path):
         ("random", [("u", "a", 1, None)], "leaves nothing to test on"),
     ],
 )
-def test_a_part_that_comes_out_empty_is_refused(tmp_path, kind, rows, said):
-    with pytest.raises(Refused, match=said):
+def test_a_part_that_comes_out_empty_is_refused(tmp_path, kind, rows, output):
+    with pytest.raises(Refused, match=output):
         night(make_run(tmp_path, split={"kind": kind}), raw(*rows))
 
 
@@ -318,7 +318,19 @@ def test_the_candidates_of_ncf(tmp_path):
     ids = pl.concat([parsed["item_id"], parsed["positive_id"]]).unique().sort()
     items = pl.DataFrame({"item_id": ids}).with_row_index("item_idx").cast({"item_idx": pl.Int32})
     users = pl.DataFrame({"user_id": parsed["user_id"].unique().sort()}).with_row_index("user_idx")
-    lists, figures = published_split.candidates_of(parsed, users.cast({"user_idx": pl.Int32}), items)
-    assert figures["lines_with_positive"] == 156
-    assert lists["item_idx"].list.len().sum() == figures["candidates"] < 6040 * 99
+    lists, metrics = published_split.candidates_of(parsed, users.cast({"user_idx": pl.Int32}), items)
+    assert metrics["lines_with_positive"] == 156
+    assert lists["item_idx"].list.len().sum() == metrics["candidates"] < 6040 * 99
     assert np.all(lists["user_idx"].to_numpy() == np.arange(6040))
+
+
+@pytest.mark.parametrize(("kind", "day", "warns"), [("auto", None, True), ("random", None, False), ("auto", 3, False)])
+def test_a_random_split_that_nobody_asked_for_is_a_warning(tmp_path, kind, day, warns):
+    rows = raw(*[(f"u{u}", f"i{i}", 1, day) for u in range(5) for i in range(8)])
+    run = make_run(tmp_path, split={"kind": kind})
+    encoded_dir = encode.encode_ids(run, clean.clean_interactions(run, store(run, rows)))
+    for _ in range(2):
+        split.split_interactions(run, encoded_dir)
+    notes = [note for note in journal.notes(run.home, run.dataset, run.run_id) if note.startswith("warning: split")]
+    assert len(notes) == 2 * warns
+    assert all("40 of 40 rows have no time" in note and 'split.kind = "random"' in note for note in notes)

@@ -72,19 +72,19 @@ def test_a_changed_live_file_is_named_and_restored(nights, capsys, how, by):
     capsys.readouterr()
     if how != "flipped":
         assert command(run, "sql", "tiny", "select distinct item_id from recommendations", "--json") == 0
-        told = capsys.readouterr()
-        assert json.loads(told.out) == [{"item_id": "i1"}] and "reading generation" in told.err
+        printed = capsys.readouterr()
+        assert json.loads(printed.out) == [{"item_id": "i1"}] and "reading generation" in printed.err
     assert command(run, "status", "tiny", "--json") == 3
-    told = json.loads(capsys.readouterr().out)
-    assert any("tiny.duckdb was changed after it was published" in problem for problem in told["problems"]), told
-    assert told["live"] == second.run_id
+    printed = json.loads(capsys.readouterr().out)
+    assert any("tiny.duckdb was changed after it was published" in problem for problem in printed["problems"]), printed
+    assert printed["live"] == second.run_id
     if by == "command":
         with between_nights(run.home, "tiny", "gc"):
             pass
-        said = capsys.readouterr().err
+        output = capsys.readouterr().err
     else:
-        said = "\n".join(restore_live(run.home, "tiny", "tonight"))
-    assert "was changed after it was published" in said and "restored from its generation" in said
+        output = "\n".join(restore_live(run.home, "tiny", "tonight"))
+    assert "was changed after it was published" in output and "restored from its generation" in output
     assert live.read_bytes() == before and live_run_id(run.home, "tiny") == second.run_id
     assert command(run, "status", "tiny", "--deep") == 0 and restore_live(run.home, "tiny") == []
 
@@ -107,8 +107,8 @@ def test_a_changed_generation_is_no_way_back(nights, capsys):
     generation = run.home.generation("tiny", run.run_id)
     damage(generation, "rows changed")
     assert command(run, "status", "tiny", "--deep") == 3
-    said = capsys.readouterr().out
-    assert f"{run.run_id}.duckdb was changed after it was published" in said and "`rollback` refuses it" in said
+    output = capsys.readouterr().out
+    assert f"{run.run_id}.duckdb was changed after it was published" in output and "`rollback` refuses it" in output
     before = run.home.live("tiny").read_bytes()
     assert command(run, "rollback", "tiny") == 3 and "was changed after it was published" in capsys.readouterr().err
     assert run.home.live("tiny").read_bytes() == before and live_run_id(run.home, "tiny") == second.run_id
@@ -121,10 +121,12 @@ def test_a_forged_log_is_reported_bypassed_and_set_aside(nights, capsys):
         live.with_name(live.name + suffix).write_bytes(b"forged")
     assert command(run, "status", "tiny") == 3 and "tiny.duckdb.wal is next to" in capsys.readouterr().out
     assert command(run, "sql", "tiny", "select distinct run_id from recommendations", "--json") == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out) == [{"run_id": second.run_id}] and f"reading generation {second.run_id}" in told.err
-    said = restore_live(run.home, "tiny", "tonight")
-    assert len(said) == len(checksums.LOGS) and not checksums.logs(live)
+    printed = capsys.readouterr()
+    assert (
+        json.loads(printed.out) == [{"run_id": second.run_id}] and f"reading generation {second.run_id}" in printed.err
+    )
+    output = restore_live(run.home, "tiny", "tonight")
+    assert len(output) == len(checksums.LOGS) and not checksums.logs(live)
     assert len(list(live.parent.glob("*.stray-before-tonight"))) == len(checksums.LOGS)
     assert command(run, "status", "tiny") == 0
 
@@ -139,17 +141,21 @@ def test_while_somebody_writes_readers_get_the_generation(nights, capsys):
             ("leaderboard", "tiny"),
         ):  # fmt: skip
             assert command(run, *words, "--json") == 0
-            told = capsys.readouterr()
-            assert json.loads(told.out) and f"process {client.pid}" in told.err
-            assert f"reading generation {second.run_id}, the same night" in told.err
+            printed = capsys.readouterr()
+            assert json.loads(printed.out) and f"process {client.pid}" in printed.err
+            assert f"reading generation {second.run_id}, the same night" in printed.err
         assert command(run, "status", "tiny") == 3 and f"process {client.pid}" in capsys.readouterr().out
         with pytest.raises(Held, match=f"held by process {client.pid}"):
             reader.open_file(live)
         run.home.generation("tiny", second.run_id).unlink()
         for words in (("sql", "tiny", "from recommendations"), ("recommend", "tiny", "u1"), ("leaderboard", "tiny")):
             assert command(run, *words) == 4
-            said = capsys.readouterr().err
-            assert f"held by process {client.pid}" in said and "read-only" in said and "should not happen" not in said
+            output = capsys.readouterr().err
+            assert (
+                f"held by process {client.pid}" in output
+                and "read-only" in output
+                and "should not happen" not in output
+            )
     finally:
         client.kill()
         client.wait()
@@ -164,8 +170,8 @@ def test_a_live_file_that_nothing_can_be_read_from(nights, capsys, monkeypatch):
     damage(run.home.live("tiny"), "overwritten")
     for words in (("sql", "tiny", "select 1"), ("recommend", "tiny", "u1"), ("leaderboard", "tiny")):
         assert command(run, *words) == 2 and "nightrecs status tiny" in capsys.readouterr().err
-    (said,) = restore_live(run.home, "tiny")
-    assert "its generation is missing" in said
+    (output,) = restore_live(run.home, "tiny")
+    assert "its generation is missing" in output
     publish(third := night(run, 3))
     assert live_run_id(run.home, "tiny") == third.run_id and command(run, "status", "tiny", "--deep") == 0
 

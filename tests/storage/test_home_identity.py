@@ -73,8 +73,8 @@ def test_a_night_and_a_forget_in_a_copy_leave_the_original_as_it_was(published_h
     before = hashes(published_home)
     home = copy(published_home, tmp_path / "copy")
     assert night(home, published_home) == 0
-    said = capsys.readouterr().err
-    assert f"{home} is a copy of the home {published_home}" in said and "mlflow.before-copied-" in said
+    output = capsys.readouterr().err
+    assert f"{home} is a copy of the home {published_home}" in output and "mlflow.before-copied-" in output
     assert str(published_home) + "/" not in texts(Home(home).mlflow_db)
     assert all(location.startswith(f"file://{home}/mlflow/artifacts/tiny") for location in artifacts(home))
     assert predictions(home).shape == (3, 5)
@@ -121,7 +121,7 @@ def test_a_moved_home_goes_on(movable, tmp_path, capsys):
         assert lake.is_complete(folder)
         assert all(parent.startswith(f"{now}/") for parent in lake.read_manifest(folder)["parents"])
     assert main(["--home", str(now), "gc", "tiny"]) == 0
-    assert "moved" not in capsys.readouterr().err, "it is told once"
+    assert "moved" not in capsys.readouterr().err, "it is reported once"
     assert oct(Home(now).marker.stat().st_mode & 0o777) == "0o640"
     for database in home_paths.backups(Home(now).mlflow_db):
         assert oct(database.stat().st_mode & 0o777) == "0o640"
@@ -149,8 +149,8 @@ def test_an_old_home_gets_a_marker(movable, tmp_path, capsys, event):
     capsys.readouterr()
     assert home_identity.location_state(Home(home)) == (event, None if event == "unmarked" else str(movable))
     home_identity.settle(Home(home))
-    said, found = capsys.readouterr().err, home_identity.read(Home(home))
-    assert {"unmarked": "made by an older", "copied": "is a copy of", "moved": "was moved from"}[event] in said
+    output, found = capsys.readouterr().err, home_identity.read(Home(home))
+    assert {"unmarked": "made by an older", "copied": "is a copy of", "moved": "was moved from"}[event] in output
     assert found and found.format == home_identity.FORMAT and found.path == str(home)
     assert all(location.startswith(f"file://{home}/") for location in artifacts(home))
     assert predictions(home).shape == (3, 5)
@@ -186,8 +186,8 @@ def test_a_database_that_cannot_be_changed_stops_the_command(movable, tmp_path, 
     second = movable.rename(tmp_path / "second")
     Home(second).mlflow_db.write_bytes(b"SQLite format 3\0" + b"torn" * 1000)
     assert main(["--home", str(second), "gc", "tiny"]) == 2
-    said = capsys.readouterr().err
-    assert str(Home(second).mlflow_db) in said and "move it away" in said
+    output = capsys.readouterr().err
+    assert str(Home(second).mlflow_db) in output and "move it away" in output
 
 
 def test_a_copy_by_hard_links_is_refused(movable, tmp_path, capsys):
@@ -227,8 +227,8 @@ def test_a_copy_plans_no_night_into_the_original(movable, tmp_path):
     with sqlite3.connect(database) as con:
         con.execute("create table flow_run (id text primary key, parameters json, name text) without rowid")
         con.execute("create table log (message text, state json generated always as (json_object('a', message)))")
-        told = {"home": str(movable), "data": "/data/x", "dataset": f"{movable}/warehouse/x.toml"}
-        con.execute("insert into flow_run values ('1', ?, null)", [json.dumps(told)])
+        printed = {"home": str(movable), "data": "/data/x", "dataset": f"{movable}/warehouse/x.toml"}
+        con.execute("insert into flow_run values ('1', ?, null)", [json.dumps(printed)])
         con.execute("insert into log values (?)", [f"wrote {movable}/warehouse"])
     con.close()
     (Home(movable).warehouse / "up.json").write_text(json.dumps({"pid": os.getpid(), "urls": {}}))
@@ -266,8 +266,8 @@ def test_what_a_copy_knows_of_other_places_stays(tmp_path):
     assert relocation.text(f"{old}/data") == f"{new}/data", "sources that were copied with it"
     for elsewhere in (f"{old}-2/mlflow", f"{old}/gone/x.csv", "/data/x.csv", f"see {old}/warehouse", "s3://b/old"):
         assert relocation.text(elsewhere) == elsewhere
-    told = json.dumps({"home": str(old), "deep": [{"uri": f"{old}/warehouse/x"}], "n": 1})
-    assert json.loads(relocation.text(told)) == {"home": str(new), "deep": [{"uri": f"{new}/warehouse/x"}], "n": 1}
+    printed = json.dumps({"home": str(old), "deep": [{"uri": f"{old}/warehouse/x"}], "n": 1})
+    assert json.loads(relocation.text(printed)) == {"home": str(new), "deep": [{"uri": f"{new}/warehouse/x"}], "n": 1}
 
 
 def below(*names: str) -> st.SearchStrategy[str]:

@@ -19,7 +19,7 @@ def writer(text: str, calls: list[str]):
     def write(folder: Path) -> lake.StageResult:
         calls.append(text)
         (folder / "a.txt").write_text(text)
-        return lake.StageResult(rows_in=3, rows_out=2, ledger={"kept": 2, "duplicate": 1}, info={"said": text})
+        return lake.StageResult(rows_in=3, rows_out=2, ledger={"kept": 2, "duplicate": 1}, info={"text": text})
 
     return write
 
@@ -29,7 +29,7 @@ def test_a_complete_folder_is_not_built_again(run):
     first = lake.build(run, spec(a=1), writer("one", calls))
     second = lake.build(run, spec(a=1), writer("two", calls))
     assert first == second and calls == ["one"]
-    assert lake.info(first) == {"said": "one"}
+    assert lake.info(first) == {"text": "one"}
     stages = journal.read(run.home, run.dataset, tables.STAGES)
     assert stages["skipped"].to_list() == [True], "of rows with the same key the last one counts"
     ledger = journal.read(run.home, run.dataset, tables.ROW_LEDGER)

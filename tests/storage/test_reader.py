@@ -263,8 +263,8 @@ def test_a_query_beyond_the_memory_says_what_to_do(run, monkeypatch, capsys):
     large = "select count(*) as n from (select distinct md5(range::varchar) as a from range(2_000_000))"
     home = str(run.home.root)
     assert main(["--home", home, "sql", "tiny", large]) == 2
-    said = capsys.readouterr().err
-    assert "needs more memory than" in said and reader.MEMORY_LIMIT in said and "do not spill" in said, said
+    output = capsys.readouterr().err
+    assert "needs more memory than" in output and reader.MEMORY_LIMIT in output and "do not spill" in output, output
     monkeypatch.setenv(reader.MEMORY_LIMIT, "2GB")
     assert main(["--home", home, "sql", "tiny", large, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"n": 2_000_000}]

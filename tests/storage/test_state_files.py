@@ -144,9 +144,9 @@ def test_no_damage_stops_a_command_that_looks(place: Place, kind: str, damage):
     path = place.files[kind]
     for words in (*LOOKING, *ODD):
         with place.damaged(path, damage):
-            code, said = place.says(*words)
-        assert code in ((0, 3) if words in ODD else (0,)), (words, code, said)
-        assert "Traceback" not in said and "This should not happen" not in said, (words, said)
+            code, output = place.says(*words)
+        assert code in ((0, 3) if words in ODD else (0,)), (words, code, output)
+        assert "Traceback" not in output and "This should not happen" not in output, (words, output)
 
 
 @pytest.mark.parametrize("damage", [d for d in DAMAGES if d is not unreadable], ids=lambda damage: damage.__name__)
@@ -154,9 +154,9 @@ def test_a_damaged_night_is_named_once_and_set_aside_by_who_holds_the_lock(place
     path = place.files["run.json"]
     with place.damaged(path, damage):
         assert str(path) in place.says("status", "tiny")[1]
-        code, said = place.says("gc", "tiny")
-        assert code == 0 and said.count("left out") == 1 == said.count("set aside as run.json.damaged"), said
-        assert str(path) not in place.says("gc", "tiny")[1], "it was said"
+        code, output = place.says("gc", "tiny")
+        assert code == 0 and output.count("left out") == 1 == output.count("set aside as run.json.damaged"), output
+        assert str(path) not in place.says("gc", "tiny")[1], "it was reported before"
         assert len(journal.run_ids(place.home, "tiny")) == len(place.nights) - 1
 
 
@@ -189,8 +189,8 @@ def test_a_damaged_list_of_the_forgotten_refuses_the_night(place: Place, damage)
     words = ["run", str(place.data.folder / "tiny.toml"), "--recipe", str(place.data.folder / "cheap.toml")]
     with place.damaged(path, damage):
         for command in ([*words, "--no-prefect"], ["forget", "tiny", "u02"]):
-            code, said = place.says(*command)
-            assert code == 2 and str(path) in said and "backup" in said, (code, said)
+            code, output = place.says(*command)
+            assert code == 2 and str(path) in output and "backup" in output, (code, output)
         assert "the next night will not run" in json.dumps(health(place))
         assert place.says("runs", "tiny")[0] == 0
     assert journal.run_ids(place.home, "tiny") == before and "u01" in forgotten_users.read(place.home, "tiny")
@@ -279,8 +279,8 @@ def test_ids_follow_every_night_and_no_stray(run):
 def test_what_may_not_be_read_is_not_set_aside(place: Place):
     path = place.files["run.json"]
     with place.damaged(path, unreadable):
-        code, said = place.says("gc", "tiny")
-        assert code == 0 and str(path) in said and path.exists()
+        code, output = place.says("gc", "tiny")
+        assert code == 0 and str(path) in output and path.exists()
 
 
 HOSTILE = ("../../other/x", "/etc/passwd", "a/b", "..", ".", "", "a b", "x\n", "é", "a" * 65, "a\x1b[31m")
@@ -307,6 +307,6 @@ def test_a_name_is_no_path(tmp_path, capsys, command):
             continue  # all data sets; a file's name may have blanks
         words = [word.replace("NAME", name) for word in command]
         assert main(["--home", str(home), *words]) == 2, (name, capsys.readouterr().err)
-        said = capsys.readouterr()
-        assert "\x1b" not in said.err + said.out and "Traceback" not in said.err
+        output = capsys.readouterr()
+        assert "\x1b" not in output.err + output.out and "Traceback" not in output.err
     assert outside.exists() and not (home / "warehouse").exists()

@@ -19,8 +19,13 @@ CHEAP = "[models.popularity]\n[models.ease]\n"
 
 
 def without_report(call: StageCall, stage: Callable, *args: Any) -> Any:
-    """A step that leaves out the report, for nights whose report nobody looks at."""
-    return None if call.stage is StageName.REPORT else line.plainly(call, stage, *args)
+    """A step that leaves out the report, for nights whose report no test looks at."""
+    return None if call.place is StageName.REPORT else line.plainly(call, stage, *args)
+
+
+def without_views(call: StageCall, stage: Callable, *args: Any) -> Any:
+    """A step that leaves out the report and MLflow."""
+    return None if call.place is StageName.TRACK else without_report(call, stage, *args)
 
 
 def one_night(

@@ -144,12 +144,12 @@ def out_of_memory_once(world: ProcessGroup) -> list[int]:
 
 
 def stopped_by_valid(world: ProcessGroup) -> int:
-    """The best epoch, by figures that only the first process has."""
-    figures = iter([0.1, 0.3, 0.2, 0.2, 0.9])
+    """The best epoch, by metrics that only the first process has."""
+    metrics = iter([0.1, 0.3, 0.2, 0.2, 0.9])
 
     def guide(model: Any) -> float:
-        assert world.rank == 0, "the others are told"
-        return next(figures)
+        assert world.rank == 0, "the others get the result"
+        return next(metrics)
 
     context = FitContext(world=world, validate=guided_by_first(guide, world))
     return learn(Tables(), context, epochs=9, patience=2)

@@ -52,8 +52,8 @@ def test_one_life(data, capsys):
     words = ("gc", "tiny", "--keep-lake-nights", "1", "--keep-mlflow-nights", "1", "--keep-generations", "2")
     assert data.printed(capsys, *words)["removed"] == [], "the first is where a rollback would go to"
     assert data.command("rollback", "tiny", "--to", third) == 0 and night_of(home) == third
-    told = data.printed(capsys, *words)
-    assert {one["kind"] for one in told["removed"]} == {"generation", "lake", "model", "report", "run"}
+    output = data.printed(capsys, *words)
+    assert {one["kind"] for one in output["removed"]} == {"generation", "lake", "model", "report", "run"}
     assert models(home) == nights(home) == {second, third}, "of kept generations they stay"
     artifacts = [path for path in home.mlflow_artifacts.rglob("*.safetensors")]
     assert len(artifacts) == 2, "files go too"
@@ -79,8 +79,8 @@ def test_one_life(data, capsys):
     assert client.get_run(killed[0]).data.tags["nightrecs.outcome"] == "crashed"
 
     # models that know a forgotten user go, and the next night registers one that does not
-    told = data.printed(capsys, "forget", "tiny", SECRET)
-    assert told["mlflow_models"] == 2 and models(home) == set()
+    output = data.printed(capsys, "forget", "tiny", SECRET)
+    assert output["mlflow_models"] == 2 and models(home) == set()
     holding = [p for p in home.mlflow_artifacts.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     assert holding == [], "neither do their examples and settings"
     later = data.night()

@@ -111,7 +111,7 @@ def test_one_that_refuses_ends_both(monkeypatch):
 def test_none_is_left_after_signals(tmp_path):
     started = []
 
-    def told(pid: int) -> None:
+    def printed(pid: int) -> None:
         started.append(time.monotonic())
         for child in multiprocessing.active_children():
             for number in launcher.ENDING:  # Ctrl-C, `timeout` and systemd reach all of a group
@@ -119,7 +119,7 @@ def test_none_is_left_after_signals(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launcher.launch(processes.waits_to_be_ended, 2, CPU, told, tmp_path / "saved")
+        launcher.launch(processes.waits_to_be_ended, 2, CPU, printed, tmp_path / "saved")
     assert time.monotonic() - started[0] < launcher.GRACE + 5
     assert (tmp_path / "saved").exists() and not multiprocessing.active_children()
 
@@ -182,8 +182,8 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, monkeypatch, ca
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     distributed.check(1, CPU)
     assert main(["--home", str(tmp_path), "run", "--no-prefect", "--set", "devices=2", "--set", "device=cpu"]) == 2
-    told = capsys.readouterr().err
-    assert "devices = 2 needs lightning-fabric: pip install 'nightrecs[fabric]'" in told
+    printed = capsys.readouterr().err
+    assert "devices = 2 needs lightning-fabric: pip install 'nightrecs[fabric]'" in printed
 
 
 def test_devices_that_are_not_there(monkeypatch):

@@ -84,13 +84,13 @@ def test_same_seed_same_state_another_seed_another():
 
 
 def test_early_stopping_puts_the_best_state_back():
-    figures = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
+    metrics = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
     seen = []
 
     def validate(model: Line) -> float:
         assert not model.training and not torch.is_grad_enabled()
         seen.append(model.slope.item())
-        return next(figures)
+        return next(metrics)
 
     logged = []
     context = FitContext(validate=validate, log=lambda epoch, values: logged.append((epoch, values)))
@@ -113,8 +113,8 @@ def test_validates_every_so_many_epochs_and_after_the_last():
 
 
 def test_a_validation_of_nan_is_never_the_best():
-    figures = iter([math.nan, 0.2, math.nan])
-    assert fitted(FitContext(validate=lambda model: next(figures)), epochs=3)[1] == 2
+    metrics = iter([math.nan, 0.2, math.nan])
+    assert fitted(FitContext(validate=lambda model: next(metrics)), epochs=3)[1] == 2
 
 
 def test_a_fixed_number_of_epochs_repeats_the_first_of_the_search():

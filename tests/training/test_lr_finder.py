@@ -128,7 +128,7 @@ def test_where_a_loss_explodes():
     ],
     ids=["never finite", "only climbs", "only falls"],
 )
-def test_what_is_to_be_doubted_is_said(losses: list[float], says: str):
+def test_doubtful_sweeps_are_reported(losses: list[float], says: str):
     found = read_sweep(losses, Finder(steps=50))
     assert says in found.note
     assert (found.suggestion is None) == ("still falling" not in says)
@@ -142,7 +142,7 @@ def test_one_fit_goes_through_a_stepped_schedule():
     config = TrainingConfig.model_validate(
         {"optimizer": "sgd", "batch_size": 64, "schedule": "step", "steps": steps, "epochs": 15, "patience": 15}
     )
-    model, rates, told = Regression(), [], []
+    model, rates, printed = Regression(), [], []
 
     def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
         rates.append(of.optimizers[0].param_groups[0]["lr"])
@@ -152,7 +152,7 @@ def test_one_fit_goes_through_a_stepped_schedule():
     losses = [of.run_epoch(epoch) for epoch in range(1, 16)]
     assert rates == [rate for epochs, rate in steps for _ in range(int(epochs) * 64)]
     again = Regression()
-    context = FitContext(log=lambda epoch, values: told.append((epoch, values["loss"])), validate=lambda m: 0.0)
+    context = FitContext(log=lambda epoch, values: printed.append((epoch, values["loss"])), validate=lambda m: 0.0)
     fit_by_gradient(again, 4096, again.loss, config, context)
-    assert told == list(enumerate(losses, start=1))  # one curve over all of it
+    assert printed == list(enumerate(losses, start=1))  # one curve over all of it
     assert losses[-1] < losses[0] and torch.equal(again.w * 0, model.w * 0)

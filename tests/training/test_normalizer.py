@@ -98,7 +98,7 @@ def test_log1p_of_impossible_ratings_says_so():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_beside_the_model(tmp_path, kind: str):
+def test_saved_next_to_the_model(tmp_path, kind: str):
     normalizer = Normalizer.fit(kind, SOME)
     normalizer.save(tmp_path)
     assert Normalizer.load(tmp_path) == normalizer

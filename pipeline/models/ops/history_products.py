@@ -84,10 +84,10 @@ def _add_gram(gram: Tensor, history: History, scale: Tensor, values: Tensor | No
         if ended is None or left[start] < 0.7 * ended:  # leave out the items that are columns already
             items = _dealt(popular[start:], torch.get_num_threads())
             held, ended = by_item[items], left[start]
-            weights = None if values is None else values[_places(by_item, items)]  # (E',)
+            weights = None if values is None else values[by_item.places(items)]  # (E',)
         chosen = popular[start : start + block]  # (C,)
         own = by_item[chosen]
-        columns[own.items, own.rows] = 1 if values is None else values[_places(by_item, chosen)]
+        columns[own.items, own.rows] = 1 if values is None else values[by_item.places(chosen)]
         sums = nn.functional.embedding_bag(
             held.items, columns, held.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
         )[:, : len(chosen)]  # (J, C)
@@ -118,14 +118,6 @@ def _dealt(items: Tensor, hands: int) -> Tensor:
     return torch.cat([items[hand::hands] for hand in range(hands)])
 
 
-def _places(history: History, rows: Tensor) -> Tensor:
-    """Where the events of `history[rows]` are in `history`, (E',)."""
-    lengths = history.lengths[rows]
-    starts = history.offsets[rows] - (torch.cumsum(lengths, 0) - lengths)
-    total = int(lengths.sum())
-    return torch.arange(total) + torch.repeat_interleave(starts, lengths, output_size=total)
-
-
 def _mirror(gram: Tensor) -> None:
     """Make a matrix symmetric of which of every pair of cells one is 0."""
     diagonal = gram.diagonal().clone()
@@ -144,13 +136,15 @@ def _mirror(gram: Tensor) -> None:
 def times(history: History, matrix: Tensor, columns: Tensor | None = None) -> Tensor:
     """X times a matrix (I, J), with repeated items once, (B, J), or some columns of every row, (B, C) -> (B, C).
 
+    Where the history has weights they are the entries of X, and its items don't repeat.
     Dense for few items, else the sum of the matrix's rows.
     """
     if history.items.device.type != "cpu" or history.n_items <= DENSE_ITEMS:
         product = history.dense() @ matrix  # (B, J)
         return product if columns is None else product.gather(1, columns)
-    again = history.repeats()
-    weights = None if again is None else (~again).to(matrix.dtype)  # (E,)
+    weights = history.weights  # (E,)
+    if weights is None and (again := history.repeats()) is not None:
+        weights = (~again).to(matrix.dtype)
     if columns is not None and FEW_COLUMNS * columns.shape[1] <= matrix.shape[1]:
         return _times_few(history, matrix, columns, weights)
     product = nn.functional.embedding_bag(

@@ -6,14 +6,16 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import ModelConfig, Recommender, pick
+from pipeline.models.base import Explainer, Recommender, pick
+from pipeline.models.ops.item_weights import WeightTable
 from pipeline.models.ops.topk import largest
+from pipeline.training.event_weights import WeightsConfig
 from pipeline.training.interactions import History
 
 TILE = 1 << 24  # numbers in one temporary matrix: 64 MB
 
 
-class ItemGraphConfig(ModelConfig):
+class ItemGraphConfig(WeightsConfig):
     """Hyperparameters of all families that are an item graph."""
 
     neighbors: PositiveInt = 100
@@ -21,7 +23,8 @@ class ItemGraphConfig(ModelConfig):
 
 
 class ItemGraph(Recommender):
-    """score(u, j) = sum of the weights of j's edges to items of the history; repeated items count once.
+    """score(u, j) = sum of the weights of j's edges to items of the history; repeated items count once,
+    or by their weights.
 
     Item j has K = min(neighbors, I) edges, to `neighbors[j]` with `weights[j]`; an unused one weighs 0.
     """
@@ -40,14 +43,22 @@ class ItemGraph(Recommender):
         """(B, I) or (B, C)."""
         if not len(users):
             return self.weights.new_zeros(0, self.n_items if items is None else items.shape[1])
-        known = history.transposed().dense()  # (I, B)
+        known = self.weighed(history).transposed().dense()  # (I, B)
         summed = nn.functional.embedding_bag(self.neighbors, known, mode="sum", per_sample_weights=self.weights)
         return pick(summed.T, items)  # (I, B) -> (B, I)
 
     def contributions(self, user: int, history: History, item: int) -> Tensor:
         """Weights of the item's edges to the history, (E,)."""
         edges = self.weights.new_zeros(self.n_items)
-        return edges.index_add_(0, self.neighbors[item], self.weights[item])[history.items]
+        parts = edges.index_add_(0, self.neighbors[item], self.weights[item])[history.items]
+        return parts if history.weights is None else parts * history.weights
+
+    def explainer(self) -> Explainer:
+        """Weights of the items' edges to the events."""
+        kept = self.weights != 0  # (I, K)
+        targets = torch.arange(self.n_items, device=kept.device)[:, None].expand_as(kept)[kept]
+        table = WeightTable(targets, self.neighbors[kept], self.weights[kept], self.n_items)
+        return lambda users, history, items: table.entries(history, items)
 
     def similar(self, items: Tensor) -> Tensor:
         """What one item in the history adds to every score, (B, I)."""

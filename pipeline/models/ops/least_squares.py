@@ -21,6 +21,7 @@ from pipeline.training.interactions import History
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 TILE = 1 << 24  # numbers in one temporary matrix: 64 MB
+WORTH = 0.7  # share of rows still to be solved below which the others are left out
 MANY, PIECE = 1 << 20, 256  # entries from which CUDA sums rows in pieces, and of a piece
 
 
@@ -31,6 +32,25 @@ class Rows:
     history: History
     weights: Tensor  # (E,)
     l2: Tensor  # (B,)
+
+    @cached_property
+    def mass(self) -> Tensor:
+        """Sum of the weights of a row, (B, 1)."""
+        return self.sums(self.weights, self.weights.new_ones(self.history.n_items, 1))
+
+    def of(self, rows: Tensor) -> "Rows":
+        """Some of the rows, (B',)."""
+        return Rows(self.history[rows], self.weights[self.history.places(rows)], self.l2[rows])
+
+    @cached_property
+    def even(self) -> bool:
+        """All weights are 1."""
+        return bool((self.weights == 1).all())
+
+    def weighted(self, x: Tensor, q: Tensor) -> Tensor:
+        """Sum of w_i (x_u · q_i) q_i over a row's entries, (B, D), (I, D) -> (B, D)."""
+        of_entries = products(x, q, self.history)  # (E,)
+        return self.sums(of_entries if self.even else of_entries.mul_(self.weights), q)
 
     def tiles(self, dim: int) -> Iterator[tuple[slice, "Rows"]]:
         """Consecutive rows, so many that their factors are no more than TILE numbers."""
@@ -103,26 +123,49 @@ def _gradients(
     rows: Rows, x: Tensor, q: Tensor, gramian: Tensor, unobserved_weight: float, steps: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x, b - A x and b of one tile, (B, D) each."""
-    w = rows.weights
     known = unobserved_weight * gramian + rows.l2[:, None]  # (B, D), diagonal of a QᵀQ + l2 I
-    mass = rows.sums(w, q.new_ones(len(q), 1))  # (B, 1)
-    scale = known + mass * gramian / len(q)  # (B, D)
-    b = rows.sums(w, q)  # (B, D)
-    r = b - known * x - rows.sums(w * products(x, q, rows.history), q)  # (B, D)
+    scale = known + rows.mass * gramian / len(q)  # (B, D)
+    b = rows.sums(rows.weights, q)  # (B, D)
+    r = b - known * x - rows.weighted(x, q)  # (B, D)
     limit = tolerance**2 * _dot(b, b)  # (B, 1)
-    p, rz = torch.zeros_like(x), torch.ones_like(mass)
+    p, rz = torch.zeros_like(x), torch.ones_like(limit)
+    solved, left = Solved(x, r), torch.arange(len(x), device=x.device)
+    if tolerance:  # rows without entries are 0, which conjugate gradients only come close to
+        x, r = (torch.where(rows.history.lengths[:, None] > 0, t, 0) for t in (x, r))
     for _ in range(steps):
         active = _dot(r, r) > limit  # (B, 1)
-        if tolerance and not active.any():
-            break
+        if tolerance:
+            ahead = active.squeeze(1).nonzero().squeeze(1)  # (B',)
+            if not len(ahead):
+                break
+            if len(ahead) < WORTH * len(x):  # the others rest, and cost nothing any more
+                solved.put(left, x, r)
+                left, rows = left[ahead], rows.of(ahead)
+                active = active[ahead]
+                x, r, p, rz, known, scale, limit = (t[ahead] for t in (x, r, p, rz, known, scale, limit))
         z = r / scale
         rz, before = _dot(r, z), rz
         p = z + rz / before.clamp_min(1e-30) * p
-        ap = known * p + rows.sums(w * products(p, q, rows.history), q)  # (B, D) = A p
+        ap = known * p + rows.weighted(p, q)  # (B, D) = A p
         step = active * rz / _dot(p, ap).clamp_min(1e-30)  # (B, 1)
         x = x + step * p
         r = r - step * ap
-    return x, r, b
+    return *solved.put(left, x, r), b
+
+
+class Solved:
+    """Factors and residuals of all rows of a tile, (B, D) each, while some of them are still being solved."""
+
+    def __init__(self, x: Tensor, r: Tensor):
+        self.x, self.r = x, r
+
+    def put(self, rows: Tensor, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of `rows` (B',) are x and r (B', D); returns all."""
+        if len(rows) == len(self.x):
+            self.x, self.r = x, r
+        else:
+            self.x, self.r = self.x.index_copy(0, rows, x), self.r.index_copy(0, rows, r)
+        return self.x, self.r
 
 
 def solve_exactly(rows: Rows, q: Tensor, unobserved_weight: float) -> tuple[Tensor, float]:

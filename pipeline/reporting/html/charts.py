@@ -237,6 +237,33 @@ def churn(rows: Rows, description: str) -> dict[str, Any]:
     return chart(bars, 26 * len(rows) + 20, description)
 
 
+def drift(rows: Rows, description: str) -> dict[str, Any]:
+    """Shares over the nights, one line for each measure: rows have when, measure, value, unusual."""
+    base = _of(rows).encode(
+        x=alt.X("when:O", title=None, axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        y=alt.Y("value:Q", title="share", axis=alt.Axis(format="%", tickCount=4)),
+        color=alt.Color("measure:N", title=None, legend=alt.Legend(orient="top")),
+        tooltip=[*_tips(night="when:N", measure="measure:N"), alt.Tooltip("value:Q", format=".2%"),
+                 alt.Tooltip("unusual:N")],
+    )  # fmt: skip
+    points = base.mark_circle(opacity=1).encode(size=alt.condition("datum.unusual", alt.value(160), alt.value(30)))
+    return chart(base.mark_line(strokeWidth=2) + points, 190, description)
+
+
+def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
+    """Realised quality by night of the lists: rows have when, list_source, value, ci_low, ci_high, n."""
+    base = _of(rows).encode(
+        x=alt.X("when:O", title="night of the lists", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        xOffset="list_source:N",
+        color=_coloured("list_source", [row["list_source"] for row in rows], ["published", "popularity"]),
+        tooltip=_tips(
+            night="when:N", lists="list_source:N", value="value:Q", low="ci_low:Q", high="ci_high:Q", n="n:Q"
+        ),
+    )
+    ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("ci_low:Q", title=metric), y2="ci_high:Q")
+    return chart(ends + base.mark_circle(size=70, opacity=1).encode(y="value:Q"), 190, description)
+
+
 def timeline(rows: Rows, description: str) -> dict[str, Any]:
     """Stages one after another: rows have stage, start, end, seconds, state."""
     bars = _of(rows).mark_bar(cornerRadiusEnd=ROUND, minBandSize=2).encode(

@@ -62,7 +62,8 @@ def content(night: Night) -> dict[str, Any]:
     return {
         "night": night, "record": night.record, "dataset": night.dataset, "notes": night.notes,
         "summary": formatting.summary(night, published), "to_do": formatting.to_do(night.record),
-        "checks": checks, "data": data, "leaderboards": sections_data.leaderboards(night),
+        "checks": checks, "data": data, "drift": sections_data.drift(night),
+        "leaderboards": sections_data.leaderboards(night),
         "segments": sections_data.segments(night), "gate": sections_data.gate(night),
         "nights": sections_data.over_nights(night),
         "training": sections_models.training(night), "exposure": sections_models.exposure(published),

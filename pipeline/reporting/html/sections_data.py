@@ -1,10 +1,11 @@
-"""The sections of the page up to the gate: data, leaderboards, comparison with the incumbent."""
+"""The sections of the page up to the gate: data, drift, leaderboards, comparison with the incumbent."""
 
 from typing import Any
 
 import polars as pl
 
 from pipeline.evaluation import ranking_metrics
+from pipeline.publishing.drift import MEASURES
 from pipeline.reporting.formatting import (
     SEGMENTS,
     interval,
@@ -24,6 +25,8 @@ from pipeline.schemas.tables import metric_name
 
 Drawn = dict[str, Any]
 ACCURACY = ("ndcg", "recall", "hit_rate", "precision", "map", "mrr", "rmse", "mae", "rmse_scaled", "mae_scaled")
+SHARES = ("users_new", "users_lost", "users_active", "items_new", "items_lost")
+"""Measures of the chart of drift."""
 LIKE_THE_BEST, BETTER = "≈", "▲"
 BEYOND = ("coverage", "gini", "novelty", "diversity", "hit_rate_debiased")
 """Columns of a leaderboard's two tables, as far as they were measured."""
@@ -52,6 +55,30 @@ def data(night: Night) -> dict[str, Any]:
         "parts": night.profile["rows"] if night.profile else {},
         "lost": rows, "kept": kept, "charts": charts_made, "split": night.record.get("split_kind"),
     }  # fmt: skip
+
+
+def drift(night: Night) -> dict[str, Any] | None:
+    """How users, items and activity differ from the live tables, with the usual range, and over the nights."""
+    rows = night.table(tables.DRIFT).sort("measure").to_dicts()
+    if not rows:
+        return None
+    past = night.drift_of_nights.filter(pl.col("measure").is_in(SHARES)).sort("run_id", "measure")
+    shown = []
+    if past["run_id"].n_unique() > 1:
+        points = [
+            {"when": when(r["started_at"]), "measure": r["measure"].replace("_", " "), "value": r["value"],
+             "unusual": r["unusual"]}
+            for r in past.to_dicts()
+        ]  # fmt: skip
+        description = "; ".join(f"{r['measure']} tonight {percent(r['value'])}" for r in rows if r["measure"] in SHARES)
+        shown.append(drawn("New, lost and active users and items", charts.drift(points, f"Drift: {description}")))
+    of = next((row["compared_with"] for row in rows if row["compared_with"]), None)
+    for row in rows:
+        shape = rounded if row["measure"] in ("rows_per_user", "rating_mean") else percent
+        row |= {"meaning": MEASURES[row["measure"]], "shown": shape(row["value"]), "usual": ""}
+        if row["usual_low"] is not None:
+            row["usual"] = f"{shape(row['usual_low'])} to {shape(row['usual_high'])}"
+    return {"rows": rows, "charts": shown, "of": of}
 
 
 def _volumes(night: Night) -> list[Drawn]:
@@ -217,5 +244,32 @@ def over_nights(night: Night) -> dict[str, Any]:
         )
         shown = [drawn(f"{label} on test by night", charts.quality(known, label, description),
                        "Nights differ in their data, so small changes mean little.")]  # fmt: skip
+    shown += _realised(night)
     return {"rows": [{**row, "when": moment(row["started_at"])} for row in rows[:12]], "label": label, "charts": shown,
             "protocol": protocol}  # fmt: skip
+
+
+def _realised(night: Night) -> list[Drawn]:
+    """Lists of earlier nights on what users did after them, for one horizon: 7 days, else 28, else 1."""
+    _, metric, cutoff = night.selection_metric
+    if not cutoff:
+        return []
+    known = night.realised_of_nights.filter(
+        pl.col("list_source").is_in(["published", "popularity"]), segment="all", metric=metric, cutoff=cutoff
+    )
+    days = next((days for days in (7, 28, 1) if days in set(known["horizon_days"])), None)
+    rows = known.filter(horizon_days=days).sort("run_id", "list_source").to_dicts() if days else []
+    if not rows:
+        return []
+    points = [
+        {
+            **{key: row[key] for key in ("list_source", "value", "ci_low", "ci_high", "n")},
+            "when": when(row["started_at"]),
+        }
+        for row in rows
+    ]
+    label = metric_name(metric, cutoff)
+    described = "; ".join(f"{row['list_source']} {rounded(row['value'])}" for row in rows[-2:])
+    return [drawn(f"{label} of published lists on what users did in the {days} days after",
+                  charts.realised(points, label, f"Realised {label}: {described}"),
+                  "Popularity lists of the same night, for the same users, are the baseline.")]  # fmt: skip

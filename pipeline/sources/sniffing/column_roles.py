@@ -1,134 +1,276 @@
 """Assigns roles to the columns of an unknown table: by their names, then by their values, then by the usual order."""
 
-import re
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
-from pipeline.sources import parsing
+from pipeline.sources.sniffing import times
+from pipeline.sources.sniffing.cells import filled, is_numeric, number, plain_name, words_of
+from pipeline.sources.sniffing.column_kinds import Kind, is_function_of, kinds_of
+from pipeline.sources.sniffing.number_spellings import Spelling, spelling_of
+
+__all__ = ["NAMES", "Assigned", "assign", "fits", "is_numeric", "number", "roles_of"]
 
 NAMES = {
     "user": "user customer member visitor account profile reader listener viewer client person reviewer uid",
     "item": "item movie product artist track song book isbn anime asin article sku business game content show film "
-    "title",
-    "rating": "rating rate score stars star weight plays playcount count listencount preference value overall",
-    "timestamp": "timestamp time datetime date ts createdat created ratedat unixreviewtime when updatedat",
+    "title venue location place poi stock video recipe restaurant hotel",
+    "rating": "rating rate score stars star weight plays playcount count listencount preference value overall vote "
+    "votes liked like grade points quantity qty units",
+    "timestamp": times.NAMES,
 }
 """Role to the words that name such a column."""
-_CLOCKS = ("%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
-_FORMATS = (
-    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y",
-    *(f"{day} {clock}" for day in ("%d/%m/%Y", "%m/%d/%Y") for clock in _CLOCKS), "%d/%m/%Y", "%m/%d/%Y",
-    *(f"{day} {clock}" for day in ("%d-%m-%Y", "%m-%d-%Y") for clock in _CLOCKS), "%d-%m-%Y", "%m-%d-%Y",
-    "%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S.%f UTC", "%Y-%m-%d %H:%M UTC",
-    "%Y-%m-%d %H:%M:%S %z", "%Y-%m-%d %H:%M:%S.%f %z", "%Y-%m-%d %H:%M:%S,%f", "%Y-%m-%dT%H:%M:%S,%f",
-    "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p", "%Y%m%d", "%Y%m%d%H%M%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ",
-    "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S GMT %Y",
-    "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT",
-    "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y",
+COUNTS = frozenset(
+    ["weight", "plays", "playcount", "count", "listencount", "listens", "clicks", "views", "quantity", "qty", "units",
+     "pieces", "hours", "minutes", "times", "freq", "frequency", "visits", "checkins", "downloads", "num",
+     "menge", "anzahl", "cantidad", "quantidade", "quantita", "aantal"]
 )  # fmt: skip
-_DAY_AND_MONTH = ("%d/%m/%Y", "%m/%d/%Y"), ("%d-%m-%Y", "%m-%d-%Y")
-_EPOCHS = {"s": (9, 10), "ms": (12, 13), "us": (15, 16), "ns": (18, 19)}
-"""Unit to the number of digits of its counts since 1970, for times from 1973 on."""
-_LIKE_A_TIME = re.compile(
-    r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}\b.*|.*\b[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?\b.*|"
-    r"(.*[^a-z])?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[^a-z].*[0-9]{4}.*|"
-    r".*[0-9]{4}.*[^a-z](jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*([^a-z].*)?",
-    re.IGNORECASE,
-).fullmatch
+"""Words in names of columns that count: they have weights, not ratings."""
+_RATING_WORDS = (
+    frozenset(NAMES["rating"].split())
+    | COUNTS
+    | {
+        "thumb",
+        "thumbs",
+        "feedback",
+        "recommended",
+        "isliked",
+        "target",
+        "label",
+        "click",
+        "clicked",
+        "purchased",
+        "bought",
+    }
+)
+_NAMES_OF_KINDS = {
+    Kind.EVENT: "event", Kind.LATITUDE: "latitude", Kind.LONGITUDE: "longitude", Kind.CATEGORY: "category",
+    Kind.ITEM_ATTRIBUTE: "category", Kind.TEXT: "text",
+}  # fmt: skip
+_ID_ENDINGS = ("id", "sha1", "code", "key", "uri", "no", "nr", "number", "name", "title")
+_NOT_A_RATING = frozenset({"avg", "average", "mean", "total", "helpful", "max", "min", "std"})
+_MOST_LEVELS = 25
+"""Distinct values of a scale at most."""
+
+
+@dataclass
+class Assigned:
+    """What each column of a table is."""
+
+    roles: dict[str, int]
+    """Role to column index, in the order of NAMES."""
+    unit: str | None
+    """Of the times; None if no column has times that a known unit reads."""
+    spelling: Spelling | None
+    """How the ratings are written."""
+    kinds: dict[int, Kind] = field(default_factory=dict)
+    """Kind of columns without a role, as far as it is known."""
+    guessed: bool = False
+    """The user or the item is known neither by a header nor by its name."""
+    flags: list[int] = field(default_factory=list)
+    """Columns of 0 and 1, or of yes and no, that might be ratings by what they mean."""
+    unread_rating: int | None = None
+    """A column that is named like a rating, but has no numbers."""
 
 
 def roles_of(names: list[str], rows: list[list[str]]) -> tuple[str, dict[str, int]]:
     """Unit of the timestamp, and role to column index; columns without a known name are judged by their values."""
-    free = list(range(len(names)))
-    columns = [[row[at] for row in rows] for at in free]
-    roles: dict[str, int] = {}
-    for role in NAMES:
-        named = [at for at in free if fits(names[at], role)]
-        if role == "timestamp":
-            named = [at for at in named if unit_of(columns[at])]
-        if role == "rating":
-            named = [at for at in named if is_numeric(columns[at])]
-        if named:
-            roles[role] = min(named, key=lambda at: (not names[at].lower().endswith("id"), at))
-            free.remove(roles[role])
-    timed = [at for at in free if columns[at] and unit_of(columns[at])]
-    if "timestamp" not in roles and timed and len(free) > 2 - len(roles.keys() & {"user", "item"}):
-        roles["timestamp"] = timed[-1]
-        free.remove(timed[-1])
-    for role in ("user", "item"):
-        if role not in roles and free:
-            roles[role] = free.pop(0)
-    numeric = [at for at in free if columns[at] and is_numeric(columns[at]) and not fits(names[at], "timestamp")]
-    if "rating" not in roles and numeric and (not names[numeric[0]] or len(numeric) == 1):
-        roles["rating"] = numeric[0]
-    unit = unit_of(columns[roles["timestamp"]]) if "timestamp" in roles else None
-    return unit or "s", {role: roles[role] for role in NAMES if role in roles}
+    assigned = assign(names, rows)
+    return assigned.unit or "s", assigned.roles
+
+
+def assign(names: list[str], rows: list[list[str]]) -> Assigned:
+    """Roles and kinds of all columns; `names` are empty texts where the file has no header."""
+    return _Assignment(names, [[row[at] for row in rows] for at in range(len(names))]).result()
 
 
 def fits(name: str, role: str) -> bool:
     """Whether a column's name matches a role."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    plain = plain_name(name)
     words = NAMES[role].split()
-    is_id = role in ("user", "item") and plain.endswith(("id", "sha1", "code"))
+    is_id = role in ("user", "item") and plain.endswith(_ID_ENDINGS)
     return plain in words or (is_id and any(plain.startswith(word) for word in words))
 
 
-def unit_of(column: list[str]) -> str | None:
-    """The `timestamp_unit` that reads the times of a column; None if there is none."""
-    for unit, (fewest, most) in _EPOCHS.items():
-        count, is_time = re.compile(rf"[0-9]{{{fewest},{most}}}(\.[0-9]*)?").fullmatch, _reader(unit)
-        if _mostly((count(v) or _in_exponents(v, most)) is not None and is_time(v) for v in column):
-            return unit
-    return next((unit for unit in ("iso", *_FORMATS) if _mostly(map(_reader(unit), column))), None)
+def is_count_name(name: str) -> bool:
+    """Whether a column's name says that it counts something, as plays or pieces."""
+    return bool(COUNTS & {plain_name(name), *words_of(name)})
 
 
-def ambiguous_with(column: list[str], unit: str) -> str | None:
-    """The format with day and month exchanged, if it reads the times of a column as well as `unit`."""
-    for day_first, month_first in _DAY_AND_MONTH:
-        if unit.startswith(day_first):
-            other = unit.replace(day_first, month_first)
-            return other if all(map(_reader(other), filter(_reader(unit), column))) else None
-    return None
+def guessed_names(rows: list[list[str]], width: int) -> list[str]:
+    """Names for the columns of a file without a header: roles, kinds such as `category`, else `column_3`."""
+    assigned = assign([""] * width, rows) if width > 1 and rows else Assigned({}, None, None)
+    found = {at: role for role, at in assigned.roles.items()}
+    for at, kind in assigned.kinds.items():
+        name = _NAMES_OF_KINDS.get(kind)
+        if name and name not in found.values():
+            found[at] = name
+    return [found.get(at, f"column_{at + 1}") for at in range(width)]
 
 
-def looks_like_time(name: str, column: list[str]) -> bool:
-    """Whether a column without a readable unit holds times by its name or by its values."""
-    filled = [cell for cell in column if cell.strip()]
-    if not filled or is_numeric(filled):
-        return bool(filled) and fits(name, "timestamp")
-    is_named = fits(name, "timestamp") or re.search(r"(time|date|timestamp|_at)$", name.lower()) is not None
-    return is_named or _mostly(_LIKE_A_TIME(cell) is not None for cell in filled)
+class _Assignment:
+    """One table whose columns get their roles, the surest first."""
+
+    def __init__(self, names: list[str], columns: list[list[str]]) -> None:
+        self.names, self.columns = names, columns
+        self.roles: dict[str, int] = {}
+        self.kinds: dict[int, Kind] = {}
+        self.units: dict[int, str | None] = {}
+
+    def result(self) -> Assigned:
+        self._take_named()
+        self.kinds = kinds_of(self.names, self.columns, set(self.roles.values()))
+        self._take_time()
+        self._take_by_order()
+        spelling = self._take_rating()
+        kinds = {at: kind for at, kind in self.kinds.items() if at not in self.roles.values()}
+        named = [at for at in self._free() if fits(self.names[at], "rating") and filled(self.columns[at])]
+        guessed = not all(role in self.roles and fits(self.names[self.roles[role]], role) for role in ("user", "item"))
+        return Assigned(
+            roles={role: self.roles[role] for role in NAMES if role in self.roles},
+            unit=self._unit(self.roles["timestamp"]) if "timestamp" in self.roles else None,
+            spelling=spelling, kinds=kinds, guessed=guessed, flags=[] if spelling else self._flags(),
+            unread_rating=named[0] if named and "rating" not in self.roles else None,
+        )  # fmt: skip
+
+    def _flags(self) -> list[int]:
+        free = [at for at in self._free() if at not in self.kinds]
+        return [at for at in free if (found := self._spelling(at)) and self._is_truth(at, found)]
+
+    def _free(self) -> list[int]:
+        return [at for at in range(len(self.names)) if at not in self.roles.values()]
+
+    def _unit(self, at: int) -> str | None:
+        if at not in self.units:
+            self.units[at] = times.unit_of(self.columns[at])
+        return self.units[at]
+
+    def _spelling(self, at: int) -> Spelling | None:
+        return spelling_of(self.columns[at], is_count_name(self.names[at]))
+
+    def _take_named(self) -> None:
+        for role in NAMES:
+            named = [at for at in self._free() if fits(self.names[at], role)]
+            if role == "timestamp":
+                named = [at for at in named if self._unit(at)]
+            if role == "rating":
+                named = [at for at in named if self._spelling(at)]
+            if named:
+                self.roles[role] = min(named, key=lambda at: self._preference(role, at))
+
+    def _preference(self, role: str, at: int) -> tuple[bool, int]:
+        """Ids before names; ratings before counts."""
+        name = self.names[at]
+        if role == "rating":
+            return is_count_name(name), at
+        return not plain_name(name).endswith(("id", "uri", "key", "code", "sha1")), at
+
+    def _take_time(self) -> None:
+        """The column that looks most like times of events: with a name, as dates rather than counts, the last."""
+        timed = [at for at in self._free() if self.columns[at] and self.kinds.get(at) is None and self._unit(at)]
+        timed = [at for at in timed if not (self.names[at].lower().endswith("id") and self._unit(at) in times.EPOCHS)]
+        timed = [at for at in timed if not self._is_first_id(at)]
+        places = 2 - len(self.roles.keys() & {"user", "item"})
+        if "timestamp" in self.roles or not timed or len(self._free()) <= places:
+            return
+        known = [self.columns[self.roles[role]] for role in ("user", "item") if role in self.roles]
+
+        of_item = self.columns[self.roles["item"]] if "item" in self.roles else None
+        attributes = [at for at in timed if of_item and is_function_of(self.columns[at], of_item)]
+        self.kinds |= dict.fromkeys(attributes, Kind.ITEM_ATTRIBUTE)  # as the release date of a film
+        timed = [at for at in timed if at not in attributes]
+        if not timed:
+            return
+
+        def quality(at: int) -> tuple[bool, bool, bool, int]:
+            of_user = any(is_function_of(self.columns[at], of) for of in known)
+            return not of_user, times.is_time_name(self.names[at]), self._unit(at) not in times.EPOCHS, at
+
+        self.roles["timestamp"] = max(timed, key=quality)
+
+    def _is_first_id(self, at: int) -> bool:
+        """Whether the first column of a file without header has ids of nine digits, which repeat, rather than times."""
+        column = self.columns[at]
+        return at == 0 and not self.names[at] and self._unit(at) in times.EPOCHS and len(set(column)) < len(column) / 2
+
+    def _take_by_order(self) -> None:
+        """User and item from the columns without role and kind, in their order; else from ids and categories."""
+        possible = [Kind.TEXT, Kind.CATEGORY, Kind.OTHER_ID, Kind.ITEM_ATTRIBUTE, Kind.USER_ATTRIBUTE, Kind.ROW_NUMBER]
+        for role in ("user", "item"):
+            if role in self.roles:
+                continue
+            free = [at for at in self._free() if at not in self.kinds]
+            free = [at for at in free if not _is_scale(self.names[at], self.columns[at])] or free
+            free = [at for at in free if not self.names[at] or set(self.columns[at]) != {"0", "1"}]
+            for kind in possible:
+                free = free or [at for at in self._free() if self.kinds.get(at) == kind]
+            if free:
+                self.roles[role] = free[0]
+                self.kinds.pop(free[0], None)
+        if "item" in self.roles and not fits(self.names[self.roles["item"]], "item"):
+            self._prefer_the_finer_item()
+
+    def _prefer_the_finer_item(self) -> None:
+        """Where the guessed item is a function of another column, as a category is of an item, that one is the item."""
+        guess = self.columns[self.roles["item"]]
+        for at in self._free():
+            is_finer = at not in self.kinds and len(set(self.columns[at])) > len(set(guess)) and self._unit(at) is None
+            if is_finer and is_function_of(guess, self.columns[at]):
+                self.kinds[self.roles["item"]] = Kind.CATEGORY
+                self.roles["item"] = at
+                return
+
+    def _take_rating(self) -> Spelling | None:
+        """The column of ratings: by its name, by a word in it, else the only one whose values could be ratings."""
+        if "rating" not in self.roles:
+            self._mark_attributes()
+            free = [at for at in self._free() if at not in self.kinds and not _is_id_or_time(self.names[at])]
+            spelled = {at: found for at in free if self.columns[at] and (found := self._spelling(at))}
+            worded = [at for at in spelled if _has_rating_word(self.names[at])]
+            guesses = [
+                at for at, found in spelled.items()
+                if not (self.names[at] and self._is_truth(at, found)) and _is_plausible(found.numbers(self.columns[at]))
+            ]  # fmt: skip
+            if worded:
+                self.roles["rating"] = worded[0]
+            elif guesses and (not self.names[guesses[0]] or len(guesses) == 1):
+                self.roles["rating"] = guesses[0]
+        return self._spelling(self.roles["rating"]) if "rating" in self.roles else None
+
+    def _is_truth(self, at: int, spelling: Spelling) -> bool:
+        """Whether a column has yes and no, or 1 and 0: such flags are ratings only if their name says so."""
+        return spelling.is_truth or set(filled(self.columns[at])) == {"0", "1"}
+
+    def _mark_attributes(self) -> None:
+        """Columns that are functions of the item or of the user: categories, prices, ages."""
+        for role, kind in (("item", Kind.ITEM_ATTRIBUTE), ("user", Kind.USER_ATTRIBUTE)):
+            if role in self.roles:
+                of = self.columns[self.roles[role]]
+                found = [at for at in self._free() if at not in self.kinds and is_function_of(self.columns[at], of)]
+                self.kinds |= dict.fromkeys(found, kind)
 
 
-def _in_exponents(text: str, digits: int) -> re.Match[str] | None:
-    """A match for a count in exponent notation, such as `1.7e+09`, with at most `digits` digits."""
-    found = re.fullmatch(r"[1-9](\.[0-9]*)?[eE]\+?0?([0-9]{1,2})", text)
-    return found if found and int(found[2]) + 1 in (digits - 1, digits) else None
+def _has_rating_word(name: str) -> bool:
+    words = {plain_name(name), *words_of(name)}
+    return bool(words & _RATING_WORDS) and not words & _NOT_A_RATING and words_of(name)[-1:] != ["id"]
 
 
-def _reader(unit: str) -> Callable[[str], bool]:
-    """Whether a text is a time in this unit, between 1970 and 2100."""
-    parse = parsing.clock(unit)
-
-    def is_time(text: str) -> bool:
-        try:
-            return 0 <= parse(text) < parsing.END_OF_TIME
-        except (ValueError, OverflowError):
-            return False
-
-    return is_time
+def _is_id_or_time(name: str) -> bool:
+    return times.is_time_name(name) or words_of(name)[-1:] in (["id"], ["ids"], ["key"], ["no"], ["code"])
 
 
-def _mostly(fits: Iterable[bool]) -> bool:
-    """Whether 90 % of the cells fit; the night rejects the lines of the others."""
-    results = list(fits)
-    return sum(results) >= 0.9 * len(results)
+def _is_scale(name: str, column: list[str]) -> bool:
+    """Whether an unnamed column has values such as 0.5 to 5, which are no ids."""
+    values = [number(cell) for cell in column]
+    fractions = [value for value in values if value is not None and value % 1]
+    return not name and bool(fractions) and len(set(values)) <= _MOST_LEVELS and is_numeric(column)
 
 
-def number(text: str) -> float | None:
-    """The value of a plain number; None for other texts."""
-    return float(text) if re.fullmatch(r"-?[0-9]{1,300}(\.[0-9]*)?", text) else None
-
-
-def is_numeric(column: list[str]) -> bool:
-    """Whether 90 % of the values are plain numbers."""
-    return _mostly(number(text) is not None for text in column)
+def _is_plausible(values: list[float]) -> bool:
+    """Whether values can be ratings, counts or amounts: no codes, no years, no degrees."""
+    different = set(values)
+    fine = any(round(value, 2) != value for value in different)
+    is_scale = len(different) <= _MOST_LEVELS and min(different) >= -10 and max(different) <= 100
+    is_whole = all(value % 1 == 0 for value in different)
+    is_counts = is_whole and min(map(abs, different)) <= 5 and min(different) >= -1000
+    is_amounts = not is_whole and min(different) >= 0
+    is_range = min(different) >= -10 and max(different) <= 10
+    return not fine and different != {0} and (is_scale or is_counts or is_amounts or is_range)

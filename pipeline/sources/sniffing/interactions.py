@@ -1,14 +1,16 @@
 """Sniffs an interaction file and writes a commented data set TOML for it, for a person to check."""
 
 import glob
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources.sniffing.column_roles import ambiguous_with, looks_like_time, number, roles_of
+from pipeline.sources.sniffing import availability
+from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
+from pipeline.sources.sniffing.columns_section import columns_section, quoted
+from pipeline.sources.sniffing.feedback import Feedback, feedback_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
 
@@ -20,6 +22,9 @@ NO_CATALOG = """# No item catalog was found next to the file. With one, the publ
 # attributes = { genres = "|" }  # column = separator of its values"""
 
 
+SHOWN_ROWS = 3
+
+
 @dataclass(frozen=True)
 class Proposal:
     """What `init` understood of a file."""
@@ -28,6 +33,10 @@ class Proposal:
     """The TOML of a data set with this file."""
     notes: list[str]
     """What was guessed or looks wrong, for a person to check; one sentence each."""
+    guess: list[list[str]] = field(default_factory=list)
+    """Names of all columns and their first rows, if user or item was only guessed."""
+    positives: str = ""
+    """Which rows count as positive, where that is a matter of choice."""
 
 
 def sniff(path: Path) -> str:
@@ -40,63 +49,55 @@ def propose(path: Path) -> Proposal:
     if not path.is_file():
         raise UnreadableInput(f"{path} does not exist or is not a file")
     table = peek(path)
-    unit, roles = roles_of(table.names, table.rows)
+    has_header = table.reading.get("header", True)
+    assigned = assign(table.names if has_header else [""] * len(table.names), table.rows)
+    roles = assigned.roles
     if not table.rows or not {"user", "item"} <= roles.keys():
         raise UnreadableInput(
             f"{path}: no lines with both a user and an item were found in the first {len(table.rows):,} rows; "
             "an interaction file has one line per user and item"
         )
-    texts = table.column(roles["rating"]) if "rating" in roles else []
-    ratings = sorted({value for text in texts if (value := number(text)) is not None})
+    columns, notes = columns_section(table, assigned)
+    feedback = _feedback(table, assigned)
     lines = [
         f"# Sniffed from the first lines of {path.name!r}; check it before you use it.",
-        f"name = {_quoted(_name(path))}",
+        f"name = {quoted(_name(path))}",
         'description = ""',
         "",
         "[source]",
-        f"files = [{_quoted(glob.escape(path.name))}]  # globs, relative to this file or to --data",
+        f"files = [{quoted(glob.escape(path.name))}]  # globs, relative to this file or to --data",
         *_lines(table.reading),
         "",
         "[columns]",
-        f"# columns of the file: {', '.join(map(_quoted, table.names))}",
+        *columns,
+        "",
+        "[feedback]",
+        *feedback.lines,
     ]
-    lines += [f"{role} = {_quoted(table.names[at])}{_example(table, at)}" for role, at in roles.items()]
-    if "timestamp" in roles:
-        lines.append(f"timestamp_unit = {_quoted(unit)}  # s, ms, us, ns, iso or a strptime format")
-        if other := ambiguous_with(table.column(roles["timestamp"]), unit):
-            lines.append(f"# day and month are ambiguous: {_quoted(other)} reads these times too; choose the right one")
-    else:
-        lines += _unread_times(table, set(roles.values()))
-    explicit = bool(ratings) and len(ratings) <= 20 and ratings[-1] <= 100
-    lines += ["", "[feedback]", f'kind = "{"explicit" if explicit else "implicit"}"']
-    if len(ratings) > 1 and ratings[0] == -1 and ratings[1] >= 0:
-        lines.append("missing_ratings = [-1]  # means 'seen, not rated'")
-    if explicit:
-        lines.append(f'# positive_if = "rating >= {ratings[-1] * 0.8:g}"  # without it, every row counts as positive')
     found = find_catalog(path, table.names[roles["item"]], set(table.column(roles["item"])))
     if catalog := found.catalog:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
+        if rule := catalog.exclude_where():
+            lines += availability.comment(rule)
     else:
         lines += ["", NO_CATALOG]
-    notes = [*table.notes, *found.notes]
-    lines[1:1] = [f"# Check: {note}" for note in notes]
-    return Proposal("\n".join(lines) + "\n", notes)
+    layout = [*table.notes, *found.notes]
+    lines[1:1] = [f"# Check: {note}" for note in layout]
+    guess = [table.names, *table.rows[:SHOWN_ROWS]] if assigned.guessed else []
+    return Proposal("\n".join(lines) + "\n", [*layout, *notes, *feedback.notes], guess, feedback.positives)
 
 
-def _unread_times(table: Peek, taken: set[int]) -> list[str]:
-    """Comments on columns that look like times in no known format: without times the split is random."""
-    unread = (
-        at for at in range(len(table.names)) if at not in taken and looks_like_time(table.names[at], table.column(at))
+def _feedback(table: Peek, assigned: Assigned) -> Feedback:
+    if not (spelling := assigned.spelling):
+        return feedback_of([])
+    name = table.names[assigned.roles["rating"]]
+    is_rating = "rating_of" in spelling.settings or (table.reading.get("header", True) and fits(name, "rating"))
+    return feedback_of(
+        spelling.numbers(table.column(assigned.roles["rating"])),
+        is_count_name(name),
+        is_rating and not is_count_name(name),
     )
-    return [
-        line
-        for at in unread
-        for line in (
-            f"# {_quoted(table.names[at])} looks like a time, but no known format reads it{_example(table, at)}.",
-            "# Set timestamp to it, and timestamp_unit to its strptime format; without times, the split is random.",
-        )
-    ]
 
 
 def _lines(settings: dict[str, Any]) -> list[str]:
@@ -107,20 +108,11 @@ def _lines(settings: dict[str, Any]) -> list[str]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        keys = (key if re.fullmatch("[A-Za-z0-9_-]+", key) else _quoted(key) for key in value)
-        return "{ " + ", ".join(f"{key} = {_quoted(by)}" for key, by in zip(keys, value.values(), strict=True)) + " }"
-    return _quoted(value)
+        keys = (key if re.fullmatch("[A-Za-z0-9_-]+", key) else quoted(key) for key in value)
+        return "{ " + ", ".join(f"{key} = {quoted(by)}" for key, by in zip(keys, value.values(), strict=True)) + " }"
+    return quoted(value)
 
 
 def _name(path: Path) -> str:
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0] if not path.name.startswith(".") else path.stem)
     return name.lstrip("-_")[:64] or "dataset"
-
-
-def _example(table: Peek, at: int) -> str:
-    return f"  # e.g. {table.rows[0][at][:40]!r}" if table.rows else ""
-
-
-def _quoted(value: Any) -> str:
-    """A TOML string or list: JSON, with DEL escaped, which TOML requires."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import catalog_ids, dialect
 from pipeline.sources import files as sources
+from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.column_roles import fits, is_numeric
 from pipeline.sources.sniffing.preview import FIRST, Peek, alike, peek
 
@@ -43,6 +44,11 @@ class Catalog:
             reading = {**reading, "column_names": names}
         many = {names[at]: by for at in range(len(names)) if (by := self._separator(at))}
         return {**reading, "id": names[self.id], "title": names[self.title], **({"attributes": many} if many else {})}
+
+    def exclude_where(self) -> str | None:
+        """The condition that finds items that can't be had, if the catalog has a column that says so."""
+        has_names = self.seen.reading.get("header", True)
+        return availability.exclude_where(self.seen.names, self.seen.column) if has_names else None
 
     def _separator(self, at: int) -> str | None:
         """The separator of a column with several values per cell, known by its name or, without names, by its bars."""

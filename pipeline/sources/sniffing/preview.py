@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import dialect, files
-from pipeline.sources.sniffing.column_roles import NAMES, fits, is_numeric, number, roles_of
+from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
 
 FIRST = 2**22  # bytes
 
@@ -52,8 +52,7 @@ def _text(path: Path, known: Collection[str]) -> Peek:
     body = [row for row in (rows[1:] if header else rows) if len(row) == width]
     reading: dict[str, Any] = {"delimiter": delimiter, "header": header}
     if not header:
-        found = {at: role for role, at in roles_of([""] * width, body)[1].items()} if width > 1 and body else {}
-        names = [found.get(at, f"column_{at + 1}") for at in range(width)]
+        names = guessed_names(body, width)
         reading["column_names"] = names
     reading |= {"encoding": encoding, "quote": quote}
     return Peek(names, [row for row in body if len(row) == len(names)], reading)

@@ -66,7 +66,13 @@ def star_texts(texts: Collection[str]) -> dict[str, float] | None:
     if not values:
         return None
     width = {len(text) for text in values}
-    if len(width) == 1 and all(set(text) <= set("★☆") for text in values):
-        size = width.pop()  # the others of the scale, which the first lines may lack
+    shapes = {re.sub(r"[0-9]+(\.[0-9]+)?", "#", text) for text in values}
+    size = max(5, int(max(values.values())))
+    if len(width) == 1 and all(set(text) <= set("★☆") for text in values):  # the others of the scale, which may be rare
+        size = width.pop()
         values |= {"★" * n + "☆" * (size - n): float(n) for n in range(size + 1)}
+    elif len(stars := set("".join(values))) == 1 and stars <= set("★⭐🌟"):
+        values |= {min(stars) * n: float(n) for n in range(1, size + 1)}
+    elif shapes <= {"# star", "# stars"}:
+        values |= {f"{n} star{'s' * (n > 1)}": float(n) for n in range(1, size + 1)}
     return dict(sorted(values.items(), key=lambda pair: (pair[1], pair[0])))

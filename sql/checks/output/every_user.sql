@@ -1,10 +1,10 @@
 -- severity: error
--- reads: users, recommendations, source_rows, ranked_items, wanted
--- Every user with a valid row has min(top_n, listable items that they have not seen) recommendations; fewer only
+-- reads: users, recommendations, masking_rows, ranked_items, wanted
+-- Every user with a valid row has min(top_n, listable items that no masking row of theirs has) recommendations; fewer only
 -- where a limit by attribute leaves fewer.
 with seen as (
     select user_id, count(distinct item_id) as n
-    from source_rows
+    from masking_rows
     semi join ranked_items using (item_id)
     group by user_id
 ),

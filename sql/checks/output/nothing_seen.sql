@@ -1,6 +1,6 @@
 -- severity: error
--- reads: recommendations, source_rows
--- No user is recommended an item of their own source rows, filtered ones included.
+-- reads: recommendations, masking_rows
+-- No user is recommended an item of their own source rows, filtered ones included; of event types, of those that mask.
 select recommendations.user_id, recommendations.item_id
 from recommendations
-semi join source_rows using (user_id, item_id)
+semi join masking_rows using (user_id, item_id)
