@@ -161,7 +161,7 @@ def _values(ranks: pl.Series, metric: str, cutoff: int, rows: Tensor, n_holdout:
     places = torch.from_numpy(ranks.cast(pl.Float64).fill_null(float("inf")).to_numpy(writable=True))  # (E,)
     hit = (places <= cutoff).double()  # (E,)
     places = torch.where(hit > 0, places, torch.full_like(places, 1e9))  # (E,): inf * 0 would be no number
-    return ranking_metrics.METRICS[metric](Hits(places, hit, rows, n_holdout, cutoff)).double()  # (U,)
+    return ranking_metrics.METRICS[metric](Hits(places, hit, rows, n_holdout, n_holdout, cutoff)).double()  # (U,)
 
 
 def _top_n(run: Run, run_id: str) -> int | None:
