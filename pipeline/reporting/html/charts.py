@@ -250,7 +250,7 @@ def drift(rows: Rows, description: str) -> dict[str, Any]:
     return chart(base.mark_line(strokeWidth=2) + points, 190, description)
 
 
-def realised(rows: Rows, figure: str, description: str) -> dict[str, Any]:
+def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """Realised quality by night of the lists: rows have when, list_source, value, ci_low, ci_high, n."""
     base = _of(rows).encode(
         x=alt.X("when:O", title="night of the lists", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
@@ -260,7 +260,7 @@ def realised(rows: Rows, figure: str, description: str) -> dict[str, Any]:
             night="when:N", lists="list_source:N", value="value:Q", low="ci_low:Q", high="ci_high:Q", n="n:Q"
         ),
     )
-    ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("ci_low:Q", title=figure), y2="ci_high:Q")
+    ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("ci_low:Q", title=metric), y2="ci_high:Q")
     return chart(ends + base.mark_circle(size=70, opacity=1).encode(y="value:Q"), 190, description)
 
 
