@@ -19,7 +19,7 @@ from pipeline.tracking import server
 from tests.support.nights import CHEAP, QUICK, ask
 from tests.support.published_nights import without_mlflow
 
-LEARNT = "[models.mf]\nepochs = 2\nembedding_dim = 4\n[models.ials]\niterations = 2\n"
+LEARNT = "[models.mf]\nepochs = 2\nembedding_dim = 4\n[models.ials]\nepochs = 2\n"
 
 
 def one_night(home: Path, *overrides: str, until: str | None = None, step=line.plainly, dataset: str = "sample"):
