@@ -109,7 +109,7 @@ def read_layout(
         raise UnreadableInput(f"{name}: where explode is the delimiter, the item column must be the last one")
     if not reading.header and explode != delimiter:  # one of several files may lack trailing columns that are not used
         usual = widths.most_common(1)[0][0]
-        n_fields = usual if max(positions.values()) < usual <= n_fields else n_fields
+        n_fields = usual if max(positions.values(), default=-1) < usual <= n_fields else n_fields
     return Layout(
         delimiter, reading.quote, reading.encoding, reading.header, n_fields, positions,
         tuple(names), escape, reading.comment, skip, explode, header_lines,

@@ -35,6 +35,13 @@ def test_names_are_those_of_the_file(tmp_path, name):
         check_conditions(dataset(tmp_path, name, "event = 'view'"), tmp_path)
 
 
+def test_names_of_a_file_without_a_header_are_those_of_the_settings(tmp_path):
+    there = {"header": False, "column_names": ["visitor", "sku", "kind", "price", "when"], "delimiter": ","}
+    check_conditions(dataset(tmp_path, "log.csv", "price > 3", **there), tmp_path)
+    with pytest.raises(SettingsError, match="did you mean 'price'"):
+        check_conditions(dataset(tmp_path, "log.csv", "prize > 3", **there), tmp_path)
+
+
 def test_without_a_new_file_an_incremental_night_is_not_stopped(tmp_path):
     check_conditions(dataset(tmp_path, "later-*.csv", "Prize > 3", mode="incremental"), tmp_path)
 
