@@ -1,13 +1,13 @@
 -- 4_realised: ranks of what users did after the data of a published night ended, in its lists and in those of popularity.
--- reads:  source_rows (with masks: the event keeps an item out of lists); positives (user_id, item_id); published.recommendations, published.popular_items
--- writes: nothing; returns user_id, item_id, source (of the user's list), rank and popularity_rank (null: not listed)
+-- reads:  source_rows (with masks: the event keeps an item out of lists, and is_target: metrics count it); positives (user_id, item_id), of the target; published.recommendations, published.popular_items
+-- writes: nothing; returns user_id, item_id, source (of the user's list, promoted rows aside; null: it has no others), rank and popularity_rank (null: not listed)
 -- params: after, until: the interactions that count; window_days of popular_items
 --
--- An item counts if the user has a row with it in the time, it is positive, no earlier row masks it, and the user has a
+-- An item counts if the user has a row of the target with it in the time, it is positive, no earlier row masks it, and the user has a
 -- published list.
 -- Popularity lists the night's popular items that the user did not know by then.
 with active as (
-    select distinct user_id from source_rows where timestamp > $after and timestamp <= $until
+    select distinct user_id from source_rows where is_target and timestamp > $after and timestamp <= $until
 ),
 
 pairs as (
@@ -15,7 +15,9 @@ pairs as (
         source_rows.user_id,
         source_rows.item_id,
         bool_or(source_rows.masks and source_rows.timestamp <= $after) as is_known,
-        bool_or(source_rows.timestamp > $after and source_rows.timestamp <= $until) as is_since
+        bool_or(
+            source_rows.is_target and source_rows.timestamp > $after and source_rows.timestamp <= $until
+        ) as is_since
     from source_rows
     semi join active using (user_id)
     group by all
@@ -24,7 +26,7 @@ pairs as (
 listed as (
     select
         user_id,
-        min_by(source, rank) as source
+        min_by(source, rank) filter (source <> 'promoted') as source
     from published.recommendations
     group by user_id
 ),

@@ -16,7 +16,7 @@ from pipeline.config.settings import Select
 from pipeline.core.bootstrap import intervals
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
-from pipeline.preparation.events import masking_condition
+from pipeline.preparation.events import masking_condition, target_condition
 from pipeline.schemas import tables
 from pipeline.schemas.tables import metric_name
 from pipeline.storage import journal, warehouse
@@ -52,17 +52,19 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
     """Journal and return tables.REALISED for those kept generations whose horizon ended in tonight's data.
 
     For each of HORIZONS it is the newest one whose data ended at least so many days before tonight's newest
-    interaction. Users count who have a list and a new positive interaction in the days after it. Nothing is measured
-    without times, or where no generation is old enough: 28 days need `keep.generations` above 28 with a night a day.
+    interaction. Users count who have a list and a new positive interaction in the days after it, with `[events]` one
+    of the target. Nothing is measured without times, or where no generation is old enough: 28 days need
+    `keep.generations` above 28 with a night a day.
     """
     con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
     records: list[dict[str, Any]] = []
     try:
         files = {name: warehouse.literal(encoded / f"{name}.parquet") for name in ("interactions", "users", "items")}
         rows = warehouse.literal(raw / "interactions.parquet")
-        masking = masking_condition(run.settings.dataset.events)
+        kinds = run.settings.dataset.events
         con.execute(
-            f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking}, false) AS masks FROM read_parquet({rows})"
+            f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking_condition(kinds)}, false) AS masks, "
+            f"coalesce({target_condition(kinds)}, false) AS is_target FROM read_parquet({rows})"
         )
         newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]
         due = due_lists(con, run, newest) if newest else []
@@ -70,7 +72,7 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
             con.execute(
                 f"CREATE TEMP VIEW positives AS SELECT user_id, item_id FROM read_parquet({files['interactions']}) "
                 f"JOIN read_parquet({files['users']}) USING (user_idx) JOIN read_parquet({files['items']}) "
-                "USING (item_idx) WHERE positive"
+                f"USING (item_idx) WHERE positive{' AND target' if kinds else ''}"
             )
         for lists in due:
             records += measure(con, run, lists)
@@ -130,10 +132,10 @@ def measure(con: warehouse.Connection, run: Run, lists: Lists) -> list[dict[str,
 
 
 def segments(events: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """All users, then those of each source of lists."""
+    """All users, then those of each source of lists; lists of promoted items only are in no source."""
     if events.height:
         yield "all", events
-    for source in sorted(events["source"].unique()):
+    for source in sorted(events["source"].drop_nulls().unique()):
         yield source, events.filter(source=source)
 
 

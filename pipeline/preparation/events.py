@@ -188,9 +188,16 @@ def codes(rows: pl.DataFrame, events: Events | None) -> pl.Series:
 
 
 def masking_condition(events: Events | None) -> str:
-    """`masking` as a condition in SQL."""
-    if not events:
-        return "true"
-    kinds = ", ".join(warehouse.literal(kind) for kind in events.masks)
+    """SQL condition on raw rows: of a type after which an item is not recommended again; null without a type."""
+    return _is_one_of(events, events.masks) if events else "true"
+
+
+def target_condition(events: Events | None) -> str:
+    """SQL condition on raw rows: of a type that metrics count; null without a type."""
+    return _is_one_of(events, events.targets) if events else "true"
+
+
+def _is_one_of(events: Events, kinds: list[str]) -> str:
+    listed = ", ".join(warehouse.literal(kind) for kind in kinds)
     column = warehouse.quoted(stored_name(events.column))
-    return f"trim(CAST({column} AS VARCHAR), {warehouse.literal(BLANKS)}) IN ({kinds})" if kinds else "false"
+    return f"trim(CAST({column} AS VARCHAR), {warehouse.literal(BLANKS)}) IN ({listed})" if kinds else "false"

@@ -12,7 +12,7 @@ _RATING = Column(FLOAT, "Rating or weight in the source's unit; null: an interac
 _TIME = Column(TIME, "Time of the interaction, UTC; null where the source has none", nullable=True)
 _RUN = Column(TEXT, "Night that wrote the row")
 _RANK = Column(INT, "1 is the best")
-_MODEL = Column(TEXT, "Label of the model in the recipe")
+_MODEL = Column(TEXT, "Label of the model in the recipe, or one that the gate adds: incumbent, popularity_floor")
 _COUNT = Column(BIG, "Valid interactions in the source")
 _FIRST = Column(TIME, "First interaction, UTC; null where the source has no times", nullable=True)
 _LAST = Column(TIME, "Last interaction, UTC; null where the source has no times", nullable=True)
@@ -266,8 +266,8 @@ REALISED = Table(
      "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired"),
      "horizon_days": Column(INT, "Days after the newest interaction that the lists were made of"),
      "metric": METRICS.columns["metric"], "cutoff": METRICS.columns["cutoff"],
-     "segment": Column(TEXT, "all, or the users whose list has this source"),
-     "value": Column(FLOAT, "Mean over the n users; counted are first, positive interactions with an item"),
+     "segment": Column(TEXT, "all, or the users whose list has this source, promoted rows aside"),
+     "value": Column(FLOAT, "Mean over the n users; counted are first, positive interactions (target) with an item"),
      "ci_low": Column(FLOAT, "Lower end of the 95 % interval"), "ci_high": Column(FLOAT, "Upper end of it"),
      "n": Column(BIG, "Users with a list and such an interaction"),
      "measured_by": Column(TEXT, "Night that measured them")},

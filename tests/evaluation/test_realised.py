@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.config.dataset import Events
 from pipeline.config.run import Run
 from pipeline.evaluation import realised
 from pipeline.evaluation.realised import DIFFERENCE, HORIZONS, POPULARITY, PUBLISHED, Lists
@@ -25,6 +26,29 @@ Row = tuple[str, str, float]
 """User, item, days after the end of the data."""
 
 
+def publish(file: Path, lists: dict[str, list[str]], popular: list[str], sources: dict[str, str] | None = None) -> None:
+    """Published tables of a night. `sources`: user to the source of each rank, by first letter; others: all model."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    names = {"m": "model", "f": "fallback", "p": "promoted"}
+    listed = [
+        {"user_id": user, "rank": rank, "item_id": item, "score": 1.0, "model": "m", "run_id": "old",
+         "source": names[(sources or {}).get(user, "m" * len(items))[rank - 1]], "generated_at": END}
+        for user, items in lists.items() for rank, item in enumerate(items, 1)
+    ]  # fmt: skip
+    of_all = [
+        {"rank": rank, "item_id": item, "score": 1.0, "window_days": 30, "run_id": "old"}
+        for rank, item in enumerate(popular, 1)
+    ]
+    summary = [{"rows": 1, "users": 1, "items": 1, "density": 1.0, "first_timestamp": END, "last_timestamp": END}]
+    with warehouse.connect(file) as con:
+        for table, records in (
+            (tables.RECOMMENDATIONS, listed), (tables.POPULAR_ITEMS, of_all), (tables.INTERACTIONS_SUMMARY, summary)
+        ):  # fmt: skip
+            con.execute(table.ddl)
+            warehouse.insert(con, table.name, pl.DataFrame(records, schema=table.schema, orient="row"))
+
+
 def measured(
     run: Run,
     rows: list[Row],
@@ -32,25 +56,11 @@ def measured(
     popular: list[str],
     days: int = 7,
     positive: set | None = None,
+    sources: dict[str, str] | None = None,
 ) -> list[dict]:
     """Rows of `realised` for lists of a night whose data ended at END."""
     file = run.home_root / "old.duckdb"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    with warehouse.connect(file) as con:
-        for table in (tables.RECOMMENDATIONS, tables.POPULAR_ITEMS):
-            con.execute(table.ddl)
-        listed = [
-            {"user_id": user, "rank": rank, "item_id": item, "score": 1.0, "source": "model", "model": "m",
-             "run_id": "old", "generated_at": END}
-            for user, items in lists.items() for rank, item in enumerate(items, 1)
-        ]  # fmt: skip
-        of_all = [
-            {"rank": rank, "item_id": item, "score": 1.0, "window_days": 30, "run_id": "old"}
-            for rank, item in enumerate(popular, 1)
-        ]
-        for table, records in ((tables.RECOMMENDATIONS, listed), (tables.POPULAR_ITEMS, of_all)):
-            warehouse.insert(con, table.name, pl.DataFrame(records, schema=table.schema, orient="row"))
+    publish(file, lists, popular, sources)
     source = pl.DataFrame(
         [(user, item, END + dt.timedelta(days=at)) for user, item, at in rows],
         schema={"user_id": pl.String, "item_id": pl.String, "timestamp": tables.TIME},
@@ -62,7 +72,7 @@ def measured(
     with warehouse.connect() as con:
         for name, frame in (("source_rows", source), ("positives", kept.select("user_id", "item_id").unique())):
             con.register("_frame", frame.to_arrow())
-            con.execute(f"create table {name} as select *, true as masks from _frame")
+            con.execute(f"create table {name} as select *, true as masks, true as is_target from _frame")
         return realised.measure(con, run, Lists("old", file, END, days))
 
 
@@ -96,6 +106,59 @@ def test_by_hand(run: Run):
     only = measured(run, rows, lists, ["y"], positive={("u", "b")})
     assert value(only, PUBLISHED) == pytest.approx(1 / math.log2(3)) and {r["n"] for r in only} == {1}
     assert measured(run, [("u", "b", -1)], lists, ["y"]) == [], "nobody did anything"
+
+
+def test_promoted_rows_do_not_decide_the_segment(run: Run):
+    """A list is of the source of its other rows; one of promoted rows only is in no segment but `all`."""
+    sources = {"u": "pmmmm", "v": "mmmmm", "w": "pffpf", "x": "fffff", "only": "ppppp"}
+    lists = {user: ["a", "b", "c", "d", "e"] for user in sources}
+    found = measured(run, [(user, "b", 1) for user in lists], lists, ["y"], sources=sources)
+    assert {(r["segment"], r["n"]) for r in found} == {("all", 5), ("model", 2), ("fallback", 2)}
+    promoted = measured(run, [("only", "b", 1)], lists, ["y"], sources=sources)
+    assert {(r["segment"], r["n"]) for r in promoted} == {("all", 1)}
+
+
+EVENTS = {"column": "kind", "weights": {"view": 0.1, "purchase": 1.0}, "target": ["purchase"]}
+
+
+@pytest.mark.parametrize(
+    ("events", "n", "recall"),
+    [
+        (None, 4, (1 + 0 + 0.5 + 0) / 4),  # every new item; what u viewed is known
+        (EVENTS, 3, (1 + 1 + 1) / 3),  # new purchases; a view before hides none of them
+        (EVENTS | {"mask": ["view", "purchase"]}, 2, 1.0),  # the purchase of v was viewed before
+    ],
+)
+def test_only_events_of_the_target_count(run: Run, tmp_path: Path, events: dict | None, n: int, recall: float):
+    run = run.model_copy(
+        update={"settings": run.settings.model_copy(
+            update={"dataset": run.settings.dataset.model_copy(update={"events": events and Events(**events)})}
+        )}
+    )  # fmt: skip
+    old = run.model_copy(update={"run_id": "20251231T000000.000Z-aaaa"})
+    journal.open_run(old)
+    journal.close_run(old, "published")
+    publish(run.home.generation(run.dataset, old.run_id), {user: ["a", "b"] for user in "uvwx"}, ["y"])
+    log = [
+        ("u", "a", " purchase ", 1), ("v", "b", "view", -1), ("v", "b", "purchase", 1), ("v", "z", "view", 1),
+        ("w", "a", "purchase", 1), ("w", "z", "view", 1), ("x", "z", "view", 1), ("x", "a", "purchase", -1),
+        ("x", "a", "purchase", 1), ("x", "y", None, 8),
+    ]  # fmt: skip
+    rows = pl.DataFrame(log, schema=["user_id", "item_id", "source_kind", "at"], orient="row").with_columns(
+        timestamp=pl.lit(END).cast(tables.TIME) + pl.duration(days="at")
+    )
+    rows.write_parquet(tmp_path / "interactions.parquet")
+    encoded = tmp_path / "encoded"
+    encoded.mkdir()
+    for name in ("user", "item"):
+        index = rows.select(pl.col(f"{name}_id").unique().sort()).with_row_index(f"{name}_idx")
+        index.write_parquet(encoded / f"{name}s.parquet")
+        rows = rows.join(index, on=f"{name}_id")
+    target = pl.col("source_kind").str.strip_chars() == "purchase"
+    rows = rows.select("user_idx", "item_idx", positive=True, target=target)
+    rows.write_parquet(encoded / "interactions.parquet")
+    found = [r for r in realised.measure_earlier_lists(run, tmp_path, encoded) if r["horizon_days"] == 7]
+    assert {r["n"] for r in found} == {n} and value(found, PUBLISHED, "recall") == pytest.approx(recall)
 
 
 ids = st.sampled_from("abcdefgh")
