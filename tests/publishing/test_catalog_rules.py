@@ -174,7 +174,7 @@ def test_the_audit_refuses_what_the_rules_exclude(shop, monkeypatch):
 
 
 def test_a_cap_holds_for_a_plain_column_and_a_place_without_items_warns(shop):
-    """Two of the items in stock are not new or dear; the excluded ones may not be promoted."""
+    """Items that `exclude_where` excludes do not count as promotable."""
     promote = 'export.promote=[{ where = "not in_stock", place = 1 }, { where = "price in (1, 3)", place = 2 }]'
     shop.night("export.max_per_attribute={is_new=2, kinds=4}", promote, "export.boost=[]")
     counts = shop.ask("""select user_id, is_new, count(*) as n from recommendations join items using (item_id)
