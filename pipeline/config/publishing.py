@@ -108,7 +108,8 @@ class Export(Section):
     only_items: str | None = None
     """CSV of the only items that are recommended; same format as exclude_items."""
     max_per_attribute: dict[str, PositiveInt] = Field(default={})
-    """Attribute of the item catalog to the most items with the same value in one list, e.g. { genres = 3 }."""
+    """Attribute or other column of the item catalog to the most items with the same value in one list, e.g.
+    { genres = 3 }."""
     fresh_days: PositiveInt | None = None
     """Only items with an interaction in this many days before the newest interaction are recommended."""
     exclude_where: str | None = None

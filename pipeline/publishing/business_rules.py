@@ -153,7 +153,7 @@ def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.Da
     rules = Rules(rule=[""] * frame.height, reason=[""] * frame.height)
     _hold_back(rules, export, listed, frame, frame["last_seen"].max())
     for name, limit in export.max_per_attribute.items():
-        rules.groups.append((_values(name, frame["item_id"], catalog), limit))
+        rules.groups.append((_values(name, frame, catalog), limit))
     for boost, where in zip(export.boost, ItemConditions.of(export).boost, strict=True):
         factors = torch.where(_mask(expressions.passing(where, frame, CATALOG)), boost.factor, 1.0)  # (I,)
         rules.boost = factors if rules.boost is None else rules.boost * factors
@@ -175,6 +175,12 @@ def excluded_of(export: Export, listed: Listed, frame: pl.DataFrame, newest: obj
 def excluded_counts(rules: Rules) -> dict[str, int]:
     """Rules to the number of items that each one excludes, the first that does."""
     return dict(sorted(Counter(rule for rule in rules.rule if rule).items()))
+
+
+def promotable_counts(rules: Rules) -> dict[int, tuple[int, int]]:
+    """Places to the numbers of items that may be promoted to them: those that the other rules allow, and all."""
+    free = torch.ones(len(rules.rule), dtype=torch.bool) if rules.allowed is None else rules.allowed  # (I,)
+    return {each.place: (int((each.items & free).sum()), int(each.items.sum())) for each in rules.promotions}
 
 
 def _hold_back(rules: Rules, export: Export, listed: Listed, frame: pl.DataFrame, newest: object) -> None:
@@ -230,14 +236,21 @@ def _mask(items: pl.Series) -> Tensor:
     return torch.from_numpy(items.to_numpy(writable=True))  # (I,) bool
 
 
-def _values(name: str, ids: pl.Series, catalog: pl.DataFrame) -> Tensor:
-    """Which values of an attribute each item has, (I, A) bool."""
-    texts = dict(zip(catalog["item_id"], catalog["attributes"], strict=True))
-    lists = [json.loads(texts.get(item) or "{}").get(name, []) for item in ids]
-    values = {value: at for at, value in enumerate(sorted({v for row in lists for v in row}))}
-    if not values:
+def _values(name: str, frame: pl.DataFrame, catalog: pl.DataFrame) -> Tensor:
+    """Which values of an attribute each item of `frame` has, (I, A) bool; A is 0 if no item has one.
+
+    It is an attribute of `catalog`, else a column of `frame`, of which an item has one value or none.
+    """
+    listed = {item: json.loads(text or "{}") for item, text in catalog.select("item_id", "attributes").iter_rows()}
+    if any(name in of_item for of_item in listed.values()):
+        lists = [listed.get(item, {}).get(name, []) for item in frame["item_id"]]
+    elif name in frame.columns:
+        is_list = isinstance(frame.schema[name], pl.List)  # of a catalog without lines
+        lists = [[] if value is None else value if is_list else [value] for value in frame[name].to_list()]
+    else:
         raise UnreadableInput(f"export.max_per_attribute: the item catalog has no attribute {name!r}; see [items]")
-    has = torch.zeros(len(ids), len(values), dtype=torch.bool)
+    values = {value: at for at, value in enumerate(sorted({v for row in lists for v in row}))}
+    has = torch.zeros(frame.height, len(values), dtype=torch.bool)
     for at, row in enumerate(lists):
         has[at, [values[v] for v in row]] = True
     return has

@@ -1,6 +1,7 @@
 """Conditions on the item catalog in `[export]`: which items they mean, and whether they can be evaluated at all."""
 
 import datetime as dt
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import polars as pl
 from pipeline.config.dataset import Dataset, Items
 from pipeline.config.publishing import Export
 from pipeline.config.run import Run
+from pipeline.core.errors import SettingsError
+from pipeline.core.suggest import nearest
 from pipeline.publishing import item_columns
 from pipeline.schemas import tables
 from pipeline.sources import attributes, catalog_reader, files
+from pipeline.sources.column_names import columns_of
 from pipeline.storage import expressions, warehouse
 from pipeline.storage.expressions import NIGHT_DATE, Expression
 
@@ -93,16 +97,47 @@ def of_published(con: warehouse.Connection, items: Items | None, night: dt.date)
 
 
 def check(export: Export, dataset: Dataset, data: Path) -> None:
-    """Raise SettingsError if a condition is not allowed, or names a column that the files of the catalog don't have."""
-    conditions = ItemConditions.of(export).all
-    if not conditions or (dataset.source.generator and not any(data.glob("*"))):
+    """Raise SettingsError if a condition is not allowed, or if the files of the catalog lack a column that it, or
+    max_per_attribute, names."""
+    conditions, limits = ItemConditions.of(export).all, export.max_per_attribute
+    if not (conditions or limits) or (dataset.source.generator and not any(data.glob("*"))):
         return
     items, known = dataset.items, [*tables.ITEMS.columns, NIGHT_DATE]
+    if limits and not items:
+        raise SettingsError("export.max_per_attribute: the data set has no [items], so no item has attributes")
     if items:
         names = files.find_files(data, items.files)
-        known += [*catalog_reader.named_columns(items).values(), *catalog_reader.other_columns(data, names, items)]
+        others = catalog_reader.other_columns(data, names, items)
+        known += [*catalog_reader.named_columns(items).values(), *others]
+        header = (
+            [
+                column
+                for name in names
+                for column in columns_of(data / name, name, items, catalog_reader.named_columns(items))
+            ]
+            if limits
+            else []
+        )
+        for name in limits:
+            _check_attribute(name, [*items.attributes, *others], header)
     for condition in conditions:
         expressions.resolve(condition, dict.fromkeys(known), CATALOG)
+
+
+def _check_attribute(name: str, attributes: list[str], header: list[str]) -> None:
+    """Raise SettingsError unless `name` is one of the attributes that items have; `header`: columns of the files."""
+    if name in attributes:
+        return
+    if name in header:
+        raise SettingsError(
+            f"export.max_per_attribute: the column {name!r} of {CATALOG} is not read as an attribute: write "
+            f'attributes = {{ {json.dumps(name)} = "" }} in [items] of the data set, with the separator in the quotes '
+            "if a cell has several values"
+        )
+    there = f"there are: {', '.join(attributes[:40])}" if attributes else "it has no attributes"
+    raise SettingsError(
+        f"export.max_per_attribute: {CATALOG} has no attribute {name!r}{nearest(name, attributes)}; {there}"
+    )
 
 
 def check_values(run: Run, raw: Path) -> None:

@@ -86,35 +86,47 @@ def note_looks(run: Run, folder: Path) -> None:
         journal.note(run, f"warning: ingest: of the rejected ratings, {number_looks.in_words(looks)}")
 
 
-def report_catalog(run: Run, catalog: Mapping[str, Any]) -> None:
-    """Warn of rejected lines of the catalog, and of ids that are not those of the interactions.
+def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> None:
+    """Warn of rejected lines and repeated ids of the catalog, and of ids that are not those of the interactions.
 
-    The ledger has the stage `catalog` only on nights on which a line was rejected.
+    The ledger has the stage `catalog` only on nights on which a line was rejected or an id repeated. If `is_source`,
+    the files of interactions are the catalog: their items repeat, and their lines are in the stage `ingest`.
     """
-    _report_lines(run, "catalog", "the item catalog", catalog["items"] + catalog["repeated"], catalog.get("rejects"))
+    if not is_source:
+        _report_lines(run, "catalog", "the item catalog", catalog["items"], catalog)
     if (matching := catalog_ids.of_record(catalog)) and matching.warning:
         journal.note(run, f"warning: item catalog: {matching.warning}")
 
 
-def report_users(run: Run, users: Mapping[str, Any]) -> None:
-    """Note how many users of the file of user attributes have interactions, and warn of its rejected lines.
+def report_users(run: Run, users: Mapping[str, Any], is_source: bool) -> None:
+    """Note how many users of the file of user attributes have interactions; warn of rejected lines and repeated ids.
 
-    The ledger has the stage `users` only on nights on which a line was rejected.
+    The ledger has the stage `users` only on nights on which a line was rejected or an id repeated. `is_source`: as
+    for `report_catalog`.
     """
-    _report_lines(run, "users", "the user attributes", users["users"] + users["repeated"], users.get("rejects"))
+    if not is_source:
+        _report_lines(run, "users", "the user attributes", users["users"], users)
     journal.note(run, f"user attributes: {users['with_rows']:,} of {users['users']:,} users have interactions")
 
 
-def _report_lines(run: Run, stage: str, what: str, kept: int, rejected: Mapping[str, int] | None) -> None:
-    if not rejected:
+def _report_lines(run: Run, stage: str, what: str, kept: int, found: Mapping[str, Any]) -> None:
+    """Lines of a file with one line per id: `kept` has the last line of each id, `duplicate` the ones before it."""
+    rejected: Mapping[str, int] = found.get("rejects") or {}
+    repeated: int = found["repeated"]
+    if not rejected and not repeated:
         return
-    rows = {str(Reason.KEPT): kept, **rejected}
+    rows = {str(Reason.KEPT): kept, str(Reason.DUPLICATE): repeated, **rejected}
     journal.append(
         run, tables.ROW_LEDGER, [{"stage": stage, "reason": str(r), "rows": n} for r, n in rows.items() if n]
     )
-    reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.items())
-    text = f"{sum(rejected.values()):,} of {sum(rows.values()):,} lines of {what} were rejected: {reasons}"
-    journal.note(run, f"warning: {text}; the table rejected_rows lists them")
+    lines = f"of {sum(rows.values()):,} lines of {what}"
+    if rejected:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in rejected.items())
+        text = f"{sum(rejected.values()):,} {lines} were rejected: {reasons}"
+        journal.note(run, f"warning: {text}; the table rejected_rows lists them")
+    if repeated:
+        text = f"{repeated:,} {lines} were dropped as duplicate: a later line has the same id, and the last one counts"
+        journal.note(run, f"warning: {text}; leave one line per id")
 
 
 def copy_to_journal(run: Run, folder: Path) -> None:

@@ -95,9 +95,16 @@ def _note_rules(run: Run, rules: business_rules.Rules) -> None:
         raise Refused(f"the rules of [export] leave no item to recommend: {', '.join(found)}")
     if rules.boost is not None:
         found.append(f"boosts change {int((rules.boost != 1).sum()):,}")
-    found += [f"{int(each.items.sum()):,} may be promoted to place {each.place}" for each in rules.promotions]
+    promotable = business_rules.promotable_counts(rules)
+    found += [f"{n:,} may be promoted to place {place}" for place, (n, _) in promotable.items()]
     if found:
         journal.note(run, f"rules: {', '.join(found)}")
+    for place, (n, chosen) in promotable.items():
+        if not n:
+            why = (
+                f"the other rules exclude all {chosen:,} items of its choice" if chosen else "no item is of its choice"
+            )
+            journal.note(run, f"warning: export.promote: no item can be promoted to place {place}: {why}")
 
 
 def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:

@@ -45,9 +45,9 @@ def read_source(run: Run) -> Path:
     rejects.note_looks(run, folder)
     _note_unused_times(run, source)
     if catalog := lake.info(folder).get("catalog"):
-        rejects.report_catalog(run, catalog)
+        rejects.report_catalog(run, catalog, is_source=set(source.catalog) <= set(source.present))
     if users := lake.info(folder).get("users"):
-        rejects.report_users(run, users)
+        rejects.report_users(run, users, is_source=set(source.users) <= set(source.present))
     item_conditions.check_values(run, folder)
     return folder
 

@@ -15,6 +15,7 @@ __all__ = [
     "home_paths",
     "journal",
     "lake",
+    "list_hints",
     "lock",
     "operation_log",
     "optional_steps",

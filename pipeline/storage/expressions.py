@@ -18,7 +18,7 @@ import polars as pl
 
 from pipeline.core.errors import SettingsError
 from pipeline.core.suggest import nearest
-from pipeline.storage import warehouse
+from pipeline.storage import list_hints, warehouse
 
 NIGHT_DATE = "night_date"
 """Name of the night's date in expressions, a DATE: the day, UTC, on which the night starts, or of `--as-of`."""
@@ -111,9 +111,10 @@ def _check_types(
     try:
         (described,) = con.sql(f"DESCRIBE SELECT {expression.sql} AS passes FROM rows").fetchall()
     except warehouse.DatabaseError as error:
-        raise expression.error(_first_line(error)) from None
+        raise expression.error(_list_hint(con, expression, rows, columns) or _first_line(error)) from None
     if described[1] not in ("BOOLEAN", '"NULL"', *FLAGS):
-        raise expression.error(f"it gives {described[1]}, not true or false")
+        hint = _list_hint(con, expression, rows, columns)
+        raise expression.error(hint or f"it gives {described[1]}, not true or false")
 
 
 def passing(expression: Expression, rows: pl.DataFrame, source: str = "the source") -> pl.Series:
@@ -130,11 +131,18 @@ def passing(expression: Expression, rows: pl.DataFrame, source: str = "the sourc
             try:
                 part = con.sql(f"SELECT coalesce({expression.sql}, false) AS passes FROM rows").pl()["passes"]
             except warehouse.DatabaseError as error:
-                raise expression.error(_without_values(error)) from None
+                raise expression.error(_list_hint(con, expression, rows, columns) or _without_values(error)) from None
             if part.dtype != pl.Boolean and not part.is_in([0, 1]).all():
                 raise expression.error("it gives numbers other than 0 and 1, not true or false")
             parts.append(part.cast(pl.Boolean))
     return pl.concat(parts).alias("passes")
+
+
+def _list_hint(
+    con: warehouse.Connection, expression: Expression, rows: pl.DataFrame, columns: Mapping[str, str]
+) -> str | None:
+    lists = {name.lower() for name, column in columns.items() if isinstance(rows.schema[column], pl.List)}
+    return list_hints.hint(_nodes(_only_expression(con, f"SELECT {expression.sql}")), lists)
 
 
 def _create_view(

@@ -12,6 +12,7 @@ from flows.prepare import prepare
 from pipeline.config.publishing import Export
 from pipeline.core.errors import UnreadableInput
 from pipeline.publishing import business_rules
+from pipeline.publishing.promotions import Promotion
 from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
 from pipeline.storage import warehouse
@@ -89,6 +90,40 @@ def test_fresh_days_of_untimed_data_is_an_error():
 def test_an_unknown_attribute_is_an_error():
     with pytest.raises(UnreadableInput, match="no attribute 'genre'"):
         business_rules.rules_of(Export(max_per_attribute={"genre": 1}), {}, FRAME, CATALOG)
+
+
+@pytest.mark.parametrize(
+    ("column", "groups"),
+    [
+        (pl.Series("brand", ["Acme", None, "Acme", "Zeta"]), [[1, 0], [0, 0], [1, 0], [0, 1]]),
+        (pl.Series("brand", [7, 7, None, None]), [[1], [1], [0], [0]]),
+        (pl.Series("brand", [[], [], [], []], pl.List(pl.String)), [[], [], [], []]),
+    ],
+)
+def test_a_plain_column_limits_by_its_values(column, groups):
+    frame = FRAME.with_columns(column)
+    ((has, limit),) = business_rules.rules_of(Export(max_per_attribute={"brand": 2}), {}, frame, CATALOG).groups
+    assert has.int().tolist() == groups and limit == 2
+
+
+def test_an_attribute_that_no_item_has_limits_nothing():
+    catalog = CATALOG.with_columns(attributes=pl.lit('{"genres": []}'))
+    export = Export(max_per_attribute={"genres": 1})
+    groups = business_rules.rules_of(export, {}, FRAME, catalog).groups
+    kept, short = business_rules.keep_to_limits(lists([0, 1, 2, 3]), groups, 3)
+    assert kept.items.tolist() == [[0, 1, 2]] and short.tolist() == [False]
+
+
+def test_promotable_items_are_those_that_the_other_rules_allow():
+    def rules(*promoted: list[bool], allowed: list[bool] | None) -> business_rules.Rules:
+        promotions = [Promotion(at, torch.tensor(items)) for at, items in enumerate(promoted, start=1)]
+        free = None if allowed is None else torch.tensor(allowed)
+        return business_rules.Rules(free, [""] * 4, [""] * 4, promotions=promotions)
+
+    placed = [True, True, False, False], [False, True, True, True]
+    count = business_rules.promotable_counts
+    assert count(rules(*placed, allowed=[False, False, True, True])) == {1: (0, 2), 2: (2, 3)}
+    assert count(rules(*placed, allowed=None)) == {1: (2, 2), 2: (3, 3)} and not count(rules(allowed=None))
 
 
 def test_limits_are_kept_from_the_top():

@@ -25,6 +25,7 @@ attributes = { kinds = "|" }
 files = ["catalog/users.csv"]
 id = "user"
 """
+REPEATED = "i07,Thing that a later line replaces,odd,False,99,1"
 RULES = """[export]
 top_n = 6
 exclude_where = "not in_stock"
@@ -52,7 +53,9 @@ class Shop(Dataset):
         items = [
             f"i{n:02d},Thing {n},{'even|all' if n % 2 == 0 else ''},{n % 3 != 0},{n},{int(n == 20)}" for n in range(29)
         ]
-        (folder / "catalog" / "items.csv").write_text("\n".join(["item,name,kinds,in_stock,price,is_new", *items, ""]))
+        (folder / "catalog" / "items.csv").write_text(
+            "\n".join(["item,name,kinds,in_stock,price,is_new", REPEATED, *items, ""])
+        )
         users = [f"{user},{'de' if n % 2 else 'fr'}" for n, user in enumerate(["u00", "u01", SECRET, "stranger"])]
         (folder / "catalog" / "users.csv").write_text("\n".join(["user,country", *users, ""]))
 
@@ -70,6 +73,11 @@ def shop(tmp_path_factory):
         shop = Shop(tmp_path_factory.mktemp("shop"))
         shop.night()
         yield shop
+
+
+def test_a_repeated_id_is_counted_and_the_night_published(shop):
+    ledger = shop.ask("select reason, rows from row_ledger where stage = 'catalog'")
+    assert dict(ledger.rows()) == {"kept": 29, "duplicate": 1}
 
 
 def test_no_list_has_what_the_rules_exclude(shop):
@@ -136,6 +144,8 @@ def test_attributes_are_tables(shop):
         ('export.promote=[{ where = "is_new" }, { items = "promoted.csv" }]', "place 1 is given twice"),
         ('export.promote=[{ place = 1 }]', "either where or items"),
         ('export.boost=[{ where = "is_new", factor = 0 }]', "greater than 0"),
+        ("export.max_per_attribute={kind=3}", "no attribute 'kind' .did you mean 'kinds'.*there are: kinds, in_stock"),
+        ("export.max_per_attribute={name=3}", r"column 'name' .*write attributes = { \"name\" = \"\" }"),
     ],
 )  # fmt: skip
 def test_a_wrong_rule_is_named_before_the_night(shop, setting, problem):
@@ -161,6 +171,20 @@ def test_the_audit_refuses_what_the_rules_exclude(shop, monkeypatch):
     monkeypatch.setattr(export_stage.business_rules, "rules_of", loose)
     with pytest.raises(Refused, match="nothing_excluded"):
         shop.night("export.exclude_where=not in_stock or price = 1")
+
+
+def test_a_cap_holds_for_a_plain_column_and_a_place_without_items_warns(shop):
+    """Items that `exclude_where` excludes do not count as promotable."""
+    promote = 'export.promote=[{ where = "not in_stock", place = 1 }, { where = "price in (1, 3)", place = 2 }]'
+    shop.night("export.max_per_attribute={is_new=2, kinds=4}", promote, "export.boost=[]")
+    counts = shop.ask("""select user_id, is_new, count(*) as n from recommendations join items using (item_id)
+                         where source <> 'promoted' group by all""")
+    assert counts["n"].max() == 2
+    notes = journal.notes(shop.home, "tiny", shop.live_night())
+    (rules,) = [note for note in notes if note.startswith("rules: ")]
+    assert "0 may be promoted to place 1, 1 may be promoted to place 2" in rules
+    (warning,) = [note for note in notes if note.startswith("warning: export.promote")]
+    assert warning.endswith("no item can be promoted to place 1: the other rules exclude all 10 items of its choice")
 
 
 def test_a_night_whose_rules_leave_no_item_is_refused(shop):

@@ -525,6 +525,20 @@ def test_rejected_lines_of_a_catalog_are_listed_and_counted(tmp_path):
     assert ingest.read_source(again) == folder and warnings_of(again) == [warning], "a reused result warns, too"
 
 
+def test_repeated_ids_of_a_catalog_are_counted_and_the_last_line_wins(tmp_path):
+    data = write(tmp_path / "data", HEADER + GOOD)
+    write(data, b"id,title,price\n2,A,1\n4,B,2\n2,C,3\n2,D,4\n", "films.txt")
+    write(data, b"id,title,price\n4,E,5\n\n", "more.txt")
+    run = make_run(tmp_path, data, items={"files": ["films.txt", "more.txt"], "id": "id", "title": "title"})
+    folder = ingest.read_source(run)
+    assert pl.read_parquet(folder / "catalog.parquet").select("item_id", "title").rows() == [("2", "D"), ("4", "E")]
+    ledger = journal.read(run.home, run.dataset, tables.ROW_LEDGER).filter(stage="catalog")
+    assert dict(ledger.select("reason", "rows").iter_rows()) == {"kept": 2, "duplicate": 3, "empty_line": 1}
+    rejected, repeated = warnings_of(run)
+    assert "1 of 6 lines of the item catalog were rejected: empty_line 1" in rejected
+    assert "3 of 6 lines of the item catalog were dropped as duplicate" in repeated
+
+
 def test_a_source_that_is_its_own_catalog_lists_a_broken_line_once(tmp_path):
     data = write(tmp_path / "data", HEADER + GOOD + b"1,2\n")
     run = make_run(tmp_path, data, items={"files": ["toy.csv"], "id": "item"})

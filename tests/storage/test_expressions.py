@@ -82,6 +82,32 @@ def test_a_value_that_cannot_be_used_is_not_shown():
     assert "secret" not in str(caught.value)
 
 
+LISTS = pl.DataFrame({"user": ["a", "b"], "Kinds": [["x"], []], "two words": [["it's"], ["y"]], "price": ["1", "?"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "users"),
+    [
+        ("kinds = 'x'", "list_contains(kinds, 'x')", "a"), ("'x' <> kinds", "not list_contains(kinds, 'x')", "b"),
+        ("kinds in ('x', 'y')", "list_has_any(kinds, ['x', 'y'])", "a"),
+        ("kinds not in ('x', 'y')", "not list_has_any(kinds, ['x', 'y'])", "b"),
+        ("\"two words\" = 'it''s'", "list_contains(\"two words\", 'it''s')", "a"),
+        ("kinds like 'x%'", "list_contains(kinds, 'value')", ""), ("kinds", "list_contains(kinds, 'value')", ""),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_compared_like_one_value_is_shown_how(text, instead, users):
+    with pytest.raises(SettingsError, match="is a list: write ") as caught:
+        passing(text, LISTS)
+    assert f"is a list: write {instead};" in str(caught.value) and passing(instead, LISTS) == users
+
+
+@pytest.mark.parametrize("text", ["price::integer = 1", "list_contains(kinds, 'x') and price::integer = 1"])
+def test_another_mistake_is_not_blamed_on_a_list(text):
+    with pytest.raises(SettingsError, match="try_cast") as caught:
+        passing(text, LISTS.with_columns(Kinds=pl.Series([["x"], ["x"]])))
+    assert "is a list" not in str(caught.value)
+
+
 def test_every_allowed_function_is_one_of_duckdb_s_and_no_other_kind():
     allowed = expressions.allowed_functions()
     with warehouse.connect() as con:
