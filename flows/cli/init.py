@@ -61,14 +61,15 @@ def decisions(text: str) -> str:
     """How the file was interpreted, in one line."""
     toml = tomllib.loads(text)
     columns, unit = dict(toml["columns"]), toml["columns"].get("timestamp_unit")
-    found = [f"{role} = {columns[role]!r}" for role in ("user", "item", "rating", "timestamp") if role in columns]
+    units = {"timestamp": f" ({unit})" if unit else ""}
+    roles = ("user", "item", "rating", "timestamp")
+    found = [f"{role} = {columns[role]!r}{units.get(role, '')}" for role in roles if role in columns]
     found += [f"no {role}" for role in ("rating", "timestamp") if role not in columns]
     header = toml["source"].get("header", True)
     titles = f"titles from {toml['items']['files'][0]}" if "items" in toml else "no item catalog next to it"
-    unit = f" ({unit})" if unit else ""
     events = toml.get("events")
     kinds = f"; events in {events['column']!r}, target {' and '.join(events['target'])}" if events else ""
-    return f"{'a header' if header else 'no header'}, {', '.join(found)}{unit}{kinds}; {titles}"
+    return f"{'a header' if header else 'no header'}, {', '.join(found)}{kinds}; {titles}"
 
 
 def next_command(toml: Path, source: Path, home: str | None) -> str:

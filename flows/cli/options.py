@@ -89,7 +89,11 @@ def _add_run(command: Command) -> None:
         json=False, home=False,
         more="Item titles are looked for in the files next to it.",
     )  # fmt: skip
-    init.add_argument("csv", metavar="CSV", help="csv, tsv, dat, txt or parquet, also .gz and .zst")
+    init.add_argument(
+        "csv",
+        metavar="CSV",
+        help="csv, tsv, dat, txt, JSON lines, parquet; also .gz, .zst, ZIP of one file",
+    )
     init.add_argument("--output", metavar="FILE", help="file to write (default: ./<name>.toml; - is stdout)")
     init.add_argument("--force", action="store_true", help="overwrite an existing file")
 

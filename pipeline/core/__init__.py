@@ -13,6 +13,7 @@ __all__ = [
     "redaction",
     "run_ids",
     "seeding",
+    "shares",
     "stage_call",
     "suggest",
     "terminal",

@@ -9,6 +9,7 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
+from pipeline.core.shares import as_percent
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT, Reason
 from pipeline.sources import catalog_ids, number_looks
@@ -70,10 +71,10 @@ def check_reject_rate(
     reasons = ", ".join(f"{reason} {n}" for reason, n in list(report.info["rejects"].items())[:3])
     examples = pl.scan_parquet(folder / REJECTED).head(3).collect()
     lines = "; ".join(f"{e['file']} line {e['line']} ({e['reason']})" for e in examples.iter_rows(named=True))
-    consequence = f", more than source.max_reject_rate = {limit:.1%}" if rate > limit else ", so no row is left"
+    consequence = f", more than source.max_reject_rate = {as_percent(limit)}" if rate > limit else ", so no row is left"
     raise Refused(
-        f"{rate:.1%} of the lines were rejected{consequence}: {reasons}{looks and f' ({looks})'}; for example {lines}. "
-        f"To list all of them in DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}",
+        f"{as_percent(rate)} of the lines were rejected{consequence}: {reasons}{looks and f' ({looks})'}; "
+        f"for example {lines}. To list all of them in DuckDB: from {warehouse.literal(journal.folder(run) / REJECTED)}",
         {"raw": [raw[:80] for raw in examples["raw"]]},
     )
 

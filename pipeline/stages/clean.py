@@ -8,6 +8,7 @@ import polars as pl
 from pipeline.config.dataset import Events
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
+from pipeline.core.shares import as_percent, of_rows
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import events as event_rows
 from pipeline.preparation.filters import apply_filters
@@ -61,11 +62,11 @@ def _check_events(run: Run, found: dict[str, Any], events: Events) -> None:
     share = found["unknown_rows"] / max(1, found["rows"])
     if share:
         named = ", ".join(f"{kind} {rows:,}" for kind, rows in list(found["unknown"].items())[:3])
-        text = f"{share:.1%} of the rows have an event type that is not in [events]: {named}"
+        text = f"{of_rows(found['unknown_rows'], found['rows'])} an event type that is not in [events]: {named}"
         limit = run.settings.checks.max_unknown_events
         if limit is not None and share > limit:
             raise Refused(
-                f"{text}; that is more than checks.max_unknown_events = {limit:.1%}. Add it to events.weights"
+                f"{text}; that is more than checks.max_unknown_events = {as_percent(limit)}. Add it to events.weights"
             )
         journal.note(run, f"warning: {text}; these rows were dropped. Add it to events.weights, with 0 to ignore it")
     rows = sum(kind["rows"] for kind in found["types"] if kind["target"])

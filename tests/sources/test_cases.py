@@ -356,6 +356,14 @@ def test_ids_are_never_mojibake(tmp_path, encoding):
     assert found.notes or encoding.startswith("utf-")
 
 
+def test_quotes_and_currencies_after_many_umlauts_are_read(tmp_path):
+    path = tmp_path / "log.csv"
+    words = [*(f"Gerät für Größe {n}" for n in range(2000)), "Löwe „groß“ – 5 €"]
+    path.write_bytes("".join(["user,item\n", *(f"u{n % 9},{word}\n" for n, word in enumerate(words))]).encode("cp1252"))
+    found = read_sniffed(path, tmp_path)
+    assert found.dataset.source.encoding == "cp1252" and [row[1] for row in found.rows] == words
+
+
 def test_a_line_in_another_encoding_is_rejected_not_the_others(tmp_path):
     path = tmp_path / "log.csv"
     path.write_bytes("user,item\nu1,Señor\nu2,Größe\n".encode() + "u3,Año\n".encode("latin-1") + b"u4,x\n")

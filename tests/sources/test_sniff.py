@@ -170,11 +170,11 @@ def test_minus_one_among_ratings_is_a_missing_rating(tmp_path):
     assert rows_of(tmp_path, path, dataset)["rating"].to_list() == [None, 10.0, 7.0]
 
 
-def test_latin_1_stray_quotes_and_glob_characters(tmp_path):
+def test_cp1252_stray_quotes_and_glob_characters(tmp_path):
     path = tmp_path / "[x] plays.tsv"
     path.write_bytes('user\tartist\tplays\nJosé\t"Weird Al\t3\nJosé\tB\t99999\n'.encode("latin-1"))
     dataset = sniffed(path)
-    assert dataset.source.encoding == "latin-1" and dataset.source.quote == ""
+    assert dataset.source.encoding == "cp1252" and dataset.source.quote == ""
     assert rows_of(tmp_path, path, dataset)["item_id"].to_list() == ['"Weird Al', "B"]
 
 

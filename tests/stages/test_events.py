@@ -123,6 +123,13 @@ def test_contradictions_in_settings_are_named(change, message):
         Events.model_validate({**SHOP, **change})
 
 
+def test_one_unknown_row_of_many_is_named_by_its_number(tmp_path):
+    rows = log(*((f"u{n}", "a", "purchase", n) for n in range(2999)), ("u", "b", "wish", 1))
+    run = make_run(tmp_path, dataset={"events": SHOP}, checks={"max_unknown_events": 0.0001})
+    with pytest.raises(Refused, match=r"1 of 3,000 rows has .*wish 1; .* checks.max_unknown_events = 0.01%"):
+        clean.clean_interactions(run, store(run, rows))
+
+
 def test_unknown_types_are_a_warning_or_a_refusal(tmp_path):
     rows = log(*((f"u{n}", "a", "purchase", n) for n in range(8)), ("u", "b", "wish", 1), ("u", "c", "wish", 1))
     for limit in (None, 0.1):

@@ -47,7 +47,7 @@ _LONG_TEXT = 40  # characters
 def kinds_of(names: list[str], columns: list[list[str]], taken: set[int]) -> dict[int, Kind]:
     """Kind of each column that is known to have no role, by its name and its values. Columns in `taken` have one."""
     free = [at for at in range(len(names)) if at not in taken and filled(columns[at])]
-    found = {at: kind for at in free if (kind := _by_name(names[at]))}
+    found = {at: kind for at in free if (kind := _by_name(names[at])) and not _has_dates(kind, columns[at])}
     rows = [list(row) for row in zip(*columns, strict=True)]
     if event := event_column(names, rows, taken):
         found[event.at] = Kind.EVENT
@@ -69,6 +69,11 @@ def _by_name(name: str) -> Kind | None:
             if word in known.split():
                 return kind
     return None
+
+
+def _has_dates(kind: Kind, column: list[str]) -> bool:
+    """Whether a column that is named like a category has times: `Tag` is the German word for day."""
+    return kind == Kind.CATEGORY and not is_numeric(filled(column)) and times.unit_of(column) is not None
 
 
 def _by_values(column: list[str], has_header: bool) -> Kind | None:

@@ -231,7 +231,7 @@ class _Assignment:
         """The column of ratings: by its name, by a word in it, else the only one whose values could be ratings."""
         if "rating" not in self.roles:
             self._mark_attributes()
-            free = [at for at in self._free() if at not in self.kinds and not _is_id_or_time(self.names[at])]
+            free = [at for at in self._free() if at not in self.kinds and not is_id_or_time(self.names[at])]
             spelled = {at: found for at in free if self.columns[at] and (found := self._spelling(at))}
             worded = [at for at in spelled if _has_rating_word(self.names[at])]
             guesses = [
@@ -262,7 +262,8 @@ def _has_rating_word(name: str) -> bool:
     return bool(words & _RATING_WORDS) and not words & _NOT_A_RATING and words_of(name)[-1:] != ["id"]
 
 
-def _is_id_or_time(name: str) -> bool:
+def is_id_or_time(name: str) -> bool:
+    """Whether a column's name says that it has ids or times."""
     return times.is_time_name(name) or words_of(name)[-1:] in (["id"], ["ids"], ["key"], ["no"], ["code"])
 
 

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from pipeline.sources.sniffing import times
+from pipeline.sources.sniffing.cells import filled, is_numeric
 from pipeline.sources.sniffing.column_kinds import Kind
-from pipeline.sources.sniffing.column_roles import Assigned
+from pipeline.sources.sniffing.column_roles import Assigned, is_count_name, is_id_or_time
 from pipeline.sources.sniffing.number_spellings import unread as unread_numbers
 from pipeline.sources.sniffing.preview import Peek
 
@@ -13,17 +14,20 @@ _UNUSED = (
     Kind.CATEGORY, Kind.PRICE, Kind.LATITUDE, Kind.LONGITUDE, Kind.ITEM_ATTRIBUTE, Kind.USER_ATTRIBUTE,
 )  # fmt: skip
 """Kinds that a person might look for among the roles."""
+_COUNT, _NUMBER = "count", "number"
 
 
-def columns_section(table: Peek, assigned: Assigned) -> tuple[list[str], list[str]]:
-    """Lines of TOML below `[columns]`, and notes; each note is in a comment, too."""
+def columns_section(table: Peek, assigned: Assigned, quantity: str | None = None) -> tuple[list[str], list[str]]:
+    """Lines of TOML below `[columns]`, and notes; each note is in a comment, too.
+
+    `quantity`: a column that `[events]` reads.
+    """
     roles = assigned.roles
     lines, notes = [f"# columns of the file: {', '.join(map(quoted, table.names))}"], list[str]()
     if assigned.guessed:
         notes.append("the columns were guessed from their values and their order; check them with the first rows")
         lines.append(f"# {notes[-1]}")
-    unused = [(at, kind) for at, kind in sorted(assigned.kinds.items()) if kind in _UNUSED]
-    if unused:
+    if unused := _unused(table, assigned, quantity):
         lines.append(f"# not used: {', '.join(f'{quoted(table.names[at])} ({kind})' for at, kind in unused)}")
     for role, at in roles.items():
         lines.append(f"{role} = {quoted(table.names[at])}{_example(table, at)}")
@@ -47,6 +51,19 @@ def columns_section(table: Peek, assigned: Assigned) -> tuple[list[str], list[st
         )
         lines.append(f"# {notes[-1]}.")
     return lines, notes
+
+
+def _unused(table: Peek, assigned: Assigned, quantity: str | None) -> list[tuple[int, str]]:
+    """Columns that no setting reads and a person might look for, with what they are; counts and numbers among them."""
+    found: dict[int, str] = {at: str(kind) for at, kind in assigned.kinds.items() if kind in _UNUSED}
+    taken = {*assigned.roles.values(), *assigned.kinds, *assigned.flags, assigned.unread_rating}
+    for at, name in enumerate(table.names):
+        cells = filled(table.column(at))
+        if at in taken or name == quantity or not table.has_names or not cells or times.is_time_name(name):
+            continue
+        if is_numeric(cells) and not is_id_or_time(name) and times.unit_of(cells) is None:
+            found[at] = _COUNT if is_count_name(name) else _NUMBER
+    return sorted(found.items())
 
 
 def _rating(table: Peek, assigned: Assigned) -> tuple[list[str], list[str]]:

@@ -18,7 +18,8 @@ CANDIDATES = (
     "cp1252", "iso8859-15", "cp1250", "iso8859-2", "cp1251", "koi8-r", "cp866", "iso8859-5", "cp1253", "cp1254",
     "cp1255", "cp1256", "cp1257", "cp874", "cp932", "euc_jp", "gb18030", "big5", "cp949", "mac-roman", "cp850",
 )  # fmt: skip
-"""Encodings that are considered, the more frequent ones first."""
+"""Encodings that are considered, the more frequent ones first. Latin-1 is none of them: text in it is read alike as
+cp1252, which also has the curly quotes and the € that may come later in the file."""
 ALPHABETS = (
     "àâæçéèêëîïôœùûüÿ", "äöüß", "áéíóúüñ", "áâãàçéêíóôõúü", "àèéìíòóùú", "áéëïóöü", "æøåé", "åäöé", "áðéíóúýþæö",
     "ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "čćđšž", "ăâîşţșț", "çğıöşüâîûi̇",
@@ -73,11 +74,7 @@ def _most_plausible(sample: bytes) -> str:
         return "latin-1"
     best = min(scores.values())
     close = [code for code, score in scores.items() if score <= best + _AS_PLAUSIBLE]
-    usual = close[0]
-    if len(close) > 1:
-        usual = _most_coherent(sample, close)
-    has_controls = any(0x80 <= byte < 0xA0 for byte in sample)
-    return "latin-1" if usual == "cp1252" and not has_controls else usual
+    return _most_coherent(sample, close) if len(close) > 1 else close[0]
 
 
 def _most_coherent(sample: bytes, close: list[str]) -> str:

@@ -11,6 +11,8 @@ _SENTINELS = (-1.0, -9.0, -99.0, -999.0, 99.0, 999.0, 9999.0)
 _MOST_LEVELS, _HIGHEST = 20, 100
 """Distinct values of an explicit scale, and the highest of them, at most."""
 
+IMPLICIT = 'kind = "implicit"'
+
 
 @dataclass(frozen=True)
 class Feedback:
@@ -19,7 +21,7 @@ class Feedback:
     lines: list[str]
     notes: list[str] = field(default_factory=list)
     positives: str = ""
-    """Which rows count as positive, where that is a matter of choice."""
+    """Which rows count as positive, or how much a row counts, where that is a matter of choice."""
 
 
 def feedback_of(values: list[float], is_count: bool = False, is_rating: bool = False) -> Feedback:
@@ -31,13 +33,13 @@ def feedback_of(values: list[float], is_count: bool = False, is_rating: bool = F
     """
     levels = Counter(values)
     if not levels:
-        return Feedback(['kind = "implicit"'])
+        return Feedback([IMPLICIT])
     lowest, highest = min(levels), max(levels)
     if highest <= 0:
         note = (
             f"no row has a rating above 0 ({lowest:g} to {highest:g}); every row counts as positive without positive_if"
         )
-        return Feedback(['kind = "implicit"', f"# {note}"], [note])
+        return Feedback([IMPLICIT, f"# {note}"], [note])
     if lowest == 0 and highest <= 1:
         return _signed(levels, "0 is no positive", "mean no")
     if lowest < 0 and highest <= 1:
@@ -53,7 +55,7 @@ def feedback_of(values: list[float], is_count: bool = False, is_rating: bool = F
         return _scale(levels)
     if 0 in levels:
         return _signed(levels, "a count of 0 is no positive", "count nothing")
-    return Feedback(['kind = "implicit"'])
+    return Feedback([IMPLICIT])
 
 
 def _signed(levels: Counter[float], why: str, meaning: str, kind: str = "implicit") -> Feedback:

@@ -11,7 +11,7 @@ from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
 from pipeline.sources.sniffing.events_section import events_section
-from pipeline.sources.sniffing.feedback import Feedback, feedback_of
+from pipeline.sources.sniffing.feedback import IMPLICIT, Feedback, feedback_of
 from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
 from pipeline.sources.sniffing.shapes import refuse_lists, refuse_nested
@@ -27,6 +27,9 @@ NO_CATALOG = """# No item catalog was found next to the file. With one, the publ
 SHOWN_ROWS = 3
 REPEATS = 'repeats = "sum"  # of one user, item and event type: they add up'
 
+ALIKE = "every row weighs 1, except in ials with use_weights = true"
+COUNTS = f"the quantities in {{name}} are not read as weights: {ALIKE}; to read them, uncomment repeats = 'sum'"
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -39,7 +42,7 @@ class Proposal:
     guess: list[list[str]] = field(default_factory=list)
     """Names of all columns and their first rows, if user or item was only guessed."""
     positives: str = ""
-    """Which rows count as positive, where that is a matter of choice."""
+    """Which rows count as positive, or how much a row counts, where that is a matter of choice."""
 
 
 def sniff(path: Path) -> str:
@@ -65,8 +68,8 @@ def propose(path: Path) -> Proposal:
     events = events_section(path, table, {at for at in roles.values() if at != counted})
     if events and events.quantity:
         assigned, roles = _without_rating(assigned, table.names.index(events.quantity))
-    columns, notes = columns_section(table, assigned)
-    feedback = _feedback(table, assigned)
+    columns, notes = columns_section(table, assigned, events.quantity if events else None)
+    feedback = _feedback(table, assigned, has_events=events is not None)
     lines = [
         f"# Sniffed from the first lines of {path.name!r}; check it before you use it.",
         f"name = {quoted(_name(path))}",
@@ -114,16 +117,17 @@ def _without_rating(assigned: Assigned, column: int) -> tuple[Assigned, dict[str
     return replace(assigned, roles=roles, spelling=None, unread_rating=unread), roles
 
 
-def _feedback(table: Peek, assigned: Assigned) -> Feedback:
+def _feedback(table: Peek, assigned: Assigned, has_events: bool) -> Feedback:
     if not (spelling := assigned.spelling):
         return feedback_of([])
     name = table.names[assigned.roles["rating"]]
     is_rating = "rating_of" in spelling.settings or (table.has_names and fits(name, "rating"))
-    return feedback_of(
-        spelling.numbers(table.column(assigned.roles["rating"])),
-        is_count_name(name),
-        is_rating and not is_count_name(name),
-    )
+    values = spelling.numbers(table.column(assigned.roles["rating"]))
+    found = feedback_of(values, is_count_name(name), is_rating and not is_count_name(name))
+    if has_events or found.lines[0] != IMPLICIT or max(values, default=0) <= 1:
+        return found
+    lines = [*found.lines, f'# repeats = "sum"  # reads the quantities in {quoted(name)}; without it, {ALIKE}']
+    return replace(found, lines=lines, positives=COUNTS.format(name=quoted(name)))
 
 
 def _lines(settings: dict[str, Any]) -> list[str]:

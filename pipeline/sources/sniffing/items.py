@@ -80,10 +80,8 @@ def find_catalog(source: Path, item: str, ids: set[str]) -> Found:
     notes: list[str] = []
     found = [_as_catalog(file, item, ids, notes) for file in files[:LOOKED_AT]]
     best = max((catalog for catalog in found if catalog), key=lambda catalog: catalog.share, default=None)
-    if best:  # Latin-1 is the usual encoding of old catalogs, and its note would be in every TOML of such data
-        notes = [
-            f"{best.file.name}: {note}" for note in best.seen.notes if best.seen.reading.get("encoding") != "latin-1"
-        ]
+    if best:
+        notes = [f"{best.file.name}: {note}" for note in best.seen.notes]
     return Found(best, notes)
 
 

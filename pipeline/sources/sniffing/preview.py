@@ -14,8 +14,9 @@ from pipeline.sources import files
 from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
 from pipeline.sources.json_lines import any_cell, columns_of, parse_object
 from pipeline.sources.plain_text import has_returns_only
-from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names, is_numeric, number
+from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names
 from pipeline.sources.sniffing.encodings import Guess, guess
+from pipeline.sources.sniffing.headers import is_header
 from pipeline.sources.sniffing.layouts import TextLayout, layout_of
 from pipeline.sources.sniffing.shapes import refuse_adjacency, refuse_lines, refuse_matrix, refuse_prose
 
@@ -93,7 +94,7 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     refuse_matrix(path.name, rows)
     names = [" ".join(name.split()) for name in rows[0]]
     body = [row for row in rows[1:] if len(row) == width]
-    header = any(name in known for name in names) or _is_header(names, body)
+    header = any(name in known for name in names) or is_header(names, body)
     if not header:
         refuse_adjacency(path.name, rows, marks.delimiter)
     refuse_prose(path.name, rows, layout.is_even)
@@ -183,10 +184,3 @@ def as_texts(column: pa.Array) -> list[str]:
     if pa.types.is_boolean(column.type):
         return ["" if v is None else str(v).lower() for v in column.to_pylist()]
     return ["" if v is None else str(v) for v in column.to_pylist()]
-
-
-def _is_header(first: list[str], rest: list[list[str]]) -> bool:
-    if not first or any(number(name) is not None for name in first):
-        return False
-    known = sum(any(fits(name, role) for role in NAMES) for name in first)
-    return known >= 2 or any(is_numeric(list(column)) for column in zip(*rest, strict=False))

@@ -1,0 +1,73 @@
+"""A first record is a header if its cells do not have the form of the columns below, in any language."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipeline.sources.sniffing.headers import is_header
+from pipeline.sources.sniffing.interactions import sniff
+from tests.support.reading import read_sniffed
+
+ROWS = [f"K-{12 + n % 7};Stuhl {'ABCDEF'[n % 6]};{n % 5},{5 * (n % 2)};{n % 27 + 1:02d}.02.2024" for n in range(60)]
+HEADER = "Kunde;Artikel;Bewertung;Datum"
+
+
+def written(folder: Path, lines: list[str], encoding: str = "utf-8") -> Path:
+    path = folder / "log.csv"
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("above", "header", "by", "encoding"),
+    [
+        ([], HEADER, ";", "utf-8"),
+        ([], HEADER, "\t", "utf-8"),
+        ([], "Käufer;Möbel;Punkte;Tag", "\t", "cp1252"),
+        ([], "Käufer;Möbel;Punkte;Größe", ";", "utf-8-sig"),
+        (["Bericht der Filiale", "", ""], HEADER, ";", "utf-8"),
+        (["sep=;"], HEADER, ";", "utf-16"),
+        ([], "Utilisateur;Œuvre;Étoiles;Jour", ";", "cp1252"),
+    ],
+)
+def test_names_in_any_language_above_texts_and_decimal_commas(tmp_path, above, header, by, encoding):
+    path = written(tmp_path, [*above, *(line.replace(";", by) for line in [header, *ROWS])], encoding)
+    found = read_sniffed(path, tmp_path)
+    names = found.dataset.columns
+    assert found.dataset.source.header and len(found.rows) == len(ROWS) and not found.rejects
+    assert [names.user, names.item, names.rating, names.timestamp] == header.split(";")
+    assert found.rows[1][:3] == ("K-13", "Stuhl B", 1.5) and found.rows[1][3].day == 2
+
+
+@pytest.mark.parametrize("missing", ["", "NULL", "keine", "N/A"])
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_first_row_that_lacks_a_value_is_a_row(tmp_path, missing, at):
+    cells = ROWS[0].split(";")
+    cells[at] = missing
+    path = written(tmp_path, [";".join(cells), *ROWS])
+    assert tomllib.loads(sniff(path))["source"]["header"] is False
+
+
+@pytest.mark.parametrize("n_columns", [1, 2, 3, 4])
+def test_rows_alone_have_no_header(n_columns):
+    rows = [row.split(";")[:n_columns] for row in ROWS]
+    assert not any(is_header(rows[at], rows[:at] + rows[at + 1 :]) for at in range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "expected"),
+    [
+        ("Kunde", ["K-7", "K-12", "K-130"], True),
+        ("K-5", ["K-7", "K-12", "K-130"], False),
+        ("asin", ["B000A1", "0099ZZ", "B12345"], True),
+        ("BX00A1", ["B000A1", "0099ZZ", "B12345"], False),
+        ("Empfohlen", ["yes", "no", "yes"], True),
+        ("no", ["yes", "no", "yes"], False),
+        ("Wertung", ["★★★", "★", "★★"], True),
+        ("Film", ["Alien 3", "Heat", "Se7en"], False),
+        ("Kunde", ["anna", "otto", "ida"], False),
+    ],
+)
+def test_one_column_decides(name, cells, expected):
+    assert is_header([name], [[cell] for cell in cells * 5]) is expected
