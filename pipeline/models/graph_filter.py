@@ -113,8 +113,7 @@ class GraphFilter(Recommender):
 
     def similar(self, items: Tensor) -> Tensor:
         """What one item in the history adds to every other score, (B, I)."""
-        one_each = torch.arange(len(items) + 1, device=items.device)
-        scores = self.score(torch.full_like(items, -1), History(one_each, items, self.n_items))
+        scores = self.score(torch.full_like(items, -1), History.of_single_items(items, self.n_items))
         return scores.scatter_(1, items[:, None], 0.0)
 
     def _filter_rows(self, signals: Tensor) -> Tensor:

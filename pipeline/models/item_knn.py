@@ -39,8 +39,7 @@ class ItemKnn(ItemGraph):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Compute similarities, by tiles of items."""
         self.to(context.device)
-        history = history_of(train, self.config)
-        by_item = (history.distinct() if history.weights is None else history).transposed()
+        by_item = history_of(train, self.config).unrepeated().transposed()
         x = self._vectors(by_item)  # (E,)
         x = x if by_item.weights is None else x * by_item.weights
         squares = torch.zeros(self.n_items, device=x.device).index_add_(0, by_item.rows, x.square())  # (I,)

@@ -103,9 +103,7 @@ class MultVae(Recommender):
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """Logits from the mean of the latent vector, (B, I) or (B, C)."""
-        history = self.weighed(history)
-        history = history.distinct() if history.weights is None else history
-        return pick(self._decode(self._encode(history)[0]), items)
+        return pick(self._decode(self._encode(self.weighed(history).unrepeated())[0]), items)
 
     def item_vectors(self) -> Tensor:
         """Rows of the last layer, (I, hidden_dim)."""
@@ -114,8 +112,7 @@ class MultVae(Recommender):
 
 def histories(train: Interactions, family: str, config: WeightsConfig | None = None) -> History:
     """The distinct items of every user who has any, with the weights of `config`; NotServable if there are none."""
-    history = train.history() if config is None else history_of(train, config)
-    history = history.distinct() if history.weights is None else history
+    history = (train.history() if config is None else history_of(train, config)).unrepeated()
     users = torch.nonzero(history.lengths).flatten()  # (N,)
     if not len(users):
         raise NotServable(f"{family} learns from histories, and no user of train has one")

@@ -37,8 +37,7 @@ class Rp3Beta(ItemGraph):
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Compute the walks, by tiles of items."""
         self.to(context.device)
-        history = history_of(train, self.config)
-        history = history.distinct() if history.weights is None else history
+        history = history_of(train, self.config).unrepeated()
         by_item = history.transposed()
         of_item, of_user = by_item.mass, history.mass  # (I,), (U,)
         to_user = of_item[by_item.rows] ** -self.config.alpha  # (E,)

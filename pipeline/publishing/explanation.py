@@ -118,8 +118,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     rules = rules_of(night, items)
     user, known = history_of(night, user_id, own, items)
     model = night.model
-    history = model.weighed(known)
-    history = known.distinct() if history.weights is None else history
+    history = model.weighed(known).unrepeated()
     users = torch.tensor([user])  # (1,)
     by_model = bool(served(model, users, history))
     scores = model.score(users, history)[0] if by_model else popularity(night, len(items))  # (I,)

@@ -111,8 +111,7 @@ def recommend(
         why = tables.REASONS.empty()
         if explain is not None:
             by_model = lists.items.masked_fill(lists.from_fallback[:, None] | ruled.promoted, -1)  # (B, K)
-            learnt = fitted.model.weighed(history)
-            learnt = learnt.distinct() if learnt.weights is None else learnt
+            learnt = fitted.model.weighed(history).unrepeated()
             found = reasons.reasons(explain, index, learnt, by_model, per_item)
             why = reasons.frame(found, users["user_id"], items["item_id"])
         yield Part(frame, why)

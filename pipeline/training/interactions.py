@@ -129,6 +129,10 @@ class History:
         keys = torch.unique(keys)  # (E',)
         return History.of(keys // self.n_items, keys % self.n_items, len(self), self.n_items)
 
+    def unrepeated(self) -> "History":
+        """Rows with every item once: as they are with weights, which only distinct items have; else `distinct`."""
+        return self.distinct() if self.weights is None else self
+
     def repeats(self) -> Tensor | None:
         """Which events have an item that an earlier event of their row has, (E,) bool; None: no event has."""
         order, rows = stable_order(self.items), self.rows  # (E,) by item, then row, then event
@@ -162,13 +166,9 @@ class History:
 
     def to(self, device: torch.device | str) -> "History":
         """The same rows on another device."""
-        return History(
-            self.offsets.to(device),
-            self.items.to(device),
-            self.n_items,
-            None if self.facts is None else self.facts.to(device),
-            None if self.weights is None else self.weights.to(device),
-        )
+        facts = None if self.facts is None else self.facts.to(device)
+        weights = None if self.weights is None else self.weights.to(device)
+        return History(self.offsets.to(device), self.items.to(device), self.n_items, facts, weights)
 
     def sparse(self, values: Tensor | None = None) -> Tensor:
         """A sparse (B, I) matrix of `values` (E,), by default 1. Items must be distinct within a row."""
@@ -186,6 +186,11 @@ class History:
         if order is not None:
             items, facts = items[order], None if facts is None else facts[order]
         return cls(offsets, items, n_items, facts)
+
+    @classmethod
+    def of_single_items(cls, items: Tensor, n_items: int) -> "History":
+        """One row with one item for each of `items` (B,)."""
+        return cls(torch.arange(len(items) + 1, device=items.device), items, n_items)
 
     @classmethod
     def of_lists(cls, lists: list[list[int]], n_items: int, device: torch.device | str = "cpu") -> "History":

@@ -62,8 +62,7 @@ class ItemGraph(Recommender):
 
     def similar(self, items: Tensor) -> Tensor:
         """What one item in the history adds to every score, (B, I)."""
-        one_each = torch.arange(len(items) + 1, device=items.device)
-        return self.score(torch.full_like(items, -1), History(one_each, items, self.n_items))
+        return self.score(torch.full_like(items, -1), History.of_single_items(items, self.n_items))
 
 
 def products(by_item: History, left: Tensor, right: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
