@@ -1,7 +1,6 @@
 """Realised quality: the lists of earlier nights, measured on what users did after them."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -88,7 +87,7 @@ def due_lists(con: warehouse.Connection, run: Run, newest: datetime) -> list[Lis
     for run_id in kept_generations(run.home, run.dataset):
         file = run.home.generation(run.dataset, run_id)
         try:
-            with _attached(con, file):
+            with warehouse.attached(con, file, "published"):
                 end = con.sql("SELECT max(last_timestamp) FROM published.interactions_summary").fetchall()[0][0]
         except warehouse.DatabaseError as error:
             journal.note(run, f"realised: generation {run_id} can't be read ({str(error).splitlines()[0]})")
@@ -106,7 +105,7 @@ def due_lists(con: warehouse.Connection, run: Run, newest: datetime) -> list[Lis
 
 def measure(con: warehouse.Connection, run: Run, lists: Lists) -> list[dict[str, Any]]:
     """Rows of tables.REALISED of one night's lists. Warns where they are significantly worse than popularity."""
-    with _attached(con, lists.file):
+    with warehouse.attached(con, lists.file, "published"):
         depth, windows = con.sql(
             "SELECT (SELECT max(rank) FROM published.recommendations), "
             "(SELECT list(DISTINCT window_days) FROM published.popular_items)"
@@ -195,13 +194,3 @@ def _warn(run: Run, lists: Lists, records: Sequence[dict[str, Any]]) -> None:
                 f"{record['n']:,} users did in the {lists.horizon_days} days after: {metric_name(metric, cutoff)} "
                 f"{record['value']:+.4g} [{record['ci_low']:.4g}, {record['ci_high']:.4g}]",
             )
-
-
-@contextmanager
-def _attached(con: warehouse.Connection, file: Path) -> Iterator[None]:
-    """Attach a published file as `published`, read-only, for the block."""
-    con.execute(f"ATTACH {warehouse.literal(file)} AS published (READ_ONLY)")
-    try:
-        yield
-    finally:
-        con.execute("DETACH published")

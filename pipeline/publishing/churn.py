@@ -1,7 +1,5 @@
 """How much tonight's lists differ from the published ones."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -25,7 +23,7 @@ def compare(con: warehouse.Connection, run: Run, live: str | None) -> None:
     if live is None or before is None:
         return
     try:
-        with attached(con, before):
+        with warehouse.attached(con, before, "before"):
             con.execute("CREATE TEMP TABLE before_lists AS SELECT user_id, rank, item_id FROM before.recommendations")
     except warehouse.DatabaseError as error:
         journal.note(run, f"churn: the published tables of {live} can't be read ({str(error).splitlines()[0]})")
@@ -61,13 +59,3 @@ def published_file(run: Run, live: str | None) -> Path | None:
         return None
     generation = run.home.generation(run.dataset, live)
     return generation if generation.exists() else run.home.live(run.dataset)
-
-
-@contextmanager
-def attached(con: warehouse.Connection, path: Path) -> Iterator[None]:
-    """Attach the database `path` as `before`, read-only, for the block."""
-    con.execute(f"ATTACH {warehouse.literal(path)} AS before (READ_ONLY)")
-    try:
-        yield
-    finally:
-        con.execute("DETACH before")

@@ -86,7 +86,7 @@ def _take_over_live(con: warehouse.Connection, run: Run, live: str | None) -> st
     if before is None:
         return None
     try:
-        with churn.attached(con, before):
+        with warehouse.attached(con, before, "before"):
             con.execute("INSERT INTO before_rows SELECT rows FROM before.interactions_summary")
             con.execute("INSERT INTO before_items SELECT item_id FROM before.items WHERE n_interactions > 0")
             con.execute("INSERT INTO before_users SELECT user_id FROM before.users")

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +39,16 @@ def connect(
     if not _is_locked(con):  # it is if a reader in this process has the file open too
         con.execute("SET enable_progress_bar = false")  # it would be written to stdout, which is for data
     return con
+
+
+@contextmanager
+def attached(con: Connection, path: Path, name: str) -> Generator[None]:
+    """Attach the database `path` as `name`, read-only, for the block."""
+    con.execute(f"ATTACH {literal(path)} AS {identifier(name)} (READ_ONLY)")
+    try:
+        yield
+    finally:
+        con.execute(f"DETACH {identifier(name)}")
 
 
 def _config(threads: int = 0, memory_limit: str | None = None) -> dict[str, Any]:
