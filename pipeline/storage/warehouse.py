@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import duckdb
 
 from pipeline.core import paths
+from pipeline.core.memory import total_memory
 
 if TYPE_CHECKING:
     import polars as pl
@@ -185,4 +186,4 @@ def literal(text: str | Path) -> str:
 
 
 def _half_of_memory_mib() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
+    return total_memory() // 2**21
