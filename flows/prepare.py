@@ -18,7 +18,7 @@ from pipeline.datasets.loader import resolve_data
 from pipeline.preparation.capacity import Capacity
 from pipeline.sources import column_names, row_estimate
 from pipeline.stages import DATA_STAGES
-from pipeline.storage import expressions, forgotten_users, home_identity, journal
+from pipeline.storage import expressions, forgotten_users, home_identity, journal, lake
 
 SAMPLE = "sample"
 WITHOUT_ROWS = ("ingest", "admit")
@@ -155,7 +155,7 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     from pipeline.datasets.sample import write_sample
     from pipeline.datasets.shop_log import write_shop
 
-    folder = home.lake(dataset.name) / "0_source"
+    folder = home.lake(dataset.name) / lake.SOURCE
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
