@@ -9,7 +9,9 @@ from pipeline.storage import journal
 
 
 def notify(run: Run, outcome: str, reason: str) -> None:
-    """Notify the recipients that the environment names; for nights that did not publish."""
+    """Notify the recipients that the environment names; for nights that did not publish. Not of replays."""
+    if run.as_of:
+        return
     about = {"dataset": run.dataset, "run_id": run.run_id, "outcome": outcome, "home": str(run.home.root)}
     for failed in notifications.send(f"nightrecs: the night of {run.dataset} is {outcome}: {reason}", about):
         log.info(failed)

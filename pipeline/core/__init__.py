@@ -13,6 +13,7 @@ __all__ = [
     "redaction",
     "run_ids",
     "seeding",
+    "serial_means",
     "shares",
     "stage_call",
     "suggest",

@@ -264,6 +264,17 @@ def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     return chart(ends + base.mark_circle(size=70, opacity=1).encode(y="value:Q"), 190, description)
 
 
+def over_nights(rows: Rows, metric: str, description: str) -> dict[str, Any]:
+    """Means of all nights so far, a line for each model: rows have when, lists, value, mean, n."""
+    base = _of(rows).encode(
+        x=alt.X("when:O", title="night", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        y=alt.Y("mean:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+        color=alt.Color("lists:N", title=None, legend=alt.Legend(orient="top")),
+        tooltip=_tips(night="when:N", lists="lists:N", mean_so_far="mean:Q", of_the_night="value:Q", users="n:Q"),
+    )
+    return chart(base.mark_line(strokeWidth=2) + base.mark_circle(opacity=1, size=30), 240, description)
+
+
 def timeline(rows: Rows, description: str) -> dict[str, Any]:
     """Stages one after another: rows have stage, start, end, seconds, state."""
     bars = _of(rows).mark_bar(cornerRadiusEnd=ROUND, minBandSize=2).encode(
