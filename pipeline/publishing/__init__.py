@@ -2,5 +2,6 @@
 
 __all__ = [
     "boosts", "business_rules", "checks", "churn", "database", "drift", "explanation", "item_columns",
-    "item_conditions", "item_tables", "logical_hash", "promotions", "reasons", "similar_items", "user_lists",
+    "item_conditions", "item_tables", "list_ids", "logical_hash", "promotions", "reasons", "similar_items",
+    "user_lists",
 ]  # fmt: skip

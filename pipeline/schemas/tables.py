@@ -83,8 +83,9 @@ RECOMMENDATIONS = Table(
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
      "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
      "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule"),
-     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
-    volatile=("run_id", "generated_at"),
+     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC"),
+     "list_id": Column(TEXT, "Id of the user's list of this night, for logs of impressions")},
+    volatile=("run_id", "generated_at", "list_id"),
 )  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),

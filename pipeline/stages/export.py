@@ -20,7 +20,7 @@ from pipeline.training.device import resolve_device, set_threads
 from pipeline.training.interactions import Interactions
 
 VERSION = 2
-OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal nights share this folder
+OF_THE_NIGHT = ("run_id", "generated_at", "list_id")  # added when published, so that equal nights share this folder
 
 
 def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> Path:

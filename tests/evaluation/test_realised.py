@@ -33,7 +33,7 @@ def publish(file: Path, lists: dict[str, list[str]], popular: list[str], sources
     names = {"m": "model", "f": "fallback", "p": "promoted"}
     listed = [
         {"user_id": user, "rank": rank, "item_id": item, "score": 1.0, "model": "m", "run_id": "old",
-         "source": names[(sources or {}).get(user, "m" * len(items))[rank - 1]], "generated_at": END}
+         "source": names[(sources or {}).get(user, "m" * len(items))[rank - 1]], "generated_at": END, "list_id": user}
         for user, items in lists.items() for rank, item in enumerate(items, 1)
     ]  # fmt: skip
     of_all = [

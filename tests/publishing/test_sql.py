@@ -61,7 +61,7 @@ def good():
         for user, items in {"u": "cd", "v": "ab"}.items():
             for rank, item in enumerate(items, start=1):
                 con.execute(
-                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now())"
+                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now(), 'of {user}')"
                 )
         con.execute("insert into reasons values ('u', 1, 1, 'a', 0.7), ('u', 1, 0, null, 0.3)")
         con.execute("insert into similar_items values ('a', 1, 'b', 0.5, 'm', 'r')")
@@ -81,6 +81,7 @@ FAULTS = {
     "rules_kept": "delete from ranked_items where item_id = 'c'",
     "nothing_excluded": "insert into excluded_items values ('c', 'only_where')",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
+    "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
     "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
     "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
     "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",
