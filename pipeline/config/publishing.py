@@ -96,6 +96,9 @@ class Export(Section):
     """
 
     top_n: PositiveInt = 20
+    active_days: PositiveInt | None = None
+    """Only users with an interaction in this many days before the newest one get a list at night. `nightrecs recommend`
+    makes the list of any other user on request."""
     similar_items: NonNegativeInt = 20
     reasons: NonNegativeInt = 0
     """Most reasons per recommendation: items of the user's history that it comes from. Families ease, slim, ials,

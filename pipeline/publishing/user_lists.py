@@ -17,7 +17,7 @@ from pipeline.preparation.events import codes, masking_rows
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules, reasons
+from pipeline.publishing import active_users, business_rules, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists
@@ -49,7 +49,9 @@ class Part:
 def recommend(
     run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, rules: business_rules.Rules, suppressed: Suppressed
 ) -> Iterator[Part]:
-    """Lists of every user with a valid row, ordered by user id, in parts of at most USERS_PER_PART users.
+    """Lists of every active user, ordered by user id, in parts of at most USERS_PER_PART users.
+
+    Active are all users with a valid row, or those of the last `[export] active_days`.
 
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
@@ -74,14 +76,14 @@ def recommend(
     if own_history.facts is not None:
         newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
         filtered_out_history = replace(filtered_out_history, facts=facts_of(filtered_out, newest))  # type: ignore
-    for start in range(0, all_users.height, USERS_PER_PART):
-        users = all_users[start : start + USERS_PER_PART]
+    listed = active_users.places(all_users["user_id"], rows, run.settings.export)  # (A,)
+    for at in listed.split(USERS_PER_PART):
+        users = all_users[at.numpy()]
         index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
-        at = torch.arange(start, start + users.height)
         history = _first_known(own_history, filtered_out_history[at].to(device), index)
         masked = seen[at].to(device)
 
-        make = partial(_lists, model, index, history, masked, popular)
+        make = partial(ranked, model, index, history, masked, popular)
         ruled = business_rules.apply(rules, make, k, known.n_items)
         lists = ruled.lists
         for (item, rule, reason), count in ruled.held.items():
@@ -123,7 +125,7 @@ def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:
     return pl.DataFrame(records, schema=tables.SUPPRESSED.schema, orient="row")
 
 
-def _lists(
+def ranked(
     model: Recommender, users: Tensor, history: History, mask: History, popular: Tensor, k: int, allowed: Tensor | None
 ) -> Lists:
     """Top-k lists of the items that are `allowed`, (I,); None: of all."""

@@ -167,6 +167,8 @@ def _served(published: dict[str, Any] | None) -> str:
     text = f"{number(served['users'])} users have up to {published['top_n']} recommendations each"
     if served["fallback"]:
         text += f", {number(served['fallback'])} of them popular items, because the model can't serve them"
+    if served["unlisted"]:
+        text += f"; {number(served['unlisted'])} inactive users get a list on request"
     return f"{text}; {percent(published['coverage']['coverage'])} of the items are in at least one list."
 
 

@@ -51,7 +51,8 @@ def look(file: Path, raw: Path | None) -> dict[str, Any]:
     with reader.open_file(file) as con:
         served = con.sql(
             "select count(distinct user_id) as users, count(*) as rows, "
-            "count(distinct user_id) filter (source = 'fallback') as fallback from recommendations"
+            "count(distinct user_id) filter (source = 'fallback') as fallback, "
+            "(select count(*) from users anti join recommendations using (user_id)) as unlisted from recommendations"
         ).pl()
         exposure = con.sql("from item_exposure").pl()
         suppressed = con.sql(

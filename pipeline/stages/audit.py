@@ -7,7 +7,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import realised
 from pipeline.preparation.events import masking_condition
-from pipeline.publishing import business_rules, checks, churn, database, item_conditions
+from pipeline.publishing import active_users, business_rules, checks, churn, database, item_conditions
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
 from pipeline.storage import expressions, journal, warehouse
@@ -48,6 +48,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
         "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact",
         {"n": export.top_n, "exact": not export.max_per_attribute},
     )
+    active_users.create_view(con, export)
     night = item_conditions.of_published(
         con, run.settings.dataset.items, expressions.night_date(run.as_of, run.started_at)
     )
@@ -56,7 +57,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
     failed = checks.run_checks(con, run, "output")
-    con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items")
+    con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users")
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
         "DROP TABLE excluded_items; DROP TABLE promotable_items"

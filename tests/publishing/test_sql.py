@@ -17,6 +17,7 @@ AUDIT_TABLES = {
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
     "wanted": "(top_n integer, exact boolean)",
+    "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
     "promotable_items": "(place bigint, item_id varchar)",
@@ -50,6 +51,7 @@ def good():
             con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
         con.execute("insert into wanted values (2, true)")
+        con.execute("insert into active_users values ('u'), ('v')")
         con.execute("insert into tonight values ('r')")
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
         con.execute("insert into promotable_items values (2, 'd'), (9, 'b')")
@@ -126,6 +128,14 @@ def test_rising_scores_and_missing_users_are_found(good):
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "scores_sound.sql")).fetchall()
     good.execute("delete from recommendations where user_id = 'v'")
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")).fetchall() == [("v", 0, 2)]
+
+
+def test_a_list_of_an_inactive_user_is_found(good):
+    good.execute("delete from active_users where user_id = 'v'")
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")
+    assert good.sql(query).fetchall() == [("v", 2, 0)]
+    good.execute("delete from recommendations where user_id = 'v'")
+    assert good.sql(query).fetchall() == []
 
 
 def test_a_promoted_item_is_at_its_place_or_ends_a_shorter_list(good):
