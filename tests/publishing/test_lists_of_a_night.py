@@ -11,17 +11,29 @@ from hypothesis import strategies as st
 from pipeline.config.publishing import Export
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.publishing import active_users, explanation, on_request
-from pipeline.storage import lake
+from pipeline.storage import journal, lake
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, SECRET, START, Dataset, without_mlflow
 
 RULES = """[export]
 top_n = 5
 active_days = 12
-exclude_where = "item_id = 'i04'"
+exclude_where = "item_id = 'i04' or coalesce(price > 90, false)"
+explore = { share = 0.2, new_days = 9, available_from = "launch" }
 [models.ease]
 l2 = 5.0
 """
+
+
+ITEMS = """[items]
+files = ["catalog/items.csv"]
+id = "item"
+title = "name"
+"""
+
+
+def date_of(day: int) -> dt.date:
+    return dt.datetime.fromtimestamp(START + day * DAY, dt.UTC).date()
 
 
 class Shop(Dataset):
@@ -33,6 +45,13 @@ class Shop(Dataset):
         old = [
             f"old{user},i{(5 * user + 3 * day) % 17:02d},4,{START + day * DAY}" for user in range(4) for day in range(6)
         ]
+        (folder / "catalog").mkdir()
+        toml = folder / "tiny.toml"
+        toml.write_text(toml.read_text().replace('"*.csv"', '"a.csv"') + ITEMS)
+        items = [f"i{n:02d},Thing {n},{'abc'[n % 3]},{n}," for n in range(17)]
+        added = [("new1", 5, 35), ("new2", 6, 39), ("dear", 99, 39), ("later", 7, 9999), ("earlier", 8, 20)]
+        items += [f"{name},{name},a,{price},{date_of(day)}" for name, price, day in added]
+        (folder / "catalog" / "items.csv").write_text("\n".join(["item,name,category,price,launch", *items, ""]))
         self.write(first_day=30, extra=(*old, f"gone,i03,2,{START}"))
 
     def night(self, *overrides: str) -> str:
@@ -62,10 +81,9 @@ def test_a_list_on_request_is_the_one_that_the_night_makes(shop, capsys):
     """Of listed users too: the same items, scores and sources."""
     night = explanation.published_night(shop.home, "tiny", shop.live_night())
     for user in ("u03", "u11", SECRET):
-        mine = shop.ask(
-            f"select rank, item_id, score, source from recommendations where user_id = '{user}' order by rank"
-        )
-        asked = on_request.list_of(night, user)
+        own = "select rank, item_id, score, source from recommendations where source = 'model'"
+        mine = shop.ask(f"{own} and user_id = '{user}' order by rank")
+        asked = on_request.list_of(night, user)[: mine.height]
         assert asked.select("item_id", "source").rows() == mine.select("item_id", "source").rows()
         assert asked["score"].to_list() == pytest.approx(mine["score"].to_list(), rel=1e-5)
     listed = shop.printed(capsys, "recommend", "tiny", "old1")
@@ -75,6 +93,19 @@ def test_a_list_on_request_is_the_one_that_the_night_makes(shop, capsys):
     assert shop.command("recommend", "tiny", "old1", "-n", "2") == 0
     printed = capsys.readouterr()
     assert "made on request by the published model" in printed.err and len(printed.out.splitlines()) == 3
+
+
+def test_new_items_of_the_catalog_are_in_the_lists(shop):
+    """One place of five, below the top, for the two items that have just come and cost no more than the rule allows."""
+    rows = shop.ask("from recommendations")
+    drawn = rows.filter(source="explore")
+    assert set(drawn["item_id"]) == {"new1", "new2"} and drawn["rank"].min() > 1
+    assert drawn["user_id"].to_list() == sorted(set(rows["user_id"])), "each user has one"
+    assert set(drawn["score"]) == {0.0} and set(rows["source"]) == {"model", "explore"}
+    (note,) = [note for note in journal.notes(shop.home, "tiny", shop.live_night()) if note.startswith("explore")]
+    assert note == "explore: 21 of 105 places are drawn from 2 new items"
+    assert shop.ask("select sum(users) from suppressed where rule = 'explore'").item() == 21
+    assert shop.ask("select count(*) from user_overview where source <> 'model'").item() == 0
 
 
 def test_without_the_night_s_results_popular_items_are_the_answer(shop, capsys, monkeypatch):
@@ -91,7 +122,8 @@ def test_the_report_says_how_many_have_none(shop):
 
     published = published_tables.look(shop.home.live("tiny"), None)
     assert published["served"]["unlisted"] == 5
-    assert "5 inactive users get a list on request" in formatting._served(published)
+    told = formatting._served(published)
+    assert "5 inactive users get a list on request; 21 places (20 %) show 2 new items, drawn" in told
 
 
 def test_data_without_times_refuse_the_key(tmp_path):
@@ -100,6 +132,12 @@ def test_data_without_times_refuse_the_key(tmp_path):
     toml.write_text(toml.read_text().replace('timestamp = "t"\n', ""))
     with pytest.raises(SettingsError, match=r"export.active_days = 12 goes by the time .* has no times: name"):
         shop.prepare()
+    recipe = shop.folder / "cheap.toml"
+    recipe.write_text(recipe.read_text().replace("active_days = 12", "").replace(', available_from = "launch"', ""))
+    with pytest.raises(SettingsError, match=r"export.explore: an item is new from its first .* has no times: name"):
+        shop.prepare()
+    with pytest.raises(SettingsError, match=r"available_from: the item catalog has no column 'lanch' .*'launch'"):
+        shop.prepare("export.explore.available_from=lanch")
     assert shop.command("run", str(toml), "--recipe", str(shop.folder / "cheap.toml"), "--plan") == 2
     shutil.rmtree(tmp_path)
 
