@@ -106,12 +106,12 @@ def _add_queries(command: Command) -> None:
         "models", "models --markdown", home=False,
     )  # fmt: skip
     models.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    for name, help, what, example in (
-        ("recommend", "print a user's published recommendations", "user", "u0001"),
-        ("similar", "print the items most similar to an item", "item", "b0001"),
+    for name, module, help, what, example in (
+        ("recommend", "recommend", "print a user's published recommendations", "user", "u0001"),
+        ("similar", "query", "print the items most similar to an item", "item", "b0001"),
     ):
         query = command(
-            f"flows.cli.query:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
+            f"flows.cli.{module}:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
         )
         _add_dataset(query)
         query.add_argument(what, help=f"{what} id, as in the source")

@@ -88,6 +88,22 @@ class Promotion(Section):
         return self
 
 
+class Explore(Section):
+    """Places of the lists that are kept for new items. Their rows have the source `explore`.
+
+    The places are drawn for each user below the top of the list, and new items for them, all equally likely. Rules,
+    masks and limits by attribute hold for them too.
+    """
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of the places of a list, rounded, at least one place."""
+    new_days: PositiveInt = 14
+    """How many days an item is new: from its first interaction on, back from the newest interaction of all."""
+    available_from: str | None = None
+    """Column of the item catalog with the day from which an item is new; so items without interactions are shown,
+    too."""
+
+
 class Export(Section):
     """What is published.
 
@@ -96,6 +112,9 @@ class Export(Section):
     """
 
     top_n: PositiveInt = 20
+    active_days: PositiveInt | None = None
+    """Only users with an interaction in this many days before the newest one get a list at night. `nightrecs recommend`
+    makes the list of any other user on request."""
     similar_items: NonNegativeInt = 20
     reasons: NonNegativeInt = 0
     """Most reasons per recommendation: items of the user's history that it comes from. Families ease, slim, ials,
@@ -120,6 +139,9 @@ class Export(Section):
     """E.g. [{ where = "is_new", factor = 1.2 }]. An item that several conditions name gets all factors."""
     promote: list[Promotion] = Field(default=[])
     """E.g. [{ where = "is_new", place = 3 }]. Rows have the source `promoted`; limits by attribute don't count them."""
+
+    explore: Explore | None = None
+    """Places for new items; absent: none."""
 
     @model_validator(mode="after")
     def _places_are_free(self) -> "Export":

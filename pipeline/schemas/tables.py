@@ -82,7 +82,8 @@ RECOMMENDATIONS = Table(
     "recommendations", "Top-N items for every user", ("user_id", "rank"),
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
      "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
-     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule"),
+     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule; "
+                             "explore: a new item that was drawn, with score 0"),
      "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC"),
      "list_id": Column(TEXT, "Id of the user's list of this night, for logs of impressions")},
     volatile=("run_id", "generated_at", "list_id"),
@@ -150,7 +151,8 @@ PREDICTIONS = Table(
 )  # fmt: skip
 SUPPRESSED = Table(
     "suppressed", "Items that a rule in [export] removed from lists", ("item_id", "rule"),
-    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote: an item that a promotion displaced"),
+    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote, explore: an item that a promotion "
+                           "or a new item displaced"),
      "reason": Column(TEXT, "Reason given in the rule's file, or the rule's condition", nullable=True),
      "users": Column(BIG, "Users whose list would have contained the item")},
 )  # fmt: skip

@@ -11,7 +11,7 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules, item_conditions, item_tables, similar_items, user_lists
+from pipeline.publishing import business_rules, explore, item_conditions, item_tables, similar_items, user_lists
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
@@ -58,14 +58,21 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         if len(out):  # for the audit
             ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
-        lists, suppressed, of_model = 0, user_lists.Suppressed(), user_lists.Fitted(model, known)
-        for number, part in enumerate(user_lists.recommend(run, of_model, rows, encoded, rules, suppressed)):
+        clock = explore.Clock(items["last_seen"].max(), described["last_seen"].max(), night)
+        frames = explore.Frames(described, others, attributes)
+        new = explore.explorable(export, listed, pl.concat([described, others]), clock)
+        explorer = explore.explorer_of(run, new, frames, rows)
+        lists, wanted = 0, user_lists.Wanted(rules, export.top_n, explorer)
+        fitted_model = user_lists.Fitted(model, known)
+        for number, part in enumerate(user_lists.recommend(run, fitted_model, rows, encoded, wanted)):
             lists += part.lists.height
             named = part.lists.with_columns(model=pl.lit(label))
             _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, named)
             _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
+        if explorer is not None:
+            journal.note(run, explorer.summary(lists))
         other_tables = {
-            tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
+            tables.SUPPRESSED: user_lists.suppressed_table(wanted.suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
                 model, label, known.pairs(), ids, export.similar_items, rules.allowed
             ),

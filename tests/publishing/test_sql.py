@@ -16,9 +16,11 @@ AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
-    "wanted": "(top_n integer, exact boolean)",
+    "wanted": "(top_n integer, exact boolean, explored integer)",
+    "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
+    "explorable_items": "(item_id varchar)",
     "promotable_items": "(place bigint, item_id varchar)",
     "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "
     "min_coverage double, max_new_users double, max_lost_users double, max_new_items double, max_lost_items double, "
@@ -49,7 +51,8 @@ def good():
         for rows in ("source_rows", "masking_rows"):
             con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
-        con.execute("insert into wanted values (2, true)")
+        con.execute("insert into wanted values (2, true, 1)")
+        con.execute("insert into active_users values ('u'), ('v')")
         con.execute("insert into tonight values ('r')")
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
         con.execute("insert into promotable_items values (2, 'd'), (9, 'b')")
@@ -80,6 +83,7 @@ FAULTS = {
     "items_known": "update recommendations set item_id = 'unknown' where user_id = 'u' and rank = 1",
     "rules_kept": "delete from ranked_items where item_id = 'c'",
     "nothing_excluded": "insert into excluded_items values ('c', 'only_where')",
+    "explore_sound": "update recommendations set source = 'explore' where user_id = 'u' and rank = 2",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
     "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
     "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
@@ -127,6 +131,14 @@ def test_rising_scores_and_missing_users_are_found(good):
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "scores_sound.sql")).fetchall()
     good.execute("delete from recommendations where user_id = 'v'")
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")).fetchall() == [("v", 0, 2)]
+
+
+def test_a_list_of_an_inactive_user_is_found(good):
+    good.execute("delete from active_users where user_id = 'v'")
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")
+    assert good.sql(query).fetchall() == [("v", 2, 0)]
+    good.execute("delete from recommendations where user_id = 'v'")
+    assert good.sql(query).fetchall() == []
 
 
 def test_a_promoted_item_is_at_its_place_or_ends_a_shorter_list(good):

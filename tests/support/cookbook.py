@@ -19,6 +19,7 @@ README = BLOCK.findall((CHECKOUT / "README.md").read_text())
 
 EMPTY = (
     "outcome <> 'published'",
+    "source = 'explore'",
     "realised_over_nights",
     "not passed",
     "rejected_rows",
