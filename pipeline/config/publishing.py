@@ -104,6 +104,18 @@ class Explore(Section):
     too."""
 
 
+class Holdback(Section):
+    """Users who get the lists of the runner-up, the second-best model on valid; of popularity, where there is none.
+
+    Their rows have the source `holdback`. `realised` compares them with the others.
+    """
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of the users."""
+    salt: str = "holdback"
+    """Users are chosen by a hash of it and their id, so they stay the same. Another salt chooses others."""
+
+
 class Export(Section):
     """What is published.
 
@@ -142,6 +154,8 @@ class Export(Section):
 
     explore: Explore | None = None
     """Places for new items; absent: none."""
+    holdback: Holdback | None = None
+    """Users with the lists of another model; absent: none."""
 
     @model_validator(mode="after")
     def _places_are_free(self) -> "Export":

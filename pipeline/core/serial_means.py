@@ -55,6 +55,18 @@ def of_nights(values: np.ndarray, overlap: int = 1, confidence: float = 0.95) ->
     return _interval(mean, variance, max(1, len(values) // (lags + 1) - 1), confidence)
 
 
+def welch(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) -> Mean | None:
+    """Difference of the means of independent samples (A,) and (B,), with Welch's interval; None: too few values."""
+    if min(len(a), len(b)) < 2:
+        return None
+    parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
+    value, variance = float(a.mean() - b.mean()), float(parts.sum())
+    if not variance:
+        return Mean(value, value, value)
+    degrees = variance**2 / float((parts**2 / (np.array([len(a), len(b)]) - 1)).sum())
+    return _interval(value, variance, max(1, int(degrees)), confidence)
+
+
 def usual_lags(nights: int) -> int:
     """Lags of Newey and West's estimator: the integer part of 4 (T / 100)^(2/9) (their 1994 rule of thumb)."""
     return int(4 * (nights / 100) ** (2 / 9))

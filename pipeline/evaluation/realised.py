@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.config.run import Run
 from pipeline.config.settings import Select
 from pipeline.core.bootstrap import intervals
+from pipeline.core.serial_means import welch
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
 from pipeline.preparation.events import masking_condition, target_condition
@@ -28,6 +29,8 @@ METRICS = ("ndcg", "recall", "hit_rate")
 """Measured in addition to the metric that decides."""
 PUBLISHED, POPULARITY, DIFFERENCE = "published", "popularity", "published - popularity"
 """Values of `list_source`."""
+MODEL, HOLDBACK, CONTRAST = "model", "holdback", "model - holdback"
+"""Sources of lists that are compared with each other, and the value of `list_source` for it."""
 WINDOW = 30
 """Window of the popularity lists in days, where it was published; otherwise the whole history."""
 
@@ -126,6 +129,7 @@ def measure(con: warehouse.Connection, run: Run, lists: Lists) -> list[dict[str,
         for segment, part in segments(events)
         for record in values_of(part, metrics, cutoffs, settings.seed)
     ]
+    records += [{**of_all, "segment": "all", **record} for record in contrasts(events, metrics, cutoffs)]
     _warn(run, lists, records)
     return records
 
@@ -172,6 +176,22 @@ def values_of(
                 }  # fmt: skip
 
 
+def contrasts(events: pl.DataFrame, metrics: Sequence[str], cutoffs: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The champion's lists compared with those of the holdback, which other users have: Welch's interval."""
+    two = [part for source, part in segments(events) if source in (HOLDBACK, MODEL)]  # in this order
+    if len(two) < 2:
+        return
+    for metric in metrics:
+        for cutoff in cutoffs:
+            held, own = (by_user(part, ("rank",), metric, cutoff).flatten().numpy() for part in two)  # (U,) each
+            found = welch(own, held)
+            if found is not None:
+                yield {
+                    "list_source": CONTRAST, "metric": metric, "cutoff": cutoff, "value": found.value,
+                    "ci_low": found.ci_low, "ci_high": found.ci_high, "n": len(held) + len(own),
+                }  # fmt: skip
+
+
 def by_user(events: pl.DataFrame, columns: Sequence[str], metric: str, cutoff: int) -> Tensor:
     """The metric of every user, (U, C), one column for each column of ranks. `events` are ordered by user."""
     per_user = events.group_by("user_id", maintain_order=True).len()
@@ -198,6 +218,13 @@ def _top_n(run: Run, run_id: str) -> int | None:
 def deciding(select: Select) -> str:
     """The metric that decides: the selecting one, or ndcg where that is an error."""
     return select.metric if select.metric in ranking_metrics.METRICS else METRICS[0]
+
+
+def create_deciding(con: warehouse.Connection, run: Run) -> None:
+    """Create the temporary table `deciding` (metric, cutoff), for the audit of `realised`."""
+    select = run.settings.select
+    params = {"metric": deciding(select), "cutoff": select.cutoff}
+    con.execute("CREATE TEMP TABLE deciding AS SELECT $metric AS metric, $cutoff AS cutoff", params)
 
 
 def _warn(run: Run, lists: Lists, records: Sequence[dict[str, Any]]) -> None:

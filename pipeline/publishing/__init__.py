@@ -2,6 +2,6 @@
 
 __all__ = [
     "active_users", "boosts", "business_rules", "checks", "churn", "database", "drift", "explanation", "explore",
-    "item_columns", "item_conditions", "item_tables", "list_ids", "logical_hash", "on_request",
+    "holdback", "item_columns", "item_conditions", "item_tables", "list_ids", "logical_hash", "on_request",
     "promotions", "reasons", "similar_items", "user_lists",
 ]  # fmt: skip

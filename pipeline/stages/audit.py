@@ -7,7 +7,16 @@ from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import realised
 from pipeline.preparation.events import masking_condition
-from pipeline.publishing import active_users, business_rules, checks, churn, database, explore, item_conditions
+from pipeline.publishing import (
+    active_users,
+    business_rules,
+    checks,
+    churn,
+    database,
+    explore,
+    holdback,
+    item_conditions,
+)
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
 from pipeline.storage import expressions, journal, warehouse
@@ -53,6 +62,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
         },
     )
     active_users.create_view(con, export)
+    holdback.create_view(con, export)
     night = item_conditions.of_published(
         con, run.settings.dataset.items, expressions.night_date(run.as_of, run.started_at)
     )
@@ -61,10 +71,14 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     checks.temporary(con, "explorable_items", explore.explorable_of_night(run, night, encoded))
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
+    realised.create_deciding(con, run)
     failed = checks.run_checks(con, run, "output")
-    con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users")
+    con.execute(
+        "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users; "
+        "DROP VIEW held_users"
+    )
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
-        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE explorable_items"
+        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE explorable_items; DROP TABLE deciding"
     )
     return failed

@@ -1,5 +1,6 @@
 """Turns the champion into tables with the source's ids: top-N for every user, similar and popular items, vectors."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,15 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules, explore, item_conditions, item_tables, similar_items, user_lists
+from pipeline.publishing import (
+    business_rules,
+    explore,
+    holdback,
+    item_conditions,
+    item_tables,
+    similar_items,
+    user_lists,
+)
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
@@ -23,11 +32,28 @@ VERSION = 2
 OF_THE_NIGHT = ("run_id", "generated_at", "list_id")  # added when published, so that equal nights share this folder
 
 
-def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> Path:
-    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item.
+@dataclass(frozen=True)
+class Models:
+    """Results of the night's models."""
 
-    `champion` is the refit on all rows, `fitted` are the night's models, `measured` their evaluations.
-    """
+    champion: Path
+    """The refit on all rows."""
+    fitted: list[Path]
+    """The night's models, as fitted on train."""
+    measured: list[Path]
+    """Their evaluations."""
+    runner_up: Path | None = None
+    """Refit on all rows of the model for `[export.holdback]`."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All of them, as parents in the lake."""
+        return (self.champion, *self.fitted, *self.measured, *([self.runner_up] if self.runner_up else []))
+
+
+def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
+    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item."""
+    champion, fitted, measured = models.champion, models.fitted, models.measured
     listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
 
     def write(folder: Path) -> lake.StageResult:
@@ -63,11 +89,13 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         new = explore.explorable(export, listed, pl.concat([described, others]), clock)
         explorer = explore.explorer_of(run, new, frames, rows)
         lists, wanted = 0, user_lists.Wanted(rules, export.top_n, explorer)
-        fitted_model = user_lists.Fitted(model, known)
-        for number, part in enumerate(user_lists.recommend(run, fitted_model, rows, encoded, wanted)):
+        second = models.runner_up
+        other = holdback.Other(load(second, device), lake.info(second)["label"]) if second else None
+        both = holdback.Other(model, label), other
+        parts = holdback.with_holdback(run, rows, encoded, wanted, known, both)
+        for number, part in enumerate(parts):
             lists += part.lists.height
-            named = part.lists.with_columns(model=pl.lit(label))
-            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, named)
+            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part.lists)
             _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
         if explorer is not None:
             journal.note(run, explorer.summary(lists))
@@ -91,7 +119,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             _write(folder / f"{table.name}.parquet", table, content)
         return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
-    return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
+    return lake.build(run, spec(run, raw, encoded, models), write)
 
 
 def _note_rules(run: Run, rules: business_rules.Rules) -> None:
@@ -114,7 +142,7 @@ def _note_rules(run: Run, rules: business_rules.Rules) -> None:
             journal.note(run, f"warning: export.promote: no item can be promoted to place {place}: {why}")
 
 
-def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:
+def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
     listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
     return lake.Spec(
@@ -126,8 +154,8 @@ def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path],
             "rules": business_rules.fingerprint(listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
         },
-        parents=(raw, encoded, champion, *fitted, *measured),
-        head=lake.info(champion)["label"],
+        parents=(raw, encoded, *models.folders),
+        head=lake.info(models.champion)["label"],
     )
 
 

@@ -16,6 +16,8 @@ AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
+    "held_users": "(user_id varchar)",
+    "deciding": "(metric varchar, cutoff integer)",
     "wanted": "(top_n integer, exact boolean, explored integer)",
     "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
@@ -60,6 +62,11 @@ def good():
             "insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, null, null, null, null, 0.7, 0.5)"
         )
         con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
+        con.execute("insert into deciding values ('ndcg', 10)")
+        con.execute(
+            "insert into realised values ('old', 'published - popularity', 7, 'ndcg', 10, 'all', 0.1, 0.05, 0.2, 50, 'r'), "
+            "('old', 'published - popularity', 1, 'ndcg', 10, 'all', -0.1, -0.2, -0.05, 9, 'r')"
+        )
         con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
         for user, items in {"u": "cd", "v": "ab"}.items():
             for rank, item in enumerate(items, start=1):
@@ -86,6 +93,8 @@ FAULTS = {
     "explore_sound": "update recommendations set source = 'explore' where user_id = 'u' and rank = 2",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
     "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
+    "holdback_sound": "update recommendations set source = 'holdback' where user_id = 'u'",
+    "realised_above_floor": "update realised set ci_high = -0.01 where horizon_days = 7",
     "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
     "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
     "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",

@@ -255,7 +255,7 @@ def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     base = _of(rows).encode(
         x=alt.X("when:O", title="night of the lists", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
         xOffset="list_source:N",
-        color=_coloured("list_source", [row["list_source"] for row in rows], ["published", "popularity"]),
+        color=_coloured("list_source", [row["list_source"] for row in rows], ["published", "popularity", "holdback"]),
         tooltip=_tips(
             night="when:N", lists="list_source:N", value="value:Q", low="ci_low:Q", high="ci_high:Q", n="n:Q"
         ),
