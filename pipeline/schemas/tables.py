@@ -87,6 +87,13 @@ RECOMMENDATIONS = Table(
      "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
     volatile=("run_id", "generated_at"),
 )  # fmt: skip
+RECOMMENDATIONS_IN = Table(
+    "recommendations_in", "Further lists of every user, one for each [lists.NAME] of the recipe",
+    ("list", "user_id", "rank"),
+    {"list": Column(TEXT, "NAME of the list; the default list is the table recommendations"),
+     **RECOMMENDATIONS.columns},
+    volatile=RECOMMENDATIONS.volatile,
+)  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
     {"item_id": _ITEM, "rank": _RANK, "similar_item_id": Column(TEXT, "The similar item, id as in the source"),
@@ -277,7 +284,8 @@ REALISED = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES,
+    RECOMMENDATIONS, RECOMMENDATIONS_IN, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
+    USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
     ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
 )  # fmt: skip
