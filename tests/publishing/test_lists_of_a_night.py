@@ -145,7 +145,7 @@ def test_further_lists_follow_their_own_rules(shop, capsys):
     inactive = shop.printed(capsys, "recommend", "tiny", "old1", "--list", "home")
     assert len(inactive) == 3 and {row["item_id"] for row in inactive} <= {f"i{n:02d}" for n in range(0, 17, 3)}
     assert shop.command("recommend", "tiny", "u01", "--list", "hom") == 2
-    assert "no list 'hom'; did you mean 'home'" in capsys.readouterr().err
+    assert "no list 'hom' (did you mean 'home'?)" in capsys.readouterr().err
 
 
 def test_the_default_list_is_the_same_with_further_ones(shop):
@@ -155,7 +155,8 @@ def test_the_default_list_is_the_same_with_further_ones(shop):
     recipe.write_text(text[: text.index("[lists.home]")] + text[text.index("[models.ease]") :])
     run = shop.prepare()
     recipe.write_text(text)
-    raw, encoded, champion = (Path(path) for path in made_of(shop))
+    journal.open_run(run)
+    raw, encoded, champion = made_of(shop)
     folder = export_stage.export_tables(run, raw, encoded, champion, [], [])
     alone = pl.read_parquet(folder / "recommendations-*.parquet").select(before.columns).sort(before.columns)
     assert alone.drop("score").equals(before.drop("score"))
