@@ -70,12 +70,9 @@ def prepare(
     )
     check_columns(run)
     if until not in DATA_STAGES:
-        from pipeline.publishing import active_users, business_rules, explore, item_conditions
+        from pipeline.publishing import wanted_lists
 
-        business_rules.read_lists(settings.export, run.data, now.date())  # so that an unreadable list fails now
-        item_conditions.check(settings.export, settings.dataset, run.data)
-        active_users.check(settings.export, settings.dataset)
-        explore.check(settings.export, settings.dataset)
+        wanted_lists.check(settings, run.data, now.date())
     return run
 
 

@@ -116,6 +116,10 @@ def _add_queries(command: Command) -> None:
         _add_dataset(query)
         query.add_argument(what, help=f"{what} id, as in the source")
         query.add_argument("-n", type=int, default=20, help="number of items (default: 20)")
+        if name == "recommend":
+            query.add_argument(
+                "--list", metavar="NAME", default="", help="another list than the default one: [lists.NAME]"
+            )
     explain = command(
         "flows.cli.explain:explain", "explain a published model's score of an item for a user",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",

@@ -8,16 +8,20 @@ from flows.cli.output import show
 from flows.cli.query import records, require
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
+from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name
 
 
 def recommend(options: Namespace) -> None:
     """Print the list, with titles."""
+    if options.list:
+        require_list(options)
+    table, of = ("recommendations_in_titled", "list = $list and") if options.list else ("recommendations_titled", "")
     found = records(
         options,
-        "select rank, item_id, title, score, source, model from recommendations_titled "
-        "where user_id = $user and rank <= $n order by rank",
-        {"user": options.user, "n": options.n},
+        f"select rank, item_id, title, score, source, model from {table} "
+        f"where {of} user_id = $user and rank <= $n order by rank",
+        {"user": options.user, "n": options.n, **({"list": options.list} if options.list else {})},
     )
     if not found:
         require(options, "user")
@@ -37,7 +41,7 @@ def on_request(options: Namespace) -> list[dict[str, Any]]:
         say(f"user {options.user!r} has no published list, and none can be computed: {gone} These are popular items, "
             "of which the user may have some already")  # fmt: skip
         return popular(options)
-    rows = on_request.list_of(published, options.user).head(options.n).to_dicts()
+    rows = on_request.list_of(published, options.user, options.list).head(options.n).to_dicts()
     say(f"user {options.user!r} has no published list; this one was made on request by the published model")
     titles = titles_of(options, [row["item_id"] for row in rows])
     return [
@@ -45,6 +49,17 @@ def on_request(options: Namespace) -> list[dict[str, Any]]:
          "score": row["score"], "source": row["source"], "model": published.label}
         for row in rows
     ]  # fmt: skip
+
+
+def require_list(options: Namespace) -> None:
+    """Raise UnreadableInput, with the lists that there are, if the night has no list of this name."""
+    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'recommendations_in'", {})
+    found = records(options, "select distinct list from recommendations_in order by list", {}) if is_there else []
+    names = [row["list"] for row in found]
+    if options.list not in names:
+        there = f"there are: {', '.join(names)}" if names else "it has only the default list; [lists.NAME] adds others"
+        near = nearest(options.list, names)
+        raise UnreadableInput(f"the published night of {options.dataset} has no list {options.list!r}{near}; {there}")
 
 
 def popular(options: Namespace) -> list[dict[str, Any]]:

@@ -167,6 +167,32 @@ class Export(Section):
         return self
 
 
+class NamedList(Section):
+    """A further list of every user, from the same model, in the table `recommendations_in`.
+
+    A key that is absent is as in `[export]`, so what is excluded there is excluded here too; but promotions and places
+    for new items are each list's own.
+    """
+
+    top_n: PositiveInt | None = None
+    exclude_items: str | None = None
+    only_items: str | None = None
+    max_per_attribute: dict[str, PositiveInt] | None = None
+    fresh_days: PositiveInt | None = None
+    exclude_where: str | None = None
+    """`exclude_where = "false"` excludes nothing, whatever `[export]` excludes."""
+    only_where: str | None = None
+    boost: list[Boost] | None = None
+    promote: list[Promotion] = Field(default=[])
+    explore: Explore | None = None
+
+    def of(self, export: Export) -> Export:
+        """What the list is made by. Raises ValueError for a promotion beyond the end of the list."""
+        own = {name: value for name, value in self.model_dump().items() if value is not None}
+        kept = export.model_dump(exclude={"promote", "explore"})
+        return Export.model_validate({**kept, **own})
+
+
 class Keep(Section):
     """What is kept of past nights. Each night that publishes drops old generations; `nightrecs gc` drops the rest."""
 

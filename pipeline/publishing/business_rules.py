@@ -222,9 +222,8 @@ def promoted_items(export: Export, listed: Listed, frame: pl.DataFrame) -> dict[
     return found
 
 
-def promotable(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
+def promotable(run: Run, export: Export, frame: pl.DataFrame) -> pl.DataFrame:
     """Columns place and item_id: items of `item_conditions.item_frame` for each promoted place, for the audit."""
-    export = run.settings.export
     if not export.promote:
         return pl.DataFrame(schema={"place": pl.Int64, "item_id": pl.String})
     listed = read_lists(export, run.data, run.started_at.date())

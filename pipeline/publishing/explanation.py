@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pipeline.config.publishing import Export
 from pipeline.config.settings import Settings
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
@@ -150,13 +151,13 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     return answer
 
 
-def rules_of(night: Night, items: pl.Series, limits: bool = False) -> business_rules.Rules:
-    """The rules of `[export]` for the items of the fit, as that night applied them.
+def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> business_rules.Rules:
+    """The rules of a list for the items of the fit, as that night applied them; by default those of `[export]`.
 
-    Those by attribute are left out unless `limits`. Raises UnreadableInput if a file of rules is gone.
+    By default limits by attribute are left out. Raises UnreadableInput if a file of rules is gone.
     """
-    export, settings = night.settings.export, night.settings.dataset.items
-    if not limits:
+    export, settings = of or night.settings.export, night.settings.dataset.items
+    if of is None:
         export = export.model_copy(update={"max_per_attribute": {}})
     if not export.model_dump(exclude_defaults=True, include={*RULES, "max_per_attribute"}):
         return business_rules.Rules()

@@ -85,15 +85,15 @@ def explorable(export: Export, listed: business_rules.Listed, frame: pl.DataFram
     return new.filter(~pl.col("item_id").is_in(out.implode())).select("item_id").sort("item_id")
 
 
-def explorable_of_night(run: Run, frame: pl.DataFrame, encoded: Path) -> pl.DataFrame:
+def explorable_of_night(run: Run, export: Export, frame: pl.DataFrame, encoded: Path) -> pl.DataFrame:
     """`explorable` of the published items, for the audit; `frame`: `item_conditions.of_published`."""
-    if run.settings.export.explore is None:
-        return explorable(run.settings.export, {}, frame, Clock(None, None, dt.date.min))
+    if export.explore is None:
+        return explorable(export, {}, frame, Clock(None, None, dt.date.min))
     fit = pl.read_parquet(encoded / "items.parquet")["item_id"]
     of_fit = frame.filter(pl.col("item_id").is_in(fit.implode()))["last_seen"].max()
     clock = Clock(frame["last_seen"].max(), of_fit, night_date(run.as_of, run.started_at))
-    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
-    return explorable(run.settings.export, listed, frame, clock)
+    listed = business_rules.read_lists(export, run.data, run.started_at.date())
+    return explorable(export, listed, frame, clock)
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ class Explorer:
         """Ids of the new items that the fit does not have, in the order of their codes."""
         return self.ids.filter(pl.Series((self.codes >= self.n_items).numpy()))
 
-    def summary(self, rows: int) -> str:
-        """What was filled, for a note; `rows`: of all lists."""
-        return f"explore: {self.filled:,} of {rows:,} places are drawn from {len(self.ids):,} new items" + (
-            "" if len(self.ids) else ": no item that the rules allow is new"
-        )
+    def summary(self, name: str, rows: int) -> str:
+        """What was filled, for a note; `rows`: of all lists of this `name`, empty for the default one."""
+        where = f" in the list {name}" if name else ""
+        text = f"explore{where}: {self.filled:,} of {rows:,} places are drawn from {len(self.ids):,} new items"
+        return text if len(self.ids) else f"{text}: no item that the rules allow is new"
 
     @property
     def widest(self) -> int:
@@ -250,12 +250,12 @@ def displaced(before: Tensor, after: Tensor) -> business_rules.Held:
     return {(item, NAME, ""): users for item, users in business_rules.missing(before, after)}
 
 
-def explorer_of(run: Run, new: pl.DataFrame, frames: "Frames", rows: pl.DataFrame) -> "Explorer | None":
-    """What fills the places for the items `new` (see `explorable`); None without `[export.explore]`.
+def explorer_of(run: Run, export: Export, new: pl.DataFrame, frames: "Frames", rows: pl.DataFrame) -> "Explorer | None":
+    """What fills the places for the items `new` (see `explorable`); None if there is no section `explore`.
 
     rows: raw rows of the source.
     """
-    export, events = run.settings.export, run.settings.dataset.events
+    events = run.settings.dataset.events
     count = places(export.explore, min(export.top_n, frames.fit.height))
     if export.explore is None:
         return None

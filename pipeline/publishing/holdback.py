@@ -1,7 +1,7 @@
 """Users who get the lists of another model than the champion, so that what both are worth shows in what users do."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,13 +49,19 @@ def held_users(users: pl.Series, holdback: Holdback) -> pl.Series:
 
 
 def with_holdback(
-    run: Run, rows: pl.DataFrame, encoded: Path, wanted: Wanted, known: Interactions, models: tuple[Other, Other | None]
+    run: Run,
+    rows: pl.DataFrame,
+    encoded: Path,
+    wanted: Sequence[Wanted],
+    known: Interactions,
+    models: tuple[Other, Other | None],
 ) -> Iterator[Part]:
     """The parts of `user_lists.recommend` with the column `model`. `models`: the champion, and the one for holdback.
 
     A held-back user whom the champion serves gets the list of the other model, by the same rules: its rows are
     `holdback` where they were `model` or `fallback`. A user whom the champion can't serve keeps the popular items, so
-    that the two groups are drawn from the same users. What rules suppressed counts in the champion's lists.
+    that the two groups are drawn from the same users. Further lists, of `[lists]`, are the champion's for all. What
+    rules suppressed counts in the champion's lists.
     """
     champion, other = models
     parts = recommend(run, Fitted(champion.model, known), rows, encoded, wanted)
@@ -66,7 +72,8 @@ def with_holdback(
         return
     other = other or popularity(known)
     held = held_users(rows["user_id"], holdback)
-    quiet = replace(wanted, explorer=wanted.explorer and replace(wanted.explorer), suppressed=Counter())
+    default = wanted[0]
+    quiet = [replace(default, explorer=default.explorer and replace(default.explorer), suppressed=Counter())]
     of_held = rows.filter(pl.col("user_id").cast(pl.String).is_in(held.implode()))
     without_reasons = run.settings.export.model_copy(update={"reasons": 0})
     alone = run.model_copy(update={"settings": run.settings.model_copy(update={"export": without_reasons})})
@@ -88,7 +95,7 @@ def _exchanged(part: Part, theirs: pl.DataFrame | None, champion: str, other: st
     )
     kept = lists.join(new, on="user_id", how="anti")
     reasons = part.reasons.join(new, on="user_id", how="anti")
-    return Part(pl.concat([kept, new.select(kept.columns)]).sort("user_id", "rank"), reasons)
+    return replace(part, lists=pl.concat([kept, new.select(kept.columns)]).sort("user_id", "rank"), reasons=reasons)
 
 
 def create_view(con: warehouse.Connection, export: Export) -> None:

@@ -146,7 +146,8 @@ def _check_attribute(name: str, attributes: list[str], header: list[str]) -> Non
 
 def check_values(run: Run, raw: Path) -> None:
     """Evaluate every condition on the catalog before anything is fitted. Raises SettingsError if that is impossible."""
-    conditions = ItemConditions.of(run.settings.export).all
+    exports = (run.settings.export, *run.settings.named_lists.values())
+    conditions = [condition for export in exports for condition in ItemConditions.of(export).all]
     if conditions:
         path = raw / "catalog.parquet"
         items = pl.read_parquet(path, columns=["item_id", "title"]) if path.exists() else tables.ITEMS.empty()
@@ -158,9 +159,9 @@ def check_values(run: Run, raw: Path) -> None:
             expressions.passing(condition, frame, CATALOG)
 
 
-def key_settings(run: Run) -> dict[str, object]:
-    """The settings of `[export]` for the key of its result."""
-    export = run.settings.export
+def key_settings(run: Run, of: Export | None = None) -> dict[str, object]:
+    """The settings of `[export]`, or of a list of `[lists]`, for the key of the export."""
+    export = of or run.settings.export
     kept = {name: value for name, value in export.model_dump().items() if name not in ADDED or value}
     if expressions.depend_on_date(*(condition.text for condition in ItemConditions.of(export).all)):
         kept[NIGHT_DATE] = expressions.night_date(run.as_of, run.started_at)

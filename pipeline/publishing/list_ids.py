@@ -20,7 +20,7 @@ def list_id(dataset: str, run_id: str, user_id: str, name: str = "") -> str:
     ]
 
 
-def expression(dataset: str, run_id: str, name: str = "") -> str:
-    """SQL for `list_id` of the column user_id."""
-    fixed = ", ".join(map(warehouse.literal, (dataset, run_id, name)))
-    return f"substr(md5(concat_ws(chr(31), {fixed}, user_id)), 1, {DIGITS})"
+def expression(dataset: str, run_id: str, name: str = "''") -> str:
+    """SQL for `list_id` of the column user_id; `name` is SQL for the name of the list, e.g. a column."""
+    fixed = ", ".join(map(warehouse.literal, (dataset, run_id)))
+    return f"substr(md5(concat_ws(chr(31), {fixed}, {name}, user_id)), 1, {DIGITS})"

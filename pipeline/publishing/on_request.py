@@ -6,18 +6,18 @@ import polars as pl
 import torch
 
 from pipeline.preparation.events import masking_rows
-from pipeline.publishing import business_rules, user_lists
+from pipeline.publishing import business_rules, user_lists, wanted_lists
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.explanation import Night, history_of, popularity, rules_of
 from pipeline.training.interactions import History
 
 
 @torch.no_grad()
-def list_of(night: Night, user_id: str) -> pl.DataFrame:
-    """Rank, item_id, score and source of the user's list, as the night would have made it.
+def list_of(night: Night, user_id: str, name: str = wanted_lists.DEFAULT) -> pl.DataFrame:
+    """Rank, item_id, score and source of the user's list, as the night would have made it, without drawn items.
 
     The user has rows in the night's source. The rules of `[export]` are those of the night, with the same mask; a user
-    whom the model can't serve gets popular items.
+    whom the model can't serve gets popular items. `name`: of a list of `[lists]`.
     """
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
@@ -25,14 +25,15 @@ def list_of(night: Night, user_id: str) -> pl.DataFrame:
     events = night.settings.dataset.events
     masked = own.filter(masking_rows(own, pl.int_range(own.height, eager=True), events)) if events else own
     at = items.is_in(masked["item_id"].unique().implode()).arg_true().to_list()
-    rules = rules_of(night, items, limits=True)
+    export = wanted_lists.exports_of(night.settings)[name]
+    rules = rules_of(night, items, export)
     user, history = history_of(night, user_id, own, items)
     model, popular = night.model, popularity(night, len(items))
     if rules.boost is not None:
         model, popular = Boosted(model, rules.boost), boosted(popular, rules.boost)
     mask = History.of_lists([at], len(items))
     make = partial(user_lists.ranked, model, torch.tensor([user]), history, mask, popular)
-    k = min(night.settings.export.top_n, len(items))
+    k = min(export.top_n, len(items))
     ruled = business_rules.apply(rules, make, k, len(items))
     source = user_lists.FALLBACK if bool(ruled.lists.from_fallback[0]) else user_lists.MODEL
     sources = [user_lists.PROMOTED if placed else source for placed in ruled.promoted[0].tolist()]

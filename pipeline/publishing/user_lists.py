@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import active_users, business_rules, explore, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.explore import Explorer
+from pipeline.publishing.promotions import MakeLists
+from pipeline.publishing.shared_lists import SharedLists
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
@@ -52,16 +54,20 @@ class Wanted:
     rules: business_rules.Rules
     top_n: int
     explorer: Explorer | None = None
+    name: str = ""
+    """Of a list of `[lists]`; empty for the default one."""
     suppressed: Suppressed = field(default_factory=Counter)
     """Counted while lists are made."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Lists of some users, and the reasons of their items (tables.RECOMMENDATIONS and tables.REASONS, in part)."""
+    """Lists of some users, the reasons of their items (tables.RECOMMENDATIONS and tables.REASONS, in part), and their
+    further lists (tables.RECOMMENDATIONS_IN, in part)."""
 
     lists: pl.DataFrame
     reasons: pl.DataFrame
+    named: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -73,31 +79,76 @@ class Users:
     history: History  # B rows
     mask: History  # B rows
 
+    def some(self, rows: Tensor) -> "Users":
+        """Those at `rows` (R,)."""
+        return Users(self.ids.gather(rows.cpu().numpy()), self.index[rows], self.history[rows], self.mask[rows])
 
-def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wanted: Wanted) -> Iterator[Part]:
+
+class Makers:
+    """What makes the lists of some users, by boost; from one pass for each where there are several `longest` lists."""
+
+    def __init__(self, fitted: Fitted, users: Users, longest: int | None):
+        self.fitted, self.users, self.longest = fitted, users, longest
+        self.made: dict[bytes, MakeLists] = {}
+
+    def of(self, boost: Tensor | None) -> MakeLists:
+        """`boost` (I,), or None."""
+        key = b"" if boost is None else boost.cpu().numpy().tobytes()
+        if key not in self.made:
+            self.made[key] = self._make(boost)
+        return self.made[key]
+
+    def _make(self, boost: Tensor | None) -> MakeLists:
+        model, popular, users = self.fitted.model, self.fitted.popular, self.users
+        if boost is not None:
+            boost = boost.to(users.index.device)
+            model, popular = Boosted(model, boost), boosted(popular, boost)
+
+        def some(rows: Tensor | None, k: int, allowed: Tensor | None) -> Lists:
+            own = users if rows is None else users.some(rows)
+            return ranked(model, own.index, own.history, own.mask, popular, k, allowed)
+
+        return (
+            partial(some, None) if self.longest is None else SharedLists(some, self.longest, self.fitted.known.n_items)
+        )
+
+
+def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wanted: Sequence[Wanted]) -> Iterator[Part]:
     """Lists of every active user, ordered by user id, in parts of at most USERS_PER_PART users.
 
     Active are all users with a valid row, or those of the last `[export] active_days`.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user. Scores
-    include the boosts of the rules; reasons are those of the model's own scores.
+    include the boosts of the rules; reasons are those of the model's own scores. The first of the `wanted` lists is the
+    default one; all are made from one scoring pass, but for each set of boosts, and for users whose best items a rule
+    excludes.
     """
     known, per_item = fitted.known, run.settings.export.reasons
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    listable = ids if wanted.explorer is None else pl.concat([ids, wanted.explorer.added_ids])
     for users in _users(run, known, rows, encoded, items):
-        lists, source = _lists(fitted, users, wanted, ids)
-        frame = _frame(lists, source, users.ids, listable)
+        makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
+        default, *others = wanted
+        lists, source = _lists(makers, default, ids)
+        frame = _frame(lists, source, users.ids, listable_ids(default, ids))
+        named = []
+        for each in others:
+            made = _frame(*_lists(makers, each, ids), users.ids, listable_ids(each, ids))
+            named.append(made.select(pl.lit(each.name).alias("list"), pl.all()))
         why = tables.REASONS.empty()
         if explain is not None:
             by_model = lists.items.masked_fill(source > 0, -1)  # (B, K)
             learnt = fitted.model.weighed(users.history).unrepeated()
             found = reasons.reasons(explain, users.index, learnt, by_model, per_item)
             why = reasons.frame(found, users.ids, ids)
-        yield Part(frame, why)
+        yield Part(frame, why, pl.concat(named) if named else None)
+
+
+def listable_ids(wanted: Wanted, ids: pl.Series) -> pl.Series:
+    """Ids of the fit's items `ids` (I,), and of the new ones that it does not have."""
+    return ids if wanted.explorer is None else pl.concat([ids, wanted.explorer.added_ids])
 
 
 def _users(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
@@ -120,18 +171,14 @@ def _users(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, ite
         yield Users(users["user_id"], index, history, seen[at].to(device))
 
 
-def _lists(fitted: Fitted, users: Users, wanted: Wanted, ids: pl.Series) -> tuple[Lists, Tensor]:
+def _lists(makers: Makers, wanted: Wanted, ids: pl.Series) -> tuple[Lists, Tensor]:
     """Lists (B, k) by the rules, and the source of each place, (B, k) of SOURCES; ids (I,) of the fit's items."""
-    model, popular = fitted.model, fitted.popular
-    if wanted.rules.boost is not None:
-        boost = wanted.rules.boost.to(users.index.device)
-        model, popular = Boosted(model, boost), boosted(popular, boost)
-    n_items = fitted.known.n_items
-    make = partial(ranked, model, users.index, users.history, users.mask, popular)
+    n_items = makers.fitted.known.n_items
+    make = makers.of(wanted.rules.boost)
     ruled = business_rules.apply(wanted.rules, make, min(wanted.top_n, n_items), n_items)
     explored = torch.zeros_like(ruled.promoted)
     if wanted.explorer is not None:
-        ruled, explored = wanted.explorer.fill(ruled, users.ids)
+        ruled, explored = wanted.explorer.fill(ruled, makers.users.ids)
     for (item, rule, reason), count in ruled.held.items():
         wanted.suppressed[ids[item], rule, reason] += count
     source = ruled.lists.from_fallback.int().unsqueeze(1)  # (B, 1): SOURCES begin with the model and the fallback

@@ -88,6 +88,13 @@ RECOMMENDATIONS = Table(
      "list_id": Column(TEXT, "Id of the user's list of this night, for logs of impressions")},
     volatile=("run_id", "generated_at", "list_id"),
 )  # fmt: skip
+RECOMMENDATIONS_IN = Table(
+    "recommendations_in", "Further lists of every user, one for each [lists.NAME] of the recipe",
+    ("list", "user_id", "rank"),
+    {"list": Column(TEXT, "NAME of the list; the default list is the table recommendations"),
+     **RECOMMENDATIONS.columns},
+    volatile=RECOMMENDATIONS.volatile,
+)  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
     {"item_id": _ITEM, "rank": _RANK, "similar_item_id": Column(TEXT, "The similar item, id as in the source"),
@@ -279,7 +286,8 @@ REALISED = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES,
+    RECOMMENDATIONS, RECOMMENDATIONS_IN, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
+    USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
     ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
 )  # fmt: skip

@@ -16,6 +16,7 @@ from pipeline.publishing import (
     explore,
     holdback,
     item_conditions,
+    wanted_lists,
 )
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
@@ -67,12 +68,14 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
         con, run.settings.dataset.items, expressions.night_date(run.as_of, run.started_at)
     )
     checks.temporary(con, "excluded_items", item_conditions.excluding(export, night))
-    checks.temporary(con, "promotable_items", business_rules.promotable(run, night))
-    checks.temporary(con, "explorable_items", explore.explorable_of_night(run, night, encoded))
+    checks.temporary(con, "promotable_items", business_rules.promotable(run, export, night))
+    checks.temporary(con, "explorable_items", explore.explorable_of_night(run, export, night, encoded))
+    wanted_lists.create_tables(con, run, night, encoded)
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
     realised.create_deciding(con, run)
     failed = checks.run_checks(con, run, "output")
+    wanted_lists.drop_tables(con)
     con.execute(
         "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users; "
         "DROP VIEW held_users"

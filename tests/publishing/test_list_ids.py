@@ -16,7 +16,9 @@ texts = st.text(st.characters(exclude_characters="\0\x1f", codec="utf-8"), min_s
 def test_sql_and_python_agree_and_lists_differ(users: list[str], dataset: str, night: str, name: str):
     with warehouse.connect(threads=1) as con:
         con.register("lists", pl.DataFrame({"user_id": users}).to_arrow())
-        found = con.sql(f"SELECT user_id, {list_ids.expression(dataset, night, name)} FROM lists").fetchall()
+        found = con.sql(
+            f"SELECT user_id, {list_ids.expression(dataset, night, warehouse.literal(name))} FROM lists"
+        ).fetchall()
     assert dict(found) == {user: list_ids.list_id(dataset, night, user, name) for user in users}
     assert len({of for _, of in found}) == len(users)
 

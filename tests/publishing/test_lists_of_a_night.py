@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.config.publishing import Export
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.publishing import active_users, explanation, on_request
+from pipeline.stages import export as export_stage
 from pipeline.storage import journal, lake
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, SECRET, START, Dataset, without_mlflow
@@ -20,6 +22,17 @@ top_n = 5
 active_days = 12
 exclude_where = "item_id = 'i04' or coalesce(price > 90, false)"
 explore = { share = 0.2, new_days = 9, available_from = "launch" }
+[lists.home]
+top_n = 3
+only_where = "category = 'a'"
+promote = [{ where = "item_id in ('i09', 'i12')", place = 2 }]
+[lists.email]
+exclude_where = "false"
+top_n = 8
+max_per_attribute = { category = 2 }
+explore = { share = 0.1, available_from = "launch" }
+[lists.loud]
+boost = [{ where = "item_id = 'i02'", factor = 100 }]
 [models.ease]
 l2 = 5.0
 """
@@ -102,10 +115,72 @@ def test_new_items_of_the_catalog_are_in_the_lists(shop):
     assert set(drawn["item_id"]) == {"new1", "new2"} and drawn["rank"].min() > 1
     assert drawn["user_id"].to_list() == sorted(set(rows["user_id"])), "each user has one"
     assert set(drawn["score"]) == {0.0} and set(rows["source"]) == {"model", "explore"}
-    (note,) = [note for note in journal.notes(shop.home, "tiny", shop.live_night()) if note.startswith("explore")]
+    (note,) = [note for note in journal.notes(shop.home, "tiny", shop.live_night()) if note.startswith("explore:")]
     assert note == "explore: 21 of 105 places are drawn from 2 new items"
     assert shop.ask("select sum(users) from suppressed where rule = 'explore'").item() == 21
     assert shop.ask("select count(*) from user_overview where source <> 'model'").item() == 0
+
+
+def test_further_lists_follow_their_own_rules(shop, capsys):
+    rows = shop.ask(
+        "select *, category from recommendations_in join items using (item_id) order by list, user_id, rank"
+    )
+    sizes = dict(rows.group_by("list").agg(pl.col("rank").max()).iter_rows())
+    assert sizes == {"home": 3, "email": 4, "loud": 5}, "users have seen ten of the 17 items"
+    home, email = rows.filter(list="home"), rows.filter(list="email")
+    assert set(home["category"]) == {"a"} and set(home["source"]) == {"model", "promoted"}
+    assert set(home.filter(source="promoted").select("rank", "item_id").rows()) <= {(2, "i09"), (2, "i12")}
+    assert "i04" not in set(home["item_id"]) and "i04" in set(email["item_id"]), (
+        "[export] excludes it, but the email not"
+    )
+    assert "dear" in set(email.filter(source="explore")["item_id"]) <= {"new1", "new2", "dear"}
+    assert email.group_by("user_id", "category").len()["len"].max() == 2, "drawn items count, too"
+    first = rows.filter(list="loud", rank=1)
+    assert first.filter(item_id="i02").height > 5
+    user = home["user_id"][0]
+    listed = shop.printed(capsys, "recommend", "tiny", user, "--list", "home")
+    assert [row["item_id"] for row in listed] == home.filter(user_id=user)["item_id"].to_list()
+    (note,) = [note for note in journal.notes(shop.home, "tiny", shop.live_night()) if note.startswith("further")]
+    assert f"home {home.height} rows (top 3), email {email.height} rows (top 8), loud 105 rows (top 5)" in note
+    inactive = shop.printed(capsys, "recommend", "tiny", "old1", "--list", "home")
+    assert len(inactive) == 3 and {row["item_id"] for row in inactive} <= {f"i{n:02d}" for n in range(0, 17, 3)}
+    assert shop.command("recommend", "tiny", "u01", "--list", "hom") == 2
+    assert "no list 'hom' (did you mean 'home'?)" in capsys.readouterr().err
+
+
+def test_the_default_list_is_the_same_with_further_ones(shop):
+    before = shop.ask("select user_id, rank, item_id, score, source from recommendations order by all")
+    recipe = shop.folder / "cheap.toml"
+    text = recipe.read_text()
+    recipe.write_text(text[: text.index("[lists.home]")] + text[text.index("[models.ease]") :])
+    run = shop.prepare()
+    recipe.write_text(text)
+    journal.open_run(run)
+    raw, encoded, champion = made_of(shop)
+    folder = export_stage.export_tables(run, raw, encoded, export_stage.Models(champion, [], []))
+    alone = pl.read_parquet(folder / "recommendations-*.parquet").select(before.columns).sort(before.columns)
+    assert alone.drop("score").equals(before.drop("score"))
+    assert alone["score"].to_list() == pytest.approx(before["score"].to_list(), rel=1e-5)
+    assert not list(folder.glob("recommendations_in*"))
+
+
+def made_of(shop) -> tuple[Path, Path, Path]:
+    night = explanation.published_night(shop.home, "tiny", shop.live_night())
+    made = journal.read_run(shop.home, "tiny", shop.live_night())["made"]
+    return night.raw, night.encoded, shop.home.lake("tiny").joinpath(*Path(made["refit"]).parts[-2:])
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("lists.home.only_where=categry = 'a'", r"\[lists.home\].*no column 'categry' .did you mean 'category'"),
+        ('lists.home.promote=[{ where = "price = 1", place = 4 }]', "lists.home: promote: place 4 is beyond top_n = 3"),
+        ("lists.home.colour=1", "colour"),
+    ],
+)
+def test_a_wrong_key_of_a_list_names_the_list(shop, setting, problem):
+    with pytest.raises(SettingsError, match=f"(?s){problem}"):
+        shop.prepare(setting)
 
 
 def test_without_the_night_s_results_popular_items_are_the_answer(shop, capsys, monkeypatch):
