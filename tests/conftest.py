@@ -28,6 +28,8 @@ NIGHT_MODULES = re.compile(
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
 PROCESS_MODULES = re.compile(r"subprocess|multiprocessing|concurrent\.futures\.process|pipeline\.training\.launcher")
 """What starts processes. A test that uses one of these has the marker `process`."""
+PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
+"""What reads public data sets. A test that uses one of these has the marker `long`."""
 
 
 def modules_used(item: pytest.Function) -> set[str]:
@@ -67,6 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("night")
         if any(map(PROCESS_MODULES.fullmatch, used)):
             item.add_marker("process")
+        if any(map(PUBLIC_DATA_MODULES.fullmatch, used)):
+            item.add_marker("long")
     if "PYTEST_XDIST_WORKER" in os.environ:  # files with most nights first, so that no worker ends with a long one
         slow = Counter(item.path for item in items if item.get_closest_marker("night") and not is_deselected(item))
         items.sort(key=lambda item: -slow[item.path])
