@@ -154,7 +154,7 @@ def _reader(unit: str) -> Callable[[str], bool]:
     marks = frozenset(re.sub(r"%[A-Za-z%]|[\w\s]", "", unit))  # every text of this format has them
 
     def is_time(text: str) -> bool:
-        if most and not (is_count(text) or _in_exponents(text, most)) or not marks.issubset(text):
+        if (most and not (is_count(text) or _in_exponents(text, most))) or not marks.issubset(text):
             return False
         try:
             return 0 <= parse(text) < parsing.END_OF_TIME
