@@ -95,6 +95,14 @@ def _cheap_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Nothing in these tests survives a crash of the machine, so that no write needs to reach the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def draws_plots() -> Iterator[None]:
     """Nights draw their plots, in the usual process."""

@@ -12,7 +12,7 @@ from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.schemas import tables
 from pipeline.storage import journal
-from tests.support.published_nights import Dataset, without_mlflow
+from tests.support.published_nights import Dataset, without_mlflow, without_report_file
 
 MANY = """[split]
 kind = "leave_one_out"
@@ -42,6 +42,7 @@ family = "blend"
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     without_mlflow(monkeypatch)
+    without_report_file(monkeypatch)
     made = Dataset(tmp_path / "d")
     made.write()
     return made
