@@ -1,5 +1,6 @@
 """A change of taste: `realised` sees it the day after, while the split of that night still praises the champion."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_realised_sees_the_change_before_a_split_does(nights: list[Run]):
 
 def test_files_of_days_are_parts_of_one_log(tmp_path: Path):
     for name, ends in (("whole", [0, 6]), ("parts", [0, 2, 6])):
-        for first, last in zip(ends, ends[1:], strict=False):
+        for first, last in itertools.pairwise(ends):
             write_days(tmp_path / name, first, last, change=4, users=12)
     rows = {name: [text for file in sorted((tmp_path / name).iterdir()) for text in file.read_text().split()[1:]]
             for name in ("whole", "parts")}  # fmt: skip
