@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from pipeline.schemas.click_tables import REALISED_CLICKS
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
 
 _USER = Column(TEXT, "User id, exactly as in the source")
@@ -220,7 +221,7 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, users: if lines were rejected"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode, split; catalog, users, impressions: if there"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
@@ -289,7 +290,7 @@ PUBLISHED = (
     RECOMMENDATIONS, RECOMMENDATIONS_IN, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
     USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
-    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
+    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED, REALISED_CLICKS,
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ EMPTY = (
     "source = 'explore'",
     "recommendations_in",
     "realised_over_nights",
+    "realised_clicks",
     "not passed",
     "rejected_rows",
     "'fallback'",
