@@ -170,6 +170,9 @@ def _match(con: warehouse.Connection, run_id: str, impressions: Impressions, unt
         fits = "lists.list_id = seen.key"
         if ("recommendations_in", "list_id") in there:
             parts.append("SELECT * EXCLUDE (list), list FROM published.recommendations_in")
+        if ("recommendations_by", "list_id") in there:
+            name = "concat(attribute, '=', value)"
+            parts.append(f"SELECT *, 'model' AS source, {name} AS list FROM published.recommendations_by")
     lists = f"({' UNION ALL BY NAME '.join(parts)}) AS lists"
     con.execute(f"INSERT INTO known SELECT DISTINCT seen.n FROM seen JOIN {lists} ON {fits}")
     con.execute(

@@ -6,7 +6,7 @@ REALISED_CLICKS = Table(
     "realised_clicks", "How often items of published lists were clicked where they were shown, from `[impressions]`",
     ("run_id", "list", "source", "place"),
     {"run_id": Column(TEXT, "Night that published the lists"),
-     "list": Column(TEXT, "NAME of the list; empty: the default list"),
+     "list": Column(TEXT, "NAME of the list, or attribute=value; empty: the default list"),
      "source": Column(TEXT, "Source of the row: model, fallback, explore, holdback, promoted; all: every source"),
      "place": Column(INT, "Rank of the item in the list; 0: every place"),
      "shown": Column(BIG, "Impressions: rows of the file that count"),

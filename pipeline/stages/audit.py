@@ -56,11 +56,14 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
     export = run.settings.export
     con.execute(
-        "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact, $explored AS explored",
+        "CREATE TEMP TABLE wanted AS "
+        "SELECT $n AS top_n, $exact AS exact, $explored AS explored, $by_n AS by_n, $by_values AS by_values",
         {
             "n": export.top_n,
             "exact": not export.max_per_attribute,
             "explored": explore.places(export.explore, export.top_n),
+            "by_n": export.by.top_n if export.by else 0,
+            "by_values": export.by.values if export.by else 0,
         },
     )
     active_users.create_view(con, export)
