@@ -34,10 +34,10 @@ AUDIT_TABLES = {
 }
 
 
-@pytest.fixture
-def published(tmp_path):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
     """The tables and views of a published file, closed and opened again, without rows."""
-    path = tmp_path / "published.duckdb"
+    path = tmp_path_factory.mktemp("published") / "published.duckdb"
     with warehouse.connect(path) as con:
         for table in tables.PUBLISHED:
             con.execute(table.ddl)
@@ -47,8 +47,16 @@ def published(tmp_path):
 
 
 @pytest.fixture
-def good():
+def good(warehouse_of_two):
     """A tiny warehouse in which every check passes: two users, four items, two recommendations each."""
+    warehouse_of_two.execute("begin")
+    yield warehouse_of_two
+    warehouse_of_two.execute("rollback")
+
+
+@pytest.fixture(scope="module")
+def warehouse_of_two():
+    """See `good`, which undoes what a test changes."""
     with warehouse.connect() as con:
         for table in tables.PUBLISHED:
             con.execute(table.ddl)
