@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.config.run import Run, utcnow
 from pipeline.core import paths
-from pipeline.publishing import item_columns
+from pipeline.publishing import item_columns, list_ids
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.sources import attributes
@@ -60,12 +60,17 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             OF_THE_CATALOG[table](con, raw, lists)
             continue
         _create(con, table)
-        files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        files = (
+            lists / f"{table.name}[-.]*parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        )
         if table in FILLED_LATER:
             continue
         if list(files.parent.glob(files.name)):
             own = {name: of_the_night[name] for name in of_the_night if name in table.columns}
-            columns = ", ".join(f"${name} AS {name}" if name in own else f'"{name}"' for name in table.columns)
+            named = ["list"] if "list" in table.columns else []  # several lists per user
+            made = {name: f"${name}" for name in own}
+            made[list_ids.COLUMN] = list_ids.expression(run.dataset, run.run_id, *named)
+            columns = ", ".join(f"{made[name]} AS {name}" if name in made else f'"{name}"' for name in table.columns)
             order = ", ".join(f'"{name}"' for name in table.key if name not in own) or "1"
             source = warehouse.literal(files)
             con.execute(

@@ -40,7 +40,7 @@ def measured(now: dict[str, list], before: dict[str, list], fallback: str = "", 
             con.execute(f"insert into users values ('{user}', {place}, null, null)")
             source = "fallback" if user in fallback else "model"
             for rank, item in enumerate(items, start=1):
-                row = f"('{user}', {rank}, '{item}', 0, '{source}', 'm', 'r', now())"
+                row = f"('{user}', {rank}, '{item}', 0, '{source}', 'm', 'r', now(), 'l')"
                 con.execute(f"insert into recommendations values {row}")
         for user, items in before.items():
             for rank, item in enumerate(items, start=1):

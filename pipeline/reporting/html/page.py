@@ -40,10 +40,15 @@ def keep(facts: dict[str, Any]) -> Path:
 
 def html(facts: dict[str, Any], personal: bool = True) -> str:
     """The page with these contents. Not `personal`: without users and bad rows, for places that outlive the tables."""
-    scripts = library(facts["night"].home), (HERE / "page.js").read_text(encoding="utf-8")
-    return _template().render(
-        **facts | {"notes": facts["notes"] if personal else list(map(formatting.without_examples, facts["notes"]))},
-        personal=personal,
+    notes = facts["notes"] if personal else list(map(formatting.without_examples, facts["notes"]))
+    return rendered("page.html", facts | {"notes": notes, "personal": personal}, facts["night"].home)
+
+
+def rendered(template: str, facts: dict[str, Any], home: Home) -> str:
+    """A template of this folder with these contents and with the page's style and scripts."""
+    scripts = library(home), (HERE / "page.js").read_text(encoding="utf-8")
+    return _template(template).render(
+        **facts,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
         policy=" ".join(map(_hash, scripts)),
@@ -51,15 +56,15 @@ def html(facts: dict[str, Any], personal: bool = True) -> str:
 
 
 @cache
-def _template() -> "Template":
-    """The page's template, which takes a third of a second to compile."""
+def _template(name: str) -> "Template":
+    """A template of this folder; to compile one takes a third of a second."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def content(night: Night) -> dict[str, Any]:
