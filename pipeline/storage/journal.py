@@ -6,7 +6,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,7 @@ def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def update_run(run: "Run", **fields: Any) -> None:
+def update_run(run: "Run", **fields: object) -> None:
     """Set fields of run.json, atomically."""
     _update(folder(run), fields)
 
@@ -250,7 +250,7 @@ def _frame(table: contracts.Table, records: list[dict[str, Any]]) -> pl.DataFram
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 
 
-def _update(at: Path, fields: dict[str, Any]) -> None:
+def _update(at: Path, fields: Mapping[str, object]) -> None:
     path = at / "run.json"
     write_atomically(path, json.dumps({**state_files.load(path, dict), **fields}, indent=2, default=str))
 

@@ -78,7 +78,7 @@ def _trials(search: Search | None) -> list[Drawn]:
     return made
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
