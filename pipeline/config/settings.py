@@ -135,6 +135,11 @@ class Settings(Section):
     """Devices for data-parallel fits of gradient families: GPUs of this machine, or processes on its CPU. More than one
     needs the extra `fabric`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    warm_start: bool = False
+    """Fits of ials, mf and sasrec start from their state of the published night, which takes a fraction of the time.
+    Results then depend on the nights before. Never in replays."""
+    cold_every: PositiveInt = 7
+    """With `warm_start`: every so many fits one starts from random values again; 1: all of them."""
     recipe: FileStem = "nightly"
     dataset: Dataset
     split: Split = Split()

@@ -7,6 +7,7 @@ Benchmarks", RecSys 2022.
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -65,6 +66,7 @@ class Ials(Recommender):
     family = "ials"
     Config = IalsConfig
     reads_history = True
+    rows_of_state: ClassVar[Mapping[str, str]] = {"users": "users", "items": "items"}
 
     def __init__(self, config: IalsConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
@@ -82,7 +84,8 @@ class Ials(Recommender):
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
 
         With `context.epochs` exactly so many epochs; else, with `context.validate`, until `patience` epochs
-        bring no improvement, and the best factors are restored; else `epochs` of the config.
+        bring no improvement, and the best factors are restored; else `epochs` of the config. With
+        `context.previous` from its factors, for fewer epochs (training/warm.py).
         """
         self.to(context.device)
         by_user, by_item = self._sides(train)
@@ -91,10 +94,14 @@ class Ials(Recommender):
         stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
         self.users = (torch.randn(self.users.shape, generator=random) * stddev).to(context.device)  # (U, D)
         self.items = torch.zeros_like(self.items)  # (I, D)
+        config = self.config
+        if context.previous is not None:
+            context.previous.carry_into(self, self.rows_of_state)
+            config = context.previous.shortened(config)
 
         validate = context.validate if context.epochs is None else None
         best, kept = -math.inf, None
-        last_epoch = context.epochs or self.config.epochs
+        last_epoch = context.epochs or config.epochs
         for epoch in range(1, last_epoch + 1):
             # Users last: then they fit the items, and the gramian of the items is left diagonal.
             self.items, self.users, _ = self._half_step(by_item, self.items, self.users)
@@ -110,7 +117,7 @@ class Ials(Recommender):
                 context.cut_short = True
                 log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
                 break
-            if epoch - (self.best_epoch or epoch) >= self.config.patience:
+            if epoch - (self.best_epoch or epoch) >= config.patience:
                 break
         if kept is not None:
             self.users, self.items = kept
