@@ -75,7 +75,8 @@ class Search(Section):
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """tpe: tree-structured Parzen estimator; grid: every combination of the choices and steps, in order."""
     trials: PositiveInt | None = None
-    """Maximum number of trials; absent: 20, or 100 if `minutes` or `budget.minutes` is set, or all of a grid."""
+    """Maximum number of trials; absent: 20, or 100 if `minutes` is set, or all of a grid. With
+    `budget.minutes` as many as there is time for."""
     minutes: PositiveFloat | None = None
     """Time limit of all trials of a label; the search ends at `trials` or `minutes`, whichever comes first."""
     epochs: PositiveInt | None = None

@@ -3,12 +3,15 @@
 __all__ = [
     "blend_members",
     "budget",
+    "device_speed",
     "families",
     "fit",
+    "forecast",
     "recipe_checks",
     "space",
     "stopping",
     "study",
     "trial",
     "warm_start",
+    "workload",
 ]

@@ -195,7 +195,9 @@ def _report(request: FitRequest, result: FitResult) -> None:
     if result.finding:
         log.info(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
     if request.warm:
-        journal.note(request.run, f"{title}: {request.warm.saved(result.seconds, len(result.history))}")
+        journal.note(
+            request.run, f"{title}: {request.warm.saved(result.seconds, sum(e['epoch'] > 0 for e in result.history))}"
+        )
     if result.cut_short:
         after = f" after epoch {len(result.history)}" if result.history else " before it was complete"
         journal.note(request.run, f"{title}: the budget ended the fit{after}")

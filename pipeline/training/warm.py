@@ -9,8 +9,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-SHARE = 0.25
-"""Epochs and patience of a warm fit, as a share of those of a cold one; rounded up."""
+SHARES = {"epochs": 0.25, "patience": 0.2}
+"""Of a warm fit, as a share of those of a cold one; rounded up."""
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -31,7 +31,7 @@ class PreviousFit:
 
         A learning-rate schedule spans the fewer epochs.
         """
-        changed = {name: max(1, math.ceil(SHARE * getattr(config, name))) for name in ("epochs", "patience")}
+        changed = {name: max(1, math.ceil(share * getattr(config, name))) for name, share in SHARES.items()}
         return config.model_copy(update=changed)
 
     @torch.no_grad()
