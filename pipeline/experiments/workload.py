@@ -11,6 +11,8 @@ from pipeline.training.context import ModelConfig
 
 NUMBER = 4
 """Bytes of a number."""
+NEAREST = 48.0
+"""How often all similarities of an item to the others are touched until the nearest are found."""
 SKEW = 3.0
 """Mean squared length of a history, over the squared mean length: lengths are skewed."""
 LEARNING_PASSES = 12
@@ -71,7 +73,8 @@ def of_evaluation(family: str, config: ModelConfig, shape: Shape) -> Work:
 def of_publishing(shape: Shape, top_n: int) -> Work:
     """Lists of all users, and the published tables."""
     ranked = Work(2.0 * shape.users * shape.items * STATE, 4.0 * NUMBER * shape.users * shape.items)
-    return ranked + Work(0.0, 400.0 * shape.rows + 1_000.0 * shape.users * top_n, PUBLISHING_STEPS)
+    similar = Work(2.0 * shape.items**2 * STATE, NEAREST * NUMBER * shape.items**2)
+    return ranked + similar + Work(0.0, 400.0 * shape.rows + 1_000.0 * shape.users * top_n, PUBLISHING_STEPS)
 
 
 def epochs_of(config: ModelConfig) -> int | None:
@@ -104,7 +107,7 @@ def _slim(config: ModelConfig, shape: Shape) -> Work:
 
 
 def _neighbors(config: ModelConfig, shape: Shape) -> Work:
-    return Work(moved=6.0 * NUMBER * _pairs(shape))
+    return Work(moved=6.0 * NUMBER * _pairs(shape) + NEAREST * NUMBER * shape.items**2)
 
 
 def _ials(config: ModelConfig, shape: Shape) -> Work:

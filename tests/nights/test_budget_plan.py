@@ -41,9 +41,8 @@ NIGHTS = [
     ("2 cores", "ml-1m", 12.0, "mixed"),
     ("2 cores", "gowalla", 30.0, "right"),
     ("2 cores", "lastfm", 12.0, "slow"),
-    ("2 cores", "beauty", 12.0, "fast"),
+    ("2 cores", "beauty", 8.0, "fast"),
     ("2 cores", "20m", 40.0, "slow"),
-    ("16 cores", "20m", 12.0, "mixed"),
     ("16 cores", "gowalla", 12.0, "slow"),
     ("GPU", "gowalla", 2.5, "mixed"),
     ("GPU", "20m", 6.0, "slow"),
@@ -56,8 +55,6 @@ def test_most_of_the_budget_is_used_and_no_more_and_what_fits_is_not_skipped(
 ):
     night = SimulatedNight(tmp_path, minutes, SHAPES[shape], MACHINES[machine], ERRORS[error])
     used = night.run(monkeypatch)
-    print(f"USED {machine:9s} {shape:8s} {error:6s} {used:.3f} skipped {night.skipped}")
-    print([(t, round(s, 1)) for t, s in night.log])
     assert 0.85 <= used <= 1.05
     for label, (at, seconds) in night.skipped.items():
         assert seconds > 0.3 * (60 * minutes - at), f"{label} would have fitted"
