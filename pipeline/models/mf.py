@@ -1,6 +1,7 @@
 """Matrix factorization with item biases and sampled negatives (BPR: Rendle et al., UAI 2009)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -54,6 +55,7 @@ class MatrixFactorization(Recommender):
 
     family = "mf"
     Config = MatrixFactorizationConfig
+    rows_of_state: ClassVar[Mapping[str, str]] = {"user.weight": "users", "item.weight": "items"}
 
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)

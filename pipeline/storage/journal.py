@@ -79,6 +79,12 @@ def record_artifact(run: "Run", result: Path) -> None:
         file.write(f"{result.parent.name}/{result.name}\n")
 
 
+def artifacts(run: "Run", run_id: str, layer: str) -> list[Path]:
+    """Results of a layer of the lake that the run `run_id` of the same data set built or reused, in order."""
+    names = state_files.read_lines(run.home.journal(run.dataset) / run_id / "folders.txt")
+    return [run.home.lake(run.dataset) / name for name in dict.fromkeys(names) if name.startswith(f"{layer}/")]
+
+
 def note(run: "Run", text: str, ids: Ids | None = None) -> None:
     """Log a message and keep it in notes.jsonl. A text that begins with `warning: ` is a warning.
 
