@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing'
 STAMP := $(VENV)/installed
 
-.PHONY: install run test-unit test test-server test-all coverage wheel-check bench gpu-check faults soak lint format clean
+.PHONY: install run test-unit test test-server test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -43,6 +43,10 @@ wheel-check: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
+
+# the hot paths next to bare kernels, in ratios of CPU time; minutes, and not part of `make test`
+bench-smoke: install
+	$(BIN)/python -m tests.benchmarks.bench_hot_paths --check
 
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu
