@@ -14,6 +14,7 @@ from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
 from pipeline.datasets.loader import resolve_data
+from pipeline.preparation import seen
 from pipeline.sources import column_names
 from pipeline.stages import DATA_STAGES
 from pipeline.storage import expressions, forgotten_users, home_identity, journal
@@ -41,6 +42,7 @@ def prepare(
     if run_id and not re.fullmatch(RUN_ID, run_id):
         raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = loader.load_settings(dataset, recipe, overrides)
+    settings = seen.completed(settings)
     if until not in DATA_STAGES:
         from pipeline.experiments.families import family_of, with_weights  # imports torch
 

@@ -16,6 +16,7 @@ from pipeline.core.bootstrap import intervals
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
 from pipeline.preparation.events import masking_condition, target_condition
+from pipeline.preparation.seen import SeenRule
 from pipeline.schemas import tables
 from pipeline.schemas.tables import metric_name
 from pipeline.storage import journal, warehouse
@@ -62,7 +63,8 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
         rows = warehouse.literal(raw / "interactions.parquet")
         kinds = run.settings.dataset.events
         con.execute(
-            f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking_condition(kinds)}, false) AS masks, "
+            f"CREATE TEMP VIEW source_rows AS SELECT *, {SeenRule.of(run.settings).masks_until()} AS masks_until, "
+            f"coalesce({masking_condition(kinds)}, false) AS masks, "
             f"coalesce({target_condition(kinds)}, false) AS is_target FROM read_parquet({rows})"
         )
         newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pipeline.config.run import Run
 from pipeline.models import Recommender
-from pipeline.preparation.events import codes, masking_rows
+from pipeline.preparation.events import codes
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
+from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.ranking.ranks import top_k
@@ -53,8 +54,9 @@ def recommend(
 
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
-    rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user. Scores
-    include the boosts of the rules; reasons are those of the model's own scores.
+    rows (of event types, of those that mask; with `seen = "allow"`, of those of the last `hide_days`), nor one that a
+    rule holds back: `suppressed` then counts the user. Scores include the boosts of the rules; reasons are those of the
+    model's own scores.
     """
     model, known, per_item = fitted.model, fitted.known, run.settings.export.reasons
     explain = model.explainer() if per_item else None
@@ -65,9 +67,8 @@ def recommend(
     k = min(run.settings.export.top_n, known.n_items)
     items = pl.read_parquet(encoded / "items.parquet")
     all_users, pairs = _source_pairs(rows, encoded, items)
-    dataset = run.settings.dataset
     filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
-    masking = pairs.filter(masking_rows(rows, pairs["row"], dataset.events)) if dataset.events else pairs
+    masking = pairs.filter(hidden(rows, pairs["row"], run.settings, rows["timestamp"].max()))
     seen = _history(masking, all_users.height, items.height)
     own_history = known.history()
     filtered_out_history = _history(filtered_out, all_users.height, items.height)
