@@ -1,3 +1,14 @@
 """Filters, conditions, ids, encoding and splitters: functions on Polars frames."""
 
-__all__ = ["encoding", "events", "filters", "ids", "published_split", "row_names", "seen", "split_checks", "splitters"]
+__all__ = [
+    "capacity",
+    "encoding",
+    "events",
+    "filters",
+    "ids",
+    "published_split",
+    "row_names",
+    "seen",
+    "split_checks",
+    "splitters",
+]
