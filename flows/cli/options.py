@@ -107,16 +107,26 @@ def _add_queries(command: Command) -> None:
         "models", "models --markdown", home=False,
     )  # fmt: skip
     models.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    for name, help, what, example in (
-        ("recommend", "print a user's published recommendations", "user", "u0001"),
-        ("similar", "print the items most similar to an item", "item", "b0001"),
+    for name, module, help, what, example in (
+        ("recommend", "recommend", "print a user's published recommendations", "user", "u0001"),
+        ("similar", "query", "print the items most similar to an item", "item", "b0001"),
     ):
         query = command(
-            f"flows.cli.query:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
+            f"flows.cli.{module}:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
         )
         _add_dataset(query)
         query.add_argument(what, help=f"{what} id, as in the source")
         query.add_argument("-n", type=int, default=20, help="number of items (default: 20)")
+        if name == "recommend":
+            query.add_argument(
+                "--list", metavar="NAME", default="", help="another list than the default one: [lists.NAME]"
+            )
+            query.add_argument(
+                "--attribute",
+                metavar="NAME=VALUE",
+                default="",
+                help="what is known of a new user, for the list of [export] fallback_by",
+            )
     explain = command(
         "flows.cli.explain:explain", "explain a published model's score of an item for a user",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",

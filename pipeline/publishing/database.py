@@ -60,7 +60,9 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             OF_THE_CATALOG[table](con, raw, lists)
             continue
         con.execute(table.ddl)
-        files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        files = (
+            lists / f"{table.name}[-.]*parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        )
         if table in FILLED_LATER:
             continue
         if list(files.parent.glob(files.name)):

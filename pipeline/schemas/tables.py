@@ -82,9 +82,48 @@ RECOMMENDATIONS = Table(
     "recommendations", "Top-N items for every user", ("user_id", "rank"),
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
      "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
-     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule"),
+     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule; "
+                             "explore: a new item that was drawn, with score 0"),
      "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
     volatile=("run_id", "generated_at"),
+)  # fmt: skip
+RECOMMENDATIONS_IN = Table(
+    "recommendations_in", "Further lists of every user, one for each [lists.NAME] of the recipe",
+    ("list", "user_id", "rank"),
+    {"list": Column(TEXT, "NAME of the list; the default list is the table recommendations"),
+     **RECOMMENDATIONS.columns},
+    volatile=RECOMMENDATIONS.volatile,
+)  # fmt: skip
+RECOMMENDATIONS_BY = Table(
+    "recommendations_by", "Top items of every user by the values of an attribute; filled with export.by",
+    ("user_id", "attribute", "value", "rank"),
+    {"user_id": _USER, "attribute": Column(TEXT, "Attribute of items"),
+     "value": Column(TEXT, "Value of the attribute: one of those whose best items score highest for the user"),
+     "rank": Column(INT, "1 is the best item with the value"), "item_id": _ITEM,
+     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user")},
+)  # fmt: skip
+FALLBACK_ITEMS = Table(
+    "fallback_items", "Lists for users who are not known yet, by an attribute of users; filled with export.fallback_by",
+    ("attribute", "value", "rank"),
+    {"attribute": Column(TEXT, "Attribute of users; null: the list for all others", nullable=True),
+     "value": Column(TEXT, "Value of the attribute", nullable=True), "rank": _RANK, "item_id": _ITEM,
+     "score": Column(FLOAT, "Interactions of users with the value, plus the popularity among all as 100 interactions; "
+                            "boosts included"), "run_id": _RUN},
+    volatile=("run_id",),
+)  # fmt: skip
+TRENDING_ITEMS = Table(
+    "trending_items", "Items that grow most against their own past; filled with export.trending",
+    ("window_days", "attribute", "value", "rank"),
+    {"window_days": Column(INT, "Recent days, back from the newest interaction"),
+     "attribute": Column(TEXT, "Attribute of items; null: among all items", nullable=True),
+     "value": Column(TEXT, "Value of the attribute", nullable=True),
+     "rank": Column(INT, "1 has the highest ci_low"), "item_id": _ITEM,
+     "growth": Column(FLOAT, "Change of the item's share of all interactions, shrunk towards 1; 2: twice the share"),
+     "ci_low": Column(FLOAT, "Lower end of its 95 % interval; above 1: the item surely grows"),
+     "ci_high": Column(FLOAT, "Upper end of the interval"),
+     "recent": Column(BIG, "Interactions in the recent days"), "past": Column(BIG, "Interactions in its past"),
+     "run_id": _RUN},
+    volatile=("run_id",),
 )  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
@@ -149,7 +188,8 @@ PREDICTIONS = Table(
 )  # fmt: skip
 SUPPRESSED = Table(
     "suppressed", "Items that a rule in [export] removed from lists", ("item_id", "rule"),
-    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote: an item that a promotion displaced"),
+    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote, explore: an item that a promotion "
+                           "or a new item displaced"),
      "reason": Column(TEXT, "Reason given in the rule's file, or the rule's condition", nullable=True),
      "users": Column(BIG, "Users whose list would have contained the item")},
 )  # fmt: skip
@@ -275,7 +315,9 @@ REALISED = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES,
+    RECOMMENDATIONS, RECOMMENDATIONS_IN, RECOMMENDATIONS_BY, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, TRENDING_ITEMS,
+    FALLBACK_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
+    USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
     ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
 )  # fmt: skip

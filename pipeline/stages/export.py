@@ -1,17 +1,29 @@
 """Turns the champion into tables with the source's ids: top-N for every user, similar and popular items, vectors."""
 
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
 import torch
 
+from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
-from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules, item_conditions, item_tables, similar_items, user_lists
+from pipeline.publishing import (
+    business_rules,
+    cold_users,
+    explore,
+    item_conditions,
+    item_tables,
+    lists_by_attribute,
+    similar_items,
+    trending,
+    user_lists,
+    wanted_lists,
+)
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
@@ -28,7 +40,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
 
     `champion` is the refit on all rows, `fitted` are the night's models, `measured` their evaluations.
     """
-    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    all_listed = wanted_lists.read_all(run)
+    listed = all_listed[wanted_lists.DEFAULT]
 
     def write(folder: Path) -> lake.StageResult:
         set_threads(run.settings.threads)
@@ -45,27 +58,30 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         known_items = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")
         night = night_date(run.as_of, run.started_at)
         described = item_conditions.of_raw(raw, known_items, run.settings.dataset.items, night)
-        rules = business_rules.rules_of(export, listed, described, attributes)
         for text, examples in business_rules.unknown_items(listed, items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
-        _note_rules(run, rules)
-        out = rules.out(ids)
         others = item_conditions.of_raw(
             raw, items.filter(~pl.col("item_id").is_in(ids.implode())), run.settings.dataset.items, night
         )
+        clock = explore.Clock(items["last_seen"].max(), described["last_seen"].max(), night)
+        basis = wanted_lists.Basis(run, explore.Frames(described, others, attributes), clock, rows)
+        wanted = wanted_lists.wanted(basis, all_listed)
+        rules = wanted[0].rules
+        out = rules.out(ids)
         unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
         if len(out):  # for the audit
             ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
-        lists, suppressed, of_model = 0, user_lists.Suppressed(), user_lists.Fitted(model, known)
-        for number, part in enumerate(user_lists.recommend(run, of_model, rows, encoded, rules, suppressed)):
+        cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
+        fitted_model = user_lists.Fitted(model, known, cold, by)
+        lists, further = 0, Counter[str]()
+        for number, part in enumerate(user_lists.recommend(run, fitted_model, rows, encoded, wanted)):
             lists += part.lists.height
-            named = part.lists.with_columns(model=pl.lit(label))
-            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, named)
-            _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
+            further.update(_write_part(folder, number, part, label))
+        _note_lists(run, wanted, lists, further)
         other_tables = {
-            tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
+            tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
                 model, label, known.pairs(), ids, export.similar_items, rules.allowed
             ),
@@ -79,6 +95,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()),
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
+            **_trending(run, raw, rows, unlisted),
+            **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
         for table, content in other_tables.items():
             _write(folder / f"{table.name}.parquet", table, content)
@@ -87,36 +105,70 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
     return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
 
 
-def _note_rules(run: Run, rules: business_rules.Rules) -> None:
-    """Note how many items the rules exclude, boost and promote. Raises Refused if conditions leave no item."""
-    counts, n_items = business_rules.excluded_counts(rules), len(rules.rule)
-    found = [f"{rule} excludes {n:,} of {n_items:,} items" for rule, n in counts.items()]
-    if counts.keys() & {"exclude_where", "only_where"} and sum(counts.values()) == n_items:
-        raise Refused(f"the rules of [export] leave no item to recommend: {', '.join(found)}")
-    if rules.boost is not None:
-        found.append(f"boosts change {int((rules.boost != 1).sum()):,}")
-    promotable = business_rules.promotable_counts(rules)
-    found += [f"{n:,} may be promoted to place {place}" for place, (n, _) in promotable.items()]
-    if found:
-        journal.note(run, f"rules: {', '.join(found)}")
-    for place, (n, chosen) in promotable.items():
-        if not n:
-            why = (
-                f"the other rules exclude all {chosen:,} items of its choice" if chosen else "no item is of its choice"
-            )
-            journal.note(run, f"warning: export.promote: no item can be promoted to place {place}: {why}")
+def _write_part(folder: Path, number: int, part: user_lists.Part, label: str) -> dict[str, int]:
+    """Write a part of the lists; returns the rows of further lists by name."""
+    name = f"{number:04d}.parquet"
+    _write(folder / f"recommendations-{name}", tables.RECOMMENDATIONS, part.lists.with_columns(model=pl.lit(label)))
+    _write(folder / f"reasons-{name}", tables.REASONS, part.reasons)
+    if part.by is not None:
+        _write(folder / f"recommendations_by-{name}", tables.RECOMMENDATIONS_BY, part.by)
+    if part.named is None:
+        return {}
+    named = part.named.with_columns(model=pl.lit(label))
+    _write(folder / f"recommendations_in-{name}", tables.RECOMMENDATIONS_IN, named)
+    return dict(part.named.group_by("list").len().iter_rows())
+
+
+def _note_lists(run: Run, wanted: list[user_lists.Wanted], rows: int, further: Counter[str]) -> None:
+    """Note the rows of further lists by name, and the places that were drawn; `rows`: of the default list."""
+    if len(wanted) > 1:
+        journal.note(run, wanted_lists.summary(further, wanted))
+    for each in wanted:
+        if each.explorer is not None:
+            journal.note(run, each.explorer.summary(each.name, further[each.name] if each.name else rows))
+
+
+def _trending(run: Run, raw: Path, rows: pl.DataFrame, unlisted: pl.Series) -> dict[Table, pl.DataFrame]:
+    """tables.TRENDING_ITEMS, without the items `unlisted`; nothing without `export.trending`."""
+    if (config := run.settings.export.trending) is None:
+        return {}
+    values = lists_by_attribute.values_of(raw, config.by) if config.by else None
+    found, problems = trending.trending(positive_rows(run, rows), unlisted, config, values)
+    for problem in problems:
+        journal.note(run, f"warning: {problem}")
+    return {tables.TRENDING_ITEMS: found}
+
+
+def _cold_users(run: Run, raw: Path, encoded: Path, known: Interactions) -> cold_users.ColdUsers | None:
+    """The fallback by an attribute of users; None without `export.fallback_by`."""
+    if (name := run.settings.export.fallback_by) is None:
+        return None
+    held = known.held_out()
+    users = pl.read_parquet(encoded / "users.parquet")["user_id"]
+    return cold_users.ColdUsers.of(raw, name, held.users, held.items, cold_users.Known(users, known.n_items))
+
+
+def _by_attribute(run: Run, raw: Path, ids: pl.Series) -> tuple[lists_by_attribute.Values, ByAttribute] | None:
+    """The values of the attribute of `export.by`; None without it."""
+    if (by := run.settings.export.by) is None:
+        return None
+    values = lists_by_attribute.Values.read(raw, by.attribute, ids)
+    text = f"recommendations_by: {by.attribute} has {len(values.names):,} values; each user gets lists of at most "
+    journal.note(run, f"{text}{by.values} of them, those with the best items (export.by.values)")
+    return values, by
 
 
 def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
-    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    listed = wanted_lists.read_all(run)
     return lake.Spec(
         call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
         version=VERSION,
         settings={
             **item_conditions.key_settings(run),
-            "rules": business_rules.fingerprint(listed),
+            "rules": business_rules.fingerprint(listed[wanted_lists.DEFAULT]),
+            **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
         },
         parents=(raw, encoded, champion, *fitted, *measured),

@@ -19,6 +19,11 @@ README = BLOCK.findall((CHECKOUT / "README.md").read_text())
 
 EMPTY = (
     "outcome <> 'published'",
+    "source = 'explore'",
+    "recommendations_in",
+    "recommendations_by",
+    "trending_items",
+    "fallback_items",
     "realised_over_nights",
     "not passed",
     "rejected_rows",
