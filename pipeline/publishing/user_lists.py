@@ -139,14 +139,14 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask; with `seen = "allow"`, of those of the last `hide_days`), nor one that a
     rule holds back: `suppressed` then counts the user. Scores include the boosts of the rules; reasons are those of the
-    model's own scores. The first of the `wanted` lists is the default one; all are made from one scoring pass, but for each set of boosts, and for users whose best items a rule
-    excludes.
+    model's own scores. The first of the `wanted` lists is the default one; all are made from one scoring pass, but for
+    each set of boosts, and for users whose best items a rule excludes.
     """
     known, per_item = fitted.known, run.settings.export.reasons
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    for users in _users(run, known, rows, encoded, items):
+    for users in users_of(run, known, rows, encoded, items):
         makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
         default, *others = wanted
         lists, source = _lists(makers, default, ids)
@@ -184,9 +184,9 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
     return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
 
 
-def _users(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
+def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
     """The users who get lists, ordered by id, at most USERS_PER_PART at once."""
-    device, dataset = known.users.device, run.settings.dataset
+    device = known.users.device
     all_users, pairs = _source_pairs(rows, encoded, items)
     filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
     masking = pairs.filter(hidden(rows, pairs["row"], run.settings, rows["timestamp"].max()))
