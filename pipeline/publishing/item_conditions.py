@@ -20,7 +20,7 @@ from pipeline.storage import expressions, warehouse
 from pipeline.storage.expressions import NIGHT_DATE, Expression
 
 CATALOG = "the item catalog"
-ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore",
+ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore", "holdback",
          "by", "trending", "fallback_by", "audiences")  # fmt: skip
 """Keys of `[export]` that enter the key of its result only where they are set."""
 

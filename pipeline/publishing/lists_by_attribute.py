@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -40,10 +42,11 @@ class Values:
         items = torch.from_numpy(listed["item"].cast(pl.Int64).to_numpy(writable=True))
         return cls(names, items, torch.from_numpy(of.to_numpy(writable=True)))
 
-    def members(self, value: int) -> Tensor:
-        """Items of a value, (I_v,)."""
-        start, end = torch.searchsorted(self.of, torch.tensor([value, value + 1], device=self.of.device)).tolist()
-        return self.items[start:end]
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """First place of each value in `items`, and the one after its last."""
+        ends = torch.bincount(self.of, minlength=len(self.names)).cumsum(0).tolist()
+        return list(pairwise([0, *ends]))
 
     def to(self, device: torch.device) -> "Values":
         """The same on another device."""
@@ -55,11 +58,25 @@ def values_of(raw: Path, attribute: str) -> pl.DataFrame:
     return attributes.item_attributes(raw).filter(attribute=attribute).select("item_id", "value")
 
 
+@dataclass(frozen=True)
+class ValueLists:
+    """Lists of some users, one for each of their values."""
+
+    users: Tensor
+    """(R,) row of the user."""
+    values: Tensor
+    """(R,) index of the value."""
+    items: Tensor
+    """(R, n) best first; -1 where a list ends."""
+    scores: Tensor
+    """(R, n)"""
+
+
 @torch.no_grad()
 def lists_by(
     model: Recommender, inputs: ServeInputs, allowed: Tensor | None, values: Values, config: ByAttribute
-) -> Iterator[tuple[Tensor, int, Tensor, Tensor]]:
-    """Rows of users (R,), a value, and their best items (R, n) with scores, by tiles; -1 where a list ends.
+) -> Iterator[ValueLists]:
+    """Lists of all users by value, in tiles of users.
 
     A user has lists of the `config.values` values whose best items have the highest scores, ties by name. Each list has
     the best items of its value that are `allowed` (I,) and not in the mask. Users that the model can't serve are ranked
@@ -68,18 +85,18 @@ def lists_by(
     assert inputs.fallback is not None
     by_model = served(model, inputs.users, inputs.history)
     size = max(1, CELLS // max(inputs.n_items, len(values.items)))
+    if not len(values.names):
+        return
     for rows in in_tiles(by_model, size):
-        yield from _of_tile(
-            rows, model.score(inputs.users[rows], inputs.history[rows]), inputs, allowed, values, config
-        )
+        scores = model.score(inputs.users[rows], inputs.history[rows])
+        yield _of_tile(rows, _listable(scores, rows, inputs, allowed), values, config)
     for rows in in_tiles(~by_model, size):
         scores = inputs.fallback.expand(len(rows), -1)
-        yield from _of_tile(rows, scores, inputs, allowed, values, config)
+        yield _of_tile(rows, _listable(scores, rows, inputs, allowed), values, config)
 
 
-def _of_tile(
-    rows: Tensor, scores: Tensor, inputs: ServeInputs, allowed: Tensor | None, values: Values, config: ByAttribute
-) -> Iterator[tuple[Tensor, int, Tensor, Tensor]]:
+def _listable(scores: Tensor, rows: Tensor, inputs: ServeInputs, allowed: Tensor | None) -> Tensor:
+    """Scores (B, I), -inf where an item must not be listed. Raises ScoreError for a score that is NaN or +inf."""
     refuse_non_finite(scores.amax(1), inputs.users[rows])
     kept = scores.float().clamp(min=LOWEST)  # (B, I)
     if allowed is not None:
@@ -87,43 +104,47 @@ def _of_tile(
     if inputs.mask is not None:
         masked = inputs.mask[rows]
         kept[masked.rows, masked.items] = -torch.inf
-    best = kept.new_full((len(rows), len(values.names)), -torch.inf)  # (B, V)
-    best.scatter_reduce_(1, values.of.expand(len(rows), -1), kept[:, values.items], "amax")
+    return kept
+
+
+def _of_tile(rows: Tensor, scores: Tensor, values: Values, config: ByAttribute) -> ValueLists:
+    ordered = scores.index_select(1, values.items)  # (B, E): by value, so that each has columns next to one another
+    best = torch.stack([ordered[:, start:end].amax(1) for start, end in values.spans], 1)  # (B, V)
     top, chosen, _ = largest(best, min(config.values, len(values.names)))  # (B, m) each
-    chosen = torch.where(top > -torch.inf, chosen, -1)
-    for value in chosen.unique().tolist():
-        if value < 0:
-            continue
-        users = (chosen == value).any(1).nonzero().squeeze(1)  # (R,)
-        members = values.members(value)  # (I_v,)
-        found, at, _ = largest(kept[users][:, members], min(config.top_n, len(members)))  # (R, n) each
-        yield rows[users], value, torch.where(found > -torch.inf, members[at], -1), found
+    user, place = (top > -torch.inf).nonzero(as_tuple=True)  # (R,) each
+    value = chosen[user, place]  # (R,)
+    items = rows.new_full((len(user), config.top_n), -1)  # (R, n)
+    found = scores.new_full((len(user), config.top_n), -torch.inf)  # (R, n)
+    by_value = value.argsort(stable=True)
+    for group in by_value.split(torch.unique(value, return_counts=True)[1].tolist()):
+        start, end = values.spans[int(value[group[0]])]
+        own, at, _ = largest(ordered[user[group], start:end], min(config.top_n, end - start))  # (G, n') each
+        items[group, : own.shape[1]] = torch.where(own > -torch.inf, values.items[start:end][at], -1)
+        found[group, : own.shape[1]] = own
+    return ValueLists(rows[user], value, items, found)
 
 
 def frame(
-    lists: Iterator[tuple[Tensor, int, Tensor, Tensor]],
-    attribute: str,
-    names: pl.Series,
-    users: pl.Series,
-    ids: pl.Series,
+    lists: Iterator[ValueLists], attribute: str, names: pl.Series, users: pl.Series, ids: pl.Series
 ) -> pl.DataFrame:
     """Rows of tables.RECOMMENDATIONS_BY; users (N,) and ids (I,) are the source's."""
     parts = [tables.RECOMMENDATIONS_BY.empty()]
-    for rows, value, items, scores in lists:
-        n, k = items.shape
+    for made in lists:
+        n, k = made.items.shape
         flat = pl.DataFrame(
             {
-                "row": rows.repeat_interleave(k).cpu().numpy(),
+                "user": made.users.repeat_interleave(k).cpu().numpy(),
+                "value": made.values.repeat_interleave(k).cpu().numpy(),
                 "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(n).numpy(),
-                "item": items.flatten().cpu().numpy(),
-                "score": scores.flatten().double().cpu().numpy(),
+                "item": made.items.flatten().cpu().numpy(),
+                "score": made.scores.flatten().double().cpu().numpy(),
             }
         ).filter(pl.col("item") >= 0)
         parts.append(
             flat.select(
-                users.gather(flat["row"]).alias("user_id"),
+                users.gather(flat["user"]).alias("user_id"),
                 pl.lit(attribute).alias("attribute"),
-                pl.lit(names[value]).alias("value"),
+                names.gather(flat["value"]).alias("value"),
                 "rank",
                 ids.gather(flat["item"]).alias("item_id"),
                 "score",

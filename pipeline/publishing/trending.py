@@ -61,8 +61,8 @@ def growth(recent: pl.Series, past: pl.Series) -> list[pl.Series]:
     Let x and b be the Poisson counts of an item in the recent and the past period, X and B those of all items. With
     gamma priors on both rates, x of x + b is beta-binomial with the mean q = X / (X + B), the share of an item that
     grows as all do. Its prior Beta(a, c) has that mean and the precision a + c = (1 - r) / r; r, the correlation within
-    an item, is estimated from all items by moments, within PRECISION (Kleinman, "Proportions with extraneous
-    variance", JASA 1973):
+    an item, is estimated from all items by moments, within PRECISION (Kleinman, "Proportions with
+    extraneous variance", JASA 1973):
     r = (S / q(1 - q) - (N - 1)) / (n - Σ n_i² / n - (N - 1)), with S = Σ n_i (x_i / n_i - q)², n_i = x_i + b_i.
     Growth is the posterior odds (a + x) / (c + b), over the prior odds a / c: 2 means twice the item's share of all
     interactions. The interval has the 2.5 % and 97.5 % quantiles of the posterior, as the same ratio of odds.

@@ -83,9 +83,10 @@ RECOMMENDATIONS = Table(
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
      "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
      "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule; "
-                             "explore: a new item that was drawn, with score 0"),
-     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
-    volatile=("run_id", "generated_at"),
+                             "explore: a new item that was drawn, with score 0; holdback: by the runner-up"),
+     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC"),
+     "list_id": Column(TEXT, "Id of the user's list of this night, for logs of impressions")},
+    volatile=("run_id", "generated_at", "list_id"),
 )  # fmt: skip
 RECOMMENDATIONS_IN = Table(
     "recommendations_in", "Further lists of every user, one for each [lists.NAME] of the recipe",
@@ -318,7 +319,8 @@ REALISED = Table(
     "realised", "Lists of earlier nights, measured on what users did after the data of the lists ended",
     ("run_id", "list_source", "horizon_days", "metric", "cutoff", "segment"),
     {"run_id": Column(TEXT, "Night that published the lists"),
-     "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired"),
+     "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired; "
+                                 "model - holdback: two groups of users"),
      "horizon_days": Column(INT, "Days after the newest interaction that the lists were made of"),
      "metric": METRICS.columns["metric"], "cutoff": METRICS.columns["cutoff"],
      "segment": Column(TEXT, "all, or the users whose list has this source, promoted rows aside"),

@@ -14,6 +14,7 @@ from pipeline.publishing import (
     churn,
     database,
     explore,
+    holdback,
     item_conditions,
     wanted_lists,
 )
@@ -65,6 +66,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
         },
     )
     active_users.create_view(con, export)
+    holdback.create_view(con, export)
     night = item_conditions.of_published(
         con, run.settings.dataset.items, expressions.night_date(run.as_of, run.started_at)
     )
@@ -74,11 +76,15 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     wanted_lists.create_tables(con, run, night, encoded)
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
+    realised.create_deciding(con, run)
     failed = checks.run_checks(con, run, "output")
     wanted_lists.drop_tables(con)
-    con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users")
+    con.execute(
+        "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users; "
+        "DROP VIEW held_users"
+    )
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
-        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE explorable_items"
+        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE explorable_items; DROP TABLE deciding"
     )
     return failed

@@ -1,6 +1,7 @@
 """Turns the champion into tables with the source's ids: top-N for every user, similar and popular items, vectors."""
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from pipeline.publishing import (
     business_rules,
     cold_users,
     explore,
+    holdback,
     item_conditions,
     item_tables,
     lists_by_attribute,
@@ -34,14 +36,31 @@ from pipeline.training.device import resolve_device, set_threads
 from pipeline.training.interactions import Interactions
 
 VERSION = 2
-OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal nights share this folder
+OF_THE_NIGHT = ("run_id", "generated_at", "list_id")  # added when published, so that equal nights share this folder
 
 
-def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> Path:
-    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item.
+@dataclass(frozen=True)
+class Models:
+    """Results of the night's models."""
 
-    `champion` is the refit on all rows, `fitted` are the night's models, `measured` their evaluations.
-    """
+    champion: Path
+    """The refit on all rows."""
+    fitted: list[Path]
+    """The night's models, as fitted on train."""
+    measured: list[Path]
+    """Their evaluations."""
+    runner_up: Path | None = None
+    """Refit on all rows of the model for `[export.holdback]`."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All of them, as parents in the lake."""
+        return (self.champion, *self.fitted, *self.measured, *([self.runner_up] if self.runner_up else []))
+
+
+def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
+    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item."""
+    champion, fitted, measured = models.champion, models.fitted, models.measured
     all_listed = wanted_lists.read_all(run)
     listed = all_listed[wanted_lists.DEFAULT]
 
@@ -76,9 +95,11 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
         cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
+        lists, further, second = 0, Counter[str](), models.runner_up
+        other = holdback.Other(load(second, device), lake.info(second)["label"]) if second else None
         fitted_model = user_lists.Fitted(model, known, cold, by)
-        lists, further = 0, Counter[str]()
-        for number, part in enumerate(user_lists.recommend(run, fitted_model, rows, encoded, wanted)):
+        parts = holdback.with_holdback(run, rows, encoded, wanted, fitted_model, (holdback.Other(model, label), other))
+        for number, part in enumerate(parts):
             lists += part.lists.height
             further.update(_write_part(folder, number, part, label))
         _note_lists(run, wanted, lists, further)
@@ -105,13 +126,13 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             _write(folder / f"{table.name}.parquet", table, content)
         return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
-    return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
+    return lake.build(run, spec(run, raw, encoded, models), write)
 
 
 def _write_part(folder: Path, number: int, part: user_lists.Part, label: str) -> dict[str, int]:
     """Write a part of the lists; returns the rows of further lists by name."""
     name = f"{number:04d}.parquet"
-    _write(folder / f"recommendations-{name}", tables.RECOMMENDATIONS, part.lists.with_columns(model=pl.lit(label)))
+    _write(folder / f"recommendations-{name}", tables.RECOMMENDATIONS, part.lists)
     _write(folder / f"reasons-{name}", tables.REASONS, part.reasons)
     if part.by is not None:
         _write(folder / f"recommendations_by-{name}", tables.RECOMMENDATIONS_BY, part.by)
@@ -181,7 +202,7 @@ def _by_attribute(run: Run, raw: Path, ids: pl.Series) -> tuple[lists_by_attribu
     return values, by
 
 
-def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:
+def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
     listed = wanted_lists.read_all(run)
     return lake.Spec(
@@ -194,8 +215,8 @@ def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path],
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
         },
-        parents=(raw, encoded, champion, *fitted, *measured),
-        head=lake.info(champion)["label"],
+        parents=(raw, encoded, *models.folders),
+        head=lake.info(models.champion)["label"],
     )
 
 

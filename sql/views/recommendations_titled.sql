@@ -22,7 +22,8 @@ select
     recommendations.source,
     recommendations.model,
     recommendations.run_id,
-    named_reasons.because_of
+    named_reasons.because_of,
+    recommendations.list_id
 from recommendations
 left join items using (item_id)
 left join named_reasons using (user_id, rank)

@@ -55,11 +55,10 @@ def test_each_list_is_the_best_of_its_value(scores, kinds, seen, excluded, sizes
     config = ByAttribute(attribute="kind", top_n=top_n, values=most)
     inputs = ServeInputs(torch.arange(n), history, mask, fallback)
     found = {}
-    if names:
-        made = lists_by_attribute.lists_by(Table(torch.tensor(scores).float()), inputs, allowed, values, config)
-        for rows, value, items, _ in made:
-            for user, own in zip(rows.tolist(), items.tolist(), strict=True):
-                found[user, names[value]] = [item for item in own if item >= 0]
+    made = lists_by_attribute.lists_by(Table(torch.tensor(scores).float()), inputs, allowed, values, config)
+    for tile in made:
+        for user, value, own in zip(tile.users.tolist(), tile.values.tolist(), tile.items.tolist(), strict=True):
+            found[user, names[value]] = [item for item in own if item >= 0]
     wanted = {}
     for user in range(n):
         own = scores[user] if user % 2 else fallback.tolist()

@@ -176,7 +176,7 @@ def test_the_default_list_is_the_same_with_further_ones(shop):
     recipe.write_text(text)
     journal.open_run(run)
     raw, encoded, champion = made_of(shop)
-    folder = export_stage.export_tables(run, raw, encoded, champion, [], [])
+    folder = export_stage.export_tables(run, raw, encoded, export_stage.Models(champion, [], []))
     alone = pl.read_parquet(folder / "recommendations-*.parquet").select(before.columns).sort(before.columns)
     assert alone.drop("score").equals(before.drop("score"))
     assert alone["score"].to_list() == pytest.approx(before["score"].to_list(), rel=1e-5)

@@ -16,6 +16,8 @@ AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
+    "held_users": "(user_id varchar)",
+    "deciding": "(metric varchar, cutoff integer)",
     "wanted": "(top_n integer, exact boolean, explored integer, by_n integer, by_values integer)",
     "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
@@ -32,10 +34,10 @@ AUDIT_TABLES = {
 }
 
 
-@pytest.fixture
-def published(tmp_path):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
     """The tables and views of a published file, closed and opened again, without rows."""
-    path = tmp_path / "published.duckdb"
+    path = tmp_path_factory.mktemp("published") / "published.duckdb"
     with warehouse.connect(path) as con:
         for table in tables.PUBLISHED:
             con.execute(table.ddl)
@@ -45,8 +47,16 @@ def published(tmp_path):
 
 
 @pytest.fixture
-def good():
+def good(warehouse_of_two):
     """A tiny warehouse in which every check passes: two users, four items, two recommendations each."""
+    warehouse_of_two.execute("begin")
+    yield warehouse_of_two
+    warehouse_of_two.execute("rollback")
+
+
+@pytest.fixture(scope="module")
+def warehouse_of_two():
+    """See `good`, which undoes what a test changes."""
     with warehouse.connect() as con:
         for table in tables.PUBLISHED:
             con.execute(table.ddl)
@@ -64,11 +74,16 @@ def good():
             "insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, null, null, null, null, 0.7, 0.5)"
         )
         con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
+        con.execute("insert into deciding values ('ndcg', 10)")
+        con.execute(
+            "insert into realised values ('old', 'published - popularity', 7, 'ndcg', 10, 'all', 0.1, 0.05, 0.2, 50, 'r'), "
+            "('old', 'published - popularity', 1, 'ndcg', 10, 'all', -0.1, -0.2, -0.05, 9, 'r')"
+        )
         con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
         for user, items in {"u": "cd", "v": "ab"}.items():
             for rank, item in enumerate(items, start=1):
                 con.execute(
-                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now())"
+                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now(), 'of {user}')"
                 )
         con.execute("insert into reasons values ('u', 1, 1, 'a', 0.7), ('u', 1, 0, null, 0.3)")
         con.execute("insert into recommendations_in select 'home', * from recommendations")
@@ -104,6 +119,9 @@ FAULTS = {
     "trending_sound": "update trending_items set ci_high = 1.9",
     "audiences_sound": "update audiences set user_id = 'u' where item_id = 'a'",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
+    "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
+    "holdback_sound": "update recommendations set source = 'holdback' where user_id = 'u'",
+    "realised_above_floor": "update realised set ci_high = -0.01 where horizon_days = 7",
     "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
     "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
     "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",

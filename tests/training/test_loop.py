@@ -35,6 +35,7 @@ def fitted(context: FitContext | None = None, **keys) -> tuple[Line, int]:
     return model, fit_by_gradient(model, len(X), model.loss, config(**keys), context or FitContext())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "keys",
     [
