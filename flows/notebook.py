@@ -104,6 +104,23 @@ class Published:
             user=user,
         )  # fmt: skip
 
+    def audience(
+        self, item: str | None = None, *, attribute: str = "", value: str = "", top_n: int = 100
+    ) -> pl.DataFrame:
+        """The users who would like an item, or the items of an attribute's value, most: rank, user_id, score.
+
+        The tables are filled by nights with `[export.audiences]`. ValueError unless there is either an item, or both
+        `attribute` and `value`.
+        """
+        if (item is None) == (not attribute) or bool(attribute) != bool(value):
+            raise ValueError("an audience is that of either an item, or both attribute and value")
+        if item is not None:
+            query, params = "audiences where item_id = $item", {"item": item}
+        else:
+            query = "attribute_audiences where attribute = $attribute and value = $value"
+            params = {"attribute": attribute, "value": value}
+        return self.sql(f"select rank, user_id, score from {query} and rank <= $n order by rank", **params, n=top_n)
+
     @property
     def run(self) -> Run:
         """The night behind the tables, with its settings."""

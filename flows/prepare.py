@@ -15,6 +15,7 @@ from pipeline.core.memory import parse_bytes
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
 from pipeline.datasets.loader import resolve_data
+from pipeline.preparation import seen
 from pipeline.preparation.capacity import Capacity
 from pipeline.sources import column_names, row_estimate
 from pipeline.stages import DATA_STAGES
@@ -47,6 +48,7 @@ def prepare(
     if run_id and not re.fullmatch(RUN_ID, run_id):
         raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
     settings, toml = loader.load_settings(dataset, recipe, overrides)
+    settings = seen.completed(settings)
     if until not in DATA_STAGES:
         from pipeline.experiments.families import family_of, with_weights  # imports torch
 

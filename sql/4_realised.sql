@@ -1,5 +1,5 @@
 -- 4_realised: ranks of what users did after the data of a published night ended, in its lists and in those of popularity.
--- reads:  source_rows (with masks: the event keeps an item out of lists, and is_target: metrics count it); positives (user_id, item_id), of the target; published.recommendations, published.popular_items
+-- reads:  source_rows (with masks: the event keeps an item out of lists, until masks_until, and is_target: metrics count it); positives (user_id, item_id), of the target; published.recommendations, published.popular_items
 -- writes: nothing; returns user_id, item_id, source (of the user's list, promoted and explored rows aside; null: it has no others), rank and popularity_rank (null: not listed)
 -- params: after, until: the interactions that count; window_days of popular_items
 --
@@ -14,7 +14,7 @@ pairs as (
     select
         source_rows.user_id,
         source_rows.item_id,
-        bool_or(source_rows.masks and source_rows.timestamp <= $after) as is_known,
+        bool_or(source_rows.masks and source_rows.timestamp <= $after and source_rows.masks_until > $after) as is_known,
         bool_or(
             source_rows.is_target and source_rows.timestamp > $after and source_rows.timestamp <= $until
         ) as is_since

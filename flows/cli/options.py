@@ -127,6 +127,17 @@ def _add_queries(command: Command) -> None:
                 default="",
                 help="what is known of a new user, for the list of [export] fallback_by",
             )
+    audience = command(
+        "flows.cli.query:audience", "print the users who would like an item most",
+        "audience sample b0001", "audience sample b0001 -n 5 --json",
+        "audience sample --attribute genres --value Crime",
+        more="Filled by nights whose recipe has [export.audiences].",
+    )  # fmt: skip
+    _add_dataset(audience)
+    audience.add_argument("item", nargs="?", help="item id, as in the source")
+    audience.add_argument("--attribute", metavar="NAME", help="instead of an item: an attribute of items")
+    audience.add_argument("--value", help="value of the attribute")
+    audience.add_argument("-n", type=int, default=100, help="number of users (default: 100)")
     explain = command(
         "flows.cli.explain:explain", "explain a published model's score of an item for a user",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flows.cli.output import show
 from pipeline.config import toml_files
 from pipeline.core import paths
-from pipeline.core.errors import UnreadableInput
+from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.storage import reader
@@ -55,6 +55,29 @@ def similar(options: Namespace) -> None:
     if not found:
         require(options, "item")
         print(f"the model has no items similar to {options.item!r}", file=sys.stderr)
+    show(found, options)
+
+
+def audience(options: Namespace) -> None:
+    """The users who would like an item, or the items of an attribute's value, most."""
+    if (options.item is None) == (options.attribute is None) or (options.attribute is None) != (options.value is None):
+        raise SettingsError("audience needs either an item, or both --attribute and --value")
+    if options.item is not None:
+        where, params = "audiences where item_id = $item", {"item": options.item}
+    else:
+        where = "attribute_audiences where attribute = $attribute and value = $value"
+        params = {"attribute": options.attribute, "value": options.value}
+    text = f"select rank, user_id, score from {where} and rank <= $n order by rank"
+    found = records(options, text, {**params, "n": options.n})
+    if not found:
+        if options.item is not None:
+            require(options, "item")
+        what = f"of {options.item!r}" if options.item is not None else f"of {options.attribute} = {options.value!r}"
+        print(
+            f"the published tables have no audience {what}: it is excluded by a rule, or the recipe has no "
+            "[export.audiences] (with attributes, for those of values)",
+            file=sys.stderr,
+        )
     show(found, options)
 
 

@@ -147,6 +147,15 @@ class Trending(Section):
     """Attribute of items: a list of its own for each value, too."""
 
 
+class Audiences(Section):
+    """The users who would like an item most, in the table `audiences`, by scores that are comparable between users."""
+
+    top_n: PositiveInt = 100
+    """Users per item."""
+    attributes: list[str] = Field(default=[])
+    """Attributes of items whose values have audiences, too, in `attribute_audiences`."""
+
+
 class Export(Section):
     """What is published.
 
@@ -191,6 +200,8 @@ class Export(Section):
     """Lists by category or another attribute; absent: none."""
     trending: Trending | None = None
     """Trending items; absent: none."""
+    audiences: Audiences | None = None
+    """Audiences of items; absent: none."""
     fallback_by: str | None = None
     """Attribute of users, e.g. "country": who can't be served by the model gets what is popular among users with the
     same value. Lists of users who are not known yet are in the table `fallback_items`."""

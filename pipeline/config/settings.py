@@ -143,6 +143,13 @@ class Settings(Section):
     cold_every: PositiveInt = 7
     """With `warm_start`: every so many fits one starts from random values again; 1: all of them."""
     recipe: FileStem = "nightly"
+    seen: Literal["hide", "allow"] = "hide"
+    """allow: items that a user has may be listed again, and metrics count held-out events that repeat earlier ones. A
+    user's rows of one item stay apart (`feedback.repeats` is `separate`), and a model of the family `repeats` takes
+    part."""
+    hide_days: PositiveInt | None = None
+    """With allow: items of a user's last so many days are not listed; counted back from the newest interaction, and in
+    an evaluation from the time of the split."""
     dataset: Dataset
     split: Split = Split()
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
@@ -184,6 +191,31 @@ class Settings(Section):
         if self.devices > 1 and ":" in self.device:
             kind = self.device.partition(":")[0]
             raise ValueError(f"device = {self.device!r} is one, and devices = {self.devices}: set device = {kind!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _repeats_can_be_found(self) -> "Settings":
+        if self.seen == "hide":
+            if self.hide_days is not None:
+                raise ValueError(
+                    'hide_days goes with seen = "allow": with "hide", all items that a user has are hidden'
+                )
+            return self
+        if self.dataset.feedback.repeats not in (None, "separate"):
+            raise ValueError(
+                f'seen = "allow" needs the rows of a user and item one by one, and dataset.feedback.repeats = '
+                f'"{self.dataset.feedback.repeats}" merges them: set it to "separate", or leave it out'
+            )
+        if self.hide_days is not None and self.dataset.columns.timestamp is None:
+            raise ValueError(
+                "hide_days goes by time, and this data set has no times: set dataset.columns.timestamp, or leave "
+                "hide_days out"
+            )
+        if self.split.kind == "published" or (self.split.kind == "auto" and self.dataset.published):
+            raise ValueError(
+                'seen = "allow" can\'t be measured on a published split, which names pairs of user and item and not '
+                "their rows: set split.kind to another one"
+            )
         return self
 
     @model_validator(mode="after")

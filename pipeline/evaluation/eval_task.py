@@ -13,6 +13,7 @@ from pipeline.core.memory import total_memory
 from pipeline.evaluation import beyond_accuracy
 from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.models import Recommender
+from pipeline.preparation.seen import HIDE, SeenRule
 from pipeline.ranking.ranks import refuse_leak
 from pipeline.storage import lake
 from pipeline.training.interactions import History, Interactions
@@ -35,23 +36,42 @@ class Splits:
     device: torch.device
     recency: bool = False
     """Whether histories have the ages of their events."""
+    seen: SeenRule = HIDE
+    """Which known items are masked."""
+    kind: str = ""
+    """Kind of the split."""
     tasks: "dict[tuple[str, str], EvalTask]" = field(default_factory=dict, compare=False, repr=False)
     """Tasks that were asked for, by split and fit; on a CPU, as long as they need no more than KEPT bytes."""
 
     def of(self, *names: str) -> Interactions:
         """Rows of the named splits, ordered by user, then time."""
-        frame = pl.concat([self.frames[name] for name in names])
-        if len(names) > 1:
-            frame = frame.sort("user_idx", "timestamp", maintain_order=True)
+        frame = _by_user([self.frames[name] for name in names])
         return Interactions.of_frame(frame, self.n_users, self.n_items, self.device, self.recency)
 
-    def known(self, *names: str) -> History:
-        """Every interaction of the named splits by user, positive or not; of event types, those that mask the item."""
-        rows = self.of(*names).masking()
+    def masked(self, split: str) -> History:
+        """By user, the interactions before `split` that mask their item in its lists: all, positive or not.
+
+        Of event types, those that mask; with `seen = "allow"` none, or those of the last `hide_days`.
+        """
+        rows = self.of(*EARLIER[split])
+        if self.seen.allow:
+            earlier = _by_user([self.frames[name] for name in EARLIER[split]])
+            masking = self.seen.masking(earlier, self.frames[split], self.kind)
+            rows = rows.select(torch.from_numpy(masking.to_numpy(writable=True)).to(self.device))
+        else:
+            rows = rows.masking()
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
 
-    def off_limits(self) -> History:
-        """By user, the interactions of all splits whose items are no negatives."""
+    def off_limits(self, split: str) -> History:
+        """By user, the interactions whose items are no negatives in `split`: those of all splits.
+
+        With `seen = "allow"` what the user has may be a negative: only masked items, and those to find now or later,
+        are none.
+        """
+        if self.seen.allow:
+            masked, held = self.masked(split), _held(self.of(*SPLITS[SPLITS.index(split) :]))
+            users, items = torch.cat([masked.rows, held.rows]), torch.cat([masked.items, held.items])
+            return History.of(users, items, self.n_users, self.n_items)
         rows = self.of(*SPLITS).off_limits()
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
 
@@ -78,7 +98,7 @@ def load_splits(split_dir: Path, device: torch.device, recency: bool = False) ->
         return _LOADED[key]
     info = lake.info(split_dir)
     frames = {path.stem: pl.read_parquet(path) for path in files}
-    splits = Splits(frames, info["n_users"], info["n_items"], device, recency)
+    splits = Splits(frames, info["n_users"], info["n_items"], device, recency, SeenRule.of(info), info.get("kind", ""))
     for other in [other for other in _LOADED if (other[0], *other[3:]) != (key[0], *key[3:])]:
         del _LOADED[other]  # of another night
     held = [*_LOADED.values(), splits]  # with and without recency
@@ -157,12 +177,18 @@ def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
         return splits.tasks[split, fit]
     fitted, held = splits.fitted_on(fit), _held(splits.of(split))
     users = torch.nonzero(held.lengths).flatten()  # (N,)
-    mask = splits.known(*EARLIER[split])[users]
+    mask = splits.masked(split)[users]
     history = fitted.history()
     task = EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history)
     if splits.device.type == "cpu" and task.size + sum(other.size for other in splits.tasks.values()) <= KEPT:
         splits.tasks[split, fit] = task
     return task
+
+
+def _by_user(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of several splits, ordered by user, then time."""
+    frame = pl.concat(frames)
+    return frame.sort("user_idx", "timestamp", maintain_order=True) if len(frames) > 1 else frame
 
 
 def _held(rows: Interactions) -> History:

@@ -90,8 +90,8 @@ def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]
 
 
 def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:
-    """99 items per user of the task that the user has no row with that masks them, (N, 99)."""
-    return sampled_99(splits.off_limits()[task.users], seed, split)
+    """99 items per user of the task that are no `Splits.off_limits`, (N, 99)."""
+    return sampled_99(splits.off_limits(split)[task.users], seed, split)
 
 
 def published_candidates(candidates: pl.DataFrame, splits: Splits) -> Tensor:

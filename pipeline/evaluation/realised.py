@@ -18,6 +18,7 @@ from pipeline.core.serial_means import welch
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
 from pipeline.preparation.events import masking_condition, target_condition
+from pipeline.preparation.seen import SeenRule
 from pipeline.schemas import tables
 from pipeline.schemas.tables import metric_name
 from pipeline.storage import journal, warehouse
@@ -81,7 +82,8 @@ def facts(run: Run, raw: Path, encoded: Path) -> Iterator[warehouse.Connection]:
         rows = warehouse.literal(raw / "interactions.parquet")
         kinds = run.settings.dataset.events
         con.execute(
-            f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking_condition(kinds)}, false) AS masks, "
+            f"CREATE TEMP VIEW source_rows AS SELECT *, {SeenRule.of(run.settings).masks_until()} AS masks_until, "
+            f"coalesce({masking_condition(kinds)}, false) AS masks, "
             f"coalesce({target_condition(kinds)}, false) AS is_target FROM read_parquet({rows})"
         )
         con.execute(

@@ -48,6 +48,9 @@ class Recommender(nn.Module, ABC):
     personal: ClassVar[bool] = True
     """Different users get different scores."""
 
+    only_own_items: ClassVar[bool] = False
+    """Personal scores are of items of the history only."""
+
     def __init__(self, config: ModelConfig, n_users: int, n_items: int):
         super().__init__()
         self.config = config

@@ -33,7 +33,8 @@ class EaseConfig(WeightsConfig):
 
 
 class Ease(Recommender):
-    """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B.
+    """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B. An item
+    adds nothing to its own score: with `seen = "allow"` a user's items are ranked by what goes with them.
 
     Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); by default Λ = λI and s = 1. With
     rating_exponent, entries of X are powers of ratings, but histories are binary when serving. Where the config weighs

@@ -44,7 +44,7 @@ class SlimConfig(WeightsConfig):
 class Slim(Recommender):
     """min over B of ½|X - XB|² + l2/2 |B|² + l1 |B|₁ with diag(B) = 0; the score is a user's history times B.
 
-    Histories are binary, or have the weights of their interactions.
+    Histories are binary, or have the weights of their interactions. An item adds nothing to its own score.
 
     Columns of B are independent, so they are solved in tiles, from one inverse P = (XᵀX + (l2 + ρ)I)⁻¹.
     Kept by target item: row j has the items whose weight to j isn't 0.

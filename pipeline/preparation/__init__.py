@@ -8,6 +8,7 @@ __all__ = [
     "ids",
     "published_split",
     "row_names",
+    "seen",
     "split_checks",
     "splitters",
 ]

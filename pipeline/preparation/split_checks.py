@@ -7,18 +7,21 @@ import polars as pl
 
 from pipeline.core.errors import ContractError
 from pipeline.preparation.ids import any_twice, pair_keys
+from pipeline.preparation.seen import HIDE, SeenRule
 from pipeline.preparation.splitters import TEST, VALID
 from pipeline.schemas import tables
 
 
-def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str) -> None:
+def assert_no_leak(
+    train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str, rule: SeenRule = HIDE
+) -> None:
     """Raise ContractError if a pair is in two splits or, for kinds that use time, a split has rows later than the next.
 
     global_time: every row of a split is before every row of the next one. leave_one_out: the same holds within each
     user (equal times are allowed: a seeded hash decides them), with at most one row per user in valid and in test.
     """
     if "target" in train.columns:
-        _assert_targets_are_found(train, valid, test)
+        _assert_targets_are_found(train, valid, test, kind, rule)
     else:
         held = pl.concat([pair_keys(valid), pair_keys(test)])
         if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
@@ -40,16 +43,28 @@ def assert_no_leak(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame,
             raise ContractError(f"split: {late.height} rows of {name} are not later than the splits before it")
 
 
-def _assert_targets_are_found(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame) -> None:
+def _assert_targets_are_found(
+    train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str, rule: SeenRule
+) -> None:
     """Raise ContractError if a held-out pair is held out twice in a split, or an earlier split has a row that masks it.
 
     An earlier split may have other rows of the pair: what was viewed before it was bought.
     """
     for name, part, before in (("valid", valid, [train]), ("test", test, [train, valid])):
         held = pair_keys(part.filter("target"))
-        masked = pl.concat([pair_keys(rows.filter("masks")) for rows in before])
+        masked = pl.concat([pair_keys(rows.filter(rule.masking(rows, part, kind))) for rows in before])
         if any_twice(held) or masked.is_in(held.implode()).any():
             raise ContractError(f"split: a pair of {name} is held out twice, or masked by an earlier split")
+
+
+def found_again(parts: dict[str, pl.DataFrame]) -> dict[str, tuple[int, int]]:
+    """By split: held-out events whose pair is in an earlier split, by a row of the target, and all held-out events."""
+    found, earlier = {}, pair_keys(parts["train"].filter("target"))
+    for name in ("valid", "test"):
+        held = pair_keys(parts[name].filter("target", "positive"))
+        found[name] = (int(held.is_in(earlier.implode()).sum()), len(held))
+        earlier = pl.concat([earlier, held])
+    return found
 
 
 def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:

@@ -5,7 +5,9 @@ import polars as pl
 
 from pipeline.config.settings import Split
 from pipeline.core.errors import SettingsError
+from pipeline.core.seeding import mix
 from pipeline.preparation.ids import id_hashes, pair_hashes, pair_keys
+from pipeline.preparation.seen import SeenRule
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
@@ -112,17 +114,21 @@ def _leave_one_target_out(rows: pl.DataFrame, valid: bool, test: bool) -> np.nda
     return labels
 
 
-def without_repeated_targets(rows: pl.DataFrame, labels: np.ndarray) -> tuple[pl.DataFrame, int]:
+def without_repeated_targets(
+    rows: pl.DataFrame, labels: np.ndarray, kind: str, rule: SeenRule
+) -> tuple[pl.DataFrame, int]:
     """Rows whose column `target` is false where a held-out pair can't be found, and their number.
 
     A list does not have what the mask hides, so an event is not held out if an earlier split has a row of the pair that
-    masks it. A pair is held out once, by its first target row in the split.
+    masks it, by the rule. A pair is held out once, by its first target row in the split.
     """
-    pairs, masks, target = pair_keys(rows).to_numpy(), rows["masks"].to_numpy(), rows["target"].to_numpy()  # (R,) each
+    pairs, target = pair_keys(rows).to_numpy(), rows["target"].to_numpy()  # (R,) each
     repeats = np.zeros(rows.height, dtype=bool)
     for label in (VALID, TEST):
         held = np.flatnonzero(target & (labels == label))  # (H,)
-        hidden = np.isin(pairs[held], pairs[masks & (labels < label)])
+        before = labels < label  # (R,)
+        masks = rule.masking(rows.filter(before), rows.filter(labels == label), kind).to_numpy()
+        hidden = np.isin(pairs[held], pairs[before][masks])
         first = np.zeros(len(held), dtype=bool)
         first[np.unique(pairs[held], return_index=True)[1]] = True
         repeats[held[hidden | ~first]] = True
@@ -212,6 +218,27 @@ def _random_targets(
     labels = _random(first.drop("row", "target"), users, items, split, seed, test)
     held = dict(zip(pair_keys(first).to_list(), labels.tolist(), strict=True))
     return pair_keys(rows).replace_strict(held, default=TRAIN, return_dtype=pl.Int8).to_numpy(writable=True)
+
+
+def random_repeats(rows: pl.DataFrame, users: pl.Series, items: pl.Series, split: Split, seed: int) -> np.ndarray:
+    """Labels (R,) where items may be found again: target rows are held out one by one, not a pair with all its rows.
+
+    Rows of other event types go with the pair's target rows: they are in train as long as one of those is.
+    """
+    of_pair = pair_keys(rows).alias("pair")
+    at = np.flatnonzero(rows["target"].to_numpy())  # (T,)
+    target = rows[at]
+    number = target.select(pl.int_range(pl.len(), dtype=pl.UInt64).over(of_pair[at])).to_series().to_numpy()  # (T,)
+    hashes = mix(pair_hashes(target, users, items, seed, "split"), number)
+    if split.by == "row":
+        held = random_by_row(hashes, split.valid, split.test)  # (T,)
+    else:
+        held = random_by_user(target, hashes, id_hashes(users, seed, "rounding"), split.valid, split.test)
+    first = pl.DataFrame({"pair": of_pair[at], "label": held}).group_by("pair").agg(pl.col("label").min())
+    labels = of_pair.to_frame().join(first, on="pair", how="left", maintain_order="left")["label"].fill_null(TRAIN)
+    found = labels.cast(pl.Int8).to_numpy(writable=True)
+    found[at] = held
+    return found
 
 
 def _rounded(fraction: float, n: int) -> int:

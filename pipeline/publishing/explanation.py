@@ -16,9 +16,10 @@ from pipeline.core.suggest import nearest
 from pipeline.datasets.names import runnable
 from pipeline.models import Recommender
 from pipeline.models.serialization import load
-from pipeline.preparation.events import codes, masking_rows
+from pipeline.preparation.events import codes
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.row_names import NO_NAMES, RowNames
+from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, item_conditions, item_tables
 from pipeline.publishing.boosts import boosted
 from pipeline.publishing.user_lists import facts_of
@@ -104,8 +105,8 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
     own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
-    events = night.settings.dataset.events
-    masked = own.filter(masking_rows(own, pl.int_range(own.height, eager=True), events)) if events else own
+    newest = pl.scan_parquet(night.raw / "interactions.parquet").select(pl.col("timestamp").max()).collect().item()
+    masked = own.filter(hidden(own, pl.int_range(own.height, eager=True), night.settings, newest))
     seen = own.filter(item_id=item_id).sort("timestamp").select("timestamp", "rating").to_dicts()
     answer: dict[str, Any] = {
         "run_id": night.run_id, "model": night.label, "fit": night.fit, "user_id": user_id, "item_id": item_id,

@@ -20,7 +20,7 @@ from pipeline.config.publishing import Explore, Export
 from pipeline.config.run import Run
 from pipeline.core.errors import SettingsError
 from pipeline.core.seeding import mix, seed_of, stable_hash
-from pipeline.preparation.events import masking_rows
+from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules
 from pipeline.publishing.business_rules import Ruled
 from pipeline.ranking.recommend import Lists
@@ -255,7 +255,6 @@ def explorer_of(run: Run, export: Export, new: pl.DataFrame, frames: "Frames", r
 
     rows: raw rows of the source.
     """
-    events = run.settings.dataset.events
     count = places(export.explore, min(export.top_n, frames.fit.height))
     if export.explore is None:
         return None
@@ -266,8 +265,7 @@ def explorer_of(run: Run, export: Export, new: pl.DataFrame, frames: "Frames", r
     missing = codes < 0
     codes[missing] = frames.fit.height + torch.arange(int(missing.sum()))
     own = rows.with_row_index("row").filter(pl.col("item_id").is_in(ids.implode()))
-    if events is not None:
-        own = own.filter(masking_rows(rows, own["row"], events))
+    own = own.filter(hidden(rows, own["row"], run.settings, rows["timestamp"].max()))
     had = own.select(pl.col("user_id", "item_id").cast(pl.String)).unique()
     had = had.join(new.with_row_index("e"), on="item_id").select("user_id", pl.col("e").cast(pl.Int64))
     explorer = Explorer(

@@ -20,8 +20,8 @@ from pipeline.storage import expressions, warehouse
 from pipeline.storage.expressions import NIGHT_DATE, Expression
 
 CATALOG = "the item catalog"
-ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore",
-         "holdback", "by", "trending", "fallback_by")  # fmt: skip
+ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore", "holdback",
+         "by", "trending", "fallback_by", "audiences")  # fmt: skip
 """Keys of `[export]` that enter the key of its result only where they are set."""
 
 
@@ -104,6 +104,8 @@ def check(export: Export, dataset: Dataset, data: Path) -> None:
     limits = {f"max_per_attribute.{name}": name for name in export.max_per_attribute}
     dated = export.explore and export.explore.available_from
     limits |= {"by.attribute": export.by.attribute} if export.by else {}
+    wanted = export.audiences.attributes if export.audiences else []
+    limits |= {f"audiences.attributes[{n}]": name for n, name in enumerate(wanted)}
     limits |= {"trending.by": export.trending.by} if export.trending and export.trending.by else {}
     if not (conditions or limits or dated) or (dataset.source.generator and not any(data.glob("*"))):
         return

@@ -13,7 +13,7 @@ LEFT_OUT = (
 item_attributes, which counts by the columns that it adds to `items`."""
 IF_FILLED = (
     tables.USER_ATTRIBUTES, tables.REASONS, tables.RECOMMENDATIONS_IN, tables.RECOMMENDATIONS_BY,
-    tables.TRENDING_ITEMS, tables.FALLBACK_ITEMS,
+    tables.TRENDING_ITEMS, tables.FALLBACK_ITEMS, tables.AUDIENCES, tables.ATTRIBUTE_AUDIENCES,
 )  # fmt: skip
 """Tables that are newer than the hash: they count only where they have rows, so that other hashes stay the same."""
 

@@ -6,7 +6,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.preparation.events import masking_rows
+from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, user_lists, wanted_lists
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers, Known
@@ -24,8 +24,8 @@ def list_of(night: Night, user_id: str, name: str = wanted_lists.DEFAULT) -> pl.
     items = pl.read_parquet(night.encoded / "items.parquet")["item_id"]
     own = pl.scan_parquet(night.raw / "interactions.parquet").filter(user_id=user_id).collect()
     own = own.cast({"user_id": pl.String, "item_id": pl.String})  # ids may be kept as categories
-    events = night.settings.dataset.events
-    masked = own.filter(masking_rows(own, pl.int_range(own.height, eager=True), events)) if events else own
+    newest = pl.scan_parquet(night.raw / "interactions.parquet").select(pl.col("timestamp").max()).collect().item()
+    masked = own.filter(hidden(own, pl.int_range(own.height, eager=True), night.settings, newest))
     at = items.is_in(masked["item_id"].unique().implode()).arg_true().to_list()
     export = wanted_lists.exports_of(night.settings)[name]
     rules = rules_of(night, items, export)

@@ -14,10 +14,11 @@ from torch import Tensor
 from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.models import Recommender
-from pipeline.preparation.events import codes, masking_rows
+from pipeline.preparation.events import codes
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
+from pipeline.preparation.seen import hidden
 from pipeline.publishing import active_users, business_rules, explore, lists_by_attribute, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers
@@ -136,16 +137,16 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     Active are all users with a valid row, or those of the last `[export] active_days`.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
-    rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user. Scores
-    include the boosts of the rules; reasons are those of the model's own scores. The first of the `wanted` lists is the
-    default one; all are made from one scoring pass, but for each set of boosts, and for users whose best items a rule
-    excludes.
+    rows (of event types, of those that mask; with `seen = "allow"`, of those of the last `hide_days`), nor one that a
+    rule holds back: `suppressed` then counts the user. Scores include the boosts of the rules; reasons are those of the
+    model's own scores. The first of the `wanted` lists is the default one; all are made from one scoring pass, but for
+    each set of boosts, and for users whose best items a rule excludes.
     """
     known, per_item = fitted.known, run.settings.export.reasons
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    for users in _users(run, known, rows, encoded, items):
+    for users in users_of(run, known, rows, encoded, items):
         makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
         default, *others = wanted
         lists, source = _lists(makers, default, ids)
@@ -183,12 +184,12 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
     return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
 
 
-def _users(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
+def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
     """The users who get lists, ordered by id, at most USERS_PER_PART at once."""
-    device, dataset = known.users.device, run.settings.dataset
+    device = known.users.device
     all_users, pairs = _source_pairs(rows, encoded, items)
     filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
-    masking = pairs.filter(masking_rows(rows, pairs["row"], dataset.events)) if dataset.events else pairs
+    masking = pairs.filter(hidden(rows, pairs["row"], run.settings, rows["timestamp"].max()))
     seen = _history(masking, all_users.height, items.height)
     own_history = known.history()
     filtered_out_history = _history(filtered_out, all_users.height, items.height)

@@ -129,6 +129,21 @@ TRENDING_ITEMS = Table(
      "run_id": _RUN},
     volatile=("run_id",),
 )  # fmt: skip
+AUDIENCES = Table(
+    "audiences", "The users who would like each item most, of those who do not have it; filled with export.audiences",
+    ("item_id", "rank"),
+    {"item_id": _ITEM, "rank": Column(INT, "1 is the user who would like the item most"), "user_id": _USER,
+     "score": Column(FLOAT, "How far the item stands out among all others for the user, in about standard deviations; "
+                            "comparable between users")},
+)  # fmt: skip
+ATTRIBUTE_AUDIENCES = Table(
+    "attribute_audiences", "The users who would like a value's items most; filled with export.audiences.attributes",
+    ("attribute", "value", "rank"),
+    {"attribute": Column(TEXT, "Attribute of items"), "value": Column(TEXT, "Value of the attribute"),
+     "rank": Column(INT, "1 is the user who would like the items of the value most"), "user_id": _USER,
+     "score": Column(FLOAT, "Mean of the scores of its items that the user does not have, as in audiences, towards 0 "
+                            "where these are few")},
+)  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
     {"item_id": _ITEM, "rank": _RANK, "similar_item_id": Column(TEXT, "The similar item, id as in the source"),
@@ -321,6 +336,7 @@ REALISED = Table(
 
 PUBLISHED = (
     RECOMMENDATIONS, RECOMMENDATIONS_IN, RECOMMENDATIONS_BY, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, TRENDING_ITEMS,
+    AUDIENCES, ATTRIBUTE_AUDIENCES,
     FALLBACK_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
     USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,

@@ -6,7 +6,7 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import impressions, realised
-from pipeline.preparation.events import masking_condition
+from pipeline.preparation.seen import hiding_condition
 from pipeline.publishing import (
     active_users,
     business_rules,
@@ -50,8 +50,8 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute(
         f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({warehouse.literal(raw / 'interactions.parquet')})"
     )
-    masking = masking_condition(run.settings.dataset.events)
-    con.execute(f"CREATE TEMP VIEW masking_rows AS SELECT * FROM source_rows WHERE {masking}")
+    hides = hiding_condition(run.settings)
+    con.execute(f"CREATE TEMP VIEW masking_rows AS SELECT * FROM source_rows WHERE {hides}")
     ranked = lists / "listable.parquet" if (lists / "listable.parquet").exists() else encoded / "items.parquet"
     con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
     export = run.settings.export

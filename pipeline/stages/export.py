@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
@@ -14,6 +15,7 @@ from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import (
+    audiences,
     business_rules,
     cold_users,
     explore,
@@ -119,6 +121,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
             **_trending(run, raw, rows, unlisted),
+            **_audiences(run, fitted_model, raw, encoded, rules.allowed),
             **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
         for table, content in other_tables.items():
@@ -160,6 +163,26 @@ def _trending(run: Run, raw: Path, rows: pl.DataFrame, unlisted: pl.Series) -> d
     for problem in problems:
         journal.note(run, f"warning: {problem}")
     return {tables.TRENDING_ITEMS: found}
+
+
+def _audiences(
+    run: Run, fitted: user_lists.Fitted, raw: Path, encoded: Path, allowed: Tensor | None
+) -> dict[Table, pl.DataFrame]:
+    """tables.AUDIENCES and tables.ATTRIBUTE_AUDIENCES; nothing without `export.audiences`."""
+    if (config := run.settings.export.audiences) is None:
+        return {}
+    if not fitted.model.personal or fitted.model.only_own_items:
+        journal.note(run, "warning: export.audiences: there are none, since the published model is not personal")
+        return {}
+    items = pl.read_parquet(encoded / "items.parquet")
+    values = {name: lists_by_attribute.Values.read(raw, name, items["item_id"]) for name in config.attributes}
+    found = audiences.Audiences(fitted.model, config.top_n, allowed, values)
+    rows = pl.read_parquet(raw / "interactions.parquet")
+    found.collect(user_lists.users_of(run, fitted.known, rows, encoded, items))
+    of_items, of_values = found.of_items(items["item_id"]), found.of_values()
+    count = of_items["item_id"].n_unique()
+    journal.note(run, f"audiences: {of_items.height:,} rows of {count:,} items, {of_values.height:,} rows of values")
+    return {tables.AUDIENCES: of_items, tables.ATTRIBUTE_AUDIENCES: of_values}
 
 
 def _cold_users(run: Run, raw: Path, encoded: Path, known: Interactions) -> cold_users.ColdUsers | None:

@@ -13,6 +13,7 @@ from pipeline.models import MODELS, FitContext
 from pipeline.models.popularity import Popularity
 from pipeline.models.serialization import load
 from pipeline.preparation import split_checks
+from pipeline.preparation.seen import SeenRule
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.training.interactions import Interactions
@@ -48,10 +49,11 @@ def audit_leaks(run: Run, split_dir: Path, fits: list[Path]) -> None:
 
 @rule
 def split(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
-    """No pair is in two splits; in splits by time, no row to learn from is later than one to find."""
+    """No pair is in two splits, but for repeats; in splits by time, no row to learn from is later than one to find."""
     train, valid, test = (pl.read_parquet(split_dir / f"{name}.parquet") for name in ("train", "valid", "test"))
+    info = lake.info(split_dir)
     try:
-        split_checks.assert_no_leak(train, valid, test, lake.info(split_dir)["kind"])
+        split_checks.assert_no_leak(train, valid, test, info["kind"], SeenRule.of(info))
     except ContractError as error:
         return [str(error)]
     return []

@@ -13,6 +13,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import published_split, split_checks, splitters
 from pipeline.preparation.ids import ENCODED_PARQUET
+from pipeline.preparation.seen import SeenRule
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 
@@ -29,6 +30,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     Raises SettingsError if the data do not allow this kind of split, Refused if train or test is empty.
     """
     dataset, wanted, source = run.settings.dataset, run.settings.split, _published(run)
+    rule = SeenRule.of(run.settings)
 
     def write(folder: Path) -> lake.StageResult:
         rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
@@ -37,30 +39,31 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             named = published_split.read_pairs(run.data, source.test, dataset, folder)
             pairs = published_split.encode_pairs(named, users, items)
             info["published_test"] = {"named": named.height, "found": pairs.height}
+        rule.check_times(rows)
         kind, reason = splitters.choose_kind(rows, wanted, pairs is not None)
-        labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, run.settings.seed, pairs)
+        ids, seed = (users["user_id"], items["item_id"]), run.settings.seed
+        if rule.allow and kind == "random":
+            labels = splitters.random_repeats(rows, *ids, wanted, seed)
+        else:
+            labels = splitters.label_rows(rows, *ids, kind, wanted, seed, pairs)
         if "target" in rows.columns:
-            rows, info["repeated_targets"] = splitters.without_repeated_targets(rows, labels)
+            rows, info["repeated_targets"] = splitters.without_repeated_targets(rows, labels, kind, rule)
             info["targets"] = {
                 name: int((rows["target"].to_numpy() & (labels == label)).sum())
                 for label, name in enumerate(splitters.SPLITS)
             }
         splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
-        if splits["train"].is_empty() or splits["test"].is_empty():
-            empty = "to train on" if splits["train"].is_empty() else "to test on"
-            raise Refused(f"a {kind} split of {rows.height:,} rows leaves nothing {empty}; choose another split.kind")
-        if not info.get("targets", {"test": 1})["test"]:
-            raise Refused(f"a {kind} split of {rows.height:,} rows leaves no event of the target to test on")
+        _refuse_empty(splits, kind, info)
         with ThreadPoolExecutor(1) as background:
             written = background.submit(_write_splits, splits, folder)
-            split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind)
+            split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind, rule)
             statistics = split_checks.describe(rows, labels, splits, kind)
             written.result()
         if source and source.candidates:
             listed = published_split.read_candidates(run.data, source.candidates, dataset.source.encoding, folder)
             lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
-        info |= {"kind": kind, "reason": reason, **statistics}
+        info |= {"kind": kind, "reason": reason, **statistics, **_found_again(rule, splits)}
         if kind == "published" and rows["timestamp"].null_count():
             info["timed"] = False
         return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
@@ -69,10 +72,32 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     info = lake.info(split_dir)
     journal.update_run(run, split_kind=f"{info['kind']} ({info['reason']})")
     log.info(f"  {in_words(info)}")
+    _note(run, info)
+    return split_dir
+
+
+def _refuse_empty(splits: dict[str, pl.DataFrame], kind: str, info: dict[str, Any]) -> None:
+    """Raise Refused if there is nothing to train or to test on."""
+    n = sum(rows.height for rows in splits.values())
+    if splits["train"].is_empty() or splits["test"].is_empty():
+        empty = "to train on" if splits["train"].is_empty() else "to test on"
+        raise Refused(f"a {kind} split of {n:,} rows leaves nothing {empty}; choose another split.kind")
+    if not info.get("targets", {"test": 1})["test"]:
+        raise Refused(f"a {kind} split of {n:,} rows leaves no event of the target to test on")
+
+
+def _found_again(rule: SeenRule, splits: dict[str, pl.DataFrame]) -> dict[str, Any]:
+    """What the folder's info says about repeats: nothing where they are hidden."""
+    return {**rule.key, "found_again": split_checks.found_again(splits)} if rule.allow else {}
+
+
+def _note(run: Run, info: dict[str, Any]) -> None:
+    """Note which events are not held out, how many repeat earlier ones, and what ties decided."""
     if repeated := info.get("repeated_targets"):
-        journal.note(
-            run, f"split: {repeated:,} held-out events repeat an earlier one, which the mask hides: not counted"
-        )
+        journal.note(run, f"split: {repeated:,} held-out events repeat an earlier one, {_why_not_counted(info)}")
+    for part, (again, held) in info.get("found_again", {}).items():
+        share = f" ({again / held:.0%})" if held else ""
+        journal.note(run, f"split: {again:,} of {held:,} events to find in {part}{share} repeat earlier ones")
     _note_random(run, info)
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
@@ -80,7 +105,14 @@ def split_interactions(run: Run, encoded: Path) -> Path:
             f"split: {info['tie_share']:.0%} of the test rows have the same time as an earlier row of their user; "
             "a seeded hash decided which one is held out",
         )
-    return split_dir
+
+
+def _why_not_counted(info: dict[str, Any]) -> str:
+    if not info.get("seen"):
+        return "which the mask hides: not counted"
+    if not info["hide_days"]:
+        return "of the same split: counted once"
+    return f"of the same split or of the {info['hide_days']} days before, which hide_days hides: not counted"
 
 
 def _note_random(run: Run, info: dict[str, Any]) -> None:
@@ -100,6 +132,7 @@ def spec(run: Run, encoded: Path) -> lake.Spec:
     """Key of `split_interactions`."""
     dataset = run.settings.dataset
     settings: dict[str, Any] = {**run.settings.split.model_dump(), "seed": run.settings.seed}
+    settings |= SeenRule.of(run.settings).key
     if source := _published(run):
         layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate"})
         settings["columns"] = [dataset.columns.user, dataset.columns.item]

@@ -12,6 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pipeline.models.serialization import load
+from pipeline.preparation.seen import SeenRule
 from pipeline.ranking.ranks import top_k
 from pipeline.training.interactions import History, Interactions
 
@@ -25,14 +26,15 @@ class Champion(PythonModel):
         self.model = load(Path(context.artifacts["model"]), torch.device("cpu"))
         self.users = pl.read_parquet(encoded / "users.parquet")
         self.items = pl.read_parquet(encoded / "items.parquet")["item_id"]
-        rows = Interactions.of_frame(
-            pl.read_parquet(encoded / "interactions.parquet"), self.users.height, len(self.items), recency=True
-        )
+        settings = json.loads(Path(context.artifacts["settings"]).read_text())
+        frame = pl.read_parquet(encoded / "interactions.parquet")
+        rows = Interactions.of_frame(frame, self.users.height, len(self.items), recency=True)
         self.history = rows.history()
-        seen = rows.masking()
+        hides = SeenRule.of(settings).hides(frame["timestamp"], frame["timestamp"].max())  # type: ignore[arg-type]
+        seen = rows.select(torch.from_numpy(hides.to_numpy(writable=True))).masking()
         self.seen = History.of(seen.users, seen.items, rows.n_users, rows.n_items)
         self.popular = rows.fallback_counts()
-        self.top_n = json.loads(Path(context.artifacts["settings"]).read_text())["export"]["top_n"]
+        self.top_n = settings["export"]["top_n"]
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -75,7 +75,9 @@ def measured(
     with warehouse.connect() as con:
         for name, frame in (("source_rows", source), ("positives", kept.select("user_id", "item_id").unique())):
             con.register("_frame", frame.to_arrow())
-            con.execute(f"create table {name} as select *, true as masks, true as is_target from _frame")
+            con.execute(
+                f"create table {name} as select *, true as masks, timestamp 'infinity' as masks_until, true as is_target from _frame"
+            )
         return realised.measure(con, run, Lists("old", file, END, days))
 
 

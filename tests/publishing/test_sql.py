@@ -91,6 +91,8 @@ def warehouse_of_two():
             "insert into item_attributes values ('c', 'kind', 'red'), ('d', 'kind', 'red'), ('a', 'kind', 'red')"
         )
         con.execute("insert into recommendations_by values ('u', 'kind', 'red', 1, 'c', 0.5, 'by')")
+        con.execute("insert into audiences values ('c', 1, 'u', 2), ('a', 1, 'v', 2)")
+        con.execute("insert into attribute_audiences values ('kind', 'red', 1, 'u', 2), ('kind', 'red', 2, 'v', 1)")
         con.execute("insert into trending_items values (7, null, null, 1, 'c', 2, 1.5, 3, 9, 4, 'r')")
         con.execute("insert into wanted_in values ('home', 2, true, 1)")
         con.execute("insert into ranked_in select 'home', item_id from ranked_items")
@@ -115,6 +117,7 @@ FAULTS = {
     "further_lists_sound": "update recommendations_in set item_id = 'a' where user_id = 'u' and rank = 1",
     "by_attribute_sound": "update recommendations_by set item_id = 'b'",
     "trending_sound": "update trending_items set ci_high = 1.9",
+    "audiences_sound": "update audiences set user_id = 'u' where item_id = 'a'",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
     "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
     "holdback_sound": "update recommendations set source = 'holdback' where user_id = 'u'",

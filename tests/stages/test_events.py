@@ -15,6 +15,7 @@ from pipeline.core.errors import ContractError, Refused, SettingsError
 from pipeline.preparation import split_checks, splitters
 from pipeline.preparation.encoding import encode_rows
 from pipeline.preparation.filters import apply_filters
+from pipeline.preparation.seen import HIDE
 from pipeline.schemas.reasons import Reason
 from pipeline.stages import clean, encode, split
 from pipeline.storage import journal, lake
@@ -194,7 +195,7 @@ def test_no_split_leaks(records, repeats, kind, mask):
     rows, users, items = encode_rows(kept, 42, own.kinds)
     wanted = Split.model_validate({"kind": kind, "valid": 0.2, "test": 0.2})
     labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, 42)
-    rows, _ = splitters.without_repeated_targets(rows, labels)
+    rows, _ = splitters.without_repeated_targets(rows, labels, kind, HIDE)
     train, valid, test = (rows.filter(labels == label) for label in range(3))
     split_checks.assert_no_leak(train, valid, test, kind)
     assert train.height + valid.height + test.height == rows.height

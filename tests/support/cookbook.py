@@ -23,6 +23,7 @@ EMPTY = (
     "recommendations_in",
     "recommendations_by",
     "trending_items",
+    "audiences_titled",
     "fallback_items",
     "realised_over_nights",
     "realised_clicks",
