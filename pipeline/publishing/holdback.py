@@ -54,12 +54,13 @@ def with_holdback(
     wanted: Sequence[Wanted],
     models: tuple[Serving, Serving | None],
 ) -> Iterator[Part]:
-    """The parts of `user_lists.recommend` with the column `model`. `models`: the champion, and the one for holdback.
+    """The parts of `user_lists.recommend` with the column `model`.
 
-    A held-back user whom the champion serves gets the list of the other model, by the same rules: its rows are
-    `holdback` where they were `model` or `fallback`. A user whom the champion can't serve keeps the popular items, so
-    that the two groups are drawn from the same users. Further lists, of `[lists]`, are the champion's for all. What
-    rules suppressed counts in the champion's lists.
+    `models`: the champion, and the one for the holdback. A held-back user whom the champion serves gets the
+    list of the other model, by the same rules: its rows are `holdback` where they were `model` or `fallback`. A user
+    whom the champion can't serve keeps the popular items, so that the two groups are drawn from the same users. Further
+    lists, of `[lists]` and by attribute, are the champion's for all. What rules suppressed counts in the champion's
+    lists.
     """
     champion, other = models
     parts = recommend(run, champion.fitted, rows, encoded, wanted)
