@@ -56,7 +56,7 @@ def with_holdback(
 ) -> Iterator[Part]:
     """The parts of `user_lists.recommend` with the column `model`.
 
-    `models`: the champion, and the one for holdback. A held-back user whom the champion serves gets the
+    `models`: the champion, and the one for the holdback. A held-back user whom the champion serves gets the
     list of the other model, by the same rules: its rows are `holdback` where they were `model` or `fallback`. A user
     whom the champion can't serve keeps the popular items, so that the two groups are drawn from the same users. Further
     lists, of `[lists]` and by attribute, are the champion's for all. What rules suppressed counts in the champion's
