@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,7 +42,7 @@ def models(values: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
     best_at = wide.group_by("run_id").agg(pl.col(own).mean()).select(
         best=pl.concat_list(own).list.arg_max()
     )["best"]  # fmt: skip
-    about: dict[str, Any] = complete.select("metric", "cutoff").row(0, named=True)
+    about: dict[str, object] = complete.select("metric", "cutoff").row(0, named=True)
     about |= {"n": wide.height, "users": int(users.max()) + 1, "nights": int(nights.max()) + 1}
     corrected = 1 - (1 - CONFIDENCE) / max(1, len(columns) - 1)
     records: list[dict[str, object]] = []
