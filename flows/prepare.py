@@ -14,7 +14,7 @@ from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
 from pipeline.datasets.loader import resolve_data
-from pipeline.sources import column_names
+from pipeline.sources import column_names, model_attributes
 from pipeline.stages import DATA_STAGES
 from pipeline.storage import expressions, forgotten_users, home_identity, journal
 
@@ -69,6 +69,7 @@ def prepare(
         started_at=now,
     )
     check_columns(run)
+    model_attributes.check(settings.dataset, settings.attributes, run.data)
     if until not in DATA_STAGES:
         from pipeline.publishing import business_rules, item_conditions
 

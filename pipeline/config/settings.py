@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config.attributes import Attributes
 from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep
@@ -138,6 +139,7 @@ class Settings(Section):
     recipe: FileStem = "nightly"
     dataset: Dataset
     split: Split = Split()
+    attributes: Attributes = Attributes()
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     """By label; a label is also part of file names. `incumbent` and `popularity_floor` are reserved for the gate."""
     evaluation: Evaluation = Evaluation()

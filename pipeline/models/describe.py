@@ -182,6 +182,12 @@ def needs(family: type[Recommender]) -> list[str]:
         found.append("Serves the users that all of its members serve.")
     else:
         found.append("Serves users of the fit.")
+    if family.learnt_of_items is not Recommender.learnt_of_items:
+        found.append("With `[attributes]` serves items without events, by their attributes.")
+    elif family.blends:
+        found.append("Serves items without events if one of its members does.")
+    else:
+        found.append("Does not serve items without events.")
     if issubclass(family.Config, TrainingConfig):
         found.append("Fitted by gradient steps: see [Training](#training).")
     return found

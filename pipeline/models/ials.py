@@ -56,6 +56,8 @@ class IalsConfig(WeightsConfig):
 class Ials(Recommender):
     """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
 
+    Items that were placed by their attributes have factors, but users are solved as in the fit, where those were 0.
+
     A user with the history of the fit (the same items in any order) gets the fitted factors: they are that solution,
     to 1e-5, so nothing is solved. Repeated items count once, or by their weights; users are then always solved. With
     ratings as weights, users of the fit keep their fitted factors, since a `History` has no ratings; interactions of
@@ -77,6 +79,9 @@ class Ials(Recommender):
         self.register_buffer("mean_weight", torch.ones(()))
         self.fingerprints: Tensor
         self.register_buffer("fingerprints", torch.zeros(0, dtype=torch.long))  # (U,) of the histories of the fit
+        self.placed: Tensor
+        self.register_buffer("placed", torch.zeros(0, dtype=torch.long))  # (N,) items placed by attributes
+        self._solved_by: Tensor | None = None  # `items` with 0 for those
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
@@ -91,6 +96,7 @@ class Ials(Recommender):
         stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
         self.users = (torch.randn(self.users.shape, generator=random) * stddev).to(context.device)  # (U, D)
         self.items = torch.zeros_like(self.items)  # (I, D)
+        self.placed, self._solved_by = self.placed[:0], None
 
         validate = context.validate if context.epochs is None else None
         best, kept = -math.inf, None
@@ -138,17 +144,17 @@ class Ials(Recommender):
         """
         if self.config.use_weights and user >= 0 and history.weights is None:
             return None
-        q, w = self.items.double(), self._known_weights(history).double()  # (I, D), (E,)
+        q, w = self._known_items.double(), self._known_weights(history).double()  # (I, D), (E,)
         own = q[history.items]  # (E, D)
         a = self.config.unobserved_weight * (q.T @ q) + own.T @ (w[:, None] * own)  # (D, D)
         a.diagonal().add_(self._rows(history, w).l2)
-        return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+        return (w * (own @ torch.linalg.solve(a, self.items[item].double()))).float()
 
     def explainer(self) -> Explainer | None:
         """w_j q_iᵀ A⁻¹ q_j, as `contributions`; None for fits with ratings as weights."""
         if self.config.use_weights and not self.config.event_weights:
             return None
-        q = self.items.double()
+        q, of_items = self._known_items.double(), self.items.double()  # (I, D) each
         gramian = self.config.unobserved_weight * (q.T @ q)  # (D, D)
 
         def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
@@ -160,7 +166,7 @@ class Ials(Recommender):
             w = q.new_zeros(len(items), longest, 1).index_put_((rows, place), weights.double()[:, None])  # (B, L, 1)
             a = gramian + own.mT @ (w * own)  # (B, D, D)
             a.diagonal(dim1=1, dim2=2).add_(self._rows(history, weights).l2[:, None])
-            added = w * (own @ torch.linalg.solve(a, q[items].mT))  # (B, L, K)
+            added = w * (own @ torch.linalg.solve(a, of_items[items].mT))  # (B, L, K)
             return added[rows, place].float()  # (E, K)
 
         return explain
@@ -202,8 +208,26 @@ class Ials(Recommender):
         """Users by the items as they are, to convergence, (B, D)."""
         a = self.config.unobserved_weight
         if self.config.solver == "exact":
-            return solve_exactly(rows, self.items, a)[0]
-        return solve_by_gradients(rows, start, self.items, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
+            return solve_exactly(rows, self._known_items, a)[0]
+        return solve_by_gradients(rows, start, self._known_items, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
+
+    @property
+    def _known_items(self) -> Tensor:
+        """Factors of the items by which users are solved, (I, D): those of the fit, whose gramian is diagonal."""
+        if not len(self.placed):
+            return self.items
+        if self._solved_by is None or self._solved_by.device != self.items.device:
+            self._solved_by = self.items.index_fill(0, self.placed, 0.0)
+        return self._solved_by
+
+    def learnt_of_items(self) -> list[Tensor]:
+        """The factors."""
+        return [self.items]
+
+    def set_items(self, items: Tensor, rows: list[Tensor]) -> None:
+        """Give items (N,) without a row in the fit these factors, (N, D)."""
+        self.placed, self._solved_by = items, None
+        super().set_items(items, rows)
 
     def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float]:
         """New x, q in its eigenbasis, and the loss but for what the other side pays."""
@@ -252,7 +276,8 @@ class Ials(Recommender):
         return Rows(history, weights, self.config.l2 * frequency**self.config.frequency_exponent)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
-        state_dict.setdefault(f"{prefix}fingerprints", self.fingerprints)  # not in states of earlier versions
+        for name in ("fingerprints", "placed"):  # not in states of earlier versions
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *more)
 
     def item_vectors(self) -> Tensor:

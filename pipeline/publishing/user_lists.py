@@ -20,7 +20,7 @@ from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import business_rules, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.ranking.ranks import top_k
-from pipeline.ranking.recommend import Lists
+from pipeline.ranking.recommend import Lists, ServeInputs
 from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
@@ -81,7 +81,7 @@ def recommend(
         history = _first_known(own_history, filtered_out_history[at].to(device), index)
         masked = seen[at].to(device)
 
-        make = partial(_lists, model, index, history, masked, popular)
+        make = partial(_lists, model, ServeInputs(index, history, masked, popular), rules.servable)
         ruled = business_rules.apply(rules, make, k, known.n_items)
         lists = ruled.lists
         for (item, rule, reason), count in ruled.held.items():
@@ -123,12 +123,12 @@ def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:
     return pl.DataFrame(records, schema=tables.SUPPRESSED.schema, orient="row")
 
 
-def _lists(
-    model: Recommender, users: Tensor, history: History, mask: History, popular: Tensor, k: int, allowed: Tensor | None
-) -> Lists:
-    """Top-k lists of the items that are `allowed`, (I,); None: of all."""
-    allowed = None if allowed is None else allowed.to(users.device)
-    return top_k(model, users, history, mask, k, allowed=allowed, fallback=popular)
+def _lists(model: Recommender, inputs: ServeInputs, servable: Tensor | None, k: int, allowed: Tensor | None) -> Lists:
+    """Top-k lists of the items that are `allowed` and `servable`, (I,) each; None: of all."""
+    if servable is not None:
+        allowed = servable if allowed is None else allowed & servable
+    allowed = None if allowed is None else allowed.to(inputs.device)
+    return top_k(model, inputs.users, inputs.history, inputs.mask, k, allowed=allowed, fallback=inputs.fallback)
 
 
 def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

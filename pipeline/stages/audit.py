@@ -10,6 +10,7 @@ from pipeline.preparation.events import masking_condition
 from pipeline.publishing import business_rules, checks, churn, database, item_conditions
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
+from pipeline.sources import model_attributes
 from pipeline.storage import expressions, journal, warehouse
 from pipeline.storage.generations import live_run_id
 
@@ -53,12 +54,13 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     )
     checks.temporary(con, "excluded_items", item_conditions.excluding(export, night))
     checks.temporary(con, "promotable_items", business_rules.promotable(run, night))
+    checks.temporary(con, "placed_items", model_attributes.described_items(encoded))
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
     failed = checks.run_checks(con, run, "output")
     con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items")
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
-        "DROP TABLE excluded_items; DROP TABLE promotable_items"
+        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE placed_items"
     )
     return failed

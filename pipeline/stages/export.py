@@ -12,6 +12,7 @@ from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import business_rules, item_conditions, item_tables, similar_items, user_lists
+from pipeline.ranking.servable import servable
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
@@ -46,6 +47,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         night = night_date(run.as_of, run.started_at)
         described = item_conditions.of_raw(raw, known_items, run.settings.dataset.items, night)
         rules = business_rules.rules_of(export, listed, described, attributes)
+        rules.servable = servable(model, known, encoded)
         for text, examples in business_rules.unknown_items(listed, items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
         _note_rules(run, rules)
@@ -55,8 +57,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         )
         unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
-        if len(out):  # for the audit
-            ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
+        if rules.listable is not None:  # for the audit
+            ids.filter(pl.Series(rules.listable.numpy())).to_frame().write_parquet(folder / "listable.parquet")
+        unknown = ids.head(0) if rules.servable is None else ids.filter(~pl.Series(rules.servable.numpy()))
 
         lists, suppressed, of_model = 0, user_lists.Suppressed(), user_lists.Fitted(model, known)
         for number, part in enumerate(user_lists.recommend(run, of_model, rows, encoded, rules, suppressed)):
@@ -67,8 +70,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
-                model, label, known.pairs(), ids, export.similar_items, rules.allowed
-            ),
+                model, label, known.pairs(), ids, export.similar_items, rules.listable
+            ).filter(~pl.col("item_id").is_in(unknown.implode())),
             tables.POPULAR_ITEMS: item_tables.popular_items(
                 positive_rows(run, listable), export.popular_windows, export.popular_items
             ),
@@ -76,7 +79,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             tables.ITEMS: items,
             tables.INTERACTIONS_SUMMARY: item_tables.summary(rows),
             tables.USER_VECTORS: item_tables.vectors(encoded, label, "user", model.user_vectors()),
-            tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()),
+            tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
+                ~pl.col("id").is_in(unknown.implode())
+            ),
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
         }

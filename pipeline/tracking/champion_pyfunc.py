@@ -13,6 +13,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pipeline.models.serialization import load
 from pipeline.ranking.ranks import top_k
+from pipeline.ranking.servable import servable
 from pipeline.training.interactions import History, Interactions
 
 
@@ -28,6 +29,7 @@ class Champion(PythonModel):
         rows = Interactions.of_frame(
             pl.read_parquet(encoded / "interactions.parquet"), self.users.height, len(self.items), recency=True
         )
+        self.allowed = servable(self.model, rows, encoded)
         self.history = rows.history()
         seen = rows.masking()
         self.seen = History.of(seen.users, seen.items, rows.n_users, rows.n_items)
@@ -50,6 +52,7 @@ class Champion(PythonModel):
             _with_empty_row(self.history, no_events)[rows],
             _with_empty_row(self.seen, no_events)[rows],
             k,
+            allowed=self.allowed,
             fallback=self.popular,
         )
         flat = pl.DataFrame(

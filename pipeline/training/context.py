@@ -9,6 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from pipeline.training.attributes import ItemAttributes
+
 T = TypeVar("T")
 
 
@@ -92,6 +94,8 @@ class FitContext:
     None for the configured one. Families without gradient steps don't call it."""
     memory: int | None = None
     """Bytes that a fit may allocate; None: no limit. Families with large matrices refuse instead of exceeding it."""
+    attributes: ItemAttributes | None = None
+    """Attributes of items, with `[attributes]`; None: they are not used."""
     graphs: bool = True
     """On CUDA, replay steps whose shapes never change as CUDA graphs (step_graphs.py)."""
     world: ProcessGroup = field(default_factory=ProcessGroup)

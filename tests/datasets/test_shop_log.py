@@ -67,7 +67,7 @@ def ndcg(model, task: EvalTask, history: History) -> torch.Tensor:
 def test_the_log_is_the_same_every_time_and_says_what_it_is():
     events, products = draw_shop(7, SMALL)
     assert events.equals(draw_shop(7, SMALL)[0]) and not events.equals(draw_shop(8, SMALL)[0])
-    assert events["event_time"].is_sorted() and products.height == SMALL.items
+    assert events["event_time"].is_sorted() and products.height == SMALL.items + SMALL.new
     counts = dict(events["event_type"].value_counts().iter_rows())
     assert counts["view"] > 10 * counts["purchase"] > 0 and counts["cart"] > counts["remove_from_cart"] > 0
     assert events.filter(user_id="bot").height == BOT_VIEWS

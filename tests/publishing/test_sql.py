@@ -18,6 +18,7 @@ AUDIT_TABLES = {
     "ranked_items": "(item_idx integer, item_id varchar)",
     "wanted": "(top_n integer, exact boolean)",
     "tonight": "(run_id varchar)",
+    "placed_items": "(item_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
     "promotable_items": "(place bigint, item_id varchar)",
     "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "

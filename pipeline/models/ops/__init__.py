@@ -2,6 +2,7 @@
 
 __all__ = [
     "attention",
+    "attribute_map",
     "item_graph",
     "least_squares",
     "pair_scores",

@@ -1,6 +1,6 @@
 -- severity: error
--- reads: recommendations, similar_items, source_rows
--- Every recommended or similar item occurs in a valid source row.
+-- reads: recommendations, similar_items, source_rows, placed_items
+-- Every recommended or similar item occurs in a valid source row or, with [attributes], has an attribute that models read.
 with listed as (
     select item_id from recommendations
     union
@@ -8,4 +8,4 @@ with listed as (
     union
     select item_id from similar_items
 )
-select listed.item_id from listed anti join source_rows using (item_id)
+select listed.item_id from listed anti join source_rows using (item_id) anti join placed_items using (item_id)
