@@ -24,6 +24,7 @@ from pipeline.ranking.ranks import ScoreError
 from pipeline.ranking.servable import read_attributes
 from pipeline.storage import lake
 from pipeline.training import launcher
+from pipeline.training.attributes import NewItems
 from pipeline.training.context import ProcessGroup
 from pipeline.training.device import memory_budget, resolve_device, set_threads
 from pipeline.training.interactions import Interactions
@@ -190,7 +191,10 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         model.fit(normalizer.on(train), context)
         new_items = None
         if context.attributes is not None and model.learnt_of_items():
-            new_items, model.reads_attributes = place_new_items(model, normalizer.on(train), context), True
+            place_new_items(model, normalizer.on(train), context)
+            model.reads_attributes = True
+        if context.attributes is not None and model.reads_attributes:
+            new_items = int(NewItems.of(train, context.attributes).placed.sum())
         valid = validation_metric(model, on_epoch.history, context) if settings.budget.minutes else None
     except ScoreError as error:
         raise NotServable(f"the fit diverged: {error}; lower learning_rate or raise l2") from error

@@ -7,6 +7,7 @@ Benchmarks", RecSys 2022.
 
 import math
 import time
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
+from pipeline.models.ops.attribute_map import AttributePrior
+from pipeline.models.ops.fingerprints import fingerprints
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions, stable_order
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
-GOLDEN = -0x61C8864680B583EB  # 2**64 / the golden ratio, as int64
 
 
 class IalsConfig(WeightsConfig):
@@ -50,11 +52,20 @@ class IalsConfig(WeightsConfig):
     `feedback.repeats`, for which it is set by default, weight_scale · its weight by event type and quantity."""
     weight_scale: PositiveFloat = 1.0
     """α of Hu et al.; only with weights."""
-    added_later: ClassVar[tuple[str, ...]] = ("event_weights", "quantity_exponent", "half_life_days")
+    attribute_prior: bool = False
+    """Item factors are drawn to what their attributes predict instead of to 0, most for items with few events; with
+    `[attributes]`."""
+    added_later: ClassVar[tuple[str, ...]] = (
+        "event_weights", "quantity_exponent", "half_life_days", "attribute_prior",
+    )  # fmt: skip
 
 
 class Ials(Recommender):
     """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
+
+    With attribute_prior, the penalty of an item is l2_i |q_i - F x_i|² (a regression-based prior: Agarwal and Chen,
+    "Regression-based Latent Factor Models", KDD 2009), with attributes x_i and F from a ridge regression of the factors
+    in every epoch.
 
     Items that were placed by their attributes have factors, but users are solved as in the fit, where those were 0.
 
@@ -101,11 +112,13 @@ class Ials(Recommender):
         validate = context.validate if context.epochs is None else None
         best, kept = -math.inf, None
         last_epoch = context.epochs or self.config.epochs
+        prior = AttributePrior("ials", train, context) if self.config.attribute_prior else None
         for epoch in range(1, last_epoch + 1):
             # Users last: then they fit the items, and the gramian of the items is left diagonal.
-            self.items, self.users, _ = self._half_step(by_item, self.items, self.users)
-            self.users, self.items, loss = self._half_step(by_user, self.users, self.items)
-            loss += float((by_item.l2 @ self.items.square()).sum())
+            own = by_item if prior is None or epoch == 1 else replace(by_item, prior=prior.of(self.items))
+            self.items, self.users, _, paid = self._half_step(own, self.items, self.users)
+            self.users, self.items, loss, _ = self._half_step(by_user, self.users, self.items)
+            loss += paid
             values = {"loss": loss / len(by_user.weights)}
             if validate is not None:
                 values["valid"] = validate(self)
@@ -229,15 +242,17 @@ class Ials(Recommender):
         self.placed, self._solved_by = items, None
         super().set_items(items, rows)
 
-    def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float]:
-        """New x, q in its eigenbasis, and the loss but for what the other side pays."""
+    def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float, float]:
+        """New x, q in its eigenbasis, the loss but for what the other side pays, and what this side pays."""
         a, turn = self.config.unobserved_weight, eigenbasis(q)  # (D, D)
         x, q = x @ turn, q @ turn
+        if rows.prior is not None:
+            rows = replace(rows, prior=rows.prior @ turn)
         if self.config.solver == "exact":
             x, loss = solve_exactly(rows, q, a)
         else:
             x, loss = solve_by_gradients(rows, x, q, a, self.config.cg_steps)
-        return x, q, loss
+        return x, q, loss, rows.size(x)
 
     def _sides(self, train: Interactions) -> tuple[Rows, Rows]:
         """The positive rows by user and by item."""
@@ -291,23 +306,3 @@ class Ials(Recommender):
     def factors(self) -> tuple[Tensor, Tensor, None]:
         """(U, D) by the history of the fit, (I, D), no bias."""
         return self.users, self.items, None
-
-
-def fingerprints(history: History) -> Tensor:
-    """A number per row, (B,) int64: equal for the same items in any order, for others by a chance of 2**-64.
-
-    The sum of 64-bit hashes of the items (the finalizer of SplitMix64: Steele et al., "Fast splittable pseudorandom
-    number generators", OOPSLA 2014); sums and products of int64 wrap around.
-    """
-    z = torch.arange(1, history.n_items + 1, device=history.items.device) * GOLDEN  # (I,)
-    z = (z ^ _shifted(z, 30)) * -0x40A7B892E31B1A47
-    z = (z ^ _shifted(z, 27)) * -0x6B2FB644ECCEEE15
-    z = z ^ _shifted(z, 31)
-    sums = torch.zeros(len(history.items) + 1, dtype=torch.long, device=z.device)  # (E + 1,)
-    torch.cumsum(z[history.items], 0, out=sums[1:])
-    return sums[history.offsets[1:]] - sums[history.offsets[:-1]]
-
-
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    """Bits shifted to the right, zeros from the left."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)

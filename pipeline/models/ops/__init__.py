@@ -3,6 +3,7 @@
 __all__ = [
     "attention",
     "attribute_map",
+    "fingerprints",
     "item_graph",
     "least_squares",
     "pair_scores",

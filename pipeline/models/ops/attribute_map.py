@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import FitContext, Recommender
+from pipeline.models.base import FitContext, NotServable, Recommender
 from pipeline.training.attributes import NewItems
 from pipeline.training.interactions import History, Interactions
 
@@ -62,14 +62,14 @@ def place_new_items(model: Recommender, train: Interactions, context: FitContext
     return len(wanted)
 
 
-def fit_map(values: History, targets: Tensor, weights: Tensor, seed: int) -> AttributeMap:
+def fit_map(values: History, targets: Tensor, weights: Tensor, seed: int, l2: float | None = None) -> AttributeMap:
     """The ridge regression of `targets` (K, D) on `values` (K rows), items weighted by `weights` (K,).
 
-    Its penalty is the one of PENALTIES that predicts a fifth of the items best from the others.
+    Its penalty is `l2`; without one it is the one of PENALTIES that predicts a fifth of the items best from the others.
     """
     weights = weights / weights.mean()
-    if len(targets) < HELD_OUT:
-        return _solved(values, targets, weights, PENALTIES[-1])
+    if l2 is not None or len(targets) < HELD_OUT:
+        return _solved(values, targets, weights, PENALTIES[-1] if l2 is None else l2)
     random = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(targets), generator=random).to(targets.device)  # (K,)
     out, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
@@ -78,6 +78,26 @@ def fit_map(values: History, targets: Tensor, weights: Tensor, seed: int) -> Att
         tried = _solved(values[kept], targets[kept], weights[kept], penalty, tried)
         errors.append(float((weights[out, None] * (tried(values[out]) - targets[out]).square()).sum()))
     return _solved(values, targets, weights, PENALTIES[errors.index(min(errors))], tried)
+
+
+class AttributePrior:
+    """The factors that attributes predict for items with events, learnt again from the factors of each epoch."""
+
+    def __init__(self, family: str, train: Interactions, context: FitContext):
+        if context.attributes is None:
+            raise NotServable(f"{family} with attribute_prior needs attributes: set attributes.items in the recipe")
+        counts = train.item_counts().double()  # (I,)
+        self.known = ((counts > 0) & context.attributes.described.to(counts.device)).nonzero().squeeze(1)  # (K,)
+        self.values, self.weights = context.attributes.values[self.known], counts[self.known] ** EXPONENT
+        self.seed, self.l2 = seed_of(context.seed, "attribute prior"), None
+
+    def of(self, items: Tensor) -> Tensor:
+        """Predicted factors, (I, D) -> (I, D); 0 for items without an event or an attribute."""
+        if not len(self.known):
+            return torch.zeros_like(items)
+        fitted = fit_map(self.values, items[self.known].double(), self.weights, self.seed, self.l2)
+        self.l2 = fitted.l2  # chosen once
+        return torch.zeros_like(items).index_copy(0, self.known, fitted(self.values).to(items.dtype))
 
 
 def _solved(
