@@ -74,6 +74,36 @@ class Published:
             users=wanted, n=top_n,
         )  # fmt: skip
 
+    def similar(self, items: str | Sequence[str], top_n: int = 10) -> pl.DataFrame:
+        """The published neighbours of items: item_id, title, rank, similar_item_id, similar_title, score.
+
+        An item without neighbours has no rows; ValueError if none of the items is known.
+        """
+        wanted = [items] if isinstance(items, str) else list(map(str, items))
+        known = self.sql("select item_id from items where list_contains($items, item_id)", items=wanted)
+        if wanted and known.is_empty():
+            raise ValueError(f"no item of {self.dataset} is called {wanted[0]!r}; table('items') has them all")
+        return self.sql(
+            "select item_id, title, rank, similar_item_id, similar_title, score from similar_items_titled "
+            "where list_contains($items, item_id) and rank <= $n order by item_id, rank",
+            items=wanted, n=top_n,
+        )  # fmt: skip
+
+    def reasons(self, user: str) -> pl.DataFrame:
+        """Where a user's recommendations come from: rank, item_id, because_rank, because_item_id, because_title, share.
+
+        Shares of a recommendation sum to 1; `because_rank` 0 is what the named items do not explain. UnreadableInput
+        if the night has no reasons: set `export.reasons`.
+        """
+        if self.sql("select count(*) as n from reasons")["n"][0] == 0:
+            raise UnreadableInput(f"{self.dataset} has no reasons: set export.reasons = 3, and run a night")
+        return self.sql(
+            "select reasons.rank, recommendations.item_id, because_rank, because_item_id, title as because_title, "
+            "share from reasons join recommendations using (user_id, rank) "
+            "left join items on items.item_id = because_item_id where user_id = $user order by rank, because_rank",
+            user=user,
+        )  # fmt: skip
+
     @property
     def run(self) -> Run:
         """The night behind the tables, with its settings."""

@@ -63,6 +63,8 @@ class Plan:
     def __init__(self, run: Run, until: str | None = None):
         self.run, self.until, self.timings = run, until, budget.Timings(run)
         self.stages: list[Planned] = []
+        self.raw: Path | None = None
+        """Where the rows as read are, or will be."""
         self.states: dict[Path, str] = {}
         """State of each result that is not in the lake, by the folder in which it will be."""
         with suppress(Stopped):
@@ -91,6 +93,7 @@ class Plan:
     def step(self, call: StageCall, stage: Callable[..., Path], run: Run, *inputs: Any) -> Path:
         """Folder of the stage's result, which may not exist yet."""
         if call.stage is StageName.ADMIT:  # it depends on the clock, so its result is never reused
+            self.raw = inputs[-1]
             self.add(call, TO_DO)
             return inputs[-1]
         state, folder = self.look(call, SPECS[stage], run, *inputs)

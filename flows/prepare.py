@@ -11,14 +11,20 @@ from pipeline.config.settings import Settings
 from pipeline.core import fault_injection, paths
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.memory import parse_bytes
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
 from pipeline.datasets.loader import resolve_data
-from pipeline.sources import column_names, model_attributes
+from pipeline.preparation.capacity import Capacity
+from pipeline.sources import column_names, model_attributes, row_estimate
 from pipeline.stages import DATA_STAGES
-from pipeline.storage import expressions, forgotten_users, home_identity, journal
+from pipeline.storage import expressions, forgotten_users, home_identity, journal, lake
 
 SAMPLE = "sample"
+WITHOUT_ROWS = ("ingest", "admit")
+"""Stages that do not hold the rows in memory."""
+UNSURE = 1.25
+"""An estimate of rows may be too high by this factor."""
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
@@ -70,6 +76,8 @@ def prepare(
     )
     check_columns(run)
     model_attributes.check(settings.dataset, settings.attributes, run.data)
+    if not look_only and until not in WITHOUT_ROWS:
+        check_capacity(run)
     if until not in DATA_STAGES:
         from pipeline.publishing import business_rules, item_conditions
 
@@ -97,12 +105,24 @@ def check_columns(run: Run) -> None:
     column_names.check_conditions(dataset, run.data)
 
 
+def check_capacity(run: Run) -> None:
+    """Raise SettingsError, before anything is read, if the source surely has more rows than there is memory for.
+
+    `clean` checks the exact number.
+    """
+    found = row_estimate.estimate(run.settings.dataset, run.data)
+    if found:
+        needed = Capacity.of(run.settings, found.rows)
+        if found.is_exact or found.rows > UNSURE * needed.rows_that_fit:
+            needed.require(found.text)
+
+
 def check_choices(settings: Settings) -> None:
     """Check device, memory limit and selection metric before hours are spent; SettingsError names the key."""
     from pipeline.config.settings import ERRORS
     from pipeline.evaluation.ranking_metrics import METRICS
     from pipeline.training import distributed
-    from pipeline.training.device import parse_bytes, resolve_device
+    from pipeline.training.device import resolve_device
 
     select, evaluation = settings.select, settings.evaluation
     try:
@@ -136,7 +156,7 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     from pipeline.datasets.sample import write_sample
     from pipeline.datasets.shop_log import write_shop
 
-    folder = home.lake(dataset.name) / "0_source"
+    folder = home.lake(dataset.name) / lake.SOURCE
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)

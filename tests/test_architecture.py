@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.paths import CHECKOUT
 
 LAYERS = [  # top to bottom; packages of one layer do not import one another
-    {"flows.cli"},
+    {"flows.cli", "flows.api.nightrecs"},
     {"flows.serve"},
     {"flows.scheduled"},
     {"flows.tasks"},

@@ -2,7 +2,7 @@
 
 import argparse
 
-from flows.cli.parser import Command, Parser, Version, commands_of
+from flows.cli.parser import Command, Parser, Version, commands_of, number_of_rows
 from pipeline.stages import LINE
 
 STAGES = " ".join(LINE)
@@ -49,7 +49,7 @@ def _add_run(command: Command) -> None:
         "flows.cli.run:run_night", "run the nightly flow now",
         "run", "run ml-latest-small --data ~/ml-latest-small", "run ./my.toml --until split --no-prefect",
         "run sample --set models.mf.epochs=2 --set split.kind=leave_one_out",
-        "run ml-latest-small --data ~/ml-latest-small --plan", "run --plan --json",
+        "run ml-latest-small --data ~/ml-latest-small --plan", "run --plan --json", "run --plan --rows 2e9",
         more="exit codes: 0 published or stopped, 1 crashed, 2 settings or input, 3 a check refused to publish,\n"
         "4 another run holds the lock, 130 Ctrl-C, 143 SIGTERM",
         name="run",
@@ -68,6 +68,7 @@ def _add_run(command: Command) -> None:
     run.add_argument(
         "--plan", action="store_true", help="print what the night would do and how long it may take; change nothing"
     )
+    run.add_argument("--rows", type=number_of_rows, metavar="N", help="with --plan: what a source of N rows needs")
     run.add_argument("--no-prefect", action="store_true", help="run in this process, without reporting to Prefect")
     run.add_argument(
         "--set",

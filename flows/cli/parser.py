@@ -49,6 +49,17 @@ class Version(argparse.Action):
         parser.exit()
 
 
+def number_of_rows(text: str) -> int:
+    """A positive number such as `20000000`, `20_000_000` or `2e9`."""
+    try:
+        number = float(text)
+        if not 1 <= number < 1e18:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows; write 20000000 or 2e7") from None
+    return int(number)
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """`; did you mean …?`, or an empty string if no known word is close."""
     close = difflib.get_close_matches(word, known, n=1)

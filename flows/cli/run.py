@@ -17,12 +17,10 @@ from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import protect_server
 from flows.prepare import prepare, say_where
 from flows.step import plainly
-from pipeline.config import loader
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.console import log
-from pipeline.core.errors import OURS, Refused
-from pipeline.core.redaction import masked, without_user
-from pipeline.core.stage_call import StageCall, StageName
+from pipeline.core.errors import OURS, Refused, SettingsError
+from pipeline.core.redaction import without_user
 from pipeline.storage import journal, reader
 
 STARTUP_SECONDS = 60
@@ -33,8 +31,11 @@ RETRIES, REQUEST_SECONDS = 2, 20
 def run_night(options: Namespace) -> int:
     """Run a night and print how to read its result; with `--plan`, only print what it would do."""
     if options.plan:
-        show_plan(options)
-        return 0
+        from flows.cli.plan import show_plan
+
+        return show_plan(options)
+    if options.rows:
+        raise SettingsError("--rows is for --plan: it says what a source of so many rows needs")
     say_where(options.home)
     run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
     log.info(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
@@ -170,56 +171,3 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
 def _double_quoted(text: str) -> str:
     """A shell word that keeps SQL's quotes readable."""
     return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
-
-
-def show_plan(options: Namespace) -> None:
-    """Print the plan. Settings and input are checked as at the start of a night."""
-    from flows.plan import Plan  # imports torch
-
-    o = options
-    run = prepare(o.dataset, o.recipe, o.data, o.home, o.overrides, until=o.until, look_only=True)
-    plan = Plan(run, o.until).stages
-    stages = [{"stage": each.call.title, "state": each.state, "minutes": each.minutes} for each in plan]
-    timed = [stage["minutes"] for stage in stages if stage["minutes"] is not None]
-    names = sorted(name for name in os.environ if name.startswith("NIGHTRECS_") and name not in loader.NOT_KEYS)
-    answer = {
-        "dataset": run.dataset, "recipe": run.settings.recipe,
-        "overrides": [masked(each) for each in (*(f"{n}={os.environ[n]}" for n in names), *(o.overrides or []))],
-        "data": str(run.data), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
-        "until": o.until, "budget_minutes": run.settings.budget.minutes,
-        "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "stages": stages,
-    }  # fmt: skip
-    print(json.dumps(answer, indent=1) if o.json else plan_text(answer))
-
-
-def plan_text(answer: dict[str, Any]) -> str:
-    """The plan as text."""
-    from flows.plan import CACHED, OPEN
-
-    budgeted = answer["budget_minutes"] is not None
-    lines = [f"night of {answer['dataset']}, recipe {answer['recipe']}"]
-    lines += [f"  set      {override}" for override in answer["overrides"]]
-    lines += [f"  reads    {answer['data']}", f"  writes   {answer['tables']}, and the journal and lake next to it"]
-    lines += [f"  budget   {answer['budget_minutes']:g} minutes"] if budgeted else []
-    for stage in answer["stages"]:
-        minutes, searches = stage["minutes"], budgeted and StageCall.parse(stage["stage"]).stage is StageName.SEARCH
-        usual = "rest of the budget" if searches else "not timed yet" if minutes is None else in_minutes(minutes)
-        lines.append(f"  {stage['stage']:<28} {stage['state']:<7} {'' if stage['state'] == CACHED else usual}".rstrip())
-    if any(stage["state"] == OPEN for stage in answer["stages"]):
-        lines.append("open: an earlier stage decides")
-    return "\n".join([*lines, total_text(answer)])
-
-
-def total_text(answer: dict[str, Any]) -> str:
-    """The expected time of the whole night, as far as past nights have timed its stages."""
-    to_do = [stage["minutes"] for stage in answer["stages"] if stage["minutes"] != 0]
-    untimed = answer["untimed"]
-    if untimed and len(to_do) == untimed:
-        return "total time unknown: no past night has timed these stages"
-    rest = f"; not included: {untimed} stages that no past night has timed" if untimed else ""
-    return f"in total {in_minutes(answer['minutes'])}{rest}"
-
-
-def in_minutes(minutes: float) -> str:
-    """`0.5 min`, or `under 0.1 min`."""
-    return f"{minutes:.1f} min" if minutes >= 0.05 else "under 0.1 min"

@@ -8,6 +8,7 @@ __all__ = [
     "errors",
     "fault_injection",
     "filesystem",
+    "memory",
     "paths",
     "progress",
     "redaction",

@@ -1,6 +1,5 @@
 """Confidence intervals of means over users, by resampling users (Efron and Tibshirani 1993, ch. 13 and 16)."""
 
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.memory import total_memory
 from pipeline.core.seeding import generator
 
 RESAMPLES = 1000
 CHUNK = 4096  # users whose weights are in memory at once
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
-KEPT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16
+KEPT = total_memory() // 16
 KEPT_ON_CUDA = 1 << 30
 """Number of cached draws, one byte each. A later call with the same number of users uses them again."""
 RECENT = 100

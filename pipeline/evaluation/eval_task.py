@@ -1,6 +1,5 @@
 """The splits on one device, and evaluation tasks: what a model may read, what is masked, what it must find."""
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.settings import Settings
+from pipeline.core.memory import total_memory
 from pipeline.evaluation import beyond_accuracy
 from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.models import Recommender
@@ -23,7 +23,7 @@ from pipeline.training.normalizer import Normalizer
 EARLIER = {"valid": ("train",), "test": ("train", "valid")}
 FITTED_ON = {"train": ("train",), "train+valid": ("train", "valid")}
 SPLITS = ("train", "valid", "test")
-KEPT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 16
+KEPT = total_memory() // 16
 """Bytes of the splits, and of their tasks, that are kept for the next model of the night."""
 
 

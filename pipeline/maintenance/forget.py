@@ -30,9 +30,6 @@ from pipeline.sources.user_traces import LONG, Dialect, Person
 from pipeline.storage import forgotten_users, journal, lake, operation_log, reader, warehouse
 from pipeline.storage.forgotten_users import Forgotten, Pending
 
-GENERATED = "0_source"
-"""Layer of the lake with the files of a data set that has a generator."""
-
 
 @dataclass
 class Outcome:
@@ -177,7 +174,7 @@ def from_lake(home: Home, dataset: str, person: Person, outcome: Outcome) -> Non
     """
     root = home.lake(dataset)
     deleted = [path for path in root.glob(f"{LAYERS}/*") if path.name != SOURCE_FILES]
-    deleted += [path for path in [root / GENERATED] if path.is_dir()]
+    deleted += [path for path in [root / lake.SOURCE] if path.is_dir()]
     for path in deleted:
         delete(path)
     rewritten = 0

@@ -30,6 +30,7 @@ __all__ = [
     "parsing",
     "plain_text",
     "rejects",
+    "row_estimate",
     "sniffing",
     "source_files",
     "unused_times",

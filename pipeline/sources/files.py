@@ -20,6 +20,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import sha256
 
 _BLOCK = 2**19  # bytes
+_SIZED_BLOCKS = 8  # decompressed to estimate a size
 BOMB_RATIO, BOMB_BYTES = 100, 2**30
 """A compressed file is refused as a decompression bomb if it grows by more than both this ratio and this size."""
 
@@ -128,6 +129,20 @@ def first_bytes(path: Path, n: int) -> bytes:
     return start
 
 
+def plain_size(path: Path) -> int:
+    """Bytes of a file when decompressed: exact for plain and ZIP files, else by the ratio of the first blocks."""
+    size, kind = path.stat().st_size, _packing(path)
+    if kind is None:
+        return size
+    if kind == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    with path.open("rb") as stored:
+        packed = gzip.GzipFile(fileobj=stored) if kind == ".gz" else _zstd(stored)
+        grown = sum(len(_read(cast(BinaryIO, packed), path)) for _ in range(_SIZED_BLOCKS))
+        return round(grown * size / max(1, stored.tell()))
+
+
 def _packing(path: Path) -> str | None:
     """How a file is compressed: by its suffix, else by its first bytes, since downloads lose their suffix."""
     if path.suffix in (".gz", ".zst"):
@@ -143,7 +158,11 @@ def _decompressed(path: Path) -> BinaryIO:
         return cast(BinaryIO, gzip.open(path))
     if kind == ".zip":
         return _only_member(path)
-    return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(path), compression="zstd"), _BLOCK))  # type: ignore
+    return _zstd(path.open("rb"))
+
+
+def _zstd(stored: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stored), "zstd"), _BLOCK))  # type: ignore
 
 
 def _only_member(path: Path) -> BinaryIO:

@@ -104,6 +104,11 @@ def json_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def source_names(dataset: Dataset, data: Path) -> list[str]:
+    """Names of the interaction files in `data`. Raises UnreadableInput if one is missing."""
+    return files.find_files(data, _patterns(dataset))
+
+
 def _patterns(dataset: Dataset) -> list[str]:
     if dataset.source.files:
         return dataset.source.files

@@ -11,6 +11,7 @@ from pipeline.core.errors import Refused
 from pipeline.core.shares import as_percent, of_rows
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import events as event_rows
+from pipeline.preparation.capacity import Capacity
 from pipeline.preparation.filters import apply_filters
 from pipeline.preparation.ids import LAKE_PARQUET
 from pipeline.preparation.row_names import RowNames
@@ -27,12 +28,15 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     """Apply `feedback` and `filter` to raw/interactions.parquet.
 
     Writes interactions.parquet (contract `clean`, in source order); its ledger has every raw row.
-    Raises Refused if no row is left or none is positive, SettingsError if a condition is not allowed.
+    Raises Refused if no row is left or none is positive, SettingsError if a condition is not allowed, or if the rows
+    need more memory than there is.
     """
     dataset = run.settings.dataset
     feedback, filters, events = dataset.feedback, dataset.filter, dataset.events
 
     def write(folder: Path) -> lake.StageResult:
+        rows_in = lake.read_manifest(raw)["rows_out"]
+        Capacity.of(run.settings, rows_in).require(f"{rows_in:,}")
         source = pl.read_parquet(raw / "interactions.parquet")
         names = RowNames.of(run).learnt(source, feedback)
         column_types.report(names.types, "the source")

@@ -17,6 +17,8 @@ from pipeline.core.stage_call import StageCall
 from pipeline.schemas import tables
 from pipeline.storage import journal, state_files
 
+SOURCE = "0_source"
+"""Folder of the lake with source files that are generated, or given as frames."""
 MANIFEST = "manifest.json"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import duckdb
 
 from pipeline.core import paths
+from pipeline.core.memory import total_memory
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,7 +38,7 @@ def connect(
         config["temp_directory"] = str(temporary)
     con = duckdb.connect(str(database), read_only=read_only, config=config)
     if not _is_locked(con):  # it is if a reader in this process has the file open too
-        con.execute("SET enable_progress_bar = false")  # it would be written to stdout, which is for data
+        _without_progress_bar(con)
     return con
 
 
@@ -70,6 +71,7 @@ def open_locked(database: Path, memory_limit: str | None = None) -> Connection:
     con = duckdb.connect(str(database), read_only=True, config=_config())
     try:
         if not _is_locked(con):  # a process has one instance of a file, which another reader may have locked
+            _without_progress_bar(con)
             memory = memory_limit or f"{_half_of_memory_mib() * 3 // 2}MiB"
             for name, value in (("memory_limit", memory), *LOCKS):
                 con.execute(f"SET {identifier(name)} = {literal(value)}")
@@ -86,19 +88,25 @@ def open_sandbox(memory_limit: str) -> Connection:
     It reads what is registered, and neither files nor settings can be reached or changed.
     """
     con = duckdb.connect(config=_config(1, memory_limit))
+    _without_progress_bar(con)
     for name, value in (("TimeZone", "UTC"), *LOCKS):
         con.execute(f"SET {identifier(name)} = {literal(value)}")
     return con
 
 
 LOCKS = (
-    ("enable_progress_bar", "false"),
     ("temp_directory", ""),
     ("enable_external_access", "false"),
     ("disabled_filesystems", "LocalFileSystem"),
     ("lock_configuration", "true"),
 )
 """Settings of `open_locked`, in order: the file system is disabled once the file is open; the lock is last."""
+
+
+def _without_progress_bar(con: Connection) -> None:
+    """It would be written to stdout, which is for data. In a notebook without ipywidgets it is off, and SET fails."""
+    if con.sql("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]:
+        con.execute("SET enable_progress_bar = false")
 
 
 def _is_locked(con: Connection) -> bool:
@@ -185,4 +193,4 @@ def literal(text: str | Path) -> str:
 
 
 def _half_of_memory_mib() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
+    return total_memory() // 2**21

@@ -1,9 +1,10 @@
 """Device, precision, threads and memory of a run."""
 
 import os
-import re
 
 import torch
+
+from pipeline.core.memory import parse_bytes, total_memory
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -44,15 +45,4 @@ def memory_budget(limit: str | None, device: torch.device) -> int:
         return parse_bytes(limit)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of `4GB`, `512 MiB` or `1.5tb`; ValueError explains the format."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    try:
-        assert match is not None
-        number, unit, binary = match.groups()
-        return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
-    except (AssertionError, ValueError):
-        raise ValueError(f'memory_limit = {text!r}: write it as "4GB" or "512MiB"') from None
+    return total_memory() // 2

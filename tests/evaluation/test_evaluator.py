@@ -25,7 +25,6 @@ from pipeline.schemas import tables
 from pipeline.stages import clean, encode, evaluate, select, split, train
 from pipeline.storage import journal, lake
 from pipeline.training import loop
-from pipeline.training.device import parse_bytes
 from pipeline.training.normalizer import Normalizer
 from tests.support.stage_runs import make_run, raw, store
 
@@ -323,13 +322,6 @@ def test_ease_that_would_not_fit_in_memory_is_skipped(tmp_path):
         train.fit_model(run, parts, "ease")
     more = run.model_copy(update={"settings": run.settings.model_copy(update={"memory_limit": "1MB"})})
     assert train.fit_model(more, parts, "ease").is_dir(), "the advice works; the skip was not kept"
-
-
-def test_sizes_in_words():
-    assert [parse_bytes(text) for text in ("4GB", "512 MiB", "1.5kb", "100")] == [4 * 10**9, 2**29, 1500, 100]
-    for text in ("four", "4XB", "", "1.2.3GB"):
-        with pytest.raises(ValueError, match="write it as"):
-            parse_bytes(text)
 
 
 def test_a_long_fit_says_how_far_it_is(monkeypatch, capsys):

@@ -15,7 +15,10 @@ MODULES = (
     "tests.faults.soak", "tests.benchmarks",
 )  # fmt: skip
 """Run by `python -m`."""
-IMPORTS = ("flows.cli:main", "flows.cli:build_parser", "flows.notebook:Published", "flows.tasks:nightly")
+IMPORTS = (
+    "flows.cli:main", "flows.cli:build_parser", "flows.notebook:Published", "flows.tasks:nightly",
+    "nightrecs:Published", "nightrecs:run_frame",
+)  # fmt: skip
 
 
 def commands() -> dict[str, Any]:

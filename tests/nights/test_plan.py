@@ -10,10 +10,14 @@ from flows.plan import CACHED, OPEN, TO_DO, Plan
 from flows.prepare import prepare
 from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.preparation import capacity
 from pipeline.schemas import tables
+from pipeline.sources import row_estimate
 from pipeline.storage import journal
 from tests.support.published_nights import Dataset, without_mlflow
 
+ROWS = 210
+"""Of the source."""
 MANY = """[split]
 kind = "leave_one_out"
 [models.mf]
@@ -294,3 +298,34 @@ def test_what_a_night_would_refuse_to_read_the_plan_does_too(data: Dataset, caps
 def test_settings_of_the_environment_are_shown(data: Dataset, capsys, monkeypatch):
     monkeypatch.setenv("NIGHTRECS_SPLIT__KIND", "random")
     assert plan(data, capsys)["overrides"] == ["NIGHTRECS_SPLIT__KIND=random", "threads=1"]
+
+
+def test_the_plan_says_what_fits(data: Dataset, capsys):
+    memory = plan(data, capsys)["memory"]
+    assert (memory["rows_from"], memory["fits"], memory["rows"]) == ("source", True, pytest.approx(ROWS, rel=0.1))
+    assert data.command(*words_of(data, "--plan", "--rows", "2e9")) == 0
+    shown = capsys.readouterr().out
+    assert "2,000,000,000: 186 GiB of memory" in shown and "use a machine of 384 GiB" in shown
+    assert data.command(*words_of(data, "--rows", "5")) == 2
+    assert "--plan" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        data.command(*words_of(data, "--plan", "--rows", "many"))
+    assert "2e7" in capsys.readouterr().err
+
+
+def test_rows_that_do_not_fit_are_refused_before_they_are_read(data: Dataset, monkeypatch, capsys):
+    monkeypatch.setattr(capacity, "total_memory", lambda: 2 * 60 * ROWS)
+    assert data.command(*words_of(data, "--plan")) == 2
+    assert "not enough" in capsys.readouterr().out
+    assert data.command(*words_of(data, "--no-prefect")) == 2
+    assert "user_fraction" in capsys.readouterr().err
+    assert not journal.run_ids(Home(data.home_root), "tiny")
+    assert data.command(*words_of(data, "--no-prefect", "--until", "ingest")) == 0, "ingest holds no rows in memory"
+    assert data.command(*words_of(data, "--no-prefect", "--until", "clean", "--set", "memory_limit=1GB")) == 0
+
+
+def test_clean_checks_the_exact_number_of_rows(data: Dataset, monkeypatch, capsys):
+    monkeypatch.setattr(row_estimate, "estimate", lambda *_: None)
+    monkeypatch.setattr(capacity, "total_memory", lambda: 2 * 60 * ROWS)
+    assert data.command(*words_of(data, "--no-prefect", "--until", "split")) == 2
+    assert f"{ROWS} rows need" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from types import SimpleNamespace
 
 import duckdb
 import polars as pl
@@ -310,3 +311,20 @@ def test_the_command_and_the_notebook_use_the_same_door(run, capsys):
     assert night.sql("pivot users on n_interactions using count(*)").height == 20
     with duckdb.connect(str(night.file), read_only=True), pytest.raises(UnreadableInput, match="open already"):
         night.sql("from users")
+
+
+def test_a_notebook_without_ipywidgets_can_connect():
+    """There DuckDB has no progress bar, and refuses to switch it off."""
+    executed = []
+
+    class Notebook:
+        def sql(self, query):
+            return SimpleNamespace(fetchall=lambda: [(False,)])
+
+        def execute(self, query):
+            executed.append(query)
+
+    warehouse._without_progress_bar(Notebook())
+    assert not executed
+    with warehouse.connect() as con:
+        assert con.sql("select current_setting('enable_progress_bar')").fetchall() == [(False,)]

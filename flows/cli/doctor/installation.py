@@ -13,11 +13,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from pipeline.core import paths
+from pipeline.core.memory import GIB, available_memory
 from pipeline.core.paths import Home
+from pipeline.preparation.capacity import Capacity
 from pipeline.storage import warehouse
 
 Lines = Iterator[tuple[str, str, str]]
-GIB = 2**30
 DISK, MEMORY = (1 * GIB, 5 * GIB), 2 * GIB
 """Below these, in bytes: free disk with which a night fails, or may fail; memory with which it may fail."""
 
@@ -70,11 +71,11 @@ def disk(home: Home) -> Lines:
 def memory(home: Home) -> Lines:
     """Available memory, as the kernel estimates it."""
     free, total = available_memory()
-    good = free >= MEMORY
+    good, rows = free >= MEMORY, Capacity(0, 1.0, None, total).rows_that_fit
     fix = "close other programs, lower memory_limit, or sample users with dataset.filter.user_fraction"
     yield (
         "ok" if good else "warn",
-        f"{free / GIB:.1f} of {total / GIB:.1f} GiB available",
+        f"{free / GIB:.1f} of {total / GIB:.1f} GiB available; it takes about {rows / 1e6:,.0f} million rows",
         "" if good else fix,
     )
 
@@ -132,16 +133,6 @@ def duckdb(home: Home) -> Lines:
         text if good else f"read {total}, wrote 499500",
         "" if good else "check the disk",
     )
-
-
-def available_memory() -> tuple[int, int]:
-    """Available and total bytes."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    info = Path("/proc/meminfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024, total
-    return total, total
 
 
 def existing(path: Path) -> Path:

@@ -13,7 +13,7 @@ from pipeline.training.interactions import History
 
 DENSE_GRAM = 1 << 33
 """Multiplications of a dense gram matrix up to which it is computed that way: a fifth of a second of one core."""
-DENSE_ITEMS = 2048
+DENSE_ITEMS, DENSE_ITEMS_ON_CUDA = 2048, 8192
 """Items up to which scores are a dense product. It depends on nothing else, so a user has the same scores alone."""
 FEW_COLUMNS = 16
 """A product is looked up cell by cell where it has so many times the columns that are asked for."""
@@ -137,15 +137,17 @@ def times(history: History, matrix: Tensor, columns: Tensor | None = None) -> Te
     """X times a matrix (I, J), with repeated items once, (B, J), or some columns of every row, (B, C) -> (B, C).
 
     Where the history has weights they are the entries of X, and its items don't repeat.
-    Dense for few items, else the sum of the matrix's rows.
+    Dense for few items, else the sum of the matrix's rows. On CUDA some columns are taken from whole rows: sums of
+    single cells would be added in any order there.
     """
-    if history.items.device.type != "cpu" or history.n_items <= DENSE_ITEMS:
+    on_cpu = history.items.device.type == "cpu"
+    if history.n_items <= (DENSE_ITEMS if on_cpu else DENSE_ITEMS_ON_CUDA):
         product = history.dense() @ matrix  # (B, J)
         return product if columns is None else product.gather(1, columns)
     weights = history.weights  # (E,)
     if weights is None and (again := history.repeats()) is not None:
         weights = (~again).to(matrix.dtype)
-    if columns is not None and FEW_COLUMNS * columns.shape[1] <= matrix.shape[1]:
+    if on_cpu and columns is not None and FEW_COLUMNS * columns.shape[1] <= matrix.shape[1]:
         return _times_few(history, matrix, columns, weights)
     product = nn.functional.embedding_bag(
         history.items, matrix, history.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True

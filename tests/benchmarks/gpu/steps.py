@@ -19,6 +19,7 @@ from flows.cli.doctor import device_parity
 from pipeline.evaluation import ranking_metrics, segments
 from pipeline.evaluation.eval_task import EvalTask
 from pipeline.models import MODELS
+from pipeline.models.ops import history_products
 from pipeline.ranking.ranks import holdout_ranks, top_k
 from pipeline.training.context import FitContext
 from pipeline.training.interactions import Interactions
@@ -194,6 +195,55 @@ def lists(device: torch.device, small: bool) -> Found:
     return {"top_10_s": took, "product_alone_s": product, "worse_than_best": same, "peak_gib": peak(device)}
 
 
+def scores(device: torch.device, small: bool) -> Found:
+    """Top 10 of EASE for 138 k users and 27 k items: rows of weights are summed, or multiplied by dense histories."""
+    train = drawn(ML20M, device, small)
+    model = MODELS["ease"](MODELS["ease"].Config(max_side=50_000), train.n_users, train.n_items).to(device).eval()
+    model.weights = torch.randn(train.n_items, train.n_items, device=device)
+    users, history = torch.arange(train.n_users, device=device), train.history()
+    fresh(device)
+    took = repeated(device, lambda: top_k(model, users, history, history, 10), 3)
+    some = history[users[:2000]]
+    summed = history_products.times(some, model.weights)
+    dense = some.dense() @ model.weights
+    part = repeated(device, lambda: history_products.times(some, model.weights))
+    dense_part = repeated(device, lambda: some.dense() @ model.weights)
+    return {
+        "top_10_s": took, "summed_2000_s": part, "dense_2000_s": dense_part,
+        "largest_difference": float((summed - dense).abs().max()), "peak_gib": peak(device),
+    }  # fmt: skip
+
+
+def little_memory(device: torch.device, small: bool) -> Found:
+    """Lists, ranks and a fit on a card of which only a part may be used: they go on in smaller parts."""
+    if device.type != "cuda":
+        return {"skipped": "only a card runs out of memory here"}
+    train = drawn(ML20M, device, small)
+    held = torch.rand(len(train), generator=torch.Generator().manual_seed(0)).to(device) < 0.02
+    model = MODELS["mf"](MODELS["mf"].Config(), train.n_users, train.n_items).to(device).eval()
+    users, history, holdout = torch.arange(train.n_users, device=device), train.history(), train.select(held).history()
+    whole = top_k(model, users, history, history, 10)
+    ranks = holdout_ranks(model, users, history, None, holdout, 10)
+    fresh(device)
+    used = torch.cuda.memory_reserved()
+    total = torch.cuda.get_device_properties(device).total_memory
+    found: Found = {"limit_gib": (used + 700 * 2**20) / 2**30}
+    try:
+        torch.cuda.set_per_process_memory_fraction((used + 700 * 2**20) / total)
+        lists_again = top_k(model, users, history, history, 10)
+        ranks_again = holdout_ranks(model, users, history, None, holdout, 10)
+        found["equal"] = torch.equal(whole.items, lists_again.items) and torch.equal(ranks.ranks, ranks_again.ranks)
+        del lists_again, ranks_again, whole, ranks
+        fresh(device)
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 6 * 2**30) / total)
+        config = MODELS["multvae"].Config(batch_size=20_000, epochs=1)
+        MODELS["multvae"](config, train.n_users, train.n_items).fit(train, FitContext(device, "auto", epochs=1))
+        found["fit_peak_gib"] = peak(device)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return found if found["equal"] else {**found, "failed": "lists or ranks differ"}
+
+
 def repeated(device: torch.device, work: Callable[[], Any], times: int = 4) -> float:
     """Seconds of the fastest run, the first one not counted."""
     seconds = []
@@ -287,6 +337,8 @@ STEPS: dict[str, Step] = {
     "bpmf": Step(whole_fit("bpmf")),
     "popularity": Step(whole_fit("popularity")),
     "lists": Step(lists),
+    "lists of ease": Step(scores),
+    "little memory": Step(little_memory),
     "evaluate 1m": Step(evaluation(ML1M)),
     "evaluate 41k": Step(evaluation(GOWALLA)),
     "parity fp32": Step(parity_in("fp32"), 90),

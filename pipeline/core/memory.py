@@ -1,0 +1,61 @@
+"""Memory of this machine, or of the container that this process runs in."""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+GIB = 2**30
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@cache
+def total_memory() -> int:
+    """Bytes of memory that this process may use: those of the machine, or the lowest limit of its control groups."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_limits(CGROUPS, Path("/proc/self/cgroup"))])
+
+
+def available_memory() -> tuple[int, int]:
+    """Available (as the kernel estimates it) and total bytes."""
+    total, info = total_memory(), Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("MemAvailable:"):
+            return min(int(line.split()[1]) * 1024, total), total
+    return total, total
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `4GB`, `512 MiB` or `1.5tb`; ValueError explains the format."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    try:
+        assert match is not None
+        number, unit, binary = match.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit or " "))
+    except (AssertionError, ValueError):
+        raise ValueError(f'memory_limit = {text!r}: write it as "4GB" or "512MiB"') from None
+
+
+def _limits(root: Path, membership: Path) -> Iterator[int]:
+    """Limits of the process's control group and of its parents, version 2 or 1; none where nothing is limited."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            group, file = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            group, file = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            try:
+                text = group.joinpath(*parts[:depth], file).read_text().strip()
+            except OSError:  # in a container the path may be that of the host; the container's own group is the root
+                continue
+            if text.isdigit():
+                yield int(text)
