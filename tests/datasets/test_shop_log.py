@@ -99,6 +99,7 @@ def test_new_products_go_to_those_who_need_them(tmp_path):
     config = weighed_by_data(MODELS["ials"].Config.model_validate({"embedding_dim": 16, "epochs": 4}), Dataset(**TOML))
     model, context = MODELS["ials"](config, splits.n_users, splits.n_items), FitContext(attributes=splits.attributes)
     model.fit(train, context)
+    assert splits.attributes is not None
     assert place_new_items(model, train, context) >= SMALL.new
     bought = train.held_out()
     kinds = splits.attributes.values.dense()  # (I, A): 4 brands, then 12 categories
