@@ -424,4 +424,5 @@ def test_items_placed_by_attributes_do_not_change_how_users_are_solved():
     assert torch.equal(before[:, :21], after[:, :21])
     assert (after[::2, 21] < after[1::2, 21]).all(), "21 is odd"
     parts = model.contributions(1, history[torch.tensor([1])], 21)
+    assert parts is not None
     torch.testing.assert_close(parts.sum(), after[1, 21], rtol=1e-3, atol=1e-4)
