@@ -37,6 +37,27 @@ def fit_candidates(run: Run, step: Step, parts: Path) -> tuple["Candidates", Con
     return candidates, lineup
 
 
+def fit_runner_up(run: Run, step: Step, encoded: Path, champion: str, candidates: "Candidates") -> Path | None:
+    """The second-best model fitted on all rows, for `[export.holdback]`; None where there is none or none is wanted."""
+    if run.settings.export.holdback is None:
+        return None
+    label = leaderboard.runner_up(run, champion, candidates.measured)
+    if label is None:
+        journal.note(run, "holdback: there is no second model, so held-back users get popular items")
+        return None
+    own = candidates.owners.get(label, run)
+    try:
+        return step(
+            StageCall(StageName.TRAIN, label, fit="all"), train.refit_model, own, encoded, label, "all",
+            candidates.fitted[label],
+        )  # fmt: skip
+    except Skipped as reason:
+        journal.note(
+            run, f"holdback: {label} can't be fitted on all rows, so held-back users get popular items: {reason}"
+        )
+        return None
+
+
 class Candidates:
     """The models so far, by label: the folders of their searches, fits and evaluations."""
 
@@ -49,6 +70,8 @@ class Candidates:
         self.measured: dict[str, Path] = {}
         self.fits: set[Path] = set()
         """All fits that were evaluated or are members of a blend."""
+        self.owners: dict[str, Run] = {}
+        """Runs whose settings define the models that the gate adds, by label."""
         self.budgeted = run.settings.budget.minutes is not None
 
     def fit_single_models(self) -> None:
@@ -92,6 +115,7 @@ class Candidates:
 
     def fit_references(self, lineup: Contest) -> None:
         """The incumbent (of a blend, its members too) and the popularity baseline."""
+        self.owners |= {**lineup.added, **lineup.members}
         for label, own in lineup.members.items():
             with self.isolate(self.run, label):
                 call = StageCall(StageName.TRAIN, label)

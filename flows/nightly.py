@@ -38,7 +38,7 @@ def night(run: Run, step: Step) -> None:
     """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
     data = data_stages(run, step)
 
-    from flows.candidate_models import fit_candidates  # imports torch, which takes seconds
+    from flows.candidate_models import fit_candidates, fit_runner_up  # imports torch, which takes seconds
     from pipeline.stages import audit, compare, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
@@ -60,8 +60,9 @@ def night(run: Run, step: Step) -> None:
     step(StageCall(StageName.TRACK), track.log_night, run, *logged)
 
     models = [fitted[label] for label in candidates.measured]
-    read = (data.raw, data.encoded, refit, models, measured)
-    lists = step(StageCall(StageName.EXPORT), export.export_tables, run, *read)
+    second = fit_runner_up(run, step, data.encoded, champion, candidates)
+    made = export.Models(refit, models, measured, second)
+    lists = step(StageCall(StageName.EXPORT), export.export_tables, run, data.raw, data.encoded, made)
     building = step(StageCall(StageName.AUDIT), audit.audit_tables, run, data.raw, data.encoded, lists, champion)
     step(StageCall(StageName.PUBLISH), publish.publish_tables, run, building)
     step(StageCall(StageName.REGISTER), track.register_champion, run)

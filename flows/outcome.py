@@ -2,17 +2,34 @@
 
 from contextlib import suppress
 
+import polars as pl
+
 from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.reporting import notifications
+from pipeline.schemas import tables
 from pipeline.storage import journal
+
+ALARM = "realised_above_floor"
+"""Check that sends a message about a night that is published."""
 
 
 def notify(run: Run, outcome: str, reason: str) -> None:
-    """Notify the recipients that the environment names; for nights that did not publish."""
+    """Notify the recipients that the environment names; for nights that did not publish. Not of replays."""
+    if run.as_of:
+        return
     about = {"dataset": run.dataset, "run_id": run.run_id, "outcome": outcome, "home": str(run.home.root)}
     for failed in notifications.send(f"nightrecs: the night of {run.dataset} is {outcome}: {reason}", about):
         log.info(failed)
+
+
+def alarm(run: Run) -> None:
+    """Notify the recipients if earlier lists were significantly worse than popularity on what users did since."""
+    with suppress(Exception):
+        checks = journal.read(run.home, run.dataset, tables.CHECKS, run.run_id)
+        if checks.filter(pl.col("check_name") == ALARM, ~pl.col("passed")).height:
+            notify(run, "published", "lists of an earlier night were significantly worse than popularity on what users "
+                   "did since: see the table realised, and the report")  # fmt: skip
 
 
 def report_shortly(run: Run) -> None:

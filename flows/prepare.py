@@ -79,10 +79,9 @@ def prepare(
     if not look_only and until not in WITHOUT_ROWS:
         check_capacity(run)
     if until not in DATA_STAGES:
-        from pipeline.publishing import business_rules, item_conditions
+        from pipeline.publishing import wanted_lists
 
-        business_rules.read_lists(settings.export, run.data, now.date())  # so that an unreadable list fails now
-        item_conditions.check(settings.export, settings.dataset, run.data)
+        wanted_lists.check(settings, run.data, now.date())
     return run
 
 

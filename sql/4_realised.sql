@@ -1,6 +1,6 @@
 -- 4_realised: ranks of what users did after the data of a published night ended, in its lists and in those of popularity.
 -- reads:  source_rows (with masks: the event keeps an item out of lists, and is_target: metrics count it); positives (user_id, item_id), of the target; published.recommendations, published.popular_items
--- writes: nothing; returns user_id, item_id, source (of the user's list, promoted rows aside; null: it has no others), rank and popularity_rank (null: not listed)
+-- writes: nothing; returns user_id, item_id, source (of the user's list, promoted and explored rows aside; null: it has no others), rank and popularity_rank (null: not listed)
 -- params: after, until: the interactions that count; window_days of popular_items
 --
 -- An item counts if the user has a row of the target with it in the time, it is positive, no earlier row masks it, and the user has a
@@ -26,7 +26,7 @@ pairs as (
 listed as (
     select
         user_id,
-        min_by(source, rank) filter (source <> 'promoted') as source
+        min_by(source, rank) filter (source not in ('promoted', 'explore')) as source
     from published.recommendations
     group by user_id
 ),

@@ -28,6 +28,8 @@ NIGHT_MODULES = re.compile(
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
 PROCESS_MODULES = re.compile(r"subprocess|multiprocessing|concurrent\.futures\.process|pipeline\.training\.launcher")
 """What starts processes. A test that uses one of these has the marker `process`."""
+PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
+"""What reads public data sets. A test that uses one of these has the marker `long`."""
 
 
 def modules_used(item: pytest.Function) -> set[str]:
@@ -67,6 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("night")
         if any(map(PROCESS_MODULES.fullmatch, used)):
             item.add_marker("process")
+        if any(map(PUBLIC_DATA_MODULES.fullmatch, used)):
+            item.add_marker("long")
     if "PYTEST_XDIST_WORKER" in os.environ:  # files with most nights first, so that no worker ends with a long one
         slow = Counter(item.path for item in items if item.get_closest_marker("night") and not is_deselected(item))
         items.sort(key=lambda item: -slow[item.path])
@@ -88,6 +92,14 @@ def _cheap_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         if client := sys.modules.get("pipeline.tracking.client"):  # it has imported the name already
             patch.setattr(client, "initialised_alone", initialised)
         patch.setattr(worker, "Drawer", Preparer)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Nothing in these tests survives a crash of the machine, so that no write needs to reach the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

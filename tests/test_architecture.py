@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,15 @@ WITH_TORCH = {"pipeline/core/bootstrap.py"}
 DATA_STAGES = ("ingest", "admit", "clean", "encode", "split")
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def name(path: Path) -> str:
@@ -74,39 +76,39 @@ def package_of(dotted: str) -> str | None:
     return next((known for n in (2, 1) if (known := ".".join(parts[:n])) in LEVEL), None)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_imports_run_down(path: Path):
-    own = package_of(module(path))
-    if own is None or module(path) in KEPT_FOR_OLD_MODELS:
-        return
-    up = {to for to in imports(path) if (of := package_of(to)) and of != own and LEVEL[of] >= LEVEL[own]}
-    assert not up, f"{own} (layer {LEVEL[own]}) imports {sorted(up)}"
-    forbidden = {to for to in imports(path) if to.startswith(FORBIDDEN.get(own, ("-",)))}
-    assert not forbidden, f"{own} must not know {sorted(forbidden)}"
+@pytest.mark.parametrize("folder", PACKAGES, ids=name)
+def test_imports_run_down(folder: Path):
+    for path in sorted(folder.glob("*.py")):
+        own = package_of(module(path))
+        if own is None or module(path) in KEPT_FOR_OLD_MODELS:
+            continue
+        up = {to for to in imports(path) if (of := package_of(to)) and of != own and LEVEL[of] >= LEVEL[own]}
+        assert not up, f"{name(path)} (layer {LEVEL[own]}) imports {sorted(up)}"
+        forbidden = {to for to in imports(path) if to.startswith(FORBIDDEN.get(own, ("-",)))}
+        assert not forbidden, f"{name(path)} must not know {sorted(forbidden)}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_private_names_stay_in_their_package(path: Path):
-    own = package_of(module(path))
-    foreign = {
-        to
-        for to in imports(path)
-        if package_of(to) not in (None, own) and any(p.startswith("_") for p in to.split("."))
-    }
-    assert not foreign, f"{name(path)} imports private names: {sorted(foreign)}"
+@pytest.mark.parametrize("folder", PACKAGES, ids=name)
+def test_private_names_stay_in_their_package(folder: Path):
+    for path in sorted(folder.glob("*.py")):
+        own = package_of(module(path))
+        foreign = {
+            to
+            for to in imports(path)
+            if package_of(to) not in (None, own) and any(p.startswith("_") for p in to.split("."))
+        }
+        assert not foreign, f"{name(path)} imports private names: {sorted(foreign)}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_heavy_libraries_have_one_importer(path: Path):
-    roots = {dotted.split(".")[0] for dotted in imports(path)}
-    for library, importers in ONLY_IMPORTERS.items():
-        assert library not in roots or name(path).startswith(importers), f"{name(path)} imports {library}"
-    if (
-        module(path).split(".")[1:2]
-        and module(path).split(".")[1] in WITHOUT_TORCH
-        and name(path).startswith("pipeline/")
-    ):
-        assert "torch" not in roots or name(path) in WITH_TORCH, f"{name(path)} imports torch"
+@pytest.mark.parametrize("folder", PACKAGES, ids=name)
+def test_heavy_libraries_have_one_importer(folder: Path):
+    without_torch = folder.relative_to(CHECKOUT).parts[:2] in {("pipeline", package) for package in WITHOUT_TORCH}
+    for path in sorted(folder.glob("*.py")):
+        roots = {dotted.split(".")[0] for dotted in imports(path)}
+        for library, importers in ONLY_IMPORTERS.items():
+            assert library not in roots or name(path).startswith(importers), f"{name(path)} imports {library}"
+        if without_torch:
+            assert "torch" not in roots or name(path) in WITH_TORCH, f"{name(path)} imports torch"
 
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=name)
@@ -158,12 +160,11 @@ def test_the_folder_mlflow_is_no_package():
     assert not (CHECKOUT / "mlflow" / "__init__.py").exists()
 
 
-TESTS = sorted((CHECKOUT / "tests").rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", TESTS, ids=name)
-def test_no_test_imports_another_test(path: Path):
+def test_no_test_imports_another_test():
     """What several tests need is in tests/support."""
-    roots = {part for to in imports(path) for part in to.split(".") if part.startswith("test_")}
-    own = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
-    assert not {part for part in roots - own if list((CHECKOUT / "tests").rglob(f"{part}.py"))}
+    files = sorted((CHECKOUT / "tests").rglob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")}
+    for path in files:
+        imported = tests & {part for to in imports(path) for part in to.split(".")}
+        own = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+        assert not imported - own, f"{name(path)} imports {sorted(imported - own)}"

@@ -79,7 +79,8 @@ def _as_record(leftover: Garbage) -> dict[str, Any]:
 def known(options: Namespace) -> tuple[Home, str]:
     """Home and data set of a command; UnreadableInput if the home has no such data set."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
-    if not journal.run_ids(home, dataset) and not home.live(dataset).exists():
+    replays = home.replays(dataset).glob("[!.]*.duckdb")
+    if not journal.run_ids(home, dataset) and not home.live(dataset).exists() and not any(replays):
         names = [path.name for path in _journals(home)]
         raise UnreadableInput(f"{unknown_dataset(home, dataset)}{nearest(dataset, names)}")
     return home, dataset

@@ -107,16 +107,20 @@ def _add_queries(command: Command) -> None:
         "models", "models --markdown", home=False,
     )  # fmt: skip
     models.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    for name, help, what, example in (
-        ("recommend", "print a user's published recommendations", "user", "u0001"),
-        ("similar", "print the items most similar to an item", "item", "b0001"),
+    for name, module, help, what, example in (
+        ("recommend", "recommend", "print a user's published recommendations", "user", "u0001"),
+        ("similar", "query", "print the items most similar to an item", "item", "b0001"),
     ):
         query = command(
-            f"flows.cli.query:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
+            f"flows.cli.{module}:{name}", help, f"{name} sample {example}", f"{name} sample {example} -n 5 --json"
         )
         _add_dataset(query)
         query.add_argument(what, help=f"{what} id, as in the source")
         query.add_argument("-n", type=int, default=20, help="number of items (default: 20)")
+        if name == "recommend":
+            query.add_argument(
+                "--list", metavar="NAME", default="", help="another list than the default one: [lists.NAME]"
+            )
     explain = command(
         "flows.cli.explain:explain", "explain a published model's score of an item for a user",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",
@@ -172,17 +176,23 @@ def _add_maintenance(command: Command) -> None:
     _add_dataset(rollback)
     rollback.add_argument("--to", metavar="RUN_ID", help="a kept night, earlier or later than the live one")
     replay = command(
-        "flows.cli.replay:replay", "rebuild a night as of a date, into a database of its own",
+        "flows.cli.replay:replay", "rebuild a night as of a date, or backtest many, into a database of its own",
         "replay sample --as-of 2024-03-01", "replay ml-100k --as-of 1998-03-01T12:00:00+01:00 --recipe nightly",
+        "replay ml-100k --from 1998-03-01 --to 1998-04-10 --every 1d",
         more="Uses only interactions before that time, with today's settings, catalog and code, and without an\n"
         "earlier night to compare with. The same command gives the same logical hash. It runs in this process,\n"
         "without Prefect and MLflow, and writes warehouse/replays/DATASET/DATE-RECIPE.duckdb. The live tables, their\n"
-        "generations and the journal do not change. A replay that was killed continues when it is called again.",
+        "generations and the journal do not change. A replay that was killed continues when it is called again.\n\n"
+        "With --from and --to it is a backtest: a night every day (--every), each of which meets the champion of the\n"
+        "one before. It writes FROM_TO-EVERY-RECIPE.duckdb with the tables of the last night, the realised quality of\n"
+        "all nights after 1, 7 and 28 days, as far as the data reach, and backtest_models: every model of the recipe\n"
+        "on what users did until the next night, with intervals; and a report with the same name in HTML.",
     )  # fmt: skip
     replay.add_argument("dataset", help="a shipped data set, or the path of a TOML")
-    replay.add_argument(
-        "--as-of", required=True, metavar="DATE", help="ISO 8601 date or time, in UTC unless it has an offset"
-    )
+    replay.add_argument("--as-of", metavar="DATE", help="ISO 8601 date or time, in UTC unless it has an offset")
+    replay.add_argument("--from", dest="first", metavar="DATE", help="the first night of a backtest")
+    replay.add_argument("--to", dest="last", metavar="DATE", help="the last night of a backtest")
+    replay.add_argument("--every", metavar="TIME", help="time between two nights: 12h, 1d, 1w (default: 1d)")
     replay.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML")
     replay.add_argument("--data", help="folder of the source files, as for `run`")
     replay.add_argument("--set", action="append", metavar="KEY=VALUE", dest="overrides", help="as for `run`")

@@ -44,19 +44,6 @@ def models(options: Namespace) -> None:
         show(describe.all_hyperparameters(), options)
 
 
-def recommend(options: Namespace) -> None:
-    """A user's published list, with titles."""
-    found = records(
-        options,
-        "select rank, item_id, title, score, source, model from recommendations_titled "
-        "where user_id = $user and rank <= $n order by rank",
-        {"user": options.user, "n": options.n},
-    )
-    if not found:
-        require(options, "user")
-    show(found, options)
-
-
 def similar(options: Namespace) -> None:
     """The items most similar to an item, with titles."""
     found = records(

@@ -28,14 +28,14 @@ from pipeline.storage.lock import lock
 
 
 def replay(options: Namespace) -> None:
-    """Run the night and print where its tables are."""
+    """Run the night, or the nights of a range, and print where the tables are."""
+    if is_range(options):
+        from flows.cli.backtest import backtest
+
+        return backtest(options)
     as_of = moment(options.as_of)
-    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
+    run = prepared(options, as_of)
     home, dataset = run.home, run.dataset
-    if run.settings.dataset.columns.timestamp is None:
-        raise SettingsError(
-            f"{dataset} has no times, so it is unknown what was there before {as_of}: name dataset.columns.timestamp"
-        )
     name = f"{as_of:%Y-%m-%dT%H%M%S}".removesuffix("T000000") + f"-{run.settings.recipe}"
     target = home.replays(dataset) / f"{name}.duckdb"
     work = Home(home.replays(dataset) / f".{name}")
@@ -72,13 +72,34 @@ def replay(options: Namespace) -> None:
     )
 
 
-def moment(text: str) -> dt.datetime:
+def is_range(options: Namespace) -> bool:
+    """Whether a range of nights is asked for. Raises SettingsError if the options don't say which night or nights."""
+    ends = options.first, options.last
+    if options.as_of and any((*ends, options.every)):
+        raise SettingsError("--as-of is one night, and --from, --to and --every are many: give one or the other")
+    if not options.as_of and not all(ends):
+        raise SettingsError("which night: --as-of DATE for one, or --from DATE --to DATE for a backtest of many")
+    return not options.as_of
+
+
+def prepared(options: Namespace, as_of: dt.datetime) -> Run:
+    """The night of the options, in the home that they name. Raises SettingsError without times."""
+    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides)
+    if run.settings.dataset.columns.timestamp is None:
+        raise SettingsError(
+            f"{run.dataset} has no times, so it is unknown what was there before {as_of}: name "
+            "dataset.columns.timestamp"
+        )
+    return run
+
+
+def moment(text: str, option: str = "--as-of") -> dt.datetime:
     """Parse an ISO 8601 date or time, in UTC unless it has an offset, to naive UTC. Raises SettingsError."""
     try:
         parsed = dt.datetime.fromisoformat(text)
     except ValueError:
         raise SettingsError(
-            f"--as-of {text!r} is not a date: write it as 2026-11-22 or 2026-11-22T03:00:00+01:00"
+            f"{option} {text!r} is not a date: write it as 2026-11-22 or 2026-11-22T03:00:00+01:00"
         ) from None
     return parsed.astimezone(dt.UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
 

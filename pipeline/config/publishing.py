@@ -88,6 +88,34 @@ class Promotion(Section):
         return self
 
 
+class Explore(Section):
+    """Places of the lists that are kept for new items. Their rows have the source `explore`.
+
+    The places are drawn for each user below the top of the list, and new items for them, all equally likely. Rules,
+    masks and limits by attribute hold for them too.
+    """
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of the places of a list, rounded, at least one place."""
+    new_days: PositiveInt = 14
+    """How many days an item is new: from its first interaction on, back from the newest interaction of all."""
+    available_from: str | None = None
+    """Column of the item catalog with the day from which an item is new; so items without interactions are shown,
+    too."""
+
+
+class Holdback(Section):
+    """Users who get the lists of the runner-up, the second-best model on valid; of popularity, where there is none.
+
+    Their rows have the source `holdback`. `realised` compares them with the others.
+    """
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of the users."""
+    salt: str = "holdback"
+    """Users are chosen by a hash of it and their id, so they stay the same. Another salt chooses others."""
+
+
 class Export(Section):
     """What is published.
 
@@ -96,6 +124,9 @@ class Export(Section):
     """
 
     top_n: PositiveInt = 20
+    active_days: PositiveInt | None = None
+    """Only users with an interaction in this many days before the newest one get a list at night. `nightrecs recommend`
+    makes the list of any other user on request."""
     similar_items: NonNegativeInt = 20
     reasons: NonNegativeInt = 0
     """Most reasons per recommendation: items of the user's history that it comes from. Families ease, slim, ials,
@@ -121,6 +152,11 @@ class Export(Section):
     promote: list[Promotion] = Field(default=[])
     """E.g. [{ where = "is_new", place = 3 }]. Rows have the source `promoted`; limits by attribute don't count them."""
 
+    explore: Explore | None = None
+    """Places for new items; absent: none."""
+    holdback: Holdback | None = None
+    """Users with the lists of another model; absent: none."""
+
     @model_validator(mode="after")
     def _places_are_free(self) -> "Export":
         places = [promotion.place for promotion in self.promote]
@@ -129,6 +165,32 @@ class Export(Section):
         if beyond := [place for place in places if place > self.top_n]:
             raise ValueError(f"promote: place {beyond[0]} is beyond top_n = {self.top_n}")
         return self
+
+
+class NamedList(Section):
+    """A further list of every user, from the same model, in the table `recommendations_in`.
+
+    A key that is absent is as in `[export]`, so what is excluded there is excluded here too; but promotions and places
+    for new items are each list's own.
+    """
+
+    top_n: PositiveInt | None = None
+    exclude_items: str | None = None
+    only_items: str | None = None
+    max_per_attribute: dict[str, PositiveInt] | None = None
+    fresh_days: PositiveInt | None = None
+    exclude_where: str | None = None
+    """`exclude_where = "false"` excludes nothing, whatever `[export]` excludes."""
+    only_where: str | None = None
+    boost: list[Boost] | None = None
+    promote: list[Promotion] = Field(default=[])
+    explore: Explore | None = None
+
+    def of(self, export: Export) -> Export:
+        """What the list is made by. Raises ValueError for a promotion beyond the end of the list."""
+        own = {name: value for name, value in self.model_dump().items() if value is not None}
+        kept = export.model_dump(exclude={"promote", "explore"})
+        return Export.model_validate({**kept, **own})
 
 
 class Keep(Section):

@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -20,7 +21,7 @@ from pydantic import (
 from pipeline.config.attributes import Attributes
 from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
-from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep
+from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep, NamedList
 
 INCUMBENT, BASELINE = "incumbent", "popularity_floor"
 """Labels of the models that the gate adds to those of the recipe."""
@@ -150,6 +151,8 @@ class Settings(Section):
     search: Search = Search()
     budget: Budget = Budget()
     export: Export = Export()
+    lists: dict[Name, NamedList] = Field(default={})
+    """Further lists of every user by name, e.g. [lists.email] for mails; the default list is that of [export]."""
     keep: Keep = Keep()
 
     @property
@@ -157,6 +160,20 @@ class Settings(Section):
         """Whether a model weighs interactions by their age, so that histories need the ages."""
         named = ({**(entry.model_extra or {}), **(entry.search or {})} for entry in self.models.values())
         return any("half_life_days" in keys for keys in named)
+
+    @property
+    def named_lists(self) -> dict[str, Export]:
+        """What each further list is made by, by its name."""
+        return {name: each.of(self.export) for name, each in self.lists.items()}
+
+    @model_validator(mode="after")
+    def _named_lists_are_sound(self) -> "Settings":
+        for name, each in self.lists.items():
+            try:
+                each.of(self.export)
+            except ValidationError as error:
+                raise ValueError(f"lists.{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        return self
 
     @model_validator(mode="after")
     def _devices_have_no_number(self) -> "Settings":

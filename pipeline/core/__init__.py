@@ -14,6 +14,7 @@ __all__ = [
     "redaction",
     "run_ids",
     "seeding",
+    "serial_means",
     "shares",
     "stage_call",
     "suggest",

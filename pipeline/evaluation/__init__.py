@@ -13,4 +13,5 @@ __all__ = [
     "rating_predictions",
     "realised",
     "segments",
+    "until_next_night",
 ]

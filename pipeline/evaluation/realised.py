@@ -1,6 +1,7 @@
 """Realised quality: the lists of earlier nights, measured on what users did after them."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from pipeline.config.run import Run
 from pipeline.config.settings import Select
 from pipeline.core.bootstrap import intervals
+from pipeline.core.serial_means import welch
 from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.ranking_metrics import Hits
 from pipeline.preparation.events import masking_condition, target_condition
@@ -27,6 +29,8 @@ METRICS = ("ndcg", "recall", "hit_rate")
 """Measured in addition to the metric that decides."""
 PUBLISHED, POPULARITY, DIFFERENCE = "published", "popularity", "published - popularity"
 """Values of `list_source`."""
+MODEL, HOLDBACK, CONTRAST = "model", "holdback", "model - holdback"
+"""Sources of lists that are compared with each other, and the value of `list_source` for it."""
 WINDOW = 30
 """Window of the popularity lists in days, where it was published; otherwise the whole history."""
 
@@ -40,11 +44,13 @@ class Lists:
     data_end: datetime
     """The newest interaction that they were made of."""
     horizon_days: int
+    end: datetime | None = None
+    """End of the interactions that count, if it is another one."""
 
     @property
     def until(self) -> datetime:
         """End of the interactions that count."""
-        return self.data_end + timedelta(days=self.horizon_days)
+        return self.end or self.data_end + timedelta(days=self.horizon_days)
 
 
 def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, Any]]:
@@ -55,8 +61,21 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
     of the target. Nothing is measured without times, or where no generation is old enough: 28 days need
     `keep.generations` above 28 with a night a day.
     """
-    con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
+    if run.as_of is not None:
+        return []  # a replay stands alone; a backtest measures its nights itself
     records: list[dict[str, Any]] = []
+    with facts(run, raw, encoded) as con:
+        newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]
+        for lists in due_lists(con, run, newest) if newest else []:
+            records += measure(con, run, lists)
+    journal.append(run, tables.REALISED, records)
+    return records
+
+
+@contextmanager
+def facts(run: Run, raw: Path, encoded: Path) -> Iterator[warehouse.Connection]:
+    """A connection with `source_rows` and `positives`, which the statement 4_realised reads."""
+    con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
     try:
         files = {name: warehouse.literal(encoded / f"{name}.parquet") for name in ("interactions", "users", "items")}
         rows = warehouse.literal(raw / "interactions.parquet")
@@ -65,20 +84,14 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
             f"CREATE TEMP VIEW source_rows AS SELECT *, coalesce({masking_condition(kinds)}, false) AS masks, "
             f"coalesce({target_condition(kinds)}, false) AS is_target FROM read_parquet({rows})"
         )
-        newest = con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0]
-        due = due_lists(con, run, newest) if newest else []
-        if due:
-            con.execute(
-                f"CREATE TEMP VIEW positives AS SELECT user_id, item_id FROM read_parquet({files['interactions']}) "
-                f"JOIN read_parquet({files['users']}) USING (user_idx) JOIN read_parquet({files['items']}) "
-                f"USING (item_idx) WHERE positive{' AND target' if kinds else ''}"
-            )
-        for lists in due:
-            records += measure(con, run, lists)
+        con.execute(
+            f"CREATE TEMP VIEW positives AS SELECT user_id, item_id FROM read_parquet({files['interactions']}) "
+            f"JOIN read_parquet({files['users']}) USING (user_idx) JOIN read_parquet({files['items']}) "
+            f"USING (item_idx) WHERE positive{' AND target' if kinds else ''}"
+        )
+        yield con
     finally:
         con.close()
-    journal.append(run, tables.REALISED, records)
-    return records
 
 
 def due_lists(con: warehouse.Connection, run: Run, newest: datetime) -> list[Lists]:
@@ -105,6 +118,24 @@ def due_lists(con: warehouse.Connection, run: Run, newest: datetime) -> list[Lis
 
 def measure(con: warehouse.Connection, run: Run, lists: Lists) -> list[dict[str, Any]]:
     """Rows of tables.REALISED of one night's lists. Warns where they are significantly worse than popularity."""
+    events, depth = events_of(con, lists)
+    settings = run.settings
+    metrics: list[str] = sorted({*METRICS, deciding(settings.select)})
+    depth = _top_n(run, lists.run_id) or depth
+    cutoffs = sorted(k for k in {*settings.evaluation.cutoffs, settings.select.cutoff} if k <= depth)
+    of_all = {"run_id": lists.run_id, "horizon_days": lists.horizon_days, "measured_by": run.run_id}
+    records = [
+        {**of_all, "segment": segment, **record}
+        for segment, part in segments(events)
+        for record in values_of(part, metrics, cutoffs, settings.seed)
+    ]
+    records += [{**of_all, "segment": "all", **record} for record in contrasts(events, metrics, cutoffs)]
+    _warn(run, lists, records)
+    return records
+
+
+def events_of(con: warehouse.Connection, lists: Lists) -> tuple[pl.DataFrame, int]:
+    """The rows of 4_realised for lists, and the length of the longest one."""
     with warehouse.attached(con, lists.file, "published"):
         depth, windows = con.sql(
             "SELECT (SELECT max(rank) FROM published.recommendations), "
@@ -115,19 +146,7 @@ def measure(con: warehouse.Connection, run: Run, lists: Lists) -> list[dict[str,
             window_days=WINDOW if WINDOW in (windows or []) else 0,
         )  # fmt: skip
         assert found is not None
-        events = found.pl()
-    settings = run.settings
-    metrics: list[str] = sorted({*METRICS, deciding(settings.select)})
-    depth = _top_n(run, lists.run_id) or depth or 0
-    cutoffs = sorted(k for k in {*settings.evaluation.cutoffs, settings.select.cutoff} if k <= depth)
-    of_all = {"run_id": lists.run_id, "horizon_days": lists.horizon_days, "measured_by": run.run_id}
-    records = [
-        {**of_all, "segment": segment, **record}
-        for segment, part in segments(events)
-        for record in values_of(part, metrics, cutoffs, settings.seed)
-    ]
-    _warn(run, lists, records)
-    return records
+        return found.pl(), depth or 0
 
 
 def segments(events: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -145,21 +164,40 @@ def values_of(
 
     `events`: user_id, item_id, rank, popularity_rank, ordered by user.
     """
-    per_user = events.group_by("user_id", maintain_order=True).len()
-    n_holdout = torch.from_numpy(per_user["len"].cast(pl.Int64).to_numpy(writable=True))  # (U,)
-    rows = torch.repeat_interleave(torch.arange(len(n_holdout)), n_holdout)  # (E,)
     for metric in metrics:
         for cutoff in cutoffs:
-            values = [  # (U,) each
-                _values(events[column], metric, cutoff, rows, n_holdout) for column in ("rank", "popularity_rank")
-            ]
-            three = torch.stack([*values, values[0] - values[1]], 1)  # (U, 3)
+            both = by_user(events, ("rank", "popularity_rank"), metric, cutoff)  # (U, 2)
+            three = torch.cat([both, both[:, :1] - both[:, 1:]], 1)  # (U, 3)
             ends = intervals(three, seed)  # (3, 2)
             for at, source in enumerate((PUBLISHED, POPULARITY, DIFFERENCE)):
                 yield {
                     "list_source": source, "metric": metric, "cutoff": cutoff, "value": float(three[:, at].mean()),
                     "ci_low": float(ends[at, 0]), "ci_high": float(ends[at, 1]), "n": len(three),
                 }  # fmt: skip
+
+
+def contrasts(events: pl.DataFrame, metrics: Sequence[str], cutoffs: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The champion's lists compared with those of the holdback, which other users have: Welch's interval."""
+    two = [part for source, part in segments(events) if source in (HOLDBACK, MODEL)]  # in this order
+    if len(two) < 2:
+        return
+    for metric in metrics:
+        for cutoff in cutoffs:
+            held, own = (by_user(part, ("rank",), metric, cutoff).flatten().numpy() for part in two)  # (U,) each
+            found = welch(own, held)
+            if found is not None:
+                yield {
+                    "list_source": CONTRAST, "metric": metric, "cutoff": cutoff, "value": found.value,
+                    "ci_low": found.ci_low, "ci_high": found.ci_high, "n": len(held) + len(own),
+                }  # fmt: skip
+
+
+def by_user(events: pl.DataFrame, columns: Sequence[str], metric: str, cutoff: int) -> Tensor:
+    """The metric of every user, (U, C), one column for each column of ranks. `events` are ordered by user."""
+    per_user = events.group_by("user_id", maintain_order=True).len()
+    n_holdout = torch.from_numpy(per_user["len"].cast(pl.Int64).to_numpy(writable=True))  # (U,)
+    rows = torch.repeat_interleave(torch.arange(len(n_holdout)), n_holdout)  # (E,)
+    return torch.stack([_values(events[column], metric, cutoff, rows, n_holdout) for column in columns], 1)
 
 
 def _values(ranks: pl.Series, metric: str, cutoff: int, rows: Tensor, n_holdout: Tensor) -> Tensor:
@@ -180,6 +218,13 @@ def _top_n(run: Run, run_id: str) -> int | None:
 def deciding(select: Select) -> str:
     """The metric that decides: the selecting one, or ndcg where that is an error."""
     return select.metric if select.metric in ranking_metrics.METRICS else METRICS[0]
+
+
+def create_deciding(con: warehouse.Connection, run: Run) -> None:
+    """Create the temporary table `deciding` (metric, cutoff), for the audit of `realised`."""
+    select = run.settings.select
+    params = {"metric": deciding(select), "cutoff": select.cutoff}
+    con.execute("CREATE TEMP TABLE deciding AS SELECT $metric AS metric, $cutoff AS cutoff", params)
 
 
 def _warn(run: Run, lists: Lists, records: Sequence[dict[str, Any]]) -> None:

@@ -9,9 +9,10 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,7 +25,7 @@ from pipeline.core.filesystem import sync
 from pipeline.core.paths import Home
 from pipeline.maintenance import archive
 from pipeline.maintenance.rollback import between_nights
-from pipeline.storage import home_identity, journal, operation_log
+from pipeline.storage import home_identity, journal, operation_log, sqlite_files
 
 MLFLOW_DB = "mlflow/mlflow.db"
 
@@ -149,15 +150,11 @@ def _snapshot(database: Path, copy: Path) -> Iterator[Path | None]:
     if not database.is_file():
         yield None
         return
-    copy.unlink(missing_ok=True)
-    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        try:
-            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-        except sqlite3.DatabaseError as error:
-            raise UnreadableInput(f"{database} can't be read ({error}); repair it or move it away") from None
-        shutil.copymode(database, copy)
+        sqlite_files.copy(database, copy, stat.S_IMODE(database.stat().st_mode))
+    except sqlite3.DatabaseError as error:
+        raise UnreadableInput(f"{database} can't be read ({error}); repair it or move it away") from None
+    try:
         yield copy
     finally:
         copy.unlink(missing_ok=True)

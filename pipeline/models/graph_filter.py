@@ -204,6 +204,8 @@ class BipartiteGraph(nn.Module):
 
 def _product(columns: Tensor, offsets: Tensor, values: Tensor, dense: Tensor) -> Tensor:
     """Sparse rows (N, M), given by columns and values (E,), times `dense` (M, B): (N, B)."""
+    if not dense.shape[1]:  # on some CPUs, embedding_bag refuses a matrix without columns
+        return dense.new_zeros(len(offsets) - 1, 0)
     return nn.functional.embedding_bag(
         columns, dense, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )

@@ -17,6 +17,7 @@ from pipeline.core.errors import Ids, SettingsError, UnreadableInput
 from pipeline.publishing.item_conditions import CATALOG, ItemConditions
 from pipeline.publishing.promotions import MakeLists, Promotion, promote
 from pipeline.ranking.recommend import Lists
+from pipeline.ranking.servable import both
 from pipeline.storage import expressions
 
 Held = dict[tuple[int, str, str], int]
@@ -46,9 +47,7 @@ class Rules:
     @property
     def listable(self) -> Tensor | None:
         """Items that may be listed, (I,) bool; None: all."""
-        if self.allowed is None or self.servable is None:
-            return self.servable if self.allowed is None else self.allowed
-        return self.allowed & self.servable
+        return both(self.allowed, self.servable)
 
     def out(self, ids: pl.Series) -> pl.Series:
         """Ids of the items that are not allowed."""
@@ -162,7 +161,7 @@ def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.Da
     rules = Rules(rule=[""] * frame.height, reason=[""] * frame.height)
     _hold_back(rules, export, listed, frame, frame["last_seen"].max())
     for name, limit in export.max_per_attribute.items():
-        rules.groups.append((_values(name, frame, catalog), limit))
+        rules.groups.append((values_of(name, frame, catalog), limit))
     for boost, where in zip(export.boost, ItemConditions.of(export).boost, strict=True):
         factors = torch.where(_mask(expressions.passing(where, frame, CATALOG)), boost.factor, 1.0)  # (I,)
         rules.boost = factors if rules.boost is None else rules.boost * factors
@@ -231,9 +230,8 @@ def promoted_items(export: Export, listed: Listed, frame: pl.DataFrame) -> dict[
     return found
 
 
-def promotable(run: Run, frame: pl.DataFrame) -> pl.DataFrame:
+def promotable(run: Run, export: Export, frame: pl.DataFrame) -> pl.DataFrame:
     """Columns place and item_id: items of `item_conditions.item_frame` for each promoted place, for the audit."""
-    export = run.settings.export
     if not export.promote:
         return pl.DataFrame(schema={"place": pl.Int64, "item_id": pl.String})
     listed = read_lists(export, run.data, run.started_at.date())
@@ -245,7 +243,7 @@ def _mask(items: pl.Series) -> Tensor:
     return torch.from_numpy(items.to_numpy(writable=True))  # (I,) bool
 
 
-def _values(name: str, frame: pl.DataFrame, catalog: pl.DataFrame) -> Tensor:
+def values_of(name: str, frame: pl.DataFrame, catalog: pl.DataFrame) -> Tensor:
     """Which values of an attribute each item of `frame` has, (I, A) bool; A is 0 if no item has one.
 
     It is an attribute of `catalog`, else a column of `frame`, of which an item has one value or none.
@@ -309,16 +307,16 @@ def apply(rules: Rules, make: MakeLists, k: int, n_items: int) -> Ruled:
             break
         depth = min(depth * 4, n_items)
     held: Held = {}
-    for item, users in _missing(plain, lists):
+    for item, users in missing(plain.items, lists.items):
         held[item, rules.rule[item] or "max_per_attribute", rules.reason[item]] = users
     ruled, promoted = promote(lists, rules.promotions, make, rules.allowed)
-    for item, users in _missing(lists, ruled):
+    for item, users in missing(lists.items, ruled.items):
         held[item, "promote", ""] = users
     return Ruled(ruled, promoted, held)
 
 
-def _missing(before: Lists, after: Lists) -> list[tuple[int, int]]:
-    """Items (item index, number of users) of the lists (N, k) that are not in those after."""
-    gone = (before.items.unsqueeze(2) != after.items.unsqueeze(1)).all(2) & (before.items >= 0)  # (N, k)
-    items, users = torch.unique(before.items[gone], return_counts=True)
+def missing(before: Tensor, after: Tensor) -> list[tuple[int, int]]:
+    """Items (item index, number of users) of lists of items (N, k) that are not in those after."""
+    gone = (before.unsqueeze(2) != after.unsqueeze(1)).all(2) & (before >= 0)  # (N, k)
+    items, users = torch.unique(before[gone], return_counts=True)
     return list(zip(items.tolist(), users.tolist(), strict=True))

@@ -1,7 +1,7 @@
 """Builds the database that a night publishes: every table, the views and all comments, in a file that is not live."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.config.run import Run, utcnow
 from pipeline.core import paths
-from pipeline.publishing import item_columns
+from pipeline.publishing import item_columns, list_ids
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.sources import attributes
@@ -59,13 +59,18 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
         if table in OF_THE_CATALOG:
             OF_THE_CATALOG[table](con, raw, lists)
             continue
-        con.execute(table.ddl)
-        files = lists / f"{table.name}*.parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        _create(con, table)
+        files = (
+            lists / f"{table.name}[-.]*parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
+        )
         if table in FILLED_LATER:
             continue
         if list(files.parent.glob(files.name)):
             own = {name: of_the_night[name] for name in of_the_night if name in table.columns}
-            columns = ", ".join(f"${name} AS {name}" if name in own else f'"{name}"' for name in table.columns)
+            named = ["list"] if "list" in table.columns else []  # several lists per user
+            made = {name: f"${name}" for name in own}
+            made[list_ids.COLUMN] = list_ids.expression(run.dataset, run.run_id, *named)
+            columns = ", ".join(f"{made[name]} AS {name}" if name in made else f'"{name}"' for name in table.columns)
             order = ", ".join(f'"{name}"' for name in table.key if name not in own) or "1"
             source = warehouse.literal(files)
             con.execute(
@@ -76,22 +81,27 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             copy_journal(con, run, table)
 
 
+def _create(con: warehouse.Connection, table: Table) -> None:
+    with warehouse.transaction(con):
+        con.execute(table.ddl)
+
+
 def _fill_items(con: warehouse.Connection, raw: Path, lists: Path) -> None:
     columns = attributes.read_columns(raw)
     table = item_columns.table_with(columns)
-    con.execute(table.ddl)
+    _create(con, table)
     frame = pl.read_parquet(lists / f"{tables.ITEMS.name}.parquet").select(list(tables.ITEMS.columns))
     added = columns.select("item_id", *list(table.columns)[len(tables.ITEMS.columns) :])
     warehouse.insert(con, table.name, frame.join(added, on="item_id", how="left").sort("item_id"))
 
 
 def _fill_item_attributes(con: warehouse.Connection, raw: Path, _: Path) -> None:
-    con.execute(tables.ITEM_ATTRIBUTES.ddl)
+    _create(con, tables.ITEM_ATTRIBUTES)
     warehouse.insert(con, tables.ITEM_ATTRIBUTES.name, attributes.item_attributes(raw))
 
 
 def _fill_user_attributes(con: warehouse.Connection, raw: Path, _: Path) -> None:
-    con.execute(tables.USER_ATTRIBUTES.ddl)
+    _create(con, tables.USER_ATTRIBUTES)
     warehouse.insert(con, tables.USER_ATTRIBUTES.name, attributes.user_attributes(raw))
 
 
@@ -119,36 +129,45 @@ def copy_runs(con: warehouse.Connection, run: Run, champion: str, digest: str) -
 
 
 def create_views(con: warehouse.Connection) -> None:
-    """Create every view of `sql/views`."""
-    for path in sorted((paths.SQL / "views").glob("*.sql")):
-        create_view(con, path)
+    """Create every view of `sql/views`, which read tables alone."""
+    comments = _table_comments(con)
+    with warehouse.transaction(con):
+        for path in sorted((paths.SQL / "views").glob("*.sql")):
+            create_view(con, path, comments)
 
 
-def create_view(con: warehouse.Connection, path: Path) -> None:
+Comments = Mapping[str, Mapping[str, str]]
+"""Comments by table and column."""
+
+
+def create_view(con: warehouse.Connection, path: Path, comments: Comments | None = None) -> None:
     """Create the view of a file in `sql/views`, with comments.
 
     In the file's header, `-- reads:` names its tables, lines `-- column: meaning` describe columns, and the other
     lines are the view's comment. A column without such a line has the comment of the column with the same name in
     the first of these tables that has one.
     """
-    text = warehouse.read_sql(path)
-    con.execute(text)
+    text, view = warehouse.read_sql(path), warehouse.identifier(path.stem)
     header = [line for line in text.splitlines() if line.startswith("-- ")]
     declared = {found[1]: found[2] for line in header if (found := HEADER_LINE.fullmatch(line))}
     about = " ".join(line.removeprefix("-- ") for line in header if not HEADER_LINE.fullmatch(line))
-    con.execute(f"COMMENT ON VIEW {warehouse.identifier(path.stem)} IS {warehouse.literal(about)}")
-    comments = _column_comments(con, declared.pop("reads", "").split(", ")) | declared
-    for column in con.sql(f"FROM {warehouse.identifier(path.stem)}").columns:
-        if column in comments:
-            name = f"{warehouse.identifier(path.stem)}.{warehouse.identifier(column)}"
-            con.execute(f"COMMENT ON COLUMN {name} IS {warehouse.literal(comments[column])}")
+    comments = _table_comments(con) if comments is None else comments
+    of_columns: dict[str, str] = {}
+    for table in reversed(declared.pop("reads", "").split(", ")):
+        of_columns |= comments.get(table, {})
+    of_columns |= declared
+    con.execute(text)
+    con.execute(f"COMMENT ON VIEW {view} IS {warehouse.literal(about)}")
+    for column in con.sql(f"FROM {view}").columns:
+        if column in of_columns:
+            name = f"{view}.{warehouse.identifier(column)}"
+            con.execute(f"COMMENT ON COLUMN {name} IS {warehouse.literal(of_columns[column])}")
 
 
-def _column_comments(con: warehouse.Connection, read: list[str]) -> dict[str, str]:
-    """Comments by column name of the tables `read`; the first table wins."""
-    query = """SELECT column_name, comment FROM duckdb_columns()
-               WHERE database_name = current_database() AND table_name = $table AND comment IS NOT NULL"""
-    found: dict[str, str] = {}
-    for table in reversed(read):
-        found |= dict(con.sql(query, params={"table": table}).fetchall())
+def _table_comments(con: warehouse.Connection) -> Comments:
+    found: dict[str, dict[str, str]] = {}
+    query = """SELECT table_name, column_name, comment FROM duckdb_columns()
+               WHERE database_name = current_database() AND comment IS NOT NULL"""
+    for table, column, comment in con.sql(query).fetchall():
+        found.setdefault(table, {})[column] = comment
     return found

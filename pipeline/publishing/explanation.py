@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pipeline.config.publishing import Export
 from pipeline.config.settings import Settings
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
@@ -150,13 +151,15 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     return answer
 
 
-def rules_of(night: Night, items: pl.Series) -> business_rules.Rules:
-    """The rules of `[export]` for the items of the fit, as that night applied them.
+def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> business_rules.Rules:
+    """The rules of a list for the items of the fit, as that night applied them; by default those of `[export]`.
 
-    Raises UnreadableInput if a file of rules is gone.
+    By default limits by attribute are left out. Raises UnreadableInput if a file of rules is gone.
     """
-    export, settings = night.settings.export, night.settings.dataset.items
-    if not export.model_dump(exclude_defaults=True, include=set(RULES)):
+    export, settings = of or night.settings.export, night.settings.dataset.items
+    if of is None:
+        export = export.model_copy(update={"max_per_attribute": {}})
+    if not export.model_dump(exclude_defaults=True, include={*RULES, "max_per_attribute"}):
         return business_rules.Rules()
     date, catalog = night.names.night_date, item_tables.read_catalog(night.raw)
     assert date is not None
@@ -164,7 +167,7 @@ def rules_of(night: Night, items: pl.Series) -> business_rules.Rules:
     known = items.to_frame().join(item_tables.items(rows, catalog), on="item_id", how="left", maintain_order="left")
     frame = item_conditions.of_raw(night.raw, known, settings, date)
     listed = business_rules.read_lists(export, night.data, date)
-    return business_rules.rules_of(export.model_copy(update={"max_per_attribute": {}}), listed, frame, catalog)
+    return business_rules.rules_of(export, listed, frame, catalog)
 
 
 def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, History]:

@@ -20,7 +20,7 @@ from pipeline.storage import expressions, warehouse
 from pipeline.storage.expressions import NIGHT_DATE, Expression
 
 CATALOG = "the item catalog"
-ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons")
+ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore", "holdback")
 """Keys of `[export]` that enter the key of its result only where they are set."""
 
 
@@ -97,10 +97,11 @@ def of_published(con: warehouse.Connection, items: Items | None, night: dt.date)
 
 
 def check(export: Export, dataset: Dataset, data: Path) -> None:
-    """Raise SettingsError if a condition is not allowed, or if the files of the catalog lack a column that it, or
-    max_per_attribute, names."""
+    """Raise SettingsError if a condition is not allowed, or if the files of the catalog lack a column that it,
+    max_per_attribute or explore names."""
     conditions, limits = ItemConditions.of(export).all, export.max_per_attribute
-    if not (conditions or limits) or (dataset.source.generator and not any(data.glob("*"))):
+    dated = export.explore and export.explore.available_from
+    if not (conditions or limits or dated) or (dataset.source.generator and not any(data.glob("*"))):
         return
     items, known = dataset.items, [*tables.ITEMS.columns, NIGHT_DATE]
     if limits and not items:
@@ -120,6 +121,9 @@ def check(export: Export, dataset: Dataset, data: Path) -> None:
         )
         for name in limits:
             _check_attribute(name, [*items.attributes, *others], header)
+    if dated and dated not in known[len(tables.ITEMS.columns) + 1 :]:
+        near = nearest(dated, known)
+        raise SettingsError(f"export.explore.available_from: {CATALOG} has no column {dated!r}{near}")
     for condition in conditions:
         expressions.resolve(condition, dict.fromkeys(known), CATALOG)
 
@@ -142,7 +146,8 @@ def _check_attribute(name: str, attributes: list[str], header: list[str]) -> Non
 
 def check_values(run: Run, raw: Path) -> None:
     """Evaluate every condition on the catalog before anything is fitted. Raises SettingsError if that is impossible."""
-    conditions = ItemConditions.of(run.settings.export).all
+    exports = (run.settings.export, *run.settings.named_lists.values())
+    conditions = [condition for export in exports for condition in ItemConditions.of(export).all]
     if conditions:
         path = raw / "catalog.parquet"
         items = pl.read_parquet(path, columns=["item_id", "title"]) if path.exists() else tables.ITEMS.empty()
@@ -154,12 +159,14 @@ def check_values(run: Run, raw: Path) -> None:
             expressions.passing(condition, frame, CATALOG)
 
 
-def key_settings(run: Run) -> dict[str, object]:
-    """The settings of `[export]` for the key of its result."""
-    export = run.settings.export
+def key_settings(run: Run, of: Export | None = None) -> dict[str, object]:
+    """The settings of `[export]`, or of a list of `[lists]`, for the key of the export."""
+    export = of or run.settings.export
     kept = {name: value for name, value in export.model_dump().items() if name not in ADDED or value}
     if expressions.depend_on_date(*(condition.text for condition in ItemConditions.of(export).all)):
         kept[NIGHT_DATE] = expressions.night_date(run.as_of, run.started_at)
+    if export.explore:  # what is drawn, and which dates are still to come
+        kept |= {"seed": run.settings.seed, NIGHT_DATE: expressions.night_date(run.as_of, run.started_at)}
     return kept
 
 

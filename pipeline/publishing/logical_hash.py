@@ -11,7 +11,7 @@ LEFT_OUT = (
 )  # fmt: skip
 """Tables that depend on the clock, on earlier nights, or (comparisons) on the models that the gate adds; and
 item_attributes, which counts by the columns that it adds to `items`."""
-IF_FILLED = (tables.USER_ATTRIBUTES, tables.REASONS)
+IF_FILLED = (tables.USER_ATTRIBUTES, tables.REASONS, tables.RECOMMENDATIONS_IN)
 """Tables that are newer than the hash: they count only where they have rows, so that other hashes stay the same."""
 
 

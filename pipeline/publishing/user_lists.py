@@ -2,9 +2,9 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import polars as pl
@@ -17,15 +17,20 @@ from pipeline.preparation.events import codes, masking_rows
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules, reasons
+from pipeline.publishing import active_users, business_rules, explore, reasons
 from pipeline.publishing.boosts import Boosted, boosted
+from pipeline.publishing.explore import Explorer
+from pipeline.publishing.promotions import MakeLists
+from pipeline.publishing.shared_lists import SharedLists
 from pipeline.ranking.ranks import top_k
-from pipeline.ranking.recommend import Lists, ServeInputs
+from pipeline.ranking.recommend import Lists
+from pipeline.ranking.servable import both, servable
 from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
 USERS_PER_PART = 50_000
-MODEL, FALLBACK, PROMOTED = "model", "fallback", "promoted"
+MODEL, FALLBACK, PROMOTED, EXPLORE = "model", "fallback", "promoted", explore.NAME
+SOURCES = (MODEL, FALLBACK, PROMOTED, EXPLORE)
 Suppressed = Counter[tuple[str, str, str]]
 """Users by item, rule and reason: those whose list the rule kept the item out of."""
 
@@ -36,36 +41,125 @@ class Fitted:
 
     model: Recommender
     known: Interactions
+    servable: Tensor | None = None
+    """(I,) bool, see ranking/servable.py; None: all."""
+
+    @cached_property
+    def popular(self) -> Tensor:
+        """What the fallback ranks by, (I,)."""
+        return self.known.fallback_counts()
+
+
+@dataclass
+class Wanted:
+    """One of the lists that every active user gets."""
+
+    rules: business_rules.Rules
+    top_n: int
+    explorer: Explorer | None = None
+    name: str = ""
+    """Of a list of `[lists]`; empty for the default one."""
+    suppressed: Suppressed = field(default_factory=Counter)
+    """Counted while lists are made."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Lists of some users, and the reasons of their items (tables.RECOMMENDATIONS and tables.REASONS, in part)."""
+    """Lists of some users, the reasons of their items (tables.RECOMMENDATIONS and tables.REASONS, in part), and their
+    further lists (tables.RECOMMENDATIONS_IN, in part)."""
 
     lists: pl.DataFrame
     reasons: pl.DataFrame
+    named: pl.DataFrame | None = None
 
 
-def recommend(
-    run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, rules: business_rules.Rules, suppressed: Suppressed
-) -> Iterator[Part]:
-    """Lists of every user with a valid row, ordered by user id, in parts of at most USERS_PER_PART users.
+@dataclass(frozen=True)
+class Users:
+    """Some users: their ids, their index in the fit or -1, what the model may read, and what must not be listed."""
 
+    ids: pl.Series
+    index: Tensor  # (B,)
+    history: History  # B rows
+    mask: History  # B rows
+
+    def some(self, rows: Tensor) -> "Users":
+        """Those at `rows` (R,)."""
+        return Users(self.ids.gather(rows.cpu().numpy()), self.index[rows], self.history[rows], self.mask[rows])
+
+
+class Makers:
+    """What makes the lists of some users, by boost; from one pass for each where there are several `longest` lists."""
+
+    def __init__(self, fitted: Fitted, users: Users, longest: int | None):
+        self.fitted, self.users, self.longest = fitted, users, longest
+        self.made: dict[bytes, MakeLists] = {}
+
+    def of(self, boost: Tensor | None) -> MakeLists:
+        """`boost` (I,), or None."""
+        key = b"" if boost is None else boost.cpu().numpy().tobytes()
+        if key not in self.made:
+            self.made[key] = self._make(boost)
+        return self.made[key]
+
+    def _make(self, boost: Tensor | None) -> MakeLists:
+        model, popular, users = self.fitted.model, self.fitted.popular, self.users
+        if boost is not None:
+            boost = boost.to(users.index.device)
+            model, popular = Boosted(model, boost), boosted(popular, boost)
+
+        def some(rows: Tensor | None, k: int, allowed: Tensor | None) -> Lists:
+            own = users if rows is None else users.some(rows)
+            allowed = both(None if allowed is None else allowed.to(users.index.device), self.fitted.servable)
+            return ranked(model, own.index, own.history, own.mask, popular, k, allowed)
+
+        return (
+            partial(some, None) if self.longest is None else SharedLists(some, self.longest, self.fitted.known.n_items)
+        )
+
+
+def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wanted: Sequence[Wanted]) -> Iterator[Part]:
+    """Lists of every active user, ordered by user id, in parts of at most USERS_PER_PART users.
+
+    Active are all users with a valid row, or those of the last `[export] active_days`.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask), nor one that a rule holds back: `suppressed` then counts the user. Scores
-    include the boosts of the rules; reasons are those of the model's own scores.
+    include the boosts of the rules; reasons are those of the model's own scores. The first of the `wanted` lists is the
+    default one; all are made from one scoring pass, but for each set of boosts, and for users whose best items a rule
+    excludes.
     """
-    model, known, per_item = fitted.model, fitted.known, run.settings.export.reasons
-    explain = model.explainer() if per_item else None
-    popular = known.fallback_counts()
-    if rules.boost is not None:
-        model, popular = Boosted(model, rules.boost.to(known.users.device)), boosted(popular, rules.boost)
-    device = known.users.device
-    k = min(run.settings.export.top_n, known.n_items)
+    known, per_item = fitted.known, run.settings.export.reasons
+    fitted = replace(fitted, servable=both(servable(fitted.model, known, encoded), wanted[0].rules.servable))
+    explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
+    ids = items["item_id"]
+    for users in _users(run, known, rows, encoded, items):
+        makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
+        default, *others = wanted
+        lists, source = _lists(makers, default, ids)
+        frame = _frame(lists, source, users.ids, listable_ids(default, ids))
+        named = []
+        for each in others:
+            made = _frame(*_lists(makers, each, ids), users.ids, listable_ids(each, ids))
+            named.append(made.select(pl.lit(each.name).alias("list"), pl.all()))
+        why = tables.REASONS.empty()
+        if explain is not None:
+            by_model = lists.items.masked_fill(source > 0, -1)  # (B, K)
+            learnt = fitted.model.weighed(users.history).unrepeated()
+            found = reasons.reasons(explain, users.index, learnt, by_model, per_item)
+            why = reasons.frame(found, users.ids, ids)
+        yield Part(frame, why, pl.concat(named) if named else None)
+
+
+def listable_ids(wanted: Wanted, ids: pl.Series) -> pl.Series:
+    """Ids of the fit's items `ids` (I,), and of the new ones that it does not have."""
+    return ids if wanted.explorer is None else pl.concat([ids, wanted.explorer.added_ids])
+
+
+def _users(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
+    """The users who get lists, ordered by id, at most USERS_PER_PART at once."""
+    device, dataset = known.users.device, run.settings.dataset
     all_users, pairs = _source_pairs(rows, encoded, items)
-    dataset = run.settings.dataset
     filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
     masking = pairs.filter(masking_rows(rows, pairs["row"], dataset.events)) if dataset.events else pairs
     seen = _history(masking, all_users.height, items.height)
@@ -74,47 +168,48 @@ def recommend(
     if own_history.facts is not None:
         newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
         filtered_out_history = replace(filtered_out_history, facts=facts_of(filtered_out, newest))  # type: ignore
-    for start in range(0, all_users.height, USERS_PER_PART):
-        users = all_users[start : start + USERS_PER_PART]
+    listed = active_users.places(all_users["user_id"], rows, run.settings.export)  # (A,)
+    for at in listed.split(USERS_PER_PART):
+        users = all_users[at.numpy()]
         index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
-        at = torch.arange(start, start + users.height)
         history = _first_known(own_history, filtered_out_history[at].to(device), index)
-        masked = seen[at].to(device)
+        yield Users(users["user_id"], index, history, seen[at].to(device))
 
-        make = partial(_lists, model, ServeInputs(index, history, masked, popular), rules.servable)
-        ruled = business_rules.apply(rules, make, k, known.n_items)
-        lists = ruled.lists
-        for (item, rule, reason), count in ruled.held.items():
-            suppressed[items["item_id"][item], rule, reason] += count
-        flat = pl.DataFrame(
-            {
-                "row": torch.arange(users.height).repeat_interleave(k).numpy(),
-                "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(users.height).numpy(),
-                "item": lists.items.flatten().cpu().numpy(),
-                "score": lists.scores.flatten().double().cpu().numpy(),
-                "promoted": ruled.promoted.flatten().cpu().numpy(),
-                "fallback": lists.from_fallback.repeat_interleave(k).cpu().numpy(),
-            }
-        ).filter(pl.col("item") >= 0)
-        frame = flat.select(
-            users["user_id"].gather(flat["row"]).alias("user_id"),
-            "rank",
-            items["item_id"].gather(flat["item"]).alias("item_id"),
-            "score",
-            pl.when("promoted")
-            .then(pl.lit(PROMOTED))
-            .when("fallback")
-            .then(pl.lit(FALLBACK))
-            .otherwise(pl.lit(MODEL))
-            .alias("source"),
-        )
-        why = tables.REASONS.empty()
-        if explain is not None:
-            by_model = lists.items.masked_fill(lists.from_fallback[:, None] | ruled.promoted, -1)  # (B, K)
-            learnt = fitted.model.weighed(history).unrepeated()
-            found = reasons.reasons(explain, index, learnt, by_model, per_item)
-            why = reasons.frame(found, users["user_id"], items["item_id"])
-        yield Part(frame, why)
+
+def _lists(makers: Makers, wanted: Wanted, ids: pl.Series) -> tuple[Lists, Tensor]:
+    """Lists (B, k) by the rules, and the source of each place, (B, k) of SOURCES; ids (I,) of the fit's items."""
+    n_items = makers.fitted.known.n_items
+    make = makers.of(wanted.rules.boost)
+    ruled = business_rules.apply(wanted.rules, make, min(wanted.top_n, n_items), n_items)
+    explored = torch.zeros_like(ruled.promoted)
+    if wanted.explorer is not None:
+        ruled, explored = wanted.explorer.fill(ruled, makers.users.ids)
+    for (item, rule, reason), count in ruled.held.items():
+        wanted.suppressed[ids[item], rule, reason] += count
+    source = ruled.lists.from_fallback.int().unsqueeze(1)  # (B, 1): SOURCES begin with the model and the fallback
+    source = torch.where(ruled.promoted, SOURCES.index(PROMOTED), source)  # (B, k)
+    return ruled.lists, torch.where(explored, SOURCES.index(EXPLORE), source)
+
+
+def _frame(lists: Lists, source: Tensor, users: pl.Series, items: pl.Series) -> pl.DataFrame:
+    """Rows of tables.RECOMMENDATIONS, in part; users (B,) and items (I',) are ids."""
+    n, k = lists.items.shape
+    flat = pl.DataFrame(
+        {
+            "row": torch.arange(n).repeat_interleave(k).numpy(),
+            "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(n).numpy(),
+            "item": lists.items.flatten().cpu().numpy(),
+            "score": lists.scores.flatten().double().cpu().numpy(),
+            "source": source.flatten().cpu().numpy(),
+        }
+    ).filter(pl.col("item") >= 0)
+    return flat.select(
+        users.gather(flat["row"]).alias("user_id"),
+        "rank",
+        items.gather(flat["item"]).alias("item_id"),
+        "score",
+        pl.Series(SOURCES).gather(flat["source"]).alias("source"),
+    )
 
 
 def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:
@@ -123,12 +218,12 @@ def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:
     return pl.DataFrame(records, schema=tables.SUPPRESSED.schema, orient="row")
 
 
-def _lists(model: Recommender, inputs: ServeInputs, servable: Tensor | None, k: int, allowed: Tensor | None) -> Lists:
-    """Top-k lists of the items that are `allowed` and `servable`, (I,) each; None: of all."""
-    if servable is not None:
-        allowed = servable if allowed is None else allowed & servable
-    allowed = None if allowed is None else allowed.to(inputs.device)
-    return top_k(model, inputs.users, inputs.history, inputs.mask, k, allowed=allowed, fallback=inputs.fallback)
+def ranked(
+    model: Recommender, users: Tensor, history: History, mask: History, popular: Tensor, k: int, allowed: Tensor | None
+) -> Lists:
+    """Top-k lists of the items that are `allowed`, (I,); None: of all."""
+    allowed = None if allowed is None else allowed.to(users.device)
+    return top_k(model, users, history, mask, k, allowed=allowed, fallback=popular)
 
 
 def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -21,3 +21,8 @@ def servable(model: Recommender, known: Interactions, encoded: Path) -> Tensor |
     """Items that a model fitted on `known`, all rows of `encoded`, may list, (I,) bool on the CPU; None: all."""
     attributes = read_attributes(encoded, known.n_items)
     return None if attributes is None else NewItems.of(known.to("cpu"), attributes).servable(model.reads_attributes)
+
+
+def both(some: Tensor | None, others: Tensor | None) -> Tensor | None:
+    """Items (I,) bool that are in both; None: all."""
+    return others if some is None else some if others is None else some & others

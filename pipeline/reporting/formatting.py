@@ -167,6 +167,11 @@ def _served(published: dict[str, Any] | None) -> str:
     text = f"{number(served['users'])} users have up to {published['top_n']} recommendations each"
     if served["fallback"]:
         text += f", {number(served['fallback'])} of them popular items, because the model can't serve them"
+    if served["unlisted"]:
+        text += f"; {number(served['unlisted'])} inactive users get a list on request"
+    if served["explored"]:
+        text += f"; {number(served['explored'])} places ({percent(served['explored'] / served['rows'])}) show "
+        text += f"{plural(served['new_items'], 'new item')}, drawn"
     return f"{text}; {percent(published['coverage']['coverage'])} of the items are in at least one list."
 
 

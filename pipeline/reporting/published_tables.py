@@ -14,7 +14,8 @@ DECILES, POINTS = 10, 600
 
 EXAMPLES = """
 with listed as (
-    select users.user_id, users.n_interactions, any_value(recommendations.source order by source = 'promoted') as source
+    select users.user_id, users.n_interactions,
+        any_value(recommendations.source order by source in ('promoted', 'explore')) as source
     from users join recommendations using (user_id)
     group by users.user_id, users.n_interactions
 ),
@@ -51,7 +52,10 @@ def look(file: Path, raw: Path | None) -> dict[str, Any]:
     with reader.open_file(file) as con:
         served = con.sql(
             "select count(distinct user_id) as users, count(*) as rows, "
-            "count(distinct user_id) filter (source = 'fallback') as fallback from recommendations"
+            "count(distinct user_id) filter (source = 'fallback') as fallback, "
+            "(select count(*) from users anti join recommendations using (user_id)) as unlisted, "
+            "count(*) filter (source = 'explore') as explored, "
+            "count(distinct item_id) filter (source = 'explore') as new_items from recommendations"
         ).pl()
         exposure = con.sql("from item_exposure").pl()
         suppressed = con.sql(

@@ -82,9 +82,18 @@ RECOMMENDATIONS = Table(
     "recommendations", "Top-N items for every user", ("user_id", "rank"),
     {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
      "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
-     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule"),
-     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC")},
-    volatile=("run_id", "generated_at"),
+     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule; "
+                             "explore: a new item that was drawn, with score 0; holdback: by the runner-up"),
+     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC"),
+     "list_id": Column(TEXT, "Id of the user's list of this night, for logs of impressions")},
+    volatile=("run_id", "generated_at", "list_id"),
+)  # fmt: skip
+RECOMMENDATIONS_IN = Table(
+    "recommendations_in", "Further lists of every user, one for each [lists.NAME] of the recipe",
+    ("list", "user_id", "rank"),
+    {"list": Column(TEXT, "NAME of the list; the default list is the table recommendations"),
+     **RECOMMENDATIONS.columns},
+    volatile=RECOMMENDATIONS.volatile,
 )  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
@@ -149,7 +158,8 @@ PREDICTIONS = Table(
 )  # fmt: skip
 SUPPRESSED = Table(
     "suppressed", "Items that a rule in [export] removed from lists", ("item_id", "rule"),
-    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote: an item that a promotion displaced"),
+    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote, explore: an item that a promotion "
+                           "or a new item displaced"),
      "reason": Column(TEXT, "Reason given in the rule's file, or the rule's condition", nullable=True),
      "users": Column(BIG, "Users whose list would have contained the item")},
 )  # fmt: skip
@@ -263,7 +273,8 @@ REALISED = Table(
     "realised", "Lists of earlier nights, measured on what users did after the data of the lists ended",
     ("run_id", "list_source", "horizon_days", "metric", "cutoff", "segment"),
     {"run_id": Column(TEXT, "Night that published the lists"),
-     "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired"),
+     "list_source": Column(TEXT, "published; popularity: that night's popular items; published - popularity: paired; "
+                                 "model - holdback: two groups of users"),
      "horizon_days": Column(INT, "Days after the newest interaction that the lists were made of"),
      "metric": METRICS.columns["metric"], "cutoff": METRICS.columns["cutoff"],
      "segment": Column(TEXT, "all, or the users whose list has this source, promoted rows aside"),
@@ -275,7 +286,8 @@ REALISED = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES, USER_ATTRIBUTES, BIASES,
+    RECOMMENDATIONS, RECOMMENDATIONS_IN, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
+    USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
     ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
 )  # fmt: skip

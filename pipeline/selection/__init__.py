@@ -1,3 +1,3 @@
 """Which model is published: leaderboard, incumbent, pairwise comparison and the gate."""
 
-__all__ = ["challenge", "comparison", "fit_cost", "gain", "gate", "incumbent", "leaderboard"]
+__all__ = ["challenge", "comparison", "fit_cost", "gain", "gate", "incumbent", "leaderboard", "over_nights"]

@@ -1,6 +1,6 @@
 """The ranking of the night's models on valid, and the members of blends that follow from it."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
@@ -37,6 +37,11 @@ def best_first(run: Run) -> list[str]:
         "value", descending=ranking_metrics.higher_is_better(select.metric), maintain_order=True
     )
     return found["model"].to_list()
+
+
+def runner_up(run: Run, champion: str, fitted: Container[str]) -> str | None:
+    """The best model on valid but the champion, of those that are fitted; None: there is no other."""
+    return next((label for label in best_first(run) if label != champion and label in fitted), None)
 
 
 def members_of(config: BlendConfig, families: Mapping[str, str], ranked: list[str]) -> list[str]:

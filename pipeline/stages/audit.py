@@ -7,7 +7,17 @@ from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
 from pipeline.evaluation import realised
 from pipeline.preparation.events import masking_condition
-from pipeline.publishing import business_rules, checks, churn, database, item_conditions
+from pipeline.publishing import (
+    active_users,
+    business_rules,
+    checks,
+    churn,
+    database,
+    explore,
+    holdback,
+    item_conditions,
+    wanted_lists,
+)
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
 from pipeline.sources import model_attributes
@@ -46,21 +56,35 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
     export = run.settings.export
     con.execute(
-        "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact",
-        {"n": export.top_n, "exact": not export.max_per_attribute},
+        "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact, $explored AS explored",
+        {
+            "n": export.top_n,
+            "exact": not export.max_per_attribute,
+            "explored": explore.places(export.explore, export.top_n),
+        },
     )
+    active_users.create_view(con, export)
+    holdback.create_view(con, export)
     night = item_conditions.of_published(
         con, run.settings.dataset.items, expressions.night_date(run.as_of, run.started_at)
     )
     checks.temporary(con, "excluded_items", item_conditions.excluding(export, night))
-    checks.temporary(con, "promotable_items", business_rules.promotable(run, night))
+    checks.temporary(con, "promotable_items", business_rules.promotable(run, export, night))
+    checks.temporary(con, "explorable_items", explore.explorable_of_night(run, export, night, encoded))
     checks.temporary(con, "placed_items", model_attributes.described_items(encoded))
+    wanted_lists.create_tables(con, run, night, encoded)
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
+    realised.create_deciding(con, run)
     failed = checks.run_checks(con, run, "output")
-    con.execute("DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items")
+    wanted_lists.drop_tables(con)
+    con.execute(
+        "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users; "
+        "DROP VIEW held_users"
+    )
+    con.execute("DROP TABLE placed_items")
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
-        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE placed_items"
+        "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE explorable_items; DROP TABLE deciding"
     )
     return failed

@@ -1,17 +1,27 @@
 """Turns the champion into tables with the source's ids: top-N for every user, similar and popular items, vectors."""
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import torch
 
 from pipeline.config.run import Run
-from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import business_rules, item_conditions, item_tables, similar_items, user_lists
+from pipeline.publishing import (
+    business_rules,
+    explore,
+    holdback,
+    item_conditions,
+    item_tables,
+    similar_items,
+    user_lists,
+    wanted_lists,
+)
 from pipeline.ranking.servable import servable
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
@@ -21,15 +31,33 @@ from pipeline.training.device import resolve_device, set_threads
 from pipeline.training.interactions import Interactions
 
 VERSION = 2
-OF_THE_NIGHT = ("run_id", "generated_at")  # added when published, so that equal nights share this folder
+OF_THE_NIGHT = ("run_id", "generated_at", "list_id")  # added when published, so that equal nights share this folder
 
 
-def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> Path:
-    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item.
+@dataclass(frozen=True)
+class Models:
+    """Results of the night's models."""
 
-    `champion` is the refit on all rows, `fitted` are the night's models, `measured` their evaluations.
-    """
-    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    champion: Path
+    """The refit on all rows."""
+    fitted: list[Path]
+    """The night's models, as fitted on train."""
+    measured: list[Path]
+    """Their evaluations."""
+    runner_up: Path | None = None
+    """Refit on all rows of the model for `[export.holdback]`."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All of them, as parents in the lake."""
+        return (self.champion, *self.fitted, *self.measured, *([self.runner_up] if self.runner_up else []))
+
+
+def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
+    """Write every published data table as Parquet. Raises Refused if the conditions of `[export]` leave no item."""
+    champion, fitted, measured = models.champion, models.fitted, models.measured
+    all_listed = wanted_lists.read_all(run)
+    listed = all_listed[wanted_lists.DEFAULT]
 
     def write(folder: Path) -> lake.StageResult:
         set_threads(run.settings.threads)
@@ -46,29 +74,41 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
         known_items = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")
         night = night_date(run.as_of, run.started_at)
         described = item_conditions.of_raw(raw, known_items, run.settings.dataset.items, night)
-        rules = business_rules.rules_of(export, listed, described, attributes)
-        rules.servable = servable(model, known, encoded)
         for text, examples in business_rules.unknown_items(listed, items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
-        _note_rules(run, rules)
-        out = rules.out(ids)
         others = item_conditions.of_raw(
             raw, items.filter(~pl.col("item_id").is_in(ids.implode())), run.settings.dataset.items, night
         )
+        clock = explore.Clock(items["last_seen"].max(), described["last_seen"].max(), night)
+        basis = wanted_lists.Basis(run, explore.Frames(described, others, attributes), clock, rows)
+        wanted = wanted_lists.wanted(basis, all_listed)
+        rules, allowed = wanted[0].rules, servable(model, known, encoded)
+        wanted_lists.limit_to(allowed, wanted)
+        out = rules.out(ids)
         unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
         if rules.listable is not None:  # for the audit
             ids.filter(pl.Series(rules.listable.numpy())).to_frame().write_parquet(folder / "listable.parquet")
-        unknown = ids.head(0) if rules.servable is None else ids.filter(~pl.Series(rules.servable.numpy()))
+        unknown = ids.head(0) if allowed is None else ids.filter(~pl.Series(allowed.numpy()))
 
-        lists, suppressed, of_model = 0, user_lists.Suppressed(), user_lists.Fitted(model, known)
-        for number, part in enumerate(user_lists.recommend(run, of_model, rows, encoded, rules, suppressed)):
+        lists, further, second = 0, Counter[str](), models.runner_up
+        other = holdback.Other(load(second, device), lake.info(second)["label"]) if second else None
+        parts = holdback.with_holdback(run, rows, encoded, wanted, known, (holdback.Other(model, label), other))
+        for number, part in enumerate(parts):
             lists += part.lists.height
-            named = part.lists.with_columns(model=pl.lit(label))
-            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, named)
+            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part.lists)
             _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
+            if part.named is not None:
+                further.update(dict(part.named.group_by("list").len().iter_rows()))
+                both = part.named.with_columns(model=pl.lit(label))
+                _write(folder / f"recommendations_in-{number:04d}.parquet", tables.RECOMMENDATIONS_IN, both)
+        if further:
+            journal.note(run, wanted_lists.summary(further, wanted))
+        for each in wanted:
+            if each.explorer is not None:
+                journal.note(run, each.explorer.summary(each.name, further[each.name] if each.name else lists))
         other_tables = {
-            tables.SUPPRESSED: user_lists.suppressed_table(suppressed),
+            tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
                 model, label, known.pairs(), ids, export.similar_items, rules.listable
             ).filter(~pl.col("item_id").is_in(unknown.implode())),
@@ -89,43 +129,24 @@ def export_tables(run: Run, raw: Path, encoded: Path, champion: Path, fitted: li
             _write(folder / f"{table.name}.parquet", table, content)
         return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
-    return lake.build(run, spec(run, raw, encoded, champion, fitted, measured), write)
+    return lake.build(run, spec(run, raw, encoded, models), write)
 
 
-def _note_rules(run: Run, rules: business_rules.Rules) -> None:
-    """Note how many items the rules exclude, boost and promote. Raises Refused if conditions leave no item."""
-    counts, n_items = business_rules.excluded_counts(rules), len(rules.rule)
-    found = [f"{rule} excludes {n:,} of {n_items:,} items" for rule, n in counts.items()]
-    if counts.keys() & {"exclude_where", "only_where"} and sum(counts.values()) == n_items:
-        raise Refused(f"the rules of [export] leave no item to recommend: {', '.join(found)}")
-    if rules.boost is not None:
-        found.append(f"boosts change {int((rules.boost != 1).sum()):,}")
-    promotable = business_rules.promotable_counts(rules)
-    found += [f"{n:,} may be promoted to place {place}" for place, (n, _) in promotable.items()]
-    if found:
-        journal.note(run, f"rules: {', '.join(found)}")
-    for place, (n, chosen) in promotable.items():
-        if not n:
-            why = (
-                f"the other rules exclude all {chosen:,} items of its choice" if chosen else "no item is of its choice"
-            )
-            journal.note(run, f"warning: export.promote: no item can be promoted to place {place}: {why}")
-
-
-def spec(run: Run, raw: Path, encoded: Path, champion: Path, fitted: list[Path], measured: list[Path]) -> lake.Spec:
+def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
-    listed = business_rules.read_lists(run.settings.export, run.data, run.started_at.date())
+    listed = wanted_lists.read_all(run)
     return lake.Spec(
         call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
         version=VERSION,
         settings={
             **item_conditions.key_settings(run),
-            "rules": business_rules.fingerprint(listed),
+            "rules": business_rules.fingerprint(listed[wanted_lists.DEFAULT]),
+            **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
         },
-        parents=(raw, encoded, champion, *fitted, *measured),
-        head=lake.info(champion)["label"],
+        parents=(raw, encoded, *models.folders),
+        head=lake.info(models.champion)["label"],
     )
 
 

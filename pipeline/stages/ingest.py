@@ -1,15 +1,22 @@
 """Reads the source files into `1_raw`: valid rows in source order, rejected lines with reasons, the item catalog."""
 
+import os
+from dataclasses import asdict
 from pathlib import Path
+
+import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import item_conditions
-from pipeline.sources import exclusions, incremental, rejects
-from pipeline.sources.assemble import SourceAssembler
+from pipeline.schemas.reasons import Reason
+from pipeline.sources import catalog_ids, exclusions, incremental, rejects
+from pipeline.sources.assemble import CATALOG, SourceAssembler
+from pipeline.sources.file_reader import FileResult
+from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.sources.source_files import VERSION, SourceFiles, find_source_files, key_settings
 from pipeline.sources.unused_times import unused_times
-from pipeline.storage import journal, lake
+from pipeline.storage import forgotten_users, journal, lake
 
 LAYER = "1_raw"
 
@@ -61,6 +68,33 @@ def _note_unused_times(run: Run, source: SourceFiles) -> None:
                 f"warning: ingest: the column {column!r} looks like a time, but dataset.columns.timestamp is not set: "
                 "without times no split by time is possible; set it, and dataset.columns.timestamp_unit",
             )
+
+
+def cut_source(run: Run, whole: Path) -> Path:
+    """The result of `read_source` for `run.as_of`, made of the result without a limit in time: no file is read again.
+
+    Key and rows are those of `read_source`. Rows after `as_of` are counted as such.
+    """
+    assert run.as_of is not None
+    manifest = lake.read_manifest(whole)
+    settings = {**manifest["settings"], "as_of": run.as_of.isoformat()}
+
+    def write(folder: Path) -> lake.StageResult:
+        for path in whole.glob("*.parquet"):
+            os.link(path, folder / path.name)  # `rewrite` replaces a file, and does not write into it
+        before = FileResult(manifest["ledger"], None)
+        ledger = exclusions.rewrite(folder, before, forgotten_users.Forgotten(), run.as_of).ledger
+        info = {**manifest["info"]}
+        if (folder / CATALOG).exists():
+            known = pl.scan_parquet(folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()
+            listed = pl.read_parquet(folder / CATALOG, columns=["item_id"])["item_id"]
+            info["catalog"] = {**info["catalog"], **asdict(catalog_ids.compare(listed, known["item_id"]))}
+        kept = ledger.get(Reason.KEPT, 0)
+        return lake.StageResult(manifest["rows_in"], kept, {str(reason): n for reason, n in ledger.items()}, info)
+
+    folder = lake.build(run, lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings), write)
+    rejects.copy_to_journal(run, folder)
+    return folder
 
 
 def spec(run: Run) -> lake.Spec:

@@ -46,7 +46,9 @@ def register_champion(run: Run) -> str | None:
     if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id") is None:
         return None
     with journal.stage(run, "register"):
-        return best_effort(run, PROBLEM, lambda: _tracking().ensure_champion(run))
+        version = best_effort(run, PROBLEM, lambda: _tracking().ensure_champion(run))
+        best_effort(run, PROBLEM, lambda: f"realised: {_tracking().log_realised(run)}")
+        return version
 
 
 def log_report(run: Run, html: str, markdown: str) -> str | None:

@@ -20,6 +20,7 @@ __all__ = [
     "operation_log",
     "optional_steps",
     "reader",
+    "sqlite_files",
     "state_files",
     "statements",
     "warehouse",

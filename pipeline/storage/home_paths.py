@@ -15,12 +15,12 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.core.run_ids import utcnow
+from pipeline.storage import sqlite_files
 
 OWN = ("warehouse", "mlflow", ".prefect")
 """Folders of a home. Other folders in it, such as sources, may or may not have been copied with it."""
 KEPT_BACKUPS = 3
 """Backups kept of each database."""
-BUSY_SECONDS = 30
 FILE = "file://"
 
 
@@ -88,7 +88,7 @@ def has_content(home: Home) -> bool:
 def roots_named_in(home: Home) -> list[str]:
     """Locations of a home without a marker, as stored by MLflow and by the journals of its runs."""
     found: list[str] = []
-    with suppress(sqlite3.Error), closing(_open(home.mlflow_db)) as con:
+    with suppress(sqlite3.Error), closing(sqlite_files.connect(home.mlflow_db)) as con:
         for (location,) in con.execute("SELECT artifact_location FROM experiments"):
             place = unquote(str(location).removeprefix(FILE))
             root, artifacts, _ = place.rpartition("/mlflow/artifacts/")
@@ -132,17 +132,12 @@ def back_up(home: Home, why: str) -> list[Path]:
     for file in databases(home):
         target = file.with_name(f"{file.stem}.before-{why}-{utcnow():%Y%m%dT%H%M%S}{file.suffix}")
         part = target.with_name(f".{target.name}.part")
-        part.unlink(missing_ok=True)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640))
         try:
-            with closing(_open(file)) as source, closing(_open(part)) as copy:
-                source.backup(copy)
-        except sqlite3.DatabaseError as error:
-            part.unlink(missing_ok=True)
-            if isinstance(error, sqlite3.OperationalError):
-                raise _unrepairable(file, error) from None
+            sqlite_files.copy(file, part, 0o640)
+        except sqlite3.OperationalError as error:
+            raise _unrepairable(file, error) from None
+        except sqlite3.DatabaseError:
             continue  # no database: there is nothing in it to be kept
-        part.chmod(0o640)
         part.replace(target)
         made.append(target)
         for old in backups(file)[:-KEPT_BACKUPS]:
@@ -176,7 +171,7 @@ def forget_services(home: Home) -> None:
 
 def _repair_database(file: Path, relocation: Relocation) -> int:
     try:
-        with closing(_open(file)) as con:
+        with closing(sqlite_files.connect(file)) as con:
             con.create_function("relocated", 1, relocation.text, deterministic=True)
             con.execute("BEGIN IMMEDIATE")
             changed = 0
@@ -205,11 +200,6 @@ def _columns(con: sqlite3.Connection) -> Iterator[tuple[str, str]]:
 def _name(name: str) -> str:
     escaped = name.replace('"', '""')
     return f'"{escaped}"'
-
-
-def _open(file: Path, mode: str = "rw") -> sqlite3.Connection:
-    uri = f"{file.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 def _unrepairable(file: Path, error: sqlite3.Error) -> UnreadableInput:

@@ -8,8 +8,11 @@ import datetime as dt
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, overload
+
+import polars as pl
 
 from pipeline.core.console import log_once
 from pipeline.core.errors import UnreadableInput
@@ -81,18 +84,17 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     yield from found
 
 
-def fits(table: Table, record: Mapping[str, Any]) -> dict[str, Any] | None:
+def fits(table: Table, record: Mapping[str, object]) -> dict[str, object] | None:
     """The record's values for the columns of a table, with times parsed; None if one is missing or of another type."""
-    row: dict[str, Any] = {}
-    for name, column in table.columns.items():
-        value = record.get(name)
-        try:
-            value = dt.datetime.fromisoformat(value) if column.dtype == TIME and value is not None else value
-        except (TypeError, ValueError):
-            return None
-        if not (column.nullable if value is None else _is_of(value, column.dtype)):
-            return None
-        row[name] = value
+    row: dict[str, object] = {}
+    try:
+        for name, nullable, read_value in _columns_of(table):
+            value = record.get(name)
+            if value is None and not nullable:
+                return None
+            row[name] = None if value is None else read_value(value)
+    except (TypeError, ValueError):
+        return None
     return row
 
 
@@ -140,14 +142,33 @@ def _object(line: str) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-def _is_of(value: Any, dtype: Any) -> bool:
-    if dtype == BOOL:
-        return isinstance(value, bool)
+@lru_cache(maxsize=64)
+def _columns_of(table: Table) -> tuple[tuple[str, bool, Callable[[object], object]], ...]:
+    """Name, whether it may be null, and reader of each column: comparing types of Polars for each value is slow."""
+    return tuple((name, column.nullable, _reader_of(column.dtype)) for name, column in table.columns.items())
+
+
+def _reader_of(dtype: pl.DataType | type[pl.DataType]) -> Callable[[object], object]:
+    """A function that returns a value of JSON as one of this type, and raises TypeError or ValueError for others."""
     if dtype in (INT, BIG):
         limit = INT_LIMITS[dtype]
-        return isinstance(value, int) and not isinstance(value, bool) and -limit <= value < limit
-    if dtype == FLOAT:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return lambda value: _checked(value, type(value) is int and -limit <= value < limit)
     if dtype == TIME:
-        return isinstance(value, dt.datetime) and value.tzinfo is None
-    return isinstance(value, str)
+        return _time
+    if dtype == BOOL:
+        return lambda value: _checked(value, isinstance(value, bool))
+    if dtype == FLOAT:
+        return lambda value: _checked(value, isinstance(value, int | float) and not isinstance(value, bool))
+    return lambda value: _checked(value, isinstance(value, str))
+
+
+def _checked(value: object, fits: bool) -> object:
+    if not fits:
+        raise TypeError(value)
+    return value
+
+
+def _time(value: object) -> dt.datetime:
+    if not isinstance(value, str) or (time := dt.datetime.fromisoformat(value)).tzinfo:
+        raise TypeError(value)
+    return time

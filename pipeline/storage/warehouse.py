@@ -43,6 +43,18 @@ def connect(
 
 
 @contextmanager
+def transaction(con: Connection) -> Generator[None]:
+    """All statements of the block at once, or none where it raises. Each alone would be written through to the disk."""
+    con.execute("BEGIN TRANSACTION")
+    try:
+        yield
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise
+    con.execute("COMMIT")
+
+
+@contextmanager
 def attached(con: Connection, path: Path, name: str) -> Generator[None]:
     """Attach the database `path` as `name`, read-only, for the block."""
     con.execute(f"ATTACH {literal(path)} AS {identifier(name)} (READ_ONLY)")

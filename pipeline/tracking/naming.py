@@ -9,6 +9,8 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Select
 from pipeline.schemas.tables import metric_name
 
+REALISED_LISTS = (("all", "published"), ("all", "popularity"), ("holdback", "published"))
+"""Segment and list_source of the realised metrics that are logged."""
 ABOUT = """The nights of **{dataset}**: one run per night, named by its start (UTC) and its champion, with a child run
 for every model.
 
@@ -63,6 +65,17 @@ def named(metrics: pl.DataFrame, select: Select) -> dict[str, float]:
         named[name] = row["value"]
         if row["cutoff"] in (0, select.cutoff):
             named |= {f"{name}_{end}": row[end] for end in ("ci_low", "ci_high")}
+    return named
+
+
+def realised(rows: pl.DataFrame) -> dict[str, float]:
+    """`realised_7d_published_ndcg_at_10` to value, of tables.REALISED: published, popularity, and the holdback."""
+    named: dict[str, float] = {}
+    for row in rows.to_dicts():
+        lists = "holdback" if row["segment"] == "holdback" else row["list_source"]
+        if (row["segment"], row["list_source"]) in REALISED_LISTS:
+            name = metric_name(row["metric"], row["cutoff"]).replace("@", "_at_")
+            named[f"realised_{row['horizon_days']}d_{lists}_{name}"] = row["value"]
     return named
 
 

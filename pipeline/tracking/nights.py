@@ -16,11 +16,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW
 
 from pipeline.config.run import Run
 from pipeline.reporting.plots.worker import Drawer
+from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import naming
 from pipeline.tracking.registry import ensure_champion
 
-__all__ = ["end_night", "ensure_champion", "log_night", "log_report"]
+__all__ = ["end_night", "ensure_champion", "log_night", "log_realised", "log_report"]
 
 
 def log_night(run: Run, drawer: Drawer) -> str:
@@ -75,6 +76,21 @@ def end_night(run: Run, outcome: str, parent: str | None = None) -> str:
     client.set_tag(parent, "nightrecs.outcome", outcome)
     client.set_terminated(parent, "FINISHED" if outcome == "published" else "FAILED")
     return parent
+
+
+def log_realised(run: Run) -> int:
+    """Log what this night measured of earlier lists to the runs of the nights that published them; returns how many.
+
+    Metrics are `realised_7d_published_ndcg_at_10`, and for popularity and the holdback likewise.
+    """
+    rows = journal.read(run.home, run.dataset, tables.REALISED, run.run_id)
+    client, logged = connect(run.home), 0
+    for (night,), part in rows.group_by("run_id", maintain_order=True):
+        record = journal.find_run(run.home, run.dataset, str(night))
+        if record and record.get("mlflow_run_id"):
+            _log(client, record["mlflow_run_id"], metrics=naming.realised(part))
+            logged += 1
+    return logged
 
 
 def log_report(run: Run, html: str, markdown: str) -> str:

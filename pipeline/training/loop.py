@@ -22,6 +22,8 @@ from pipeline.training.step_graphs import StepGraphs
 
 __all__ = ["Diverged", "Stepper", "Steps", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
 
+MOST_PARTS = 16
+"""A batch that does not fit into the device's memory is halved, down to this part of it."""
 CHECKPOINT_SECONDS = 180.0
 """Time between two checkpoints; shorter fits write none, unless a signal ends them."""
 
@@ -138,6 +140,7 @@ class Stepper:
             raise NotServable("there are no rows to learn from")
         self.model, self.n_rows, self.loss, self.config, self.context = model, n_rows, loss, config, context
         self.batch_size = min(config.batch_size or n_rows, n_rows)
+        self.smallest_batch = -(-self.batch_size // MOST_PARTS)
         self.optimizers = optimizers(model, config)
         self.turn = (steps or Steps()).turn
         static = (steps or Steps()).static and context.graphs and context.device.type == "cuda"
@@ -196,8 +199,8 @@ class Stepper:
                 self.set_rate(epoch - 1 + start / self.n_rows)
                 self._take(rows)
             except torch.OutOfMemoryError:
-                if self.halved or self.batch_size == 1:
-                    raise
+                if self.batch_size <= self.smallest_batch or (self.halved and self.context.world.size > 1):
+                    raise  # several processes look for a lack of memory only until one was found
                 self._halve()
                 continue
             start += len(rows)

@@ -9,7 +9,7 @@ with lists as (
     select
         recommendations.user_id,
         any_value(recommendations.model) as model,
-        any_value(recommendations.source order by source = 'promoted') as source,
+        any_value(recommendations.source order by source in ('promoted', 'explore')) as source,
         count(*) as n_recommended,
         list(coalesce(items.title, recommendations.item_id) order by recommendations.rank) as recommended,
         avg(items.n_interactions) as mean_popularity

@@ -205,6 +205,7 @@ def test_parity_of_one_and_all_threads():
     assert [result.by_gradient for result in results] == [False, False, True, False]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("wrong", "family"), [(1, "ease"), (2, "ease"), (2, "mf")])
 def test_parity_sees_a_device_that_computes_something_else(monkeypatch, wrong, family):
     """`wrong`: the scores of the same model, or those of the second fit."""

@@ -50,6 +50,7 @@ def test_same_seed_same_bytes_in_another_process(written, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["interactions.csv", "items.csv"]
 
 
+@pytest.mark.long
 def test_another_seed_differs_and_replaces(written, tmp_path):
     write_sample(tmp_path, seed=1)
     assert all(a != b for a, b in zip(digest(tmp_path), digest(written[0]), strict=True))

@@ -88,6 +88,7 @@ def test_a_fit_on_more_rows_is_normalised_by_them(tmp_path):
     assert Normalizer.load(more) != Normalizer.load(chosen)
 
 
+@pytest.mark.long
 def test_what_is_learnt_is_on_the_scale_of_the_fit_and_errors_on_that_of_the_source(tmp_path):
     values = {}
     for kind in ("none", "standardize", "log1p"):
@@ -228,6 +229,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "models",
     [

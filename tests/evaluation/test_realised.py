@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows import outcome
 from pipeline.config.dataset import Events
 from pipeline.config.run import Run
+from pipeline.core import paths
 from pipeline.evaluation import realised
-from pipeline.evaluation.realised import DIFFERENCE, HORIZONS, POPULARITY, PUBLISHED, Lists
+from pipeline.evaluation.realised import CONTRAST, DIFFERENCE, HORIZONS, POPULARITY, PUBLISHED, Lists
 from pipeline.reporting.html.sections_data import over_nights
 from pipeline.reporting.night import Night
 from pipeline.schemas import tables
 from pipeline.storage import journal, warehouse
+from pipeline.tracking import naming
 from tests.support.published_nights import SECRET
 
 END = dt.datetime(2026, 1, 10)
@@ -30,10 +33,10 @@ def publish(file: Path, lists: dict[str, list[str]], popular: list[str], sources
     """Published tables of a night. `sources`: user to the source of each rank, by first letter; others: all model."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
-    names = {"m": "model", "f": "fallback", "p": "promoted"}
+    names = {"m": "model", "f": "fallback", "p": "promoted", "h": "holdback"}
     listed = [
         {"user_id": user, "rank": rank, "item_id": item, "score": 1.0, "model": "m", "run_id": "old",
-         "source": names[(sources or {}).get(user, "m" * len(items))[rank - 1]], "generated_at": END}
+         "source": names[(sources or {}).get(user, "m" * len(items))[rank - 1]], "generated_at": END, "list_id": user}
         for user, items in lists.items() for rank, item in enumerate(items, 1)
     ]  # fmt: skip
     of_all = [
@@ -116,6 +119,44 @@ def test_promoted_rows_do_not_decide_the_segment(run: Run):
     assert {(r["segment"], r["n"]) for r in found} == {("all", 5), ("model", 2), ("fallback", 2)}
     promoted = measured(run, [("only", "b", 1)], lists, ["y"], sources=sources)
     assert {(r["segment"], r["n"]) for r in promoted} == {("all", 1)}
+
+
+def test_the_champion_is_compared_with_the_holdback(run: Run):
+    """Other users have the lists of the holdback; the groups are compared by Welch's interval."""
+    users = [f"u{n:02d}" for n in range(60)]
+    sources = {user: "hhhhh" if n % 3 == 0 else "mmmmm" for n, user in enumerate(users)}
+    lists = {user: list("zbcde") if sources[user][0] == "h" else list("abcde") for user in users}
+    rows = [(user, "a" if n % 5 else "y", 1.0) for n, user in enumerate(users)]
+    found = measured(run, rows, lists, ["x"], sources=sources)
+    assert {(r["segment"], r["n"]) for r in found} == {("all", 60), ("model", 40), ("holdback", 20)}
+    own, held = (value(found, PUBLISHED, "recall", segment=name) for name in ("model", "holdback"))
+    (contrast,) = (r for r in found if (r["list_source"], r["metric"], r["cutoff"]) == (CONTRAST, "recall", 5))
+    assert contrast["value"] == pytest.approx(own - held) and held == 0 < contrast["ci_low"]
+    hits = np.array([n % 5 > 0 for n in range(60) if n % 3])
+    half = 2.02 * math.sqrt(hits.var(ddof=1) / 40)
+    assert contrast["ci_high"] - contrast["value"] == pytest.approx(half, rel=0.01) and contrast["n"] == 60
+    frame = pl.DataFrame(found, schema=tables.REALISED.schema, orient="row")
+    assert tables.REALISED.check(frame).height == len(found)
+    logged = naming.realised(frame)
+    assert logged["realised_7d_published_recall_at_5"] == value(found, PUBLISHED, "recall")
+    assert logged["realised_7d_holdback_recall_at_5"] == held and "realised_7d_popularity_ndcg_at_10" not in logged
+    alone = measured(run, rows, lists, ["x"], sources=dict.fromkeys(users, "mmmmm"))
+    assert CONTRAST not in {r["list_source"] for r in alone}
+
+
+def test_the_alarm_sends_a_message(run: Run, monkeypatch: pytest.MonkeyPatch):
+    sent: list[str] = []
+    monkeypatch.setattr(outcome.notifications, "send", lambda text, about: sent.append(text) or [])
+    check = {"check_name": outcome.ALARM, "severity": "warn", "bad_rows": 0, "passed": True}
+    assert (paths.SQL / "checks" / "output" / f"{outcome.ALARM}.sql").exists()
+    journal.append(run, tables.CHECKS, [check])
+    outcome.alarm(run)
+    assert sent == []
+    journal.append(run, tables.CHECKS, [check | {"bad_rows": 1, "passed": False}])
+    outcome.alarm(run)
+    assert len(sent) == 1 and "worse than popularity" in sent[0]
+    outcome.alarm(run.model_copy(update={"as_of": END}))
+    assert len(sent) == 1, "a replay sends nothing"
 
 
 EVENTS = {"column": "kind", "weights": {"view": 0.1, "purchase": 1.0}, "target": ["purchase"]}

@@ -36,7 +36,7 @@ timestamp = "timestamp"
 """
 BY_COUNTING = ("items", "interactions_summary", "popular_items", "row_ledger", "rejected_rows", "users")
 """Tables of the sample's night without a number that linear algebra made."""
-VOLATILE = ("run_id", "generated_at")
+VOLATILE = ("run_id", "generated_at", "list_id")
 LIBRARIES = ("torch", "numpy", "polars", "duckdb")
 
 

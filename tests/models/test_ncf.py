@@ -28,6 +28,7 @@ def fitted(**keys) -> Ncf:
     return models.fitted(Ncf, checkerboard(), **{"epochs": 30, "batch_size": 128, "learning_rate": 0.02, **keys})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("negatives", ["fresh", "static"])
 def test_every_variant_separates_the_blocks(variant: str, negatives: str):

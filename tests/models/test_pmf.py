@@ -19,6 +19,7 @@ def fitted(train: Interactions, **keys) -> Pmf:
     return models.fitted(Pmf, train, **keys)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "keys",
     [
@@ -65,6 +66,7 @@ def rows_of_counts(*counts: int) -> Interactions:
     return Interactions(users, torch.arange(len(users)), len(counts), len(users), ratings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [0, 64])
 def test_a_prior_a_row_holds_those_with_few_ratings_back_most(batch_size: int):
     """As in the paper: least squares under l2 a user gives Σ r / (n + l2); under l2 a rating, r / (1 + l2)."""

@@ -165,6 +165,7 @@ def test_gbce_undoes_the_sampling():
     assert loss(1.0) == pytest.approx(positive * 2 / 8, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
 def test_sampled_losses_learn_the_ring(loss):
     train = ring(n_users=40, n_items=12, length=9)

@@ -37,6 +37,7 @@ def by_coordinates(gram: Tensor, l1: float, l2: float, nonnegative: bool) -> Ten
     return solved
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "l1, l2, nonnegative", [(2.0, 5.0, True), (1.0, 0.5, True), (0.3, 1.0, False), (0.0, 1.0, True)]
 )
@@ -59,6 +60,7 @@ def test_the_reference_is_an_optimum_itself():
     assert slope[solved > 0].abs().max() < 1e-6 and slope[solved == 0].min() > -1e-6
 
 
+@pytest.mark.long
 def test_scikit_learn_finds_the_same_optimum():
     linear = pytest.importorskip("sklearn.linear_model")
     train, l1, l2 = random_interactions(), 1.0, 5.0

@@ -14,7 +14,7 @@ from pipeline.preparation import capacity
 from pipeline.schemas import tables
 from pipeline.sources import row_estimate
 from pipeline.storage import journal
-from tests.support.published_nights import Dataset, without_mlflow
+from tests.support.published_nights import Dataset, without_mlflow, without_report_file
 
 ROWS = 210
 """Of the source."""
@@ -46,6 +46,7 @@ family = "blend"
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     without_mlflow(monkeypatch)
+    without_report_file(monkeypatch)
     made = Dataset(tmp_path / "d")
     made.write()
     return made

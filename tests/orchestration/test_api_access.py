@@ -358,6 +358,7 @@ def test_the_assistant_of_mlflow_runs_no_commands(path, passes):
     assert bool(reached) is passes and (passes or sent[0]["status"] == 404)
 
 
+@pytest.mark.long
 def test_every_route_of_the_assistant_is_off():
     api = pytest.importorskip("mlflow.server.assistant.api")
     assert all(ASSISTANT in route.path.split("/") for route in api.assistant_router.routes)

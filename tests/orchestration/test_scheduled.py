@@ -127,6 +127,7 @@ def test_served_parameters_say_the_schedule_and_the_home_alone(home, monkeypatch
     assert f"nightly/{deployment.name}" in up.deployments.path_of(night.name)
 
 
+@pytest.mark.long
 def test_a_family_from_outside_is_found_whenever_the_night_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("NIGHTRECS_HOME", str(tmp_path))
     (tmp_path / "code").mkdir()

@@ -40,7 +40,7 @@ def measured(now: dict[str, list], before: dict[str, list], fallback: str = "", 
             con.execute(f"insert into users values ('{user}', {place}, null, null)")
             source = "fallback" if user in fallback else "model"
             for rank, item in enumerate(items, start=1):
-                row = f"('{user}', {rank}, '{item}', 0, '{source}', 'm', 'r', now())"
+                row = f"('{user}', {rank}, '{item}', 0, '{source}', 'm', 'r', now(), 'l')"
                 con.execute(f"insert into recommendations values {row}")
         for user, items in before.items():
             for rank, item in enumerate(items, start=1):
@@ -63,6 +63,7 @@ def test_the_same_lists_and_quite_other_ones():
     assert (other["jaccard"], other["rbo"], other["items_entered"], other["items_left"]) == (0, 0, 2, 2)
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.5, 0.9, 0.98]))
 def test_rbo_and_jaccard_are_those_of_the_definition(seed, p):

@@ -114,7 +114,7 @@ def test_explain_and_forget_know_new_items(shop, capsys):
     item, user = shop.ask("select item_id, user_id from recommendations where item_id = 'new-1' limit 1").row(0)
     told = shop.printed(capsys, "explain", "tiny", user, item)
     assert told["published_rank"] >= 1 and told["excluded_by"] is None
-    assert shop.command("forget", "tiny", user, "--yes") == 0, capsys.readouterr()
+    assert shop.command("forget", "tiny", user) == 0, capsys.readouterr()
     shop.night()
     assert shop.ask(f"select count(*) from recommendations where user_id = '{user}'").item() == 0
     assert shop.ask("select count(*) from recommendations where item_id = 'new-1'").item() > 0

@@ -16,10 +16,18 @@ AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
-    "wanted": "(top_n integer, exact boolean)",
+    "held_users": "(user_id varchar)",
+    "deciding": "(metric varchar, cutoff integer)",
+    "wanted": "(top_n integer, exact boolean, explored integer)",
+    "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
     "placed_items": "(item_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
+    "explorable_items": "(item_id varchar)",
+    "wanted_in": "(list varchar, top_n integer, exact boolean, explored integer)",
+    "ranked_in": "(list varchar, item_id varchar)",
+    "promotable_in": "(list varchar, place bigint, item_id varchar)",
+    "explorable_in": "(list varchar, item_id varchar)",
     "promotable_items": "(place bigint, item_id varchar)",
     "bounds": "(started_at timestamp, max_shrink double, max_age_days double, warn_age_days double, max_future_days double, "
     "min_coverage double, max_new_users double, max_lost_users double, max_new_items double, max_lost_items double, "
@@ -27,10 +35,10 @@ AUDIT_TABLES = {
 }
 
 
-@pytest.fixture
-def published(tmp_path):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
     """The tables and views of a published file, closed and opened again, without rows."""
-    path = tmp_path / "published.duckdb"
+    path = tmp_path_factory.mktemp("published") / "published.duckdb"
     with warehouse.connect(path) as con:
         for table in tables.PUBLISHED:
             con.execute(table.ddl)
@@ -40,8 +48,16 @@ def published(tmp_path):
 
 
 @pytest.fixture
-def good():
+def good(warehouse_of_two):
     """A tiny warehouse in which every check passes: two users, four items, two recommendations each."""
+    warehouse_of_two.execute("begin")
+    yield warehouse_of_two
+    warehouse_of_two.execute("rollback")
+
+
+@pytest.fixture(scope="module")
+def warehouse_of_two():
+    """See `good`, which undoes what a test changes."""
     with warehouse.connect() as con:
         for table in tables.PUBLISHED:
             con.execute(table.ddl)
@@ -50,7 +66,8 @@ def good():
         for rows in ("source_rows", "masking_rows"):
             con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
-        con.execute("insert into wanted values (2, true)")
+        con.execute("insert into wanted values (2, true, 1)")
+        con.execute("insert into active_users values ('u'), ('v')")
         con.execute("insert into tonight values ('r')")
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
         con.execute("insert into promotable_items values (2, 'd'), (9, 'b')")
@@ -58,13 +75,22 @@ def good():
             "insert into bounds values (timestamp '2026-01-10', 0.9, 3, 30, 1, 0.75, null, null, null, null, 0.7, 0.5)"
         )
         con.execute("insert into churn values ('r', 'all', 'before', 2, 2, 0.5, 0.6, 0, 0)")
+        con.execute("insert into deciding values ('ndcg', 10)")
+        con.execute(
+            "insert into realised values ('old', 'published - popularity', 7, 'ndcg', 10, 'all', 0.1, 0.05, 0.2, 50, 'r'), "
+            "('old', 'published - popularity', 1, 'ndcg', 10, 'all', -0.1, -0.2, -0.05, 9, 'r')"
+        )
         con.execute("insert into users values ('u', 2, null, null), ('v', 2, null, null)")
         for user, items in {"u": "cd", "v": "ab"}.items():
             for rank, item in enumerate(items, start=1):
                 con.execute(
-                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now())"
+                    f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now(), 'of {user}')"
                 )
         con.execute("insert into reasons values ('u', 1, 1, 'a', 0.7), ('u', 1, 0, null, 0.3)")
+        con.execute("insert into recommendations_in select 'home', * from recommendations")
+        con.execute("insert into wanted_in values ('home', 2, true, 1)")
+        con.execute("insert into ranked_in select 'home', item_id from ranked_items")
+        con.execute("insert into promotable_in select 'home', * from promotable_items")
         con.execute("insert into similar_items values ('a', 1, 'b', 0.5, 'm', 'r')")
         con.execute(
             "insert into row_ledger values ('r', 'ingest', 'kept', 4), ('r', 'ingest', 'empty_user', 1), "
@@ -81,7 +107,12 @@ FAULTS = {
     "items_known": "update recommendations set item_id = 'unknown' where user_id = 'u' and rank = 1",
     "rules_kept": "delete from ranked_items where item_id = 'c'",
     "nothing_excluded": "insert into excluded_items values ('c', 'only_where')",
+    "explore_sound": "update recommendations set source = 'explore' where user_id = 'u' and rank = 2",
+    "further_lists_sound": "update recommendations_in set item_id = 'a' where user_id = 'u' and rank = 1",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
+    "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
+    "holdback_sound": "update recommendations set source = 'holdback' where user_id = 'u'",
+    "realised_above_floor": "update realised set ci_high = -0.01 where horizon_days = 7",
     "every_user": "delete from recommendations where user_id = 'v' and rank = 2",
     "users_known": "update recommendations set user_id = 'stranger' where user_id = 'v'",
     "scores_sound": "update recommendations set score = 'nan'::double where user_id = 'v' and rank = 1",
@@ -127,6 +158,35 @@ def test_rising_scores_and_missing_users_are_found(good):
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "scores_sound.sql")).fetchall()
     good.execute("delete from recommendations where user_id = 'v'")
     assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")).fetchall() == [("v", 0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("update recommendations_in set rank = 3 where user_id = 'u' and rank = 2", "rank"),
+        ("update recommendations_in set item_id = 'c' where user_id = 'u'", "twice"),
+        ("update recommendations_in set score = 2 where user_id = 'u' and rank = 2", "score"),
+        ("update recommendations_in set item_id = 'a' where user_id = 'u' and rank = 1", "the user has it"),
+        ("delete from ranked_in where item_id = 'd'", "excluded, or not in the fit"),
+        ("update recommendations_in set source = 'explore' where rank = 2", "no new item, or too many, or at the top"),
+        ("update recommendations_in set source = 'promoted' where rank = 1", "not promoted to this place"),
+        ("delete from recommendations_in where user_id = 'v' and rank = 2", "length"),
+        ("delete from active_users where user_id = 'v'", "length"),
+        ("update wanted_in set top_n = 1", "length"),
+    ],
+)
+def test_what_is_wrong_with_a_further_list_is_found(good, fault, problem):
+    good.execute(fault)
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "further_lists_sound.sql")
+    assert problem in {row[-1] for row in good.sql(query).fetchall()}
+
+
+def test_a_list_of_an_inactive_user_is_found(good):
+    good.execute("delete from active_users where user_id = 'v'")
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")
+    assert good.sql(query).fetchall() == [("v", 2, 0)]
+    good.execute("delete from recommendations where user_id = 'v'")
+    assert good.sql(query).fetchall() == []
 
 
 def test_a_promoted_item_is_at_its_place_or_ends_a_shorter_list(good):

@@ -141,8 +141,9 @@ def test_no_users_and_misfitting_rows():
 def reference_ranks(scores: list[float], masked: set[int], held: list[int], k_max: int) -> list[int]:
     """Pessimistic ranks, slowly."""
     ranks = []
+    others_scores = [scores[i] for i in sorted(set(range(len(scores))) - masked - set(held))]
     for event in held:
-        others = sum(scores[i] >= scores[event] for i in range(len(scores)) if i not in masked and i not in held)
+        others = sum(score >= scores[event] for score in others_scores)
         place = 1 + sum((-scores[i], i) < (-scores[event], event) for i in held)
         ranks.append(others + place if others + place <= k_max else 0)
     return ranks

@@ -79,6 +79,7 @@ def described(ratings: np.ndarray | None, normalize: str = "none") -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ratings", "normalize", "panels"),
     [

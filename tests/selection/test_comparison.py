@@ -74,6 +74,7 @@ def test_holm_keeps_the_order_and_is_no_more_than_bonferroni(p_values: list[floa
     assert [adjusted[at] for at in np.argsort(p_values, kind="stable")] == sorted(adjusted)
 
 
+@pytest.mark.long
 def test_among_equal_models_a_real_difference_is_rarely_found():
     """In 5 % of the nights at most, however many models; without the correction it would be in a third of them."""
     false = 0
@@ -86,6 +87,7 @@ def test_among_equal_models_a_real_difference_is_rarely_found():
     assert false <= 8  # of 60 x 5 % = 3 expected, more in 2 % of the cases
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_users_and_twenty_models_take_seconds():
     draw, users = np.random.default_rng(0), np.arange(100_000, dtype=np.int32)
     by_user = {

@@ -24,7 +24,7 @@ from pipeline.preparation.published_split import read_pairs
 from pipeline.sources import source_files
 from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.sniffing.interactions import sniff
-from tests.support.reading import read_as, read_sniffed
+from tests.support.reading import by_itself, read_as, read_sniffed
 
 CASES = Path(__file__).parent / "cases"
 ROWS, USERS, ITEMS = 180, 30, 20
@@ -48,7 +48,7 @@ FIRST, LAST = dt.datetime(2023, 11, 15), dt.datetime(2024, 6, 2)
     ],
 )
 def test_files_that_were_read_wrongly_are_read(tmp_path, name, timed, settings, exact):
-    found = read_sniffed(CASES / name, tmp_path, exact)
+    found = read_sniffed(by_itself(CASES / name, tmp_path), tmp_path, exact)
     assert found.dataset.source.model_dump().items() >= settings.items()
     assert len(found.rows) == ROWS and not found.rejects
     assert len({row[0] for row in found.rows}) == USERS and len({row[1] for row in found.rows}) == ITEMS
@@ -57,7 +57,7 @@ def test_files_that_were_read_wrongly_are_read(tmp_path, name, timed, settings, 
 
 
 def test_windows_1252_is_said_to_be_a_guess(tmp_path):
-    found = read_sniffed(CASES / "windows-1252.csv", tmp_path)
+    found = read_sniffed(by_itself(CASES / "windows-1252.csv", tmp_path), tmp_path)
     assert found.rows[0][1] == "Hero’s “Tale” 7 – €7"
     (note,) = found.notes
     assert "its encoding is a guess: cp1252" in note and "Hero’s" in note

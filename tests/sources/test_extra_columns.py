@@ -38,6 +38,7 @@ def as_text(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6))
 def test_both_readers_keep_the_same_text(tmp_path_factory, cells):

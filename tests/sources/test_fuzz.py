@@ -258,6 +258,7 @@ def misread(seed: int, folder: Path) -> str:
     return "" if right else f"{seed}: {found.ledger} {found.rows[:1]} instead of {file.rows[:1]} {file.dialect}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "seeds", [range(60), pytest.param(range(100, 10_100), marks=pytest.mark.slow)], ids=["quick", "thorough"]
 )

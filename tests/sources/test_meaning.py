@@ -18,6 +18,7 @@ from pipeline.sources import file_reader
 from pipeline.sources.sniffing.interactions import Proposal, propose
 from pipeline.sources.unused_times import unused_times
 from pipeline.storage import warehouse
+from tests.support.reading import by_itself
 
 CASES = Path(__file__).parent / "cases"
 START = 1_700_000_000
@@ -68,20 +69,20 @@ def among(*values: Any) -> Callable[[int], Any]:
 
 
 def test_a_decimal_comma_is_read(tmp_path):
-    dataset, proposal, rows = read(tmp_path, CASES / "number-decimal-comma.csv")
+    dataset, proposal, rows = read(tmp_path, by_itself(CASES / "number-decimal-comma.csv", tmp_path))
     assert dataset.columns.decimal == "," and dataset.feedback.kind == "explicit"
     assert rows["rating"].head(3).to_list() == [5.5, 3.5, 5.5] and rows["rating"].null_count() == 0
     assert "1.5 as well as 5.5" in proposal.positives and proposal.notes == []
 
 
 def test_a_rating_of_five_is_read(tmp_path):
-    dataset, _, rows = read(tmp_path, CASES / "number-rating-of-five.csv")
+    dataset, _, rows = read(tmp_path, by_itself(CASES / "number-rating-of-five.csv", tmp_path))
     assert dataset.columns.rating_of == 5 and rows["rating"].head(3).to_list() == [5.0, 3.0, 5.0]
     assert dataset.feedback.kind == "explicit"
 
 
 def test_a_vote_against_is_no_positive(tmp_path):
-    dataset, proposal, rows = read(tmp_path, CASES / "votes-minus-one.csv")
+    dataset, proposal, rows = read(tmp_path, by_itself(CASES / "votes-minus-one.csv", tmp_path))
     assert dataset.feedback == Feedback(kind="implicit", positive_if="rating > 0")
     against = rows.filter(pl.col("item_id") == "99")
     assert (
@@ -91,14 +92,14 @@ def test_a_vote_against_is_no_positive(tmp_path):
 
 
 def test_the_item_of_a_check_in_is_its_place_and_degrees_are_no_ratings(tmp_path):
-    dataset, proposal, rows = read(tmp_path, CASES / "check-ins.txt")
+    dataset, proposal, rows = read(tmp_path, by_itself(CASES / "check-ins.txt", tmp_path))
     assert dataset.columns.rating is None and set(rows["item_id"]) <= {str(n) for n in range(22001, 22021)}
     assert proposal.guess[0] == ["user", "timestamp", "latitude", "longitude", "item"] and len(proposal.guess) == 4
     assert any("guessed" in note for note in proposal.notes)
 
 
 def test_a_category_is_no_rating(tmp_path):
-    dataset, proposal, _ = read(tmp_path, CASES / "category-as-rating.csv")
+    dataset, proposal, _ = read(tmp_path, by_itself(CASES / "category-as-rating.csv", tmp_path))
     columns = dataset.columns
     assert (columns.user, columns.item, columns.rating, columns.timestamp) == ("user", "item", None, "timestamp")
     assert dataset.source.column_names == ["user", "item", "category", "event", "timestamp"]

@@ -16,6 +16,7 @@ from pipeline.sources.sniffing.interactions import sniff
 from pipeline.sources.sniffing.times import looks_like_time, unit_of
 from pipeline.sources.unused_times import unused_times
 from pipeline.storage import warehouse
+from tests.support.reading import by_itself
 
 CASES = Path(__file__).parent / "cases"
 FIRST = dt.datetime(2024, 3, 9, 16, 37, 10)
@@ -44,7 +45,7 @@ def times_of(folder: Path, path: Path, exact: bool = False) -> pl.Series:
     ],
 )
 def test_exported_times_are_read(tmp_path, name, first):
-    path = CASES / f"{name}.csv"
+    path = by_itself(CASES / f"{name}.csv", tmp_path)
     fast, exact = times_of(tmp_path, path), times_of(tmp_path, path, exact=True)
     assert len(fast) == len(path.read_text().splitlines()) - 1 and fast.null_count() == 0
     assert fast[0] == first and fast.equals(exact)

@@ -129,6 +129,7 @@ rows_of = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(rows_of, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.4, 1.0]))
 def test_every_row_has_one_reason_and_what_stays_keeps_every_promise(records, min_user, min_item, fraction):

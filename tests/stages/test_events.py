@@ -178,6 +178,7 @@ EVENTS = st.tuples(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(EVENTS, min_size=8, max_size=60),

@@ -19,6 +19,8 @@ README = BLOCK.findall((CHECKOUT / "README.md").read_text())
 
 EMPTY = (
     "outcome <> 'published'",
+    "source = 'explore'",
+    "recommendations_in",
     "realised_over_nights",
     "not passed",
     "rejected_rows",

@@ -13,7 +13,7 @@ from flows.cli import main
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
-from pipeline.stages import track
+from pipeline.stages import report, track
 from pipeline.storage import home_identity, warehouse
 
 TOML = """name = "tiny"
@@ -97,6 +97,11 @@ class Dataset:
 def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nights as they are when MLflow can't be had, without the seconds that finding out takes."""
     monkeypatch.setattr(track, "best_effort", lambda run, problem, action: None)
+
+
+def without_report_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nights with the stage `report` as it is where it fails, without the second or two that the page takes."""
+    monkeypatch.setattr(report, "best_effort", lambda run, problem, action: None)
 
 
 def copied(data: Dataset, folder: Path) -> Dataset:

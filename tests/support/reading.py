@@ -1,5 +1,6 @@
 """Reads a file as `init` and a night do."""
 
+import shutil
 import tomllib
 import uuid
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ class Reading:
     rejects: list[tuple]
     """Line and reason of each rejected line."""
     ledger: dict[str, int]
+
+
+def by_itself(path: Path, scratch: Path) -> Path:
+    """A copy in a folder without other files: `init` looks for a catalog in each of them."""
+    folder = scratch / "by-itself"
+    folder.mkdir(exist_ok=True)
+    return Path(shutil.copy(path, folder))
 
 
 def read_sniffed(path: Path, scratch: Path, exact: bool = False) -> Reading:

@@ -1,5 +1,7 @@
 """Weights by type, quantity and age: computed by hand, and the same in every family that weighs interactions."""
 
+from functools import cache
+
 import polars as pl
 import pytest
 import torch
@@ -42,15 +44,15 @@ def shop(n_users: int = 40, n_items: int = 24) -> Interactions:
 def config(family: str, **keys) -> WeightsConfig:
     small = {
         "embedding_dim": 8,
-        "epochs": 30,
-        "batch_size": 20,
+        "epochs": 10,
+        "batch_size": 40,
+        "learning_rate": 0.05,
         "beta": 0.01,
         "neighbors": 10,
         "hidden_dim": 16,
         "l1": 0.1,
         "l2": 1.0,
     }
-    small |= {"epochs": 30, "batch_size": 20, "beta": 0.01} if family == "multvae" else {}
     kind = MODELS[family].Config
     known = {k: v for k, v in small.items() if k in kind.model_fields and not (k == "l2" and family in ("ials", "mf"))}
     return kind.model_validate({**known, **keys})  # type: ignore[return-value]
@@ -65,6 +67,12 @@ def fitted(family: str, train: Interactions, **keys) -> Recommender:
 def scores(model: Recommender, train: Interactions) -> Tensor:
     with torch.no_grad():
         return model.score(torch.arange(train.n_users), train.history())
+
+
+@cache
+def unweighed_scores(family: str) -> Tensor:
+    """(U, I) of a model that weighs all interactions of `shop` alike."""
+    return scores(fitted(family, shop()), shop())
 
 
 def test_weights_by_hand():
@@ -93,7 +101,7 @@ def test_facts_follow_their_events():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_bought_outweighs_what_is_viewed(family):
     train = shop()
-    plain = scores(fitted(family, train), train)
+    plain = unweighed_scores(family)
     model = fitted(family, train, use_weights=True, event_weights={**WEIGHTS, "view": 0.01}, quantity_exponent=0.0)
     found = scores(model, train)
     own = (torch.arange(40)[:, None] % 2 == torch.arange(24) % 2) & (train.history().dense() == 0)
@@ -125,7 +133,7 @@ def test_a_half_life_needs_times_and_forgets(family):
     with pytest.raises(NotServable, match="no times"):
         fitted(family, plain, half_life_days=3)
     old = scores(fitted(family, rows, half_life_days=0.5), rows)
-    assert old.isfinite().all() and not torch.equal(old, scores(fitted(family, rows), rows))
+    assert old.isfinite().all() and not torch.equal(old, unweighed_scores(family))
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("mf", "multvae", "popularity")])

@@ -35,6 +35,7 @@ def fitted(context: FitContext | None = None, **keys) -> tuple[Line, int]:
     return model, fit_by_gradient(model, len(X), model.loss, config(**keys), context or FitContext())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "keys",
     [
@@ -168,7 +169,7 @@ def test_an_epoch_sees_every_row_once_in_another_order():
     assert not first.equal(second)
 
 
-def test_out_of_memory_halves_the_batch_once_and_loses_no_row(capsys: pytest.CaptureFixture[str]):
+def test_out_of_memory_halves_the_batch_and_loses_no_row(capsys: pytest.CaptureFixture[str]):
     model, sizes = Line(), []
 
     def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -179,8 +180,18 @@ def test_out_of_memory_halves_the_batch_once_and_loses_no_row(capsys: pytest.Cap
 
     fit_by_gradient(model, len(X), loss, config(epochs=1, batch_size=40), FitContext())
     assert sizes == [20, 20, 20, 4] and "batch_size = 20" in capsys.readouterr().err
+    sizes.clear()
+    fit_by_gradient(model, len(X), loss, config(epochs=1, batch_size=60), FitContext())
+    assert sizes == [15, 15, 15, 15, 4] and "batch_size = 30" in capsys.readouterr().err
+    asked: list[int] = []
+
+    def never(rows: Tensor, generator: torch.Generator) -> Tensor:
+        asked.append(len(rows))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
     with pytest.raises(torch.OutOfMemoryError):
-        fit_by_gradient(model, len(X), loss, config(epochs=1, batch_size=60), FitContext())
+        fit_by_gradient(model, len(X), never, config(epochs=1, batch_size=60), FitContext())
+    assert asked == [60, 30, 15, 8, 4]
 
 
 def test_rates_of_the_schedules():

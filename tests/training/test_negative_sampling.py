@@ -84,6 +84,7 @@ def test_fresh_with_every_call_repeatable_by_seed():
     assert torch.equal(first, sampler.draw(users, 8, generator(5))[0])
 
 
+@pytest.mark.long
 def test_large_catalogs_keep_their_keys_apart():
     n_users, n_items = 3_000_000, 2_000_000
     pairs = [(0, 5), (n_users - 2, n_items - 1), (n_users - 1, 0), (n_users - 1, n_items - 1)]

@@ -255,13 +255,24 @@ def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     base = _of(rows).encode(
         x=alt.X("when:O", title="night of the lists", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
         xOffset="list_source:N",
-        color=_coloured("list_source", [row["list_source"] for row in rows], ["published", "popularity"]),
+        color=_coloured("list_source", [row["list_source"] for row in rows], ["published", "popularity", "holdback"]),
         tooltip=_tips(
             night="when:N", lists="list_source:N", value="value:Q", low="ci_low:Q", high="ci_high:Q", n="n:Q"
         ),
     )
     ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("ci_low:Q", title=metric), y2="ci_high:Q")
     return chart(ends + base.mark_circle(size=70, opacity=1).encode(y="value:Q"), 190, description)
+
+
+def over_nights(rows: Rows, metric: str, description: str) -> dict[str, Any]:
+    """Means of all nights so far, a line for each model: rows have when, lists, value, mean, n."""
+    base = _of(rows).encode(
+        x=alt.X("when:O", title="night", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        y=alt.Y("mean:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+        color=alt.Color("lists:N", title=None, legend=alt.Legend(orient="top")),
+        tooltip=_tips(night="when:N", lists="lists:N", mean_so_far="mean:Q", of_the_night="value:Q", users="n:Q"),
+    )
+    return chart(base.mark_line(strokeWidth=2) + base.mark_circle(opacity=1, size=30), 240, description)
 
 
 def timeline(rows: Rows, description: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ A content security policy allows the page's own two scripts, by their hashes, an
 
 import base64
 import hashlib
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
@@ -16,6 +16,9 @@ from pipeline.reporting.html import sections_data, sections_models
 from pipeline.reporting.night import Night
 from pipeline.reporting.published_tables import look
 from pipeline.schemas import tables
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 HERE = Path(__file__).parent
 FILTERS = ("number", "rounded", "percent", "seconds", "moment", "day", "interval", "reason")
@@ -37,20 +40,31 @@ def keep(facts: dict[str, Any]) -> Path:
 
 def html(facts: dict[str, Any], personal: bool = True) -> str:
     """The page with these contents. Not `personal`: without users and bad rows, for places that outlive the tables."""
+    notes = facts["notes"] if personal else list(map(formatting.without_examples, facts["notes"]))
+    return rendered("page.html", facts | {"notes": notes, "personal": personal}, facts["night"].home)
+
+
+def rendered(template: str, facts: dict[str, Any], home: Home) -> str:
+    """A template of this folder with these contents and with the page's style and scripts."""
+    scripts = library(home), (HERE / "page.js").read_text(encoding="utf-8")
+    return _template(template).render(
+        **facts,
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        policy=" ".join(map(_hash, scripts)),
+    )
+
+
+@cache
+def _template(name: str) -> "Template":
+    """A template of this folder; to compile one takes a third of a second."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {name: getattr(formatting, name) for name in FILTERS}
-    scripts = library(facts["night"].home), (HERE / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html").render(
-        **facts | {"notes": facts["notes"] if personal else list(map(formatting.without_examples, facts["notes"]))},
-        personal=personal,
-        style=(HERE / "page.css").read_text(encoding="utf-8"),
-        scripts=scripts,
-        policy=" ".join(map(_hash, scripts)),
-    )
+    return environment.get_template(name)
 
 
 def content(night: Night) -> dict[str, Any]:

@@ -280,9 +280,10 @@ def _realised(night: Night) -> list[Drawn]:
     _, metric, cutoff = night.selection_metric
     if not cutoff:
         return []
-    known = night.realised_of_nights.filter(
-        pl.col("list_source").is_in(["published", "popularity"]), segment="all", metric=metric, cutoff=cutoff
-    )
+    of_metric = night.realised_of_nights.filter(metric=metric, cutoff=cutoff)
+    known = of_metric.filter(pl.col("list_source").is_in(["published", "popularity"]), segment="all")
+    held = of_metric.filter(list_source="published", segment="holdback").with_columns(list_source=pl.lit("holdback"))
+    known = pl.concat([known, held])
     days = next((days for days in (7, 28, 1) if days in set(known["horizon_days"])), None)
     rows = known.filter(horizon_days=days).sort("run_id", "list_source").to_dicts() if days else []
     if not rows:
@@ -295,7 +296,9 @@ def _realised(night: Night) -> list[Drawn]:
         for row in rows
     ]
     label = metric_name(metric, cutoff)
-    described = "; ".join(f"{row['list_source']} {rounded(row['value'])}" for row in rows[-2:])
+    described = "; ".join(f"{row['list_source']} {rounded(row['value'])}" for row in rows[-3 if held.height else -2 :])
     return [drawn(f"{label} of published lists on what users did in the {days} days after",
                   charts.realised(points, label, f"Realised {label}: {described}"),
+                  "Popularity lists of the same night, for the same users, are the baseline. Lists of the holdback are "
+                  "of other users." if held.height else
                   "Popularity lists of the same night, for the same users, are the baseline.")]  # fmt: skip

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from pipeline.sources import parsing
 from pipeline.sources.sniffing.cells import ENOUGH, filled, is_numeric, mostly, plain_name, words_of
@@ -37,6 +38,7 @@ _LIKE_A_TIME = re.compile(
     re.IGNORECASE,
 ).fullmatch
 _COMMA_COUNT = re.compile(r"[0-9]{9,19},[0-9]*").fullmatch
+_DIGIT = re.compile(r"\d").search
 _SAMPLE = 20
 """Cells that decide whether a unit is worth trying on all of a column."""
 
@@ -120,7 +122,7 @@ def _best_unit(cells: list[str]) -> tuple[str | None, float]:
     """The unit that reads the largest share of the cells, the first of equals, and that share."""
     best, most = None, 0.0
     points = [_point(cell) for cell in cells]
-    sample = points[:: max(1, len(points) // _SAMPLE)]
+    sample = [point for point in points[:: max(1, len(points) // _SAMPLE)] if _DIGIT(point)]
     for unit in (*EPOCHS, "iso", *_FORMATS):
         is_read = _reader(unit)
         if not any(map(is_read, sample)):
@@ -143,14 +145,16 @@ def _in_exponents(text: str, digits: int) -> re.Match[str] | None:
     return found if found and int(found[2]) + 1 in (digits - 1, digits) else None
 
 
+@cache
 def _reader(unit: str) -> Callable[[str], bool]:
     """Whether a text is a time in this unit, between 1970 and 2100; a count has as many digits as one of today."""
     parse = parsing.clock(unit)
     fewest, most = EPOCHS.get(unit, (0, 0))
     is_count = re.compile(rf"[0-9]{{{fewest},{most}}}(\.[0-9]*)?").fullmatch
+    marks = frozenset(re.sub(r"%[A-Za-z%]|[\w\s]", "", unit))  # every text of this format has them
 
     def is_time(text: str) -> bool:
-        if most and not (is_count(text) or _in_exponents(text, most)):
+        if (most and not (is_count(text) or _in_exponents(text, most))) or not marks.issubset(text):
             return False
         try:
             return 0 <= parse(text) < parsing.END_OF_TIME

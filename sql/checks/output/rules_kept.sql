@@ -1,8 +1,9 @@
 -- severity: error
 -- reads: recommendations, similar_items, ranked_items
--- No recommended or similar item was filtered out or is excluded by a rule of [export].
+-- No recommended or similar item was filtered out or is excluded by a rule of [export]; of new items that were drawn, see
+-- explore_sound.
 with listed as (
-    select item_id from recommendations
+    select item_id from recommendations where source <> 'explore'
     union
     select similar_item_id from similar_items
 )

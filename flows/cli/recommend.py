@@ -1,0 +1,84 @@
+"""`nightrecs recommend`: a user's published list, or for a user without one the list that the night would have made."""
+
+import sys
+from argparse import Namespace
+from typing import Any
+
+from flows.cli.output import show
+from flows.cli.query import records, require
+from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
+from pipeline.core.suggest import nearest
+from pipeline.datasets.names import dataset_name
+
+
+def recommend(options: Namespace) -> None:
+    """Print the list, with titles."""
+    if options.list:
+        require_list(options)
+    table, of = ("recommendations_in_titled", "list = $list and") if options.list else ("recommendations_titled", "")
+    found = records(
+        options,
+        f"select rank, item_id, title, score, source, model from {table} "
+        f"where {of} user_id = $user and rank <= $n order by rank",
+        {"user": options.user, "n": options.n, **({"list": options.list} if options.list else {})},
+    )
+    if not found:
+        require(options, "user")
+        found = on_request(options)
+    show(found, options)
+
+
+def on_request(options: Namespace) -> list[dict[str, Any]]:
+    """The list of a user whom `[export] active_days` leaves out: by the published model, else popular items."""
+    from pipeline.publishing import explanation, on_request  # imports torch
+
+    home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
+    (night,) = records(options, "select run_id from freshness", {})
+    try:
+        published = explanation.published_night(home, dataset, night["run_id"])
+    except UnreadableInput as gone:
+        say(f"user {options.user!r} has no published list, and none can be computed: {gone} These are popular items, "
+            "of which the user may have some already")  # fmt: skip
+        return popular(options)
+    rows = on_request.list_of(published, options.user, options.list).head(options.n).to_dicts()
+    say(f"user {options.user!r} has no published list; this one was made on request by the published model")
+    titles = titles_of(options, [row["item_id"] for row in rows])
+    return [
+        {**{key: row[key] for key in ("rank", "item_id")}, "title": titles.get(row["item_id"]),
+         "score": row["score"], "source": row["source"], "model": published.label}
+        for row in rows
+    ]  # fmt: skip
+
+
+def require_list(options: Namespace) -> None:
+    """Raise UnreadableInput, with the lists that there are, if the night has no list of this name."""
+    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'recommendations_in'", {})
+    found = records(options, "select distinct list from recommendations_in order by list", {}) if is_there else []
+    names = [row["list"] for row in found]
+    if options.list not in names:
+        there = f"there are: {', '.join(names)}" if names else "it has only the default list; [lists.NAME] adds others"
+        near = nearest(options.list, names)
+        raise UnreadableInput(f"the published night of {options.dataset} has no list {options.list!r}{near}; {there}")
+
+
+def popular(options: Namespace) -> list[dict[str, Any]]:
+    """The most popular items, as the rows of a list."""
+    return records(
+        options,
+        "select popular_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
+        "from popular_items left join items using (item_id) where window_days = 0 and popular_items.rank <= $n "
+        "order by popular_items.rank",
+        {"n": options.n},
+    )
+
+
+def titles_of(options: Namespace, item_ids: list[str]) -> dict[str, str | None]:
+    """Titles by item id."""
+    query = "select item_id, title from items where list_contains($ids, item_id)"
+    return {row["item_id"]: row["title"] for row in records(options, query, {"ids": item_ids})}
+
+
+def say(text: str) -> None:
+    """A message to the person, next to the data on stdout."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,104 @@
+"""Users who get the lists of another model than the champion, so that what both are worth shows in what users do."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.config.publishing import Export, Holdback
+from pipeline.config.run import Run
+from pipeline.models import Recommender
+from pipeline.models.popularity import Popularity, PopularityConfig
+from pipeline.publishing.user_lists import FALLBACK, MODEL, Fitted, Part, Wanted, recommend
+from pipeline.storage import warehouse
+from pipeline.training.context import FitContext
+from pipeline.training.interactions import Interactions
+
+NAME = "holdback"
+"""Source of the rows."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """The model that makes the held-back lists."""
+
+    model: Recommender
+    label: str
+
+
+def popularity(known: Interactions) -> Other:
+    """Popularity over the whole history, where the night has no second model."""
+    model = Popularity(PopularityConfig(), known.n_users, known.n_items)
+    model.fit(known, FitContext(known.users.device))
+    return Other(model, "popularity")
+
+
+def condition(holdback: Holdback) -> str:
+    """SQL over user_id: whether a user is held back. It depends on the salt and the id only."""
+    salted = f"concat_ws(chr(31), {warehouse.literal(holdback.salt)}, user_id)"
+    return f"md5_number_lower({salted}) < {round(holdback.share * 2**64)}"
+
+
+def held_users(users: pl.Series, holdback: Holdback) -> pl.Series:
+    """Those of the user ids (U,) that are held back, as text."""
+    with warehouse.connect(threads=1) as con:
+        con.register("_users", users.cast(pl.String).unique().alias("user_id").to_frame().to_arrow())
+        return con.sql(f"SELECT user_id FROM _users WHERE {condition(holdback)} ORDER BY user_id").pl()["user_id"]
+
+
+def with_holdback(
+    run: Run,
+    rows: pl.DataFrame,
+    encoded: Path,
+    wanted: Sequence[Wanted],
+    known: Interactions,
+    models: tuple[Other, Other | None],
+) -> Iterator[Part]:
+    """The parts of `user_lists.recommend` with the column `model`. `models`: the champion, and the one for holdback.
+
+    A held-back user whom the champion serves gets the list of the other model, by the same rules: its rows are
+    `holdback` where they were `model` or `fallback`. A user whom the champion can't serve keeps the popular items, so
+    that the two groups are drawn from the same users. Further lists, of `[lists]`, are the champion's for all. What
+    rules suppressed counts in the champion's lists.
+    """
+    champion, other = models
+    parts = recommend(run, Fitted(champion.model, known), rows, encoded, wanted)
+    holdback = run.settings.export.holdback
+    if holdback is None:
+        for part in parts:
+            yield replace(part, lists=part.lists.with_columns(model=pl.lit(champion.label)))
+        return
+    other = other or popularity(known)
+    held = held_users(rows["user_id"], holdback)
+    default = wanted[0]
+    quiet = [replace(default, explorer=default.explorer and replace(default.explorer), suppressed=Counter())]
+    of_held = rows.filter(pl.col("user_id").cast(pl.String).is_in(held.implode()))
+    without_reasons = run.settings.export.model_copy(update={"reasons": 0})
+    alone = run.model_copy(update={"settings": run.settings.model_copy(update={"export": without_reasons})})
+    lists = [part.lists for part in recommend(alone, Fitted(other.model, known), of_held, encoded, quiet)]
+    theirs = pl.concat(lists).with_columns(pl.col("user_id").cast(pl.String)) if lists else None
+    for part in parts:
+        yield _exchanged(part, theirs, champion.label, other.label)
+
+
+def _exchanged(part: Part, theirs: pl.DataFrame | None, champion: str, other: str) -> Part:
+    """The part with the lists of `theirs` for those of its users whom the champion serves."""
+    lists = part.lists.with_columns(pl.col("user_id").cast(pl.String), model=pl.lit(champion))
+    if theirs is None:
+        return replace(part, lists=lists)
+    served = lists.filter(source=MODEL).select("user_id").unique()
+    new = theirs.join(served, on="user_id", how="semi").with_columns(
+        source=pl.when(pl.col("source").is_in([MODEL, FALLBACK])).then(pl.lit(NAME)).otherwise("source"),
+        model=pl.lit(other),
+    )
+    kept = lists.join(new, on="user_id", how="anti")
+    reasons = part.reasons.join(new, on="user_id", how="anti")
+    return replace(part, lists=pl.concat([kept, new.select(kept.columns)]).sort("user_id", "rank"), reasons=reasons)
+
+
+def create_view(con: warehouse.Connection, export: Export) -> None:
+    """Create the temporary view `held_users` of a published database, for the audit, from its table `users`."""
+    where = condition(export.holdback) if export.holdback else "false"
+    con.execute(f"CREATE TEMP VIEW held_users AS SELECT user_id FROM users WHERE {where}")
