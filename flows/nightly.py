@@ -29,7 +29,7 @@ def data_stages(run: Run, step: Step) -> Data:
     raw = step(StageCall(StageName.INGEST), ingest.read_source, run)
     raw = step(StageCall(StageName.ADMIT), admit.admit_source, run, raw)
     cleaned = step(StageCall(StageName.CLEAN), clean.clean_interactions, run, raw)
-    encoded = step(StageCall(StageName.ENCODE), encode.encode_ids, run, cleaned)
+    encoded = step(StageCall(StageName.ENCODE), encode.encode_ids, run, cleaned, raw)
     parts = step(StageCall(StageName.SPLIT), split.split_interactions, run, encoded)
     return Data(raw, cleaned, encoded, parts)
 

@@ -17,7 +17,7 @@ from pipeline.core.suggest import nearest
 from pipeline.datasets.loader import resolve_data
 from pipeline.preparation import seen
 from pipeline.preparation.capacity import Capacity
-from pipeline.sources import column_names, row_estimate
+from pipeline.sources import column_names, model_attributes, row_estimate
 from pipeline.stages import DATA_STAGES
 from pipeline.storage import expressions, forgotten_users, home_identity, journal, lake
 
@@ -77,6 +77,7 @@ def prepare(
         started_at=now,
     )
     check_columns(run)
+    model_attributes.check(settings.dataset, settings.attributes, run.data)
     if not look_only and until not in WITHOUT_ROWS:
         check_capacity(run)
     if until not in DATA_STAGES:

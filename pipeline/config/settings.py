@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config.attributes import Attributes
 from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep, NamedList
@@ -152,6 +153,7 @@ class Settings(Section):
     an evaluation from the time of the split."""
     dataset: Dataset
     split: Split = Split()
+    attributes: Attributes = Attributes()
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     """By label; a label is also part of file names. `incumbent` and `popularity_floor` are reserved for the gate."""
     evaluation: Evaluation = Evaluation()

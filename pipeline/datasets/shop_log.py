@@ -2,6 +2,9 @@
 
 Every user dreams of two categories and needs two others. Most views are of dreams, by brand and popularity; nearly all
 purchases are of needs. A dream that is popular among lookers therefore says little about what will be bought.
+
+The catalog ends with new products, one for each category and brand, that nobody has seen yet. Those who need the
+category, and are faithful to the brand, would buy them.
 """
 
 import os
@@ -36,6 +39,8 @@ class Shop:
     users: int = 3000
     items: int = 720
     days: int = 90
+    new: int = 48
+    """Products without events, at the end of the catalog; the first of category and brand are 0 and 0, then 1 and 0."""
     views: int = 40
     """Mean number of views of a user."""
 
@@ -85,11 +90,14 @@ def draw_shop(seed: int, shop: Shop) -> tuple[pl.DataFrame, pl.DataFrame]:
     ]  # fmt: skip
     order = ["event_time", "user_id", "product_id", "event_type"]
     events = pl.concat(parts).sort(order, maintain_order=True)
+    new = np.arange(shop.new)
+    category = np.concatenate([category, new % CATEGORIES])  # (I + new,)
+    brand = np.concatenate([brand, new // CATEGORIES % BRANDS])  # (I + new,)
     names = [f"{BRAND[b]} {CATEGORY[c]} {n // len(BRAND) // len(CATEGORY) + 1}" for n, (b, c) in
              enumerate(zip(brand, category, strict=True))]  # fmt: skip
     products = pl.DataFrame(
         {
-            "product_id": [f"p{n + 1:04d}" for n in range(shop.items)],
+            "product_id": [f"p{n + 1:04d}" for n in range(shop.items + shop.new)],
             "name": names,
             "category": [CATEGORY[c] for c in category],
             "brand": [BRAND[b] for b in brand],

@@ -1,6 +1,7 @@
 """How well a model ranks and predicts: evaluation tasks, ranking and rating metrics, segments, beyond accuracy."""
 
 __all__ = [
+    "attribute_leaks",
     "beyond_accuracy",
     "eval_task",
     "evaluator",

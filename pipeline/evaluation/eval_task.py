@@ -15,7 +15,9 @@ from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.models import Recommender
 from pipeline.preparation.seen import HIDE, SeenRule
 from pipeline.ranking.ranks import refuse_leak
+from pipeline.sources import model_attributes
 from pipeline.storage import lake
+from pipeline.training.attributes import ItemAttributes, NewItems
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.normalizer import Normalizer
 
@@ -74,6 +76,12 @@ class Splits:
             return History.of(users, items, self.n_users, self.n_items)
         rows = self.of(*SPLITS).off_limits()
         return History.of(rows.users, rows.items, self.n_users, self.n_items)
+
+    @cached_property
+    def attributes(self) -> ItemAttributes | None:
+        """Attributes of items, with `[attributes]`."""
+        frame = self.frames.get(Path(model_attributes.ITEM_VALUES).stem)
+        return None if frame is None else ItemAttributes.of_frame(frame, self.n_items, self.device)
 
     def holds_out(self, split: str) -> bool:
         """Whether the split holds out a row."""
@@ -142,13 +150,14 @@ class EvalTask:
     holdout: History  # (N rows) positives of the split, of the target's event types
     popular: Tensor  # (I,) positives per item in the rows fitted on, of the target's event types
     fitted: History  # (U rows) positives of all users in the rows fitted on
+    new: NewItems | None = None  # with `[attributes]`
 
     _signatures: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, rows: Tensor) -> "EvalTask":
         """The same task for some of the users."""
         own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
-        return EvalTask(*own, self.popular, self.fitted, self._signatures)
+        return EvalTask(*own, self.popular, self.fitted, self.new, self._signatures)
 
     def signatures(self, seed: int) -> Tensor:
         """`beyond_accuracy.signatures` of the items in the rows fitted on, (I, D); drawn once for all models."""
@@ -179,7 +188,8 @@ def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
     users = torch.nonzero(held.lengths).flatten()  # (N,)
     mask = splits.masked(split)[users]
     history = fitted.history()
-    task = EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history)
+    new = None if splits.attributes is None else NewItems.of(fitted, splits.attributes)
+    task = EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history, new)
     if splits.device.type == "cpu" and task.size + sum(other.size for other in splits.tasks.values()) <= KEPT:
         splits.tasks[split, fit] = task
     return task

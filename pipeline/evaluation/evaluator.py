@@ -38,7 +38,10 @@ def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records
 
 
 def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
-    """Ranks of the holdout events among all items except the masked ones, and the lists, up to `depth`."""
+    """Ranks of the holdout events among all items except the masked ones, and the lists, up to `depth`.
+
+    With `[attributes]`, items without a row in the fit are ranked by models that read attributes only.
+    """
     task = task.without_leak
     return holdout_ranks(
         model,
@@ -47,6 +50,7 @@ def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
         task.mask,
         task.holdout,
         depth,
+        allowed=None if task.new is None else task.new.servable(model.reads_attributes),
         fallback=task.popular,
         leak_checked=True,
     )
@@ -71,6 +75,8 @@ def _full(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     ranks = ranks_of(eval_run.model, task, max(cutoffs))
     records = ranking_metrics.summarise(ranks, cutoffs, eval_run.scope, popular=task.popular)
     records += segments.by_segment(ranks, task, cutoffs, eval_run.scope)
+    new_days = eval_run.settings.attributes.new_days
+    records += segments.of_new_items(ranks, task, cutoffs, eval_run.scope, new_days)
     records += segments.beyond_accuracy(ranks, task, cutoffs, eval_run.scope)
     return ranks, task.users, records
 

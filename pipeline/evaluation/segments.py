@@ -43,6 +43,26 @@ def by_segment(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope: Scop
     return records
 
 
+def of_new_items(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope: Scope, days: int) -> Records:
+    """Accuracy for holdout events of items that the fit knew no row of, or that were new to it; with `[attributes]`.
+
+    cold_items: without a row in the fit. new_items, of timed data: those, and items whose first row is at most so many
+    `days` before the newest row of the fit. Only these events count, over the users who have one; lists are those of
+    all items, so a model that can't serve them has 0.
+    """
+    records: Records = []
+    if task.new is None:
+        return records
+    chosen = {"cold_items": task.new.unseen}
+    if task.new.ages is not None:
+        chosen["new_items"] = task.new.ages <= days
+    for segment, items in chosen.items():
+        part = _only(ranks, items[task.holdout.items].to(ranks.ranks.device))
+        own = ranking_metrics.per_user(part, cutoffs, OF_SEGMENTS)
+        records += _means(own, part.warm & (part.n_holdout > 0), segment, scope)
+    return records
+
+
 def beyond_accuracy(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope: Scope) -> Records:
     """Metrics beyond accuracy of the lists of users with history.
 

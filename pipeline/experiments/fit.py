@@ -19,10 +19,13 @@ from pipeline.experiments import blend_members, warm_start
 from pipeline.experiments.warm_start import WarmStart
 from pipeline.models import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
+from pipeline.models.ops.attribute_map import place_new_items
 from pipeline.models.serialization import load, save
 from pipeline.ranking.ranks import ScoreError
+from pipeline.ranking.servable import read_attributes
 from pipeline.storage import lake
 from pipeline.training import launcher
+from pipeline.training.attributes import NewItems
 from pipeline.training.context import ProcessGroup
 from pipeline.training.device import memory_budget, resolve_device, set_threads
 from pipeline.training.interactions import Interactions
@@ -88,6 +91,8 @@ class FitResult:
     """Metrics of every epoch."""
     seconds: float
     """Including those before a kill."""
+    new_items: int | None = None
+    """Items without a row in the fit that were placed by their attributes; None: attributes are not read."""
 
 
 class EpochCallback(Protocol):
@@ -180,6 +185,7 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         previous=warm_start.previous(request.run, request.warm, request.data) if request.warm else None,
         memory=memory_budget(settings.memory_limit, device) // (world.size if device.type == "cpu" else 1),
         world=world,
+        attributes=read_attributes(request.data, train.n_items, device),
     )
     try:
         if isinstance(request.config, BlendConfig):
@@ -187,6 +193,12 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         else:
             model = build(request.family, request.config, train.n_users, train.n_items, context.seed)
         model.fit(normalizer.on(train), context)
+        new_items = None
+        if context.attributes is not None and model.learnt_of_items():
+            place_new_items(model, normalizer.on(train), context)
+            model.reads_attributes = True
+        if context.attributes is not None and model.reads_attributes:
+            new_items = int(NewItems.of(train, context.attributes).placed.sum())
         valid = validation_metric(model, on_epoch.history, context) if settings.budget.minutes else None
     except ScoreError as error:
         raise NotServable(f"the fit diverged: {error}; lower learning_rate or raise l2") from error
@@ -197,6 +209,7 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         valid=valid,
         cut_short=context.cut_short,
         finding=finding,
+        new_items=new_items,
         history=on_epoch.history,
         seconds=context.stats.earlier_seconds,
     )

@@ -17,6 +17,7 @@ from pipeline.experiments.fit import build, validation_metric
 from pipeline.experiments.stopping import Limits
 from pipeline.experiments.study import Failed, Report
 from pipeline.ranking.ranks import ScoreError
+from pipeline.ranking.servable import read_attributes
 from pipeline.training.context import FitContext, ModelConfig, NotServable
 from pipeline.training.device import memory_budget, resolve_device
 from pipeline.training.lr_finder import RateFinder
@@ -37,6 +38,7 @@ class TrialObjective:
         train = data.fitted_on("train")
         normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
         self.rows = normalizer.on(train)
+        self.attributes = read_attributes(split_dir, train.n_items, self.device)
         self.validate = objective.validation_objective(data, settings, self.family, normalizer)
         if self.validate is None:
             raise Skipped("there is no metric on valid to search by; set split.valid above 0, or another select.metric")
@@ -73,6 +75,7 @@ class TrialObjective:
             deadline=self.limits.deadline(),
             finder=RateFinder(finder) if finder and finder.use else None,
             memory=memory_budget(settings.memory_limit, self.device),
+            attributes=self.attributes,
         )
         config = type(self.config).model_validate({**self.config.model_dump(), **params})
         model = build(self.family, config, self.rows.n_users, self.rows.n_items, context.seed)

@@ -57,6 +57,8 @@ class Recommender(nn.Module, ABC):
         self.n_users = n_users
         self.n_items = n_items
         self.best_epoch: int | None = None  # set by families with epochs; refits use it
+        self.reads_attributes = False
+        """The fit has placed items without events by their attributes."""
 
     def weighed(self, history: History) -> History:
         """The history with the weights of the config, as `fit` saw it; as it is for families that don't weigh."""
@@ -73,6 +75,19 @@ class Recommender(nn.Module, ABC):
         Row b of `history` belongs to users[b]. User index -1 is a user that the fit has not seen; only
         families with `reads_history` get those.
         """
+
+    def learnt_of_items(self) -> list[Tensor]:
+        """All that the fit learnt about each item, (I, …) each and writable in place: row i is that of item i.
+
+        A family that has it serves items without events: a map from attributes to these rows is learnt after the fit.
+        Empty: the family can't serve them.
+        """
+        return []
+
+    def set_items(self, items: Tensor, rows: list[Tensor]) -> None:
+        """Replace rows of `items` (N,) of `learnt_of_items` by those that their attributes predict, (N, …) each."""
+        for table, part in zip(self.learnt_of_items(), rows, strict=True):
+            table[items] = part.to(table.dtype)
 
     def similar(self, items: Tensor) -> Tensor | None:
         """Similarity of `items` to all items, (B,) -> (B, I), or None. Default: cosine of item vectors."""

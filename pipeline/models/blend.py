@@ -75,6 +75,7 @@ class Blend(Recommender):
         first = next(iter(models.values()))
         blend = cls(config.model_copy(update={"members": members, "weights": weights}), first.n_users, first.n_items)
         blend.models = nn.ModuleList(models.values())  # type: ignore[assignment]
+        blend.reads_attributes = any(model.reads_attributes for model in models.values())
         return blend
 
     def fit(self, train: Interactions, context: FitContext) -> None:

@@ -232,6 +232,10 @@ class Bpmf(Recommender):
         """(I, samples · D)."""
         return self.items
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Vectors of all samples, and biases."""
+        return [self.items, self.biases_of_items]
+
     def user_biases(self) -> Tensor:
         """(U,)."""
         return self.biases_of_users / self.kept

@@ -13,6 +13,7 @@ Fits use the defaults of the family's Config; gradient families get batches of 1
 
 import tempfile
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from torch import Tensor
 
 from pipeline.models import MODELS, ModelConfig, Recommender
 from pipeline.models.blend import Blend, BlendConfig
+from pipeline.models.ops.attribute_map import place_new_items
 from pipeline.models.serialization import load, save
+from pipeline.training.attributes import ItemAttributes
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import TrainingConfig
@@ -221,6 +224,32 @@ def check_vectors(family: str) -> None:
     with torch.no_grad():
         similar = model.similar(torch.tensor([0, 5]))
     assert similar is None or (similar.shape == (2, 20) and torch.isfinite(similar).all())
+
+
+def check_new_items(family: str) -> None:
+    """A family that serves items without events scores those that a user's attributes fit above the others.
+
+    Nobody has the last four of 24 items; evenness is an attribute of all but the last, whose state stays as it is.
+    """
+    known = checkerboard(20, MODELS[family].needs_ratings)
+    train = replace(known, n_items=25)
+    values = ItemAttributes(History.of_lists([[item % 2] for item in range(24)] + [[]], 2))
+    context = FitContext(attributes=values)
+    model = MODELS[family](quick_config(family), N_USERS, 25) if not MODELS[family].blends else None
+    if model is None or not model.learnt_of_items():
+        return
+    model.fit(train, context)
+    before = [table[[0, 24]].clone() for table in model.learnt_of_items()]
+    assert place_new_items(model.eval(), train, context) == 4
+    for table, kept in zip(model.learnt_of_items(), before, strict=True):
+        assert torch.equal(table[[0, 24]], kept), "rows of other items have changed"
+    got = scores(model, train, torch.arange(N_USERS))[:, 20:24]  # (U, 4)
+    liked = torch.arange(N_USERS)[:, None] % 2 == torch.arange(20, 24) % 2  # (U, 4)
+    share = (got[liked].view(-1, 2).amin(1) > got[~liked].view(-1, 2).amax(1)).float().mean().item()
+    assert share > 0.9, f"{share:.2f} of the users have the new items in order"
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder))
+        assert torch.equal(scores(load(Path(folder)), train, torch.arange(N_USERS))[:, 20:24], got)
 
 
 def check_small_catalogs(family: str) -> None:

@@ -182,9 +182,21 @@ def needs(family: type[Recommender]) -> list[str]:
         found.append("Serves the users that all of its members serve.")
     else:
         found.append("Serves users of the fit.")
+    found.append(_new_items(family))
     if issubclass(family.Config, TrainingConfig):
         found.append("Fitted by gradient steps: see [Training](#training).")
     return found
+
+
+def _new_items(family: type[Recommender]) -> str:
+    """Whether a family serves items without events, a sentence."""
+    if family.learnt_of_items is not Recommender.learnt_of_items:
+        return "With `[attributes]` serves items without events, by their attributes."
+    if family.blends:
+        return "Serves items without events if one of its members does."
+    if "attribute_weight" in family.Config.model_fields:
+        return "With `[attributes]` and `attribute_weight` serves items without events, by their attributes."
+    return "Does not serve items without events."
 
 
 def _overview(families: Mapping[str, type[Recommender]]) -> str:

@@ -1,7 +1,7 @@
 """EASE: a linear item-to-item model in closed form (Steck, "Embarrassingly Shallow Autoencoders", WWW 2019)."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -11,6 +11,7 @@ from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
 from pipeline.models.ops.history_products import gram_of, times
 from pipeline.models.ops.inverses import inverse
 from pipeline.models.ops.item_weights import entries
+from pipeline.training.attributes import ItemAttributes
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
@@ -30,6 +31,10 @@ class EaseConfig(WeightsConfig):
     """Scores are divided by (users of the item) ** item_exponent; values above 0 demote popular items."""
     max_side: PositiveInt = 30_000
     """Largest min(users, items) that is fitted: the time grows with its cube."""
+    attribute_weight: NonNegativeFloat = 0.0
+    """Above 0: each value of an attribute is one more row of X, of this weight, with the items that have it (Jeunen et
+    al., RecSys 2020); with `[attributes]`. Items without events are then served. 1 is a good first value."""
+    added_later: ClassVar[tuple[str, ...]] = (*WeightsConfig.added_later, "attribute_weight")
 
 
 class Ease(Recommender):
@@ -39,6 +44,11 @@ class Ease(Recommender):
     Λ is diagonal, and rows of X are scaled by s = sqrt(weight of the user); by default Λ = λI and s = 1. With
     rating_exponent, entries of X are powers of ratings, but histories are binary when serving. Where the config weighs
     interactions, entries of X and of histories are their weights.
+
+    With `attribute_weight`, X has a row for each value of an attribute as well (Jeunen, Van Balen, Goethals,
+    "Closed-Form Models for Collaborative Filtering with Side-Information", RecSys 2020): XᵀX becomes
+    XᵀX + attribute_weight TᵀT, with T (A, I) binary.
+
     With fewer users than items P is never formed: by Woodbury's identity P = Λ⁻¹(I - XᵀV) with
     V = XP = (I + XΛ⁻¹Xᵀ)⁻¹ XΛ⁻¹, which takes a matrix of users x users. Both ways give the same scores.
     """
@@ -51,7 +61,7 @@ class Ease(Recommender):
     def __init__(self, config: EaseConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: EaseConfig = config
-        self.dual = n_users < n_items and not config.rating_exponent and not config.weighs
+        self.dual = n_users < n_items and not (config.rating_exponent or config.weighs or config.attribute_weight)
         side = (n_users, n_items) if self.dual else (n_items, n_items)
         self.weights: Tensor
         self.diagonal: Tensor
@@ -70,11 +80,15 @@ class Ease(Recommender):
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Solve in closed form."""
-        if min(self.n_users, self.n_items) > self.config.max_side:
+        with_attributes = bool(self.config.attribute_weight)
+        side = self.n_items if with_attributes else min(self.n_users, self.n_items)
+        if side > self.config.max_side:
             raise NotServable(
-                f"ease solves min(users, items) = {min(self.n_users, self.n_items):,} unknowns at once; "
+                f"ease solves {'items' if with_attributes else 'min(users, items)'} = {side:,} unknowns at once; "
                 f"max_side = {self.config.max_side:,}"
             )
+        if with_attributes and context.attributes is None:
+            raise NotServable("ease with attribute_weight needs attributes: set attributes.items in the recipe")
         needed = self.memory_needed(context.device)
         if context.memory is not None and needed > context.memory:
             raise NotServable(
@@ -94,7 +108,7 @@ class Ease(Recommender):
         if self.dual:
             self._fit_dual(history)
         else:
-            self._fit_primal(history, values)
+            self._fit_primal(history, values, context.attributes)
 
     def _values(self, train: Interactions, history: History) -> Tensor:
         """Entries of X before users are weighed, (E,), as the history has them; 1 where there is no rating."""
@@ -117,12 +131,16 @@ class Ease(Recommender):
             return 4 * (3 * self.n_users * self.n_items + 3 * self.n_users**2)
         return 4 * (3 if device.type == "cuda" else 2) * self.n_items**2
 
-    def _fit_primal(self, history: History, values: Tensor) -> None:
+    def _fit_primal(self, history: History, values: Tensor, attributes: ItemAttributes | None) -> None:
         plain = not (self.config.user_exponent or self.config.rating_exponent or self.config.weighs)
         if plain and self.weights.device.type == "cuda":
             gram = counts_together(history).mul_(self.scale[:1].square())  # (I, I): all users weigh the same
         else:
             gram = gram_of(history, self.scale, None if plain else values)  # (I, I)
+        if attributes is not None and self.config.attribute_weight:
+            rows = attributes.values.transposed()  # A rows of items
+            gram += gram_of(rows, self.penalty.new_full((len(rows),), self.config.attribute_weight**0.5))
+            self.reads_attributes = True
         gram.diagonal().add_(self.penalty)
         weights = inverse(gram)  # (I, I) = P
         weights.div_(-weights.diagonal().clone())  # column j divided by P[j, j]

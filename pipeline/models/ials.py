@@ -8,6 +8,7 @@ Benchmarks", RecSys 2022.
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
+from pipeline.models.ops.attribute_map import AttributePrior
+from pipeline.models.ops.fingerprints import fingerprints
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions, stable_order
 from pipeline.training.warm import PreviousFit
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
-GOLDEN = -0x61C8864680B583EB  # 2**64 / the golden ratio, as int64
 
 
 class IalsConfig(WeightsConfig):
@@ -52,11 +54,22 @@ class IalsConfig(WeightsConfig):
     `feedback.repeats`, for which it is set by default, weight_scale · its weight by event type and quantity."""
     weight_scale: PositiveFloat = 1.0
     """α of Hu et al.; only with weights."""
-    added_later: ClassVar[tuple[str, ...]] = ("event_weights", "quantity_exponent", "half_life_days")
+    attribute_prior: bool = False
+    """Item factors are drawn to what their attributes predict instead of to 0, most for items with few events; with
+    `[attributes]`."""
+    added_later: ClassVar[tuple[str, ...]] = (
+        "event_weights", "quantity_exponent", "half_life_days", "attribute_prior",
+    )  # fmt: skip
 
 
 class Ials(Recommender):
     """score(u, i) = <p_u, q_i>; p_u is solved from the given history, with the fitted item factors.
+
+    With attribute_prior, the penalty of an item is l2_i |q_i - F x_i|² (a regression-based prior: Agarwal and Chen,
+    "Regression-based Latent Factor Models", KDD 2009), with attributes x_i and F from a ridge regression of the factors
+    in every epoch.
+
+    Items that were placed by their attributes have factors, but users are solved as in the fit, where those were 0.
 
     A user with the history of the fit (the same items in any order) gets the fitted factors: they are that solution,
     to 1e-5, so nothing is solved. Repeated items count once, or by their weights; users are then always solved. With
@@ -80,6 +93,9 @@ class Ials(Recommender):
         self.register_buffer("mean_weight", torch.ones(()))
         self.fingerprints: Tensor
         self.register_buffer("fingerprints", torch.zeros(0, dtype=torch.long))  # (U,) of the histories of the fit
+        self.placed: Tensor
+        self.register_buffer("placed", torch.zeros(0, dtype=torch.long))  # (N,) items placed by attributes
+        self._solved_by: Tensor | None = None  # `items` with 0 for those
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
@@ -95,9 +111,11 @@ class Ials(Recommender):
         stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
         self.users = (torch.randn(self.users.shape, generator=random) * stddev).to(context.device)  # (U, D)
         self.items = torch.zeros_like(self.items)  # (I, D)
+        self.placed, self._solved_by = self.placed[:0], None
         config, self.best_epoch = self.config, None
         validate = context.validate if context.epochs is None else None
         best, kept = -math.inf, None
+        prior = AttributePrior("ials", train, context) if self.config.attribute_prior else None
         if context.previous is not None:
             context.previous.carry_into(self, self.rows_of_state)
             config = context.previous.shortened(config)
@@ -109,9 +127,10 @@ class Ials(Recommender):
         last_epoch = config.epochs if context.epochs is None else context.epochs
         for epoch in range(1, last_epoch + 1):
             # Users last: then they fit the items, and the gramian of the items is left diagonal.
-            self.items, self.users, _ = self._half_step(by_item, self.items, self.users)
-            self.users, self.items, loss = self._half_step(by_user, self.users, self.items)
-            loss += float((by_item.l2 @ self.items.square()).sum())
+            own = by_item if prior is None or epoch == 1 else replace(by_item, prior=prior.of(self.items))
+            self.items, self.users, _, paid = self._half_step(own, self.items, self.users)
+            self.users, self.items, loss, _ = self._half_step(by_user, self.users, self.items)
+            loss += paid
             values = {"loss": loss / len(by_user.weights)}
             if validate is not None:
                 values["valid"] = validate(self)
@@ -167,17 +186,17 @@ class Ials(Recommender):
         """
         if self.config.use_weights and user >= 0 and history.weights is None:
             return None
-        q, w = self.items.double(), self._known_weights(history).double()  # (I, D), (E,)
+        q, w = self._known_items.double(), self._known_weights(history).double()  # (I, D), (E,)
         own = q[history.items]  # (E, D)
         a = self.config.unobserved_weight * (q.T @ q) + own.T @ (w[:, None] * own)  # (D, D)
         a.diagonal().add_(self._rows(history, w).l2)
-        return (w * (own @ torch.linalg.solve(a, q[item]))).float()
+        return (w * (own @ torch.linalg.solve(a, self.items[item].double()))).float()
 
     def explainer(self) -> Explainer | None:
         """w_j q_iᵀ A⁻¹ q_j, as `contributions`; None for fits with ratings as weights."""
         if self.config.use_weights and not self.config.event_weights:
             return None
-        q = self.items.double()
+        q, of_items = self._known_items.double(), self.items.double()  # (I, D) each
         gramian = self.config.unobserved_weight * (q.T @ q)  # (D, D)
 
         def explain(users: Tensor, history: History, items: Tensor) -> Tensor:
@@ -189,7 +208,7 @@ class Ials(Recommender):
             w = q.new_zeros(len(items), longest, 1).index_put_((rows, place), weights.double()[:, None])  # (B, L, 1)
             a = gramian + own.mT @ (w * own)  # (B, D, D)
             a.diagonal(dim1=1, dim2=2).add_(self._rows(history, weights).l2[:, None])
-            added = w * (own @ torch.linalg.solve(a, q[items].mT))  # (B, L, K)
+            added = w * (own @ torch.linalg.solve(a, of_items[items].mT))  # (B, L, K)
             return added[rows, place].float()  # (E, K)
 
         return explain
@@ -231,18 +250,38 @@ class Ials(Recommender):
         """Users by the items as they are, to convergence, (B, D)."""
         a = self.config.unobserved_weight
         if self.config.solver == "exact":
-            return solve_exactly(rows, self.items, a)[0]
-        return solve_by_gradients(rows, start, self.items, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
+            return solve_exactly(rows, self._known_items, a)[0]
+        return solve_by_gradients(rows, start, self._known_items, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
 
-    def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float]:
-        """New x, q in its eigenbasis, and the loss but for what the other side pays."""
+    @property
+    def _known_items(self) -> Tensor:
+        """Factors of the items by which users are solved, (I, D): those of the fit, whose gramian is diagonal."""
+        if not len(self.placed):
+            return self.items
+        if self._solved_by is None or self._solved_by.device != self.items.device:
+            self._solved_by = self.items.index_fill(0, self.placed, 0.0)
+        return self._solved_by
+
+    def learnt_of_items(self) -> list[Tensor]:
+        """The factors."""
+        return [self.items]
+
+    def set_items(self, items: Tensor, rows: list[Tensor]) -> None:
+        """Give items (N,) without a row in the fit these factors, (N, D)."""
+        self.placed, self._solved_by = items, None
+        super().set_items(items, rows)
+
+    def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float, float]:
+        """New x, q in its eigenbasis, the loss but for what the other side pays, and what this side pays."""
         a, turn = self.config.unobserved_weight, eigenbasis(q)  # (D, D)
         x, q = x @ turn, q @ turn
+        if rows.prior is not None:
+            rows = replace(rows, prior=rows.prior @ turn)
         if self.config.solver == "exact":
             x, loss = solve_exactly(rows, q, a)
         else:
             x, loss = solve_by_gradients(rows, x, q, a, self.config.cg_steps)
-        return x, q, loss
+        return x, q, loss, rows.size(x)
 
     def _sides(self, train: Interactions) -> tuple[Rows, Rows]:
         """The positive rows by user and by item."""
@@ -281,7 +320,8 @@ class Ials(Recommender):
         return Rows(history, weights, self.config.l2 * frequency**self.config.frequency_exponent)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
-        state_dict.setdefault(f"{prefix}fingerprints", self.fingerprints)  # not in states of earlier versions
+        for name in ("fingerprints", "placed"):  # not in states of earlier versions
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *more)
 
     def item_vectors(self) -> Tensor:
@@ -295,23 +335,3 @@ class Ials(Recommender):
     def factors(self) -> tuple[Tensor, Tensor, None]:
         """(U, D) by the history of the fit, (I, D), no bias."""
         return self.users, self.items, None
-
-
-def fingerprints(history: History) -> Tensor:
-    """A number per row, (B,) int64: equal for the same items in any order, for others by a chance of 2**-64.
-
-    The sum of 64-bit hashes of the items (the finalizer of SplitMix64: Steele et al., "Fast splittable pseudorandom
-    number generators", OOPSLA 2014); sums and products of int64 wrap around.
-    """
-    z = torch.arange(1, history.n_items + 1, device=history.items.device) * GOLDEN  # (I,)
-    z = (z ^ _shifted(z, 30)) * -0x40A7B892E31B1A47
-    z = (z ^ _shifted(z, 27)) * -0x6B2FB644ECCEEE15
-    z = z ^ _shifted(z, 31)
-    sums = torch.zeros(len(history.items) + 1, dtype=torch.long, device=z.device)  # (E + 1,)
-    torch.cumsum(z[history.items], 0, out=sums[1:])
-    return sums[history.offsets[1:]] - sums[history.offsets[:-1]]
-
-
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    """Bits shifted to the right, zeros from the left."""
-    return (values >> bits) & ((1 << (64 - bits)) - 1)

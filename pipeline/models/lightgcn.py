@@ -120,6 +120,10 @@ class LightGcn(Recommender):
         """(I, D)."""
         return self.smoothed[self.n_users :]
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Smoothed vectors."""
+        return [self.item_vectors()]
+
     def factors(self) -> tuple[Tensor, Tensor, None]:
         """(U, D), (I, D), no bias."""
         return self.user_vectors(), self.item_vectors(), None

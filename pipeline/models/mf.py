@@ -140,6 +140,10 @@ class MatrixFactorization(Recommender):
         user = self._with_one(self.user.weight[users])  # (B, D or D + 1)
         return user @ self.item.weight.T if items is None else pair_scores(user, self.item, items)
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Vectors and biases, one table."""
+        return [self.item.weight.detach()]
+
     def _with_one(self, user: Tensor) -> Tensor:
         """(B, D) with a column of ones, which meets the biases."""
         return F.pad(user, (0, 1), value=1.0) if self.config.item_bias else user

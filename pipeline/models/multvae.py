@@ -105,6 +105,10 @@ class MultVae(Recommender):
         """Logits from the mean of the latent vector, (B, I) or (B, C)."""
         return pick(self._decode(self._encode(self.weighed(history).unrepeated())[0]), items)
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Rows and biases of the last layer."""
+        return [self.out.weight.detach(), self.out.bias.detach()]
+
     def item_vectors(self) -> Tensor:
         """Rows of the last layer, (I, hidden_dim)."""
         return self.out.weight.detach()

@@ -166,6 +166,10 @@ class Ncf(Recommender):
         """(I, D), or (I, 2 D) of neumf."""
         return torch.cat([getattr(self, f"{tower}_item").weight.detach() for tower in self._towers()], 1)
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Embeddings of both towers."""
+        return [getattr(self, f"{tower}_item").weight.detach() for tower in self._towers()]
+
     def _towers(self) -> list[str]:
         return {"gmf": ["gmf"], "mlp": ["mlp"], "neumf": ["gmf", "mlp"]}[self.config.variant]
 

@@ -230,6 +230,10 @@ class Pmf(Recommender):
         """(I, D)."""
         return self.item.weight.detach()
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Vectors and biases."""
+        return [table.weight.detach() for table in (self.item, self.item_bias) if table is not None]
+
     def user_biases(self) -> Tensor | None:
         """(U,)."""
         return None if self.user_bias is None else self.user_bias.weight.detach().squeeze(1)

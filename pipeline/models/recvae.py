@@ -151,6 +151,10 @@ class RecVae(Recommender):
         """Logits from the mean of the latent vector, (B, I) or (B, C)."""
         return pick(self.decoder(self.encoder(history.distinct())[0]).float(), items)
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Rows and biases of the decoder."""
+        return [self.decoder.weight.detach(), self.decoder.bias.detach()]
+
     def item_vectors(self) -> Tensor:
         """Rows of the decoder, (I, D)."""
         return self.decoder.weight.detach()

@@ -145,6 +145,10 @@ class SasRec(Recommender):
         last[some] = states[torch.cumsum(length, 0)[some] - 1]
         return pick(last @ self.item.weight.T, items)
 
+    def learnt_of_items(self) -> list[Tensor]:
+        """Vectors; they are also what the model reads of an item in a history."""
+        return [self.item.weight.detach()]
+
     def item_vectors(self) -> Tensor:
         """(I, D)."""
         return self.item.weight.detach()

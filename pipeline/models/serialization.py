@@ -25,6 +25,7 @@ def save(model: Recommender, folder: Path) -> None:
         "n_users": model.n_users,
         "n_items": model.n_items,
         "best_epoch": model.best_epoch,
+        **({"reads_attributes": True} if model.reads_attributes else {}),
     }
     (folder / CONFIG).write_text(json.dumps(about, indent=2))
 
@@ -43,6 +44,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Recommender:
         raise ValueError(f"{folder / WEIGHTS}: {error}") from None
     restore(model, state)
     model.best_epoch = about["best_epoch"]
+    model.reads_attributes = about.get("reads_attributes", False)
     return model.to(device).eval()
 
 

@@ -17,6 +17,7 @@ from pipeline.core.errors import Ids, SettingsError, UnreadableInput
 from pipeline.publishing.item_conditions import CATALOG, ItemConditions
 from pipeline.publishing.promotions import MakeLists, Promotion, promote
 from pipeline.ranking.recommend import Lists
+from pipeline.ranking.servable import both
 from pipeline.storage import expressions
 
 Held = dict[tuple[int, str, str], int]
@@ -40,6 +41,13 @@ class Rules:
     boost: Tensor | None = None
     """(I,) float; factors of the scores. None: no boost."""
     promotions: list[Promotion] = field(default_factory=list)
+    servable: Tensor | None = None
+    """(I,) bool; items that the model can score (see servable.py). None: all."""
+
+    @property
+    def listable(self) -> Tensor | None:
+        """Items that may be listed, (I,) bool; None: all."""
+        return both(self.allowed, self.servable)
 
     def out(self, ids: pl.Series) -> pl.Series:
         """Ids of the items that are not allowed."""
@@ -179,7 +187,7 @@ def excluded_counts(rules: Rules) -> dict[str, int]:
 
 def promotable_counts(rules: Rules) -> dict[int, tuple[int, int]]:
     """Places to the numbers of items that may be promoted to them: those that the other rules allow, and all."""
-    free = torch.ones(len(rules.rule), dtype=torch.bool) if rules.allowed is None else rules.allowed  # (I,)
+    free = torch.ones(len(rules.rule), dtype=torch.bool) if rules.listable is None else rules.listable  # (I,)
     return {each.place: (int((each.items & free).sum()), int(each.items.sum())) for each in rules.promotions}
 
 

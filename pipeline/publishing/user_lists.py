@@ -28,6 +28,7 @@ from pipeline.publishing.promotions import MakeLists
 from pipeline.publishing.shared_lists import SharedLists
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists, ServeInputs
+from pipeline.ranking.servable import both, servable
 from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
@@ -48,6 +49,8 @@ class Fitted:
     """The fallback by an attribute of users."""
     by: tuple[Values, ByAttribute] | None = None
     """What the lists by attribute are made of."""
+    servable: Tensor | None = None
+    """(I,) bool, see ranking/servable.py; None: all."""
 
     @cached_property
     def popular(self) -> Tensor:
@@ -116,6 +119,7 @@ class Makers:
 
         def some(rows: Tensor | None, k: int, allowed: Tensor | None) -> Lists:
             own = users if rows is None else users.some(rows)
+            allowed = both(None if allowed is None else allowed.to(users.index.device), self.fitted.servable)
             lists = ranked(model, own.index, own.history, own.mask, popular, k, allowed)
             if (cold := self.fitted.cold) is not None:
                 for value, at in cold.groups(own.ids, lists.from_fallback.nonzero().squeeze(1)):
@@ -143,6 +147,7 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     each set of boosts, and for users whose best items a rule excludes.
     """
     known, per_item = fitted.known, run.settings.export.reasons
+    fitted = replace(fitted, servable=both(servable(fitted.model, known, encoded), wanted[0].rules.servable))
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]

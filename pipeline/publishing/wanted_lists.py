@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from torch import Tensor
 
 from pipeline.config.publishing import Export
 from pipeline.config.run import Run
@@ -92,6 +93,12 @@ def wanted(basis: Basis, listed: dict[str, Listed]) -> list[Wanted]:
             explorer = explore.explorer_of(basis.run, export, new, frames, basis.rows)
         made.append(Wanted(rules, export.top_n, explorer, name))
     return made
+
+
+def limit_to(servable: Tensor | None, lists: list[Wanted]) -> None:
+    """List only items that the model can score, (I,) bool; None: all."""
+    for each in lists:
+        each.rules.servable = servable
 
 
 def _note_rules(run: Run, rules: Rules, name: str) -> None:

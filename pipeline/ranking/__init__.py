@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["pruned_topk", "ranks", "recommend", "sampled_candidates", "top_k"]
+__all__ = ["pruned_topk", "ranks", "recommend", "sampled_candidates", "servable", "top_k"]
 
 
 def __getattr__(name: str) -> Any:

@@ -87,6 +87,7 @@ def holdout_ranks(
     holdout: History,
     k_max: int,
     *,
+    allowed: Tensor | None = None,
     fallback: Tensor | None = None,
     tile: int | None = None,
     leak_checked: bool = False,
@@ -95,14 +96,15 @@ def holdout_ranks(
 
     Ties count against the model: rank = number of other unmasked items with a score >= the event's, plus the place
     among the user's own holdout items by score. So a constant scorer hits nothing. Events of users that neither the
-    model nor a fallback serves have rank 0. Raises LeakError if an item is both masked and held out, unless the caller
-    has called `refuse_leak` (`leak_checked`), and ScoreError if a score is NaN or +inf.
+    model nor a fallback serves have rank 0, as have those of items that are not `allowed`, (I,) bool. Raises LeakError
+    if an item is both masked and held out, unless the caller has called `refuse_leak` (`leak_checked`), and ScoreError
+    if a score is NaN or +inf.
     """
     _check_rows(users, history=history, mask=mask, holdout=holdout)
     if mask is not None and not leak_checked:
         refuse_leak(users, mask, holdout)
     inputs = ServeInputs(users, history, mask, fallback)
-    lists, equals = make_lists(model, inputs, k_max, tile=tile, holdout=holdout)
+    lists, equals = make_lists(model, inputs, k_max, allowed=allowed, tile=tile, holdout=holdout)
     events = _keys(holdout)  # (E,)
     listed, at = _row_keys(lists.items, holdout.n_items).flatten().sort()  # (N * k,)
     place = torch.searchsorted(listed, events).clamp(max=len(listed) - 1)  # (E,)

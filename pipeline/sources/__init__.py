@@ -23,6 +23,7 @@ __all__ = [
     "incremental",
     "json_lines",
     "line_reader",
+    "model_attributes",
     "number_formats",
     "number_looks",
     "parquet_writer",

@@ -20,6 +20,7 @@ from pipeline.publishing import (
 )
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.schemas import tables
+from pipeline.sources import model_attributes
 from pipeline.storage import expressions, journal, warehouse
 from pipeline.storage.generations import live_run_id
 
@@ -74,6 +75,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     checks.temporary(con, "excluded_items", item_conditions.excluding(export, night))
     checks.temporary(con, "promotable_items", business_rules.promotable(run, export, night))
     checks.temporary(con, "explorable_items", explore.explorable_of_night(run, export, night, encoded))
+    checks.temporary(con, "placed_items", model_attributes.described_items(encoded))
     wanted_lists.create_tables(con, run, night, encoded)
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
@@ -84,6 +86,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
         "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users; "
         "DROP VIEW held_users"
     )
+    con.execute("DROP TABLE placed_items")
     con.execute(
         "DROP TABLE wanted; DROP TABLE tonight; DROP TABLE bounds; "
         "DROP TABLE excluded_items; DROP TABLE promotable_items; DROP TABLE explorable_items; DROP TABLE deciding"

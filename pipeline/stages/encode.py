@@ -1,6 +1,7 @@
 """Replaces source ids by dense indices and sorts the rows into the order that every later stage relies on."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -9,13 +10,19 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation.encoding import encode_rows
 from pipeline.preparation.ids import ENCODED_PARQUET
 from pipeline.schemas import tables
-from pipeline.storage import lake
+from pipeline.sources import model_attributes
+from pipeline.storage import journal, lake
 
 VERSION = 1
 
 
-def encode_ids(run: Run, clean: Path) -> Path:
-    """Write interactions.parquet (contract `encoded`), users.parquet and items.parquet (dense index, id)."""
+def encode_ids(run: Run, clean: Path, raw: Path | None = None) -> Path:
+    """Write interactions.parquet (contract `encoded`), users.parquet and items.parquet (dense index, id).
+
+    With `[attributes]`, items.parquet ends with the items of the catalog of `raw` that have no row, and there are
+    item_values.parquet and attribute_values.parquet (see model_attributes.py).
+    """
+    wanted = run.settings.attributes
 
     def write(folder: Path) -> lake.StageResult:
         source = pl.read_parquet(clean / "interactions.parquet")
@@ -23,17 +30,39 @@ def encode_ids(run: Run, clean: Path) -> Path:
         rows = tables.encoded(rows).check(rows, unique=False)  # the codes are one to one, and `clean` is unique
         rows.write_parquet(folder / "interactions.parquet", **ENCODED_PARQUET)
         users.write_parquet(folder / "users.parquet")
+        info: dict[str, Any] = {**lake.info(clean), "n_users": users.height}
+        if wanted.used:
+            assert raw is not None  # the line passes it
+            items, info["new_items"], info["attributes"] = _describe(run, raw, items, folder)
         items.write_parquet(folder / "items.parquet")
-        info = {**lake.info(clean), "n_users": users.height, "n_items": items.height}
+        info["n_items"] = items.height
         return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
 
-    return lake.build(run, spec(run, clean), write)
+    folder = lake.build(run, spec(run, clean), write)
+    if wanted.used:
+        journal.note(run, lake.info(folder)["attributes"])
+    return folder
 
 
-def spec(run: Run, clean: Path) -> lake.Spec:
+def _describe(run: Run, raw: Path, items: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, int, str]:
+    """Write the attributes of items; returns items with the new ones, their number, and what was read."""
+    everything = model_attributes.with_new_items(items, raw)
+    entries, values = model_attributes.read(raw, everything, run.settings.attributes)
+    entries.write_parquet(folder / model_attributes.ITEM_VALUES)
+    values.write_parquet(folder / model_attributes.VALUES)
+    numbers = model_attributes.read_numbers(raw, everything, run.settings.attributes)
+    numbers.write_parquet(folder / model_attributes.NUMBERS)
+    described = entries.filter(pl.col("item_idx") >= items.height)["item_idx"].n_unique()
+    new = everything.height - items.height
+    return everything, new, model_attributes.report(values, new, new - described)
+
+
+def spec(run: Run, clean: Path, raw: Path | None = None) -> lake.Spec:
     """Key of `encode_ids`."""
     kinds = _kinds(run)
     settings = {"seed": run.settings.seed, **({"events": kinds} if kinds else {})}
+    if run.settings.attributes.used:  # the catalog is in the key of `raw`, from which that of `clean` follows
+        settings["attributes"] = run.settings.attributes.model_dump(exclude={"new_days"})
     return lake.Spec(StageCall(StageName.ENCODE), "3_encoded", VERSION, settings, parents=(clean,))
 
 

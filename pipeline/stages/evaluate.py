@@ -62,6 +62,7 @@ def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path)
             **settings.evaluation.model_dump(), "seed": settings.seed,
             "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
             "select": settings.select.model_dump(),
+            **({"new_days": settings.attributes.new_days} if settings.attributes.used else {}),
         },
         parents=(split_dir, train_fit, test_fit),
         head=label,

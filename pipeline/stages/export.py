@@ -28,6 +28,7 @@ from pipeline.publishing import (
     user_lists,
     wanted_lists,
 )
+from pipeline.ranking.servable import servable
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
@@ -87,12 +88,14 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         clock = explore.Clock(items["last_seen"].max(), described["last_seen"].max(), night)
         basis = wanted_lists.Basis(run, explore.Frames(described, others, attributes), clock, rows)
         wanted = wanted_lists.wanted(basis, all_listed)
-        rules = wanted[0].rules
+        rules, allowed = wanted[0].rules, servable(model, known, encoded)
+        wanted_lists.limit_to(allowed, wanted)
         out = rules.out(ids)
         unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
-        if len(out):  # for the audit
-            ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
+        if rules.listable is not None:  # for the audit
+            ids.filter(pl.Series(rules.listable.numpy())).to_frame().write_parquet(folder / "listable.parquet")
+        unknown = ids.head(0) if allowed is None else ids.filter(~pl.Series(allowed.numpy()))
 
         cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
         serving = holdback.Serving(user_lists.Fitted(model, known, cold, by), label)
@@ -108,8 +111,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
-                model, label, known.pairs(), ids, export.similar_items, rules.allowed
-            ),
+                model, label, known.pairs(), ids, export.similar_items, rules.listable
+            ).filter(~pl.col("item_id").is_in(unknown.implode())),
             tables.POPULAR_ITEMS: item_tables.popular_items(
                 positive_rows(run, listable), export.popular_windows, export.popular_items
             ),
@@ -117,7 +120,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             tables.ITEMS: items,
             tables.INTERACTIONS_SUMMARY: item_tables.summary(rows),
             tables.USER_VECTORS: item_tables.vectors(encoded, label, "user", model.user_vectors()),
-            tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()),
+            tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
+                ~pl.col("id").is_in(unknown.implode())
+            ),
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
             **_trending(run, raw, rows, unlisted),

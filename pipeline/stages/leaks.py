@@ -8,7 +8,7 @@ import torch
 
 from pipeline.config.run import Run
 from pipeline.core.errors import ContractError, Refused
-from pipeline.evaluation import eval_task
+from pipeline.evaluation import attribute_leaks, eval_task
 from pipeline.models import MODELS, FitContext
 from pipeline.models.popularity import Popularity
 from pipeline.models.serialization import load
@@ -104,6 +104,17 @@ def popularity(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
             if not torch.equal(own.counts, model.counts):
                 found.append(f"{lake.info(folder)['label']} counts rows that are not those of {fit}")
     return found
+
+
+@rule
+def attributes(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
+    """No number of the catalog that models read knows how often items were held out."""
+    return [
+        f"the catalog's {name!r} knows what was held out: its rank correlation with the events of items is "
+        f"{total:.2f}, and {beyond:.2f} with the held-out ones beyond what train explains. Leave it out of "
+        "attributes.items"
+        for name, (total, beyond) in attribute_leaks.leaking(split_dir).items()
+    ]
 
 
 def _by_fit(fits: list[Path]) -> dict[str, list[Path]]:

@@ -1,5 +1,6 @@
 """Splits the rows into train, valid and test, and checks that nothing leaks from one into another."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.preparation import published_split, split_checks, splitters
 from pipeline.preparation.ids import ENCODED_PARQUET
 from pipeline.preparation.seen import SeenRule
 from pipeline.schemas import tables
+from pipeline.sources import model_attributes
 from pipeline.storage import journal, lake
 
 VERSION = 1
@@ -24,7 +26,7 @@ WORTH_A_NOTE = 0.01
 
 def split_interactions(run: Run, encoded: Path) -> Path:
     """Write train, valid and test.parquet (contract `encoded`, in its order); of a published split also
-    candidates.parquet.
+    candidates.parquet, and with `[attributes]` item_values and attribute_numbers.parquet of `encoded`.
 
     The folder's info has kind, reason, tie_share, cuts, rows, users, n_cold, n_users and n_items.
     Raises SettingsError if the data do not allow this kind of split, Refused if train or test is empty.
@@ -55,7 +57,7 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
         _refuse_empty(splits, kind, info)
         with ThreadPoolExecutor(1) as background:
-            written = background.submit(_write_splits, splits, folder)
+            written = background.submit(_write_splits, splits, encoded, folder)
             split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind, rule)
             statistics = split_checks.describe(rows, labels, splits, kind)
             written.result()
@@ -152,7 +154,10 @@ def in_words(info: dict[str, Any]) -> str:
     return f"{info['kind']} ({info['reason']}): {', '.join(rows)}"
 
 
-def _write_splits(splits: dict[str, pl.DataFrame], folder: Path) -> None:
+def _write_splits(splits: dict[str, pl.DataFrame], encoded: Path, folder: Path) -> None:
+    for name in (model_attributes.ITEM_VALUES, model_attributes.NUMBERS):  # with `[attributes]`
+        if (encoded / name).exists():
+            shutil.copyfile(encoded / name, folder / name)
     for name, rows in splits.items():
         checked = tables.encoded(rows).check(rows, unique=False)  # `encoded` has no duplicates
         checked.write_parquet(folder / f"{name}.parquet", **ENCODED_PARQUET)

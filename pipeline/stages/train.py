@@ -184,6 +184,8 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageRes
         "best_epoch": model.best_epoch, "history": result.history,
         "config": model.config.model_dump(), "valid": result.valid,
     }  # fmt: skip
+    if result.new_items is not None:
+        info["new_items"] = result.new_items
     if result.finding:
         info |= {"finder": result.finding.info(), "config": {**info["config"], **result.finding.rate_used()}}
     return lake.StageResult(rows_in=result.rows, rows_out=result.rows, info=info, kept_as=request.kept_as(result))

@@ -14,6 +14,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pipeline.models.serialization import load
 from pipeline.preparation.seen import SeenRule
 from pipeline.ranking.ranks import top_k
+from pipeline.ranking.servable import servable
 from pipeline.training.interactions import History, Interactions
 
 
@@ -29,6 +30,7 @@ class Champion(PythonModel):
         settings = json.loads(Path(context.artifacts["settings"]).read_text())
         frame = pl.read_parquet(encoded / "interactions.parquet")
         rows = Interactions.of_frame(frame, self.users.height, len(self.items), recency=True)
+        self.allowed = servable(self.model, rows, encoded)
         self.history = rows.history()
         hides = SeenRule.of(settings).hides(frame["timestamp"], frame["timestamp"].max())  # type: ignore[arg-type]
         seen = rows.select(torch.from_numpy(hides.to_numpy(writable=True))).masking()
@@ -52,6 +54,7 @@ class Champion(PythonModel):
             _with_empty_row(self.history, no_events)[rows],
             _with_empty_row(self.seen, no_events)[rows],
             k,
+            allowed=self.allowed,
             fallback=self.popular,
         )
         flat = pl.DataFrame(

@@ -3,6 +3,7 @@ checkpoints and devices.
 """
 
 __all__ = [
+    "attributes",
     "checkpoint",
     "context",
     "device",

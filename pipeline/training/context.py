@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from pipeline.training.attributes import ItemAttributes
 from pipeline.training.warm import PreviousFit
 
 T = TypeVar("T")
@@ -96,6 +97,8 @@ class FitContext:
     """The state to start from; for families with `rows_of_state`."""
     memory: int | None = None
     """Bytes that a fit may allocate; None: no limit. Families with large matrices refuse instead of exceeding it."""
+    attributes: ItemAttributes | None = None
+    """Attributes of items, with `[attributes]`; None: they are not used."""
     graphs: bool = True
     """On CUDA, replay steps whose shapes never change as CUDA graphs (step_graphs.py)."""
     world: ProcessGroup = field(default_factory=ProcessGroup)

@@ -15,6 +15,7 @@ from pipeline.evaluation import ranking_metrics
 from pipeline.evaluation.eval_task import EvalTask, Splits, eval_task, load_splits
 from pipeline.experiments.families import weighed_by_data
 from pipeline.models import MODELS, FitContext
+from pipeline.models.ops.attribute_map import place_new_items
 from pipeline.ranking.ranks import holdout_ranks
 from pipeline.stages import clean, encode, ingest, split
 from pipeline.storage import lake
@@ -25,11 +26,13 @@ SMALL = Shop(users=900, items=240, views=30)
 TOML = loader.read_toml(paths.DATASETS / "shop-synthetic.toml")
 
 
-def split_of(folder: Path, seed: int, shop: Shop) -> Path:
-    """The split of a shop's log, by time."""
+def split_of(folder: Path, seed: int, shop: Shop, **tree) -> Path:
+    """The split of a shop's log, by time; `tree`: further settings."""
     write_shop(folder, seed, shop)
-    run = make_run(folder / "home", folder, dataset=TOML, split={"kind": "global_time", "valid": 0, "test": 0.2})
-    return split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, ingest.read_source(run))))
+    by_time = {"kind": "global_time", "valid": 0, "test": 0.2}
+    run = make_run(folder / "home", folder, dataset=TOML, split=by_time, **tree)
+    raw = ingest.read_source(run)
+    return split.split_interactions(run, encode.encode_ids(run, clean.clean_interactions(run, raw), raw))
 
 
 def compared(split_dir: Path, family: str, **keys) -> tuple[float, float, Difference]:
@@ -67,7 +70,7 @@ def ndcg(model, task: EvalTask, history: History) -> torch.Tensor:
 def test_the_log_is_the_same_every_time_and_says_what_it_is():
     events, products = draw_shop(7, SMALL)
     assert events.equals(draw_shop(7, SMALL)[0]) and not events.equals(draw_shop(8, SMALL)[0])
-    assert events["event_time"].is_sorted() and products.height == SMALL.items
+    assert events["event_time"].is_sorted() and products.height == SMALL.items + SMALL.new
     counts = dict(events["event_type"].value_counts().iter_rows())
     assert counts["view"] > 10 * counts["purchase"] > 0 and counts["cart"] > counts["remove_from_cart"] > 0
     assert events.filter(user_id="bot").height == BOT_VIEWS
@@ -87,6 +90,27 @@ def test_events_find_what_is_bought(tmp_path):
     assert popular.value > 0
     task = eval_task(load_splits(split_dir, torch.device("cpu")), "test", "train")
     assert len(task.mask.items) < len(task.history.items) / 2
+
+
+def test_new_products_go_to_those_who_need_them(tmp_path):
+    """Product n of the new ones is of category n % 12 and brand n // 12; users buy two categories, mostly of a brand."""
+    splits = load_splits(split_of(tmp_path, 1, SMALL, attributes={"items": True}), torch.device("cpu"))
+    train, first = splits.fitted_on("train"), splits.n_items - SMALL.new
+    config = weighed_by_data(MODELS["ials"].Config.model_validate({"embedding_dim": 16, "epochs": 4}), Dataset(**TOML))
+    model, context = MODELS["ials"](config, splits.n_users, splits.n_items), FitContext(attributes=splits.attributes)
+    model.fit(train, context)
+    assert splits.attributes is not None
+    assert place_new_items(model, train, context) >= SMALL.new
+    bought = train.held_out()
+    kinds = splits.attributes.values.dense()  # (I, A): 4 brands, then 12 categories
+    tastes = torch.zeros(splits.n_users, 16).index_add_(0, bought.users, kinds[bought.items])  # (U, 16)
+    clear = (torch.bincount(bought.users, minlength=splits.n_users) >= 3).nonzero().squeeze(1)  # (B,)
+    assert len(clear) > 50
+    with torch.no_grad():
+        best = model.score(clear, train.history()[clear])[:, first:].argmax(1) + first  # (B,)
+    fits = kinds[best][:, 4:].argmax(1)  # (B,) category of the best new product
+    needed = tastes[clear][:, 4:].gather(1, fits[:, None]) > 0  # (B, 1): the user has bought of it
+    assert needed.float().mean() > 0.5, "two of twelve categories are needed: a sixth by chance"
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """EASE: both closed forms give the same scores, for users of the fit and for others."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.models.ease import Ease, EaseConfig
+from pipeline.training.attributes import ItemAttributes
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
 
@@ -139,3 +142,34 @@ def test_the_exponent_of_items_is_the_same_in_both_forms(train):
 def test_ratings_are_needed_where_they_count(train):
     with pytest.raises(NotServable, match="needs ratings"):
         Ease(EaseConfig(rating_exponent=1), N_USERS, N_ITEMS).fit(train, FitContext())
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+def test_attributes_are_rows_of_the_matrix(train, weighs):
+    values = History.of_lists([[item % 3, 3] if item % 5 else [] for item in range(N_ITEMS)], 4)
+    config = EaseConfig(l2=L2, attribute_weight=2.5, rating_exponent=float(weighs))
+    rated = replace(train, ratings=torch.full((len(train),), 3.0)) if weighs else train
+    model = Ease(config, N_USERS, N_ITEMS)
+    model.fit(rated, FitContext(attributes=ItemAttributes(values)))
+    x = torch.cat([train.history().dense(), 2.5**0.5 * values.dense().T]).double()  # (U + A, I)
+    p = torch.linalg.inv(x.T @ x + L2 * torch.eye(N_ITEMS, dtype=torch.float64))
+    expected = (-p / p.diagonal()).fill_diagonal_(0)
+    assert model.reads_attributes and not model.dual
+    assert torch.allclose(model.weights.double(), expected, atol=1e-6)
+
+
+def test_a_new_item_goes_to_those_who_have_items_like_it():
+    pairs = torch.tensor([(user, item) for user in range(20) for item in range(user % 2, 12, 2) if (user + item) % 5])
+    train = Interactions(pairs[:, 0], pairs[:, 1], 20, 14)  # nobody has items 12 and 13
+    model = Ease(EaseConfig(l2=2.0, attribute_weight=1.0), 20, 14)
+    values = History.of_lists([[item % 2] for item in range(14)], 2)
+    model.fit(train, FitContext(attributes=ItemAttributes(values)))
+    new = model.score(torch.arange(20), train.history())[:, 12:]  # (U, 2)
+    assert (new.argmax(1) == torch.arange(20) % 2).all()
+
+
+def test_attributes_that_are_not_there_are_a_reason_and_enter_a_key_only_where_set(train):
+    with pytest.raises(NotServable, match=r"attributes\.items"):
+        Ease(EaseConfig(attribute_weight=1.0), N_USERS, N_ITEMS).fit(train, FitContext())
+    assert "attribute_weight" not in EaseConfig().model_dump()
+    assert EaseConfig(attribute_weight=1.0).model_dump()["attribute_weight"] == 1.0

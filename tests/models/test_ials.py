@@ -9,10 +9,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.core.seeding import generator
-from pipeline.models.ials import Ials, IalsConfig, fingerprints
+from pipeline.models.ials import Ials, IalsConfig
 from pipeline.models.ops import least_squares
+from pipeline.models.ops.attribute_map import place_new_items
+from pipeline.models.ops.fingerprints import fingerprints
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.models.serialization import restore
+from pipeline.training.attributes import ItemAttributes
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.interactions import History, Interactions
 from tests.support.data_sets import data_set
@@ -361,3 +364,65 @@ def test_rows_summed_in_pieces_are_rows_summed_whole(monkeypatch):
     q, bag = torch.randn(7, 3, generator=random), torch.nn.functional.embedding_bag
     parts = bag(rows.history.items, q, starts, mode="sum", per_sample_weights=rows.weights)
     torch.testing.assert_close(bag(torch.arange(12), parts, first, mode="sum"), rows.sums(rows.weights, q))
+
+
+def test_rows_with_a_prior_solve_the_penalised_problem():
+    random = torch.Generator().manual_seed(3)
+    history = History.of_lists([[0, 2, 3], [], [1], [0, 1, 2, 3, 4]], 5)
+    q, prior = (torch.randn(n, 3, generator=random) for n in (5, 4))
+    q = q @ eigenbasis(q)
+    weights, l2 = torch.rand(9, generator=random) + 0.5, torch.rand(4, generator=random) + 0.5
+    rows = Rows(history, weights, l2, prior)
+    exact, _ = solve_exactly(rows, q, 0.3)
+    for user, x in enumerate(exact):
+        at = history.rows == user
+        own, w = q[history.items[at]], weights[at]
+        a = own.T @ (w[:, None] * own) + 0.3 * q.T @ q + l2[user] * torch.eye(3)
+        torch.testing.assert_close(x, torch.linalg.solve(a, own.T @ w + l2[user] * prior[user]), rtol=1e-4, atol=1e-5)
+    found, _ = solve_by_gradients(rows, torch.zeros(4, 3), q, 0.3, steps=50)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
+    assert rows.size(prior) == 0
+
+
+def tastes_with_a_rare_item() -> tuple[Interactions, ItemAttributes]:
+    """Even users like even items; item 20 (even) has one event, of a user who likes odd ones; item 21 has none."""
+    pairs = [(user, item) for user in range(40) for item in range(user % 2, 20, 2) if (3 * user + item) % 7]
+    pairs = torch.tensor([*pairs, (1, 20)])
+    train = Interactions(pairs[:, 0], pairs[:, 1], 40, 22)
+    return train, ItemAttributes(History.of_lists([[item % 2] for item in range(22)], 2))
+
+
+@pytest.mark.parametrize("solver", ["cg", "exact"])
+def test_attributes_draw_a_rare_item_to_its_kind(solver):
+    train, attributes = tastes_with_a_rare_item()
+    liking = {}
+    for prior in (False, True):
+        model = Ials(IalsConfig(embedding_dim=4, epochs=8, l2=0.2, attribute_prior=prior, solver=solver), 40, 22)
+        model.fit(train, FitContext(attributes=attributes))
+        scores = model.score(torch.arange(40), train.history())[:, 20]  # (U,)
+        liking[prior] = float(scores[::2].mean() - scores[1::2].mean())
+        assert (model.items[21] == 0).all(), "an item without events is placed after the fit"
+    assert liking[False] < 0 < liking[True]
+
+
+def test_a_prior_without_attributes_is_a_reason():
+    train, _ = tastes_with_a_rare_item()
+    with pytest.raises(NotServable, match=r"attributes\.items"):
+        Ials(IalsConfig(attribute_prior=True), 40, 22).fit(train, FitContext())
+    assert "attribute_prior" not in IalsConfig().model_dump()
+
+
+def test_items_placed_by_attributes_do_not_change_how_users_are_solved():
+    train, attributes = tastes_with_a_rare_item()
+    model = Ials(IalsConfig(embedding_dim=4, epochs=4), 40, 22)
+    context = FitContext(attributes=attributes)
+    model.fit(train, context)
+    users, history = torch.full((40,), -1), train.history()
+    before = model.score(users, history)
+    assert place_new_items(model, train, context) == 1
+    after = model.score(users, history)
+    assert torch.equal(before[:, :21], after[:, :21])
+    assert (after[::2, 21] < after[1::2, 21]).all(), "21 is odd"
+    parts = model.contributions(1, history[torch.tensor([1])], 21)
+    assert parts is not None
+    torch.testing.assert_close(parts.sum(), after[1, 21], rtol=1e-3, atol=1e-4)

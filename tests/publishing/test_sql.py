@@ -21,6 +21,7 @@ AUDIT_TABLES = {
     "wanted": "(top_n integer, exact boolean, explored integer, by_n integer, by_values integer)",
     "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
+    "placed_items": "(item_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
     "explorable_items": "(item_id varchar)",
     "wanted_in": "(list varchar, top_n integer, exact boolean, explored integer)",

@@ -11,6 +11,7 @@ from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.core.errors import Refused
 from pipeline.schemas import tables
+from pipeline.sources import model_attributes
 from pipeline.stages import leaks
 from pipeline.storage import journal, lake
 
@@ -72,7 +73,7 @@ def test_a_sound_night_passes_every_rule_and_says_so(case):
     leaks.audit_leaks(run, parts, fits)
     checks = journal.read(run.home, run.dataset, tables.CHECKS, run.run_id)
     own = checks.filter(pl.col("check_name").is_in(list(leaks.RULES)))
-    assert own.height == len(leaks.RULES) == 4 and own["passed"].all()
+    assert own.height == len(leaks.RULES) == 5 and own["passed"].all()
 
 
 def test_a_pair_of_the_holdout_in_train_is_found(case):
@@ -123,3 +124,31 @@ def test_popularity_that_counted_the_holdout_is_found(case):
     state["counts"][0] += 1
     save_file(state, path)
     assert "leak_popularity: popularity" in refused(run, parts, fits)
+
+
+def with_numbers(parts: Path, number: pl.Expr) -> None:
+    """Give items a number of the catalog: `number`, from their rows in train, in all splits, and their first time."""
+    splits = {name: pl.read_parquet(parts / f"{name}.parquet") for name in ("train", "valid", "test")}
+    counts = pl.concat(splits.values()).group_by("item_idx").agg(total=pl.len(), first=pl.col("timestamp").min())
+    of_train = splits["train"].group_by("item_idx").agg(train=pl.len())
+    known = counts.join(of_train, on="item_idx", how="left").fill_null(0).sort("item_idx")
+    shuffled = known["total"].shuffle(seed=1)
+    numbers = known.with_columns(shuffled=shuffled).select(
+        "item_idx", pl.lit("sold").alias("attribute"), number.cast(pl.Float64).alias("number")
+    )
+    numbers.write_parquet(parts / model_attributes.NUMBERS)
+
+
+@pytest.mark.parametrize("number", [pl.col("total"), -pl.col("total").log(), (pl.col("total") / 3).floor()], ids=str)
+def test_a_number_of_sales_in_the_catalog_is_named(case, number):
+    run, parts, fits = case
+    with_numbers(parts, number)
+    told = refused(run, parts, fits)
+    assert "leak_attributes: the catalog's 'sold' knows what was held out" in told and "attributes.items" in told
+
+
+@pytest.mark.parametrize("name", ["train", "first", "shuffled", "item_idx"])
+def test_a_number_that_does_not_know_the_holdout_passes(case, name):
+    run, parts, fits = case
+    with_numbers(parts, pl.col(name).to_physical())
+    leaks.audit_leaks(run, parts, fits)

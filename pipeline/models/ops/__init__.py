@@ -2,6 +2,8 @@
 
 __all__ = [
     "attention",
+    "attribute_map",
+    "fingerprints",
     "item_graph",
     "least_squares",
     "pair_scores",

@@ -6,6 +6,7 @@ Row u with entries i of weight w_i, and factors q_i of the other side, minimises
 
 (Rendle et al., RecSys 2022, eq. 1 to 5; Hu et al., ICDM 2008, eq. 3 and 4), so A x = b with
 A = sum w_i q_i q_iᵀ + a QᵀQ + l2_u I and b = sum w_i q_i. The matrix A is only formed by `solve_exactly`.
+With a prior mean m_u of x, the last term is l2_u |x - m_u|², and b has l2_u m_u as well.
 """
 
 import warnings
@@ -32,6 +33,7 @@ class Rows:
     history: History
     weights: Tensor  # (E,)
     l2: Tensor  # (B,)
+    prior: Tensor | None = None  # (B, D) in the basis of the factors; None: 0
 
     @cached_property
     def mass(self) -> Tensor:
@@ -40,7 +42,17 @@ class Rows:
 
     def of(self, rows: Tensor) -> "Rows":
         """Some of the rows, (B',)."""
-        return Rows(self.history[rows], self.weights[self.history.places(rows)], self.l2[rows])
+        prior = None if self.prior is None else self.prior[rows]
+        return Rows(self.history[rows], self.weights[self.history.places(rows)], self.l2[rows], prior)
+
+    def right_side(self, q: Tensor) -> Tensor:
+        """b, (I, D) -> (B, D)."""
+        sums = self.sums(self.weights, q)
+        return sums if self.prior is None else sums + self.l2[:, None] * self.prior
+
+    def size(self, x: Tensor) -> float:
+        """Sum of l2_u |x_u - m_u|², (B, D) -> scalar."""
+        return float((self.l2 @ (x if self.prior is None else x - self.prior).square()).sum())
 
     @cached_property
     def even(self) -> bool:
@@ -63,7 +75,8 @@ class Rows:
             offsets = self.history.offsets[rows.start : rows.stop + 1]
             entries = slice(int(offsets[0]), int(offsets[-1]))
             history = History(offsets - offsets[0], self.history.items[entries], self.history.n_items)
-            yield rows, Rows(history, self.weights[entries], self.l2[rows])
+            prior = None if self.prior is None else self.prior[rows]
+            yield rows, Rows(history, self.weights[entries], self.l2[rows], prior)
 
     def sums(self, values: Tensor, q: Tensor) -> Tensor:
         """Sum of value times q_i over a row's entries, (E,), (I, D) -> (B, D)."""
@@ -125,7 +138,7 @@ def _gradients(
     """x, b - A x and b of one tile, (B, D) each."""
     known = unobserved_weight * gramian + rows.l2[:, None]  # (B, D), diagonal of a QᵀQ + l2 I
     scale = known + rows.mass * gramian / len(q)  # (B, D)
-    b = rows.sums(rows.weights, q)  # (B, D)
+    b = rows.right_side(q)  # (B, D)
     r = b - known * x - rows.weighted(x, q)  # (B, D)
     limit = tolerance**2 * _dot(b, b)  # (B, 1)
     p, rz = torch.zeros_like(x), torch.ones_like(limit)
@@ -186,6 +199,8 @@ def solve_exactly(rows: Rows, q: Tensor, unobserved_weight: float) -> tuple[Tens
             weighted = h * w[:, :, None]  # (C, L, D)
             a.baddbmm_(h.transpose(1, 2), weighted)
             b += weighted.sum(1)
+        if rows.prior is not None:
+            b += rows.l2[chosen, None] * rows.prior[chosen]
         a.diagonal(dim1=1, dim2=2).add_(rows.l2[chosen, None])
         solved = torch.cholesky_solve(b[:, :, None], torch.linalg.cholesky(a))[:, :, 0]  # (C, D)
         x[chosen] = solved

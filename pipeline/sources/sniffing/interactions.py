@@ -16,6 +16,9 @@ from pipeline.sources.sniffing.items import find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
 from pipeline.sources.sniffing.shapes import refuse_lists, refuse_nested
 
+ATTRIBUTES = (
+    "# [attributes] items = true in a recipe: models read these columns, and items without rows are listed, too."
+)
 NO_CATALOG = """# No item catalog was found next to the file. With one, the published lists have titles. For example:
 # [items]
 # files = ["items.csv"]
@@ -92,6 +95,7 @@ def propose(path: Path) -> Proposal:
     if catalog := found.catalog:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
+        lines.append(ATTRIBUTES)
         if rule := catalog.exclude_where():
             lines += availability.comment(rule)
     else:

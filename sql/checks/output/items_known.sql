@@ -1,6 +1,7 @@
 -- severity: error
--- reads: recommendations, similar_items, source_rows
--- Every recommended or similar item occurs in a valid source row; of new items that were drawn, see explore_sound.
+-- reads: recommendations, similar_items, source_rows, placed_items
+-- Every recommended or similar item occurs in a valid source row or, with [attributes], has an attribute that models read; of
+-- new items that were drawn, see explore_sound.
 with listed as (
     select item_id from recommendations where source <> 'explore'
     union
@@ -8,4 +9,4 @@ with listed as (
     union
     select item_id from similar_items
 )
-select listed.item_id from listed anti join source_rows using (item_id)
+select listed.item_id from listed anti join source_rows using (item_id) anti join placed_items using (item_id)

@@ -1,0 +1,120 @@
+"""A night with `[attributes]`: items of the catalog without events are listed, audited, ruled and measured."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from flows import conductor
+from pipeline.core.errors import Refused
+from tests.support.nights import without_report
+from tests.support.published_nights import DAY, RECIPE, START, Dataset, without_mlflow
+
+CATALOG = """[items]
+files = ["catalog/items.csv"]
+id = "item"
+attributes = { kinds = "|" }
+"""
+ATTRIBUTES = """[attributes]
+items = true
+[export]
+top_n = 6
+exclude_where = "item_id = 'new-2'"
+"""
+IALS = "ials]\nembedding_dim = 4\nepochs = 4\nunobserved_weight = 0.05\nl2 = 0.001"
+NEW = [f"new-{n}" for n in range(4)]
+
+
+class Shop(Dataset):
+    """Users like even or odd things of 24; four new ones and `mystery`, which has no kind, have no event."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        toml = folder / "tiny.toml"
+        toml.write_text(toml.read_text().replace('"*.csv"', '"a.csv"') + CATALOG)
+        (folder / "cheap.toml").write_text(RECIPE.replace("mf]\nembedding_dim = 4\nepochs = 1", IALS) + ATTRIBUTES)
+        draw, lines = random.Random(5), ["user,item,rating,t"]
+        for user in range(40):
+            liked = draw.sample(range(user % 2, 24, 2), 8)
+            lines += [f"u{user:02d},i{n:02d},4,{START + (user + 3 * at) % 30 * DAY}" for at, n in enumerate(liked)]
+        (folder / "a.csv").write_text("\n".join([*lines, ""]))
+        (folder / "catalog").mkdir()
+        things = [f"i{n:02d},{'odd' if n % 2 else 'even'}" for n in range(24)]
+        new = [f"{item},{'odd' if n % 2 else 'even'}" for n, item in enumerate(NEW)]
+        (folder / "catalog" / "items.csv").write_text("\n".join(["item,kinds", *things, *new, "mystery,", ""]))
+
+    def night(self, *overrides: str) -> str:
+        """Publish one, without a report."""
+        run = self.prepare(*overrides)
+        assert conductor.conduct(run, without_report) == "published"
+        return run.run_id
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        without_mlflow(patch)
+        shop = Shop(tmp_path_factory.mktemp("new"))
+        shop.night()
+        yield shop
+
+
+def test_new_items_are_in_the_lists_of_those_whose_taste_they_fit(shop):
+    rows = shop.ask(
+        "select item_id, cast(user_id[2:] as int) % 2 as odd from recommendations where item_id like 'new%'"
+    )
+    fits = [(int(item[-1]) % 2) == odd for item, odd in rows.rows()]
+    assert len(fits) > 20 and sum(fits) > 0.9 * len(fits)
+    assert set(rows["item_id"]) == {"new-0", "new-1", "new-3"}, "a rule excludes new-2"
+    assert "new-2" not in shop.ask("from similar_items")["similar_item_id"]
+
+
+def test_a_new_item_has_similar_items_and_a_vector_and_is_not_popular(shop):
+    near = shop.ask("select similar_item_id from similar_items where item_id = 'new-1' and rank <= 3")
+    assert near.height == 3 and all(int(item[-2:].strip("-")) % 2 == 1 for item in near["similar_item_id"])
+    assert set(NEW) < set(shop.ask("from item_vectors")["id"])
+    assert not set(NEW) & set(shop.ask("from popular_items")["item_id"])
+
+
+def test_what_no_attribute_describes_is_in_no_table_of_the_model(shop):
+    for column in ("recommendations.item_id", "similar_items.item_id", "similar_items.similar_item_id"):
+        table, name = column.split(".")
+        assert "mystery" not in shop.ask(f"from {table}")[name], column
+    assert "mystery" not in shop.ask("from item_vectors")["id"] and "mystery" in shop.ask("from items")["item_id"]
+
+
+def test_metrics_have_segments_of_new_items(shop):
+    found = shop.ask("select distinct segment from metrics where model = 'ials' and split = 'test'")["segment"]
+    assert "new_items" in found.to_list()
+
+
+def test_without_the_key_nothing_is_different(shop):
+    before = shop.ask("select count(*) from items").item()
+    shop.night("attributes.items=false")
+    assert shop.ask("select count(*) from recommendations where item_id like 'new%'").item() == 0
+    assert shop.ask("select count(*) from items").item() == before
+
+
+def test_a_family_that_can_not_serve_new_items_lists_none(shop):
+    shop.night("models={ease = {l2 = 5.0}}", "gate.enabled=false")
+    rows = shop.ask("select distinct item_id from recommendations")["item_id"]
+    assert not set(NEW) & set(rows) and len(rows) > 10
+
+
+def test_an_item_from_nowhere_is_refused(shop, monkeypatch):
+    monkeypatch.setattr(
+        "pipeline.sources.model_attributes.described_items", lambda encoded: shop.ask("select 'x' as item_id")
+    )
+    with pytest.raises(Refused, match="items_known"):
+        shop.night()
+
+
+def test_explain_and_forget_know_new_items(shop, capsys):
+    shop.night()
+    item, user = shop.ask("select item_id, user_id from recommendations where item_id = 'new-1' limit 1").row(0)
+    told = shop.printed(capsys, "explain", "tiny", user, item)
+    assert told["published_rank"] >= 1 and told["excluded_by"] is None
+    assert shop.command("forget", "tiny", user) == 0, capsys.readouterr()
+    shop.night()
+    assert shop.ask(f"select count(*) from recommendations where user_id = '{user}'").item() == 0
+    assert shop.ask("select count(*) from recommendations where item_id = 'new-1'").item() > 0
