@@ -125,7 +125,7 @@ class Audiences:
             self._by[name] = Best(len(values.names), self.top_n, device)
 
     def _centred(self, part: Users, tile: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores less their mean (B, I), in reused memory, and variances (B,), both of the items that are not masked."""
+        """Scores less their mean (B, I), in reused memory, and variances (B,), of the items that are not masked."""
         scores = self.model.score(part.index[tile], part.history[tile]).float()  # (B, I)
         refuse_non_finite(scores.amax(1), part.index[tile])
         mask = part.mask[tile]
