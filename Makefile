@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # tests/conftest.py orders the files, the longest first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# replaces the default of pyproject.toml, which is that of `make test`
+UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing'
 STAMP := $(VENV)/installed
 
-.PHONY: install run test-unit test test-server test-all coverage wheel-check bench gpu-check faults soak lint format clean
+.PHONY: install run test-unit test test-server test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -18,9 +20,8 @@ $(STAMP): constraints.txt pyproject.toml
 run: install
 	$(BIN)/nightrecs run
 
-# -m replaces the default of pyproject.toml, which is that of `make test`
 test-unit: install
-	$(PYTEST) -m 'not night and not process and not long and not slow and not device and not server and not timing'
+	$(PYTEST) $(UNIT)
 
 test: install
 	$(PYTEST)
@@ -31,10 +32,10 @@ test-server: install
 test-all: install
 	$(BIN)/python -m pytest -m ''
 
-# of `make test`; sys.monitoring, from Python 3.12 on, costs a tenth of what a tracer costs
+# of `make test-unit`, as a tracer makes whole nights several times as slow. sys.monitoring, from Python 3.12 on, costs a tenth
 coverage: install
 	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
-		$(PYTEST) --cov --cov-report=term
+		$(PYTEST) $(UNIT) --cov --cov-report=term
 
 wheel-check: install
 	$(BIN)/python -m tests.wheel_check
@@ -42,6 +43,10 @@ wheel-check: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks
+
+# the hot paths next to bare kernels, in ratios of CPU time; minutes, and not part of `make test`
+bench-smoke: install
+	$(BIN)/python -m tests.benchmarks.bench_hot_paths --check
 
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu

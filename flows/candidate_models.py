@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
@@ -11,11 +12,15 @@ from pipeline.core.errors import Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.experiments import budget
 from pipeline.selection import incumbent, leaderboard
 from pipeline.selection.incumbent import Contest
 from pipeline.stages import evaluate, train
 from pipeline.storage import journal
 from pipeline.storage.generations import live_run_id
+
+if TYPE_CHECKING:
+    from flows.successive_halving import Race
 
 Isolate = Callable[[Run, str], AbstractContextManager[None]]
 """Given the run and a label: a context in which an error costs that model only."""
@@ -30,6 +35,7 @@ def fit_candidates(run: Run, step: Step, parts: Path) -> tuple["Candidates", Con
     candidates.fit_single_models()
     candidates.search_within_budget()
     candidates.fit_blends()
+    candidates.use_what_is_left()
     lineup = candidates.lineup()
     candidates.fit_references(lineup)
     if candidates.measured.keys() <= {BASELINE}:
@@ -70,6 +76,8 @@ class Candidates:
         self.measured: dict[str, Path] = {}
         self.fits: set[Path] = set()
         """All fits that were evaluated or are members of a blend."""
+        self.postponed: list[str] = []
+        """Searched models for whose tuned fit there was no time before the blends."""
         self.owners: dict[str, Run] = {}
         """Runs whose settings define the models that the gate adds, by label."""
         self.budgeted = run.settings.budget.minutes is not None
@@ -77,11 +85,10 @@ class Candidates:
     def fit_single_models(self) -> None:
         """The recipe's models except blends. Without a budget, each is searched first.
 
-        With a budget the first fits come first, so that there is something to publish.
+        With a budget the first fits come first, cheap ones before long ones, so that there is something to publish.
         """
-        for label, entry in self.run.settings.models.items():
-            if leaderboard.is_blend(self.run.settings, label):
-                continue
+        for label in budget.cheapest_first(self.run, self.parts):
+            entry = self.run.settings.models[label]
             if entry.search and not self.budgeted:
                 with self.isolate(self.run, f"search {label}"):
                     from pipeline.stages import search  # imports optuna, which is slow
@@ -96,11 +103,29 @@ class Candidates:
             return
         from flows.successive_halving import successive_halving
 
-        searches = successive_halving(self.run, self.step, self.parts, self.fitted, self.isolate)
-        for label, folder, is_better in searches:
-            self.searched[label] = folder
+        for label, folder, is_better in successive_halving(self.race()):
+            self.searched[label], first = folder, self.fitted[label]
             if is_better:
                 self.fit_and_evaluate(label, self.run)
+                self.postponed += [label] if self.fitted[label] == first else []
+
+    def race(self) -> "Race":
+        """The searches, with those that were made so far."""
+        from flows.successive_halving import Race  # imports optuna, which is slow
+
+        return Race(self.run, self.step, self.parts, {**self.fitted}, self.isolate, {**self.searched})
+
+    def use_what_is_left(self) -> None:
+        """With a budget: after the blends less must be kept free, so the best models are searched once more."""
+        if not self.budgeted:
+            return
+        from flows.successive_halving import last_turns
+
+        for label in self.postponed:
+            self.fit_and_evaluate(label, self.run)
+        for label, folder in last_turns(self.race()):
+            self.searched[label] = folder
+            self.fit_and_evaluate(label, self.run)
 
     def fit_blends(self) -> None:
         """The recipe's blends, which are made of fitted models."""

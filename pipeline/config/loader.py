@@ -107,7 +107,7 @@ def _merge(
             origin[at] = where
 
 
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+def _nest(keys: list[str], value: object) -> dict[str, Any]:
     nested = {keys[-1]: value}
     for key in reversed(keys[:-1]):
         nested = {key: nested}
@@ -180,5 +180,5 @@ def _types(annotation: Any) -> list[Any]:
     return [annotation, *getattr(annotation, "__args__", ())]
 
 
-def _is_section(candidate: Any) -> bool:
+def _is_section(candidate: object) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, BaseModel)

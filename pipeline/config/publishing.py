@@ -104,6 +104,18 @@ class Explore(Section):
     too."""
 
 
+class Holdback(Section):
+    """Users who get the lists of the runner-up, the second-best model on valid; of popularity, where there is none.
+
+    Their rows have the source `holdback`. `realised` compares them with the others.
+    """
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of the users."""
+    salt: str = "holdback"
+    """Users are chosen by a hash of it and their id, so they stay the same. Another salt chooses others."""
+
+
 class ByAttribute(Section):
     """Lists by the values of an item attribute, in the table `recommendations_by`.
 
@@ -144,18 +156,6 @@ class Audiences(Section):
     """Attributes of items whose values have audiences, too, in `attribute_audiences`."""
 
 
-class Holdback(Section):
-    """Users who get the lists of the runner-up, the second-best model on valid; of popularity, where there is none.
-
-    Their rows have the source `holdback`. `realised` compares them with the others.
-    """
-
-    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """Share of the users."""
-    salt: str = "holdback"
-    """Users are chosen by a hash of it and their id, so they stay the same. Another salt chooses others."""
-
-
 class Export(Section):
     """What is published.
 
@@ -194,6 +194,8 @@ class Export(Section):
 
     explore: Explore | None = None
     """Places for new items; absent: none."""
+    holdback: Holdback | None = None
+    """Users with the lists of another model; absent: none."""
     by: ByAttribute | None = None
     """Lists by category or another attribute; absent: none."""
     trending: Trending | None = None
@@ -203,8 +205,6 @@ class Export(Section):
     fallback_by: str | None = None
     """Attribute of users, e.g. "country": who can't be served by the model gets what is popular among users with the
     same value. Lists of users who are not known yet are in the table `fallback_items`."""
-    holdback: Holdback | None = None
-    """Users with the lists of another model; absent: none."""
 
     @model_validator(mode="after")
     def _places_are_free(self) -> "Export":

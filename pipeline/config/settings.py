@@ -76,7 +76,8 @@ class Search(Section):
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """tpe: tree-structured Parzen estimator; grid: every combination of the choices and steps, in order."""
     trials: PositiveInt | None = None
-    """Maximum number of trials; absent: 20, or 100 if `minutes` or `budget.minutes` is set, or all of a grid."""
+    """Maximum number of trials; absent: 20, or 100 if `minutes` is set, or all of a grid. With
+    `budget.minutes` as many as there is time for."""
     minutes: PositiveFloat | None = None
     """Time limit of all trials of a label; the search ends at `trials` or `minutes`, whichever comes first."""
     epochs: PositiveInt | None = None
@@ -136,6 +137,11 @@ class Settings(Section):
     """Devices for data-parallel fits of gradient families: GPUs of this machine, or processes on its CPU. More than one
     needs the extra `fabric`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    warm_start: bool = False
+    """Fits of ials, mf and sasrec start from their state of the published night, which takes a fraction of the time.
+    Results then depend on the nights before. Never in replays."""
+    cold_every: PositiveInt = 7
+    """With `warm_start`: every so many fits one starts from random values again; 1: all of them."""
     recipe: FileStem = "nightly"
     seen: Literal["hide", "allow"] = "hide"
     """allow: items that a user has may be listed again, and metrics count held-out events that repeat earlier ones. A

@@ -51,9 +51,11 @@ class StageCall:
     """A fit that the deadline ended."""
     turn: int | None = None
     """Number of the turn of a search under a budget, which has several."""
+    warm: bool = False
+    """A fit that starts from the state of an earlier one; used by `train`."""
 
     def __post_init__(self) -> None:
-        fits = self.fit != "train" or self.tuned or self.cut_short
+        fits = self.fit != "train" or self.tuned or self.cut_short or self.warm
         if (
             (self.stage in OF_MODELS) != bool(self.label)
             or (fits and self.stage is not StageName.TRAIN)
@@ -63,11 +65,11 @@ class StageCall:
 
     @property
     def title(self) -> str:
-        """`clean`, `train ease`, `train ease tuned`, `train ease on all`, `search ease, turn 2`."""
+        """`clean`, `train ease`, `train mf tuned, warm`, `train ease on all`, `search ease, turn 2`."""
         words = [self.stage, *([self.label] if self.label else []), *(["tuned"] if self.tuned else [])]
         words += ["on", self.fit] if self.fit != "train" else []
         turn = f", turn {self.turn}" if self.turn is not None else ""
-        return " ".join(words) + turn + (", cut short" if self.cut_short else "")
+        return " ".join(words) + turn + ", warm" * self.warm + ", cut short" * self.cut_short
 
     @classmethod
     def parse(cls, title: str) -> "StageCall":
@@ -80,6 +82,7 @@ class StageCall:
             fit=found["fit"] or "train",  # type: ignore[arg-type]
             tuned=found["tuned"] is not None,
             cut_short=found["cut_short"] is not None,
+            warm=found["warm"] is not None,
             turn=int(found["turn"]) if found["turn"] else None,
         )
 
@@ -95,5 +98,6 @@ _TITLE = re.compile(
     r"(?P<tuned> tuned)?"
     r"(?: on (?P<fit>train\+valid|all))?"
     r"(?:, turn (?P<turn>[0-9]+))?"
+    r"(?P<warm>, warm)?"
     r"(?P<cut_short>, cut short)?"
 )

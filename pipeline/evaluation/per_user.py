@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -24,7 +23,7 @@ def read(evaluated: Iterable[Path], split: str) -> dict[str, pl.DataFrame]:
     return {label: pl.read_parquet(file) for label, file in files.items() if file.exists()}
 
 
-def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:
+def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.DataFrame], object]) -> None:
     """Pass tables.PER_USER of a ranking metric to `keep`, unless it is not a mean or its cutoff exceeds the ranks.
 
     `users` (N,): the users of the rows of `ranks`, which are one per user or one per event.
@@ -35,7 +34,7 @@ def of_ranks(ranks: Ranks, users: Tensor, select: Select, keep: Callable[[pl.Dat
     keep(_by_user(users.cpu(), values.cpu(), ranks.warm.cpu()))
 
 
-def of_errors(rows: RatedRows, warm: Tensor, select: Select, keep: Callable[[pl.DataFrame], Any]) -> None:
+def of_errors(rows: RatedRows, warm: Tensor, select: Select, keep: Callable[[pl.DataFrame], object]) -> None:
     """Pass tables.PER_USER of rmse (squared errors) or mae to `keep`; `warm` (U,) by user index."""
     users, off = rows.users, (rows.predicted.double() - rows.actual.double()).cpu()  # (N,)
     values = off.square() if select.metric.startswith("rmse") else off.abs()

@@ -1,3 +1,17 @@
 """Fits and trials of a recipe's families: configurations, search spaces, studies and the time budget."""
 
-__all__ = ["blend_members", "budget", "families", "fit", "recipe_checks", "space", "stopping", "study", "trial"]
+__all__ = [
+    "blend_members",
+    "budget",
+    "device_speed",
+    "families",
+    "fit",
+    "forecast",
+    "recipe_checks",
+    "space",
+    "stopping",
+    "study",
+    "trial",
+    "warm_start",
+    "workload",
+]

@@ -15,7 +15,8 @@ from pipeline.core.seeding import seed_of
 from pipeline.core.stage_call import Fit
 from pipeline.evaluation.eval_task import Splits, load_splits
 from pipeline.evaluation.objective import validation_objective
-from pipeline.experiments import blend_members
+from pipeline.experiments import blend_members, warm_start
+from pipeline.experiments.warm_start import WarmStart
 from pipeline.models import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import load, save
@@ -48,6 +49,8 @@ class FitRequest:
     """Whether valid is not used to guide the fit."""
     members: Mapping[str, Path] = field(default_factory=dict)
     """Fits by label that a blend is made of."""
+    warm: WarmStart | None = None
+    """The earlier fit that it starts from."""
     deadline: float | None = None
     """When the fit must end, on time.monotonic()."""
 
@@ -174,6 +177,7 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         checkpoint=request.checkpoint,
         deadline=request.deadline,
         finder=finding,
+        previous=warm_start.previous(request.run, request.warm, request.data) if request.warm else None,
         memory=memory_budget(settings.memory_limit, device) // (world.size if device.type == "cpu" else 1),
         world=world,
     )

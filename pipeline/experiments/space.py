@@ -73,7 +73,7 @@ def read_space(search: Mapping[str, Any], config: ModelConfig, where: str, key: 
     return {name: _read(value, name, config, where, f"{key}.{name}") for name, value in search.items()}
 
 
-def _read(value: Any, name: str, config: ModelConfig, where: str, key: str) -> Choices | Range:
+def _read(value: object, name: str, config: ModelConfig, where: str, key: str) -> Choices | Range:
     if isinstance(value, list):
         if not value:
             raise SettingsError(f"{where}: {key}: the list of choices is empty")
@@ -95,7 +95,7 @@ def _read(value: Any, name: str, config: ModelConfig, where: str, key: str) -> C
     return given.model_copy(update={"low": ends[0], "high": ends[1], "step": step})
 
 
-def _checked(value: Any, name: str, config: ModelConfig, where: str, key: str) -> Any:
+def _checked(value: object, name: str, config: ModelConfig, where: str, key: str) -> Any:
     """`value` as the family's config parses it. Errors of other fields are ignored here; a trial would raise them."""
     try:
         read = type(config).model_validate({**config.model_dump(), name: value})
@@ -122,7 +122,7 @@ def usual_point(space: Space, config: ModelConfig) -> dict[str, Any] | None:
     return point if all(_holds(space[name], value) for name, value in point.items()) else None
 
 
-def _holds(of: Choices | Range, value: Any) -> bool:
+def _holds(of: Choices | Range, value: object) -> bool:
     if isinstance(of, Choices):
         return any(isinstance(value, bool) == isinstance(v, bool) and value == v for v in of.values)
     if isinstance(value, bool) or not isinstance(value, int | float) or not of.low <= value <= of.high:

@@ -1,5 +1,6 @@
 """What people do between nights: roll back, collect garbage, forget a user, back up and restore a home."""
 
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "archive",
     "backup",

@@ -10,10 +10,10 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pipeline.core.errors import UnreadableInput
 
@@ -75,7 +75,7 @@ def add_file(tar: tarfile.TarFile, name: str, path: Path) -> Entry:
     return Entry(hashed.digest.hexdigest(), hashed.bytes, info.mode, stat.st_mtime_ns)
 
 
-def add_json(tar: tarfile.TarFile, name: str, content: dict[str, Any]) -> None:
+def add_json(tar: tarfile.TarFile, name: str, content: Mapping[str, object]) -> None:
     """Add a JSON document."""
     data = json.dumps(content, indent=1).encode()
     info = tarfile.TarInfo(name)
@@ -83,7 +83,7 @@ def add_json(tar: tarfile.TarFile, name: str, content: dict[str, Any]) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def as_json(record: Header | Entry) -> dict[str, Any]:
+def as_json(record: Header | Entry) -> dict[str, object]:
     """The record as JSON content."""
     return asdict(record)
 
@@ -108,7 +108,7 @@ def read_json(member: tarfile.TarInfo, content: IO[bytes], largest: int, file: P
             raise ValueError("it is no JSON object")
     except (ValueError, RecursionError) as error:
         raise UnreadableInput(f"{file} is damaged: {member.name} in it can't be read: {error}") from None
-    return found
+    return cast("dict[str, Any]", found)
 
 
 def read_header(content: dict[str, Any], file: Path) -> Header:
@@ -120,8 +120,9 @@ def read_header(content: dict[str, Any], file: Path) -> Header:
             f"formats up to {FORMAT}. Install that version, or a newer one"
         )
     try:
-        known = {name: content[name] for name in Header.__dataclass_fields__}
-        return Header(**{**known, "datasets": tuple(map(str, known["datasets"]))})
+        known: dict[str, Any] = {name: content[name] for name in Header.__dataclass_fields__}
+        known["datasets"] = tuple(map(str, known["datasets"]))
+        return Header(**known)
     except (KeyError, TypeError) as error:
         raise UnreadableInput(f"{file} is damaged: {HEADER} in it is incomplete ({error})") from None
 

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def _checked(home: Home, file: Path) -> Path:
 
 
 @contextmanager
-def _unfinished(file: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+def _unfinished(file: Path) -> Generator[tuple[Path, IO[bytes]]]:
     """An empty file next to `file`, with mode 0600 and locked; what a killed backup left there is overwritten."""
     part = file.with_name(f".{file.name}.part")
     try:
@@ -145,7 +145,7 @@ def _write(home: Home, datasets: list[str], paths: Iterable[tuple[str, Path]], p
 
 
 @contextmanager
-def _snapshot(database: Path, copy: Path) -> Iterator[Path | None]:
+def _snapshot(database: Path, copy: Path) -> Generator[Path | None]:
     """A consistent copy of an SQLite database, which servers may be writing to; None where there is none."""
     if not database.is_file():
         yield None

@@ -35,10 +35,10 @@ from pipeline.storage.forgotten_users import Forgotten, Pending
 class Outcome:
     """What a `forget` did; `left`: what it could not clear, by file; empty where nothing names the user."""
 
-    tables: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, int] = field(default_factory=dict[str, int])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
     mlflow: str = ""
-    left: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list[str])
 
 
 def forget(home: Home, dataset: str, user_id: str) -> Outcome:
@@ -58,7 +58,7 @@ def finish(home: Home, dataset: str, prove: bool = True, but: str | None = None)
     if not home.forgotten(dataset).parent.is_dir():
         return []
     forgotten_users.drop_remains(home, dataset)
-    left = []
+    left: list[str] = []
     for pending in forgotten_users.pending(home, dataset):
         if pending.user == but:
             continue

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from pipeline.config.publishing import Keep
 from pipeline.core.console import log
@@ -77,10 +77,12 @@ def used_folders(home: Home, dataset: str, run_ids: Iterable[str]) -> set[Path]:
 def _named(home: Home, dataset: str, run_id: str) -> list[str]:
     """Folders that a night's journal names."""
     listed = state_files.read_lines(home.journal(dataset) / run_id / "folders.txt")
-    made: dict[str, Any] = (journal.find_run(home, dataset, run_id) or {}).get("made") or {}
-    values = [value for name, value in made.items() if name != "champion"]
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    return [*listed, *(item for item in flat if isinstance(item, str))]
+    made: dict[str, object] = (journal.find_run(home, dataset, run_id) or {}).get("made") or {}
+    for name, value in made.items():
+        if name != "champion":
+            several = cast("list[object]", value) if isinstance(value, list) else [value]
+            listed += [item for item in several if isinstance(item, str)]
+    return listed
 
 
 def _unused(home: Home, dataset: str, needed: list[str]) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
 
 from pipeline.core.errors import Locked
 from pipeline.core.filesystem import DAMAGED
@@ -50,7 +50,7 @@ class Kind:
 
 def search(home: Home, dataset: str, person: Person) -> list[Finding]:
     """Everything in the home that names the user, or can't be decoded; empty: the user is nowhere."""
-    found, seen = [], set[tuple[int, int]]()
+    found, seen = list[Finding](), set[tuple[int, int]]()
     for path in files(home, dataset):
         with suppress(FileNotFoundError):
             about = path.stat()
@@ -79,7 +79,7 @@ def clear(home: Home, dataset: str, person: Person) -> int:
 
     Raises OSError, once all other files are cleared, where files are in use or can't be written.
     """
-    cleared, failed = 0, []
+    cleared, failed = 0, list[str]()
     for path in files(home, dataset):
         if path.name in trace_decoders.CONFIGURATION:
             continue
@@ -91,7 +91,7 @@ def clear(home: Home, dataset: str, person: Person) -> int:
             continue  # deleted in the meantime
         except (OSError, sqlite3.Error) as error:
             failed.append(str(error))
-        except (ValueError, pl.exceptions.PolarsError, pa.ArrowException):
+        except (ValueError, pl.exceptions.PolarsError, pa.ArrowException):  # pyright: ignore[reportUnknownMemberType]
             continue  # `search` names the file
     if failed:
         raise OSError("; ".join(failed))
@@ -115,7 +115,7 @@ def files(home: Home, dataset: str) -> Iterator[Path]:
 
 def running_replays(home: Home, dataset: str) -> list[Path]:
     """Homes of replays that run now: they end by finding the list of forgotten users changed, and delete themselves."""
-    running = []
+    running: list[Path] = []
     for work in home.replays(dataset).glob(".[!.]*"):
         try:
             with lock(Home(work), dataset, "forget", "command"):
@@ -165,10 +165,12 @@ def _sources(home: Home, dataset: str) -> set[Path]:
             if not data.is_relative_to(home.root) or data.is_relative_to(home.warehouse):
                 continue
             settings = json.loads((home.journal(dataset) / run_id / "settings.json").read_text())["dataset"]
-            readings = [settings.get(name) or {} for name in ("items", "users")]
-            catalogs = [pattern for reading in readings for pattern in reading.get("files", [])]
-            published = settings.get("published") or {}
-            patterns = [*settings["source"]["files"], *catalogs, *filter(None, published.values())]
+            patterns: list[str] = list(settings["source"]["files"])
+            for name in ("items", "users"):
+                reading: dict[str, list[str]] = settings.get(name) or {}
+                patterns += reading.get("files", [])
+            published: dict[str, str | None] = settings.get("published") or {}
+            patterns += filter(None, published.values())
             for pattern in patterns:
                 with suppress(ValueError):
                     found |= {data / name for name in find_files(data, [pattern])}

@@ -7,6 +7,7 @@ bytes in DuckDB's free blocks.
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -140,7 +141,7 @@ def _copy(con: warehouse.Connection, table: str, types: dict[str, str], person: 
         frame = con.sql(old, params=params).pl()
         clean = _clean(table, frame, texts, person)
         redacted = int(pl.select(pl.any_horizontal([frame[c].ne_missing(clean[c]) for c in texts]).sum()).item())
-        con.register("_clean", clean.to_arrow())
+        con.register("_clean", cast("object", clean.to_arrow()))
         con.execute(f"INSERT INTO new.{name} SELECT * FROM _clean")
         con.unregister("_clean")
     else:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ def restore(file: Path, home: Home) -> Restored:
 
 
 @contextmanager
-def _building(root: Path, lock: TextIO) -> Iterator[Path]:
+def _building(root: Path, lock: TextIO) -> Generator[Path]:
     """An empty folder next to `root`, held by `lock`; what a killed restore left there is removed."""
     folder = root.with_name(f".{root.name}.restoring")
     try:

@@ -1,6 +1,6 @@
 """Makes a kept generation the live one again, by the same atomic swap that publishes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.storage.lock import lock
 
 
 @contextmanager
-def between_nights(home: Home, dataset: str, command: str) -> Iterator[None]:
+def between_nights(home: Home, dataset: str, command: str) -> Generator[None]:
     """Hold the data set's lock for a command. Raises Locked.
 
     First restores a live file that was changed and closes nights that never ended. Then finishes a `forget` that was

@@ -11,11 +11,11 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import quote
 
 import polars as pl
-import pyarrow as pa
+import pyarrow as pa  # pyright: ignore[reportMissingTypeStubs]
 
 from pipeline.core.filesystem import delete, sync
 from pipeline.schemas import tables
@@ -26,6 +26,7 @@ IDS = {tables.BIASES.name: "kind = 'user' AND id", tables.USER_VECTORS.name: "id
 """What holds the user's id in tables without a column user_id."""
 RAW = "raw"
 """Column of rejected source lines."""
+TEXTS = (pl.String, pl.Categorical, pl.Enum)
 KEPT_KEYS = ("run_id", "dataset", "recipe", "data", "made", "profile", "code_version", "flow_run_id", "params")
 """Keys of the journal that are no prose: redacting them would break what reads them. The search looks there, too."""
 CONFIGURATION = ("settings.json",)
@@ -121,11 +122,11 @@ def clear_parquet(path: Path, person: Person) -> int:
     if not list(find_in_parquet(path, person)):
         return 0
     frame = pl.read_parquet(path)
-    types = {name: "VARCHAR" for name, dtype in frame.schema.items() if dtype in (pl.String, pl.Categorical, pl.Enum)}
+    types = {name: "VARCHAR" for name, dtype in frame.schema.items() if isinstance(dtype, TEXTS)}
     before = frame.height
     if where := of_user(path.stem, frame.columns):
         with warehouse.connect() as con:
-            con.register("_frame", frame.to_arrow())
+            con.register("_frame", cast("object", frame.to_arrow()))
             frame = con.sql(f"SELECT * FROM _frame WHERE NOT coalesce({where}, false)", params={"user": person.user_id})
             frame = frame.pl()
     changed = before - frame.height
@@ -224,7 +225,7 @@ def find_in_json(path: Path, person: Person) -> Iterator[str]:
 def clear_json(path: Path, person: Person) -> int:
     """Blank fields and texts; torn lines that may name the user go."""
     text = path.read_text("utf-8", "surrogateescape")
-    lines, changed = [], 0
+    lines, changed = list[str](), 0
     for line, value in _documents(path, text):
         clean = None if value is None else redact_json(value, person, KEPT_KEYS)
         if value is None and person.may_be_in(line):
@@ -239,7 +240,7 @@ def clear_json(path: Path, person: Person) -> int:
     return changed
 
 
-def _documents(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _documents(path: Path, text: str) -> Iterator[tuple[str, object]]:
     """Text and value of each document; None for one that is torn."""
     for line in text.split("\n") if path.suffix == ".jsonl" else [text]:
         if not line.strip():
@@ -292,13 +293,14 @@ def remove_damaged(path: Path, person: Person) -> int:
 
 def find_packed(codec: str, path: Path, person: Person) -> Iterator[str]:
     """What is packed, as text."""
-    with pa.input_stream(str(path), compression=codec) as file:
-        text = file.read().decode("utf-8", "surrogateescape")
+    with pa.input_stream(str(path), compression=codec) as file:  # pyright: ignore
+        packed = cast("bytes", file.read())  # pyright: ignore
+    text = packed.decode("utf-8", "surrogateescape")
     if person.redacted(text) != text:
         yield "names the user"
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file whole, its mode kept."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,7 +1,7 @@
 """The base class of model families: one class with its config; all state is in `state_dict()`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -40,6 +40,10 @@ class Recommender(nn.Module, ABC):
 
     for_tiny_data: ClassVar[dict[str, Any]] = {}
     """Hyperparameters for the tiny data of the conformance suite, if its defaults don't suit."""
+
+    rows_of_state: ClassVar[Mapping[str, str]] = {}
+    """Tables of the state with a row per user or item: name to `users` or `items`. A family that declares them can
+    start from an earlier fit, `FitContext.previous`; new rows keep their initial values."""
 
     personal: ClassVar[bool] = True
     """Different users get different scores."""

@@ -7,6 +7,7 @@ Benchmarks", RecSys 2022.
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions, stable_order
+from pipeline.training.warm import PreviousFit
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
 GOLDEN = -0x61C8864680B583EB  # 2**64 / the golden ratio, as int64
@@ -65,6 +67,7 @@ class Ials(Recommender):
     family = "ials"
     Config = IalsConfig
     reads_history = True
+    rows_of_state: ClassVar[Mapping[str, str]] = {"users": "users", "items": "items"}
 
     def __init__(self, config: IalsConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
@@ -82,7 +85,8 @@ class Ials(Recommender):
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
 
         With `context.epochs` exactly so many epochs; else, with `context.validate`, until `patience` epochs
-        bring no improvement, and the best factors are restored; else `epochs` of the config.
+        bring no improvement, and the best factors are restored; else `epochs` of the config. With
+        `context.previous` from its factors, for fewer epochs (training/warm.py); epoch 0 is what was carried over.
         """
         self.to(context.device)
         by_user, by_item = self._sides(train)
@@ -91,10 +95,18 @@ class Ials(Recommender):
         stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
         self.users = (torch.randn(self.users.shape, generator=random) * stddev).to(context.device)  # (U, D)
         self.items = torch.zeros_like(self.items)  # (I, D)
-
+        config, self.best_epoch = self.config, None
         validate = context.validate if context.epochs is None else None
         best, kept = -math.inf, None
-        last_epoch = context.epochs or self.config.epochs
+        if context.previous is not None:
+            context.previous.carry_into(self, self.rows_of_state)
+            config = context.previous.shortened(config)
+            self._fold_in_new(by_user, by_item, context.previous)
+            kept, self.best_epoch = (self.users, self.items), 0
+            if validate is not None:
+                best = validate(self)
+                context.log(0, {"valid": best})
+        last_epoch = config.epochs if context.epochs is None else context.epochs
         for epoch in range(1, last_epoch + 1):
             # Users last: then they fit the items, and the gramian of the items is left diagonal.
             self.items, self.users, _ = self._half_step(by_item, self.items, self.users)
@@ -110,7 +122,7 @@ class Ials(Recommender):
                 context.cut_short = True
                 log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
                 break
-            if epoch - (self.best_epoch or epoch) >= self.config.patience:
+            if self.best_epoch is not None and epoch - self.best_epoch >= config.patience:
                 break
         if kept is not None:
             self.users, self.items = kept
@@ -118,6 +130,23 @@ class Ials(Recommender):
         self.fingerprints = fingerprints(train.history())
         if not (torch.isfinite(self.users).all() and torch.isfinite(self.items).all()):
             raise NotServable("ials: the factors are not finite; raise l2 or lower weight_scale")
+
+    def _fold_in_new(self, by_user: Rows, by_item: Rows, previous: PreviousFit) -> None:
+        """Factors of new items by the users of the earlier fit, then of all users by the items; the others stay.
+
+        Where few epochs are best, as on sparse data, this beats any further epoch.
+        """
+        self.users[previous.users.to(self.users.device) < 0] = 0.0
+        turn = eigenbasis(self.users)  # (D, D)
+        self.users, self.items = self.users @ turn, self.items @ turn
+        new = (previous.items.to(self.items.device) < 0).nonzero().squeeze(1)  # (N,)
+        if len(new):
+            a, start = self.config.unobserved_weight, torch.zeros_like(self.items[new])  # (N, D)
+            found = solve_by_gradients(by_item.of(new), start, self.users, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
+            self.items[new] = found
+        turn = eigenbasis(self.items)
+        self.users, self.items = self.users @ turn, self.items @ turn
+        self.users = self._solve(by_user, self.users)
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """Dot products, (B, I) or (B, C)."""

@@ -1,6 +1,7 @@
 """Matrix factorization with item biases and sampled negatives (BPR: Rendle et al., UAI 2009)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, Recommender
-from pipeline.models.ops.pair_scores import pair_scores, short
+from pipeline.models.ops.pair_scores import pair_scores, short, weighted_norms
 from pipeline.training.event_weights import WeightsConfig, row_weights
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
@@ -54,6 +55,7 @@ class MatrixFactorization(Recommender):
 
     family = "mf"
     Config = MatrixFactorizationConfig
+    rows_of_state: ClassVar[Mapping[str, str]] = {"user.weight": "users", "item.weight": "items"}
 
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
@@ -127,7 +129,9 @@ class MatrixFactorization(Recommender):
         share[:, 1:] = real.unsqueeze(1) / (items.shape[1] - 1)
         shares = share.new_zeros(self.n_items).index_add(0, items.reshape(-1), share.reshape(-1))  # (I,)
         if not self.item.sparse:
-            return self.item.weight.square().sum(1) @ shares
+            weight = self.item.weight
+            # two ways that round differently: small models keep their results
+            return weighted_norms(weight, shares) if self.user.sparse else weight.square().sum(1) @ shares
         touched = torch.unique(items)  # (T,)
         return self.item(touched).square().sum(1) @ shares[touched]
 

@@ -1,6 +1,7 @@
 """SASRec: self-attention over a user's history (Kang and McAuley, "Self-Attentive Sequential Recommendation", 2018)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -59,6 +60,7 @@ class SasRec(Recommender):
 
     family = "sasrec"
     Config = SasRecConfig
+    rows_of_state: ClassVar[Mapping[str, str]] = {"item.weight": "items"}
     needs_time = True
     reads_history = True
 

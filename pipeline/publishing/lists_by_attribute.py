@@ -127,8 +127,8 @@ def _of_tile(rows: Tensor, scores: Tensor, values: Values, config: ByAttribute) 
 def frame(
     lists: Iterator[ValueLists], attribute: str, names: pl.Series, users: pl.Series, ids: pl.Series
 ) -> pl.DataFrame:
-    """Rows of tables.RECOMMENDATIONS_BY; users (N,) and ids (I,) are the source's."""
-    parts = [tables.RECOMMENDATIONS_BY.empty()]
+    """Rows of tables.RECOMMENDATIONS_BY without list_id; users (N,) and ids (I,) are the source's."""
+    parts = [tables.RECOMMENDATIONS_BY.without("list_id").empty()]
     for made in lists:
         n, k = made.items.shape
         flat = pl.DataFrame(

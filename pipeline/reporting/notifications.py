@@ -37,7 +37,7 @@ class NotTaken(Exception):
     """A target did not accept the message."""
 
 
-def send(text: str, about: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> list[str]:
+def send(text: str, about: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> list[str]:
     """Send `text` to all targets; returns the problems, without secrets. Never raises."""
     try:
         return _send(without_examples(text), about, environ)
@@ -45,7 +45,7 @@ def send(text: str, about: Mapping[str, Any], environ: Mapping[str, str] = os.en
         return [f"no message could be sent: {type(error).__name__}"]
 
 
-def _send(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> list[str]:
+def _send(text: str, about: Mapping[str, object], environ: Mapping[str, str]) -> list[str]:
     waiting: list[tuple[str, threading.Thread, list[str]]] = []
     for name, send in _targets(text, about, environ):
         outcome: list[str] = []
@@ -61,7 +61,7 @@ def _send(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> li
     return problems
 
 
-def _targets(text: str, about: Mapping[str, Any], environ: Mapping[str, str]) -> list[tuple[str, Send]]:
+def _targets(text: str, about: Mapping[str, object], environ: Mapping[str, str]) -> list[tuple[str, Send]]:
     """Each target's display name, and the function that sends to it."""
     payload = {"text": text, **about}
     found: list[tuple[str, Send]] = []
@@ -87,7 +87,7 @@ def _attempt(send: Send, outcome: list[str]) -> None:
         outcome.append(f"{type(error).__name__}: {_reason(error)}")
 
 
-def deliver(url: str, text: str, about: Mapping[str, Any]) -> None:
+def deliver(url: str, text: str, about: Mapping[str, object]) -> None:
     """Send to one address: through apprise where it supports it, else as a generic webhook."""
     if is_known(url):
         by_apprise(url, text, about)
@@ -112,7 +112,7 @@ def is_known(url: str) -> bool:
     return _apprise().Apprise.instantiate(url, suppress_exceptions=True) is not None
 
 
-def by_apprise(url: str, text: str, about: Mapping[str, Any]) -> None:
+def by_apprise(url: str, text: str, about: Mapping[str, object]) -> None:
     """Send one message through apprise; the first line is its title."""
     apprise = _apprise()
     target = apprise.Apprise.instantiate(url, suppress_exceptions=True)

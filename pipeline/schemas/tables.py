@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from pipeline.schemas.click_tables import REALISED_CLICKS
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
 
 _USER = Column(TEXT, "User id, exactly as in the source")
@@ -101,7 +102,9 @@ RECOMMENDATIONS_BY = Table(
     {"user_id": _USER, "attribute": Column(TEXT, "Attribute of items"),
      "value": Column(TEXT, "Value of the attribute: one of those whose best items score highest for the user"),
      "rank": Column(INT, "1 is the best item with the value"), "item_id": _ITEM,
-     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user")},
+     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user"),
+     "list_id": RECOMMENDATIONS.columns["list_id"]},
+    volatile=("list_id",),
 )  # fmt: skip
 FALLBACK_ITEMS = Table(
     "fallback_items", "Lists for users who are not known yet, by an attribute of users; filled with export.fallback_by",
@@ -266,7 +269,7 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, users: if lines were rejected"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode, split; catalog, users, impressions: if there"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
@@ -337,7 +340,7 @@ PUBLISHED = (
     FALLBACK_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
     USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
-    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
+    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED, REALISED_CLICKS,
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class ValidationResults:
     by_user: UserMetrics
     activity: pl.DataFrame
     """user_idx, n_interactions in train."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of the fit on train, by label, where it is known."""
 
 
@@ -74,7 +74,7 @@ class PairedComparison:
         allowed = self.allowed(users.filter("warm"))
         segments = [(name, part) for name, part in by_segment(users) if part.height >= self.gate.min_segment_users]
         confidence = 1 - (1 - self.gate.confidence) / max(1, len(segments))
-        records = []
+        records: list[SegmentDifference] = []
         for name, part in segments:
             difference = self.of(part, confidence)
             assert difference is not None
@@ -135,7 +135,7 @@ class PairedComparison:
     def weighted(self, users: pl.DataFrame) -> tuple[Tensor, Tensor]:
         """Values of both labels, (U,) each, weighted by n; errors are negative."""
         weight = sign_of(self.metric) * users["n"] / users["n"].mean()
-        a, b = (torch.from_numpy((users[name] * weight).to_numpy(writable=True)) for name in "ab")
+        a, b = (torch.as_tensor((users[name] * weight).to_numpy(writable=True)) for name in "ab")
         return a, b
 
     def allowed(self, users: pl.DataFrame, share: float | None = None) -> float:
@@ -177,7 +177,7 @@ def against(by_user: UserMetrics, other: str, metric: str, seed: int, confidence
             together[users["user_idx"].to_numpy().tobytes()][label] = change
     found: dict[str, Difference] = {}
     for changes in together.values():
-        values = torch.from_numpy(pl.DataFrame(changes).to_numpy(writable=True))  # (U, M)
+        values = torch.as_tensor(pl.DataFrame(changes).to_numpy(writable=True))  # (U, M)
         found |= zip(changes, paired_differences(values, seed, confidence=confidence), strict=True)
     adjusted = holm([found[label].p_value for label in found])
     return {label: replace(found[label], p_value=p) for label, p in zip(found, adjusted, strict=True)}

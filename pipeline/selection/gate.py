@@ -128,7 +128,7 @@ def not_worse_than_baseline(
 
     Also returns the last difference from the baseline that was computed, and a sentence for each label that lost.
     """
-    last, losses = None, []
+    last, losses = None, list[str]()
     for label in order:
         difference = None if name.is_popularity(label) else paired.difference(label, baseline)
         if difference:

@@ -60,9 +60,9 @@ class Configuration(BaseModel):
 class Contest:
     """The models that compete for publication, with their roles."""
 
-    configurations: Mapping[str, Configuration] = field(default_factory=dict)
+    configurations: Mapping[str, Configuration] = field(default_factory=dict[str, Configuration])
     """Of every competing model, by label."""
-    added: Mapping[str, Run] = field(default_factory=dict)
+    added: Mapping[str, Run] = field(default_factory=dict[str, Run])
     """Incumbent and baseline where the recipe does not have them: by label, the Run whose settings include them."""
     incumbent: str | None = None
     """Label of the published configuration; None: there is none, or it can't be fitted."""
@@ -72,7 +72,7 @@ class Contest:
     """Label of the popularity model that the champion must not be significantly worse than."""
     reasons: str | None = None
     """Why there is no incumbent or no baseline."""
-    members: Mapping[str, Run] = field(default_factory=dict)
+    members: Mapping[str, Run] = field(default_factory=dict[str, Run])
     """Members of a published blend that tonight's recipe does not have, by label. They are fitted before the blend and
     not evaluated on their own."""
 
@@ -88,7 +88,7 @@ def contest(run: Run, live: str | None, recipe: Mapping[str, Configuration]) -> 
         return Contest(known)
     added: dict[str, Run] = {}
     members: dict[str, Run] = {}
-    holder, reasons = None, []
+    holder, reasons = None, list[str]()
     published, unusable = published_configuration(run, live)
     if unusable:
         reasons.append(unusable)
@@ -142,9 +142,12 @@ def published_configuration(run: Run, live: str | None) -> tuple[Configuration |
     try:
         record = journal.read_run(run.home, run.dataset, live)
         stored = record.get("champion_configuration")
-        if stored is None and not (made := record.get("made", {}).get("refit")):
+        if stored is not None:
+            published = Configuration.model_validate(stored)
+        elif made := record.get("made", {}).get("refit"):
+            published = configuration_of(Path(made))
+        else:
             raise ValueError("it is missing from the journal of that night")
-        published = Configuration.model_validate(stored) if stored else configuration_of(Path(made))
         to_refit(published, {})  # checks the members of a blend
         return published.completed(), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -205,6 +208,6 @@ def run_with(run: Run, label: str, configuration: Configuration) -> Run:
     return run.model_copy(update={"settings": settings.model_copy(update={"models": models, "dataset": dataset})})
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> Any:
     """The value as read back from a JSON file."""
     return json.loads(json.dumps(value, default=str))

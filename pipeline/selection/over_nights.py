@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,10 +42,10 @@ def models(values: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
     best_at = wide.group_by("run_id").agg(pl.col(own).mean()).select(
         best=pl.concat_list(own).list.arg_max()
     )["best"]  # fmt: skip
-    about: dict[str, Any] = complete.select("metric", "cutoff").row(0, named=True)
+    about: dict[str, object] = complete.select("metric", "cutoff").row(0, named=True)
     about |= {"n": wide.height, "users": int(users.max()) + 1, "nights": int(nights.max()) + 1}
     corrected = 1 - (1 - CONFIDENCE) / max(1, len(columns) - 1)
-    records = []
+    records: list[dict[str, object]] = []
     for name in sorted(columns, key=lambda name: (-means[name], name)):
         change = (wide[name] - wide[own[0]]).to_numpy()  # (P,)
         found = Mean(0.0, 0.0, 0.0) if name == own[0] else of_users_and_nights(change, users, nights, corrected)
@@ -62,7 +61,7 @@ def models(values: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
 def realised(measured: pl.DataFrame, metric: str, cutoff: int, every: timedelta) -> pl.DataFrame:
     """BACKTEST_REALISED. `measured`: tables.REALISED of all nights; `every`: time between two nights."""
     rows = tables.REALISED.check(measured).filter(segment="all", metric=metric, cutoff=cutoff)
-    records = []
+    records: list[dict[str, object]] = []
     for days in sorted(rows["horizon_days"].unique()):
         for source in (PUBLISHED, POPULARITY, DIFFERENCE):
             of = rows.filter(horizon_days=days, list_source=source).sort("run_id")["value"].to_numpy()  # (T,)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -49,7 +48,7 @@ def no_fast_way(dataset: Dataset, unit: str) -> str | None:
 
 
 def stream_rows(
-    con: Connection, view: str, dataset: Dataset, unit: str, take: Callable[[Iterator[pa.RecordBatch]], Any],
+    con: Connection, view: str, dataset: Dataset, unit: str, take: Callable[[Iterator[pa.RecordBatch]], object],
     is_plain: bool = False,
 ) -> tuple[int, str | None]:  # fmt: skip
     """Pass the typed rows of `view` to `take` in batches; returns the number of rows, and the first error or None."""

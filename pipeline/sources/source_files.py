@@ -99,7 +99,7 @@ def _columns(dataset: Dataset) -> dict[str, Any]:
     return {key: value for key, value in columns.items() if key in _ALWAYS or value != usual[key]}
 
 
-def json_hash(content: Any) -> str:
+def json_hash(content: object) -> str:
     """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -189,7 +189,7 @@ def _redacted_field(column: str, value: str, person: Person) -> str:
     return REDACTED if named or cut else value
 
 
-def texts_in(value: Any) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
     """Every text in decoded JSON, keys included."""
     if isinstance(value, dict):
         for name, inner in value.items():

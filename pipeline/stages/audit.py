@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
-from pipeline.evaluation import realised
+from pipeline.evaluation import impressions, realised
 from pipeline.preparation.seen import hiding_condition
 from pipeline.publishing import (
     active_users,
@@ -29,6 +29,7 @@ def audit_tables(run: Run, raw: Path, encoded: Path, lists: Path, champion: str)
     with journal.stage(run, "audit"), database.building(run) as (path, con):
         fault("audit:before_fill")
         realised.measure_earlier_lists(run, raw, encoded)
+        impressions.measure(run)
         database.fill(con, run, raw, lists)
         fault("audit:after_fill")
         churn.compare(con, run, live_run_id(run.home, run.dataset))

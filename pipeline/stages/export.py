@@ -95,11 +95,13 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
         cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
+        serving = holdback.Serving(user_lists.Fitted(model, known, cold, by), label)
         lists, further, second = 0, Counter[str](), models.runner_up
-        other = holdback.Other(load(second, device), lake.info(second)["label"]) if second else None
-        fitted_model = user_lists.Fitted(model, known, cold, by)
-        parts = holdback.with_holdback(run, rows, encoded, wanted, fitted_model, (holdback.Other(model, label), other))
-        for number, part in enumerate(parts):
+        other = None
+        if second:
+            fitted_other = user_lists.Fitted(load(second, device), known, cold)
+            other = holdback.Serving(fitted_other, lake.info(second)["label"])
+        for number, part in enumerate(holdback.with_holdback(run, rows, encoded, wanted, (serving, other))):
             lists += part.lists.height
             further.update(_write_part(folder, number, part, label))
         _note_lists(run, wanted, lists, further)
@@ -119,7 +121,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
             **_trending(run, raw, rows, unlisted),
-            **_audiences(run, fitted_model, raw, encoded, rules.allowed),
+            **_audiences(run, serving.fitted, raw, encoded, rules.allowed),
             **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
         for table, content in other_tables.items():

@@ -80,6 +80,7 @@ def search_model(
             "better": best is not None and best.params != usual_point(space, config),
             "log": [name for name, of in space.items() if not isinstance(of, Choices) and of.log],
             "searched": list(space), "seconds": round(sum(t.seconds for t in trials), 3),
+            "longest": round(max(t.seconds for t in trials), 3),
         }  # fmt: skip
         return lake.StageResult(rows_out=len(trials), info=info)
 
@@ -173,11 +174,11 @@ def summary_of(folder: Path) -> str:
 def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None) -> Limits:
     """The limits that `[search]` and `[budget]` set."""
     search, minutes = run.settings.search, run.settings.search.minutes
-    usual = None if search.sampler == "grid" else MOST_TRIALS if minutes or seconds is not None else USUAL_TRIALS
+    usual = None if search.sampler == "grid" or seconds is not None else MOST_TRIALS if minutes else USUAL_TRIALS
     limits = Limits(search.trials or usual, minutes and minutes * 60)
     if seconds is not None:
         fit = lake.info(train_fit)["seconds"] if train_fit else 0.0
-        limits.turn, limits.usual = seconds, fit
+        limits.turn, limits.usual = seconds, budget.trial(run, label, fit)
         end = limits.clock() + budget.spare(run, label, fit)
         limits.spare = lambda: end - limits.clock()
     return limits

@@ -12,7 +12,7 @@ from pipeline.core import progress
 from pipeline.core.console import log
 from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
-from pipeline.experiments import blend_members, budget
+from pipeline.experiments import blend_members, budget, warm_start
 from pipeline.experiments.families import config_of, family_of
 from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
 from pipeline.models import ModelConfig, NotServable, Recommender, registry
@@ -33,7 +33,7 @@ def fit_model(
     search_dir: Path | None = None,
     fits: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Fit `label` on train, guided by valid.
+    """Fit `label` on train, guided by valid; with `warm_start` from its state of the published night.
 
     Hyperparameters come from the search in `search_dir`, if there is one, else from the settings. A blend is made of
     `fits`, the night's models fitted on train. Ratings are normalised by statistics of the rows that are fitted. A long
@@ -97,10 +97,10 @@ def request_fit(
         members = blend_members.members_of(run, config, fits or {})
     finder = run.settings.models[label].finder
     call = StageCall(StageName.TRAIN, label, tuned=search_dir is not None)
+    cold = _spec(run, call, family, config, finder, (split_dir, *members.values()))
+    spec, start = warm_start.resolve(run, cold, family)
     return FitRequest(
-        run=run, data=split_dir, label=label, family=family, config=config,
-        spec=_spec(run, call, family, config, finder, (split_dir, *members.values())),
-        members=members,
+        run=run, data=split_dir, label=label, family=family, config=config, spec=spec, members=members, warm=start,
     )  # fmt: skip
 
 
@@ -113,10 +113,11 @@ def request_refit(run: Run, data: Path, label: str, fit: Fit, train_fit: Path) -
         firsts = blend_members.first_fits(run, train_fit).items()
         members = {name: lake.folder_of(run, refit_spec(run, data, name, fit, first)) for name, first in firsts}
     call = StageCall(StageName.TRAIN, label, fit)
+    cold = _spec(run, call, family, config, None, (data, train_fit, *members.values()))
+    spec, start, epochs = warm_start.resolve_refit(run, cold, family, train_fit)
     return FitRequest(
-        run=run, data=data, label=label, family=family, config=config,
-        spec=_spec(run, call, family, config, None, (data, train_fit, *members.values())),
-        epochs=lake.info(train_fit)["best_epoch"], refit=True, members=members,
+        run=run, data=data, label=label, family=family, config=config, spec=spec, epochs=epochs, refit=True,
+        members=members, warm=start,
     )  # fmt: skip
 
 
@@ -174,6 +175,8 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageRes
         "label": request.label, "family": leaderboard.family_name(request.run.settings, request.label),
         "fit": request.fit,
     }  # fmt: skip
+    if request.warm:
+        info[warm_start.SETTING] = request.warm.info()
     if request.members:
         info["members"] = {name: path.name for name, path in request.members.items()}
     info |= {
@@ -191,6 +194,10 @@ def _report(request: FitRequest, result: FitResult) -> None:
     title = request.spec.call.title
     if result.finding:
         log.info(f"  {title}: {result.finding.words(getattr(result.model.config, 'learning_rate', None))}")
+    if request.warm:
+        journal.note(
+            request.run, f"{title}: {request.warm.saved(result.seconds, sum(e['epoch'] > 0 for e in result.history))}"
+        )
     if result.cut_short:
         after = f" after epoch {len(result.history)}" if result.history else " before it was complete"
         journal.note(request.run, f"{title}: the budget ended the fit{after}")

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,12 @@ def record_artifact(run: "Run", result: Path) -> None:
         file.write(f"{result.parent.name}/{result.name}\n")
 
 
+def artifacts(run: "Run", run_id: str, layer: str) -> list[Path]:
+    """Results of a layer of the lake that the run `run_id` of the same data set built or reused, in order."""
+    names = state_files.read_lines(run.home.journal(run.dataset) / run_id / "folders.txt")
+    return [run.home.lake(run.dataset) / name for name in dict.fromkeys(names) if name.startswith(f"{layer}/")]
+
+
 def note(run: "Run", text: str, ids: Ids | None = None) -> None:
     """Log a message and keep it in notes.jsonl. A text that begins with `warning: ` is a warning.
 
@@ -124,7 +130,7 @@ def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def update_run(run: "Run", **fields: Any) -> None:
+def update_run(run: "Run", **fields: object) -> None:
     """Set fields of run.json, atomically."""
     _update(folder(run), fields)
 
@@ -250,7 +256,7 @@ def _frame(table: contracts.Table, records: list[dict[str, Any]]) -> pl.DataFram
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 
 
-def _update(at: Path, fields: dict[str, Any]) -> None:
+def _update(at: Path, fields: Mapping[str, object]) -> None:
     path = at / "run.json"
     write_atomically(path, json.dumps({**state_files.load(path, dict), **fields}, indent=2, default=str))
 

@@ -12,7 +12,7 @@ from pipeline.core.run_ids import utcnow
 from pipeline.storage import state_files
 
 
-def record(home: Home, dataset: str, operation: str, **fields: Any) -> dict[str, Any]:
+def record(home: Home, dataset: str, operation: str, **fields: object) -> dict[str, Any]:
     """Append an entry with user and time, synced. Returns the entry."""
     entry = {"operation": operation, "at": utcnow().isoformat(), "by": who(), **fields}
     path = home.operations(dataset)

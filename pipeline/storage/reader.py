@@ -5,7 +5,7 @@ is read instead.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -93,7 +93,7 @@ def generation_of_live(home: Home, dataset: str) -> Path | None:
     return None if checksums.logs(generation) else generation
 
 
-def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> "pl.DataFrame":
+def ask(con: warehouse.Connection, text: str, params: Mapping[str, object] | None = None) -> "pl.DataFrame":
     """The rows of one query. Raises UnreadableInput if the statement is refused or fails."""
     import polars as pl
 
@@ -105,7 +105,7 @@ def ask(con: warehouse.Connection, text: str, params: dict[str, Any] | None = No
             raise UnreadableInput(f"a column can't be shown, cast it to text: {error}") from None
 
 
-def records(con: warehouse.Connection, text: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def records(con: warehouse.Connection, text: str, params: Mapping[str, object] | None = None) -> list[dict[str, Any]]:
     """The rows of one query as dicts, as `ask` has them; polars is imported only where a type needs it."""
     with _explained(con):
         relation = _relation(con, text, params)
@@ -115,10 +115,10 @@ def records(con: warehouse.Connection, text: str, params: dict[str, Any] | None 
     return ask(con, text, params).to_dicts()
 
 
-def _relation(con: warehouse.Connection, text: str, params: dict[str, Any] | None) -> warehouse.Relation | None:
+def _relation(con: warehouse.Connection, text: str, params: Mapping[str, object] | None) -> warehouse.Relation | None:
     """The result of a checked query; None if the statement has none."""
     statements.check(con, text)
-    return cast("warehouse.Relation | None", con.sql(text, params=params or None))
+    return cast("warehouse.Relation | None", con.sql(text, params=dict(params) if params else None))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import duckdb
 
@@ -64,7 +64,7 @@ def attached(con: Connection, path: Path, name: str) -> Generator[None]:
         con.execute(f"DETACH {identifier(name)}")
 
 
-def _config(threads: int = 0, memory_limit: str | None = None) -> dict[str, Any]:
+def _config(threads: int = 0, memory_limit: str | None = None) -> dict[str, str | bool | int | float | list[str]]:
     """Options of a connection. Within a process, all connections to one file must have the same options."""
     return {
         "autoinstall_known_extensions": False,
@@ -161,7 +161,7 @@ def table_functions(con: Connection) -> set[str]:
     return {name.lower() for (name,) in con.sql(names).fetchall()}
 
 
-def run_sql(con: Connection, name: str, **params: Any) -> duckdb.DuckDBPyRelation | None:
+def run_sql(con: Connection, name: str, **params: object) -> duckdb.DuckDBPyRelation | None:
     """Run `sql/<name>.sql`, one statement, with `$named` values bound."""
     statement = read_sql(paths.SQL / f"{name}.sql")
     return con.sql(statement, params=params or None)

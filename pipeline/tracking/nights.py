@@ -6,6 +6,7 @@ from pipeline.tracking.client import NIGHT, connect, experiment_of  # before mlf
 import datetime as dt
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _start(
 def _log(
     client: MlflowClient,
     run_id: str,
-    params: dict[str, Any] | None = None,
+    params: Mapping[str, object] | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> None:
     now = int(time.time() * 1000)

@@ -16,4 +16,5 @@ __all__ = [
     "normalizer",
     "optimizers",
     "step_graphs",
+    "warm",
 ]

@@ -9,6 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from pipeline.training.warm import PreviousFit
+
 T = TypeVar("T")
 
 
@@ -90,6 +92,8 @@ class FitContext:
     finder: Callable[[Any], float | None] | None = None
     """Called by the training loop with its Stepper before the first epoch. Returns the learning rate to start from, or
     None for the configured one. Families without gradient steps don't call it."""
+    previous: PreviousFit | None = None
+    """The state to start from; for families with `rows_of_state`."""
     memory: int | None = None
     """Bytes that a fit may allocate; None: no limit. Families with large matrices refuse instead of exceeding it."""
     graphs: bool = True

@@ -80,8 +80,13 @@ def fit_by_gradient(
 
     All processes of `context.world` call this function together; the first one writes the checkpoints.
 
+    With `context.previous` the fit starts from that state and runs for fewer epochs (warm.py).
+
     Raises Diverged if a loss or, after an epoch, a parameter is not finite.
     """
+    if context.previous is not None:
+        context.previous.carry_into(model, getattr(model, "rows_of_state", {}))
+        config = context.previous.shortened(config)
     stepper = Stepper(model, n_rows, loss, config, context, steps)
     if context.finder and (rate := context.finder(stepper)) is not None:
         config = config.model_copy(update={"learning_rate": rate})

@@ -1,10 +1,11 @@
 """What the default recipe computes on 20 million rows, by parts, next to bare kernels and other ways: ratios of CPU time.
 
-    python -m tests.benchmarks.bench_hot_paths [gram scores slim history evaluate ials profile mf]
-        [--users 20000 --items 8000 --rows 3000000 --rounds 3 --threads 1]
+    python -m tests.benchmarks.bench_hot_paths [gram scores slim history evaluate ials profile draws mf]
+        [--users 20000 --items 8000 --rows 3000000 --rounds 3 --threads 1 --check]
 
 Each part runs its ways in turn, `rounds` times in one process, and prints the best CPU time of each and its ratio to
-the first one. CPU time says something on a busy machine too; what shares its caches still moves it by a tenth or two.
+the first one. CPU time says something on a busy machine too; what shares its caches still moves it by a tenth or two. `--check` runs only the ways that have a limit, next to the first one, and
+exits with 1 if a ratio is above its limit: `make bench-smoke`.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from pipeline.reporting import data_profile
 from pipeline.schemas import tables
 from pipeline.training.context import FitContext
 from pipeline.training.interactions import History, Interactions
+from pipeline.training.negative_sampling import NegativeSampler, PairFilter
 from pipeline.training.normalizer import Normalizer
 
 Ways = dict[str, Callable[[], object]]
@@ -171,6 +173,21 @@ def profile(data: Data) -> Iterator[Ways]:
     }
 
 
+def draws(data: Data) -> Iterator[Ways]:
+    """Negatives of 50 batches of 4,096 rows: by searches only, and by a filter of the known pairs."""
+    users = data.train.users[torch.randperm(len(data.train))[: 50 * 4096]].split(4096)
+    searches, filtered = NegativeSampler(data.train), NegativeSampler(data.train)
+    searches.filter = None
+    filtered.filter = PairFilter((data.train.users * data.n_items + data.train.items).sort().values)
+
+    def all_of(sampler: NegativeSampler) -> None:
+        random = torch.Generator().manual_seed(0)
+        for batch in users:
+            sampler.draw(batch, 16, random)
+
+    yield {"searches": lambda: all_of(searches), "filter": lambda: all_of(filtered)}
+
+
 def mf(data: Data) -> Iterator[Ways]:
     """One epoch with a large table of users, and with both tables sparse; a million rows at most."""
     train = data.train.select(torch.arange(min(len(data.train), 1_000_000)))
@@ -186,33 +203,59 @@ def mf(data: Data) -> Iterator[Ways]:
 
 PARTS: dict[str, Callable[[Data], Iterator[Ways]]] = {
     "gram": gram, "scores": scores, "slim": slim, "history": history, "evaluate": evaluate, "ials": ials,
-    "profile": profile, "mf": mf,
+    "profile": profile, "draws": draws, "mf": mf,
 }  # fmt: skip
+
+LIMITS = {"gram_of": 1.3, "times": 1.3, "of": 4.0, "evaluate": 3.0, "3 epochs": 3.0, "filter": 1.0}
+"""Largest ratios to the first way of the part, for `--check`."""
+LIMITED = ("gram", "scores", "history", "evaluate", "ials", "draws")
+"""Parts with such ways."""
+
+
+def best_times(ways: Ways, rounds: int) -> dict[str, float]:
+    """CPU seconds of the fastest of `rounds` runs of each way; the ways take turns."""
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.process_time()
+            way()
+            best[name] = min(best[name], time.process_time() - started)
+    return best
 
 
 def main() -> None:
     """Print the best CPU time of every way, and its ratio to the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS], metavar="PART")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     for name, default in {"users": 20_000, "items": 8_000, "rows": 3_000_000, "rounds": 3, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--check", action="store_true", help="run what has a limit, and exit with 1 above one")
     args = parser.parse_args()
+    if unknown := set(args.parts) - PARTS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     torch.set_num_threads(args.threads)
     data = Data(args.users, args.items, args.rows)
+    slow: list[str] = []
     print(f"{len(data.train):,} rows of {args.users:,} users and {args.items:,} items, {args.threads} threads")
-    for part in args.parts or PARTS:
-        print(f"{part}: {(PARTS[part].__doc__ or '').strip()}")
+    for part in args.parts or [name for name in PARTS if name in LIMITED or not args.check]:
+        print(f"{part}: {(PARTS[part].__doc__ or '').strip()}", flush=True)
         with torch.no_grad() if part != "mf" else torch.enable_grad():
             for ways in PARTS[part](data):
-                best = dict.fromkeys(ways, float("inf"))
-                for _ in range(args.rounds):
-                    for name, way in ways.items():
-                        started = time.process_time()
-                        way()
-                        best[name] = min(best[name], time.process_time() - started)
-                first = next(iter(best.values()))
+                if args.check:
+                    first = next(iter(ways))
+                    ways = {name: way for name, way in ways.items() if name == first or name in LIMITS}
+                    if len(ways) < 2:
+                        continue
+                best = best_times(ways, args.rounds)
+                floor = max(next(iter(best.values())), 1e-9)
                 for name, seconds in best.items():
-                    print(f"    {name:14} {seconds:8.3f} s   {seconds / max(first, 1e-9):6.2f}")
+                    limit = LIMITS.get(name) if args.check else None
+                    above = limit is not None and seconds / floor > limit
+                    slow += [f"{part}: {name} {seconds / floor:.2f}, limit {limit}"] if above else []
+                    wanted = "" if limit is None else f"   limit {limit:.2f}{', ABOVE' if above else ''}"
+                    print(f"    {name:14} {seconds:8.3f} s   {seconds / floor:6.2f}{wanted}", flush=True)
+    if slow:
+        raise SystemExit("slower than the limits: " + "; ".join(slow))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What further lists cost next to the plain export: ratios of CPU time, on drawn interactions.
 
-    python -m tests.benchmarks.bench_lists [--users 138000 --items 10000 --rows 10000000 --rounds 2 --threads 1]
+    python -m tests.benchmarks.bench_lists [--users 12000 --items 10000 --rows 1500000 --rounds 2 --threads 1]
 
 Models are mf with random factors and popular items' bias, whose lists are pruned exactly, and ease with random weights,
 which scores every item. Half of the items are excluded by the rule of the second list; the last 500 items are new.
@@ -87,7 +87,7 @@ def trend(data: Data) -> Callable[[], object]:
 def main() -> None:
     """Print the best CPU time of each, and its ratio to the plain lists."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    defaults = {"users": 138_000, "items": 10_000, "rows": 10_000_000, "rounds": 2, "threads": 1}
+    defaults = {"users": 12_000, "items": 10_000, "rows": 1_500_000, "rounds": 2, "threads": 1}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()

@@ -30,8 +30,8 @@ def calls(draw: st.DrawFn) -> StageCall:
         st.text(LETTERS, min_size=1, max_size=64).filter(is_label) | st.sampled_from([*LABELS, "the champion"])
     )
     if stage is StageName.TRAIN:
-        fit, tuned, cut_short = draw(st.tuples(st.sampled_from(FITS), st.booleans(), st.booleans()))
-        return StageCall(stage, label, fit, tuned, cut_short)  # type: ignore[arg-type]
+        fit, tuned, cut_short, warm = draw(st.tuples(st.sampled_from(FITS), *[st.booleans()] * 3))
+        return StageCall(stage, label, fit, tuned, cut_short, warm=warm)  # type: ignore[arg-type]
     turn = draw(st.none() | st.integers(0, 10**6)) if stage is StageName.SEARCH else None
     return StageCall(stage, label, turn=turn)
 
@@ -51,10 +51,10 @@ def test_a_title_is_read_back_as_the_call_it_was_made_of(call: StageCall):
 
 def test_every_combination_has_a_title_of_its_own():
     all_of_them = []
-    for each in product(StageName, (None, *LABELS), FITS, (True, False), (True, False), (None, 1)):
+    for each in product(StageName, (None, *LABELS), FITS, (True, False), (True, False), (None, 1), (True, False)):
         with suppress(ValueError):  # what doesn't go together
             all_of_them.append(StageCall(*each))
-    assert len(all_of_them) == 15 + len(LABELS) * (2 + 12 + 1)
+    assert len(all_of_them) == 15 + len(LABELS) * (2 + 24 + 1)
     assert len({call.title for call in all_of_them}) == len(all_of_them)
     assert [StageCall.parse(call.title) for call in all_of_them] == all_of_them
 

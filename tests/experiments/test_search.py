@@ -393,13 +393,13 @@ def test_the_same_night_again_has_it_all_and_more_trials_go_on(searched):
 def test_best_publishes_within_a_tiny_budget_and_says_what_it_left_out(tmp_path: Path):
     recipe = tmp_path / "small.toml"
     recipe.write_text(
-        "[budget]\nminutes = 1\n[search]\ntrials = 4\n[models.popularity]\n[models.ease.search]\nl2 = { low = 1.0, high = 1e4, log = true }\n"
+        "[budget]\nminutes = 2\n[search]\ntrials = 4\n[models.popularity]\n[models.ease.search]\nl2 = { low = 1.0, high = 1e4, log = true }\n"
         "[models.item_knn.search]\nshrink = { low = 0.1, high = 100.0 }\n[models.mf.search]\nl2 = [0.01, 0.1]\n"
     )
     run = small_night(tmp_path, recipe)
     record = journal.read_run(run.home, run.dataset, run.run_id)
     seconds = (dt.datetime.fromisoformat(record["finished_at"]) - run.started_at).total_seconds()
-    assert seconds < 180  # three times the budget, for a machine that is busy
+    assert seconds < 240  # twice the budget, for a machine that is busy
     stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)["stage"].to_list()
     first_search = next(i for i, stage in enumerate(stages) if stage.startswith("search"))
     assert {"train popularity", "train ease", "train item_knn"} <= set(stages[:first_search])

@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.models.conformance import checkerboard, scores
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
-from pipeline.models.ops.pair_scores import pair_scores
+from pipeline.models.ops.pair_scores import pair_scores, weighted_norms
 from pipeline.training.context import FitContext
 from tests.support import models
 from tests.support.real_data import hit_rate, leave_last_out
@@ -29,6 +29,17 @@ def test_pair_scores_and_gradients_are_those_of_the_plain_product(sparse: bool):
     torch.testing.assert_close(vectors.grad, plain_vectors.grad)
     assert table.weight.grad is not None and table.weight.grad.is_sparse == sparse
     torch.testing.assert_close(table.weight.grad.to_dense(), plain.grad)
+
+
+def test_weighted_norms_and_gradients_are_those_of_squares():
+    torch.manual_seed(0)
+    table, plain = (torch.randn(6, 4, requires_grad=True) for _ in range(2))
+    plain.data.copy_(table.data)
+    shares = torch.rand(6)
+    (3 * weighted_norms(table, shares)).backward()
+    (3 * (plain.square().sum(1) @ shares)).backward()
+    torch.testing.assert_close(weighted_norms(table, shares), plain.square().sum(1) @ shares)
+    torch.testing.assert_close(table.grad, plain.grad)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])

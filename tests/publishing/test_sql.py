@@ -90,7 +90,7 @@ def warehouse_of_two():
         con.execute(
             "insert into item_attributes values ('c', 'kind', 'red'), ('d', 'kind', 'red'), ('a', 'kind', 'red')"
         )
-        con.execute("insert into recommendations_by values ('u', 'kind', 'red', 1, 'c', 0.5)")
+        con.execute("insert into recommendations_by values ('u', 'kind', 'red', 1, 'c', 0.5, 'by')")
         con.execute("insert into audiences values ('c', 1, 'u', 2), ('a', 1, 'v', 2)")
         con.execute("insert into attribute_audiences values ('kind', 'red', 1, 'u', 2), ('kind', 'red', 2, 'v', 1)")
         con.execute("insert into trending_items values (7, null, null, 1, 'c', 2, 1.5, 3, 9, 4, 'r')")

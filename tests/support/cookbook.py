@@ -26,6 +26,7 @@ EMPTY = (
     "audiences_titled",
     "fallback_items",
     "realised_over_nights",
+    "realised_clicks",
     "not passed",
     "rejected_rows",
     "'fallback'",

@@ -1,12 +1,14 @@
 """Negatives are unknown to their user, without exception, and as frequent as their weight says."""
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.training import negative_sampling
 from pipeline.training.interactions import Interactions
-from pipeline.training.negative_sampling import NegativeSampler
+from pipeline.training.negative_sampling import NegativeSampler, PairFilter
 
 
 def known(pairs: list[tuple[int, int]], n_users: int, n_items: int) -> Interactions:
@@ -18,20 +20,28 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture(params=[False, True], ids=["search", "filter"])
+def filtered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways to draw: that of few pairs, and that of many."""
+    monkeypatch.setattr(negative_sampling, "FILTER_FROM", 1 if request.param else 1 << 62)
+    return request.param
+
+
 def frequencies(sampler: NegativeSampler, user: int, n: int = 60_000) -> torch.Tensor:
     items, real = sampler.draw(torch.tensor([user]), n, generator())
     assert real.all()
     return torch.bincount(items[0], minlength=sampler.n_items) / n
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), alpha=st.sampled_from([0.0, 0.5, 1.0]))
-def test_never_a_known_item_and_every_unknown_one_can_come(data: st.DataObject, alpha: float):
+def test_never_a_known_item_and_every_unknown_one_can_come(filtered: bool, data: st.DataObject, alpha: float):
     n_users, n_items = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 8))
     pair = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
     pairs = data.draw(st.lists(pair, max_size=40))  # repeated pairs, too
-    users = torch.arange(n_users)
-    items, real = NegativeSampler(known(pairs, n_users, n_items), alpha).draw(users, 400, generator())
+    users, sampler = torch.arange(n_users), NegativeSampler(known(pairs, n_users, n_items), alpha)
+    assert (sampler.filter is not None) == (filtered and bool(pairs))
+    items, real = sampler.draw(users, 400, generator())
     assert items.shape == (n_users, 400) and items.min() >= 0 and items.max() < n_items
     for user in range(n_users):
         unknown = set(range(n_items)) - {i for u, i in pairs if u == user}
@@ -41,14 +51,14 @@ def test_never_a_known_item_and_every_unknown_one_can_come(data: st.DataObject, 
             assert drawn == unknown if alpha == 0 else drawn <= unknown
 
 
-def test_uniform_over_the_unknown_items():
+def test_uniform_over_the_unknown_items(filtered: bool):
     sampler = NegativeSampler(known([(0, 1), (0, 2), (0, 7), (1, 0)], 2, 8), 0.0)
     expected = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0]) / 5
     torch.testing.assert_close(frequencies(sampler, 0), expected, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
-def test_by_a_power_of_popularity_over_the_unknown_items(alpha: float):
+def test_by_a_power_of_popularity_over_the_unknown_items(filtered: bool, alpha: float):
     counts = [16, 9, 4, 1]
     pairs = [(1 + row, item) for item, count in enumerate(counts) for row in range(count)]
     sampler = NegativeSampler(known([*pairs, (0, 1)], 20, 4), alpha)  # user 0 knows item 1 only
@@ -56,7 +66,7 @@ def test_by_a_power_of_popularity_over_the_unknown_items(alpha: float):
     torch.testing.assert_close(frequencies(sampler, 0), weights / weights.sum(), atol=0.01, rtol=0)
 
 
-def test_a_user_who_knows_all_has_no_negatives():
+def test_a_user_who_knows_all_has_no_negatives(filtered: bool):
     sampler = NegativeSampler(known([(0, 0), (0, 1), (0, 2), (1, 1)], 2, 3))
     items, real = sampler.draw(torch.tensor([0, 1, 0]), 50, generator())
     assert real.tolist() == [False, True, False]
@@ -65,7 +75,7 @@ def test_a_user_who_knows_all_has_no_negatives():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.75])
-def test_a_user_who_knows_all_popular_items_gets_the_others(alpha: float):
+def test_a_user_who_knows_all_popular_items_gets_the_others(filtered: bool, alpha: float):
     pairs = [(user, item) for user in range(50) for item in range(3)]
     items, real = NegativeSampler(known(pairs, 50, 5), alpha).draw(torch.tensor([7]), 200, generator())
     assert real.all() and set(items[0].tolist()) == {3, 4}
@@ -76,7 +86,7 @@ def test_no_row_at_all():
     assert real.all() and set(items.flatten().tolist()) == {0, 1, 2, 3}
 
 
-def test_fresh_with_every_call_repeatable_by_seed():
+def test_fresh_with_every_call_repeatable_by_seed(filtered: bool):
     sampler, users = NegativeSampler(known([(0, 0)], 1, 1000)), torch.zeros(4, dtype=torch.long)
     one = generator(5)
     first, second = sampler.draw(users, 8, one)[0], sampler.draw(users, 8, one)[0]
@@ -85,7 +95,7 @@ def test_fresh_with_every_call_repeatable_by_seed():
 
 
 @pytest.mark.long
-def test_large_catalogs_keep_their_keys_apart():
+def test_large_catalogs_keep_their_keys_apart(filtered: bool):
     n_users, n_items = 3_000_000, 2_000_000
     pairs = [(0, 5), (n_users - 2, n_items - 1), (n_users - 1, 0), (n_users - 1, n_items - 1)]
     for alpha in (0.0, 0.75):
@@ -94,6 +104,23 @@ def test_large_catalogs_keep_their_keys_apart():
         items, real = sampler.draw(torch.tensor([n_users - 1, 0]), 1000, generator())
         assert real.all() and items.min() > 0 - 1 and items.max() < n_items
         assert not {0, n_items - 1} & set(items[0].tolist()) and 5 not in items[1].tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(pairs=st.sets(st.integers(0, (1 << 62) - 1), min_size=1, max_size=300), seed=st.integers(0, 99))
+def test_the_filter_finds_the_known_pairs_and_no_others(pairs: set[int], seed: int):
+    has = torch.tensor(sorted(pairs))
+    asked = torch.cat([has, torch.randint(1 << 62, (1000,), generator=generator(seed)), has + 1])
+    asked = asked[torch.randperm(len(asked), generator=generator(seed))]
+    found = PairFilter(has).cells_of_known(asked.reshape(1, -1))
+    assert torch.equal(found, torch.isin(asked, has).nonzero().squeeze(1))
+
+
+def test_the_filter_lets_few_unknown_pairs_pass():
+    pairs = torch.arange(0, 3_000_000, 30)  # of one user after the other, as they are
+    table = PairFilter(pairs).table.numpy()
+    assert np.unpackbits(table).mean() < 0.13  # two bits of 16 to 32 each: at most 1.7 % of the unknown ones pass
+    assert np.unpackbits(table).mean() > 0.05
 
 
 def test_static_negatives_are_drawn_once_and_fresh_ones_every_time():

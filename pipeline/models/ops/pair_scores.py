@@ -30,6 +30,26 @@ def row_scores(vectors: Tensor, rows: Tensor, items: Tensor) -> Tensor:
     return _PairScores.apply(vectors.float(), rows.float(), items, False, False)
 
 
+def weighted_norms(table: Tensor, shares: Tensor) -> Tensor:
+    """Sum over rows of shares[i] * |table[i]|^2, (I, D), (I,) -> (); no gradient for `shares`.
+
+    The same as squares and sums, but nothing of size (I, D) is made on the way, and one in the backward.
+    """
+    return _WeightedNorms.apply(table, shares)
+
+
+class _WeightedNorms(Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(table, shares)
+        return torch.linalg.vector_norm(table, dim=1).square_() @ shares
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        table, shares = ctx.saved_tensors
+        return table * (2 * grads[0] * shares).unsqueeze(1), None
+
+
 class _PairScores(Function):
     """Forward: sampled dense-dense product. Backward: two sparse-dense ones, as weighted bags of rows."""
 

@@ -101,6 +101,6 @@ def _table(axis: Axes, title: str, header: list[str], rows: list[list[str]], bel
     axis.text(0.0, 0.0, below, transform=axis.transAxes, fontsize=8, color=QUIET)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = f"{value:,.6g}" if isinstance(value, float) else str(value or "")[:19]
     return plain(text)

@@ -1,7 +1,6 @@
 """Writes `[columns]` for an unknown file, with comments and notes for a person to check."""
 
 import json
-from typing import Any
 
 from pipeline.sources.sniffing import times
 from pipeline.sources.sniffing.cells import filled, is_numeric
@@ -130,7 +129,7 @@ def _unread_columns(table: Peek, taken: set[int]) -> tuple[list[str], list[str]]
     return lines, notes
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{quoted(text)} = {number:g}" for text, number in value.items()) + " }"
     return quoted(value)
@@ -144,6 +143,6 @@ def _example(table: Peek, at: int) -> str:
     return f"  # e.g. {table.rows[0][at][:40]!r}" if table.rows else ""
 
 
-def quoted(value: Any) -> str:
+def quoted(value: object) -> str:
     """A TOML string or list: JSON, with DEL escaped, which TOML requires."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,9 +2,9 @@
 
 import glob
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing import availability
@@ -130,13 +130,13 @@ def _feedback(table: Peek, assigned: Assigned, has_events: bool) -> Feedback:
     return replace(found, lines=lines, positives=COUNTS.format(name=quoted(name)))
 
 
-def _lines(settings: dict[str, Any]) -> list[str]:
+def _lines(settings: Mapping[str, object]) -> list[str]:
     """The keys of one TOML table, one line each."""
     guessed = {"column_names": "  # guessed: the file has no header"}
     return [f"{key} = {_toml(value)}{guessed.get(key, '')}" for key, value in settings.items()]
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, dict):
         keys = (key if re.fullmatch("[A-Za-z0-9_-]+", key) else quoted(key) for key in value)
         return "{ " + ", ".join(f"{key} = {quoted(by)}" for key, by in zip(keys, value.values(), strict=True)) + " }"

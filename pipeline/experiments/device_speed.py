@@ -1,0 +1,64 @@
+"""How fast this device is, measured by a probe of some tenths of a second."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from pipeline.experiments.workload import Work
+
+SIDE, ROWS, WIDTH, LOOKUPS, SMALL = 768, 100_000, 64, 200_000, 100
+OPERATIONS_OF_A_STEP = 60.0
+"""Small operations of a gradient step."""
+ROUNDS = 3
+"""The fastest of so many rounds counts."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the device does in a second."""
+
+    products: float
+    """Floating-point operations of a matrix product."""
+    moved: float
+    """Bytes of rows read at random."""
+    steps: float
+    """Steps of small operations."""
+
+    def seconds(self, work: Work) -> float:
+        """Time of the work, if nothing overlaps."""
+        return work.products / self.products + work.moved / self.moved + work.steps / self.steps
+
+
+@cache
+def measured(kind: str) -> Speed:
+    """Speed of a device of this kind, `cpu` or `cuda`; measured once a process."""
+    device = torch.device(kind)
+    matrix, table = torch.rand(SIDE, SIDE, device=device), torch.rand(ROWS, WIDTH, device=device)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(ROWS, (LOOKUPS,), generator=generator).to(device)  # (LOOKUPS,)
+    starts, small = torch.arange(0, LOOKUPS, 20, device=device), torch.rand(64, device=device)
+
+    def small_steps() -> None:
+        for _ in range(SMALL):
+            small.mul_(1.0)
+
+    bag = torch.nn.functional.embedding_bag
+    product = _fastest(lambda: matrix @ matrix, device)
+    lookup = _fastest(lambda: bag(places, table, starts, mode="sum"), device)
+    step = _fastest(small_steps, device) / SMALL * OPERATIONS_OF_A_STEP
+    return Speed(2.0 * SIDE**3 / product, 4.0 * WIDTH * LOOKUPS / lookup, 1 / step)
+
+
+def _fastest(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest round, after one that does not count."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return max(min(times[1:]), 1e-9)

@@ -1,0 +1,102 @@
+"""Seconds that stages will take: work of the stage, by the speed of the device, by how wrong that was so far."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from pipeline.config.run import Run
+from pipeline.core.stage_call import StageCall, StageName
+from pipeline.experiments import device_speed, workload
+from pipeline.experiments.families import family_of
+from pipeline.experiments.workload import Shape
+from pipeline.models import ModelConfig
+from pipeline.selection import leaderboard
+from pipeline.storage import journal, lake
+from pipeline.training.device import resolve_device
+
+SHORTEST = 0.05
+"""Stages with a shorter time or forecast say nothing about its error."""
+MOST = 10.0
+"""A forecast is corrected by at most this factor, up or down."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The parts of a split."""
+
+    whole: Shape
+    train: Shape
+    valid: int
+    """Users to evaluate."""
+    test: int
+
+
+def sizes_of(run: Run, parts: Path | None = None) -> Sizes | None:
+    """Sizes of tonight's split; None where it is not there yet."""
+    if parts is None:
+        parts = next(iter(journal.artifacts(run, run.run_id, "4_split")), None)
+    try:
+        info = lake.info(parts) if parts else None
+    except (OSError, ValueError):
+        info = None
+    if info is None:
+        return None
+    rows, users = info["rows"], info["users"]
+    whole = Shape(sum(rows.values()), info["n_users"], info["n_items"])
+    train = Shape(rows["train"], max(1, users["train"]), info["n_items"])
+    return Sizes(whole, train, users["valid"], users["test"])
+
+
+class Forecast:
+    """Forecasts for the labels of a run."""
+
+    def __init__(self, run: Run, sizes: Sizes):
+        self.run, self.sizes = run, sizes
+        self.speed = device_speed.measured(resolve_device(run.settings.device).type)
+        self.errors: list[float] = []
+        """Measured over forecast seconds."""
+
+    def learn(self, timed: Iterable[tuple[StageCall, float]]) -> None:
+        """Take the error of the forecasts from stages that were timed on this data."""
+        for call, seconds in timed:
+            if call.fit != "train" or call.cut_short or call.warm:
+                continue
+            guess = self.raw(call)
+            if guess is not None and max(guess, seconds) >= SHORTEST:
+                self.errors.append(min(MOST, max(1 / MOST, seconds / max(guess, 1e-9))))
+
+    @property
+    def error(self) -> float:
+        """Median factor by which stages took longer than their forecast; 1 before anything was timed."""
+        return median(self.errors) if self.errors else 1.0
+
+    def __call__(self, call: StageCall) -> float:
+        """Corrected seconds of a fit or an evaluation; 0 for other stages, and for blends."""
+        return self.error * (self.raw(call) or 0.0)
+
+    def publishing(self) -> float:
+        """Corrected seconds from the refit to the published tables; no less than on an idle device."""
+        work = workload.of_publishing(self.sizes.whole, self.run.settings.export.top_n)
+        return max(1.0, self.error) * self.speed.seconds(work)
+
+    def raw(self, call: StageCall) -> float | None:
+        """Seconds by the speed of the device alone; None where nothing is known about the label."""
+        settings, label = self.run.settings, call.label or ""
+        if label not in settings.models or leaderboard.is_blend(settings, label):
+            return None
+        family, config = leaderboard.family_name(settings, label), family_of(settings, label)[1]
+        if call.stage is StageName.TRAIN:
+            shape = self.sizes.train if call.fit == "train" else self.sizes.whole
+            return self.speed.seconds(workload.of_fit(family, config, shape))
+        if call.stage is StageName.EVALUATE:
+            return self._evaluation(family, config)
+        return None
+
+    def _evaluation(self, family: str, config: ModelConfig) -> float:
+        train, length = self.sizes.train, self.sizes.train.length
+        work = workload.Work()
+        for users in (self.sizes.valid, self.sizes.test):
+            shape = workload.part(train, round(users * length), users)
+            work += workload.of_evaluation(family, config, shape)
+        return self.speed.seconds(work)

@@ -1,0 +1,168 @@
+"""What a fit, an evaluation and publishing have to do, counted from rows, users, items and hyperparameters.
+
+The counts are rough: they order the families and tell seconds from minutes. `forecast.py` scales them by what was
+timed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from pipeline.training.context import ModelConfig
+
+NUMBER = 4
+"""Bytes of a number."""
+NEAREST = 48.0
+"""How often all similarities of an item to the others are touched until the nearest are found."""
+SKEW = 3.0
+"""Mean squared length of a history, over the squared mean length: lengths are skewed."""
+LEARNING_PASSES = 12
+"""How often a step of a gradient fit touches an embedding: read, gradient, optimizer state, write."""
+EVALUATION_STEPS, PUBLISHING_STEPS = 1_200.0, 40_000.0
+"""Work that does not depend on the data: reading files, MLflow, audits, fsync."""
+STATE = 64
+"""Numbers per user or item, where a config does not say."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of the data that is fitted or ranked."""
+
+    rows: int
+    users: int
+    items: int
+
+    @property
+    def length(self) -> float:
+        """Mean number of rows of a user."""
+        return self.rows / max(1, self.users)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts of operations, by what limits them."""
+
+    products: float = 0.0
+    """Floating-point operations of dense matrix products."""
+    moved: float = 0.0
+    """Bytes read or written at random places."""
+    steps: float = 0.0
+    """Updates one after another, each of many small operations."""
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.products + other.products, self.moved + other.moved, self.steps + other.steps)
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(self.products * times, self.moved * times, self.steps * times)
+
+
+def of_fit(family: str, config: ModelConfig, shape: Shape) -> Work:
+    """One fit; of a family that is not known here, as of matrix factorization by gradient steps."""
+    return FITS.get(family, _gradient)(config, shape) + Work(moved=32.0 * shape.rows)
+
+
+def of_evaluation(family: str, config: ModelConfig, shape: Shape) -> Work:
+    """Scores and ranks of `users` users; `rows` are their histories."""
+    if family in SPARSE_SCORES:
+        score = Work(moved=NUMBER * shape.rows * shape.items * 0.25)
+    else:
+        score = Work(2.0 * shape.users * shape.items * _dim(config))
+    ranked = Work(moved=4.0 * NUMBER * shape.users * shape.items + 64.0 * shape.rows)
+    return score + ranked + Work(steps=EVALUATION_STEPS)
+
+
+def of_publishing(shape: Shape, top_n: int) -> Work:
+    """Lists of all users, and the published tables."""
+    ranked = Work(2.0 * shape.users * shape.items * STATE, 4.0 * NUMBER * shape.users * shape.items)
+    similar = Work(2.0 * shape.items**2 * STATE, NEAREST * NUMBER * shape.items**2)
+    return ranked + similar + Work(0.0, 400.0 * shape.rows + 1_000.0 * shape.users * top_n, PUBLISHING_STEPS)
+
+
+def epochs_of(config: ModelConfig) -> int | None:
+    """Number of epochs after each of which a fit can be ended; None: it is one piece."""
+    found = getattr(config, "epochs", None)
+    return found if isinstance(found, int) else None
+
+
+def _dim(config: ModelConfig) -> int:
+    found = getattr(config, "embedding_dim", STATE)
+    return found if isinstance(found, int) else STATE
+
+
+def _pairs(shape: Shape) -> float:
+    """Pairs of items in one history, summed over the users."""
+    return SKEW * shape.rows * shape.length
+
+
+def _popularity(config: ModelConfig, shape: Shape) -> Work:
+    return Work(moved=32.0 * shape.rows)
+
+
+def _ease(config: ModelConfig, shape: Shape) -> Work:
+    return Work(2.0 * shape.items**3, 2.0 * NUMBER * _pairs(shape))
+
+
+def _slim(config: ModelConfig, shape: Shape) -> Work:
+    iterations = getattr(config, "iterations", 100)
+    return Work((2.0 + 0.5 * iterations) * shape.items**3, 2.0 * NUMBER * _pairs(shape))
+
+
+def _neighbors(config: ModelConfig, shape: Shape) -> Work:
+    return Work(moved=6.0 * NUMBER * _pairs(shape) + NEAREST * NUMBER * shape.items**2)
+
+
+def _ials(config: ModelConfig, shape: Shape) -> Work:
+    epochs, passes, dim = epochs_of(config) or 1, 2 * (getattr(config, "cg_steps", 2) + 2), _dim(config)
+    solved = Work(4.0 * (shape.users + shape.items) * dim**2, 2.0 * passes * NUMBER * shape.rows * dim, 200)
+    return solved * epochs + Work(moved=40.0 * NUMBER * shape.rows * dim)
+
+
+def _graph_filter(config: ModelConfig, shape: Shape) -> Work:
+    columns, rounds = getattr(config, "components", 256) + 16, 10
+    found = Work(4.0 * (shape.users + shape.items) * columns**2, 2.0 * rounds * NUMBER * shape.rows * columns)
+    if shape.items <= getattr(config, "dense_items", 8_000):
+        found += Work(moved=getattr(config, "order", 8) * NUMBER * shape.rows * shape.items)
+    return found
+
+
+def _gradient(config: ModelConfig, shape: Shape) -> Work:
+    epochs, touched = epochs_of(config) or 10, getattr(config, "n_negatives", 4) + 2
+    moved = LEARNING_PASSES * NUMBER * shape.rows * touched * _dim(config)
+    return Work(moved=moved, steps=_batches(config, shape.rows)) * epochs
+
+
+def _autoencoder(config: ModelConfig, shape: Shape) -> Work:
+    epochs, hidden = epochs_of(config) or 10, getattr(config, "hidden_dim", 600)
+    return Work(6.0 * shape.users * shape.items * hidden, steps=_batches(config, shape.users)) * epochs
+
+
+def _sequence(config: ModelConfig, shape: Shape) -> Work:
+    epochs, dim, width = epochs_of(config) or 10, _dim(config), getattr(config, "max_length", 200)
+    scored = shape.items if getattr(config, "loss", "softmax") == "softmax" else getattr(config, "n_negatives", 256)
+    blocks = getattr(config, "blocks", 2) * (12 * dim**2 + 2 * dim * min(width, shape.length))
+    pieces = shape.users * (1 + shape.length // width)
+    return Work(6.0 * shape.rows * (scored * dim + blocks), steps=_batches(config, pieces)) * epochs
+
+
+def _batches(config: ModelConfig, rows: float) -> float:
+    return 1 + rows / max(1, getattr(config, "batch_size", 0) or rows)
+
+
+FITS: Mapping[str, Callable[[ModelConfig, Shape], Work]] = {
+    "popularity": _popularity,
+    "ease": _ease,
+    "slim": _slim,
+    "item_knn": _neighbors,
+    "rp3beta": _neighbors,
+    "ials": _ials,
+    "graph_filter": _graph_filter,
+    "multvae": _autoencoder,
+    "recvae": _autoencoder,
+    "sasrec": _sequence,
+}
+SPARSE_SCORES = ("ease", "slim", "item_knn", "rp3beta")
+"""Families that score by summing rows of a matrix of items, not by products of vectors."""
+
+
+def part(shape: Shape, rows: int, users: int) -> Shape:
+    """The shape of a part of the data."""
+    return replace(shape, rows=rows, users=users)
