@@ -13,7 +13,7 @@ than their number, so that a few items left are no evidence.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 import torch
@@ -45,12 +45,14 @@ class Best:
 
         Only scores above the n-th best so far are sorted. At equal scores the lower number stays.
         """
-        above = scores > self.scores[:, -1]  # (B, G)
-        count = int(above.sum())
-        if count * DENSE > scores.numel():
+        bar = self.scores[:, -1]  # (G,)
+        if bool((bar == -torch.inf).all()):  # the first users
+            self._merge(torch.arange(len(self.scores), device=scores.device), scores.T, users)
+            return
+        row, group = (scores > bar).nonzero(as_tuple=True)  # (C,) each
+        if (count := len(row)) * DENSE > scores.numel():
             self._merge(torch.arange(len(self.scores), device=scores.device), scores.T, users)
         elif count:
-            row, group = above.nonzero(as_tuple=True)  # (C,) each
             order = torch.argsort(group, stable=True)
             row, group = row[order], group[order]
             touched, sizes = torch.unique_consecutive(group, return_counts=True)  # (G',) each
@@ -96,6 +98,7 @@ class Audiences:
     _by: dict[str, Best] = field(default_factory=dict)
     _typical: float | None = None
     _ids: list[pl.Series] = field(default_factory=list)
+    _buffer: Tensor | None = None
 
     @torch.no_grad()
     def collect(self, parts: Iterable[Users]) -> None:
@@ -103,6 +106,7 @@ class Audiences:
         for part in parts:
             before = sum(map(len, self._ids))
             self._ids.append(part.ids)
+            part = replace(part, mask=part.mask.distinct())
             rows = served(self.model, part.index, part.history)  # (B,)
             n_items, device = part.history.n_items, part.index.device
             if self._items is None:
@@ -110,7 +114,7 @@ class Audiences:
             if self._typical is None and bool(rows.any()):
                 some = rows.nonzero().squeeze(1)
                 some = some[:: max(1, len(some) // SAMPLE)]
-                spread = [self._scores(part, tile)[2] for tile in some.split(tile_size(n_items, device))]
+                spread = [self._centred(part, tile)[1] for tile in some.split(tile_size(n_items, device))]
                 self._typical = float(torch.cat(spread).median())
             for tile in in_tiles(rows, tile_size(n_items, device)):
                 self._add(part, tile, before)
@@ -120,27 +124,27 @@ class Audiences:
         for name, values in self.values.items():
             self._by[name] = Best(len(values.names), self.top_n, device)
 
-    def _scores(self, part: Users, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, I), their means (B, 1) and variances (B,) over the items that are not masked."""
+    def _centred(self, part: Users, tile: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores less their mean (B, I), in reused memory, and variances (B,), of the items that are not masked."""
         scores = self.model.score(part.index[tile], part.history[tile]).float()  # (B, I)
         refuse_non_finite(scores.amax(1), part.index[tile])
         mask = part.mask[tile]
-        variance, mean = torch.var_mean(scores, 1, correction=0)  # (B,) each, over all items
-        n, pairs = scores.shape[1], torch.unique(mask.rows * mask.n_items + mask.items)
-        own = torch.div(pairs, mask.n_items, rounding_mode="floor")
-        away = (scores[own, pairs % mask.n_items] - mean[own]).double()  # (E,)
-        zero = away.new_zeros(len(tile))
-        count = zero.index_add(0, own, torch.ones_like(away))  # (B,)
-        left = (n - count).clamp(min=1)
-        shift = -zero.index_add(0, own, away) / left  # (B,) of the mean without the masked items
-        square = variance.double() * n - zero.index_add(0, own, away.square())
-        return scores, (mean + shift.float()).unsqueeze(1), (square / left - shift.square()).clamp(min=0).float()
+        own, items = mask.rows, mask.items  # (E,) each, distinct
+        zero = scores.new_zeros(len(tile), dtype=torch.float64)
+        left = (scores.shape[1] - mask.lengths).clamp(min=1)  # (B,)
+        mean = (scores.sum(1).double() - zero.index_add(0, own, scores[own, items].double())) / left  # (B,)
+        if self._buffer is None or len(self._buffer) < len(tile):
+            self._buffer = torch.empty_like(scores)
+        away = torch.sub(scores, mean.float().unsqueeze(1), out=self._buffer[: len(tile)])  # (B, I)
+        square = torch.linalg.vector_norm(away, dim=1).double().square()  # (B,)
+        square = square - zero.index_add(0, own, away[own, items].double().square())
+        return away, (square / left).clamp(min=0).float()
 
     def _add(self, part: Users, tile: Tensor, before: int) -> None:
         assert self._items is not None and self._typical is not None
-        scores, mean, variance = self._scores(part, tile)
+        away, variance = self._centred(part, tile)
         spread = (variance + self._typical).sqrt().clamp(min=1e-12).unsqueeze(1)  # (B, 1)
-        z = (scores - mean).div_(spread)  # (B, I)
+        z = away.div_(spread)  # (B, I)
         mask, users = part.mask[tile], before + tile
         for name, values in self.values.items():
             values = values.to(z.device)
