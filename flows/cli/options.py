@@ -121,6 +121,12 @@ def _add_queries(command: Command) -> None:
             query.add_argument(
                 "--list", metavar="NAME", default="", help="another list than the default one: [lists.NAME]"
             )
+            query.add_argument(
+                "--attribute",
+                metavar="NAME=VALUE",
+                default="",
+                help="what is known of a new user, for the list of [export] fallback_by",
+            )
     explain = command(
         "flows.cli.explain:explain", "explain a published model's score of an item for a user",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",

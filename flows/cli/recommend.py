@@ -24,8 +24,12 @@ def recommend(options: Namespace) -> None:
         {"user": options.user, "n": options.n, **({"list": options.list} if options.list else {})},
     )
     if not found:
-        require(options, "user")
-        found = on_request(options)
+        is_known = records(options, "select 1 from users where user_id = $user limit 1", {"user": options.user})
+        if options.attribute and not is_known:
+            found = of_new_user(options)
+        else:
+            require(options, "user")
+            found = on_request(options)
     show(found, options)
 
 
@@ -49,6 +53,29 @@ def on_request(options: Namespace) -> list[dict[str, Any]]:
          "score": row["score"], "source": row["source"], "model": published.label}
         for row in rows
     ]  # fmt: skip
+
+
+def of_new_user(options: Namespace) -> list[dict[str, Any]]:
+    """The list of a user without rows: by an attribute, else popular items. UnreadableInput unless it is NAME=VALUE."""
+    name, separator, value = options.attribute.partition("=")
+    if not separator:
+        raise UnreadableInput(f"--attribute is NAME=VALUE, such as country=de, not {options.attribute!r}")
+    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'fallback_items'", {})
+    query = (
+        "select fallback_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
+        "from fallback_items left join items using (item_id) where attribute is not distinct from $name "
+        "and value is not distinct from $value and fallback_items.rank <= $n order by fallback_items.rank"
+    )
+    params = {"name": name, "value": value, "n": options.n}
+    if is_there and (found := records(options, query, params)):
+        say(f"user {options.user!r} is not known; these are the items for new users with {name} {value!r}")
+        return found
+    say(
+        f"user {options.user!r} is not known, and there is no list for {name} {value!r} ([export] fallback_by makes "
+        "them); these are popular items"
+    )
+    everyone = records(options, query, {"name": None, "value": None, "n": options.n}) if is_there else []
+    return everyone or popular(options)
 
 
 def require_list(options: Namespace) -> None:

@@ -149,7 +149,10 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
         log.info(f"{outcome}: {record.get('reason')}")
         return
     with reader.open_live(run.home, run.dataset) as con:
-        user = con.sql("select user_id from users order by n_interactions desc, user_id limit 1").fetchall()[0][0]
+        user = con.sql(
+            "select user_id from users order by user_id in (from (select distinct user_id from recommendations)) desc, "
+            "n_interactions desc, user_id limit 1"
+        ).fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = this_command()
     where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"

@@ -229,6 +229,32 @@ class Users(Reading):
     """Other columns that are kept as attributes with one value; absent: all of them."""
 
 
+class Impressions(Reading):
+    """Files with what was shown of published lists, and clicked. They are counted in the table `realised_clicks`."""
+
+    list_id: str | None = None
+    """Column with `recommendations.list_id`."""
+    user: str | None = None
+    """Column with the user instead, together with `timestamp`: the lists that were published then are meant."""
+    timestamp: str | None = None
+    timestamp_unit: str = "s"
+    """As in `[columns]`."""
+    item: str = "item_id"
+    """Column with the item."""
+    clicked: str = "clicked"
+    """Column with the number of clicks, e.g. 1 and 0."""
+    clicked_values: dict[str, FiniteFloat] = Field(default={})
+    """What texts in it count as: `{ true = 1, false = 0 }`."""
+    shown_if: str | None = None
+    """Condition on the columns; absent: all rows were shown. E.g. `visible = 1`."""
+
+    @model_validator(mode="after")
+    def _names_lists(self) -> "Impressions":
+        if (self.list_id is None) == (self.user is None or self.timestamp is None):
+            raise ValueError("impressions name their lists either by list_id, or by user and timestamp")
+        return self
+
+
 class Published(Section):
     """Files of a published split."""
 
@@ -249,6 +275,7 @@ class Dataset(Section):
     filter: Filter = Filter()
     items: Items | None = None
     users: Users | None = None
+    impressions: Impressions | None = None
     published: Published | None = None
 
     @property

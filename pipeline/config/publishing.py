@@ -116,6 +116,37 @@ class Holdback(Section):
     """Users are chosen by a hash of it and their id, so they stay the same. Another salt chooses others."""
 
 
+class ByAttribute(Section):
+    """Lists by the values of an item attribute, in the table `recommendations_by`.
+
+    Masks, boosts and the rules that exclude items hold for them; promotions, places for new items and limits by
+    attribute are of the other lists.
+    """
+
+    attribute: str
+    """Attribute or other column of the item catalog."""
+    top_n: PositiveInt = 10
+    """Length of a list."""
+    values: PositiveInt = 5
+    """Most values per user: those whose best items have the highest scores."""
+
+
+class Trending(Section):
+    """Items that grow most against their own past, in the table `trending_items`.
+
+    Growth is that of the item's share of all interactions, shrunk towards 1; items are ranked by the lower end of its
+    interval, so an item with few interactions comes after one that is sure to grow.
+    """
+
+    top_n: PositiveInt = 20
+    windows: list[PositiveInt] = Field(default=[7], min_length=1)
+    """Recent periods in days, back from the newest interaction."""
+    past: PositiveInt = 4
+    """The past of an item: this many windows before the recent one."""
+    by: str | None = None
+    """Attribute of items: a list of its own for each value, too."""
+
+
 class Export(Section):
     """What is published.
 
@@ -156,6 +187,13 @@ class Export(Section):
     """Places for new items; absent: none."""
     holdback: Holdback | None = None
     """Users with the lists of another model; absent: none."""
+    by: ByAttribute | None = None
+    """Lists by category or another attribute; absent: none."""
+    trending: Trending | None = None
+    """Trending items; absent: none."""
+    fallback_by: str | None = None
+    """Attribute of users, e.g. "country": who can't be served by the model gets what is popular among users with the
+    same value. Lists of users who are not known yet are in the table `fallback_items`."""
 
     @model_validator(mode="after")
     def _places_are_free(self) -> "Export":

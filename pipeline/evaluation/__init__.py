@@ -4,6 +4,7 @@ __all__ = [
     "beyond_accuracy",
     "eval_task",
     "evaluator",
+    "impressions",
     "objective",
     "per_user",
     "ranking_metrics",

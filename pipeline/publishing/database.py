@@ -18,6 +18,8 @@ from pipeline.storage.generations import OLDEST_READABLE
 
 FILLED_LATER = (tables.CHURN, tables.CHECKS, tables.RUNS)
 """Tables whose rows are known only after the others are filled."""
+NAMES = {tables.RECOMMENDATIONS_IN: "list", tables.RECOMMENDATIONS_BY: list_ids.BY}
+"""Tables with several lists per user, and SQL for the name of a list."""
 HEADER_LINE = re.compile(r"-- (\w+): (.*)")
 
 
@@ -67,7 +69,7 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             continue
         if list(files.parent.glob(files.name)):
             own = {name: of_the_night[name] for name in of_the_night if name in table.columns}
-            named = ["list"] if "list" in table.columns else []  # several lists per user
+            named = [NAMES[table]] if table in NAMES else []
             made = {name: f"${name}" for name in own}
             made[list_ids.COLUMN] = list_ids.expression(run.dataset, run.run_id, *named)
             columns = ", ".join(f"{made[name]} AS {name}" if name in made else f'"{name}"' for name in table.columns)

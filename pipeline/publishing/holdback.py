@@ -9,30 +9,29 @@ import polars as pl
 
 from pipeline.config.publishing import Export, Holdback
 from pipeline.config.run import Run
-from pipeline.models import Recommender
 from pipeline.models.popularity import Popularity, PopularityConfig
 from pipeline.publishing.user_lists import FALLBACK, MODEL, Fitted, Part, Wanted, recommend
 from pipeline.storage import warehouse
 from pipeline.training.context import FitContext
-from pipeline.training.interactions import Interactions
 
 NAME = "holdback"
 """Source of the rows."""
 
 
 @dataclass(frozen=True)
-class Other:
-    """The model that makes the held-back lists."""
+class Serving:
+    """A model that makes lists."""
 
-    model: Recommender
+    fitted: Fitted
     label: str
 
 
-def popularity(known: Interactions) -> Other:
+def popularity(champion: Fitted) -> Serving:
     """Popularity over the whole history, where the night has no second model."""
+    known = champion.known
     model = Popularity(PopularityConfig(), known.n_users, known.n_items)
     model.fit(known, FitContext(known.users.device))
-    return Other(model, "popularity")
+    return Serving(Fitted(model, known, champion.cold), "popularity")
 
 
 def condition(holdback: Holdback) -> str:
@@ -53,31 +52,31 @@ def with_holdback(
     rows: pl.DataFrame,
     encoded: Path,
     wanted: Sequence[Wanted],
-    known: Interactions,
-    models: tuple[Other, Other | None],
+    models: tuple[Serving, Serving | None],
 ) -> Iterator[Part]:
-    """The parts of `user_lists.recommend` with the column `model`. `models`: the champion, and the one for holdback.
+    """The parts of `user_lists.recommend` with the column `model`.
 
-    A held-back user whom the champion serves gets the list of the other model, by the same rules: its rows are
-    `holdback` where they were `model` or `fallback`. A user whom the champion can't serve keeps the popular items, so
-    that the two groups are drawn from the same users. Further lists, of `[lists]`, are the champion's for all. What
-    rules suppressed counts in the champion's lists.
+    `models`: the champion, and the one for holdback. A held-back user whom the champion serves gets the
+    list of the other model, by the same rules: its rows are `holdback` where they were `model` or `fallback`. A user
+    whom the champion can't serve keeps the popular items, so that the two groups are drawn from the same users. Further
+    lists, of `[lists]` and by attribute, are the champion's for all. What rules suppressed counts in the champion's
+    lists.
     """
     champion, other = models
-    parts = recommend(run, Fitted(champion.model, known), rows, encoded, wanted)
+    parts = recommend(run, champion.fitted, rows, encoded, wanted)
     holdback = run.settings.export.holdback
     if holdback is None:
         for part in parts:
             yield replace(part, lists=part.lists.with_columns(model=pl.lit(champion.label)))
         return
-    other = other or popularity(known)
+    other = other or popularity(champion.fitted)
     held = held_users(rows["user_id"], holdback)
     default = wanted[0]
     quiet = [replace(default, explorer=default.explorer and replace(default.explorer), suppressed=Counter())]
     of_held = rows.filter(pl.col("user_id").cast(pl.String).is_in(held.implode()))
     without_reasons = run.settings.export.model_copy(update={"reasons": 0})
     alone = run.model_copy(update={"settings": run.settings.model_copy(update={"export": without_reasons})})
-    lists = [part.lists for part in recommend(alone, Fitted(other.model, known), of_held, encoded, quiet)]
+    lists = [part.lists for part in recommend(alone, other.fitted, of_held, encoded, quiet)]
     theirs = pl.concat(lists).with_columns(pl.col("user_id").cast(pl.String)) if lists else None
     for part in parts:
         yield _exchanged(part, theirs, champion.label, other.label)

@@ -20,7 +20,8 @@ from pipeline.storage import expressions, warehouse
 from pipeline.storage.expressions import NIGHT_DATE, Expression
 
 CATALOG = "the item catalog"
-ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore", "holdback")
+ADDED = ("exclude_where", "only_where", "boost", "promote", "reasons", "active_days", "explore",
+         "holdback", "by", "trending", "fallback_by")  # fmt: skip
 """Keys of `[export]` that enter the key of its result only where they are set."""
 
 
@@ -99,13 +100,17 @@ def of_published(con: warehouse.Connection, items: Items | None, night: dt.date)
 def check(export: Export, dataset: Dataset, data: Path) -> None:
     """Raise SettingsError if a condition is not allowed, or if the files of the catalog lack a column that it,
     max_per_attribute or explore names."""
-    conditions, limits = ItemConditions.of(export).all, export.max_per_attribute
+    conditions = ItemConditions.of(export).all
+    limits = {f"max_per_attribute.{name}": name for name in export.max_per_attribute}
     dated = export.explore and export.explore.available_from
+    limits |= {"by.attribute": export.by.attribute} if export.by else {}
+    limits |= {"trending.by": export.trending.by} if export.trending and export.trending.by else {}
     if not (conditions or limits or dated) or (dataset.source.generator and not any(data.glob("*"))):
         return
     items, known = dataset.items, [*tables.ITEMS.columns, NIGHT_DATE]
     if limits and not items:
-        raise SettingsError("export.max_per_attribute: the data set has no [items], so no item has attributes")
+        key = next(iter(limits)).partition(".")[0] if export.max_per_attribute else next(iter(limits))
+        raise SettingsError(f"export.{key}: the data set has no [items], so no item has attributes")
     if items:
         names = files.find_files(data, items.files)
         others = catalog_reader.other_columns(data, names, items)
@@ -119,8 +124,9 @@ def check(export: Export, dataset: Dataset, data: Path) -> None:
             if limits
             else []
         )
-        for name in limits:
-            _check_attribute(name, [*items.attributes, *others], header)
+        for key, name in limits.items():
+            key = "max_per_attribute" if key.startswith("max_per_attribute.") else key
+            _check_attribute(f"export.{key}", name, [*items.attributes, *others], header)
     if dated and dated not in known[len(tables.ITEMS.columns) + 1 :]:
         near = nearest(dated, known)
         raise SettingsError(f"export.explore.available_from: {CATALOG} has no column {dated!r}{near}")
@@ -128,20 +134,18 @@ def check(export: Export, dataset: Dataset, data: Path) -> None:
         expressions.resolve(condition, dict.fromkeys(known), CATALOG)
 
 
-def _check_attribute(name: str, attributes: list[str], header: list[str]) -> None:
+def _check_attribute(key: str, name: str, attributes: list[str], header: list[str]) -> None:
     """Raise SettingsError unless `name` is one of the attributes that items have; `header`: columns of the files."""
     if name in attributes:
         return
     if name in header:
         raise SettingsError(
-            f"export.max_per_attribute: the column {name!r} of {CATALOG} is not read as an attribute: write "
+            f"{key}: the column {name!r} of {CATALOG} is not read as an attribute: write "
             f'attributes = {{ {json.dumps(name)} = "" }} in [items] of the data set, with the separator in the quotes '
             "if a cell has several values"
         )
     there = f"there are: {', '.join(attributes[:40])}" if attributes else "it has no attributes"
-    raise SettingsError(
-        f"export.max_per_attribute: {CATALOG} has no attribute {name!r}{nearest(name, attributes)}; {there}"
-    )
+    raise SettingsError(f"{key}: {CATALOG} has no attribute {name!r}{nearest(name, attributes)}; {there}")
 
 
 def check_values(run: Run, raw: Path) -> None:

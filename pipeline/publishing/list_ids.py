@@ -5,6 +5,8 @@ import hashlib
 from pipeline.storage import warehouse
 
 COLUMN = "list_id"
+BY = "concat(attribute, '=', value)"
+"""SQL for the name of a list of `recommendations_by`."""
 DIGITS = 20
 """Hexadecimal digits: 80 bits, so that two of 10**9 lists share an id with a probability below 10**-6."""
 

@@ -7,11 +7,14 @@ from pipeline.storage import warehouse
 
 LEFT_OUT = (
     tables.COMPARISONS, tables.RUNS, tables.STAGES, tables.CHECKS, tables.CHURN, tables.DRIFT, tables.REALISED,
-    tables.ITEM_ATTRIBUTES,
+    tables.REALISED_CLICKS, tables.ITEM_ATTRIBUTES,
 )  # fmt: skip
 """Tables that depend on the clock, on earlier nights, or (comparisons) on the models that the gate adds; and
 item_attributes, which counts by the columns that it adds to `items`."""
-IF_FILLED = (tables.USER_ATTRIBUTES, tables.REASONS, tables.RECOMMENDATIONS_IN)
+IF_FILLED = (
+    tables.USER_ATTRIBUTES, tables.REASONS, tables.RECOMMENDATIONS_IN, tables.RECOMMENDATIONS_BY,
+    tables.TRENDING_ITEMS, tables.FALLBACK_ITEMS,
+)  # fmt: skip
 """Tables that are newer than the hash: they count only where they have rows, so that other hashes stay the same."""
 
 
@@ -34,6 +37,8 @@ def hash_tables(con: warehouse.Connection, run_id: str) -> str:
         where = "WHERE run_id = $run_id" if "run_id" in table.columns else "WHERE true"
         if table in (tables.METRICS, tables.BIASES):
             where += f" AND model NOT IN ('{INCUMBENT}', '{BASELINE}')"
+        if table is tables.ROW_LEDGER:
+            where += " AND stage <> 'impressions'"  # of earlier nights' lists
         query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
                     FROM {table.name} {where}"""
         params = {"run_id": run_id} if "run_id" in table.columns else None

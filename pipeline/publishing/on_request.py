@@ -4,10 +4,12 @@ from functools import partial
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from pipeline.preparation.events import masking_rows
 from pipeline.publishing import business_rules, user_lists, wanted_lists
 from pipeline.publishing.boosts import Boosted, boosted
+from pipeline.publishing.cold_users import ColdUsers, Known
 from pipeline.publishing.explanation import Night, history_of, popularity, rules_of
 from pipeline.training.interactions import History
 
@@ -29,6 +31,8 @@ def list_of(night: Night, user_id: str, name: str = wanted_lists.DEFAULT) -> pl.
     rules = rules_of(night, items, export)
     user, history = history_of(night, user_id, own, items)
     model, popular = night.model, popularity(night, len(items))
+    if export.fallback_by is not None:
+        popular = _popular_by(night, user_id, len(items), export.fallback_by, popular)
     if rules.boost is not None:
         model, popular = Boosted(model, rules.boost), boosted(popular, rules.boost)
     mask = History.of_lists([at], len(items))
@@ -42,3 +46,16 @@ def list_of(night: Night, user_id: str, name: str = wanted_lists.DEFAULT) -> pl.
     return listed.select(
         pl.int_range(1, pl.len() + 1).alias("rank"), items.gather(listed["at"]).alias("item_id"), "score", "source"
     )
+
+
+def _popular_by(night: Night, user_id: str, n_items: int, attribute: str, popular: Tensor) -> Tensor:
+    """What the fallback ranks by for the user, (I,): by the user's value of the attribute, if there is one."""
+    rows = pl.scan_parquet(night.rows).filter("positive")
+    rows = rows.filter("target") if night.settings.dataset.is_weighted else rows
+    pairs = rows.select(pl.col("user_idx", "item_idx").cast(pl.Int64)).collect()
+    users = pl.read_parquet(night.encoded / "users.parquet")["user_id"]
+    cold = ColdUsers.of(
+        night.raw, attribute, pairs["user_idx"].to_torch(), pairs["item_idx"].to_torch(), Known(users, n_items)
+    )
+    groups = cold.groups(pl.Series([user_id]), torch.tensor([0]))
+    return next((cold.scores(value) for value, _ in groups), popular)

@@ -11,19 +11,22 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.models import Recommender
 from pipeline.preparation.events import codes, masking_rows
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
-from pipeline.publishing import active_users, business_rules, explore, reasons
+from pipeline.publishing import active_users, business_rules, explore, lists_by_attribute, reasons
 from pipeline.publishing.boosts import Boosted, boosted
+from pipeline.publishing.cold_users import ColdUsers
 from pipeline.publishing.explore import Explorer
+from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.promotions import MakeLists
 from pipeline.publishing.shared_lists import SharedLists
 from pipeline.ranking.ranks import top_k
-from pipeline.ranking.recommend import Lists
+from pipeline.ranking.recommend import Lists, ServeInputs
 from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
@@ -40,6 +43,10 @@ class Fitted:
 
     model: Recommender
     known: Interactions
+    cold: ColdUsers | None = None
+    """The fallback by an attribute of users."""
+    by: tuple[Values, ByAttribute] | None = None
+    """What the lists by attribute are made of."""
 
     @cached_property
     def popular(self) -> Tensor:
@@ -68,6 +75,8 @@ class Part:
     lists: pl.DataFrame
     reasons: pl.DataFrame
     named: pl.DataFrame | None = None
+    by: pl.DataFrame | None = None
+    """tables.RECOMMENDATIONS_BY"""
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,15 @@ class Makers:
 
         def some(rows: Tensor | None, k: int, allowed: Tensor | None) -> Lists:
             own = users if rows is None else users.some(rows)
-            return ranked(model, own.index, own.history, own.mask, popular, k, allowed)
+            lists = ranked(model, own.index, own.history, own.mask, popular, k, allowed)
+            if (cold := self.fitted.cold) is not None:
+                for value, at in cold.groups(own.ids, lists.from_fallback.nonzero().squeeze(1)):
+                    scores = cold.scores(value).to(own.index.device)
+                    scores = scores if boost is None else boosted(scores, boost)
+                    few = own.some(at)
+                    better = ranked(model, few.index, few.history, few.mask, scores, k, allowed)
+                    lists.items[at], lists.scores[at] = better.items, better.scores
+            return lists
 
         return (
             partial(some, None) if self.longest is None else SharedLists(some, self.longest, self.fitted.known.n_items)
@@ -143,12 +160,27 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
             learnt = fitted.model.weighed(users.history).unrepeated()
             found = reasons.reasons(explain, users.index, learnt, by_model, per_item)
             why = reasons.frame(found, users.ids, ids)
-        yield Part(frame, why, pl.concat(named) if named else None)
+        yield Part(frame, why, pl.concat(named) if named else None, _lists_by(makers, default.rules, ids))
 
 
 def listable_ids(wanted: Wanted, ids: pl.Series) -> pl.Series:
     """Ids of the fit's items `ids` (I,), and of the new ones that it does not have."""
     return ids if wanted.explorer is None else pl.concat([ids, wanted.explorer.added_ids])
+
+
+def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl.DataFrame | None:
+    """Lists by attribute, by the rules of the default list; None if none are wanted."""
+    if makers.fitted.by is None:
+        return None
+    (values, config), users = makers.fitted.by, makers.users
+    device, model, popular = users.index.device, makers.fitted.model, makers.fitted.popular
+    if rules.boost is not None:
+        boost = rules.boost.to(device)
+        model, popular = Boosted(model, boost), boosted(popular, boost)
+    inputs = ServeInputs(users.index, users.history, users.mask, popular)
+    allowed = None if rules.allowed is None else rules.allowed.to(device)
+    lists = lists_by_attribute.lists_by(model, inputs, allowed, values.to(device), config)
+    return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
 
 
 def _users(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:

@@ -12,7 +12,7 @@ from pipeline.config.publishing import Export
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core.errors import Refused, SettingsError
-from pipeline.publishing import active_users, business_rules, checks, explore, item_conditions
+from pipeline.publishing import active_users, business_rules, checks, cold_users, explore, item_conditions
 from pipeline.publishing.business_rules import Listed, Rules
 from pipeline.publishing.explore import Clock, Frames
 from pipeline.publishing.user_lists import Wanted
@@ -46,6 +46,7 @@ def check(settings: Settings, data: Path, today: dt.date) -> None:
             item_conditions.check(export, settings.dataset, data)
             active_users.check(export, settings.dataset)
             explore.check(export, settings.dataset)
+            cold_users.check(export, settings.dataset, data)
 
 
 def read_all(run: Run) -> dict[str, Listed]:

@@ -38,6 +38,10 @@ class Reason(StrEnum):
     KEEP_IF = "keep_if"
     USER_NOT_SAMPLED = "user_not_sampled"
     BELOW_MIN_INTERACTIONS = "below_min_interactions"
+    # impressions
+    NOT_SHOWN = "not_shown"
+    UNKNOWN_LIST = "unknown_list"
+    NOT_IN_LIST = "not_in_list"
     # split
     COLD_IN_HOLDOUT = "cold_in_holdout"
     NOT_IN_PUBLISHED_SPLIT = "not_in_published_split"

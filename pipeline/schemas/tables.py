@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from pipeline.schemas.click_tables import REALISED_CLICKS
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
 
 _USER = Column(TEXT, "User id, exactly as in the source")
@@ -94,6 +95,39 @@ RECOMMENDATIONS_IN = Table(
     {"list": Column(TEXT, "NAME of the list; the default list is the table recommendations"),
      **RECOMMENDATIONS.columns},
     volatile=RECOMMENDATIONS.volatile,
+)  # fmt: skip
+RECOMMENDATIONS_BY = Table(
+    "recommendations_by", "Top items of every user by the values of an attribute; filled with export.by",
+    ("user_id", "attribute", "value", "rank"),
+    {"user_id": _USER, "attribute": Column(TEXT, "Attribute of items"),
+     "value": Column(TEXT, "Value of the attribute: one of those whose best items score highest for the user"),
+     "rank": Column(INT, "1 is the best item with the value"), "item_id": _ITEM,
+     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user"),
+     "list_id": RECOMMENDATIONS.columns["list_id"]},
+    volatile=("list_id",),
+)  # fmt: skip
+FALLBACK_ITEMS = Table(
+    "fallback_items", "Lists for users who are not known yet, by an attribute of users; filled with export.fallback_by",
+    ("attribute", "value", "rank"),
+    {"attribute": Column(TEXT, "Attribute of users; null: the list for all others", nullable=True),
+     "value": Column(TEXT, "Value of the attribute", nullable=True), "rank": _RANK, "item_id": _ITEM,
+     "score": Column(FLOAT, "Interactions of users with the value, plus the popularity among all as 100 interactions; "
+                            "boosts included"), "run_id": _RUN},
+    volatile=("run_id",),
+)  # fmt: skip
+TRENDING_ITEMS = Table(
+    "trending_items", "Items that grow most against their own past; filled with export.trending",
+    ("window_days", "attribute", "value", "rank"),
+    {"window_days": Column(INT, "Recent days, back from the newest interaction"),
+     "attribute": Column(TEXT, "Attribute of items; null: among all items", nullable=True),
+     "value": Column(TEXT, "Value of the attribute", nullable=True),
+     "rank": Column(INT, "1 has the highest ci_low"), "item_id": _ITEM,
+     "growth": Column(FLOAT, "Change of the item's share of all interactions, shrunk towards 1; 2: twice the share"),
+     "ci_low": Column(FLOAT, "Lower end of its 95 % interval; above 1: the item surely grows"),
+     "ci_high": Column(FLOAT, "Upper end of the interval"),
+     "recent": Column(BIG, "Interactions in the recent days"), "past": Column(BIG, "Interactions in its past"),
+     "run_id": _RUN},
+    volatile=("run_id",),
 )  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
@@ -220,7 +254,7 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode or split; catalog, users: if lines were rejected"),
+    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode, split; catalog, users, impressions: if there"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
@@ -286,10 +320,11 @@ REALISED = Table(
 )  # fmt: skip
 
 PUBLISHED = (
-    RECOMMENDATIONS, RECOMMENDATIONS_IN, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
+    RECOMMENDATIONS, RECOMMENDATIONS_IN, RECOMMENDATIONS_BY, REASONS, SIMILAR_ITEMS, POPULAR_ITEMS, TRENDING_ITEMS,
+    FALLBACK_ITEMS, USERS, ITEMS, ITEM_ATTRIBUTES,
     USER_ATTRIBUTES, BIASES,
     PREDICTIONS, USER_VECTORS, ITEM_VECTORS, SUPPRESSED, INTERACTIONS_SUMMARY, METRICS, COMPARISONS, RUNS, STAGES,
-    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED,
+    ROW_LEDGER, REJECTED_ROWS, CHECKS, CHURN, DRIFT, REALISED, REALISED_CLICKS,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import fault
-from pipeline.evaluation import realised
+from pipeline.evaluation import impressions, realised
 from pipeline.preparation.events import masking_condition
 from pipeline.publishing import (
     active_users,
@@ -29,6 +29,7 @@ def audit_tables(run: Run, raw: Path, encoded: Path, lists: Path, champion: str)
     with journal.stage(run, "audit"), database.building(run) as (path, con):
         fault("audit:before_fill")
         realised.measure_earlier_lists(run, raw, encoded)
+        impressions.measure(run)
         database.fill(con, run, raw, lists)
         fault("audit:after_fill")
         churn.compare(con, run, live_run_id(run.home, run.dataset))
@@ -55,11 +56,14 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
     export = run.settings.export
     con.execute(
-        "CREATE TEMP TABLE wanted AS SELECT $n AS top_n, $exact AS exact, $explored AS explored",
+        "CREATE TEMP TABLE wanted AS "
+        "SELECT $n AS top_n, $exact AS exact, $explored AS explored, $by_n AS by_n, $by_values AS by_values",
         {
             "n": export.top_n,
             "exact": not export.max_per_attribute,
             "explored": explore.places(export.explore, export.top_n),
+            "by_n": export.by.top_n if export.by else 0,
+            "by_values": export.by.values if export.by else 0,
         },
     )
     active_users.create_view(con, export)

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
@@ -14,11 +15,14 @@ from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import (
     business_rules,
+    cold_users,
     explore,
     holdback,
     item_conditions,
     item_tables,
+    lists_by_attribute,
     similar_items,
+    trending,
     user_lists,
     wanted_lists,
 )
@@ -88,22 +92,17 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         if len(out):  # for the audit
             ids.filter(~ids.is_in(out.implode())).to_frame().write_parquet(folder / "listable.parquet")
 
+        cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
+        serving = holdback.Serving(user_lists.Fitted(model, known, cold, by), label)
         lists, further, second = 0, Counter[str](), models.runner_up
-        other = holdback.Other(load(second, device), lake.info(second)["label"]) if second else None
-        parts = holdback.with_holdback(run, rows, encoded, wanted, known, (holdback.Other(model, label), other))
-        for number, part in enumerate(parts):
+        other = None
+        if second:
+            fitted_other = user_lists.Fitted(load(second, device), known, cold)
+            other = holdback.Serving(fitted_other, lake.info(second)["label"])
+        for number, part in enumerate(holdback.with_holdback(run, rows, encoded, wanted, (serving, other))):
             lists += part.lists.height
-            _write(folder / f"recommendations-{number:04d}.parquet", tables.RECOMMENDATIONS, part.lists)
-            _write(folder / f"reasons-{number:04d}.parquet", tables.REASONS, part.reasons)
-            if part.named is not None:
-                further.update(dict(part.named.group_by("list").len().iter_rows()))
-                both = part.named.with_columns(model=pl.lit(label))
-                _write(folder / f"recommendations_in-{number:04d}.parquet", tables.RECOMMENDATIONS_IN, both)
-        if further:
-            journal.note(run, wanted_lists.summary(further, wanted))
-        for each in wanted:
-            if each.explorer is not None:
-                journal.note(run, each.explorer.summary(each.name, further[each.name] if each.name else lists))
+            further.update(_write_part(folder, number, part, label))
+        _note_lists(run, wanted, lists, further)
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
@@ -119,12 +118,67 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()),
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
+            **_trending(run, raw, rows, unlisted),
+            **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
         for table, content in other_tables.items():
             _write(folder / f"{table.name}.parquet", table, content)
         return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
     return lake.build(run, spec(run, raw, encoded, models), write)
+
+
+def _write_part(folder: Path, number: int, part: user_lists.Part, label: str) -> dict[str, int]:
+    """Write a part of the lists; returns the rows of further lists by name."""
+    name = f"{number:04d}.parquet"
+    _write(folder / f"recommendations-{name}", tables.RECOMMENDATIONS, part.lists)
+    _write(folder / f"reasons-{name}", tables.REASONS, part.reasons)
+    if part.by is not None:
+        _write(folder / f"recommendations_by-{name}", tables.RECOMMENDATIONS_BY, part.by)
+    if part.named is None:
+        return {}
+    named = part.named.with_columns(model=pl.lit(label))
+    _write(folder / f"recommendations_in-{name}", tables.RECOMMENDATIONS_IN, named)
+    return dict(part.named.group_by("list").len().iter_rows())
+
+
+def _note_lists(run: Run, wanted: list[user_lists.Wanted], rows: int, further: Counter[str]) -> None:
+    """Note the rows of further lists by name, and the places that were drawn; `rows`: of the default list."""
+    if len(wanted) > 1:
+        journal.note(run, wanted_lists.summary(further, wanted))
+    for each in wanted:
+        if each.explorer is not None:
+            journal.note(run, each.explorer.summary(each.name, further[each.name] if each.name else rows))
+
+
+def _trending(run: Run, raw: Path, rows: pl.DataFrame, unlisted: pl.Series) -> dict[Table, pl.DataFrame]:
+    """tables.TRENDING_ITEMS, without the items `unlisted`; nothing without `export.trending`."""
+    if (config := run.settings.export.trending) is None:
+        return {}
+    values = lists_by_attribute.values_of(raw, config.by) if config.by else None
+    found, problems = trending.trending(positive_rows(run, rows), unlisted, config, values)
+    for problem in problems:
+        journal.note(run, f"warning: {problem}")
+    return {tables.TRENDING_ITEMS: found}
+
+
+def _cold_users(run: Run, raw: Path, encoded: Path, known: Interactions) -> cold_users.ColdUsers | None:
+    """The fallback by an attribute of users; None without `export.fallback_by`."""
+    if (name := run.settings.export.fallback_by) is None:
+        return None
+    held = known.held_out()
+    users = pl.read_parquet(encoded / "users.parquet")["user_id"]
+    return cold_users.ColdUsers.of(raw, name, held.users, held.items, cold_users.Known(users, known.n_items))
+
+
+def _by_attribute(run: Run, raw: Path, ids: pl.Series) -> tuple[lists_by_attribute.Values, ByAttribute] | None:
+    """The values of the attribute of `export.by`; None without it."""
+    if (by := run.settings.export.by) is None:
+        return None
+    values = lists_by_attribute.Values.read(raw, by.attribute, ids)
+    text = f"recommendations_by: {by.attribute} has {len(values.names):,} values; each user gets lists of at most "
+    journal.note(run, f"{text}{by.values} of them, those with the best items (export.by.values)")
+    return values, by
 
 
 def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:

@@ -14,6 +14,7 @@ from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.publishing import active_users, explanation, on_request
 from pipeline.stages import export as export_stage
 from pipeline.storage import journal, lake
+from tests.support.cookbook import COOKBOOK
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, SECRET, START, Dataset, without_mlflow
 
@@ -22,6 +23,9 @@ top_n = 5
 active_days = 12
 exclude_where = "item_id = 'i04' or coalesce(price > 90, false)"
 explore = { share = 0.2, new_days = 9, available_from = "launch" }
+by = { attribute = "category", top_n = 2, values = 2 }
+trending = { windows = [3], past = 2, by = "category", top_n = 4 }
+fallback_by = "country"
 [lists.home]
 top_n = 3
 only_where = "category = 'a'"
@@ -38,10 +42,19 @@ l2 = 5.0
 """
 
 
+LISTED = 23
+"""Active users."""
+BAD = "bad-of-fr"
+"""A user whose rows all are below keep_if."""
 ITEMS = """[items]
 files = ["catalog/items.csv"]
 id = "item"
 title = "name"
+[users]
+files = ["catalog/users.csv"]
+id = "user"
+[feedback]
+keep_if = "rating >= 2"
 """
 
 
@@ -65,7 +78,13 @@ class Shop(Dataset):
         added = [("new1", 5, 35), ("new2", 6, 39), ("dear", 99, 39), ("later", 7, 9999), ("earlier", 8, 20)]
         items += [f"{name},{name},a,{price},{date_of(day)}" for name, price, day in added]
         (folder / "catalog" / "items.csv").write_text("\n".join(["item,name,category,price,launch", *items, ""]))
-        self.write(first_day=30, extra=(*old, f"gone,i03,2,{START}"))
+        users = [f"u{n:02d},{'de' if n % 2 else 'fr'}" for n in range(20)]
+        (folder / "catalog" / "users.csv").write_text(
+            "\n".join(["user,country", *users, f"{BAD},fr", f"{SECRET},it", ""])
+        )
+        rising = [f"u{n:02d},i16,4,{START + 39 * DAY + 60 * n}" for n in range(18)]
+        bad = [f"{user},i01,1,{START + 39 * DAY}" for user in (BAD, "bad-of-nowhere")]
+        self.write(first_day=30, extra=(*old, f"gone,i03,2,{START}", *rising, *bad))
 
     def night(self, *overrides: str) -> str:
         from flows import conductor
@@ -87,7 +106,7 @@ def shop(tmp_path_factory):
 def test_only_active_users_have_a_list(shop):
     users = shop.ask("select user_id, user_id in (select user_id from recommendations) as listed from users")
     assert {user for user, listed in users.rows() if not listed} == {"old0", "old1", "old2", "old3", "gone"}
-    assert users.filter("listed").height == 21
+    assert users.filter("listed").height == LISTED
 
 
 def test_a_list_on_request_is_the_one_that_the_night_makes(shop, capsys):
@@ -114,11 +133,11 @@ def test_new_items_of_the_catalog_are_in_the_lists(shop):
     drawn = rows.filter(source="explore")
     assert set(drawn["item_id"]) == {"new1", "new2"} and drawn["rank"].min() > 1
     assert drawn["user_id"].to_list() == sorted(set(rows["user_id"])), "each user has one"
-    assert set(drawn["score"]) == {0.0} and set(rows["source"]) == {"model", "explore"}
+    assert set(drawn["score"]) == {0.0} and set(rows["source"]) == {"model", "fallback", "explore"}
     (note,) = [note for note in journal.notes(shop.home, "tiny", shop.live_night()) if note.startswith("explore:")]
-    assert note == "explore: 21 of 105 places are drawn from 2 new items"
-    assert shop.ask("select sum(users) from suppressed where rule = 'explore'").item() == 21
-    assert shop.ask("select count(*) from user_overview where source <> 'model'").item() == 0
+    assert note == "explore: 23 of 115 places are drawn from 2 new items"
+    assert shop.ask("select sum(users) from suppressed where rule = 'explore'").item() == LISTED
+    assert shop.ask("select count(*) from user_overview where source <> 'model'").item() == 2
 
 
 def test_further_lists_follow_their_own_rules(shop, capsys):
@@ -126,9 +145,9 @@ def test_further_lists_follow_their_own_rules(shop, capsys):
         "select *, category from recommendations_in join items using (item_id) order by list, user_id, rank"
     )
     sizes = dict(rows.group_by("list").agg(pl.col("rank").max()).iter_rows())
-    assert sizes == {"home": 3, "email": 4, "loud": 5}, "users have seen ten of the 17 items"
+    assert sizes == {"home": 3, "email": 6, "loud": 5}, "an email has two of each of three categories"
     home, email = rows.filter(list="home"), rows.filter(list="email")
-    assert set(home["category"]) == {"a"} and set(home["source"]) == {"model", "promoted"}
+    assert set(home["category"]) == {"a"} and set(home["source"]) == {"model", "fallback", "promoted"}
     assert set(home.filter(source="promoted").select("rank", "item_id").rows()) <= {(2, "i09"), (2, "i12")}
     assert "i04" not in set(home["item_id"]) and "i04" in set(email["item_id"]), (
         "[export] excludes it, but the email not"
@@ -141,7 +160,7 @@ def test_further_lists_follow_their_own_rules(shop, capsys):
     listed = shop.printed(capsys, "recommend", "tiny", user, "--list", "home")
     assert [row["item_id"] for row in listed] == home.filter(user_id=user)["item_id"].to_list()
     (note,) = [note for note in journal.notes(shop.home, "tiny", shop.live_night()) if note.startswith("further")]
-    assert f"home {home.height} rows (top 3), email {email.height} rows (top 8), loud 105 rows (top 5)" in note
+    assert f"home {home.height} rows (top 3), email {email.height} rows (top 8), loud 115 rows (top 5)" in note
     inactive = shop.printed(capsys, "recommend", "tiny", "old1", "--list", "home")
     assert len(inactive) == 3 and {row["item_id"] for row in inactive} <= {f"i{n:02d}" for n in range(0, 17, 3)}
     assert shop.command("recommend", "tiny", "u01", "--list", "hom") == 2
@@ -176,11 +195,66 @@ def made_of(shop) -> tuple[Path, Path, Path]:
         ("lists.home.only_where=categry = 'a'", r"\[lists.home\].*no column 'categry' .did you mean 'category'"),
         ('lists.home.promote=[{ where = "price = 1", place = 4 }]', "lists.home: promote: place 4 is beyond top_n = 3"),
         ("lists.home.colour=1", "colour"),
+        ("export.by.attribute=categry", r"export.by.attribute: .*no attribute 'categry' .did you mean 'category'"),
+        ("export.trending.by=categry", r"export.trending.by: .*no attribute 'categry' .did you mean 'category'"),
+        (
+            "export.fallback_by=land",
+            r"export.fallback_by: the file of users has no attribute 'land'; there are: country",
+        ),
     ],
 )
 def test_a_wrong_key_of_a_list_names_the_list(shop, setting, problem):
     with pytest.raises(SettingsError, match=f"(?s){problem}"):
         shop.prepare(setting)
+
+
+def test_lists_by_category(shop):
+    """At most two categories of two items each, whose best items are those of the user's whole ranking."""
+    rows = shop.ask("select r.*, category from recommendations_by as r join items using (item_id)")
+    assert rows.filter(pl.col("value") != pl.col("category")).is_empty() and set(rows["attribute"]) == {"category"}
+    counts = rows.group_by("user_id").agg(pl.col("value").n_unique(), pl.len())
+    assert counts.height == LISTED and counts["value"].max() == 2 and counts["len"].max() == 4
+    assert "i04" not in set(rows["item_id"]), "the rules hold"
+    best = shop.ask("select user_id, item_id, score from recommendations where source = 'model' and rank = 1")
+    first = rows.group_by("user_id").agg(
+        pl.col("item_id").sort_by("score", "item_id", descending=[True, False]).first()
+    )
+    both = best.join(first, on="user_id", suffix="_by")
+    assert both.height == 21 and (both["item_id"] == both["item_id_by"]).all()
+    notes = journal.notes(shop.home, "tiny", shop.live_night())
+    assert any("category has 3 values; each user gets lists of at most 2 of them" in note for note in notes)
+
+
+def test_the_item_that_all_took_on_the_last_day_is_trending(shop):
+    rows = shop.ask("from trending_items order by attribute nulls first, value, rank")
+    assert rows["item_id"][0] == "i16" and rows["growth"][0] > 1.1 and rows["recent"][0] >= 18
+    of_b = rows.filter(attribute="category", value="b")
+    assert of_b["item_id"].to_list()[0] == "i16" and set(rows["window_days"]) == {3}
+
+
+def test_who_can_t_be_served_gets_what_the_own_country_likes(shop, capsys):
+    tables = shop.ask("select value, rank, item_id, score from fallback_items order by value, rank")
+    by_country = {value: own["item_id"].to_list() for (value,), own in tables.group_by("value", maintain_order=True)}
+    assert set(by_country) == {None, "de", "fr", "it"} and "i04" not in set(tables["item_id"])
+    mine = shop.ask(f"from recommendations where user_id = '{BAD}' and source = 'fallback' order by rank")
+    wanted = [item for item in by_country["fr"] if item != "i01"]
+    assert mine["item_id"].to_list()[:3] == wanted[:3] and mine.height == 4, "one place is for a new item"
+    listed = shop.printed(capsys, "recommend", "tiny", "nobody", "--attribute", "country=fr", "-n", "3")
+    assert [row["item_id"] for row in listed] == by_country["fr"][:3]
+    for word, message in (("country=xx", "no list for country 'xx'"), ("country", "--attribute is NAME=VALUE")):
+        code = shop.command("recommend", "tiny", "nobody", "--attribute", word)
+        assert code == (0 if "=" in word else 2) and message in capsys.readouterr().err
+    assert shop.command("recommend", "tiny", "nobody") == 2
+    night = explanation.published_night(shop.home, "tiny", shop.live_night())
+    assert on_request.list_of(night, BAD)["item_id"].to_list()[:4] == mine["item_id"].to_list()
+
+
+def test_the_questions_of_the_cookbook_have_answers_here(shop):
+    asked = [q for q in COOKBOOK if any(name in q for name in ("'explore'", "recommendations_in", "recommendations_by",
+                                                                "trending_items", "fallback_items"))]  # fmt: skip
+    assert len(asked) >= 5
+    for query in asked:
+        assert shop.ask(query.replace("u0001", "u03").replace("'genres'", "'category'")).height, query
 
 
 def test_without_the_night_s_results_popular_items_are_the_answer(shop, capsys, monkeypatch):
@@ -198,7 +272,7 @@ def test_the_report_says_how_many_have_none(shop):
     published = published_tables.look(shop.home.live("tiny"), None)
     assert published["served"]["unlisted"] == 5
     told = formatting._served(published)
-    assert "5 inactive users get a list on request; 21 places (20 %) show 2 new items, drawn" in told
+    assert "5 inactive users get a list on request; 23 places (20 %) show 2 new items, drawn" in told
 
 
 def test_data_without_times_refuse_the_key(tmp_path):
@@ -237,3 +311,15 @@ def test_rows_without_times_are_refused():
     frame = pl.DataFrame({"user_id": ["a"], "timestamp": [None]}, schema_overrides={"timestamp": pl.Datetime("us")})
     with pytest.raises(UnreadableInput, match="active_days"):
         active_users.places(pl.Series(["a"]), frame, Export(active_days=1))
+
+
+def test_forget_reaches_every_list(shop, capsys):
+    """It is the last test: the user is gone afterwards."""
+    names = ("recommendations", "recommendations_in", "recommendations_by")
+    before = {name: shop.ask(f"from {name} where user_id <> '{SECRET}' order by all") for name in names}
+    assert shop.printed(capsys, "forget", "tiny", SECRET)["left"] == []
+    for name in names:
+        after = shop.ask(f"from {name} order by all")
+        assert after.equals(before[name]) and after.height, name
+    named = [path for path in shop.home_root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert named == []

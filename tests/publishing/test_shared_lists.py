@@ -11,7 +11,7 @@ from pipeline.ranking.recommend import Lists
 N_ITEMS = 12
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(-1, 4), min_size=N_ITEMS, max_size=N_ITEMS), min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(1, 8), st.none() | st.lists(st.booleans(), min_size=N_ITEMS, max_size=N_ITEMS))),

@@ -18,7 +18,7 @@ AUDIT_TABLES = {
     "ranked_items": "(item_idx integer, item_id varchar)",
     "held_users": "(user_id varchar)",
     "deciding": "(metric varchar, cutoff integer)",
-    "wanted": "(top_n integer, exact boolean, explored integer)",
+    "wanted": "(top_n integer, exact boolean, explored integer, by_n integer, by_values integer)",
     "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
     "excluded_items": "(item_id varchar, rule varchar)",
@@ -65,7 +65,7 @@ def warehouse_of_two():
         for rows in ("source_rows", "masking_rows"):
             con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
-        con.execute("insert into wanted values (2, true, 1)")
+        con.execute("insert into wanted values (2, true, 1, 1, 1)")
         con.execute("insert into active_users values ('u'), ('v')")
         con.execute("insert into tonight values ('r')")
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
@@ -87,6 +87,11 @@ def warehouse_of_two():
                 )
         con.execute("insert into reasons values ('u', 1, 1, 'a', 0.7), ('u', 1, 0, null, 0.3)")
         con.execute("insert into recommendations_in select 'home', * from recommendations")
+        con.execute(
+            "insert into item_attributes values ('c', 'kind', 'red'), ('d', 'kind', 'red'), ('a', 'kind', 'red')"
+        )
+        con.execute("insert into recommendations_by values ('u', 'kind', 'red', 1, 'c', 0.5, 'by')")
+        con.execute("insert into trending_items values (7, null, null, 1, 'c', 2, 1.5, 3, 9, 4, 'r')")
         con.execute("insert into wanted_in values ('home', 2, true, 1)")
         con.execute("insert into ranked_in select 'home', item_id from ranked_items")
         con.execute("insert into promotable_in select 'home', * from promotable_items")
@@ -108,6 +113,8 @@ FAULTS = {
     "nothing_excluded": "insert into excluded_items values ('c', 'only_where')",
     "explore_sound": "update recommendations set source = 'explore' where user_id = 'u' and rank = 2",
     "further_lists_sound": "update recommendations_in set item_id = 'a' where user_id = 'u' and rank = 1",
+    "by_attribute_sound": "update recommendations_by set item_id = 'b'",
+    "trending_sound": "update trending_items set ci_high = 1.9",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
     "list_ids_sound": "update recommendations set list_id = 'of v' where user_id = 'u'",
     "holdback_sound": "update recommendations set source = 'holdback' where user_id = 'u'",
@@ -177,6 +184,25 @@ def test_rising_scores_and_missing_users_are_found(good):
 def test_what_is_wrong_with_a_further_list_is_found(good, fault, problem):
     good.execute(fault)
     query = warehouse.read_sql(paths.SQL / "checks" / "output" / "further_lists_sound.sql")
+    assert problem in {row[-1] for row in good.sql(query).fetchall()}
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("update recommendations_by set rank = 2", "rank"),
+        ("update recommendations_by set score = 'nan'::double", "score"),
+        ("delete from ranked_items where item_id = 'c'", "not listable, or without the value"),
+        ("update recommendations_by set value = 'blue'", "not listable, or without the value"),
+        ("update recommendations_by set item_id = 'a'", "the user has it"),
+        ("update wanted set by_n = 2", "length"),
+        ("update wanted set by_values = 0", "too many values"),
+        ("delete from active_users where user_id = 'u'", "not active"),
+    ],
+)
+def test_what_is_wrong_with_a_list_by_attribute_is_found(good, fault, problem):
+    good.execute(fault)
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "by_attribute_sound.sql")
     assert problem in {row[-1] for row in good.sql(query).fetchall()}
 
 

@@ -78,7 +78,9 @@ def markdown(facts: Facts) -> str:
     for (days,), part in facts.realised.group_by("horizon_days", maintain_order=True):
         three = part.to_dicts()
         values = " | ".join(f"{row['value']:.4f}" for row in three[:2])
-        lines.append(f"| {days} days | {values} | {_cells(three[2])['interval']} | {three[2]['nights']} |")
+        lines.append(
+            f"| {days} day{'s' * (days != 1)} | {values} | {_cells(three[2])['interval']} | {three[2]['nights']} |"
+        )
     return "\n".join(lines)
 
 

@@ -264,6 +264,19 @@ def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     return chart(ends + base.mark_circle(size=70, opacity=1).encode(y="value:Q"), 190, description)
 
 
+def clicks(rows: Rows, description: str) -> dict[str, Any]:
+    """Click rates by place, a colour for each source: rows have place, source, rate, ci_low, ci_high, shown."""
+    base = _of(rows).encode(
+        x=alt.X("place:O", title="place in the list", axis=alt.Axis(labelAngle=0)),
+        xOffset="source:N",
+        color=alt.Color("source:N", title=None, legend=alt.Legend(orient="top")),
+        tooltip=_tips(place="place:O", source="source:N", rate="rate:Q", low="ci_low:Q", high="ci_high:Q", n="shown:Q"),
+    )
+    y = alt.Y("ci_low:Q", title="clicked", axis=alt.Axis(format="%", tickCount=4))
+    ends = base.mark_rule(strokeWidth=2).encode(y=y, y2="ci_high:Q")
+    return chart(ends + base.mark_circle(size=60, opacity=1).encode(y="rate:Q"), 190, description)
+
+
 def over_nights(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """Means of all nights so far, a line for each model: rows have when, lists, value, mean, n."""
     base = _of(rows).encode(

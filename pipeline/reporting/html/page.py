@@ -73,13 +73,15 @@ def content(night: Night) -> dict[str, Any]:
     data = sections_data.data(night)
     checks = night.table(tables.CHECKS).sort("passed", "check_name").to_dicts()
     champion = night.record.get("champion")
+    nights = sections_data.over_nights(night)
+    nights["charts"] += sections_models.clicks(night)
     return {
         "night": night, "record": night.record, "dataset": night.dataset, "notes": night.notes,
         "summary": formatting.summary(night, published), "to_do": formatting.to_do(night.record),
         "checks": checks, "data": data, "drift": sections_data.drift(night),
         "leaderboards": sections_data.leaderboards(night),
         "segments": sections_data.segments(night), "gate": sections_data.gate(night),
-        "nights": sections_data.over_nights(night),
+        "nights": nights,
         "training": sections_models.training(night), "exposure": sections_models.exposure(published),
         "churn": sections_models.churn(night),
         "published": published, "stages": sections_models.stages(night),

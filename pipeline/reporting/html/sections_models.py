@@ -4,11 +4,15 @@ import json
 from itertools import accumulate
 from typing import Any
 
+import polars as pl
+
+from pipeline.evaluation.impressions import wilson
 from pipeline.reporting.formatting import SEGMENTS, number, percent, rounded, seconds, when
 from pipeline.reporting.html import charts
 from pipeline.reporting.html.sections_data import Drawn, drawn
 from pipeline.reporting.night import Fit, Night, Search
 from pipeline.schemas import tables
+from pipeline.schemas.click_tables import REALISED_CLICKS
 
 MOST_PARAMETERS = 4
 
@@ -99,6 +103,20 @@ def exposure(published: dict[str, Any] | None) -> dict[str, Any] | None:
     ]
     return {**published["coverage"], "charts": shown, "most_shown": published["most_shown"],
             "suppressed": published["suppressed"], "head": head}  # fmt: skip
+
+
+def clicks(night: Night) -> list[Drawn]:
+    """Click rates of the lists of all nights whose clicks were counted tonight, by place and source."""
+    rows = night.table(REALISED_CLICKS).filter((pl.col("place") > 0) & (pl.col("source") != "all"), list="")
+    if rows.is_empty():
+        return []
+    sums = rows.group_by("source", "place").agg(pl.col("shown", "clicked").sum()).sort("place", "source").to_dicts()
+    for row in sums:
+        row["rate"] = row["clicked"] / row["shown"]
+        row["ci_low"], row["ci_high"] = wilson(row["clicked"], row["shown"])
+    shown, clicked = (sum(row[name] for row in sums) for name in ("shown", "clicked"))
+    description = f"{number(clicked)} of {number(shown)} shown items were clicked"
+    return [drawn("Clicks on published lists, by place", charts.clicks(sums, description), f"{description}.")]
 
 
 def churn(night: Night) -> dict[str, Any] | None:
