@@ -277,7 +277,7 @@ class Timings:
     def refits(self) -> float:
         """The longest refit of a likely champion: the best on valid so far, blends to come, and the published one."""
         best = leaderboard.best_first(self.run)
-        likely = {*best[:1], *(blend for blend in self.blends_to_come() if blend not in best)}
+        likely = {*best[:1], *self.blends_to_come()}
         published = REFIT * self.best_fit(INCUMBENT) if self.gated else 0.0
         return max([published, *(self.refit(each) for each in likely if each in self.labels)])
 
