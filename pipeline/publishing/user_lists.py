@@ -184,7 +184,7 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
         boost = rules.boost.to(device)
         model, popular = Boosted(model, boost), boosted(popular, boost)
     inputs = ServeInputs(users.index, users.history, users.mask, popular)
-    allowed = None if rules.allowed is None else rules.allowed.to(device)
+    allowed = both(None if rules.allowed is None else rules.allowed.to(device), makers.fitted.servable)
     lists = lists_by_attribute.lists_by(model, inputs, allowed, values.to(device), config)
     return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
 

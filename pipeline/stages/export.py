@@ -126,7 +126,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             tables.BIASES: _biases(encoded, champion, fitted, device),
             tables.PREDICTIONS: item_tables.predictions(encoded, measured),
             **_trending(run, raw, rows, unlisted),
-            **_audiences(run, serving.fitted, raw, encoded, rules.allowed),
+            **_audiences(run, serving.fitted, raw, encoded, rules.listable),
             **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
         for table, content in other_tables.items():
