@@ -1,6 +1,7 @@
 """Merges data set, recipe, environment and --set into the settings tree. Errors name the source of the key."""
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,10 +82,25 @@ def explain(
             text = NO_MODELS
         elif problem["type"] == "missing":
             text = "is missing"
+        elif isinstance(problem["input"], Mapping):  # a rule about several keys, which its message names
+            text = problem["msg"].removeprefix("Value error, ")
+            where = where if isinstance(origin, str) else _origin_of_named(text, keys, origin) or where
         else:
             text = f"{problem['msg']}, got {problem['input']!r}"
-        lines.append(f"{where}: {prefix}{'.'.join(keys)}: {text}")
+        key = prefix + ".".join(keys)
+        lines.append(f"{where}: {key}: {text}" if key else f"{where}: {text}")
     return "\n".join(lines)
+
+
+def _origin_of_named(text: str, keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> str | None:
+    """Where the first key that `text` names was set; of the keys below `keys`."""
+    found = [
+        (match.start(), -len(at), where)
+        for at, where in origin.items()
+        if at[: len(keys)] == keys
+        and (match := re.search(rf"(?<![\w.]){re.escape('.'.join(at[len(keys) :]) or '.')}(?![\w])", text))
+    ]
+    return min(found)[2] if found else None
 
 
 def _merge(

@@ -177,7 +177,8 @@ def _audiences(
     if (config := run.settings.export.audiences) is None:
         return {}
     if not fitted.model.personal or fitted.model.only_own_items:
-        journal.note(run, "warning: export.audiences: there are none, since the published model is not personal")
+        why = "lists only what users have already" if fitted.model.only_own_items else "has the same scores for all users"
+        journal.note(run, f"warning: export.audiences: there are none, since the published model {why}")
         return {}
     items = pl.read_parquet(encoded / "items.parquet")
     values = {name: lists_by_attribute.Values.read(raw, name, items["item_id"]) for name in config.attributes}

@@ -156,3 +156,10 @@ def test_models_of_shipped_recipes_are_valid(recipe):
     assert is_as_shipped(settings, "sample", recipe)
     changed, _ = load_settings("sample", recipe, ["seed=7"], {})
     assert not is_as_shipped(changed, "sample", recipe)
+
+
+def test_a_rule_about_several_keys_names_the_one_that_was_set():
+    with pytest.raises(SettingsError) as error:
+        loader.load_settings("sample", "nightly", ["hide_days=7"])
+    assert str(error.value).startswith('--set hide_days=7: hide_days goes with seen = "allow"')
+    assert "sample" not in str(error.value), "the settings are not dumped"
