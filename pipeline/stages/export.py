@@ -177,7 +177,9 @@ def _audiences(
     if (config := run.settings.export.audiences) is None:
         return {}
     if not fitted.model.personal or fitted.model.only_own_items:
-        why = "lists only what users have already" if fitted.model.only_own_items else "has the same scores for all users"
+        why = "has the same scores for all users"
+        if fitted.model.only_own_items:
+            why = "lists only what users have already"
         journal.note(run, f"warning: export.audiences: there are none, since the published model {why}")
         return {}
     items = pl.read_parquet(encoded / "items.parquet")
