@@ -9,6 +9,7 @@ from pipeline.config import toml_files
 from pipeline.core import paths
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.paths import Home
+from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.storage import reader
 from pipeline.storage.warehouse import Connection
@@ -70,15 +71,28 @@ def audience(options: Namespace) -> None:
     text = f"select rank, user_id, score from {where} and rank <= $n order by rank"
     found = records(options, text, {**params, "n": options.n})
     if not found:
-        if options.item is not None:
-            require(options, "item")
-        what = f"of {options.item!r}" if options.item is not None else f"of {options.attribute} = {options.value!r}"
-        print(
-            f"the published tables have no audience {what}: it is excluded by a rule, or the recipe has no "
-            "[export.audiences] (with attributes, for those of values)",
-            file=sys.stderr,
-        )
+        print(no_audience(options), file=sys.stderr)
     show(found, options)
+
+
+def no_audience(options: Namespace) -> str:
+    """Why an item or a value has no audience. UnreadableInput if it is not known."""
+    night = f"the published night of {options.dataset}"
+    if options.item is not None:
+        require(options, "item")
+        if not records(options, "select 1 from audiences limit 1", {}):
+            return f"{night} has no audiences: [export.audiences] makes them, of a model that ranks items for each user"
+        return f"{options.item!r} has no audience: a rule excludes it, the model can't score it, or all users have it"
+    there = records(options, "select distinct attribute, value from attribute_audiences", {})
+    if not there:
+        return f"{night} has no audiences of values: [export.audiences] attributes makes them"
+    values = [row["value"] for row in there if row["attribute"] == options.attribute]
+    names = sorted({row["attribute"] for row in there})
+    if not values:
+        near = nearest(options.attribute, names)
+        raise UnreadableInput(f"--attribute {options.attribute}: there are audiences of {', '.join(names)}{near}")
+    near = nearest(options.value, values)
+    raise UnreadableInput(f"--value {options.value!r}: no audience of this {options.attribute}{near}")
 
 
 def sql(options: Namespace) -> None:

@@ -29,6 +29,8 @@ def recommend(options: Namespace) -> None:
             found = of_new_user(options)
         else:
             require(options, "user")
+            if options.attribute:
+                say(f"--attribute is for users who are not known yet; {options.user!r} is known")
             found = on_request(options)
     show(found, options)
 
@@ -60,7 +62,16 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
     name, separator, value = options.attribute.partition("=")
     if not separator:
         raise UnreadableInput(f"--attribute is NAME=VALUE, such as country=de, not {options.attribute!r}")
+    if options.list:
+        raise UnreadableInput(
+            f"user {options.user!r} is not known, and lists for new users exist without --list {options.list} only"
+        )
     is_there = records(options, "select 1 from duckdb_tables() where table_name = 'fallback_items'", {})
+    there = records(options, "select distinct attribute, value from fallback_items", {}) if is_there else []
+    names = sorted({row["attribute"] for row in there if row["attribute"]})
+    if names and name not in names:
+        there_are = f"lists for new users are by {', '.join(names)} (export.fallback_by)"
+        raise UnreadableInput(f"--attribute {name}: {there_are}{nearest(name, names)}")
     query = (
         "select fallback_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
         "from fallback_items left join items using (item_id) where attribute is not distinct from $name "
@@ -70,10 +81,10 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
     if is_there and (found := records(options, query, params)):
         say(f"user {options.user!r} is not known; these are the items for new users with {name} {value!r}")
         return found
-    say(
-        f"user {options.user!r} is not known, and there is no list for {name} {value!r} ([export] fallback_by makes "
-        "them); these are popular items"
-    )
+    near = nearest(value, [row["value"] for row in there if row["value"]])
+    why = f"no user has it{near}" if names else "[export] fallback_by makes such lists"
+    no_list = f"user {options.user!r} is not known, and there is no list for {name} {value!r}: {why}"
+    say(f"{no_list}. These are popular items")
     everyone = records(options, query, {"name": None, "value": None, "n": options.n}) if is_there else []
     return everyone or popular(options)
 

@@ -163,6 +163,10 @@ def test_what_can_not_be_asked_is_said(shop, capsys):
     capsys.readouterr()
     assert shop.command("audience", "tiny", "i04") == 0 and "no audience" in capsys.readouterr().err
     assert shop.command("audience", "tiny", "i4") == 2 and "did you mean" in capsys.readouterr().err
+    assert shop.command("audience", "tiny", "--attribute", "kind", "--value", "odd") == 2
+    assert "there are audiences of kinds (did you mean 'kinds'?)" in capsys.readouterr().err
+    assert shop.command("audience", "tiny", "--attribute", "kinds", "--value", "ood") == 2
+    assert "(did you mean 'odd'?)" in capsys.readouterr().err
     with pytest.raises(ValueError, match="either an item"):
         Published("tiny", shop.home_root).audience()
 
