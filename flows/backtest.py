@@ -184,7 +184,10 @@ class Watching:
             before_next = run.as_of + self.test.every - dt.timedelta(microseconds=1)
             after = Lists(run.run_id, building, end, 0, before_next)
             seen = until_next_night.until(run, con, after, encoded, lists / "listable.parquet")
-        if seen is None or before_next > self.whole.newest:
+        if before_next > self.whole.newest:
+            journal.note(run, "backtest: the data end before the next night, so this one is not compared")
+            return
+        if seen is None:
             journal.note(run, "backtest: no user with a list did anything until the next night")
             return
         ranks: dict[str, pl.Series] = {}
