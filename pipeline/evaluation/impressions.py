@@ -100,7 +100,10 @@ def _read(con: warehouse.Connection, run: Run, impressions: Impressions, scratch
         part = scratch / str(number)
         part.mkdir()
         found = read_file(con, run.data / name, name, source, part)
-        ledger.update({Reason(reason): n for reason, n in found.ledger.items() if reason != Reason.KEPT})
+        no_key = Reason.UNKNOWN_LIST if impressions.list_id else Reason.EMPTY_USER  # the key is read as a user
+        reasons = {reason: no_key if reason == Reason.EMPTY_USER else Reason(reason) for reason in found.ledger}
+        for reason, n in found.ledger.items():
+            ledger[reasons[reason]] += n * (reason != Reason.KEPT)
         rows = pl.read_parquet(part / INTERACTIONS)
         rows = mark(rows, source.feedback, RowNames(source.columns).learnt(rows, source.feedback))
         ledger[Reason.NOT_SHOWN] += int((~rows["kept"]).sum())

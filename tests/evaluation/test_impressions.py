@@ -86,11 +86,10 @@ def test_by_list_every_row_is_counted_or_dropped_with_its_reason(two_nights: Run
     assert found[1, "", "model", 1] == (2, 1) and found[1, "", "explore", 1] == (1, 1)
     assert found[1, "", "model", 0] == (3, 1) and found[2, "", "holdback", 2] == (1, 1)
     assert found[2, "home", "all", 0] == (1, 1) and (2, "home", "all", 2) not in found
-    assert ledger == {"kept": 6, "unknown_list": 1, "not_in_list": 1, "not_shown": 1, "rating_not_a_number": 1,
-                      "empty_user": 1}  # fmt: skip
+    assert ledger == {"kept": 6, "unknown_list": 2, "not_in_list": 1, "not_shown": 1, "rating_not_a_number": 1}
     assert sum(ledger.values()) == len(BY_LIST.splitlines()) - 1
     (note,) = (n for n in journal.notes(two_nights.home, two_nights.dataset, two_nights.run_id) if "impressions" in n)
-    assert "6 of 11 rows count" in note and "unknown_list 1" in note
+    assert "6 of 11 rows count" in note and "unknown_list 2" in note
     (shown,) = clicks(Night(two_nights.home, two_nights.dataset, two_nights.run_id))
     (points,) = shown["spec"]["datasets"].values()
     assert [(p["place"], p["source"], p["shown"], p["clicked"]) for p in points] == [
