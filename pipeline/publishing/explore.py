@@ -21,7 +21,7 @@ from pipeline.config.run import Run
 from pipeline.core.errors import SettingsError
 from pipeline.core.seeding import mix, seed_of, stable_hash
 from pipeline.preparation.seen import hidden
-from pipeline.publishing import business_rules
+from pipeline.publishing import business_rules, item_conditions
 from pipeline.publishing.business_rules import Ruled
 from pipeline.ranking.recommend import Lists
 from pipeline.storage.expressions import night_date
@@ -62,12 +62,7 @@ def new_items(explore: Explore, frame: pl.DataFrame, newest: object, night: dt.d
     since = until - dt.timedelta(days=explore.new_days)
     first = pl.col("first_seen")
     if explore.available_from is not None:
-        dtype = frame.schema[explore.available_from]
-        if dtype not in (pl.Date, pl.Datetime("us")) and frame[explore.available_from].null_count() < frame.height:
-            raise SettingsError(
-                f"export.explore.available_from = {explore.available_from!r}: the column has no dates like 2026-11-30, "
-                f"or not in every filled line (it is read as {dtype})"
-            )
+        item_conditions.check_dates(explore.available_from, frame)
         stated = pl.col(explore.available_from).cast(pl.Datetime("us"), strict=False)
         to_come = stated >= dt.datetime.combine(night + dt.timedelta(days=1), dt.time())
         is_new = pl.when(stated.is_null()).then(first > since).otherwise((stated > since) & ~to_come)

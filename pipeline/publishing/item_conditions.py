@@ -151,10 +151,14 @@ def _check_attribute(key: str, name: str, attributes: list[str], header: list[st
 
 
 def check_values(run: Run, raw: Path) -> None:
-    """Evaluate every condition on the catalog before anything is fitted. Raises SettingsError if that is impossible."""
+    """Evaluate every condition on the catalog before anything is fitted, and look for the dates of new items.
+
+    Raises SettingsError if that is impossible.
+    """
     exports = (run.settings.export, *run.settings.named_lists.values())
     conditions = [condition for export in exports for condition in ItemConditions.of(export).all]
-    if conditions:
+    dates = {each.explore.available_from for each in exports if each.explore and each.explore.available_from}
+    if conditions or dates:
         path = raw / "catalog.parquet"
         items = pl.read_parquet(path, columns=["item_id", "title"]) if path.exists() else tables.ITEMS.empty()
         blank = pl.DataFrame(schema=tables.ITEMS.schema)
@@ -163,6 +167,18 @@ def check_values(run: Run, raw: Path) -> None:
         frame = of_raw(raw, wide, run.settings.dataset.items, night)
         for condition in conditions:
             expressions.passing(condition, frame, CATALOG)
+        for column in sorted(dates):
+            check_dates(column, frame)
+
+
+def check_dates(column: str, frame: pl.DataFrame) -> None:
+    """Raise SettingsError if a column of the catalog, named by `explore.available_from`, has no dates."""
+    dtype = frame.schema[column]
+    if dtype not in (pl.Date, pl.Datetime("us")) and frame[column].null_count() < frame.height:
+        raise SettingsError(
+            f"export.explore.available_from = {column!r}: the column has no dates like 2026-11-30, or not in every "
+            f"filled line (it is read as {dtype})"
+        )
 
 
 def key_settings(run: Run, of: Export | None = None) -> dict[str, object]:

@@ -13,6 +13,7 @@ from pipeline.config.publishing import Export
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.publishing import active_users, explanation, on_request
 from pipeline.stages import export as export_stage
+from pipeline.stages import ingest
 from pipeline.storage import journal, lake
 from tests.support.cookbook import COOKBOOK
 from tests.support.nights import without_report
@@ -292,6 +293,13 @@ def test_data_without_times_refuse_the_key(tmp_path):
     with pytest.raises(SettingsError, match=r"available_from: the item catalog has no column 'lanch' .*'launch'"):
         shop.prepare("export.explore.available_from=lanch")
     assert shop.command("run", str(toml), "--recipe", str(shop.folder / "cheap.toml"), "--plan") == 2
+    shutil.rmtree(tmp_path)
+
+
+def test_a_column_without_dates_is_refused_before_anything_is_fitted(tmp_path):
+    run = Shop(tmp_path).prepare("export.explore.available_from=category")
+    with pytest.raises(SettingsError, match=r"available_from = 'category': the column has no dates"):
+        ingest.read_source(run)
     shutil.rmtree(tmp_path)
 
 
