@@ -13,7 +13,6 @@ from pipeline.config.publishing import Export
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.publishing import active_users, explanation, on_request
 from pipeline.stages import export as export_stage
-from pipeline.stages import ingest
 from pipeline.storage import journal, lake
 from tests.support.cookbook import COOKBOOK
 from tests.support.nights import without_report
@@ -296,10 +295,11 @@ def test_data_without_times_refuse_the_key(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-def test_a_column_without_dates_is_refused_before_anything_is_fitted(tmp_path):
-    run = Shop(tmp_path).prepare("export.explore.available_from=category")
-    with pytest.raises(SettingsError, match=r"available_from = 'category': the column has no dates"):
-        ingest.read_source(run)
+def test_a_column_without_dates_is_refused_before_anything_is_fitted(tmp_path, capsys):
+    shop = Shop(tmp_path)
+    words = ("run", str(shop.folder / "tiny.toml"), "--recipe", str(shop.folder / "cheap.toml"), "--no-prefect")
+    assert shop.command(*words, "--until", "ingest", "--set", "export.explore.available_from=category") == 2
+    assert "available_from = 'category': the column has no dates" in capsys.readouterr().err
     shutil.rmtree(tmp_path)
 
 
