@@ -16,7 +16,9 @@ from pipeline.training.interactions import Facts, History, Interactions
 from pipeline.training.optimizers import TrainingConfig
 
 WEIGHTS = {"cart": 0.5, "purchase": 1.0, "view": 0.1}  # codes 0, 1, 2
-FAMILIES = sorted(name for name, family in MODELS.items() if issubclass(family.Config, WeightsConfig))
+FAMILIES = sorted(
+    name for name, family in MODELS.items() if issubclass(family.Config, WeightsConfig) and not family.only_own_items
+)  # `repeats` counts a user's own events: their scale is part of its scores, and it has a half-life without times
 DAYS = 86_400_000_000
 
 
