@@ -45,8 +45,10 @@ def describe(answer: dict[str, Any], options: Namespace) -> None:
     show_line(f"item {answer['item_id']}{title} for user {answer['user_id']}, by {by}, night {answer['run_id']}")
     times = ", ".join(f"{row['timestamp']}"[:19] for row in answer["seen"] if row["timestamp"])
     seen = f"the user has it already{f' ({times})' if times else ''}"
-    masked = f"masked: {seen}; the rank is the one without the mask"
-    show_line(masked if answer["masked"] else "not masked: the user does not have it")
+    days = f" in the last {answer['hide_days']} days (hide_days)" if answer["hide_days"] else ""
+    masked = f"masked: {seen}{days}; the rank is the one without the mask"
+    free = f"not masked: {seen}, and lists may repeat it" if answer["seen"] else "not masked: the user does not have it"
+    show_line(masked if answer["masked"] else f"{free}{', longer ago than hide_days' * bool(answer['seen'] and days)}")
     if answer["excluded_by"]:
         because = f" ({answer['excluded_because']})" if answer["excluded_because"] else ""
         show_line(f"excluded from all lists by export.{answer['excluded_by']}{because}; the rank is the one without it")

@@ -113,6 +113,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
         "masked": item_id in masked["item_id"], "seen": seen, "source": None, "score": None, "rank": None,
         "candidates": None, "predicted_rating": None, "scale": "none", "terms": {}, "contributions": [],
         "excluded_by": None, "excluded_because": None, "boost": 1.0, "promoted_to": [],
+        "hide_days": night.settings.hide_days,
     }  # fmt: skip
     item = items.index_of(item_id)
     if item is None:
