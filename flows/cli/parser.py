@@ -49,6 +49,11 @@ class Version(argparse.Action):
         parser.exit()
 
 
+def add_dataset(parser: Parser) -> None:
+    """The argument of commands that need a data set."""
+    parser.add_argument("dataset", help="name of a data set, or the path of its TOML")
+
+
 def number_of_rows(text: str) -> int:
     """A positive number such as `20000000`, `20_000_000` or `2e9`."""
     try:

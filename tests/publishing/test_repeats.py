@@ -88,7 +88,10 @@ def test_the_rule_is_explained(grocery, hiding, capsys):
     answer = grocery.printed(capsys, "explain", "tiny", REGULAR, "milk")
     assert answer["masked"] and answer["seen"]
     assert not grocery.printed(capsys, "explain", "tiny", LAPSED, "milk")["masked"]
-    for user, text in ((REGULAR, "in the last 30 days (hide_days)"), (LAPSED, "may repeat it, longer ago than hide_days")):
+    for user, text in (
+        (REGULAR, "in the last 30 days (hide_days)"),
+        (LAPSED, "may repeat it, longer ago than hide_days"),
+    ):
         assert grocery.command("explain", "tiny", user, "milk") == 0 and text in capsys.readouterr().out
 
 
