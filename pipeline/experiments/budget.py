@@ -189,10 +189,8 @@ class Timings:
         searches = sum(entry.search is not None for entry in self.run.settings.models.values())
         equal = spare / (1 + len(waiting) + searches)
         others = sum(min(equal, self.guess(StageCall(StageName.TRAIN, other))) for other in waiting)
-        call = StageCall(StageName.TRAIN, label)
-        needed = DOUBT * (self.least(call) or 0.0)
-        if leaderboard.family_name(self.run.settings, label) in workload.IN_PIECES:
-            needed = DOUBT * self.guess(call)
+        call, family = StageCall(StageName.TRAIN, label), leaderboard.family_name(self.run.settings, label)
+        needed = DOUBT * (self.guess(call) if family in workload.IN_PIECES else self.least(call) or 0.0)
         return max(equal, min(needed, spare - others))
 
     def waiting(self, label: str) -> list[str]:
