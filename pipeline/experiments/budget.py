@@ -36,7 +36,7 @@ AFTER_FITS = (
     StageName.REGISTER,
     StageName.COMPARE,
 )
-NEVER_EXPORTED = 0.35
+NEVER_EXPORTED = 0.22
 """Largest share of the budget reserved for AFTER_FITS on the first night of a data set."""
 BLENDING = 0.15
 """Largest share of the budget that is kept free for blends: a fit of another family is worth more."""
