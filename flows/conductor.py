@@ -58,6 +58,7 @@ def conduct(
             outcome.notify(run, ended, f"{type(error).__name__}: {error}".rstrip(": "))
             raise
         outcome.end_in_mlflow(run, "published")
+        outcome.note_overrun(run)
         outcome.alarm(run)
     return "published"
 

@@ -1,5 +1,6 @@
 """Reports the outcome of a night to people and to MLflow. None of it may fail the night."""
 
+import datetime as dt
 from contextlib import suppress
 
 import polars as pl
@@ -12,6 +13,8 @@ from pipeline.storage import journal
 
 ALARM = "realised_above_floor"
 """Check that sends a message about a night that is published."""
+TOLERANCE = 1.05
+"""A night that takes up to this part of its budget has kept it."""
 
 
 def notify(run: Run, outcome: str, reason: str) -> None:
@@ -30,6 +33,24 @@ def alarm(run: Run) -> None:
         if checks.filter(pl.col("check_name") == ALARM, ~pl.col("passed")).height:
             notify(run, "published", "lists of an earlier night were significantly worse than popularity on what users "
                    "did since: see the table realised, and the report")  # fmt: skip
+
+
+def note_overrun(run: Run) -> None:
+    """Note in the journal that the night was published after its budget had ended, and which stages took longest."""
+    minutes = run.settings.budget.minutes
+    with suppress(Exception):
+        record = journal.read_run(run.home, run.dataset, run.run_id)
+        seconds = (dt.datetime.fromisoformat(record["finished_at"]) - run.started_at).total_seconds()
+        if minutes is None or seconds <= TOLERANCE * 60 * minutes:
+            return
+        stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id).filter(~pl.col("skipped"))
+        longest = stages.sort("seconds", descending=True).head(3).rows_by_key("stage", named=True, unique=True)
+        taken = ", ".join(f"{stage} {row['seconds']:.0f} s" for stage, row in longest.items())
+        journal.note(
+            run,
+            f"warning: published after {seconds:.0f} s, and the budget was {60 * minutes:.0f} s: stages took longer "
+            f"than expected and can't be stopped (longest: {taken})",
+        )
 
 
 def report_shortly(run: Run) -> None:

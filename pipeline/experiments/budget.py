@@ -18,7 +18,7 @@ from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import workload
 from pipeline.experiments.families import family_of
-from pipeline.experiments.forecast import Forecast, sizes_of
+from pipeline.experiments.forecast import Forecast, sizes_of, slowdown_of
 from pipeline.models.blend import BlendConfig
 from pipeline.schemas import tables
 from pipeline.selection import leaderboard
@@ -36,12 +36,14 @@ AFTER_FITS = (
     StageName.REGISTER,
     StageName.COMPARE,
 )
-NEVER_EXPORTED = 0.2
+NEVER_EXPORTED = 0.22
 """Largest share of the budget reserved for AFTER_FITS on the first night of a data set."""
 BLENDING = 0.15
 """Largest share of the budget that is kept free for blends: a fit of another family is worth more."""
 DOUBT = 1.5
 """A stage that was never timed may take this many times its forecast."""
+TRY = 0.3
+"""A fit that gives up early where it would take too long is begun if this part of its forecast fits."""
 LEARNING = 3.0
 """Assumed time to learn the weights of a blend, in evaluations of its members, until one was timed."""
 REFIT = 1.25
@@ -134,10 +136,17 @@ class Timings:
     def expected(self, *calls: StageCall) -> float | None:
         """Expected duration of the first of these calls that was ever timed: the longest of its last three times."""
         for call in calls:
-            times = self.stages.filter(stage=call.title).sort("run_id")["seconds"].tail(3)
-            if len(times):
-                return float(times.max())  # type: ignore[arg-type]
+            rows = self.stages.filter(stage=call.title).sort("run_id").tail(3)
+            tonight = rows.filter(run_id=self.run_id)["seconds"]
+            if len(rows):
+                longest = float(rows["seconds"].max())  # type: ignore[arg-type]
+                return longest if len(tonight) else self.slowdown * longest
         return None
+
+    @cached_property
+    def slowdown(self) -> float:
+        """How many times as long as in past nights tonight's stages take."""
+        return slowdown_of(self.stages, self.run_id)
 
     @cached_property
     def forecast(self) -> Forecast | None:
@@ -146,7 +155,8 @@ class Timings:
             return None
         made = Forecast(self.run, self.known_sizes)
         fits = self.of(lambda call: call.stage in (StageName.TRAIN, StageName.EVALUATE))
-        made.learn((StageCall.parse(row["stage"]), row["seconds"]) for row in fits.to_dicts())
+        for row in fits.to_dicts():
+            made.learn([(StageCall.parse(row["stage"]), row["seconds"])], row["run_id"] == self.run_id)
         return made
 
     def guess(self, call: StageCall) -> float:
@@ -157,8 +167,13 @@ class Timings:
     def least(self, call: StageCall) -> float | None:
         """Seconds without which a fit leaves nothing: one epoch, or all of a fit in one piece; None: not known."""
         cut, timed = self.expected(replace(call, cut_short=True)), self.expected(call)
-        seconds = timed if timed is not None else (DOUBT * self.forecast(call) if self.forecast else 0.0)
-        epochs = workload.epochs_of(family_of(self.run.settings, call.label or "")[1])
+        family, config = family_of(self.run.settings, call.label or "")
+        epochs = workload.epochs_of(config)
+        if timed is None and self.forecast:
+            doubt = TRY if family.family in workload.IN_PIECES else DOUBT if epochs else self.forecast.doubt
+            seconds = doubt * self.forecast(call)
+        else:
+            seconds = timed or 0.0
         if epochs:
             seconds = seconds / epochs
         elif cut is not None and timed is None:
@@ -174,7 +189,8 @@ class Timings:
         searches = sum(entry.search is not None for entry in self.run.settings.models.values())
         equal = spare / (1 + len(waiting) + searches)
         others = sum(min(equal, self.guess(StageCall(StageName.TRAIN, other))) for other in waiting)
-        needed = DOUBT * (self.least(StageCall(StageName.TRAIN, label)) or 0.0)
+        call, family = StageCall(StageName.TRAIN, label), leaderboard.family_name(self.run.settings, label)
+        needed = DOUBT * (self.guess(call) if family in workload.IN_PIECES else self.least(call) or 0.0)
         return max(equal, min(needed, spare - others))
 
     def waiting(self, label: str) -> list[str]:

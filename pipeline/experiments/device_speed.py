@@ -12,8 +12,8 @@ from pipeline.experiments.workload import Work
 SIDE, ROWS, WIDTH, LOOKUPS, SMALL = 768, 100_000, 64, 200_000, 100
 OPERATIONS_OF_A_STEP = 60.0
 """Small operations of a gradient step."""
-ROUNDS = 3
-"""The fastest of so many rounds counts."""
+LONG_ENOUGH = 0.1
+"""Seconds of rounds: several turns of the scheduler, so that what other processes take is measured too."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ def measured(kind: str) -> Speed:
             small.mul_(1.0)
 
     bag = torch.nn.functional.embedding_bag
-    product = _fastest(lambda: matrix @ matrix, device)
-    lookup = _fastest(lambda: bag(places, table, starts, mode="sum"), device)
-    step = _fastest(small_steps, device) / SMALL * OPERATIONS_OF_A_STEP
+    product = _mean(lambda: matrix @ matrix, device)
+    lookup = _mean(lambda: bag(places, table, starts, mode="sum"), device)
+    step = _mean(small_steps, device) / SMALL * OPERATIONS_OF_A_STEP
     return Speed(2.0 * SIDE**3 / product, 4.0 * WIDTH * LOOKUPS / lookup, 1 / step)
 
 
-def _fastest(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest round, after one that does not count."""
-    times = []
-    for _ in range(ROUNDS + 1):
-        started = time.perf_counter()
+def _mean(work: Callable[[], object], device: torch.device) -> float:
+    """Mean seconds of the rounds, after one that does not count."""
+    rounds, started = -1, 0.0
+    while rounds < 1 or time.perf_counter() - started < LONG_ENOUGH:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return max(min(times[1:]), 1e-9)
+        rounds += 1
+        started = started if rounds else time.perf_counter()
+    return max((time.perf_counter() - started) / rounds, 1e-9)

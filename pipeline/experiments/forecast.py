@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+
+import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
@@ -19,6 +20,12 @@ SHORTEST = 0.05
 """Stages with a shorter time or forecast say nothing about its error."""
 MOST = 10.0
 """A forecast is corrected by at most this factor, up or down."""
+ENOUGH = 3
+"""So many stages say how far forecasts are off."""
+TIMED = 0.3
+"""Stages of fewer seconds, in past nights and tonight, do not say how busy the machine is."""
+LEAST_DOUBT, MOST_DOUBT = 1.5, 3.0
+"""Smallest and largest safety factor of a fit in one piece; the largest counts before ENOUGH stages were timed."""
 
 
 @dataclass(frozen=True)
@@ -48,28 +55,57 @@ def sizes_of(run: Run, parts: Path | None = None) -> Sizes | None:
     return Sizes(whole, train, users["valid"], users["test"])
 
 
+def slowdown_of(stages: pl.DataFrame, run_id: str) -> float:
+    """How many times as long as in past nights the stages of a night take, at least 1: the machine may be busy.
+
+    `stages`: rows of the table `stages` that were not skipped. The median of ENOUGH stages; 1 before they are there.
+    """
+    seconds = pl.col("seconds")
+    past = stages.filter(pl.col("run_id") != run_id).group_by("stage").agg(seconds.median().alias("past"))
+    both = stages.filter(run_id=run_id).join(past, on="stage").filter(pl.max_horizontal("seconds", "past") >= TIMED)
+    if len(both) < ENOUGH:
+        return 1.0
+    times = (both["seconds"] / both["past"].clip(1e-3)).median()
+    return min(MOST, max(1.0, float(times)))  # type: ignore[arg-type]
+
+
 class Forecast:
     """Forecasts for the labels of a run."""
 
     def __init__(self, run: Run, sizes: Sizes):
         self.run, self.sizes = run, sizes
         self.speed = device_speed.measured(resolve_device(run.settings.device).type)
-        self.errors: list[float] = []
-        """Measured over forecast seconds."""
+        self.errors: list[tuple[float, float]] = []
+        """Measured over forecast seconds, and forecast seconds, in past nights and tonight."""
+        self.tonight: list[tuple[float, float]] = []
+        """Those of tonight, which know how busy the machine is."""
 
-    def learn(self, timed: Iterable[tuple[StageCall, float]]) -> None:
+    def learn(self, timed: Iterable[tuple[StageCall, float]], tonight: bool = False) -> None:
         """Take the error of the forecasts from stages that were timed on this data."""
         for call, seconds in timed:
             if call.fit != "train" or call.cut_short or call.warm:
                 continue
             guess = self.raw(call)
             if guess is not None and max(guess, seconds) >= SHORTEST:
-                self.errors.append(min(MOST, max(1 / MOST, seconds / max(guess, 1e-9))))
+                self.errors.append((min(MOST, max(1 / MOST, seconds / max(guess, 1e-9))), guess))
+                self.tonight += self.errors[-1:] if tonight else []
 
     @property
     def error(self) -> float:
-        """Median factor by which stages took longer than their forecast; 1 before anything was timed."""
-        return median(self.errors) if self.errors else 1.0
+        """Median factor by which stages took longer than their forecast; 1 before anything was timed.
+
+        Weighted by the forecast: overheads of short stages say little about long ones. Tonight's stages alone count
+        as soon as there are ENOUGH of them.
+        """
+        known = self.tonight if len(self.tonight) >= ENOUGH else self.errors
+        return _weighted_median(known) if known else 1.0
+
+    @property
+    def doubt(self) -> float:
+        """How many times its forecast a fit may take: the largest error so far over the usual one, within bounds."""
+        if len(self.errors) < ENOUGH:
+            return MOST_DOUBT
+        return min(MOST_DOUBT, max(LEAST_DOUBT, max(self.errors)[0] / self.error))
 
     def __call__(self, call: StageCall) -> float:
         """Corrected seconds of a fit or an evaluation; 0 for other stages, and for blends."""
@@ -100,3 +136,13 @@ class Forecast:
             shape = workload.part(train, round(users * length), users)
             work += workload.of_evaluation(family, config, shape)
         return self.speed.seconds(work)
+
+
+def _weighted_median(values: list[tuple[float, float]]) -> float:
+    """Of (value, weight): the smallest value that, with all below it, has half of the weight."""
+    half, sum_so_far = sum(weight for _, weight in values) / 2, 0.0
+    for value, weight in sorted(values):
+        sum_so_far += weight
+        if sum_so_far >= half:
+            return value
+    return 1.0

@@ -98,6 +98,10 @@ def _popularity(config: ModelConfig, shape: Shape) -> Work:
 
 
 def _ease(config: ModelConfig, shape: Shape) -> Work:
+    plain = not any(getattr(config, name, 0) for name in ("rating_exponent", "weighs", "attribute_weight"))
+    if plain and shape.users < shape.items:  # the dual form solves for users
+        solved = 2.0 * shape.users**2 * (shape.users + 2 * shape.items)
+        return Work(solved, 3.0 * NUMBER * shape.users * (shape.users + shape.items))
     return Work(2.0 * shape.items**3, 2.0 * NUMBER * _pairs(shape))
 
 
@@ -161,6 +165,9 @@ FITS: Mapping[str, Callable[[ModelConfig, Shape], Work]] = {
 }
 SPARSE_SCORES = ("ease", "slim", "item_knn", "rp3beta")
 """Families that score by summing rows of a matrix of items, not by products of vectors."""
+
+IN_PIECES = ("item_knn", "rp3beta")
+"""Families whose fit gives up early, after a small part, where it would not end in time (`FitContext.in_time`)."""
 
 
 def part(shape: Shape, rows: int, users: int) -> Shape:

@@ -75,7 +75,8 @@ class GraphFilter(Recommender):
         self.low_pass = graph.right_vectors(self.rank, context.seed)  # (I, η)
         if not self.is_dense:
             return
-        for items in torch.arange(self.n_items, device=context.device).split(graph.tile):
+        tiles = torch.arange(self.n_items, device=context.device).split(graph.tile)
+        for items in context.in_time(tiles, self.n_items, len):
             one_each = torch.zeros(self.n_items, len(items), device=context.device)  # (I, t)
             one_each[items, items - items[0]] = 1
             self.filter[:, items] = self._filtered(one_each, graph)

@@ -46,6 +46,7 @@ class ItemKnn(ItemGraph):
         tiles = (
             (items, self._similarity(dots, squares[items, None], squares)) for items, dots in products(by_item, x, x)
         )
+        tiles = context.in_time(tiles, self.n_items, lambda tile: len(tile[0]))
         self.neighbors, self.weights = heaviest(tiles, self.n_items, self.config.neighbors)
 
     def _vectors(self, by_item: History) -> Tensor:

@@ -51,7 +51,8 @@ class Rp3Beta(ItemGraph):
             for items, rows in products(by_item, to_user, to_item):
                 yield items, rows * damping  # (T, I)
 
-        to, weights = heaviest(walks(), self.n_items, self.config.neighbors)  # (I, K) each, by source
+        tiles = context.in_time(walks(), self.n_items, lambda tile: len(tile[0]))
+        to, weights = heaviest(tiles, self.n_items, self.config.neighbors)  # (I, K) each, by source
         if self.config.normalize:
             weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-30)
         self.neighbors, self.weights = reversed_edges(to, weights)

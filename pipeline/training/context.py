@@ -1,6 +1,7 @@
 """Inputs of a fit, and the error that it may raise. Families and the training loop build on this module."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +14,8 @@ from pipeline.training.attributes import ItemAttributes
 from pipeline.training.warm import PreviousFit
 
 T = TypeVar("T")
+ENOUGH = 0.05
+"""Share of a fit after which its pace says how long the rest will take."""
 
 
 class ModelConfig(BaseModel):
@@ -105,6 +108,26 @@ class FitContext:
     """The processes that take each step of a gradient fit together with this one."""
     stats: FitStats = field(default_factory=FitStats)
     """Shared by copies of a context, so that the caller sees what the training loop sets."""
+
+    def in_time(self, pieces: Iterable[T], total: int, size: Callable[[T], int]) -> Iterator[T]:
+        """The pieces of a fit that leaves nothing before its last one; `size` of each, `total` of all.
+
+        Raises NotServable between two pieces when the deadline has passed, or when the rest, at the pace so far, would
+        end after it: a wrong forecast then costs a part of the fit and not all of it.
+        """
+        started, done = time.monotonic(), 0
+        for piece in pieces:
+            yield piece
+            done += size(piece)
+            if self.deadline is None or done >= total:
+                continue
+            now = time.monotonic()
+            end = started + (now - started) * total / max(1, done)
+            if now > self.deadline or (done >= ENOUGH * total and end > self.deadline):
+                raise NotServable(
+                    f"all of the fit would take {end - started:.0f} s, and it had "
+                    f"{max(self.deadline - started, 0):.0f} s: given up after {now - started:.0f} s"
+                )
 
     @property
     def cut_short(self) -> bool:

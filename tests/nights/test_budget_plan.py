@@ -1,16 +1,30 @@
 """A budget is used, and not exceeded, on machines and data of any size and with wrong forecasts."""
 
+import datetime as dt
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
 
+from flows import outcome
+from pipeline.config import loader
+from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
-from pipeline.experiments import workload
+from pipeline.experiments import device_speed, workload
 from pipeline.experiments.device_speed import Speed, measured
+from pipeline.experiments.forecast import LEAST_DOUBT, MOST_DOUBT, Forecast, Sizes, slowdown_of
 from pipeline.experiments.workload import Shape, Work
-from pipeline.models import MODELS
-from tests.support.simulated_night import SimulatedNight
+from pipeline.models import MODELS, FitContext, NotServable
+from pipeline.models.ops import item_graph
+from pipeline.schemas import tables
+from pipeline.storage import journal
+from pipeline.training import context
+from pipeline.training.interactions import Interactions
+from tests.support.simulated_night import START, SimulatedNight
 
 MACHINES = {
     "2 cores": Speed(1e11, 8e9, 6e3),
@@ -91,3 +105,71 @@ def test_the_probe_measures_this_device():
     speed = measured("cpu")
     assert min(speed.products, speed.moved, speed.steps) > 0 and measured("cpu") is speed
     assert speed.seconds(Work(2 * speed.products, speed.moved, speed.steps)) == pytest.approx(4)
+
+
+def timed(forecast: Forecast, errors: dict[str, float], tonight: bool) -> None:
+    """Stages that took this many times their forecasts."""
+    calls = {label: StageCall(StageName.TRAIN, label) for label in errors}
+    forecast.learn([(call, errors[label] * (forecast.raw(call) or 0)) for label, call in calls.items()], tonight)
+
+
+def test_tonights_stages_correct_forecasts_and_their_spread_is_the_safety_factor(tmp_path, monkeypatch):
+    monkeypatch.setattr(device_speed, "measured", lambda kind: MACHINES["2 cores"])
+    settings, _ = loader.load_settings("sample", "best", [], environ={})
+    run = Run(
+        run_id="20260101T000000.000Z-aaaa", home_root=tmp_path, data=tmp_path, settings=settings, started_at=START
+    )
+    shape = SHAPES["ml-1m"]
+    made = Forecast(run, Sizes(shape, shape, shape.users, shape.users))
+    assert (made.error, made.doubt) == (1.0, MOST_DOUBT)
+    timed(made, {"ease": 1.0, "ials": 1.0, "mf": 1.0, "multvae": 1.0}, tonight=False)
+    assert (made.error, made.doubt) == (pytest.approx(1), pytest.approx(LEAST_DOUBT))
+    timed(made, {"ease": 4.0, "ials": 4.0, "mf": 8.0}, tonight=True)  # a busy machine
+    assert made.error == pytest.approx(8.0)  # the longest counts most
+    timed(made, {"multvae": 4.0, "sasrec": 4.0}, tonight=True)
+    assert made.error == pytest.approx(4.0) and made.doubt == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("factor", "slowdown"), [(1.0, 1.0), (0.5, 1.0), (3.0, 3.0), (50.0, 10.0)])
+def test_times_of_past_nights_grow_with_what_tonights_stages_take(factor, slowdown):
+    past = {"ingest": 2.0, "clean": 1.0, "split": 4.0, "encode": 0.001}
+    rows = [{"run_id": "a", "stage": stage, "seconds": seconds} for stage, seconds in past.items()]
+    rows += [{"run_id": "b", "stage": stage, "seconds": factor * past[stage]} for stage in list(past)[:2]]
+    assert slowdown_of(pl.DataFrame(rows), "b") == 1.0  # of two stages nothing is concluded
+    rows += [{"run_id": "b", "stage": "split", "seconds": factor * 4.0}]
+    rows += [{"run_id": "b", "stage": "encode", "seconds": 0.2}]  # too short to say anything
+    assert slowdown_of(pl.DataFrame(rows), "b") == pytest.approx(slowdown)
+
+
+@pytest.mark.parametrize("family", workload.IN_PIECES)
+def test_a_fit_in_pieces_gives_up_when_it_would_not_end_in_time(family, monkeypatch):
+    rng = np.random.default_rng(0)
+    users, items = np.sort(rng.integers(0, 50, 4000)), rng.integers(0, 400, 4000)
+    rows = Interactions(torch.from_numpy(users), torch.from_numpy(items), n_users=50, n_items=400)
+    clock, pieces = iter(range(1000)), []
+    monkeypatch.setattr(item_graph, "TILE", 16 * 400)  # 25 tiles
+    monkeypatch.setattr(context, "time", SimpleNamespace(monotonic=lambda: pieces.append(1) or float(next(clock))))
+    model = MODELS[family](MODELS[family].Config(), 50, 400)
+    with pytest.raises(NotServable, match="given up after 2 s"):
+        model.fit(rows, FitContext(deadline=10.0))
+    assert len(pieces) == 3
+    MODELS[family](MODELS[family].Config(), 50, 400).fit(rows, FitContext(deadline=100.0))
+    MODELS[family](MODELS[family].Config(), 50, 400).fit(rows, FitContext())
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(62.0, False), (64.0, True)])
+def test_a_night_that_ends_after_its_budget_says_so(tmp_path, seconds, noted):
+    settings, _ = loader.load_settings("sample", "best", ["budget.minutes=1"], environ={})
+    run = Run(
+        run_id="20260101T000000.000Z-aaaa", home_root=tmp_path, data=tmp_path, settings=settings, started_at=START
+    )
+    journal.open_run(run)
+    row = {"seconds": 50.0, "rows_in": None, "rows_out": None, "skipped": False}
+    journal.append(run, tables.STAGES, [{"stage": "export", **row}])
+    journal.update_run(run, finished_at=(START + dt.timedelta(seconds=seconds)).isoformat())
+    outcome.note_overrun(run)
+    notes = journal.notes(run.home, run.dataset, run.run_id)
+    assert (
+        any("published after 64 s, and the budget was 60 s" in note and "export 50 s" in note for note in notes)
+        is noted
+    )
