@@ -5,4 +5,4 @@ kept or dropped.
 """
 
 # pyright: reportUnsupportedDunderAll=false
-__all__ = ["backtest_tables", "click_tables", "reasons", "table", "tables"]
+__all__ = ["backtest_tables", "click_tables", "common_columns", "list_tables", "reasons", "table", "tables"]

@@ -5,15 +5,20 @@ from dataclasses import replace
 import polars as pl
 
 from pipeline.schemas.click_tables import REALISED_CLICKS
+from pipeline.schemas.common_columns import ITEM, MODEL, RANK, RUN, USER
+from pipeline.schemas.list_tables import (
+    ATTRIBUTE_AUDIENCES,
+    AUDIENCES,
+    FALLBACK_ITEMS,
+    RECOMMENDATIONS,
+    RECOMMENDATIONS_BY,
+    RECOMMENDATIONS_IN,
+    TRENDING_ITEMS,
+)
 from pipeline.schemas.table import BIG, BOOL, FLOAT, INT, TEXT, TIME, VECTOR, Column, Table
 
-_USER = Column(TEXT, "User id, exactly as in the source")
-_ITEM = Column(TEXT, "Item id, exactly as in the source")
 _RATING = Column(FLOAT, "Rating or weight in the source's unit; null: an interaction without a rating", nullable=True)
 _TIME = Column(TIME, "Time of the interaction, UTC; null where the source has none", nullable=True)
-_RUN = Column(TEXT, "Night that wrote the row")
-_RANK = Column(INT, "1 is the best")
-_MODEL = Column(TEXT, "Label of the model in the recipe, or one that the gate adds: incumbent, popularity_floor")
 _COUNT = Column(BIG, "Valid interactions in the source")
 _FIRST = Column(TIME, "First interaction, UTC; null where the source has no times", nullable=True)
 _LAST = Column(TIME, "Last interaction, UTC; null where the source has no times", nullable=True)
@@ -21,11 +26,11 @@ _LAST = Column(TIME, "Last interaction, UTC; null where the source has no times"
 # ── lake ──
 RAW = Table(
     "raw", "Valid source rows in source order", (),
-    {"user_id": _USER, "item_id": _ITEM, "rating": _RATING, "timestamp": _TIME},
+    {"user_id": USER, "item_id": ITEM, "rating": _RATING, "timestamp": _TIME},
 )  # fmt: skip
 CATALOG = Table(
     "catalog", "Item catalog of the source", ("item_id",),
-    {"item_id": _ITEM, "title": Column(TEXT, "Title", nullable=True),
+    {"item_id": ITEM, "title": Column(TEXT, "Title", nullable=True),
      "attributes": Column(TEXT, 'JSON object, attribute name to list of values', nullable=True)},
 )  # fmt: skip
 CLEAN = Table(
@@ -64,7 +69,7 @@ PER_USER = Table(
 # ── journal only ──
 INPUTS = Table(
     "inputs", "What each night read; audits of later nights compare with it", ("run_id",),
-    {"run_id": _RUN, "mode": Column(TEXT, "snapshot or incremental"), "rows": Column(BIG, "Valid source rows"),
+    {"run_id": RUN, "mode": Column(TEXT, "snapshot or incremental"), "rows": Column(BIG, "Valid source rows"),
      "rejected": Column(BIG, "Rejected source lines"), "newest": _LAST,
      "rated": Column(BOOL, "A rating column is configured"), "timed": Column(BOOL, "A time column is configured")},
 )  # fmt: skip
@@ -79,135 +84,70 @@ TRIALS = Table(
 )  # fmt: skip
 
 # ── published ──
-RECOMMENDATIONS = Table(
-    "recommendations", "Top-N items for every user", ("user_id", "rank"),
-    {"user_id": _USER, "rank": _RANK, "item_id": _ITEM,
-     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user and source only"),
-     "source": Column(TEXT, "model; fallback: popular items, where the model can't serve; promoted: placed by a rule; "
-                             "explore: a new item that was drawn, with score 0; holdback: by the runner-up"),
-     "model": _MODEL, "run_id": _RUN, "generated_at": Column(TIME, "When the lists were made, UTC"),
-     "list_id": Column(TEXT, "Id of the user's list of this night, for logs of impressions")},
-    volatile=("run_id", "generated_at", "list_id"),
-)  # fmt: skip
-RECOMMENDATIONS_IN = Table(
-    "recommendations_in", "Further lists of every user, one for each [lists.NAME] of the recipe",
-    ("list", "user_id", "rank"),
-    {"list": Column(TEXT, "NAME of the list; the default list is the table recommendations"),
-     **RECOMMENDATIONS.columns},
-    volatile=RECOMMENDATIONS.volatile,
-)  # fmt: skip
-RECOMMENDATIONS_BY = Table(
-    "recommendations_by", "Top items of every user by the values of an attribute; filled with export.by",
-    ("user_id", "attribute", "value", "rank"),
-    {"user_id": _USER, "attribute": Column(TEXT, "Attribute of items"),
-     "value": Column(TEXT, "Value of the attribute: one of those whose best items score highest for the user"),
-     "rank": Column(INT, "1 is the best item with the value"), "item_id": _ITEM,
-     "score": Column(FLOAT, "Higher is better, boosts included; comparable within one user"),
-     "list_id": RECOMMENDATIONS.columns["list_id"]},
-    volatile=("list_id",),
-)  # fmt: skip
-FALLBACK_ITEMS = Table(
-    "fallback_items", "Lists for users who are not known yet, by an attribute of users; filled with export.fallback_by",
-    ("attribute", "value", "rank"),
-    {"attribute": Column(TEXT, "Attribute of users; null: the list for all others", nullable=True),
-     "value": Column(TEXT, "Value of the attribute", nullable=True), "rank": _RANK, "item_id": _ITEM,
-     "score": Column(FLOAT, "Interactions of users with the value, plus the popularity among all as 100 interactions; "
-                            "boosts included"), "run_id": _RUN},
-    volatile=("run_id",),
-)  # fmt: skip
-TRENDING_ITEMS = Table(
-    "trending_items", "Items that grow most against their own past; filled with export.trending",
-    ("window_days", "attribute", "value", "rank"),
-    {"window_days": Column(INT, "Recent days, back from the newest interaction"),
-     "attribute": Column(TEXT, "Attribute of items; null: among all items", nullable=True),
-     "value": Column(TEXT, "Value of the attribute", nullable=True),
-     "rank": Column(INT, "1 has the highest ci_low"), "item_id": _ITEM,
-     "growth": Column(FLOAT, "Change of the item's share of all interactions, shrunk towards 1; 2: twice the share"),
-     "ci_low": Column(FLOAT, "Lower end of its 95 % interval; above 1: the item surely grows"),
-     "ci_high": Column(FLOAT, "Upper end of the interval"),
-     "recent": Column(BIG, "Interactions in the recent days"), "past": Column(BIG, "Interactions in its past"),
-     "run_id": _RUN},
-    volatile=("run_id",),
-)  # fmt: skip
-AUDIENCES = Table(
-    "audiences", "The users who would like each item most, of those who do not have it; filled with export.audiences",
-    ("item_id", "rank"),
-    {"item_id": _ITEM, "rank": Column(INT, "1 is the user who would like the item most"), "user_id": _USER,
-     "score": Column(FLOAT, "How far the item stands out among all others for the user, in about standard deviations; "
-                            "comparable between users")},
-)  # fmt: skip
-ATTRIBUTE_AUDIENCES = Table(
-    "attribute_audiences", "The users who would like a value's items most; filled with export.audiences.attributes",
-    ("attribute", "value", "rank"),
-    {"attribute": Column(TEXT, "Attribute of items"), "value": Column(TEXT, "Value of the attribute"),
-     "rank": Column(INT, "1 is the user who would like the items of the value most"), "user_id": _USER,
-     "score": Column(FLOAT, "Mean of the scores of its items that the user does not have, as in audiences, towards 0 "
-                            "where these are few")},
-)  # fmt: skip
 SIMILAR_ITEMS = Table(
     "similar_items", "Nearest items of every item", ("item_id", "rank"),
-    {"item_id": _ITEM, "rank": _RANK, "similar_item_id": Column(TEXT, "The similar item, id as in the source"),
-     "score": Column(FLOAT, "Similarity, higher is nearer"), "model": _MODEL, "run_id": _RUN},
+    {"item_id": ITEM, "rank": RANK, "similar_item_id": Column(TEXT, "The similar item, id as in the source"),
+     "score": Column(FLOAT, "Similarity, higher is nearer"), "model": MODEL, "run_id": RUN},
     volatile=("run_id",),
 )  # fmt: skip
 POPULAR_ITEMS = Table(
     "popular_items", "Most popular items, whole history and recent windows", ("window_days", "rank"),
-    {"rank": _RANK, "item_id": _ITEM, "score": Column(FLOAT, "Interactions in the window"),
-     "window_days": Column(INT, "Days before the last interaction; 0: the whole history"), "run_id": _RUN},
+    {"rank": RANK, "item_id": ITEM, "score": Column(FLOAT, "Interactions in the window"),
+     "window_days": Column(INT, "Days before the last interaction; 0: the whole history"), "run_id": RUN},
     volatile=("run_id",),
 )  # fmt: skip
 USERS = Table(
     "users", "Every user with a valid row", ("user_id",),
-    {"user_id": _USER, "n_interactions": _COUNT, "first_seen": _FIRST, "last_seen": _LAST},
+    {"user_id": USER, "n_interactions": _COUNT, "first_seen": _FIRST, "last_seen": _LAST},
 )  # fmt: skip
 ITEMS = Table(
     "items", "Every item with a valid row or a catalog entry", ("item_id",),
-    {"item_id": _ITEM, "title": Column(TEXT, "Title from the item catalog", nullable=True),
+    {"item_id": ITEM, "title": Column(TEXT, "Title from the item catalog", nullable=True),
      "n_interactions": _COUNT, "first_seen": _FIRST, "last_seen": _LAST},
 )  # fmt: skip
 ITEM_ATTRIBUTES = Table(
     "item_attributes", "Attributes of items: all columns of the item catalog but id and title",
     ("item_id", "attribute", "value"),
-    {"item_id": _ITEM, "attribute": Column(TEXT, "Column of the catalog"),
+    {"item_id": ITEM, "attribute": Column(TEXT, "Column of the catalog"),
      "value": Column(TEXT, "Value as in the catalog; a column with several values per item has a row for each")},
 )  # fmt: skip
 USER_ATTRIBUTES = Table(
     "user_attributes", "Attributes of users with a valid row: all columns of the users' file but the id",
     ("user_id", "attribute", "value"),
-    {"user_id": _USER, "attribute": Column(TEXT, "Column of the users' file"),
+    {"user_id": USER, "attribute": Column(TEXT, "Column of the users' file"),
      "value": Column(TEXT, "Value as in the file; a column with several values per user has a row for each")},
 )  # fmt: skip
 REASONS = Table(
     "reasons", "Which items of the user's history a recommendation comes from; filled with export.reasons",
     ("user_id", "rank", "because_rank"),
-    {"user_id": _USER, "rank": Column(INT, "Rank of the recommendation"),
+    {"user_id": USER, "rank": Column(INT, "Rank of the recommendation"),
      "because_rank": Column(INT, "1 is the item that adds most to the score; 0: all further items together"),
      "because_item_id": Column(TEXT, "Item of the user's history; null where because_rank is 0", nullable=True),
      "share": Column(FLOAT, "Share of all that adds to the model's score; the shares of a recommendation sum to 1")},
 )  # fmt: skip
 BIASES = Table(
     "biases", "User and item biases of every evaluated family that has them", ("model", "kind", "id"),
-    {"model": _MODEL, "kind": Column(TEXT, "user or item"), "id": Column(TEXT, "Source id"),
+    {"model": MODEL, "kind": Column(TEXT, "user or item"), "id": Column(TEXT, "Source id"),
      "bias": Column(FLOAT, "In the unit of the model's score")},
 )  # fmt: skip
 USER_VECTORS = Table(
     "user_vectors", "User embeddings of the champion", ("id", "model"),
-    {"id": Column(TEXT, "User id"), "model": _MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
+    {"id": Column(TEXT, "User id"), "model": MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
 )  # fmt: skip
 ITEM_VECTORS = Table(
     "item_vectors", "Item embeddings of the champion", ("id", "model"),
-    {"id": Column(TEXT, "Item id"), "model": _MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
+    {"id": Column(TEXT, "Item id"), "model": MODEL, "vector": Column(VECTOR, "embedding_dim numbers")},
 )  # fmt: skip
 PREDICTIONS = Table(
     "predictions", "Held-out and predicted ratings: a sample of test, for every model that predicts ratings",
     ("model", "user_id", "item_id"),
-    {"model": _MODEL, "user_id": _USER, "item_id": _ITEM,
+    {"model": MODEL, "user_id": USER, "item_id": ITEM,
      "rating": Column(FLOAT, "Rating in the source's unit; not used by the fit"),
      "prediction": Column(FLOAT, "Predicted rating, limited to the range of ratings in the fit")},
 )  # fmt: skip
 SUPPRESSED = Table(
     "suppressed", "Items that a rule in [export] removed from lists", ("item_id", "rule"),
-    {"item_id": _ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote, explore: an item that a promotion "
+    {"item_id": ITEM, "rule": Column(TEXT, "Key of [export] that did it; promote, explore: an item that a promotion "
                            "or a new item displaced"),
      "reason": Column(TEXT, "Reason given in the rule's file, or the rule's condition", nullable=True),
      "users": Column(BIG, "Users whose list would have contained the item")},
@@ -221,7 +161,7 @@ INTERACTIONS_SUMMARY = Table(
 METRICS = Table(
     "metrics", "Quality of every model of every night",
     ("run_id", "model", "split", "protocol", "metric", "cutoff", "segment"),
-    {"run_id": _RUN, "model": _MODEL, "split": Column(TEXT, "valid (models are chosen on it) or test (reported once)"),
+    {"run_id": RUN, "model": MODEL, "split": Column(TEXT, "valid (models are chosen on it) or test (reported once)"),
      "protocol": Column(TEXT, "full: all items ranked; sampled_99: against 99; error: of ratings. Never compare two"),
      "metric": Column(TEXT, "Name of the metric"), "cutoff": Column(INT, "List depth k; 0: no cutoff"),
      "segment": Column(TEXT, "all, or a part of the users; cold: the user or the item has no ratings in the fit"),
@@ -234,10 +174,10 @@ METRICS = Table(
 COMPARISONS = Table(
     "comparisons", "Every model of every night compared with the best on valid, paired by user",
     ("run_id", "split", "model", "other"),
-    {"run_id": _RUN, "split": Column(TEXT, "valid, or test (only reported, not used for selection)"),
+    {"run_id": RUN, "split": Column(TEXT, "valid, or test (only reported, not used for selection)"),
      "protocol": METRICS.columns["protocol"], "metric": METRICS.columns["metric"],
      "cutoff": METRICS.columns["cutoff"],
-     "model": _MODEL, "other": Column(TEXT, "The best on valid, on both splits"),
+     "model": MODEL, "other": Column(TEXT, "The best on valid, on both splits"),
      "difference": Column(FLOAT, "Mean of model - other over the users of both; negative: worse; rmse: of squares"),
      "ci_low": Column(FLOAT, "Lower end of the paired bootstrap interval, at gate.confidence"),
      "ci_high": Column(FLOAT, "Upper end of the interval"),
@@ -248,7 +188,7 @@ COMPARISONS = Table(
 )  # fmt: skip
 RUNS = Table(
     "runs", "Every night of this data set, including refused and crashed ones", ("run_id",),
-    {"run_id": _RUN, "dataset": Column(TEXT, "Data set"), "recipe": Column(TEXT, "Recipe"),
+    {"run_id": RUN, "dataset": Column(TEXT, "Data set"), "recipe": Column(TEXT, "Recipe"),
      "outcome": Column(TEXT, "published, refused, stopped (by --until), crashed or running"),
      "logical_hash": Column(TEXT, "Equal for equal data, settings, code and device kind", nullable=True),
      "started_at": Column(TIME, "UTC"), "finished_at": Column(TIME, "UTC", nullable=True),
@@ -261,7 +201,7 @@ RUNS = Table(
 )  # fmt: skip
 STAGES = Table(
     "stages", "Stages of every night", ("run_id", "stage"),
-    {"run_id": _RUN, "stage": Column(TEXT, "Stage, with the model if it has one"),
+    {"run_id": RUN, "stage": Column(TEXT, "Stage, with the model if it has one"),
      "seconds": Column(FLOAT, "Wall time"), "rows_in": Column(BIG, "Rows read", nullable=True),
      "rows_out": Column(BIG, "Rows written", nullable=True),
      "skipped": Column(BOOL, "The result of an earlier night was reused")},
@@ -269,13 +209,13 @@ STAGES = Table(
 ROW_LEDGER = Table(
     "row_ledger", "Number of rows by reason; the rows of a stage are the kept rows of the previous one",
     ("run_id", "stage", "reason"),
-    {"run_id": _RUN, "stage": Column(TEXT, "ingest, clean, encode, split; catalog, users, impressions: if there"),
+    {"run_id": RUN, "stage": Column(TEXT, "ingest, clean, encode, split; catalog, users, impressions: if there"),
      "reason": Column(TEXT, "kept, or why the row was dropped"), "rows": Column(BIG, "Rows")},
     volatile=("run_id",),
 )  # fmt: skip
 REJECTED_ROWS = Table(
     "rejected_rows", "Rejected source lines of this night", ("run_id", "file", "line"),
-    {"run_id": _RUN, "file": Column(TEXT, "Source file"),
+    {"run_id": RUN, "file": Column(TEXT, "Source file"),
      "line": Column(BIG, "Physical line, 1-based, including the header"),
      "column": Column(TEXT, "Column at fault", nullable=True), "reason": Column(TEXT, "Reason"),
      "raw": Column(TEXT, "The line, cut at 500 characters")},
@@ -283,7 +223,7 @@ REJECTED_ROWS = Table(
 )  # fmt: skip
 CHECKS = Table(
     "checks", "Audits of every night", ("run_id", "check_name"),
-    {"run_id": _RUN, "check_name": Column(TEXT, "File in sql/checks"), "severity": Column(TEXT, "error or warn"),
+    {"run_id": RUN, "check_name": Column(TEXT, "File in sql/checks"), "severity": Column(TEXT, "error or warn"),
      "bad_rows": Column(BIG, "Rows that the check returned"), "passed": Column(BOOL, "No bad row")},
     volatile=("run_id",),
 )  # fmt: skip
@@ -291,7 +231,7 @@ CHECKS = Table(
 CHURN = Table(
     "churn", "How much each night's lists differ from those they replaced, over the users of both",
     ("run_id", "segment"),
-    {"run_id": _RUN, "segment": Column(TEXT, "all; activity_low, _mid, _high: thirds by interactions; model, fallback"),
+    {"run_id": RUN, "segment": Column(TEXT, "all; activity_low, _mid, _high: thirds by interactions; model, fallback"),
      "compared_with": Column(TEXT, "Night whose lists were replaced"),
      "cutoff": Column(INT, "List depth N compared: the smaller of both nights' top_n"),
      "n": Column(BIG, "Users with a list in both nights"),
@@ -305,7 +245,7 @@ CHURN = Table(
 DRIFT = Table(
     "drift", "How users, items and activity of every night's source differ from the tables that were live",
     ("run_id", "measure"),
-    {"run_id": _RUN,
+    {"run_id": RUN,
      "measure": Column(TEXT, "rows_change, users_new, users_lost, users_active, items_new, items_lost: shares; "
                              "items_top_share: rows of the 1 % most popular items; rows_per_user; rating_mean"),
      "value": Column(FLOAT, "A share, or in the unit of the measure"),
