@@ -15,7 +15,7 @@ from pipeline.maintenance.forget import forget
 from pipeline.storage import lake
 
 START = dt.datetime(2024, 1, 1)
-QUICK = "[models.popularity]\n[models.ease]\n[gate]\nenabled = false\n[export]\nreasons = 2\n"
+QUICK = "[models.popularity]\n[models.ease]\n[gate]\nenabled = false\n[export]\nreasons = 2\n[export.audiences]\ntop_n = 5\n"
 COLUMNS = {"user": "listener", "item": "track", "timestamp": "played"}
 
 
@@ -66,6 +66,10 @@ def test_functions_answer_as_the_methods_do(night: nightrecs.Published, home: Pa
     assert nightrecs.similar("plays", "t01", 2, home=home).height == 2
     with pytest.raises(ValueError, match="no item of plays is called 'x'"):
         nightrecs.similar("plays", "x", home=home)
+    fans = nightrecs.audience("plays", "t01", top_n=3, home=home)
+    assert fans.height == 3 and fans["score"].is_sorted(descending=True)
+    with pytest.raises(ValueError, match="either an item"):
+        nightrecs.audience("plays", home=home)
     shares = nightrecs.reasons("plays", "u01", home=home).group_by("rank").agg(pl.col("share").sum())
     assert shares["share"].to_list() == pytest.approx([1.0] * shares.height)
     assert nightrecs.sql("plays", "select $n as n", n=3, home=home)["n"].to_list() == [3]

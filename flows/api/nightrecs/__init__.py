@@ -10,7 +10,7 @@
 """
 
 from flows.notebook import Published
-from nightrecs.functions import compare, evaluate, reasons, recommend, run, run_frame, similar, sql, table
+from nightrecs.functions import audience, compare, evaluate, reasons, recommend, run, run_frame, similar, sql, table
 from pipeline.core.errors import Locked, Refused, SettingsError, UnreadableInput
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Refused",
     "SettingsError",
     "UnreadableInput",
+    "audience",
     "compare",
     "evaluate",
     "reasons",

@@ -65,6 +65,14 @@ def similar(dataset: str, items: str | Sequence[str], top_n: int = 10, *, home: 
     return Published(dataset, home).similar(items, top_n)
 
 
+def audience(
+    dataset: str, item: str | None = None, *, attribute: str = "", value: str = "",
+    top_n: int = 100, home: Place = None,
+) -> pl.DataFrame:  # fmt: skip
+    """The users who would like an item, or the items of an attribute's value, most. See `Published.audience`."""
+    return Published(dataset, home).audience(item, attribute=attribute, value=value, top_n=top_n)
+
+
 def reasons(dataset: str, user: str, *, home: Place = None) -> pl.DataFrame:
     """Where a user's recommendations come from. See `Published.reasons`."""
     return Published(dataset, home).reasons(user)
