@@ -244,7 +244,7 @@ def test_who_can_t_be_served_gets_what_the_own_country_likes(shop, capsys):
     for word, message in (("country=xx", "no list for country 'xx'"), ("country", "--attribute is NAME=VALUE")):
         code = shop.command("recommend", "tiny", "nobody", "--attribute", word)
         assert code == (0 if "=" in word else 2) and message in capsys.readouterr().err
-    assert shop.command("recommend", "tiny", "nobody", "--attribute", "countr=fr") == 2
+    assert shop.command("recommend", "tiny", "nobody", "--attribute", "contry=fr") == 2
     assert "by country (export.fallback_by) (did you mean 'country'?)" in capsys.readouterr().err
     assert shop.command("recommend", "tiny", "nobody", "--attribute", "country=fr", "--list", "home") == 2
     assert "without --list" in capsys.readouterr().err
