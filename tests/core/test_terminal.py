@@ -45,7 +45,7 @@ def test_tables_and_talk_are_plain_and_json_is_whole(capsys):
 def test_an_explanation_is_plain(capsys):
     answer = {
         "title": HOSTILE, "model": "ease", "fit": "all", "item_id": HOSTILE, "user_id": HOSTILE, "run_id": "r",
-        "seen": [], "masked": False, "score": None, "excluded_by": "allow_if", "excluded_because": HOSTILE, "boost": 1.0,
+        "seen": [], "masked": False, "score": None, "excluded_by": "allow_if", "hide_days": None, "excluded_because": HOSTILE, "boost": 1.0,
         "promoted_to": [],
     }  # fmt: skip
     describe(answer, SimpleNamespace(json=False, n=1))
