@@ -109,8 +109,8 @@ def fallback_items(cold: ColdUsers, ids: pl.Series, rules: Rules, n: int) -> pl.
         scores = cold.popular if at < 0 else cold.scores(at)
         if rules.boost is not None:
             scores = boosted(scores, rules.boost)
-        if rules.allowed is not None:
-            scores = torch.where(rules.allowed, scores, -torch.inf)
+        if rules.listable is not None:
+            scores = torch.where(rules.listable, scores, -torch.inf)
         top, order = scores.sort(descending=True, stable=True)
         best = order[:n][top[:n] > -torch.inf]
         parts.append(

@@ -22,7 +22,7 @@ from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.promotions import MakeLists
 from pipeline.publishing.shared_lists import SharedLists
 from pipeline.ranking.ranks import top_k
-from pipeline.ranking.recommend import Lists, ServeInputs
+from pipeline.ranking.recommend import Lists, ServeInputs, served
 from pipeline.ranking.servable import both, servable
 from pipeline.schemas import tables
 from pipeline.training.interactions import History, Interactions
@@ -159,14 +159,33 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
     if makers.fitted.by is None:
         return None
     (values, config), users = makers.fitted.by, makers.users
-    device, model, popular = users.index.device, makers.fitted.model, makers.fitted.popular
-    if rules.boost is not None:
-        boost = rules.boost.to(device)
-        model, popular = Boosted(model, boost), boosted(popular, boost)
-    inputs = ServeInputs(users.index, users.history, users.mask, popular)
+    device, model = users.index.device, makers.fitted.model
+    boost = None if rules.boost is None else rules.boost.to(device)
     allowed = both(None if rules.allowed is None else rules.allowed.to(device), makers.fitted.servable)
-    lists = lists_by_attribute.lists_by(model, inputs, allowed, values.to(device), config)
-    return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
+    values, parts = values.to(device), []
+    for few, popular in _by_fallback(makers.fitted, users):
+        if boost is not None:
+            popular = boosted(popular, boost)
+        inputs = ServeInputs(few.index, few.history, few.mask, popular)
+        of_few = lists_by_attribute.lists_by(
+            model if boost is None else Boosted(model, boost), inputs, allowed, values, config
+        )
+        parts.append(lists_by_attribute.frame(of_few, config.attribute, values.names, few.ids, ids))
+    return pl.concat(parts)
+
+
+def _by_fallback(fitted: Fitted, users: Users) -> Iterator[tuple[Users, Tensor]]:
+    """The users, in groups by what the fallback ranks by, (I,)."""
+    if fitted.cold is None:
+        yield users, fitted.popular
+        return
+    device = users.index.device
+    others = torch.ones(len(users.index), dtype=torch.bool, device=device)  # (B,)
+    unserved = (~served(fitted.model, users.index, users.history)).nonzero().squeeze(1)
+    for value, at in fitted.cold.groups(users.ids, unserved):
+        others[at] = False
+        yield users.some(at), fitted.cold.scores(value).to(device)
+    yield users if bool(others.all()) else users.some(others.nonzero().squeeze(1)), fitted.popular
 
 
 def _lists(makers: Makers, wanted: Wanted, ids: pl.Series) -> tuple[Lists, Tensor]:

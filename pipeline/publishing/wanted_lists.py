@@ -130,13 +130,13 @@ def summary(named: dict[str, int], lists: list[Wanted]) -> str:
 
 
 # ── audit ──
-def create_tables(con: warehouse.Connection, run: Run, frame: pl.DataFrame, encoded: Path) -> None:
+def create_tables(con: warehouse.Connection, run: Run, frame: pl.DataFrame, encoded: Path, servable: Path) -> None:
     """Temporary tables of the further lists, from the published items `frame` (item_conditions.of_published).
 
-    `wanted_in` has a row per list, `ranked_in` the items that it may have; `promotable_in` and `explorable_in` as for
-    the default list.
+    `servable`: the file of the items that the model can score. `wanted_in` has a row per list, `ranked_in` the items
+    that it may have; `promotable_in` and `explorable_in` as for the default list.
     """
-    fit = pl.read_parquet(encoded / "items.parquet").select("item_id")
+    fit, scored = (pl.read_parquet(path).select("item_id") for path in (encoded / "items.parquet", servable))
     text = pl.String
     wanted = [pl.DataFrame(schema={"list": text, "top_n": pl.Int64, "exact": pl.Boolean, "explored": pl.Int64})]
     ranked = [pl.DataFrame(schema={"list": text, "item_id": text})]
@@ -151,7 +151,7 @@ def create_tables(con: warehouse.Connection, run: Run, frame: pl.DataFrame, enco
         count = explore.places(export.explore, export.top_n)
         row = {"list": name, "top_n": export.top_n, "exact": not export.max_per_attribute, "explored": count}
         wanted.append(pl.DataFrame([row], schema=wanted[0].schema))
-        ranked.append(fit.filter(~pl.col("item_id").is_in(out.implode())).select(own, "item_id"))
+        ranked.append(scored.filter(~pl.col("item_id").is_in(out.implode())).select(own, "item_id"))
         placed.append(business_rules.promotable(run, export, frame).select(own, "place", "item_id"))
         explorable.append(explore.explorable_of_night(run, export, frame, encoded).select(own, "item_id"))
     for table, parts in (("wanted_in", wanted), ("ranked_in", ranked), ("promotable_in", placed),

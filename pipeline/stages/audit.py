@@ -53,8 +53,10 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     )
     hides = hiding_condition(run.settings)
     con.execute(f"CREATE TEMP VIEW masking_rows AS SELECT * FROM source_rows WHERE {hides}")
-    ranked = lists / "listable.parquet" if (lists / "listable.parquet").exists() else encoded / "items.parquet"
-    con.execute(f"CREATE TEMP VIEW ranked_items AS SELECT * FROM read_parquet({warehouse.literal(ranked)})")
+    fit, of_held = encoded / "items.parquet", lists / checks.LISTABLE_OF_HELD
+    ranked, servable = (lists / name if (lists / name).exists() else fit for name in (checks.LISTABLE, checks.SERVABLE))
+    for view, path in (("ranked_items", ranked), ("held_items", of_held if of_held.exists() else ranked)):
+        con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM read_parquet({warehouse.literal(path)})")
     export = run.settings.export
     con.execute(
         "CREATE TEMP TABLE wanted AS "
@@ -76,15 +78,15 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     checks.temporary(con, "promotable_items", business_rules.promotable(run, export, night))
     checks.temporary(con, "explorable_items", explore.explorable_of_night(run, export, night, encoded))
     checks.temporary(con, "placed_items", model_attributes.described_items(encoded))
-    wanted_lists.create_tables(con, run, night, encoded)
+    wanted_lists.create_tables(con, run, night, encoded, servable)
     con.execute("CREATE TEMP TABLE tonight AS SELECT $run_id AS run_id", {"run_id": run.run_id})
     checks.bounds(con, run)
     realised.create_deciding(con, run)
     failed = checks.run_checks(con, run, "output")
     wanted_lists.drop_tables(con)
     con.execute(
-        "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW active_users; "
-        "DROP VIEW held_users"
+        "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW held_items; "
+        "DROP VIEW active_users; DROP VIEW held_users"
     )
     con.execute("DROP TABLE placed_items")
     con.execute(

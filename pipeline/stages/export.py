@@ -18,6 +18,7 @@ from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import (
     audiences,
     business_rules,
+    checks,
     cold_users,
     explore,
     holdback,
@@ -31,7 +32,7 @@ from pipeline.publishing import (
     user_lists,
     wanted_lists,
 )
-from pipeline.ranking.servable import servable
+from pipeline.ranking.servable import both, servable
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
@@ -96,8 +97,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         out = rules.out(ids)
         unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
-        if rules.listable is not None:  # for the audit
-            ids.filter(pl.Series(rules.listable.numpy())).to_frame().write_parquet(folder / "listable.parquet")
+        _write_items(folder / checks.LISTABLE, ids, rules.listable)
+        _write_items(folder / checks.SERVABLE, ids, allowed)
         unknown = ids.head(0) if allowed is None else ids.filter(~pl.Series(allowed.numpy()))
 
         cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
@@ -107,6 +108,10 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         if second:
             fitted_other = user_lists.Fitted(load(second, device), known, cold)
             other = holdback.Serving(fitted_other, lake.info(second)["label"])
+        if export.holdback:
+            other = other or holdback.popularity(serving.fitted)
+            theirs = both(rules.listable, servable(other.fitted.model, known, encoded))
+            _write_items(folder / checks.LISTABLE_OF_HELD, ids, theirs)
         for number, part in enumerate(holdback.with_holdback(run, rows, encoded, wanted, (serving, other))):
             lists += part.lists.height
             further.update(_write_part(folder, number, part, label))
@@ -137,6 +142,12 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
 
     return lake.build(run, spec(run, raw, encoded, models), write)
+
+
+def _write_items(path: Path, ids: pl.Series, kept: Tensor | None) -> None:
+    """Write the ids that are kept, (I,) bool, for the audit; nothing where all are."""
+    if kept is not None:
+        ids.filter(pl.Series(kept.numpy())).to_frame().write_parquet(path)
 
 
 def _write_part(folder: Path, number: int, part: user_lists.Part, label: str) -> dict[str, int]:

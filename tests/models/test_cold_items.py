@@ -114,7 +114,8 @@ def measure(case: Case, name: str) -> dict[str, float]:
     context, everything = FitContext(attributes=case.attributes), torch.ones_like(case.new)
     model.fit(case.train, context)
     alone = recall(model, case, case.warm, ~case.new)
-    place_new_items(model, case.train, context)
+    if model.learnt_of_items():  # else it has read the attributes itself
+        place_new_items(model, case.train, context)
     return {
         "cold among cold": recall(model, case, case.cold, case.new),
         "warm alone": alone,

@@ -16,6 +16,7 @@ AUDIT_TABLES = {
     "source_rows": "(user_id varchar, item_id varchar)",
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
+    "held_items": "(item_idx integer, item_id varchar)",
     "held_users": "(user_id varchar)",
     "deciding": "(metric varchar, cutoff integer)",
     "wanted": "(top_n integer, exact boolean, explored integer, by_n integer, by_values integer)",
@@ -66,6 +67,7 @@ def warehouse_of_two():
         for rows in ("source_rows", "masking_rows"):
             con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
+        con.execute("insert into held_items from ranked_items")
         con.execute("insert into wanted values (2, true, 1, 1, 1)")
         con.execute("insert into active_users values ('u'), ('v')")
         con.execute("insert into tonight values ('r')")
@@ -216,6 +218,18 @@ def test_a_list_of_an_inactive_user_is_found(good):
     assert good.sql(query).fetchall() == [("v", 2, 0)]
     good.execute("delete from recommendations where user_id = 'v'")
     assert good.sql(query).fetchall() == []
+
+
+def test_a_held_back_user_has_as_many_items_as_the_other_model_lists(good):
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / "every_user.sql")
+    good.execute(
+        "delete from held_items where item_id = 'b'; delete from recommendations where user_id = 'v' and rank = 2"
+    )
+    assert good.sql(query).fetchall() == [("v", 1, 2)]
+    good.execute("update recommendations set source = 'holdback' where user_id = 'v'")
+    assert good.sql(query).fetchall() == []
+    good.execute("delete from held_items; insert into held_items from ranked_items")
+    assert good.sql(query).fetchall() == [("v", 1, 2)]
 
 
 def test_a_promoted_item_is_at_its_place_or_ends_a_shorter_list(good):
