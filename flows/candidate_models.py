@@ -44,24 +44,26 @@ def fit_candidates(run: Run, step: Step, parts: Path) -> tuple["Candidates", Con
 
 
 def fit_runner_up(run: Run, step: Step, encoded: Path, champion: str, candidates: "Candidates") -> Path | None:
-    """The second-best model fitted on all rows, for `[export.holdback]`; None where there is none or none is wanted."""
+    """The second-best model fitted on all rows, for `[export.holdback]`; None where there is none or none is wanted.
+
+    The journal's `made` keeps it, for lists on request.
+    """
     if run.settings.export.holdback is None:
         return None
-    label = leaderboard.runner_up(run, champion, candidates.measured)
+    label, refit = leaderboard.runner_up(run, champion, candidates.measured), None
     if label is None:
         journal.note(run, "holdback: there is no second model, so held-back users get popular items")
-        return None
-    own = candidates.owners.get(label, run)
-    try:
-        return step(
-            StageCall(StageName.TRAIN, label, fit="all"), train.refit_model, own, encoded, label, "all",
-            candidates.fitted[label],
-        )  # fmt: skip
-    except Skipped as reason:
-        journal.note(
-            run, f"holdback: {label} can't be fitted on all rows, so held-back users get popular items: {reason}"
-        )
-        return None
+    else:
+        own, call = candidates.owners.get(label, run), StageCall(StageName.TRAIN, label, fit="all")
+        try:
+            refit = step(call, train.refit_model, own, encoded, label, "all", candidates.fitted[label])
+        except Skipped as reason:
+            journal.note(
+                run, f"holdback: {label} can't be fitted on all rows, so held-back users get popular items: {reason}"
+            )
+    made = journal.read_run(run.home, run.dataset, run.run_id).get("made", {})
+    journal.update_run(run, made={**made, "runner_up": refit})
+    return refit
 
 
 class Candidates:
