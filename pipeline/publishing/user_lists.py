@@ -135,10 +135,17 @@ class Makers:
         )
 
 
-def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wanted: Sequence[Wanted]) -> Iterator[Part]:
+def recommend(
+    run: Run,
+    fitted: Fitted,
+    rows: pl.DataFrame,
+    encoded: Path,
+    wanted: Sequence[Wanted],
+    among: pl.Series | None = None,
+) -> Iterator[Part]:
     """Lists of every active user, ordered by user id, in parts of at most USERS_PER_PART users.
 
-    Active are all users with a valid row, or those of the last `[export] active_days`.
+    Active are all users with a valid row, or those of the last `[export] active_days`; `among`: only these ids of them.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask; with `seen = "allow"`, of those of the last `hide_days`), nor one that a
@@ -151,7 +158,7 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    for users in users_of(run, known, rows, encoded, items):
+    for users in users_of(run, known, rows, encoded, items, among):
         makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
         default, *others = wanted
         lists, source = _lists(makers, default, ids)
@@ -189,8 +196,15 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
     return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
 
 
-def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
-    """The users who get lists, ordered by id, at most USERS_PER_PART at once."""
+def users_of(
+    run: Run,
+    known: Interactions,
+    rows: pl.DataFrame,
+    encoded: Path,
+    items: pl.DataFrame,
+    among: pl.Series | None = None,
+) -> Iterator[Users]:
+    """The users who get lists, ordered by id, at most USERS_PER_PART at once; `among`: only those of these ids."""
     device = known.users.device
     all_users, pairs = _source_pairs(rows, encoded, items)
     filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
@@ -202,6 +216,9 @@ def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, i
         newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
         filtered_out_history = replace(filtered_out_history, facts=facts_of(filtered_out, newest))  # type: ignore
     listed = active_users.places(all_users["user_id"], rows, run.settings.export)  # (A,)
+    if among is not None:
+        of = all_users["user_id"].cast(pl.String).is_in(among.implode())
+        listed = listed[torch.from_numpy(of.to_numpy(writable=True))[listed]]
     for at in listed.split(USERS_PER_PART):
         users = all_users[at.numpy()]
         index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
