@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.models.serialization import load
-from pipeline.publishing import business_rules, holdback, item_conditions, item_tables, user_lists
+from pipeline.publishing import business_rules, holdback, item_conditions, item_tables, rule_files, user_lists
 from pipeline.publishing.churn import published_file
 from pipeline.storage import lake, warehouse
 from pipeline.storage.expressions import night_date
@@ -113,5 +113,5 @@ def _default_list(run: Run, refits: Refits, rows: pl.DataFrame) -> user_lists.Wa
     catalog = item_tables.read_catalog(refits.raw)
     items = ids.to_frame().join(item_tables.items(rows, catalog), on="item_id", how="left", maintain_order="left")
     frame = item_conditions.of_raw(refits.raw, items, run.settings.dataset.items, night)
-    listed = business_rules.read_lists(export, run.data, run.started_at.date())
+    listed = rule_files.read_lists(export, run.data, run.started_at.date())
     return user_lists.Wanted(business_rules.rules_of(export, listed, frame, catalog), export.top_n)
