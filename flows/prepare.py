@@ -11,6 +11,7 @@ from pipeline.config.settings import Settings
 from pipeline.core import fault_injection, paths
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.filesystem import temporary_name
 from pipeline.core.memory import parse_bytes
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
@@ -183,7 +184,7 @@ def check_writable(home: Home) -> None:
     os.umask(0o027)  # files 0640, folders 0750: SQL users of the group can read
     try:
         home.warehouse.mkdir(parents=True, exist_ok=True)
-        probe = home.warehouse / f".probe-{os.getpid()}"
+        probe = temporary_name(home.warehouse / "probe")
         probe.write_text("")
         probe.unlink()
     except OSError as error:
