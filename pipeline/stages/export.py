@@ -238,6 +238,7 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             "rules": rule_files.fingerprint(listed[wanted_lists.DEFAULT]),
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
+            **({"trending_prior": "mixture"} if run.settings.export.trending else {}),
             **({"popular_events": "target"} if run.settings.dataset.events else {}),
         },
         parents=(raw, encoded, *models.folders),
