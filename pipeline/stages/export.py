@@ -103,7 +103,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
 
         cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
         serving = holdback.Serving(user_lists.Fitted(model, known, cold, by), label)
-        lists, further, second = 0, Counter[str](), models.runner_up
+        lists, drawn, further, second = 0, 0, Counter[str](), models.runner_up
         other = None
         if second:
             fitted_other = user_lists.Fitted(load(second, device), known, cold)
@@ -114,7 +114,10 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             _write_items(folder / checks.LISTABLE_OF_HELD, ids, theirs)
         for number, part in enumerate(holdback.with_holdback(run, rows, encoded, wanted, (serving, other))):
             lists += part.lists.height
+            drawn += part.lists.filter(source=explore.NAME).height
             further.update(_write_part(folder, number, part, label))
+        if (explorer := wanted[0].explorer) is not None:
+            explorer.filled = drawn  # held-back users have other places than in the champion's lists
         _note_lists(run, wanted, lists, further)
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
