@@ -35,7 +35,7 @@ def show_plan(options: Namespace) -> int:
     answer = {
         "dataset": run.dataset, "recipe": run.settings.recipe,
         "overrides": [masked(each) for each in (*(f"{n}={os.environ[n]}" for n in names), *(o.overrides or []))],
-        "data": str(run.data), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
+        "data": str(run.origin), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
         "until": o.until, "budget_minutes": run.settings.budget.minutes,
         "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "memory": memory,
         "stages": stages,

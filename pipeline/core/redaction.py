@@ -10,6 +10,8 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|AUTH_STRING|CREDENTIAL", re.IGNORECASE).search
 _NOTIFY = "NIGHTRECS_NOTIFY"
+_PASSWORD = re.compile(r"://[^:/\s@]*:(\S+)@")
+_PARAMETER = re.compile(r"(?i)(?<=[?&])((?:ssl)?password)=[^&\s'\"]+")
 _SHORTEST = 6
 """Shorter values are common words, which would be replaced in many texts."""
 _SHORTEST_PART = 12
@@ -23,7 +25,8 @@ def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """The text with `***` in place of each secret of the environment and of user and password in each URL."""
     for secret in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _CREDENTIALS.sub("***", text) if "@" in text else text
+    text = _CREDENTIALS.sub("***", text) if "@" in text else text
+    return _PARAMETER.sub(r"\1=***", text) if "=" in text else text
 
 
 def without_user(address: str) -> str:
@@ -44,6 +47,8 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
             yield value
             if "AUTH_STRING" in name.upper():  # as in a request's header
                 yield base64.b64encode(value.encode()).decode()
+        elif found := _PASSWORD.search(value):  # of a database, e.g. DATABASE_URL
+            yield from (form for form in {found[1], unquote(found[1])} if len(form) >= _SHORTEST)
 
 
 def _parts(value: str) -> Iterator[str]:
