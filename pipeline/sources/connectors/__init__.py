@@ -10,6 +10,7 @@ __all__ = [
     "object_stores",
     "postgres_queries",
     "problems",
+    "proposals",
     "query_results",
     "sqlite_queries",
 ]
