@@ -162,13 +162,17 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.ncf_timed import write_ncf_timed
     from pipeline.datasets.sample import write_sample
+    from pipeline.datasets.sample_shop import write_sample_shop
     from pipeline.datasets.shop_log import write_shop
 
     folder = home.lake(dataset.name) / lake.SOURCE
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed, "shop": write_shop}
+    write = {
+        "sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed, "shop": write_shop,
+        "sample_shop": write_sample_shop,
+    }  # fmt: skip
     write[dataset.source.generator or SAMPLE](folder)
     return folder
 
