@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.parser import USAGE
-from flows.prepare import WITHOUT_ROWS, prepare
+from flows.prepare import prepare, without_rows
 from pipeline.config import loader
 from pipeline.config.run import Run
 from pipeline.core.redaction import masked
@@ -41,7 +41,7 @@ def show_plan(options: Namespace) -> int:
         "stages": stages,
     }  # fmt: skip
     print(json.dumps(answer, indent=1) if o.json else plan_text(answer))
-    return 0 if o.rows or memory["fits"] is not False or o.until in WITHOUT_ROWS else USAGE
+    return 0 if o.rows or memory["fits"] is not False or o.until in without_rows(run.settings) else USAGE
 
 
 def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
