@@ -23,7 +23,7 @@ LAYERS = [  # top to bottom; packages of one layer do not import one another
     {"pipeline.publishing", "pipeline.evaluation"},
     {"pipeline.ranking"},
     {"pipeline.models", "pipeline.preparation", "pipeline.datasets"},
-    {"pipeline.training", "pipeline.sources"},
+    {"pipeline.training", "pipeline.sources", "pipeline.destinations"},
     {"pipeline.storage"},
     {"pipeline.config", "pipeline.schemas"},
     {"pipeline.core"},
@@ -41,6 +41,7 @@ ONLY_IMPORTERS = {
     "lightning_fabric": ("pipeline/training/launcher.py",),
     "prefect": ("flows/tasks.py", "flows/scheduled.py", "flows/serve.py", "flows/orchestration/"),
     "apprise": ("pipeline/reporting/notifications.py",),
+    "psycopg": ("pipeline/destinations/",),
 }
 FORBIDDEN = {
     "pipeline.models": ("pipeline.config", "pipeline.storage", "pipeline.schemas"),
@@ -56,7 +57,7 @@ ONLY_WHERE_NEEDED = (
     "ray",
 )
 """Packages of extras. They may be missing, so a module imports them in a function, or for type checkers."""
-WITHOUT_TORCH = ("core", "config", "schemas", "storage", "sources", "preparation", "datasets")
+WITHOUT_TORCH = ("core", "config", "schemas", "storage", "sources", "destinations", "preparation", "datasets")
 WITH_TORCH = {"pipeline/core/bootstrap.py"}
 """Data stages do not import it."""
 DATA_STAGES = ("ingest", "admit", "clean", "encode", "split")
