@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pipeline.models import Recommender
+from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
-from pipeline.publishing.user_lists import Users
 from pipeline.ranking.recommend import in_tiles, refuse_non_finite, served, tile_size
 from pipeline.schemas import tables
 from pipeline.training.interactions import History
