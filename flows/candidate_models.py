@@ -143,6 +143,7 @@ class Candidates:
             for label in self.run.settings.models:
                 if leaderboard.is_blend(self.run.settings, label) and self.has_new_members(label):
                     self.fit_and_evaluate(label, self.run)
+        budget.log_end(self.run)
 
     def has_new_members(self, blend: str) -> bool:
         """Whether a blend would have other members now, or fits of them that were made after it."""
@@ -184,6 +185,9 @@ class Candidates:
         with self.isolate(self.run, name), self._noting_late(name, started):
             first = StageCall(StageName.TRAIN, label, tuned=searched is not None)
             fit = tested = self.step(first, train.fit_model, own, self.parts, label, searched, {**self.fitted})
+            if searched and label in self.measured and _is_worse(fit, self.fitted[label]):
+                journal.note(self.run, f"{name}: not better on valid than the fit before, which stays")
+                return
             self.fitted.setdefault(label, fit)
             if both != "train":
                 refit = StageCall(StageName.TRAIN, label, fit=both)
@@ -205,6 +209,12 @@ class Candidates:
             self.late.add(name)
             budget.note_late(self.run, name, time.monotonic() - started)
             raise
+
+
+def _is_worse(fit: Path, before: Path) -> bool:
+    """Whether a fit has a lower metric on valid than one before it: the budget may have ended it early."""
+    value, earlier = (lake.info(folder).get("valid") for folder in (fit, before))
+    return value is not None and earlier is not None and value < earlier
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import BASELINE, INCUMBENT
+from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments.forecast import sizes_of
 from pipeline.experiments.reserve import BLENDING, BLENDING_LATER, Reserve
@@ -24,6 +25,7 @@ __all__ = [
     "deadline",
     "fits_now",
     "left",
+    "log_end",
     "logging",
     "note_late",
     "spare",
@@ -67,6 +69,11 @@ def deadline(run: Run, call: StageCall) -> float | None:
             f"and evaluating, blending, refitting on all rows and publishing need their part"
         )
     return time.monotonic() + share
+
+
+def log_end(run: Run) -> None:
+    """Log what is left, and what it is for."""
+    log.info(f"budget: {left(run) or 0:.0f} s are left: {Reserve(run).text()}")
 
 
 def fits_now(run: Run, label: str) -> bool:

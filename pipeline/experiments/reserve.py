@@ -40,9 +40,18 @@ class Reserve:
         seconds = sum(value or 0.0 for value in known.values())
         if known[StageName.EXPORT] is None and self.known.forecast:
             made = self.known.members(champion) if champion in self.known.blends else [champion]
-            seconds += DOUBT * self.known.forecast.tables(made)
+            seconds += self.known.forecast.tables(made)
         between = self.known.forecast.between(STAGES_LEFT) if self.known.forecast else 0.0
         return seconds + self.known.tracking() + between
+
+    def text(self) -> str:
+        """What is reserved for the end of the night."""
+        best, known = self.known.best_first[:1], self.known
+        parts = [f"MLflow {known.tracking():.0f} s"]
+        if best:
+            parts = [f"refit of {best[0]} {known.refit(best[0]):.0f} s", *parts]
+            parts += [f"tables {self.publishing(best[0]) - known.tracking():.0f} s"]
+        return f"{', '.join(parts)}; {self.shortest_end:.0f} s with caution"
 
     def end(self, champion: str) -> float:
         """The refit of this champion, and publishing it."""

@@ -89,7 +89,8 @@ class Timings:
 
     def least(self, call: StageCall) -> float | None:
         """Seconds without which a fit leaves nothing: one epoch, or all of a fit in one piece; None: not known."""
-        cut, timed = self.expected(replace(call, cut_short=True)), self.expected(call)
+        cut = self.expected(replace(call, cut_short=True))
+        timed = self.expected(call, replace(call, tuned=False))
         family, config = family_of(self.run.settings, call.label or "")
         epochs = workload.epochs_of(config)
         if timed is None and self.forecast:
@@ -131,13 +132,26 @@ class Timings:
                     most[call.stage, call.label] = max(number, most.get((call.stage, call.label), 0))
         return 1 + sum(most.values())
 
+    @cached_property
+    def past(self) -> list[str]:
+        """The last three nights before this one that were logged to MLflow."""
+        rows = self.stages.filter(pl.col("stage") == StageName.TRACK, pl.col("run_id") != self.run_id)
+        return sorted(rows["run_id"])[-3:]
+
+    def has_budget(self, run_id: str) -> bool:
+        """Whether a night had a budget."""
+        settings = journal.read_settings(self.run.home, self.run.dataset, run_id) or {}
+        return (settings.get("budget") or {}).get("minutes") is not None
+
     def tracking(self, further: int = 0) -> float:
         """Logging to MLflow, with a number of runs more than there are now."""
-        rows = self.stages.filter(pl.col("stage") == StageName.TRACK, pl.col("run_id") != self.run_id).sort("run_id")
+        budgeted = [
+            run_id for run_id in self.past if self.has_budget(run_id)
+        ]  # others also draw plots before publishing
+        rows = self.stages.filter(pl.col("stage") == StageName.TRACK, pl.col("run_id").is_in(budgeted))
         tonight = workload.of_tracking(self.runs(self.run_id) + further).steps
         if len(rows):
-            each = [row["seconds"] / workload.of_tracking(self.runs(row["run_id"])).steps
-                    for row in rows.tail(3).to_dicts()]  # fmt: skip
+            each = [row["seconds"] / workload.of_tracking(self.runs(row["run_id"])).steps for row in rows.to_dicts()]
             return self.slowdown * max(each) * tonight
         return self.forecast.tracking(self.runs(self.run_id) + further) if self.forecast else 0.0
 

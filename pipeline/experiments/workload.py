@@ -21,8 +21,8 @@ SMALL_PRODUCTS = 3.0
 """How much longer the products of small networks take than those of large matrices."""
 EVALUATION_STEPS, TABLES_STEPS, STAGE_STEPS = 1_200.0, 9_000.0, 600.0
 """Work that does not depend on the data: of an evaluation, of tables and audits, and between two stages."""
-TRACKING_STEPS, LOGGING_STEPS = 26_000.0, 300.0
-"""Work of logging to MLflow: imports, connections and plots; and for every run (a family, a trial)."""
+TRACKING_STEPS, LOGGING_STEPS = 3_000.0, 300.0
+"""Work of logging a night to MLflow, which is open already: what every night has, and every run (a family, a trial)."""
 STATE = 64
 """Numbers per user or item, where a config does not say."""
 
