@@ -3,6 +3,7 @@
 import datetime as dt
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,8 +25,10 @@ from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.training import context
 from pipeline.training.interactions import Interactions
+from tests.support.recorded_night import Recorded
 from tests.support.simulated_night import START, Machine, SimulatedNight
 
+RECORDED = Path(__file__).parent / "recorded"
 MACHINES = {
     "2 cores": Speed(1e11, 8e9, 6e3),
     "16 cores": Speed(8e11, 5e10, 6e3),
@@ -84,6 +87,13 @@ def test_most_of_the_budget_is_used_and_no_more_and_what_fits_is_not_skipped(
     assert not searched or min(searched) > max(place for place, call in enumerate(calls)
                                                if call.label == firsts[-1] and call.stage is StageName.TRAIN
                                                and call.fit == "train" and not call.tuned)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted(RECORDED.glob("*.json")), ids=lambda file: file.stem)
+def test_recorded_nights_keep_their_budget(tmp_path, monkeypatch, file):
+    costs = Recorded.of(file)
+    night = SimulatedNight(tmp_path, costs.night["minutes"], costs, blend_quality=1.1 * max(costs.metrics.values()))
+    assert 0.85 <= night.run(monkeypatch) <= 1.05
 
 
 def test_wide_catalogs_make_ease_dear_and_few_items_make_it_cheap():

@@ -38,12 +38,12 @@ def record(home: Path, dataset: str) -> dict[str, Any]:
     done = [(StageCall.parse(line["stage"]), line["seconds"]) for line in lines if not line["skipped"]]
     of_fits = [(call, seconds) for call, seconds in done if call.stage is StageName.TRAIN]
     ended = dt.datetime.fromisoformat(journal.read_run(place, dataset, run.run_id)["finished_at"])
-    split = next(iter(journal.artifacts(run, run.run_id, "4_split")))
-    began = dt.datetime.fromtimestamp((split / lake.MANIFEST).stat().st_mtime, dt.UTC).replace(tzinfo=None)
-    data = 1 + max(place_of for place_of, (call, _) in enumerate(done) if call.stage is StageName.SPLIT)
-    published = 1 + max(place_of for place_of, (call, _) in enumerate(done) if call.stage is StageName.PUBLISH)
-    after_split = [seconds for _, seconds in done[data:published]]
-    unaccounted = (ended - began).total_seconds() - sum(after_split)
+    first = next(iter(journal.artifacts(run, run.run_id, "5_models"))) / lake.MANIFEST
+    place_of = {call.stage: place for place, (call, _) in reversed([*enumerate(done)])}
+    began = dt.datetime.fromtimestamp(first.stat().st_mtime, dt.UTC).replace(tzinfo=None)
+    began -= dt.timedelta(seconds=done[place_of[StageName.TRAIN]][1])
+    of_models = [seconds for _, seconds in done[place_of[StageName.TRAIN] : place_of[StageName.PUBLISH] + 1]]
+    unaccounted = (ended - began).total_seconds() - sum(of_models)
     fits: dict[str, float] = {}
     for fit in map(lake.info, reversed(journal.artifacts(run, run.run_id, "5_models"))):
         label, epochs = fit["label"], workload.epochs_of(family_of(run.settings, fit["label"])[1]) \
@@ -61,7 +61,7 @@ def record(home: Path, dataset: str) -> dict[str, Any]:
         "used": round((ended - run.started_at).total_seconds(), 1),
         "whole": _shape(sizes.whole), "train": _shape(sizes.train), "valid": sizes.valid, "test": sizes.test,
         "before_fits": round((began - run.started_at).total_seconds(), 1),
-        "between": round(max(0.0, unaccounted) / len(after_split), 3),
+        "between": round(max(0.0, unaccounted) / len(of_models), 3),
         "fits": fits, "trials": {label: seconds for label, seconds in trials.items() if seconds},
         "refits": {call.label: seconds for call, seconds in of_fits if call.fit == "all" and call.label != "blend"},
         "evaluations": {call.label: seconds for call, seconds in done if call.stage is StageName.EVALUATE},
@@ -90,7 +90,7 @@ class Recorded:
         night = self.night
         self.sizes = Sizes(Shape(*night["whole"]), Shape(*night["train"]), night["valid"], night["test"])
         self.before_fits, self.between = night["before_fits"], night["between"]
-        self.speed, self.error = IDLE, 0.0
+        self.speed, self.metrics = IDLE, {k: value for k, value in night["valid_metric"].items() if value is not None}
 
     @classmethod
     def of(cls, file: Path) -> "Recorded":
@@ -105,8 +105,8 @@ class Recorded:
             for label, seconds in self.night[timed].items():
                 if label in run.settings.models and (guess := made.raw(StageCall(stage, label))):
                     ratios.append(seconds / guess)
-        self.error = max(1.0, sorted(ratios)[len(ratios) // 2])
-        self.speed = Speed(IDLE.products / self.error, IDLE.moved / self.error, IDLE.steps / self.error)
+        slower = max(1.0, sorted(ratios)[len(ratios) // 2])
+        self.speed = Speed(IDLE.products / slower, IDLE.moved / slower, IDLE.steps / slower)
 
     def _forecast(self, run: Run, call: StageCall) -> float:
         return Forecast(run, self.sizes).raw(call) or 0.0

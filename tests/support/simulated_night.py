@@ -49,6 +49,9 @@ class Costs(Protocol):
     between: float
     """Between two stages."""
 
+    def prepare(self, run: Run) -> None:
+        """Called once, when the settings are known."""
+
     def fit(self, run: Run, label: str) -> float:
         """A fit on train, with all epochs."""
         ...
@@ -84,6 +87,9 @@ class Machine:
         self.sizes = Sizes(self.shape, replace(self.shape, rows=rows * 8 // 10), valid, valid)
         self.before_fits = 5.0 + 1e-5 * rows
         self.draw = random.Random(1)
+
+    def prepare(self, run: Run) -> None:
+        pass
 
     def fit(self, run: Run, label: str) -> float:
         family, config = family_of(run.settings, label)
@@ -140,6 +146,7 @@ class SimulatedNight:
         patch.setattr(device_speed, "measured", lambda kind: self.costs.speed)
         patch.setattr(device_speed, "host_steps", lambda: self.costs.speed.steps)
         self.night = night
+        self.costs.prepare(night)
         self.now += self.costs.before_fits
         parts = self.keep("4_split", "split", {**self.split_info()})
         candidates, _ = fit_candidates(night, self.step, parts)
@@ -188,7 +195,8 @@ class SimulatedNight:
     def quality(self, label: str, tuned: bool = False) -> float:
         if label == "blend":
             return self.blend_quality
-        return QUALITY.get(label, 0.1) + 0.05 * tuned
+        known = getattr(self.costs, "metrics", QUALITY)
+        return known.get(label, 0.1 * min(known.values())) * (1 + 0.05 * tuned)
 
     def step(self, call: StageCall, stage: Any, run: Run, *inputs: Any) -> Path:
         """Stands for a stage of the models."""
