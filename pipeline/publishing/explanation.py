@@ -20,9 +20,9 @@ from pipeline.preparation.events import codes
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.preparation.seen import hidden
-from pipeline.publishing import business_rules, item_conditions, item_tables
+from pipeline.publishing import business_rules, item_conditions, item_tables, rule_files
 from pipeline.publishing.boosts import boosted
-from pipeline.publishing.user_lists import facts_of
+from pipeline.publishing.listed_users import facts_of
 from pipeline.ranking.ranks import served
 from pipeline.storage import journal, lake
 from pipeline.training.interactions import History
@@ -168,7 +168,7 @@ def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> busine
     rows = pl.read_parquet(night.raw / "interactions.parquet", columns=["item_id", "timestamp"])
     known = items.to_frame().join(item_tables.items(rows, catalog), on="item_id", how="left", maintain_order="left")
     frame = item_conditions.of_raw(night.raw, known, settings, date)
-    listed = business_rules.read_lists(export, night.data, date)
+    listed = rule_files.read_lists(export, night.data, date)
     return business_rules.rules_of(export, listed, frame, catalog)
 
 
