@@ -38,7 +38,7 @@ def night(run: Run, step: Step) -> None:
     """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
     data = data_stages(run, step)
 
-    from flows.candidate_models import fit_candidates, fit_runner_up  # imports torch, which takes seconds
+    from flows.candidate_models import fit_candidates, fit_runner_up, refit_for_lists  # imports torch: takes seconds
     from pipeline.stages import audit, compare, deliver, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
@@ -47,7 +47,8 @@ def night(run: Run, step: Step) -> None:
     fitted, measured = candidates.fitted, list(candidates.measured.values())
 
     step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, data.parts, sorted(candidates.fits))
-    champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup)
+    compared = refit_for_lists(run, step, data, candidates, lineup)
+    champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup, compared)
     step(StageCall(StageName.COMPARE), compare.compare_models, run, measured)
     on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.added.get(champion, run)
     try:

@@ -11,6 +11,7 @@ from pipeline.config.settings import Settings
 from pipeline.core import fault_injection, paths
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.filesystem import temporary_name
 from pipeline.core.memory import parse_bytes
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
@@ -155,13 +156,17 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     from pipeline.datasets.anime_like import write_anime
     from pipeline.datasets.ncf_timed import write_ncf_timed
     from pipeline.datasets.sample import write_sample
+    from pipeline.datasets.sample_shop import write_sample_shop
     from pipeline.datasets.shop_log import write_shop
 
     folder = home.lake(dataset.name) / lake.SOURCE
     if look_only:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write = {"sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed, "shop": write_shop}
+    write = {
+        "sample": write_sample, "anime": write_anime, "ncf_timed": write_ncf_timed, "shop": write_shop,
+        "sample_shop": write_sample_shop,
+    }  # fmt: skip
     write[dataset.source.generator or SAMPLE](folder)
     return folder
 
@@ -179,7 +184,7 @@ def check_writable(home: Home) -> None:
     os.umask(0o027)  # files 0640, folders 0750: SQL users of the group can read
     try:
         home.warehouse.mkdir(parents=True, exist_ok=True)
-        probe = home.warehouse / f".probe-{os.getpid()}"
+        probe = temporary_name(home.warehouse / "probe")
         probe.write_text("")
         probe.unlink()
     except OSError as error:

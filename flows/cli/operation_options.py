@@ -151,7 +151,7 @@ def add_diagnostics(command: Command) -> None:
     status.add_argument("--deep", action="store_true", help="verify the checksums of all published files")
     doctor = command(
         "flows.cli.doctor:doctor", "check the installation, the home and the device",
-        "doctor", "doctor --device cuda:1", "doctor --device none --json", home=False,
+        "doctor", "doctor --device cuda:1", "doctor --device none --json", "doctor --scale", home=False,
         more="Fits and scores small models on the CPU and on the device, and compares them. Without an accelerator it\n"
         "compares one thread with all threads.\n\n"
         "exit codes: 0 no check failed (there may be warnings), 1 a check failed",
@@ -159,6 +159,7 @@ def add_diagnostics(command: Command) -> None:
     doctor.add_argument(
         "--device", default="auto", help="device to compare with the CPU (default: auto; none: skip it)"
     )
+    doctor.add_argument("--scale", action="store_true", help="also check whether several hosts may share the home")
     bench = command(
         "flows.cli.bench:bench", "measure the published results on public data again",
         "bench quality", "bench quality --only P2,P4 --seeds 1", "bench quality --json",

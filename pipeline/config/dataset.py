@@ -68,7 +68,7 @@ class Source(Reading):
 
     folder: str | None = None
     """Folder below NIGHTRECS_DATA; the data set's name when absent."""
-    generator: Literal["sample", "anime", "ncf_timed", "shop"] | None = None
+    generator: Literal["sample", "anime", "ncf_timed", "shop", "sample_shop"] | None = None
     """Generates the files, synthetic or from other files, if `--data` is not given."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
     """incremental: files accumulate over nights; a file with known content is not read again."""

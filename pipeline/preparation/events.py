@@ -173,6 +173,12 @@ def key_settings(dataset: Dataset) -> dict[str, Any]:
     return found
 
 
+def target_rows(rows: pl.DataFrame, events: Events, feedback: Feedback) -> pl.DataFrame:
+    """The raw rows of the target's types that no later event of the user and item cancels."""
+    marked = _without_withdrawn(read_columns(rows, events, feedback), events)
+    return marked.filter("target").select(rows.columns)
+
+
 def masking_rows(rows: pl.DataFrame, places: pl.Series, events: Events) -> pl.Series:
     """Which of the raw rows at `places` are of a type after which an item is not recommended again; boolean."""
     masks = rows.select(_kind(events).is_in(events.masks).fill_null(False)).to_series()

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pipeline.models import Recommender
 from pipeline.models.ops.topk import largest
+from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
-from pipeline.publishing.user_lists import Users
 from pipeline.ranking.recommend import in_tiles, refuse_non_finite, served, tile_size
 from pipeline.schemas import tables
 

@@ -17,11 +17,12 @@ from pipeline.config.publishing import ByAttribute, Trending
 from pipeline.models import Recommender
 from pipeline.models.ease import Ease, EaseConfig
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
-from pipeline.publishing import business_rules, user_lists
+from pipeline.publishing import business_rules, listed_users, user_lists
 from pipeline.publishing.explore import Explorer
+from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.trending import trending
-from pipeline.publishing.user_lists import Fitted, Makers, Users, Wanted
+from pipeline.publishing.user_lists import Fitted, Makers, Wanted
 from tests.benchmarks.bench_hot_paths import Data
 
 NEW, GENRES = 500, 20
@@ -42,7 +43,7 @@ def models(data: Data) -> dict[str, Recommender]:
 
 def ways(data: Data, model: Recommender) -> dict[str, Callable[[], object]]:
     """The plain lists of the first 50,000 users, and each kind of further ones with them."""
-    n = min(data.n_users, user_lists.USERS_PER_PART)
+    n = min(data.n_users, listed_users.USERS_PER_PART)
     index = torch.arange(n)
     ids = pl.Series([f"i{item}" for item in range(data.n_items)])
     users = Users(pl.Series([f"u{user}" for user in range(n)]), index, data.history[index], data.history[index])
@@ -95,7 +96,7 @@ def main() -> None:
     data = Data(args.users, args.items, args.rows)
     print(f"{len(data.train):,} rows of {args.users:,} users and {args.items:,} items, {args.threads} threads")
     for family, model in models(data).items():
-        print(f"{family}: lists of {min(args.users, user_lists.USERS_PER_PART):,} users")
+        print(f"{family}: lists of {min(args.users, listed_users.USERS_PER_PART):,} users")
         timed = {**ways(data, model), "trending": trend(data)}
         best = dict.fromkeys(timed, float("inf"))
         for _ in range(args.rounds):

@@ -13,8 +13,8 @@ from flows.notebook import Published
 from pipeline.core.errors import SettingsError
 from pipeline.models import MODELS, FitContext, Recommender
 from pipeline.publishing.audiences import Audiences, Best
+from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
-from pipeline.publishing.user_lists import Users
 from pipeline.training.interactions import History, Interactions
 from tests.support.nights import without_report
 from tests.support.published_nights import RECIPE, SECRET, START, Dataset, without_mlflow
