@@ -137,6 +137,9 @@ def test_what_may_pass_is_tried_again_and_what_can_not_is_not(shop: Shop, monkey
         def address(self) -> str:
             return "x"
 
+        def check(self, home_id: str | None) -> str:
+            return ""
+
         def publish(self, night, patience, say, alone=False) -> bool:
             attempts.append(night.run_id)
             raise NotNow("busy") if len(attempts) < 3 else NotDelivered("no")
@@ -151,6 +154,22 @@ def test_what_may_pass_is_tried_again_and_what_can_not_is_not(shop: Shop, monkey
     [done] = delivery.deliver(shop.home, "shop", Publish.model_validate(shop.publish), patient=False)
     assert (done.trouble, len(attempts)) == ("busy", 1)
     assert record.read(shop.home, "shop")[shop.name].since == entry.since
+
+
+def test_a_place_that_settings_led_to_earlier_is_known_again(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    from pipeline.destinations.parquet import Parquet
+
+    addresses = iter(["a", "b", "b", "a"])
+    monkeypatch.setattr(Parquet, "address", lambda self: next(addresses))
+    wanted = [(2, {shop.name: "a", delivery.at_address(shop.name, str(shop.place)): str(shop.place)})]
+    wanted += [
+        (number, {**wanted[0][1], shop.name: "b", delivery.at_address(shop.name, "a"): "a"}) for number in (3, 4)
+    ]
+    wanted += [(5, {**wanted[0][1], delivery.at_address(shop.name, "b"): "b"})]
+    for number, entries in wanted:
+        shop.night(number)
+        assert shop.deliver().trouble is None
+        assert {name: entry.address for name, entry in record.read(shop.home, "shop").items()} == entries
 
 
 def test_a_home_is_no_place_for_copies(shop: Shop):
