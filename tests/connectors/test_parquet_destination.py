@@ -79,6 +79,19 @@ def test_a_night_is_there_as_published_and_old_ones_go(place: Place):
             assert about["rows"] == found.height
 
 
+def test_the_recipe_for_readers_works_as_documented(place: Place):
+    run = place.shop.night(1)
+    assert place.deliver().copied
+    text = (CHECKOUT / "pipeline" / "destinations" / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace("my-bucket/shop", f"{place.bucket}/to/shop")
+    found: dict = {}
+    exec(
+        code.replace("my-bucket", place.bucket).replace('"shop/', '"to/shop/').replace("eu-central-1", "us-east-1"),
+        found,
+    )
+    assert set(found["lists"]["run_id"]) == {run.run_id} and len(found["top"]) == USERS
+
+
 def test_readers_see_whole_nights_through_10_swaps(place: Place):
     place.shop.night(1)
     place.deliver()
