@@ -58,6 +58,10 @@ class FileStore(Protocol):
         """Bytes by key, of the keys with a prefix."""
         ...
 
+    def any_key(self) -> str | None:
+        """Some key; None if there is none."""
+        ...
+
     def remove(self, keys: Iterable[str]) -> None:
         """Remove files; those that do not exist are ignored."""
         ...
@@ -120,6 +124,12 @@ class Folder:
             paths = [path for path in self.root.rglob("*") if path.is_file()]
             found = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in paths}
         return {key: size for key, size in sorted(found.items()) if key.startswith(prefix)}
+
+    def any_key(self) -> str | None:
+        """The first file that is found."""
+        with _explained_os():
+            found = next((path for path in self.root.rglob("*") if path.is_file()), None)
+        return found and found.relative_to(self.root).as_posix()
 
     def remove(self, keys: Iterable[str]) -> None:
         """Folders that are empty then go, too; the root stays."""
@@ -206,6 +216,14 @@ class Bucket:
             pages = obstore.list(self.store, prefix=self.prefix or None)
             found = {each["path"].removeprefix(self.prefix): each["size"] for page in pages for each in page}
         return {key: size for key, size in sorted(found.items()) if key.startswith(prefix)}
+
+    def any_key(self) -> str | None:
+        """From the first page of the list."""
+        import obstore
+
+        with explained_s3():
+            page = next(iter(obstore.list(self.store, prefix=self.prefix or None, chunk_size=10)), [])
+        return page[0]["path"].removeprefix(self.prefix) if page else None
 
     def remove(self, keys: Iterable[str]) -> None:
         """One by one, in order."""

@@ -116,6 +116,15 @@ def test_forget_fails_while_earlier_settings_lead_to_copies(shop: Shop, tmp_path
     assert shop.command("destinations", "shop", "--abandon", row["name"]) == 0 and record.read(shop.home, "shop") == {}
 
 
+def test_a_copy_of_a_home_has_none_of_its_destinations(shop: Shop, tmp_path: Path):
+    shutil.copytree(shop.root, tmp_path / "copy", symlinks=True)
+    copy = Shop(tmp_path)
+    copy.root = tmp_path / "copy"
+    assert copy.command("gc", "shop") == 0 and record.read(copy.home, "shop") == {}
+    assert copy.command("forget", "shop", "u07") == 0 and len(shop.names("u07")) >= 2
+    assert "belongs to the data set shop" in (copy.deliver().trouble or "") and record.read(shop.home, "shop")
+
+
 def test_gc_removes_old_nights_and_what_killed_copies_left(shop: Shop):
     for number in (2, 3):
         shop.night(number)
