@@ -31,7 +31,7 @@ def array(text: str | None) -> list[str | None] | None:
     return [None if null else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, null in found]
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(ROWS)
 def test_texts_and_lists_of_texts_are_read_back(rows):
     columns = tuple(

@@ -1,7 +1,11 @@
 """A home whose nights are built from rows, without training, for tests of destinations."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -79,17 +83,39 @@ def rows_of(run_id: str, number: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def build(path: Path, rows: dict[str, list[dict[str, Any]]], changed: dict[str, Table] | None = None) -> None:
-    """Write a published file with every table and view."""
-    con = warehouse.connect()
-    con.execute(f"ATTACH {warehouse.literal(path)} AS night (STORAGE_VERSION '{OLDEST_READABLE}')")
-    con.execute("USE night")
-    with warehouse.transaction(con):
+    """Write a published file with every table and view; `changed`: tables with other columns than usual."""
+    if changed is None:
+        path.write_bytes(empty_file())
+    else:
+        _create(path, changed)
+    columns = {table.name: (changed or {}).get(table.name, table) for table in tables.PUBLISHED}
+    with _attached(path) as con, warehouse.transaction(con):
+        for name, found in rows.items():
+            warehouse.insert(con, name, pl.DataFrame(found, schema=columns[name].schema, orient="row"))
+
+
+@cache
+def empty_file() -> bytes:
+    """A published file without rows."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.duckdb"
+        _create(path, {})
+        return path.read_bytes()
+
+
+def _create(path: Path, changed: dict[str, Table]) -> None:
+    with _attached(path) as con, warehouse.transaction(con):
         for table in tables.PUBLISHED:
-            table = (changed or {}).get(table.name, table)
-            con.execute(table.ddl)
-            if found := rows.get(table.name):
-                warehouse.insert(con, table.name, pl.DataFrame(found, schema=table.schema, orient="row"))
-    create_views(con)
-    con.execute("USE memory")
-    con.execute("DETACH night")
-    con.close()
+            con.execute(changed.get(table.name, table).ddl)
+    with _attached(path) as con:
+        create_views(con)
+
+
+@contextmanager
+def _attached(path: Path) -> Iterator[warehouse.Connection]:
+    with warehouse.connect() as con:
+        con.execute(f"ATTACH {warehouse.literal(path)} AS night (STORAGE_VERSION '{OLDEST_READABLE}')")
+        con.execute("USE night")
+        yield con
+        con.execute("USE memory")
+        con.execute("DETACH night")
