@@ -43,6 +43,8 @@ def night(run: Run, step: Step) -> None:
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
 
+    if run.settings.budget.minutes:
+        track.prepare(run)
     candidates, lineup = fit_candidates(run, step, data.parts)  # search, train, evaluate: each model in isolation
     fitted, measured = candidates.fitted, list(candidates.measured.values())
 

@@ -47,6 +47,18 @@ FORBIDDEN = {
     "pipeline.models": ("pipeline.config", "pipeline.storage", "pipeline.schemas"),
     "pipeline.training": ("pipeline.storage", "pipeline.schemas"),
 }
+ONLY_WHERE_NEEDED = (
+    "adbc_driver_manager",
+    "adbc_driver_postgresql",
+    "adbc_driver_sqlite",
+    "moto",
+    "obstore",
+    "psycopg",
+    "ray",
+)
+"""Packages of extras. They may be missing, so a module imports them in a function, or for type checkers."""
+LAZY = "postgres"
+"""Modules of `destinations` with this prefix import psycopg; other modules import them in functions only."""
 WITHOUT_TORCH = ("core", "config", "schemas", "storage", "sources", "destinations", "preparation", "datasets")
 WITH_TORCH = {"pipeline/core/bootstrap.py"}
 """Data stages do not import it."""
@@ -155,6 +167,18 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     for library in ("torch", "prefect", "mlflow", "polars", "duckdb", "pydantic"):
         assert f"'{library}'" not in done.stdout
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=name)
+def test_packages_of_extras_are_imported_only_where_needed(folder: Path):
+    lazy = LAZY if folder.name == "destinations" else "-"
+    for path in sorted(path for path in folder.glob("*.py") if not path.name.startswith(lazy)):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                assert not any(each.startswith(f"pipeline.destinations.{LAZY}") for each in named), name(path)
+                found = {each.split(".")[0] for each in named} & set(ONLY_WHERE_NEEDED)
+                assert not found, f"{name(path)} imports {sorted(found)} when it is imported itself"
 
 
 def test_the_folder_mlflow_is_no_package():

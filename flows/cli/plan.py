@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.parser import USAGE
-from flows.prepare import WITHOUT_ROWS, prepare
+from flows.prepare import prepare, without_rows
 from pipeline.config import loader
 from pipeline.config.run import Run
 from pipeline.core.redaction import masked
@@ -36,7 +36,7 @@ def show_plan(options: Namespace) -> int:
     answer = {
         "dataset": run.dataset, "recipe": run.settings.recipe,
         "overrides": [masked(each) for each in (*(f"{n}={os.environ[n]}" for n in names), *(o.overrides or []))],
-        "data": str(run.data), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
+        "data": str(run.origin), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
         "until": o.until, "budget_minutes": run.settings.budget.minutes,
         "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "memory": memory,
         "stages": stages,
@@ -45,7 +45,7 @@ def show_plan(options: Namespace) -> int:
         found = destinations.check(run.home, run.dataset, run.settings.publish)
         answer["destinations"] = [{"name": name, "trouble": bad, "found": there} for name, bad, there in found]
     print(json.dumps(answer, indent=1) if o.json else plan_text(answer))
-    return 0 if o.rows or memory["fits"] is not False or o.until in WITHOUT_ROWS else USAGE
+    return 0 if o.rows or memory["fits"] is not False or o.until in without_rows(run.settings) else USAGE
 
 
 def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:

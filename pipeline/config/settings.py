@@ -96,6 +96,15 @@ class Budget(Section):
     """From the night's start to publishing. A fit that can't end in time, by past timings, is not started."""
 
 
+class Scale(Section):
+    """How the data stages are cut. It changes no result, so it is in no key of the lake."""
+
+    shards: Annotated[int, Field(ge=0, le=500)] = 0
+    """Contiguous ranges of users that the stages clean, encode and split take one after another, so that their memory
+    is bounded. 0: as many as the rows need to stay within half of `memory_limit`, which is 1 for most data sets; 1: all
+    rows at once."""
+
+
 class Evaluation(Section):
     """How models are evaluated."""
 
@@ -164,6 +173,7 @@ class Settings(Section):
     churn: Churn = Churn()
     search: Search = Search()
     budget: Budget = Budget()
+    scale: Scale = Scale()
     export: Export = Export()
     lists: dict[Name, NamedList] = Field(default={})
     """Further lists of every user by name, e.g. [lists.email] for mails; the default list is that of [export]."""

@@ -16,6 +16,8 @@ _IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^:@/?#]*):(?P<pass
 _AS_PARAMETER = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
 """The password in a URL's query, or in the `key=value` form of PostgreSQL."""
 _NOTIFY = "NIGHTRECS_NOTIFY"
+_PASSWORD = re.compile(r"://[^:/\s@]*:(\S+)@")
+_PARAMETER = re.compile(r"(?i)(?<=[?&])((?:ssl)?password)=[^&\s'\"]+")
 _SHORTEST = 6
 """Shorter values are common words, which would be replaced in many texts."""
 _SHORTEST_PART = 12
@@ -29,7 +31,8 @@ def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """The text with `***` in place of each secret of the environment and of user and password in each URL."""
     for secret in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _CREDENTIALS.sub("***", text) if "@" in text else text
+    text = _CREDENTIALS.sub("***", text) if "@" in text else text
+    return _PARAMETER.sub(r"\1=***", text) if "=" in text else text
 
 
 def without_user(address: str) -> str:
@@ -52,6 +55,8 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
             yield value
             if "AUTH_STRING" in name.upper():  # as in a request's header
                 yield base64.b64encode(value.encode()).decode()
+        elif found := _PASSWORD.search(value):  # of a database, e.g. DATABASE_URL
+            yield from (form for form in {found[1], unquote(found[1])} if len(form) >= _SHORTEST)
 
         elif "://" in value or "password" in value.lower():
             yield from _passwords(value)

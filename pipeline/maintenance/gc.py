@@ -17,6 +17,7 @@ from pipeline.core.filesystem import delete
 from pipeline.core.paths import Home
 from pipeline.destinations import health
 from pipeline.maintenance.rollback import next_target
+from pipeline.sources.connectors import fetching
 from pipeline.storage import checksums, journal, lake, state_files
 from pipeline.storage.garbage import Garbage, of_path
 from pipeline.storage.generations import kept_generations, live_run_id, old_generations
@@ -121,6 +122,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
     for path in sorted(home.lake(dataset).glob(f"{LAYERS}/.*")):
         if not (resumable and path.name.startswith(".checkpoint-")):
             yield path
+    yield from fetching.abandoned(home.lake(dataset) / lake.SOURCE)
     yield from sorted(home.generations(dataset).glob(".*"))
     yield from sorted(home.warehouse.glob(f".{dataset}.duckdb.next"))
     yield from sorted(home.journal(dataset).glob("*/.*.json.*"))
