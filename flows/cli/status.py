@@ -84,7 +84,7 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     except UnreadableInput as trouble:
         problems.append(f"the next night will not run: {trouble}")
     problems += changed(home, dataset, deep)
-    problems += not_copied(home, dataset, live)
+    problems += not_copied(home, dataset, live, holder is not None)
     if open_forgets := forgotten_users.pending(home, dataset):
         left = [line for pending in open_forgets for line in pending.left]
         problems.append(
@@ -114,15 +114,15 @@ def is_failed_experiment(night: dict[str, Any], usual: list[str] | None) -> bool
     return bool(night.get("until")) or bool(night.get("overrides") and night["overrides"] != usual)
 
 
-def not_copied(home: Home, dataset: str, live: str | None) -> list[str]:
-    """Destinations of `[publish]` that lack the live night."""
+def not_copied(home: Home, dataset: str, live: str | None, busy: bool) -> list[str]:
+    """Destinations of `[publish]` that lack the live night; while one may be copied to, those that failed before."""
     settings = journal.read_settings(home, dataset, live) if live else None
     configured = any(((settings or {}).get("publish") or {}).values())
     if not configured and not home.destinations(dataset).exists():
         return []
     from pipeline.destinations import health  # imports pydantic
 
-    return health.troubles(home, dataset)
+    return health.troubles(home, dataset, busy)
 
 
 def changed(home: Home, dataset: str, deep: bool) -> list[str]:

@@ -4,7 +4,7 @@ import base64
 import os
 import re
 from collections.abc import Iterator, Mapping
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
@@ -63,12 +63,12 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _passwords(address: str) -> Iterator[str]:
-    """Passwords in the URL of a database, as they are there and decoded."""
+    """Passwords in the URL of a database, as they are there, decoded and encoded."""
     in_url = _IN_URL.fullmatch(address.strip())
     found = [in_url["password"]] if in_url and in_url["password"] else []
     found += [each.strip("'") for each in _AS_PARAMETER.findall(address)]
     for password in found:
-        yield from (form for form in {password, unquote(password)} if len(form) >= _SHORTEST)
+        yield from (form for form in {password, unquote(password), quote(password, safe="")} if len(form) >= _SHORTEST)
 
 
 def _parts(value: str) -> Iterator[str]:

@@ -87,12 +87,8 @@ class _Attempts:
             raise NotDelivered("there is no live night, or its file was changed since (`nightrecs status`)")
         check_place(self.home, self.settings)
         destination = made(self.settings, self.dataset)
-        address, entry = destination.address(), record.read(self.home, self.dataset).get(self.name)
-        if entry and entry.address not in (None, address):  # its tables are still there
-            record.write(self.home, self.dataset, replace(entry, name=f"{self.name} @ {entry.address}"))
-            entry = None
-        entry = replace(entry or self._new_entry(), settings=self.settings.model_dump(mode="json"), address=address)
-        record.write(self.home, self.dataset, entry)  # before anything is there
+        destination.check(night.home_id)
+        entry = self._entry_of(destination.address())  # before anything is there
         copied = destination.publish(night, patience, lambda line: self.say(f"{self.name}: {line}"), entry.purge)
         fault("deliver:before_record")
         at = record.now() if copied else entry.at or record.now()
@@ -100,8 +96,27 @@ class _Attempts:
         record.write(self.home, self.dataset, replace(entry, trouble=None, since=None, purge=False))
         return copied
 
+    def _entry_of(self, address: str) -> Entry:
+        """The record of the destination at this address, written. One of another address stays: its tables do."""
+        entries = record.read(self.home, self.dataset)
+        entry, earlier = entries.get(self.name), entries.get(at_address(self.name, address))
+        if entry and entry.address not in (None, address):
+            record.write(self.home, self.dataset, replace(entry, name=at_address(self.name, str(entry.address))))
+            entry = None
+        if earlier:
+            record.drop(self.home, self.dataset, earlier.name)
+        entry = replace(earlier or entry or self._new_entry(), name=self.name, address=address)
+        entry = replace(entry, settings=self.settings.model_dump(mode="json"))
+        record.write(self.home, self.dataset, entry)
+        return entry
+
     def _new_entry(self) -> Entry:
         return Entry(self.name, self.name.partition(" ")[0], self.settings.model_dump(mode="json"))
+
+
+def at_address(name: str, address: str) -> str:
+    """Name of the record of a destination that the same settings led to earlier."""
+    return f"{name} @ {address}"
 
 
 def clear_users(home: Home, dataset: str) -> list[str]:

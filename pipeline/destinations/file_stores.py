@@ -58,6 +58,10 @@ class FileStore(Protocol):
         """Bytes by key, of the keys with a prefix."""
         ...
 
+    def any_key(self) -> str | None:
+        """Some key; None if there is none."""
+        ...
+
     def remove(self, keys: Iterable[str]) -> None:
         """Remove files; those that do not exist are ignored."""
         ...
@@ -121,6 +125,12 @@ class Folder:
             found = {path.relative_to(self.root).as_posix(): path.stat().st_size for path in paths}
         return {key: size for key, size in sorted(found.items()) if key.startswith(prefix)}
 
+    def any_key(self) -> str | None:
+        """The first file that is found."""
+        with _explained_os():
+            found = next((path for path in self.root.rglob("*") if path.is_file()), None)
+        return found and found.relative_to(self.root).as_posix()
+
     def remove(self, keys: Iterable[str]) -> None:
         """Folders that are empty then go, too; the root stays."""
         with _explained_os():
@@ -158,7 +168,7 @@ class Bucket:
         """The version is the e-tag."""
         import obstore
 
-        with _explained_s3():
+        with explained_s3():
             try:
                 found = obstore.get(self.store, self.prefix + key)
                 return bytes(found.bytes()), str(found.meta["e_tag"])
@@ -169,7 +179,7 @@ class Bucket:
         """By a put with `If-None-Match: *`."""
         import obstore
 
-        with _explained_s3():
+        with explained_s3():
             try:
                 obstore.put(self.store, self.prefix + key, content, mode="create")
             except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
@@ -184,7 +194,7 @@ class Bucket:
                 return self.create(key, content)
             except AlreadyThere:
                 raise Changed(key) from None
-        with _explained_s3():
+        with explained_s3():
             try:
                 obstore.put(self.store, self.prefix + key, content, mode={"e_tag": version})
             except obstore.exceptions.PreconditionError:
@@ -195,23 +205,31 @@ class Bucket:
         """Larger files in parts; S3 shows the key when all are there."""
         import obstore
 
-        with _explained_s3():
+        with explained_s3():
             obstore.put(self.store, self.prefix + key, path)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """By listing the prefix."""
         import obstore
 
-        with _explained_s3():
+        with explained_s3():
             pages = obstore.list(self.store, prefix=self.prefix or None)
             found = {each["path"].removeprefix(self.prefix): each["size"] for page in pages for each in page}
         return {key: size for key, size in sorted(found.items()) if key.startswith(prefix)}
+
+    def any_key(self) -> str | None:
+        """From the first page of the list."""
+        import obstore
+
+        with explained_s3():
+            page = next(iter(obstore.list(self.store, prefix=self.prefix or None, chunk_size=10)), [])
+        return page[0]["path"].removeprefix(self.prefix) if page else None
 
     def remove(self, keys: Iterable[str]) -> None:
         """One by one, in order."""
         import obstore
 
-        with _explained_s3():
+        with explained_s3():
             for key in keys:
                 with suppress(FileNotFoundError, obstore.exceptions.NotFoundError):
                     obstore.delete(self.store, self.prefix + key)
@@ -240,7 +258,7 @@ def _store(bucket: str, settings: ParquetDestination) -> "S3Store":
     region = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     config: S3Config = {"region": region, "endpoint": endpoint} if endpoint else {"region": region}
     retries: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=30)}
-    with _explained_s3():
+    with explained_s3():
         return S3Store(bucket, config=config, client_options=options, retry_config=retries)
 
 
@@ -253,7 +271,7 @@ def _explained_os() -> Generator[None]:
 
 
 @contextmanager
-def _explained_s3() -> Generator[None]:
+def explained_s3() -> Generator[None]:
     """Raise errors of obstore as NotDelivered or NotNow, without the parts of a response that name keys."""
     import obstore
 

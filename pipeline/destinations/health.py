@@ -17,8 +17,11 @@ from pipeline.storage import home_identity
 CHECK_SECONDS = 10.0
 
 
-def troubles(home: Home, dataset: str) -> list[str]:
-    """What is wrong: destinations that lack the live night, or are no longer in the settings. Reaches none of them."""
+def troubles(home: Home, dataset: str, busy: bool = False) -> list[str]:
+    """What is wrong: destinations that lack the live night, or are no longer in the settings. Reaches none of them.
+
+    `busy`: a night or a command holds the lock, and may be copying: only what has failed counts.
+    """
     entries, wanted = record.read(home, dataset), names_of(settings_now(home, dataset), dataset)
     if not entries and not wanted:
         return []
@@ -27,6 +30,8 @@ def troubles(home: Home, dataset: str) -> list[str]:
     for name in wanted:
         entry = entries.get(name)
         if night is None or (entry and entry.has(night.run_id, night.sha256)):
+            continue
+        if busy and not (entry and entry.trouble):
             continue
         has = f"it has night {entry.run_id}" if entry and entry.run_id else "it has no night"
         users = ", and nights that name a user who is to be forgotten" if entry and entry.purge else ""

@@ -113,7 +113,7 @@ class Parquet:
         """The home that the place belongs to; None: nobody's yet. Raises NotDelivered if it is another's."""
         owner = _json(store.read(OWNER))
         if not owner:
-            if other := next(iter(store.sizes()), None):
+            if other := store.any_key():
                 raise NotDelivered(f"{self.settings.url} has files that nightrecs did not make ({Path(other).name}); "
                                    "choose an empty folder or prefix")  # fmt: skip
             return None

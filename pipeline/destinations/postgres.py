@@ -2,8 +2,8 @@
 
 The schema has one owner, the data set of a home; the table `nightrecs_publication` says which, and which night it has.
 Tables are copied into `<schema>_next_<token>`, each in a transaction of its own. The last transaction holds locks on
-all old tables and views while it renames the schemas and drops the old one, so a query of several tables reads one
-night, and a reader's transaction that has read any of them keeps its night until it ends. The locks are waited for in
+all old tables and views while it drops the old schema and gives its name to the new one, so a query of several tables
+reads one night, and a reader's transaction keeps the tables that it has read until it ends. The locks are waited for in
 short turns below PostgreSQL's `deadlock_timeout`, so that no reader is ended in favour of them.
 """
 
@@ -219,7 +219,7 @@ class Postgres:
         return notes
 
     def _swap(self, session: Session, following: str, home_id: str, patience: float) -> list[str]:
-        """Rename the schemas and drop the old one, in one transaction; again until no reader is in the way."""
+        """Drop the old schema and rename the new one, in one transaction; again until no reader is in the way."""
         end, pause = time.monotonic() + patience, 0.1
         while True:
             try:
@@ -237,7 +237,7 @@ class Postgres:
             pause = min(2 * pause, 5.0)
 
     def _swap_once(self, session: Session, following: str, home_id: str) -> list[str]:
-        old, aside = quoted(self.schema), f"{self.schema}_old_{following[-8:]}"
+        name = quoted(self.schema)
         comment = session.value(
             "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace WHERE nspname = %s",
             [self.schema],
@@ -249,11 +249,10 @@ class Postgres:
                 _lock_all(session, self.schema, before)
             before = self._checked(session, home_id)  # again: it may have changed before the locks were had
             notes = postgres_grants.copy_grants(session, self.schema, following)
-            session.run(f"ALTER SCHEMA {old} RENAME TO {quoted(aside)}")
-            _drop(session, aside, before)
-        session.run(f"ALTER SCHEMA {quoted(following)} RENAME TO {old}")
+            _drop(session, self.schema, before)
+        session.run(f"ALTER SCHEMA {quoted(following)} RENAME TO {name}")
         kept = comment or f"Tables of the data set {self.dataset}, published by nightrecs every night"
-        session.run(f"COMMENT ON SCHEMA {old} IS {literal(kept)}")
+        session.run(f"COMMENT ON SCHEMA {name} IS {literal(kept)}")
         return notes
 
 

@@ -5,14 +5,13 @@ there, so `forget` must know of it.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
-from pipeline.core.redaction import masked
 from pipeline.core.run_ids import utcnow
-from pipeline.storage import state_files
+from pipeline.storage import home_identity, state_files
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class Entry:
     """Why the last attempt failed."""
     since: str | None = None
     """Since when attempts have failed, UTC."""
+    home_id: str | None = None
+    """The home that copied it. In a copy of that home, the entry does not count."""
     purge: bool = False
     """Older nights there still name a user who is to be forgotten."""
 
@@ -44,19 +45,24 @@ class Entry:
 
 
 def read(home: Home, dataset: str) -> dict[str, Entry]:
-    """Every destination on record, by name. Damaged entries are left out."""
+    """Every destination on record, by name. Damaged entries and those of another home are left out."""
     content = state_files.read(home.destinations(dataset), dict) or {}
+    identity = home_identity.read(home) if content else None
     found: dict[str, Entry] = {}
     known = set(Entry.__dataclass_fields__)
     for name, values in content.items():
         if isinstance(values, dict) and isinstance(values.get("kind"), str):  # pyright: ignore
             kept = {key: value for key, value in values.items() if key in known}  # pyright: ignore
-            found[name] = Entry(**{**kept, "name": name})
+            entry = Entry(**{**kept, "name": name})
+            if identity is None or entry.home_id in (None, identity.id):
+                found[name] = entry
     return found
 
 
 def write(home: Home, dataset: str, entry: Entry) -> None:
     """Add or replace an entry. The caller holds the lock."""
+    identity = home_identity.read(home)
+    entry = replace(entry, home_id=identity.id if identity else None)
     _save(home, dataset, {**read(home, dataset), entry.name: entry})
 
 
@@ -69,7 +75,7 @@ def _save(home: Home, dataset: str, entries: dict[str, Entry]) -> None:
     path = home.destinations(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {name: asdict(entry) for name, entry in entries.items()}
-    write_atomically(path, masked(json.dumps(stored, indent=1)))
+    write_atomically(path, json.dumps(stored, indent=1))
 
 
 def now() -> str:
