@@ -3,6 +3,7 @@
 `timings.py` says how long stages take, `reserve.py` what must be kept free for the rest of the night.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,14 @@ from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.experiments import device_speed
 from pipeline.experiments.forecast import sizes_of
 from pipeline.experiments.reserve import BLENDING, BLENDING_LATER, Reserve
 from pipeline.experiments.timings import Timings
 from pipeline.selection import leaderboard
 from pipeline.storage import journal
 from pipeline.training.context import TooLate
+from pipeline.training.device import resolve_device, set_threads
 
 __all__ = [
     "Timings",
@@ -30,6 +33,7 @@ __all__ = [
     "note_late",
     "spare",
     "trial",
+    "with_threads",
 ]
 
 
@@ -69,6 +73,17 @@ def deadline(run: Run, call: StageCall) -> float | None:
             f"and evaluating, blending, refitting on all rows and publishing need their part"
         )
     return time.monotonic() + share
+
+
+def with_threads(run: Run) -> Run:
+    """The run with the number of threads that is fastest on the machine as it is now, where none is set."""
+    if run.settings.budget.minutes is None or run.settings.threads or resolve_device(run.settings.device).type != "cpu":
+        return run
+    threads = device_speed.best_threads()
+    if threads == os.cpu_count():
+        return run
+    journal.note(run, f"the machine is busy: {threads} threads are faster than {os.cpu_count()}, and used for the fits")
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"threads": threads})})
 
 
 def log_end(run: Run) -> None:
@@ -127,6 +142,7 @@ def cheapest_first(run: Run, parts: Path) -> list[str]:
     sizes = sizes_of(run, parts)
     if run.settings.budget.minutes is None or sizes is None:
         return labels
+    set_threads(run.settings.threads)  # the device is probed here first
     known = Timings(run)
     known.known_sizes = known.known_sizes or sizes
     expected = {label: round(known.guess(StageCall(StageName.TRAIN, label))) for label in labels}
