@@ -14,7 +14,7 @@ from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import device_speed
 from pipeline.experiments.forecast import sizes_of
-from pipeline.experiments.reserve import BLENDING, BLENDING_LATER, Reserve
+from pipeline.experiments.reserve import BLENDING_LATER, Reserve
 from pipeline.experiments.timings import Timings
 from pipeline.selection import leaderboard
 from pipeline.storage import journal
@@ -62,8 +62,7 @@ def deadline(run: Run, call: StageCall) -> float | None:
     if label in known.blends:
         fit, share = None, (seconds - reserve.after_blend(label)) / len(known.blends[known.blends.index(label) :])
     else:  # if it becomes champion, its refit takes about as long as the fit, whenever that ended
-        blending = BLENDING_LATER if call.tuned else BLENDING
-        fit, before_refit = known.least(call), seconds - reserve.before_refit(label, blending)
+        fit, before_refit = known.least(call), seconds - reserve.before_refit(label)
         free = before_refit - reserve.shortest_end
         share = min(reserve.longest_fit(label, before_refit), free if call.tuned else reserve.share(label, free))
     if share <= 0 or (fit is not None and fit > share):
@@ -112,7 +111,7 @@ def spare(run: Run, label: str, usual: float, kept: float = 0.0) -> float:
     Reserves the time to fit, evaluate and publish its best trial.
     """
     reserve = Reserve(run)
-    own = reserve.known.expected(StageCall(StageName.TRAIN, label, tuned=True)) or usual
+    own = max(usual, reserve.known.best_fit(label))
     end = max(reserve.shortest_end, reserve.end(label))
     return (left(run) or 0) - reserve.before_refit(label, BLENDING_LATER) - end - own - kept
 
@@ -123,7 +122,8 @@ def after_searches(run: Run, improved: Mapping[str, float], blends_again: bool) 
     `improved`: seconds of a fit by label.
     """
     reserve = Reserve(run)
-    fits = sum(fit + reserve.known.evaluation(label) for label, fit in improved.items())
+    known = reserve.known
+    fits = sum(max(fit, known.best_fit(label)) + known.evaluation(label) for label, fit in improved.items())
     return fits + (reserve.blending_again() if blends_again else 0.0)
 
 
