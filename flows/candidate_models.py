@@ -14,13 +14,14 @@ from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
-from pipeline.selection import incumbent, leaderboard
+from pipeline.selection import incumbent, leaderboard, list_changes
 from pipeline.selection.incumbent import Contest
-from pipeline.stages import evaluate, train
+from pipeline.stages import evaluate, select, train
 from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id
 
 if TYPE_CHECKING:
+    from flows.nightly import Data
     from flows.successive_halving import Race
 
 Isolate = Callable[[Run, str], AbstractContextManager[None]]
@@ -45,24 +46,46 @@ def fit_candidates(run: Run, step: Step, parts: Path) -> tuple["Candidates", Con
 
 
 def fit_runner_up(run: Run, step: Step, encoded: Path, champion: str, candidates: "Candidates") -> Path | None:
-    """The second-best model fitted on all rows, for `[export.holdback]`; None where there is none or none is wanted."""
+    """The second-best model fitted on all rows, for `[export.holdback]`; None where there is none or none is wanted.
+
+    The journal's `made` keeps it, for lists on request.
+    """
     if run.settings.export.holdback is None:
         return None
-    label = leaderboard.runner_up(run, champion, candidates.measured)
+    label, refit = leaderboard.runner_up(run, champion, candidates.measured), None
     if label is None:
         journal.note(run, "holdback: there is no second model, so held-back users get popular items")
+    else:
+        own, call = candidates.owners.get(label, run), StageCall(StageName.TRAIN, label, fit="all")
+        try:
+            refit = step(call, train.refit_model, own, encoded, label, "all", candidates.fitted[label])
+        except Skipped as reason:
+            journal.note(
+                run, f"holdback: {label} can't be fitted on all rows, so held-back users get popular items: {reason}"
+            )
+    made = journal.read_run(run.home, run.dataset, run.run_id).get("made", {})
+    journal.update_run(run, made={**made, "runner_up": refit})
+    return refit
+
+
+def refit_for_lists(
+    run: Run, step: Step, data: "Data", candidates: "Candidates", lineup: Contest
+) -> list_changes.Refits | None:
+    """The incumbent and the challengers of equal quality fitted on all rows, for `gate.prefer = "steadier"`.
+
+    The gate compares their lists with the published ones; the champion's refit is one of them. None: it compares none.
+    """
+    if run.settings.gate.prefer != "steadier":
         return None
-    own = candidates.owners.get(label, run)
-    try:
-        return step(
-            StageCall(StageName.TRAIN, label, fit="all"), train.refit_model, own, encoded, label, "all",
-            candidates.fitted[label],
-        )  # fmt: skip
-    except Skipped as reason:
-        journal.note(
-            run, f"holdback: {label} can't be fitted on all rows, so held-back users get popular items: {reason}"
-        )
-        return None
+    refits: dict[str, Path] = {}
+    measured = list(candidates.measured.values())
+    for label in step(StageCall(StageName.SELECT), select.to_refit, run, measured, data.parts, lineup):
+        own, call = lineup.added.get(label, run), StageCall(StageName.TRAIN, label, fit="all")
+        try:
+            refits[label] = step(call, train.refit_model, own, data.encoded, label, "all", candidates.fitted[label])
+        except Skipped as reason:
+            journal.note(run, f"list changes: {label} can't be fitted on all rows: {reason}")
+    return list_changes.Refits(data.raw, data.encoded, refits) if lineup.incumbent in refits else None
 
 
 class Candidates:

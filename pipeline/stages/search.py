@@ -14,7 +14,7 @@ from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget
-from pipeline.experiments.families import family_of
+from pipeline.experiments.families import family_of, rows_of
 from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
@@ -122,7 +122,7 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
     settings = run.settings
     family, finder = family_of(settings, label)[0], settings.models[label].finder
     determines = {
-        **registry.key_of(family),
+        **registry.key_of(family, rows_of(split_dir)),
         "config": config_of_trials(settings, label).model_dump(), "label": label,
         "space": {name: repr(of) for name, of in space_of(settings, label).items()},
         "sampler": settings.search.sampler,

@@ -13,7 +13,7 @@ from pipeline.core.console import log
 from pipeline.core.errors import OutOfTime, Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget, warm_start
-from pipeline.experiments.families import config_of, family_of
+from pipeline.experiments.families import config_of, family_of, rows_of
 from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
 from pipeline.models import ModelConfig, NotServable, Recommender, registry
 from pipeline.models.blend import BlendConfig
@@ -156,7 +156,7 @@ def _spec(
         layer="5_models",
         version=VERSION,
         settings={
-            **registry.key_of(family), "config": config.model_dump(), "fit": call.fit,
+            **registry.key_of(family, rows_of(parents[0], call.fit)), "config": config.model_dump(), "fit": call.fit,
             "seed": settings.seed,
             "select": settings.select.model_dump(), "device": on_device(resolve_device(settings.device)),
             "precision": settings.precision, "label": call.label,
