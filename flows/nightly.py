@@ -39,12 +39,14 @@ def night(run: Run, step: Step) -> None:
     data = data_stages(run, step)
 
     from flows.candidate_models import fit_candidates, fit_runner_up, refit_for_lists  # imports torch: takes seconds
+    from pipeline.experiments import budget
     from pipeline.stages import audit, compare, deliver, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
 
     if run.settings.budget.minutes:
         track.prepare(run)
+        run = budget.with_threads(run)
     candidates, lineup = fit_candidates(run, step, data.parts)  # search, train, evaluate: each model in isolation
     fitted, measured = candidates.fitted, list(candidates.measured.values())
 

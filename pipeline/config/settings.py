@@ -93,7 +93,8 @@ class Budget(Section):
     """Time budget of a night. The time left after the fits of all families is used by the searches."""
 
     minutes: PositiveFloat | None = None
-    """From the night's start to publishing. A fit that can't end in time, by past timings, is not started."""
+    """From the night's start to publishing. A fit that can't end in time, by past timings or a forecast, is not
+    started. Plots are logged to MLflow after publishing."""
 
 
 class Scale(Section):

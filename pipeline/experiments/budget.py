@@ -3,6 +3,7 @@
 `timings.py` says how long stages take, `reserve.py` what must be kept free for the rest of the night.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,14 @@ from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.experiments import device_speed
 from pipeline.experiments.forecast import sizes_of
-from pipeline.experiments.reserve import BLENDING, BLENDING_LATER, Reserve
+from pipeline.experiments.reserve import BLENDING_LATER, Reserve
 from pipeline.experiments.timings import Timings
 from pipeline.selection import leaderboard
 from pipeline.storage import journal
 from pipeline.training.context import TooLate
+from pipeline.training.device import resolve_device, set_threads
 
 __all__ = [
     "Timings",
@@ -30,6 +33,7 @@ __all__ = [
     "note_late",
     "spare",
     "trial",
+    "with_threads",
 ]
 
 
@@ -58,8 +62,7 @@ def deadline(run: Run, call: StageCall) -> float | None:
     if label in known.blends:
         fit, share = None, (seconds - reserve.after_blend(label)) / len(known.blends[known.blends.index(label) :])
     else:  # if it becomes champion, its refit takes about as long as the fit, whenever that ended
-        blending = BLENDING_LATER if call.tuned else BLENDING
-        fit, before_refit = known.least(call), seconds - reserve.before_refit(label, blending)
+        fit, before_refit = known.least(call), seconds - reserve.before_refit(label)
         free = before_refit - reserve.shortest_end
         share = min(reserve.longest_fit(label, before_refit), free if call.tuned else reserve.share(label, free))
     if share <= 0 or (fit is not None and fit > share):
@@ -69,6 +72,17 @@ def deadline(run: Run, call: StageCall) -> float | None:
             f"and evaluating, blending, refitting on all rows and publishing need their part"
         )
     return time.monotonic() + share
+
+
+def with_threads(run: Run) -> Run:
+    """The run with the number of threads that is fastest on the machine as it is now, where none is set."""
+    if run.settings.budget.minutes is None or run.settings.threads or resolve_device(run.settings.device).type != "cpu":
+        return run
+    threads = device_speed.best_threads()
+    if threads == os.cpu_count():
+        return run
+    journal.note(run, f"the machine is busy: {threads} threads are faster than {os.cpu_count()}, and used for the fits")
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"threads": threads})})
 
 
 def log_end(run: Run) -> None:
@@ -97,7 +111,7 @@ def spare(run: Run, label: str, usual: float, kept: float = 0.0) -> float:
     Reserves the time to fit, evaluate and publish its best trial.
     """
     reserve = Reserve(run)
-    own = reserve.known.expected(StageCall(StageName.TRAIN, label, tuned=True)) or usual
+    own = max(usual, reserve.known.best_fit(label))
     end = max(reserve.shortest_end, reserve.end(label))
     return (left(run) or 0) - reserve.before_refit(label, BLENDING_LATER) - end - own - kept
 
@@ -108,7 +122,8 @@ def after_searches(run: Run, improved: Mapping[str, float], blends_again: bool) 
     `improved`: seconds of a fit by label.
     """
     reserve = Reserve(run)
-    fits = sum(fit + reserve.known.evaluation(label) for label, fit in improved.items())
+    known = reserve.known
+    fits = sum(max(fit, known.best_fit(label)) + known.evaluation(label) for label, fit in improved.items())
     return fits + (reserve.blending_again() if blends_again else 0.0)
 
 
@@ -127,6 +142,7 @@ def cheapest_first(run: Run, parts: Path) -> list[str]:
     sizes = sizes_of(run, parts)
     if run.settings.budget.minutes is None or sizes is None:
         return labels
+    set_threads(run.settings.threads)  # the device is probed here first
     known = Timings(run)
     known.known_sizes = known.known_sizes or sizes
     expected = {label: round(known.guess(StageCall(StageName.TRAIN, label))) for label in labels}

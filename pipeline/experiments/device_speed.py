@@ -1,5 +1,6 @@
 """How fast this device is, measured by a probe of some tenths of a second."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,8 @@ OPERATIONS_OF_A_STEP = 60.0
 """Small operations of a gradient step."""
 LONG_ENOUGH = 0.1
 """Seconds of rounds: several turns of the scheduler, so that what other processes take is measured too."""
+CLEARLY = 1.3
+"""Fewer threads than cores are used where they are this many times as fast."""
 FRESH, PROBES = 10.0, 4
 """Seconds between two probes of the host, and how many of them are averaged."""
 
@@ -47,6 +50,21 @@ def measured(kind: str) -> Speed:
     product = _mean(lambda: matrix @ matrix, device)
     lookup = _mean(lambda: bag(places, table, starts, mode="sum"), device)
     return Speed(2.0 * SIDE**3 / product, 4.0 * WIDTH * LOOKUPS / lookup, 1 / _step(device))
+
+
+def best_threads() -> int:
+    """Number of threads with which products of matrices are fastest on the CPU now, all cores unless fewer are better.
+
+    On a busy machine the threads of a product wait for those that have no core: one thread may be 3 times as fast.
+    """
+    cores, before, cpu = os.cpu_count() or 1, torch.get_num_threads(), torch.device("cpu")
+    matrix, seconds = torch.rand(SIDE, SIDE), dict[int, float]()
+    for threads in sorted({cores, max(1, cores // 2), 1}):
+        torch.set_num_threads(threads)
+        seconds[threads] = _mean(lambda: matrix @ matrix, cpu)
+    torch.set_num_threads(before)
+    best = min(seconds, key=lambda threads: seconds[threads])
+    return best if seconds[cores] > CLEARLY * seconds[best] else cores
 
 
 def host_steps() -> float:

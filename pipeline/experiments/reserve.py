@@ -15,7 +15,7 @@ from pipeline.experiments.timings import AFTER_FITS, DOUBT, LEARNING, Timings
 from pipeline.selection import leaderboard
 
 BLENDING, BLENDING_LATER = 0.15, 0.3
-"""Largest share of the budget that is kept free for blends: during the first fits, which are worth more, and later."""
+"""Largest share of the budget that is kept free for blends: from fits, which are worth more, and from searches."""
 CAUTION, MOST_CAUTION = 0.25, 0.08
 """The refit and publishing, which nothing can shorten, may take longer by this part of what is expected, but not by
 more than this part of the budget."""

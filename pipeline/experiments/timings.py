@@ -35,6 +35,8 @@ DOUBT = 1.5
 """A stage that was never timed may take this many times its forecast."""
 TRY = 0.3
 """A fit that gives up early where it would take too long is begun if this part of its forecast fits."""
+LATE = 2.0
+"""A fit that did not end in time is tried again with at least this many times the seconds that it had."""
 LEARNING = 3.0
 """Assumed time to learn the weights of a blend, in evaluations of its members, until one was timed."""
 USED_TO = 0.3
@@ -102,7 +104,7 @@ class Timings:
             seconds = seconds / epochs
         elif cut is not None and timed is None:
             seconds = cut
-        return max(seconds, DOUBT * self.late.get(call.label or "", 0.0)) or None
+        return max(seconds, LATE * self.late.get(call.label or "", 0.0)) or None
 
     def of(self, wanted: Callable[[StageCall], bool]) -> pl.DataFrame:
         """Rows of the stages whose call is wanted."""

@@ -19,7 +19,7 @@ LEARNING_PASSES = 30
 """How often a step of a gradient fit touches an embedding: read, gradient, optimizer state, write."""
 SMALL_PRODUCTS = 3.0
 """How much longer the products of small networks take than those of large matrices."""
-EVALUATION_STEPS, TABLES_STEPS, STAGE_STEPS = 1_200.0, 9_000.0, 600.0
+EVALUATION_STEPS, TABLES_STEPS, STAGE_STEPS = 1_200.0, 8_000.0, 120.0
 """Work that does not depend on the data: of an evaluation, of tables and audits, and between two stages."""
 TRACKING_STEPS, LOGGING_STEPS = 3_000.0, 300.0
 """Work of logging a night to MLflow, which is open already: what every night has, and every run (a family, a trial)."""

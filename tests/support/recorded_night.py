@@ -98,7 +98,7 @@ class Recorded:
         return cls(json.loads(file.read_text()))
 
     def prepare(self, run: Run) -> None:
-        """Find how much slower than an idle machine this one was, which the probes see."""
+        """Find how much slower than an idle machine this one was, which the probes see: by the fits, and by MLflow."""
         made = Forecast(run, self.sizes)
         ratios = []
         for stage, timed in ((StageName.TRAIN, "fits"), (StageName.EVALUATE, "evaluations")):
@@ -106,7 +106,8 @@ class Recorded:
                 if label in run.settings.models and (guess := made.raw(StageCall(stage, label))):
                     ratios.append(seconds / guess)
         slower = max(1.0, sorted(ratios)[len(ratios) // 2])
-        self.speed = Speed(IDLE.products / slower, IDLE.moved / slower, IDLE.steps / slower)
+        steps = workload.of_tracking(self.night["runs"]).steps / self.night["after"]["track"]
+        self.speed = Speed(IDLE.products / slower, IDLE.moved / slower, steps)
 
     def _forecast(self, run: Run, call: StageCall) -> float:
         return Forecast(run, self.sizes).raw(call) or 0.0
