@@ -77,6 +77,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         frame = pl.read_parquet(encoded / "interactions.parquet")
         recency = run.settings.recency
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency)
+        del frame
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)
