@@ -55,14 +55,16 @@ class Splits:
 
         Of event types, those that mask; with `seen = "allow"` none, or those of the last `hide_days`.
         """
-        rows = self.of(*EARLIER[split])
-        if self.seen.allow:
-            earlier = _by_user([self.frames[name] for name in EARLIER[split]])
-            masking = self.seen.masking(earlier, self.frames[split], self.kind)
-            rows = rows.select(torch.from_numpy(masking.to_numpy(writable=True)).to(self.device))
-        else:
-            rows = rows.masking()
-        return History.of(rows.users, rows.items, self.n_users, self.n_items)
+        parts = [self.frames[name] for name in EARLIER[split]]
+        needed = [name for name in parts[0].columns if name not in ("rating", "positive", "event", "quantity")]
+        rows = _by_user([part.select(needed) for part in parts])
+        if self.seen.allow or "masks" in rows.columns:
+            rows = rows.filter(self.seen.masking(rows, self.frames[split], self.kind))
+        users, items = (
+            torch.from_numpy(rows[name].cast(pl.Int64).to_numpy(writable=True)).to(self.device)
+            for name in ("user_idx", "item_idx")
+        )
+        return History.of(users, items, self.n_users, self.n_items)
 
     def off_limits(self, split: str) -> History:
         """By user, the interactions whose items are no negatives in `split`: those of all splits.
@@ -117,6 +119,11 @@ def load_splits(split_dir: Path, device: torch.device, recency: bool = False) ->
 
 _LOADED: dict[tuple[object, ...], Splits] = {}
 """The splits that were read last."""
+
+
+def release() -> None:
+    """Forget the splits that were kept: no model is fitted or evaluated on them any more."""
+    _LOADED.clear()
 
 
 @dataclass(frozen=True)
@@ -184,9 +191,10 @@ def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
     """The task of `split` for a model fitted on `fit`."""
     if (split, fit) in splits.tasks:
         return splits.tasks[split, fit]
-    fitted, held = splits.fitted_on(fit), _held(splits.of(split))
+    held = _held(splits.of(split))
     users = torch.nonzero(held.lengths).flatten()  # (N,)
-    mask = splits.masked(split)[users]
+    mask = splits.masked(split)[users]  # before the rows fitted on, so that memory never holds both as they are made
+    fitted = splits.fitted_on(fit)
     history = fitted.history()
     new = None if splits.attributes is None else NewItems.of(fitted, splits.attributes)
     task = EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history, new)

@@ -1,10 +1,12 @@
 """The users who get lists: their history, which a model may read, and their mask, in parts of bounded size."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
 USERS_PER_PART = 50_000
+ROWS_PER_BLOCK = 4_000_000
+"""Source rows, about, of the users whose rows are looked up together."""
 
 
 @dataclass(frozen=True)
@@ -44,52 +48,100 @@ def users_of(
     items: pl.DataFrame,
     among: pl.Series | None = None,
 ) -> Iterator[Users]:
-    """The users who get lists, ordered by id, at most USERS_PER_PART at once; `among`: only those of these ids."""
-    device = known.users.device
-    all_users, pairs = _source_pairs(rows, encoded, items)
-    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
-    masking = pairs.filter(hidden(rows, pairs["row"], run.settings, rows["timestamp"].max()))
-    seen = _history(masking, all_users.height, items.height)
-    own_history = known.history()
-    filtered_out_history = _history(filtered_out, all_users.height, items.height)
-    if own_history.facts is not None:
-        newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
-        filtered_out_history = replace(filtered_out_history, facts=facts_of(filtered_out, newest))  # type: ignore
-    listed = active_users.places(all_users["user_id"], rows, run.settings.export)  # (A,)
-    if among is not None:
-        of = all_users["user_id"].cast(pl.String).is_in(among.implode())
-        listed = listed[torch.from_numpy(of.to_numpy(writable=True))[listed]]
-    for at in listed.split(USERS_PER_PART):
-        users = all_users[at.numpy()]
-        index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
-        history = _first_known(own_history, filtered_out_history[at].to(device), index)
-        yield Users(users["user_id"], index, history, seen[at].to(device))
+    """The users who get lists, ordered by id, at most USERS_PER_PART at once; `among`: only those of these ids.
 
-
-def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """All users, by id, with their index in the fit or null; and `row`, `user_row`, `item_idx` of the source rows.
-
-    Rows of items that are not in the fit are left out of the pairs.
+    Source rows are looked up for a block of users at a time, so that memory holds those of one block only.
     """
-    user_row, user_ids = codes_of(rows["user_id"])
-    item_code, item_ids = codes_of(rows["item_id"])
-    known = pl.read_parquet(encoded / "users.parquet")
-    all_users = user_ids.alias("user_id").to_frame().join(known, on="user_id", how="left", maintain_order="left")
-    index = (
-        item_ids.alias("item_id").to_frame().join(items, on="item_id", how="left", maintain_order="left")["item_idx"]
-    )
-    pairs = pl.DataFrame({"user_row": user_row, "item_idx": index.gather(item_code)}).with_row_index("row")
-    return all_users, pairs.drop_nulls("item_idx")
+    device, own_history = known.users.device, known.history()
+    source = _SourceRows.of(rows, encoded, items)
+    names, newest = RowNames.of(run).learnt(rows, run.settings.dataset.feedback), rows["timestamp"].max()
+    listed = active_users.places(source.users["user_id"], rows, run.settings.export)  # (A,)
+    if among is not None:
+        of = source.users["user_id"].cast(pl.String).is_in(among.implode())
+        listed = listed[torch.from_numpy(of.to_numpy(writable=True))[listed]]
+    for parts in _blocks(listed.split(USERS_PER_PART), source.counts):
+        first = int(parts[0][0])
+        block = source.of_users(first, int(parts[-1][-1]) + 1)
+        filtered_out = _pairs_of_filtered_out_users(rows, block, run, names)
+        masking = block.pairs.filter(hidden(rows, block.pairs["row"], run.settings, newest))
+        seen = _history(masking, block.users.height, items.height)
+        filtered_out_history = _history(filtered_out, block.users.height, items.height)
+        if own_history.facts is not None:
+            until = newest if own_history.facts.ages is not None else None
+            facts = facts_of(filtered_out, until)  # type: ignore[arg-type]
+            filtered_out_history = replace(filtered_out_history, facts=facts)
+        for at in parts:
+            users, here = source.users[at.numpy()], at - first
+            index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
+            history = _first_known(own_history, filtered_out_history[here].to(device), index)
+            yield Users(users["user_id"], index, history, seen[here].to(device))
 
 
-def _pairs_of_filtered_out_users(
-    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, run: Run
-) -> pl.DataFrame:
+def _blocks(parts: Sequence[Tensor], counts: np.ndarray) -> Iterator[list[Tensor]]:
+    """Neighbouring parts of ascending users, together with about ROWS_PER_BLOCK of the source rows (U,) of users."""
+    before = np.concatenate([[0], np.cumsum(counts)])  # (U + 1,)
+    block: list[Tensor] = []
+    for part in parts:
+        if not len(part):
+            continue
+        if block and before[int(part[-1]) + 1] - before[int(block[0][0])] > ROWS_PER_BLOCK:
+            yield block
+            block = []
+        block.append(part)
+    if block:
+        yield block
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some users of the source with their index in the fit or null; `row`, `user_row` and `item_idx` of their rows."""
+
+    users: pl.DataFrame
+    pairs: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _SourceRows:
+    """All users, by id, with their index in the fit or null, and user and item of every source row."""
+
+    users: pl.DataFrame
+    user_row: np.ndarray  # (R,) int32
+    item_idx: pl.Series  # (R,) Int32; null: the item is not in the fit
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> "_SourceRows":
+        """Of the raw rows."""
+        user_row, user_ids = codes_of(rows["user_id"])
+        item_code, item_ids = codes_of(rows["item_id"])
+        known = pl.read_parquet(encoded / "users.parquet")
+        users = user_ids.alias("user_id").to_frame().join(known, on="user_id", how="left", maintain_order="left")
+        index = item_ids.alias("item_id").to_frame().join(items, on="item_id", how="left", maintain_order="left")
+        return cls(users, user_row.to_numpy(), index["item_idx"].gather(item_code))
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Rows of each user, (U,)."""
+        return np.bincount(self.user_row, minlength=self.users.height)
+
+    def of_users(self, first: int, end: int) -> _Block:
+        """The users from `first` to before `end`. Rows of items that are not in the fit are left out."""
+        is_all = first == 0 and end == self.users.height
+        rows = np.arange(len(self.user_row), dtype=np.uint32)
+        if not is_all:
+            rows = rows[(self.user_row >= first) & (self.user_row < end)]
+        columns = {
+            "row": rows,
+            "user_row": self.user_row[rows] - np.int32(first),
+            "item_idx": self.item_idx.gather(rows),
+        }
+        return _Block(self.users.slice(first, end - first), pl.DataFrame(columns).drop_nulls("item_idx"))
+
+
+def _pairs_of_filtered_out_users(rows: pl.DataFrame, block: _Block, run: Run, names: RowNames) -> pl.DataFrame:
     """Positive pairs of the users whom the filters left out, in time order; of event types, as `clean` has them."""
-    out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
-    theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
+    out = block.users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
+    theirs = block.pairs.filter(pl.col("user_row").is_in(out.implode()))
     dataset = run.settings.dataset
-    names = RowNames.of(run).learnt(rows, dataset.feedback)
     if dataset.is_weighted:
         taken = take_part(rows[theirs["row"]].hstack(theirs), dataset.feedback, dataset.events, names)
         ordered = taken.filter("positive").sort("user_row", "timestamp", "item_idx", "event", "quantity")
@@ -121,11 +173,15 @@ def facts_of(rows: pl.DataFrame, newest: dt.datetime | None) -> Facts:
 def _first_known(own: History, filtered_out: History, index: Tensor) -> History:
     """Row b: the history of user index[b] that the fit saw, or, for an index of -1, row b of `filtered_out`."""
     known = index >= 0
+    mine = own[index[known]]
+    if len(mine) == len(index):
+        return mine
+    theirs = filtered_out[(~known).nonzero().squeeze(1)]
     both = History(
-        torch.cat([own.offsets, own.offsets[-1] + filtered_out.offsets[1:]]),
-        torch.cat([own.items, filtered_out.items]),
+        torch.cat([mine.offsets, mine.offsets[-1] + theirs.offsets[1:]]),
+        torch.cat([mine.items, theirs.items]),
         own.n_items,
-        None if own.facts is None or filtered_out.facts is None else own.facts.followed_by(filtered_out.facts),
+        None if mine.facts is None or theirs.facts is None else mine.facts.followed_by(theirs.facts),
     )
-    rows = torch.where(known, index, len(own) + torch.arange(len(index), device=index.device))
+    rows = torch.where(known, torch.cumsum(known, 0) - 1, len(mine) + torch.cumsum(~known, 0) - 1)
     return both[rows]

@@ -1,7 +1,7 @@
 """Turns the champion into tables with the source's ids: top-N for every user, similar and popular items, vectors."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.evaluation import eval_task
 from pipeline.models.serialization import load
 from pipeline.preparation.events import target_rows
 from pipeline.preparation.filters import mark
@@ -71,6 +72,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
 
     def write(folder: Path) -> lake.StageResult:
         set_threads(run.settings.threads)
+        eval_task.release()
         export, device = run.settings.export, resolve_device(run.settings.device)
         model, label = load(champion, device), lake.info(champion)["label"]
         rows = pl.read_parquet(raw / "interactions.parquet")
@@ -78,6 +80,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         frame = pl.read_parquet(encoded / "interactions.parquet")
         recency = run.settings.recency
         known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency)
+        if not run.settings.attributes.used:  # which tell the age of new items
+            known = replace(known, ratings=None, timestamps=None)  # lists need neither
+        del frame
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)
