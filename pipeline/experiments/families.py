@@ -13,6 +13,7 @@ from pipeline.core.stage_call import Fit
 from pipeline.models import ModelConfig, Recommender, registry
 from pipeline.selection import leaderboard
 from pipeline.storage import lake
+from pipeline.training.device import resolve_device
 from pipeline.training.event_weights import SEARCHED, WeightsConfig
 
 
@@ -33,6 +34,19 @@ def rows_of(data: Path, fit: Fit = "train") -> int | None:
     if fit == "all":
         return manifest["rows_out"]
     return sum(manifest["info"]["rows"][name] for name in fit.split("+"))
+
+
+def sized(settings: Settings, label: str, data: Path) -> tuple[type[Recommender], ModelConfig]:
+    """As `family_of`, for a fit on the train rows of the split `data`: large fits may have other defaults.
+
+    A refit, which takes the configuration of a fit, has those of that fit.
+    """
+    family, config = family_of(settings, label)
+    rows, on_cpu = rows_of(data), resolve_device(settings.device).type == "cpu"
+    if rows is None or not on_cpu or settings.devices > 1:
+        return family, config
+    given = config.model_fields_set | {*(settings.models[label].search or {})}
+    return family, family.config_at(config, rows, given)
 
 
 def weighed_by_data(config: ModelConfig, dataset: Dataset) -> ModelConfig:

@@ -1,7 +1,7 @@
 """The base class of model families: one class with its config; all state is in `state_dict()`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -68,6 +68,14 @@ class Recommender(nn.Module, ABC):
         return max(
             (number for first, number in cls.later_versions.items() if (rows or 0) >= first), default=cls.version
         )
+
+    @classmethod
+    def config_at(cls, config: ModelConfig, rows: int, given: Collection[str]) -> ModelConfig:
+        """The config of a fit on so many rows, on one CPU; `given`: hyperparameters that are set or searched.
+
+        It is that of the lake's key and of refits. Default: as it is.
+        """
+        return config
 
     def weighed(self, history: History) -> History:
         """The history with the weights of the config, as `fit` saw it; as it is for families that don't weigh."""

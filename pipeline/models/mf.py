@@ -1,21 +1,26 @@
 """Matrix factorization with item biases and sampled negatives (BPR: Rendle et al., UAI 2009)."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import FitContext, Recommender
+from pipeline.models.base import FitContext, ModelConfig, Recommender
 from pipeline.models.ops.pair_scores import pair_scores, short, weighted_norms
+from pipeline.models.ops.shared_loss import LossName, Objective, SharedBatch, shared_loss
 from pipeline.training.event_weights import WeightsConfig, row_weights
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
-from pipeline.training.negative_sampling import FILTER_FROM, Negatives, NegativeSampler
+from pipeline.training.loop import Loss, Steps, TrainingConfig, fit_by_gradient, seeded
+from pipeline.training.negative_sampling import FILTER_FROM, Negatives, NegativeSampler, SharedNegatives
 
+LARGE = FILTER_FROM
+"""Rows from which a fit shares negatives."""
+SHARING = 16
+"""Rows that then share them."""
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 
 
@@ -26,7 +31,7 @@ class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     """Length of the user and item vectors."""
     epochs: PositiveInt = 15
     """Largest number of epochs; exactly that many if there is no validation."""
-    loss: Literal["bpr", "logistic", "softmax", "mse"] = "softmax"
+    loss: LossName = "softmax"
     """bpr: positive above each negative; logistic: binary cross-entropy; softmax: cross-entropy of the positive among
     the negatives; mse: squared error to 1 for the positive and 0 for negatives."""
     n_negatives: PositiveInt = 16
@@ -45,6 +50,20 @@ class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     """Standard deviation of the normal distribution of the initial embeddings."""
     sparse: bool | None = None
     """Sparse gradients. Unset: on the CPU for tables of more than 4 million parameters, on CUDA if memory is short."""
+    shared_negatives: NonNegativeInt | None = None
+    """So many rows of a step share their `n_negatives` drawn items, less those that a row's user knows; 0: every row
+    has its own. Unset: 16 for fits of 2 million rows and more on one CPU process, which then also have, where they are
+    not set or searched, `optimizer = "row_adagrad"` with `learning_rate = 0.1`, and `patience = 2`."""
+
+    added_later: ClassVar[tuple[str, ...]] = (*WeightsConfig.added_later, "shared_negatives")
+
+    @model_validator(mode="after")
+    def _sharing_is_possible(self) -> "MatrixFactorizationConfig":
+        if self.shared_negatives and self.negatives == "static":
+            raise ValueError('shared_negatives are drawn in every step: they go with negatives = "fresh"')
+        if self.shared_negatives and self.sparse is False:
+            raise ValueError("gradients of shared_negatives are sparse: sparse = false does not go with them")
+        return self
 
 
 class MatrixFactorization(Recommender):
@@ -66,6 +85,24 @@ class MatrixFactorization(Recommender):
         self.item = nn.Embedding(n_items, config.embedding_dim + config.item_bias)
         self._set_gradients(FitContext())
 
+    @classmethod
+    def config_at(cls, config: ModelConfig, rows: int, given: Collection[str]) -> ModelConfig:
+        """Large fits share negatives, and have what suits these."""
+        assert isinstance(config, MatrixFactorizationConfig)
+        if (
+            config.shared_negatives is not None
+            or rows < LARGE
+            or config.negatives == "static"
+            or config.sparse is False
+        ):
+            return config
+        changes: dict[str, Any] = {"shared_negatives": SHARING}
+        if not {"optimizer", "learning_rate"} & {*given}:
+            changes |= {"optimizer": "row_adagrad", "learning_rate": 0.1}
+        if "patience" not in given:
+            changes["patience"] = 2
+        return config.model_copy(update=changes)
+
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Fit on the positive rows; negatives are items without any row of the user."""
         self.to(context.device)
@@ -78,8 +115,14 @@ class MatrixFactorization(Recommender):
         rows = train.positives()
         weights = row_weights(rows, self.config)  # (N,)
         weights = None if weights is None else weights / weights.mean().clamp(min=1e-9)
+        sharing = bool(self.config.shared_negatives)
+        loss = (self._shared_loss if sharing else self._own_loss)(train, rows, weights, context.seed)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=not sharing))
+
+    def _own_loss(self, train: Interactions, rows: Interactions, weights: Tensor | None, seed: int) -> Loss:
+        """The loss of steps whose rows have negatives of their own."""
         sampler = NegativeSampler(train, self.config.alpha)
-        draw = sampler.for_rows(rows.users, self.config.n_negatives, self.config.negatives, context.seed)
+        draw = sampler.for_rows(rows.users, self.config.n_negatives, self.config.negatives, seed)
 
         def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
             users = rows.users[batch]  # (B,)
@@ -87,11 +130,38 @@ class MatrixFactorization(Recommender):
             own = None if weights is None else weights[batch]  # (B,)
             return self._loss(users, torch.cat([rows.items[batch].unsqueeze(1), negatives], 1), real, own)
 
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=True))
+        return loss
+
+    def _shared_loss(self, train: Interactions, rows: Interactions, weights: Tensor | None, seed: int) -> Loss:
+        """The loss of steps whose rows share negatives in groups."""
+        config = self.config
+        sampler, objective = (
+            SharedNegatives(train, config.alpha),
+            Objective(config.loss, config.negative_weight, config.l2, config.item_bias),
+        )
+
+        def part(batch: Tensor, groups: int, generator: torch.Generator) -> Tensor:
+            users = rows.users[batch]  # (B,)
+            negatives, known = sampler.draw(users.view(groups, -1), config.n_negatives, generator)  # (S, n), (K,)
+            own = None if weights is None else weights[batch]  # (B,)
+            shared = SharedBatch(users, rows.items[batch], negatives, known, own)
+            return shared_loss(self.user.weight, self.item.weight, shared, objective)
+
+        def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
+            groups = len(batch) // (config.shared_negatives or 1)
+            whole = groups * (config.shared_negatives or 1)
+            if whole == len(batch):
+                return part(batch, groups, generator)
+            rest = part(batch[whole:], 1, generator) * ((len(batch) - whole) / len(batch))
+            return part(batch[:whole], groups, generator) * (whole / len(batch)) + rest if whole else rest
+
+        return loss
 
     def _set_gradients(self, context: FitContext) -> None:
         """Choose sparse gradients, table by table: cheaper for large ones on a CPU; on CUDA many launches and syncs."""
-        if self.config.sparse is not None:
+        if self.config.shared_negatives:
+            self.user.sparse = self.item.sparse = True
+        elif self.config.sparse is not None:
             self.user.sparse = self.item.sparse = self.config.sparse
         elif context.device.type == "cuda" and context.world.size == 1:
             needed = 16 * (self.n_users + self.n_items) * (self.config.embedding_dim + 1)  # with gradient and moments

@@ -14,7 +14,7 @@ from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget
-from pipeline.experiments.families import family_of, rows_of
+from pipeline.experiments.families import family_of, rows_of, sized
 from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
@@ -55,7 +55,7 @@ def search_model(
     logger = TrialLogger(run, title)
 
     def write(folder: Path) -> lake.StageResult:
-        space, config = space_of(settings, label), config_of_trials(settings, label)
+        space, config = space_of(settings, label), config_of_trials(settings, label, split_dir)
         limits = _limits(run, label, train_fit, seconds, kept)
         logger.begin(limits.trials)
         trials, ended = Search(
@@ -123,7 +123,7 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
     family, finder = family_of(settings, label)[0], settings.models[label].finder
     determines = {
         **registry.key_of(family, rows_of(split_dir)),
-        "config": config_of_trials(settings, label).model_dump(), "label": label,
+        "config": config_of_trials(settings, label, split_dir).model_dump(), "label": label,
         "space": {name: repr(of) for name, of in space_of(settings, label).items()},
         "sampler": settings.search.sampler,
         "prune": settings.search.prune, "seed": settings.seed, "select": settings.select.model_dump(),
@@ -140,9 +140,9 @@ def _feedback_key(settings: Settings) -> dict[str, Any]:
     return found if found["repeats"] else {name: value for name, value in found.items() if name != "repeats"}
 
 
-def config_of_trials(settings: Settings, label: str) -> ModelConfig:
+def config_of_trials(settings: Settings, label: str, split_dir: Path) -> ModelConfig:
     """The configured hyperparameters, with the epochs of `[search]` if the family has epochs."""
-    _, config = family_of(settings, label)
+    _, config = sized(settings, label, split_dir)
     if settings.search.epochs and "epochs" in type(config).model_fields:
         return config.model_copy(update={"epochs": settings.search.epochs})
     return config

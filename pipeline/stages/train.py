@@ -13,7 +13,7 @@ from pipeline.core.console import log
 from pipeline.core.errors import OutOfTime, Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget, warm_start
-from pipeline.experiments.families import config_of, family_of, rows_of
+from pipeline.experiments.families import config_of, family_of, rows_of, sized
 from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
 from pipeline.models import ModelConfig, NotServable, Recommender, registry
 from pipeline.models.blend import BlendConfig
@@ -92,7 +92,7 @@ def request_fit(
 
     Writes nothing. Raises NotYetKnown where hyperparameters or members depend on results that do not exist yet.
     """
-    family, config = family_of(run.settings, label)
+    family, config = sized(run.settings, label, split_dir)
     config = config_of(config, search_dir=search_dir)
     members: dict[str, Path] = {}
     if family.blends:

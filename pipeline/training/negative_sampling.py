@@ -15,10 +15,8 @@ FINENESS = 1 << 16
 """Weight of an item of average popularity, unless it must be smaller to fit 62 bits."""
 FILTER_FROM = 2_000_000
 """Pairs from which the search in them is slower, on a CPU, than a look whether an item is known."""
-FILTER_BITS = 16
-"""Bits per pair of the filter, at least, of which two are set: 1 % of the unknown pairs pass it and are searched."""
-FACTOR = -7046029254386353131  # odd: 2 ** 64 / golden ratio, as a signed number
-SECOND_FACTOR = -4417276706812531889  # odd: 0xC2B2AE3D27D4EB4F, a prime of xxHash
+BYTES_PER_PAIR = 2
+"""Of the filter, at least: 3 % of the unknown pairs pass it and are searched."""
 
 
 class NegativeSampler:
@@ -60,7 +58,11 @@ class NegativeSampler:
         self.all_real = bool(self.real.all())
         lines = torch.arange(known.n_users, device=device) * (self.total + 1)  # (U,) where keys of a user start
         self.of_user = torch.stack([room.clamp(min=1), lines, before_user + lines], 1)  # (U, 3): one look-up in `draw`
-        self.filter = PairFilter(pairs) if device.type == "cpu" and len(pairs) >= FILTER_FROM else None
+        self.filter = (
+            PairFilter(pairs, known.n_users, known.n_items)
+            if device.type == "cpu" and len(pairs) >= FILTER_FROM
+            else None
+        )
 
     def draw(self, users: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Items (B, n), which may repeat, and whether they are valid, (B,).
@@ -84,7 +86,7 @@ class NegativeSampler:
         """Items (B, n) at points of the full line; those that are known are replaced."""
         assert self.filter is not None
         items = self._items_at(_points(self.total, len(users), n, generator))  # (B, n)
-        known = self.filter.cells_of_known(users.unsqueeze(1) * self.n_items + items)  # (K,)
+        known = self.filter.cells_of_known(users.unsqueeze(1), items)  # (K,)
         items.view(-1)[known] = self._unknown(users[known // n], 1, generator).squeeze(1)
         return items
 
@@ -104,40 +106,68 @@ class NegativeSampler:
         return lambda batch, generator: (items[batch], real[batch])
 
 
-class PairFilter:
-    """Finds the known ones among many pairs: a Bloom filter of two bits (Bloom, CACM 1970), and a search for the rest.
+class SharedNegatives:
+    """Draws items by weight that all rows of a group share, and finds the pairs among them that a user knows.
 
-    The search in N pairs misses the caches log2(N) times, a look at a bit once.
+    A row then has n negatives less those that its user knows. Groups of as many rows as negatives need one drawn item
+    and one look-up of a vector per row, where negatives of their own need n.
     """
 
-    def __init__(self, pairs: Tensor):
-        """`pairs` (N,), sorted, on the CPU; at least one."""
-        self.pairs, self.bits = pairs, max(3, (FILTER_BITS * len(pairs) - 1).bit_length())
-        self.table = torch.zeros(1 << self.bits - 3, dtype=torch.uint8)  # (2 ** bits / 8,)
+    def __init__(self, known: Interactions, alpha: float = 0.0):
+        """`known` has all rows that the fit may know, positive or not; pairs may repeat."""
+        pairs = torch.unique(known.users * known.n_items + known.items)  # (N,) sorted
+        ends = torch.cumsum(_weights(pairs % known.n_items, known.n_users, known.n_items, alpha), 0)  # (I,)
+        self.total, self.ends = int(ends[-1]), ends if alpha else None  # if uniform, the point is the item
+        self.filter = PairFilter(pairs, known.n_users, known.n_items)
+
+    def draw(self, users: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Items (S, n) for S groups of R users, (S, R); and cells of (S, R, n), as if flat, that are known, (K,)."""
+        items = _points(self.total, len(users), n, generator)  # (S, n)
+        items = items if self.ends is None else torch.searchsorted(self.ends, items, right=True)
+        return items, self.filter.cells_of_known(users.unsqueeze(2), items.unsqueeze(1))
+
+
+class PairFilter:
+    """Finds the known ones among many pairs: a Bloom filter (CACM 1970) of two bits in one byte, and a search for the
+    few that pass.
+
+    The search in N pairs misses the caches log2(N) times, the filter once. Bytes of one user are next to each other, so
+    that looks at several items of a user touch few lines of the cache.
+    """
+
+    def __init__(self, pairs: Tensor, n_users: int, n_items: int):
+        """`pairs` (N,), user * n_items + item, sorted; at least one."""
+        self.pairs, self.n_items, device = pairs, n_items, pairs.device
+        counts = torch.bincount(pairs // n_items, minlength=n_users)  # (U,)
+        sizes = torch.exp2(torch.ceil(torch.log2((counts * BYTES_PER_PAIR).clamp(min=1).double()))).long()  # (U,)
+        ends = torch.cumsum(sizes, 0)  # (U,) in bytes
+        short = torch.int32 if int(ends[-1]) < 1 << 31 else torch.int64
+        self.starts, self.masks = (ends - sizes).to(short), (sizes - 1).to(short)  # (U,) each
+        random = torch.Generator().manual_seed(0)
+        self.bytes = torch.randint(1 << 31, (n_items,), generator=random).to(device, short)  # (I,)
+        first, step = torch.randint(8, (n_items,), generator=random), torch.randint(1, 8, (n_items,), generator=random)
+        self.bits = ((1 << first) | (1 << (first + step) % 8)).to(device, torch.uint8)  # (I,) two of the eight
+        self.table = torch.zeros(int(ends[-1]), dtype=torch.uint8, device=device)
         for some in pairs.split(1 << 20):
-            for places in self._places(some), self._places(some, second=True):
-                for bit in range(8):
-                    own = places[places & 7 == bit] >> 3  # (O,) may repeat, with equal results
-                    self.table[own] |= 1 << bit
+            places, bits = self._places(some // n_items, some % n_items), self.bits[some % n_items]  # (N',) each
+            for bit in range(8):
+                own = places[(bits >> bit & 1).bool()]  # (O,) may repeat, with equal results
+                self.table[own] |= 1 << bit
 
-    def cells_of_known(self, pairs: Tensor) -> Tensor:
-        """Indices, (K,), of the known ones among `pairs`, any shape, as if it were flat."""
-        pairs = pairs.reshape(-1)  # (M,)
-        cells = self._is_set(self._places(pairs)).nonzero().squeeze(1)  # (P,)
-        cells = cells[self._is_set(self._places(pairs[cells], second=True)).bool()]
-        wanted = pairs[cells]  # (P,)
-        found = torch.searchsorted(self.pairs, wanted).clamp_(max=len(self.pairs) - 1)  # (P,)
-        return cells[self.pairs[found] == wanted]
+    def cells_of_known(self, users: Tensor, items: Tensor) -> Tensor:
+        """Indices, (K,), of the known ones among the pairs of `users` and `items`, broadcast, as if they were flat."""
+        places, bits = self._places(users, items), self.bits.take(items)
+        found = self.table.index_select(0, places.view(-1)).view_as(places).bitwise_and_(bits) == bits
+        cells = found.view(-1).nonzero().squeeze(1)  # (P,)
+        wanted = (users * self.n_items).expand(places.shape).take(cells) + items.expand(places.shape).take(
+            cells
+        )  # (P,)
+        at = torch.searchsorted(self.pairs, wanted).clamp_(max=len(self.pairs) - 1)  # (P,)
+        return cells[self.pairs[at] == wanted]
 
-    def _is_set(self, places: Tensor) -> Tensor:
-        """1 where the bit is set, else 0, (M,)."""
-        return self.table[places >> 3].bitwise_right_shift_((places & 7).to(torch.uint8)).bitwise_and_(1)
-
-    def _places(self, pairs: Tensor, second: bool = False) -> Tensor:
-        """Bits of pairs, (M,): the highest ones of a product that wraps around (Knuth: The Art of Computer Programming,
-        volume 3, 6.4)."""
-        product = pairs * (SECOND_FACTOR if second else FACTOR)
-        return product.bitwise_right_shift_(64 - self.bits).bitwise_and_((1 << self.bits) - 1)
+    def _places(self, users: Tensor, items: Tensor) -> Tensor:
+        """Bytes of pairs, broadcast."""
+        return (self.masks.take(users) & self.bytes.take(items)).add_(self.starts.take(users))
 
 
 def _points(length: Tensor | int, rows: int, n: int, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from pipeline.config import loader
 from pipeline.evaluation import eval_task, evaluator
 from pipeline.models.ials import FOLD_IN_STEPS, FOLD_IN_TOLERANCE, Ials, IalsConfig
-from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
+from pipeline.models.mf import LARGE, MatrixFactorization, MatrixFactorizationConfig
 from pipeline.models.ops.history_products import gram_by_tiles, gram_of, times
 from pipeline.models.ops.least_squares import solve_by_gradients
 from pipeline.models.popularity import Popularity, PopularityConfig
@@ -178,7 +179,8 @@ def draws(data: Data) -> Iterator[Ways]:
     users = data.train.users[torch.randperm(len(data.train))[: 50 * 4096]].split(4096)
     searches, filtered = NegativeSampler(data.train), NegativeSampler(data.train)
     searches.filter = None
-    filtered.filter = PairFilter((data.train.users * data.n_items + data.train.items).sort().values)
+    pairs = (data.train.users * data.n_items + data.train.items).sort().values
+    filtered.filter = PairFilter(pairs, data.n_users, data.n_items)
 
     def all_of(sampler: NegativeSampler) -> None:
         random = torch.Generator().manual_seed(0)
@@ -189,16 +191,17 @@ def draws(data: Data) -> Iterator[Ways]:
 
 
 def mf(data: Data) -> Iterator[Ways]:
-    """One epoch with a large table of users, and with both tables sparse; a million rows at most."""
+    """One epoch with a large table of users, with both tables sparse, and with shared negatives; a million rows."""
     train = data.train.select(torch.arange(min(len(data.train), 1_000_000)))
     large = Interactions(train.users * 4, train.items, 4 * data.n_users, data.n_items)  # more rows than are used
     print(f"    {len(train):,} rows per epoch")
 
-    def epoch(**config: bool) -> Callable[[], object]:
-        model = MatrixFactorization(MatrixFactorizationConfig(**config), large.n_users, data.n_items)  # type: ignore[arg-type]
+    def epoch(**settings: Any) -> Callable[[], object]:
+        model = MatrixFactorization(MatrixFactorizationConfig(**settings), large.n_users, data.n_items)
         return lambda: model.fit(large, FitContext(epochs=1))
 
-    yield {"mf": epoch(), "both sparse": epoch(sparse=True)}
+    shared = MatrixFactorization.config_at(MatrixFactorizationConfig(), LARGE, ()).model_dump()
+    yield {"mf": epoch(), "both sparse": epoch(sparse=True), "shared": epoch(**shared)}
 
 
 PARTS: dict[str, Callable[[Data], Iterator[Ways]]] = {

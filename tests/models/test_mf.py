@@ -1,15 +1,18 @@
 """Matrix factorization: its product without copies, its losses, and its quality on real data."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pipeline.models.conformance import checkerboard, scores
-from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
+from pipeline.models.mf import LARGE, MatrixFactorization, MatrixFactorizationConfig
 from pipeline.models.ops.pair_scores import pair_scores, weighted_norms
 from pipeline.training.context import FitContext
+from pipeline.training.interactions import Interactions
 from tests.support import models
 from tests.support.real_data import hit_rate, leave_last_out
 
@@ -63,6 +66,9 @@ def fitted(**keys) -> MatrixFactorization:
         {"sparse": True},
         {"sparse": True, "optimizer": "adagrad", "learning_rate": 0.2},
         {"item_bias": False},
+        {"shared_negatives": 16, "optimizer": "row_adagrad", "learning_rate": 0.2},
+        {"shared_negatives": 5, "n_negatives": 3, "loss": "bpr"},  # groups that do not divide a batch
+        {"shared_negatives": 500, "loss": "logistic", "alpha": 0.5, "item_bias": False},  # more than a batch
         {"optimizer": "sgd", "learning_rate": 2.0, "momentum": 0.5},
     ],
     ids=str,
@@ -99,6 +105,33 @@ def test_sparse_gradients_are_chosen_for_large_tables_and_give_the_same_loss():
     plain = MatrixFactorization(MatrixFactorizationConfig(l2=0.0), 2, 5)
     plain.load_state_dict(model.state_dict())
     torch.testing.assert_close(losses[0], plain._loss(users, items, real) + 0.5 * norms.mean())
+
+
+def test_large_fits_share_negatives_unless_the_recipe_says_otherwise():
+    def at(rows: int = LARGE, given: tuple[str, ...] = (), **keys: Any) -> dict[str, Any]:
+        config = MatrixFactorizationConfig(**keys)
+        found = MatrixFactorization.config_at(config, rows, {*keys, *given}).model_dump()
+        return {name: value for name, value in found.items() if config.model_dump().get(name) != value}
+
+    rate = {"optimizer": "row_adagrad", "learning_rate": 0.1}
+    assert at() == {"shared_negatives": 16, **rate, "patience": 2}
+    assert at(LARGE - 1) == at(shared_negatives=0) == at(sparse=False) == at(negatives="static") == {}
+    assert at(learning_rate=0.02) == at(given=("learning_rate",)) == {"shared_negatives": 16, "patience": 2}
+    assert at(patience=9, optimizer="adam") == {"shared_negatives": 16}
+    assert "shared_negatives" not in MatrixFactorizationConfig().model_dump(), "keys of smaller fits are as before"
+    for other in ({"negatives": "static"}, {"sparse": False}):
+        with pytest.raises(ValidationError, match="shared_negatives"):
+            MatrixFactorizationConfig(shared_negatives=4, **other)
+
+
+def test_fits_with_shared_negatives_repeat_and_never_draw_what_a_user_knows():
+    keys = {"shared_negatives": 8, "epochs": 2, "optimizer": "row_adagrad"}
+    first, again, other = fitted(**keys), fitted(**keys), fitted(**keys, embedding_dim=8)
+    assert torch.equal(first.item.weight, again.item.weight) and other.item.weight.shape != first.item.weight.shape
+    everything = Interactions(torch.arange(6) // 3, torch.arange(6) % 3, 2, 3)  # nobody has a negative
+    model = models.fitted(MatrixFactorization, everything, l2=0.0, epochs=3, **{"shared_negatives": 2})
+    start = models.fitted(MatrixFactorization, everything, l2=0.0, epochs=1, **{"shared_negatives": 2})
+    assert torch.equal(model.user.weight, start.user.weight), "there was nothing to learn"
 
 
 @pytest.mark.parametrize("loss", ["bpr", "logistic", "softmax", "mse"])

@@ -12,9 +12,9 @@ from pipeline.core import fault_injection
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import blend_members
 from pipeline.experiments.families import family_of, rows_of
-from pipeline.models import MODELS
+from pipeline.models import MODELS, mf
 from pipeline.schemas import tables
-from pipeline.stages import clean, export, train
+from pipeline.stages import clean, export, search, train
 from pipeline.storage import journal, lake
 from tests.support.tastes import one_night, write_log
 
@@ -100,3 +100,21 @@ def test_only_large_fits_have_a_later_version_in_their_keys(asked, monkeypatch):
         assert (fit.settings["version"], refit.settings["version"]) == (version, 2)
     missing = where["split"].with_name("split-0")
     assert rows_of(missing) is None and train.fit_spec(run, missing, "mf").settings["version"] == 1, "not known yet"
+
+
+def test_what_large_fits_change_is_in_the_keys_of_fits_and_searches(asked, monkeypatch):
+    run, found = asked
+    where = {call.title: result for call, _, result in found}
+    monkeypatch.setattr(mf, "LARGE", rows_of(where["split"]))
+    request = train.request_fit(run, where["split"], "mf")
+    sharing = {"shared_negatives": 16, "optimizer": "row_adagrad", "learning_rate": 0.1, "patience": 2}
+    assert request.config.model_dump().items() >= sharing.items()
+    assert request.spec.settings["config"] == request.config.model_dump()
+    refit = train.request_refit(run, where["encode"], "mf", "all", where["train mf"])
+    assert "shared_negatives" not in refit.config.model_dump(), "a refit does as the fit that it repeats"
+    config = search.config_of_trials(run.settings, "mf", where["split"])
+    assert config.model_dump().items() >= sharing.items()
+    searched = run.settings.models["mf"].model_copy(update={"search": {"learning_rate": [0.01, 0.02]}})
+    models = {**run.settings.models, "mf": searched}
+    config = search.config_of_trials(run.settings.model_copy(update={"models": models}), "mf", where["split"])
+    assert config.model_dump().items() >= {"shared_negatives": 16, "optimizer": "adam"}.items(), "rates are for adam"

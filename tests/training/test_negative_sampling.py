@@ -1,6 +1,5 @@
 """Negatives are unknown to their user, without exception, and as frequent as their weight says."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.training import negative_sampling
 from pipeline.training.interactions import Interactions
-from pipeline.training.negative_sampling import NegativeSampler, PairFilter
+from pipeline.training.negative_sampling import NegativeSampler, PairFilter, SharedNegatives
 
 
 def known(pairs: list[tuple[int, int]], n_users: int, n_items: int) -> Interactions:
@@ -107,20 +106,50 @@ def test_large_catalogs_keep_their_keys_apart(filtered: bool):
 
 
 @settings(max_examples=50, deadline=None)
-@given(pairs=st.sets(st.integers(0, (1 << 62) - 1), min_size=1, max_size=300), seed=st.integers(0, 99))
-def test_the_filter_finds_the_known_pairs_and_no_others(pairs: set[int], seed: int):
+@given(data=st.data(), n_users=st.integers(1, 40), n_items=st.integers(1, 40), seed=st.integers(0, 99))
+def test_the_filter_finds_the_known_pairs_and_no_others(data: st.DataObject, n_users: int, n_items: int, seed: int):
+    pairs = data.draw(st.sets(st.integers(0, n_users * n_items - 1), min_size=1, max_size=300))
     has = torch.tensor(sorted(pairs))
-    asked = torch.cat([has, torch.randint(1 << 62, (1000,), generator=generator(seed)), has + 1])
-    asked = asked[torch.randperm(len(asked), generator=generator(seed))]
-    found = PairFilter(has).cells_of_known(asked.reshape(1, -1))
-    assert torch.equal(found, torch.isin(asked, has).nonzero().squeeze(1))
+    users = torch.randint(n_users, (30, 4, 1), generator=generator(seed))
+    items = torch.randint(n_items, (30, 1, 5), generator=generator(seed + 1))
+    found = PairFilter(has, n_users, n_items).cells_of_known(users, items)
+    expected = torch.isin((users * n_items + items).reshape(-1), has)  # (30 * 4 * 5,)
+    assert torch.equal(found, expected.nonzero().squeeze(1))
 
 
 def test_the_filter_lets_few_unknown_pairs_pass():
-    pairs = torch.arange(0, 3_000_000, 30)  # of one user after the other, as they are
-    table = PairFilter(pairs).table.numpy()
-    assert np.unpackbits(table).mean() < 0.13  # two bits of 16 to 32 each: at most 1.7 % of the unknown ones pass
-    assert np.unpackbits(table).mean() > 0.05
+    n_users, n_items = 2000, 3000
+    pairs = torch.randint(n_users * n_items, (100_000,), generator=generator()).unique()
+    found = PairFilter(pairs, n_users, n_items)
+    users, items = torch.arange(n_users).unsqueeze(1), torch.arange(n_items).unsqueeze(0)
+    passed = (found.table[found._places(users, items).long()] & found.bits == found.bits).float().mean()
+    known = len(pairs) / (n_users * n_items)
+    assert known <= passed < known + 0.05 and len(found.table) <= 4 * len(pairs)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), alpha=st.sampled_from([0.0, 0.75]))
+def test_shared_negatives_name_what_each_user_knows(data: st.DataObject, alpha: float):
+    n_users, n_items = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 8))
+    pair = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
+    pairs = data.draw(st.lists(pair, min_size=1, max_size=40))
+    users = torch.arange(n_users).repeat(6).view(3, -1)  # (S, R)
+    sampler = SharedNegatives(known(pairs, n_users, n_items), alpha)
+    items, cells = sampler.draw(users, 50, generator())
+    assert items.shape == (3, 50) and items.min() >= 0 and items.max() < n_items
+    grid = [
+        (u, i) in pairs for row, drawn in zip(users.tolist(), items.tolist(), strict=True) for u in row for i in drawn
+    ]
+    assert cells.tolist() == [cell for cell, is_known in enumerate(grid) if is_known]
+
+
+def test_shared_negatives_come_by_their_weights():
+    rows = [(user, item) for item in range(4) for user in range(4**item)]
+    for alpha, shares in ((0.0, [0.25] * 4), (0.5, [1 / 15, 2 / 15, 4 / 15, 8 / 15])):
+        items, _ = SharedNegatives(known(rows, 64, 4), alpha).draw(
+            torch.zeros(400, 1, dtype=torch.long), 100, generator()
+        )
+        torch.testing.assert_close(torch.bincount(items.view(-1)) / 40_000, torch.tensor(shares), atol=0.02, rtol=0)
 
 
 def test_static_negatives_are_drawn_once_and_fresh_ones_every_time():
