@@ -14,13 +14,13 @@ from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.models import Recommender
 from pipeline.publishing import business_rules, explore, lists_by_attribute, reasons
+from pipeline.publishing.attribute_values import Values
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers
 from pipeline.publishing.explore import Explorer
 from pipeline.publishing.listed_users import Users, users_of
-from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.promotions import MakeLists
-from pipeline.publishing.shared_lists import SharedLists
+from pipeline.publishing.shared_lists import DEEPER, SharedLists
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists, ServeInputs
 from pipeline.ranking.servable import both, servable
@@ -132,7 +132,7 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
     for users in users_of(run, known, rows, encoded, items):
-        makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
+        makers = Makers(fitted, users, longest(fitted, wanted))
         default, *others = wanted
         lists, source = _lists(makers, default, ids)
         frame = _frame(lists, source, users.ids, listable_ids(default, ids))
@@ -147,6 +147,14 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
             found = reasons.reasons(explain, users.index, learnt, by_model, per_item)
             why = reasons.frame(found, users.ids, ids)
         yield Part(frame, why, pl.concat(named) if named else None, _lists_by(makers, default.rules, ids))
+
+
+def longest(fitted: Fitted, wanted: Sequence[Wanted]) -> int | None:
+    """How long lists from one scoring pass are, for lists by attribute too; None: there is only one list."""
+    by = lists_by_attribute.depth(fitted.by[1]) if fitted.by else 0
+    if len(wanted) == 1 and not by:
+        return None
+    return max(-(-by // DEEPER), *(each.top_n for each in wanted))
 
 
 def listable_ids(wanted: Wanted, ids: pl.Series) -> pl.Series:
@@ -165,7 +173,10 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
         model, popular = Boosted(model, boost), boosted(popular, boost)
     inputs = ServeInputs(users.index, users.history, users.mask, popular)
     allowed = both(None if rules.allowed is None else rules.allowed.to(device), makers.fitted.servable)
-    lists = lists_by_attribute.lists_by(model, inputs, allowed, values.to(device), config)
+    make, depth = makers.of(rules.boost), lists_by_attribute.depth(config)
+    is_deep = isinstance(make, SharedLists) and make.depth >= min(depth, make.n_items)
+    deep = make.deep if depth and is_deep else None
+    lists = lists_by_attribute.lists_by(model, inputs, allowed, values.to(device), config, deep)
     return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
 
 
