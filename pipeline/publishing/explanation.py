@@ -52,6 +52,10 @@ class Night:
     """Names that conditions may use."""
     data: Path = Path()
     """The data folder, with the files of rules."""
+    runner_up: Path | None = None
+    """The fit on all rows that held-back users get their lists from. It may be gone; None: there is no second model."""
+    says_runner_up: bool = True
+    """Whether the journal says which one it is; older nights do not."""
 
 
 def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
@@ -90,9 +94,11 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
     raw = folder(lake.read_manifest(clean)["parents"][0])
     run = journal.load_run(home, dataset, run_id)
     normalizer, names = Normalizer.load(fitted), RowNames.of(run, lake.info(clean).get("column_types"))
+    second = made.get("runner_up")
     return Night(
-        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, names,
-        run.data,
+        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, names, run.data,
+        runner_up=home.lake(dataset).joinpath(*Path(second).parts[-2:]) if second else None,
+        says_runner_up="runner_up" in made,
     )  # fmt: skip
 
 

@@ -36,8 +36,15 @@ class Users:
         return Users(self.ids.gather(rows.cpu().numpy()), self.index[rows], self.history[rows], self.mask[rows])
 
 
-def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
-    """The users who get lists, ordered by id, at most USERS_PER_PART at once."""
+def users_of(
+    run: Run,
+    known: Interactions,
+    rows: pl.DataFrame,
+    encoded: Path,
+    items: pl.DataFrame,
+    among: pl.Series | None = None,
+) -> Iterator[Users]:
+    """The users who get lists, ordered by id, at most USERS_PER_PART at once; `among`: only those of these ids."""
     device = known.users.device
     all_users, pairs = _source_pairs(rows, encoded, items)
     filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
@@ -49,6 +56,9 @@ def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, i
         newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
         filtered_out_history = replace(filtered_out_history, facts=facts_of(filtered_out, newest))  # type: ignore
     listed = active_users.places(all_users["user_id"], rows, run.settings.export)  # (A,)
+    if among is not None:
+        of = all_users["user_id"].cast(pl.String).is_in(among.implode())
+        listed = listed[torch.from_numpy(of.to_numpy(writable=True))[listed]]
     for at in listed.split(USERS_PER_PART):
         users = all_users[at.numpy()]
         index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)

@@ -115,10 +115,17 @@ class Makers:
         )
 
 
-def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wanted: Sequence[Wanted]) -> Iterator[Part]:
+def recommend(
+    run: Run,
+    fitted: Fitted,
+    rows: pl.DataFrame,
+    encoded: Path,
+    wanted: Sequence[Wanted],
+    among: pl.Series | None = None,
+) -> Iterator[Part]:
     """Lists of every active user, ordered by user id, in parts of at most `listed_users.USERS_PER_PART` users.
 
-    Active are all users with a valid row, or those of the last `[export] active_days`.
+    Active are all users with a valid row, or those of the last `[export] active_days`; `among`: only these ids of them.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask; with `seen = "allow"`, of those of the last `hide_days`), nor one that a
@@ -131,7 +138,7 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    for users in users_of(run, known, rows, encoded, items):
+    for users in users_of(run, known, rows, encoded, items, among):
         makers = Makers(fitted, users, longest(fitted, wanted))
         default, *others = wanted
         lists, source = _lists(makers, default, ids)

@@ -12,6 +12,7 @@ from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
+from pipeline.preparation.events import target_rows
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import (
@@ -226,6 +227,7 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             "rules": rule_files.fingerprint(listed[wanted_lists.DEFAULT]),
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
+            **({"popular_events": "target"} if run.settings.dataset.events else {}),
         },
         parents=(raw, encoded, *models.folders),
         head=lake.info(models.champion)["label"],
@@ -233,11 +235,12 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
 
 
 def positive_rows(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """The raw rows that count as positive: votes against an item make it no popular one."""
-    feedback = run.settings.dataset.feedback
-    if feedback.positive_if is None:
-        return rows
-    return mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("positive")
+    """The raw rows that make an item popular: votes against it don't, nor, with event types, those of other types than
+    the target's, such as views."""
+    feedback, events = run.settings.dataset.feedback, run.settings.dataset.events
+    if feedback.positive_if is not None:
+        rows = mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("positive")
+    return rows if events is None else target_rows(rows, events, feedback)
 
 
 def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.device) -> pl.DataFrame:
