@@ -26,7 +26,7 @@ settings.load_profile("without_deadline")
 
 NIGHT_MODULES = re.compile(
     r"flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
-    r"|tests\.support\.(cookbook|nights|published_home|published_nights|small_home|small_tables|tastes)"
+    r"|tests\.support\.(cookbook|full_shop|nights|published_home|published_nights|small_home|small_tables|tastes)"
 )
 """What runs whole nights, or builds homes as they leave them. A test that uses one of these is of the tier `night`."""
 NIGHT_FIXTURES = {"published_home", "_four_nights"}

@@ -19,14 +19,12 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from pipeline.models import Recommender
+from pipeline.publishing.attribute_values import Members, Values, cells
 from pipeline.publishing.listed_users import Users
-from pipeline.publishing.lists_by_attribute import Values
 from pipeline.ranking.recommend import in_tiles, refuse_non_finite, served, tile_size
 from pipeline.schemas import tables
-from pipeline.training.interactions import History
 
 PRIOR = 5.0
 SAMPLE = 1000
@@ -145,44 +143,6 @@ class Centred:
     """(E,) places of masked items in the flat scores, ascending."""
 
 
-class Members:
-    """Items of the values of an attribute, without those that are not `allowed` (I,)."""
-
-    def __init__(self, values: Values, allowed: Tensor | None, n_items: int):
-        kept = torch.ones_like(values.items, dtype=torch.bool) if allowed is None else allowed[values.items]
-        self.items, of = values.items[kept], values.of[kept]  # (E,) each, by value
-        self.count = torch.bincount(of, minlength=len(values.names))  # (V,)
-        self.starts = self.count.cumsum(0) - self.count  # (V,)
-        order = torch.argsort(self.items, stable=True)
-        self.values_of = of[order]  # (E,) by item
-        self.n_values = torch.bincount(self.items, minlength=n_items)  # (I,)
-        self.first_of = self.n_values.cumsum(0) - self.n_values  # (I,)
-
-    def total(self, numbers: Tensor) -> Tensor:
-        """Sums (V, B) of numbers (I, B) over the items of each value."""
-        return embedding_bag(self.items, numbers, self.starts, mode="sum")
-
-    def left(self, masked: Tensor, n_users: int) -> Tensor:
-        """How many items of each value are not masked, (B, V); `masked`: places (E,) in a matrix (B, I)."""
-        user = masked // len(self.n_values)  # (E,)
-        item = masked - user * len(self.n_values)
-        sizes = self.n_values.index_select(0, item)  # (E,)
-        before = sizes.cumsum(0) - sizes
-        at = torch.repeat_interleave(self.first_of.index_select(0, item) - before, sizes)  # (E',)
-        at += torch.arange(len(at), device=at.device)
-        cell = torch.repeat_interleave(user, sizes) * len(self.count) + self.values_of.index_select(0, at)  # (E',)
-        return self.count - torch.bincount(cell, minlength=n_users * len(self.count)).view(n_users, -1)
-
-
-def _cells(mask: History) -> Tensor:
-    """Places of the items of a mask in a flat matrix (B, I), each once, ascending."""
-    cells = mask.rows * mask.n_items + mask.items  # (E,)
-    if bool((cells[1:] > cells[:-1]).all()):
-        return cells
-    small = len(mask) * mask.n_items <= LAST
-    return torch.unique_consecutive((cells.int() if small else cells).sort().values).long()
-
-
 @dataclass
 class Audiences:
     """Collects audiences of `allowed` items (I,), None: of all, and of the values of attributes."""
@@ -228,7 +188,7 @@ class Audiences:
         """Of the users `tile` (B,) of a part; in memory that the next call uses again."""
         scores = self.model.score(part.index[tile], part.history[tile]).float().contiguous()  # (B, I)
         refuse_non_finite(scores.amax(1), part.index[tile])
-        masked = _cells(part.mask[tile])  # (E,)
+        masked = cells(part.mask[tile])  # (E,)
         own = masked // scores.shape[1]  # (E,)
         zero = scores.new_zeros(len(tile), dtype=torch.float64)
         seen = scores.view(-1).index_select(0, masked)  # (E,)

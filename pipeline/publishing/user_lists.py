@@ -14,13 +14,13 @@ from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.models import Recommender
 from pipeline.publishing import business_rules, explore, lists_by_attribute, reasons
+from pipeline.publishing.attribute_values import Values
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers
 from pipeline.publishing.explore import Explorer
 from pipeline.publishing.listed_users import Users, users_of
-from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.promotions import MakeLists
-from pipeline.publishing.shared_lists import SharedLists
+from pipeline.publishing.shared_lists import DEEPER, SharedLists
 from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists, ServeInputs, served
 from pipeline.ranking.servable import both, servable
@@ -139,7 +139,7 @@ def recommend(
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
     for users in users_of(run, known, rows, encoded, items, among):
-        makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
+        makers = Makers(fitted, users, longest(fitted, wanted))
         default, *others = wanted
         lists, source = _lists(makers, default, ids)
         frame = _frame(lists, source, users.ids, listable_ids(default, ids))
@@ -156,6 +156,14 @@ def recommend(
         yield Part(frame, why, pl.concat(named) if named else None, _lists_by(makers, default.rules, ids))
 
 
+def longest(fitted: Fitted, wanted: Sequence[Wanted]) -> int | None:
+    """How long lists from one scoring pass are, for lists by attribute too; None: there is only one list."""
+    by = lists_by_attribute.depth(fitted.by[1]) if fitted.by else 0
+    if len(wanted) == 1 and not by:
+        return None
+    return max(-(-by // DEEPER), *(each.top_n for each in wanted))
+
+
 def listable_ids(wanted: Wanted, ids: pl.Series) -> pl.Series:
     """Ids of the fit's items `ids` (I,), and of the new ones that it does not have."""
     return ids if wanted.explorer is None else pl.concat([ids, wanted.explorer.added_ids])
@@ -170,29 +178,34 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
     boost = None if rules.boost is None else rules.boost.to(device)
     allowed = both(None if rules.allowed is None else rules.allowed.to(device), makers.fitted.servable)
     values, parts = values.to(device), []
-    for few, popular in _by_fallback(makers.fitted, users):
+    make, depth = makers.of(rules.boost), lists_by_attribute.depth(config)
+    is_deep = isinstance(make, SharedLists) and make.depth >= min(depth, make.n_items)
+    deep = make.deep if depth and is_deep else None
+    for at, popular in _by_fallback(makers.fitted, users):
+        few = users if at is None else users.some(at)
         if boost is not None:
             popular = boosted(popular, boost)
         inputs = ServeInputs(few.index, few.history, few.mask, popular)
+        own = deep if deep is None or at is None else deep[at]
         of_few = lists_by_attribute.lists_by(
-            model if boost is None else Boosted(model, boost), inputs, allowed, values, config
+            model if boost is None else Boosted(model, boost), inputs, allowed, values, config, own
         )
         parts.append(lists_by_attribute.frame(of_few, config.attribute, values.names, few.ids, ids))
     return pl.concat(parts)
 
 
-def _by_fallback(fitted: Fitted, users: Users) -> Iterator[tuple[Users, Tensor]]:
-    """The users, in groups by what the fallback ranks by, (I,)."""
+def _by_fallback(fitted: Fitted, users: Users) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """Rows (R,) of the users, None for all, in groups by what the fallback ranks by, (I,)."""
     if fitted.cold is None:
-        yield users, fitted.popular
+        yield None, fitted.popular
         return
     device = users.index.device
     others = torch.ones(len(users.index), dtype=torch.bool, device=device)  # (B,)
     unserved = (~served(fitted.model, users.index, users.history)).nonzero().squeeze(1)
     for value, at in fitted.cold.groups(users.ids, unserved):
         others[at] = False
-        yield users.some(at), fitted.cold.scores(value).to(device)
-    yield users if bool(others.all()) else users.some(others.nonzero().squeeze(1)), fitted.popular
+        yield at, fitted.cold.scores(value).to(device)
+    yield None if bool(others.all()) else others.nonzero().squeeze(1), fitted.popular
 
 
 def _lists(makers: Makers, wanted: Wanted, ids: pl.Series) -> tuple[Lists, Tensor]:

@@ -35,6 +35,10 @@ class Lists:
     scores: Tensor  # (N, k) float32
     from_fallback: Tensor  # (N,) bool
 
+    def __getitem__(self, rows: Tensor) -> "Lists":
+        """The lists at `rows` (R,)."""
+        return Lists(self.items[rows], self.scores[rows], self.from_fallback[rows])
+
 
 @dataclass(frozen=True)
 class ServeInputs:

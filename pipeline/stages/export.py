@@ -17,6 +17,7 @@ from pipeline.preparation.events import target_rows
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import (
+    attribute_values,
     audiences,
     business_rules,
     checks,
@@ -26,7 +27,6 @@ from pipeline.publishing import (
     item_conditions,
     item_tables,
     listed_users,
-    lists_by_attribute,
     rule_files,
     similar_items,
     trending,
@@ -185,7 +185,7 @@ def _trending(run: Run, raw: Path, rows: pl.DataFrame, unlisted: pl.Series) -> d
     """tables.TRENDING_ITEMS, without the items `unlisted`; nothing without `export.trending`."""
     if (config := run.settings.export.trending) is None:
         return {}
-    values = lists_by_attribute.values_of(raw, config.by) if config.by else None
+    values = attribute_values.values_of(raw, config.by) if config.by else None
     found, problems = trending.trending(positive_rows(run, rows), unlisted, config, values)
     for problem in problems:
         journal.note(run, f"warning: {problem}")
@@ -205,7 +205,7 @@ def _audiences(
         journal.note(run, f"warning: export.audiences: there are none, since the published model {why}")
         return {}
     items = pl.read_parquet(encoded / "items.parquet")
-    values = {name: lists_by_attribute.Values.read(raw, name, items["item_id"]) for name in config.attributes}
+    values = {name: attribute_values.Values.read(raw, name, items["item_id"]) for name in config.attributes}
     found = audiences.Audiences(fitted.model, config.top_n, allowed, values)
     rows = pl.read_parquet(raw / "interactions.parquet")
     found.collect(listed_users.users_of(run, fitted.known, rows, encoded, items))
@@ -224,11 +224,11 @@ def _cold_users(run: Run, raw: Path, encoded: Path, known: Interactions) -> cold
     return cold_users.ColdUsers.of(raw, name, held.users, held.items, cold_users.Known(users, known.n_items))
 
 
-def _by_attribute(run: Run, raw: Path, ids: pl.Series) -> tuple[lists_by_attribute.Values, ByAttribute] | None:
+def _by_attribute(run: Run, raw: Path, ids: pl.Series) -> tuple[attribute_values.Values, ByAttribute] | None:
     """The values of the attribute of `export.by`; None without it."""
     if (by := run.settings.export.by) is None:
         return None
-    values = lists_by_attribute.Values.read(raw, by.attribute, ids)
+    values = attribute_values.Values.read(raw, by.attribute, ids)
     text = f"recommendations_by: {by.attribute} has {len(values.names):,} values; each user gets lists of at most "
     journal.note(run, f"{text}{by.values} of them, those with the best items (export.by.values)")
     return values, by

@@ -20,10 +20,10 @@ from pipeline.models import Recommender
 from pipeline.models.ease import Ease, EaseConfig
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
 from pipeline.publishing import business_rules, listed_users, user_lists
+from pipeline.publishing.attribute_values import Values
 from pipeline.publishing.audiences import Audiences
 from pipeline.publishing.explore import Explorer
 from pipeline.publishing.listed_users import Users
-from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.trending import trending
 from pipeline.publishing.user_lists import Fitted, Makers, Wanted
 from tests.benchmarks.bench_hot_paths import Data
@@ -68,7 +68,8 @@ def ways(data: Data, model: Recommender) -> dict[str, Callable[[], object]]:
     plainly.factors = lambda: None  # so that nothing is pruned
 
     def lists(wanted: list[Wanted], fitted: Fitted | None = None) -> None:
-        makers = Makers(fitted or Fitted(model, data.train), users, 20 if len(wanted) > 1 else None)
+        fitted = fitted or Fitted(model, data.train)
+        makers = Makers(fitted, users, user_lists.longest(fitted, wanted))
         for each in wanted:
             user_lists._frame(*user_lists._lists(makers, each, ids), users.ids, ids)
         user_lists._lists_by(makers, none, ids)

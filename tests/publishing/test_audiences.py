@@ -13,9 +13,9 @@ from flows import conductor
 from flows.notebook import Published
 from pipeline.core.errors import SettingsError
 from pipeline.models import MODELS, FitContext, Recommender
+from pipeline.publishing.attribute_values import Values
 from pipeline.publishing.audiences import PRIOR, Audiences, Best
 from pipeline.publishing.listed_users import Users
-from pipeline.publishing.lists_by_attribute import Values
 from pipeline.training.interactions import History, Interactions
 from tests.support.nights import without_report
 from tests.support.published_nights import RECIPE, SECRET, START, Dataset, without_mlflow

@@ -1,5 +1,7 @@
 """Lists by attribute, compared with the same lists made one value at a time; and the fallback of new users."""
 
+import math
+
 import polars as pl
 import pytest
 import torch
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline.config.publishing import ByAttribute
 from pipeline.models.popularity import Popularity, PopularityConfig
 from pipeline.publishing import cold_users, lists_by_attribute
+from pipeline.publishing.attribute_values import Values
 from pipeline.publishing.business_rules import Rules
-from pipeline.publishing.lists_by_attribute import Values
-from pipeline.ranking.recommend import ServeInputs
+from pipeline.ranking.recommend import ServeInputs, make_lists
 from pipeline.sources import attributes
 from pipeline.training.interactions import History
 
@@ -32,16 +34,20 @@ class Table(Popularity):
         return self.table[users]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=150)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=N_ITEMS, max_size=N_ITEMS), min_size=1, max_size=4),
     st.lists(st.sets(st.sampled_from("xyz")), min_size=N_ITEMS, max_size=N_ITEMS),
     st.lists(st.sets(st.integers(0, N_ITEMS - 1)), min_size=4, max_size=4),
     st.sets(st.integers(0, N_ITEMS - 1), max_size=3),
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.none() | st.integers(1, N_ITEMS),
 )
-def test_each_list_is_the_best_of_its_value(scores, kinds, seen, excluded, sizes):
-    """Users without a history are ranked by the fallback; chosen are the values with the best items."""
+def test_each_list_is_the_best_of_its_value(scores, kinds, seen, excluded, sizes, depth):
+    """Users without a history are ranked by the fallback; chosen are the values with the best items.
+
+    They are the same, with the same scores, where they are cut out of lists of all items of any depth.
+    """
     top_n, most = sizes
     n = len(scores)
     pairs = sorted((kind, item) for item, own in enumerate(kinds) for kind in own)
@@ -55,10 +61,18 @@ def test_each_list_is_the_best_of_its_value(scores, kinds, seen, excluded, sizes
     config = ByAttribute(attribute="kind", top_n=top_n, values=most)
     inputs = ServeInputs(torch.arange(n), history, mask, fallback)
     found = {}
-    made = lists_by_attribute.lists_by(Table(torch.tensor(scores).float()), inputs, allowed, values, config)
-    for tile in made:
-        for user, value, own in zip(tile.users.tolist(), tile.values.tolist(), tile.items.tolist(), strict=True):
-            found[user, names[value]] = [item for item in own if item >= 0]
+    model, servable = Table(torch.tensor(scores).float()), torch.arange(N_ITEMS) != 5
+    deep = None
+    if depth is not None:  # of more than the allowed items
+        deep, _ = make_lists(model, inputs, depth, allowed=allowed | servable)
+    for tile in lists_by_attribute.lists_by(model, inputs, allowed, values, config, deep):
+        for user, value, *own in zip(
+            *(t.tolist() for t in (tile.users, tile.values, tile.items, tile.scores)), strict=True
+        ):
+            assert (user, names[value]) not in found, "each list is made once"
+            found[user, names[value]] = [item for item in own[0] if item >= 0]
+            of_all = scores[user] if user % 2 else fallback.tolist()
+            assert own[1] == [of_all[item] if item >= 0 else -math.inf for item in own[0]]
     wanted = {}
     for user in range(n):
         own = scores[user] if user % 2 else fallback.tolist()

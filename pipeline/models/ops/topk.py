@@ -25,10 +25,14 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ordered(values: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, k) values and their items by value, highest first, then by item."""
-    by_item = items.argsort(1)  # (B, k)
-    values, order = values.gather(1, by_item).sort(dim=1, descending=True, stable=True)
-    return values, items.gather(1, by_item).gather(1, order)
+    """(B, k) values, highest first, and their items; items of equal values by number."""
+    rows = (values[:, 1:] == values[:, :-1]).any(1).nonzero().squeeze(1)  # (R,)
+    if len(rows):
+        own = values[rows]
+        by_item = items[rows].argsort(1)  # (R, k)
+        order = own.gather(1, by_item).argsort(dim=1, descending=True, stable=True)
+        items = items.index_copy(0, rows, items[rows].gather(1, by_item.gather(1, order)))
+    return values, items
 
 
 def unordered(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,3 +1,3 @@
 """The night's report as one HTML file."""
 
-__all__ = ["charts", "page", "sections_data", "sections_models"]
+__all__ = ["charts", "page", "sections_data", "sections_lists", "sections_models"]

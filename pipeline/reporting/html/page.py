@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.reporting import formatting
-from pipeline.reporting.html import sections_data, sections_models
+from pipeline.reporting.html import sections_data, sections_lists, sections_models
 from pipeline.reporting.night import Night
 from pipeline.reporting.published_tables import look
 from pipeline.schemas import tables
@@ -83,7 +83,7 @@ def content(night: Night) -> dict[str, Any]:
         "segments": sections_data.segments(night), "gate": sections_data.gate(night),
         "nights": nights,
         "training": sections_models.training(night), "exposure": sections_models.exposure(published),
-        "churn": sections_models.churn(night),
+        "further": sections_lists.parts(night), "churn": sections_models.churn(night),
         "published": published, "stages": sections_models.stages(night),
         "lineage": sections_models.lineage(night, data["parts"]),
         "left_out": night.record.get("left_out") or {}, "champion": champion and formatting.named(night, champion),
