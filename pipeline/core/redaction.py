@@ -55,9 +55,6 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
             yield value
             if "AUTH_STRING" in name.upper():  # as in a request's header
                 yield base64.b64encode(value.encode()).decode()
-        elif found := _PASSWORD.search(value):  # of a database, e.g. DATABASE_URL
-            yield from (form for form in {found[1], unquote(found[1])} if len(form) >= _SHORTEST)
-
         elif "://" in value or "password" in value.lower():
             yield from _passwords(value)
 
@@ -65,7 +62,8 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
 def _passwords(address: str) -> Iterator[str]:
     """Passwords in the URL of a database, as they are there, decoded and encoded."""
     in_url = _IN_URL.fullmatch(address.strip())
-    found = [in_url["password"]] if in_url and in_url["password"] else []
+    in_text = _PASSWORD.search(address)
+    found = [in_url["password"]] if in_url and in_url["password"] else [in_text[1]] if in_text else []
     found += [each.strip("'") for each in _AS_PARAMETER.findall(address)]
     for password in found:
         yield from (form for form in {password, unquote(password), quote(password, safe="")} if len(form) >= _SHORTEST)
