@@ -27,7 +27,7 @@ from pipeline.stages import DATA_STAGES
 from pipeline.storage import expressions, forgotten_users, home_identity, journal, lake
 
 SAMPLE = "sample"
-WITHOUT_ROWS = ("ingest", "admit")
+STREAMED = ("ingest", "admit")
 """Stages that do not hold the rows in memory."""
 UNSURE = 1.25
 """An estimate of rows may be too high by this factor."""
@@ -82,13 +82,19 @@ def prepare(
     run = Run(run_id=run_id, home_root=place.root, data=folder, own_data=own, settings=settings, started_at=now)
     check_columns(run)
     model_attributes.check(settings.dataset, settings.attributes, run.data)
-    if not look_only and until not in WITHOUT_ROWS:
+    if not look_only and until not in without_rows(settings):
         check_capacity(run)
     if until not in DATA_STAGES:
         from pipeline.publishing import wanted_lists
 
         wanted_lists.check(settings, run.data, now.date())
     return run
+
+
+def without_rows(settings: Settings) -> tuple[str, ...]:
+    """Stages after which a night may stop without having held all rows in memory at once: the data stages hold a shard
+    at a time, unless that is turned off. Fits hold all rows."""
+    return STREAMED if settings.scale.shards == 1 else tuple(DATA_STAGES)
 
 
 def is_as_shipped(settings: Settings, dataset: str, recipe: str) -> bool:

@@ -15,6 +15,7 @@ from pipeline.core.console import log
 from pipeline.core.errors import Locked
 from pipeline.core.filesystem import delete
 from pipeline.core.paths import Home
+from pipeline.destinations import health
 from pipeline.maintenance.rollback import next_target
 from pipeline.sources.connectors import fetching
 from pipeline.storage import checksums, journal, lake, state_files
@@ -50,6 +51,7 @@ def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
     old = [path for path in _reports(home, dataset, keep, generations) if _older(path, before)]
     found += [of_path("report", path, home.root) for path in old]
     found += [of_path("temporary", path, home.root) for path in _temporary(home, dataset)]
+    found += [Garbage("destination", *each) for each in health.old_nights(home, dataset)]
     return found + _in_mlflow(home, dataset, keep, generations, before)
 
 
