@@ -11,12 +11,13 @@ from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.config.settings import Settings
 from pipeline.core import fault_injection, paths
-from pipeline.core.console import log
+from pipeline.core.console import log, log_once
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.filesystem import delete, temporary_name
 from pipeline.core.memory import parse_bytes
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
+from pipeline.core.targets import Target
 from pipeline.datasets.loader import folder_of, resolve_data
 from pipeline.preparation import seen
 from pipeline.preparation.capacity import Capacity
@@ -51,7 +52,8 @@ def prepare(
     fault_injection.check()
     if run_id and not re.fullmatch(RUN_ID, run_id):
         raise SettingsError(f"{run_id!r} is not the id of a night: letters, digits, . _ and -, at most 64")
-    settings, toml = loader.load_settings(dataset, recipe, overrides)
+    place = Home.resolve(home)
+    settings, toml = loader.load_settings(dataset, recipe, overrides, target=target_of(place))
     settings = seen.completed(settings)
     if until not in DATA_STAGES:
         from pipeline.experiments.families import family_of, with_weights  # imports torch
@@ -64,7 +66,6 @@ def prepare(
 
                 check_label(settings, label)
         check_choices(settings)
-    place = Home.resolve(home)
     if not look_only:
         check_writable(place)
     forgotten_users.read(
@@ -206,6 +207,15 @@ def discard(run: Run) -> None:
     """Remove what was fetched for a run that has ended."""
     if run.own_data:
         delete(run.data)
+
+
+def target_of(home: Home) -> Target | None:
+    """The target that a home is of; says so if its settings are not known."""
+    home_identity.check(home)
+    target = home_identity.target_of(home)
+    if target and target.file is None:
+        log_once(f"the home is that of target {target.name}; its settings are read with --target {target.name} only")
+    return target
 
 
 def say_where(option: str | None) -> None:

@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     debug = getattr(options, "debug", False)
     options.home = getattr(options, "home", None)
-    if options.home:
-        os.environ["NIGHTRECS_HOME"] = str(options.home)
     for name, value in FOR_LIBRARIES.items():
         os.environ.setdefault(name, value)
     child_processes.share()
     try:
-        with signals_raised():
+        with signals_raised(), target_chosen(options):
+            if options.home:
+                os.environ["NIGHTRECS_HOME"] = str(options.home)
             return execute(options)
     except KeyboardInterrupt:
         print("nightrecs: interrupted", file=sys.stderr)
@@ -82,6 +82,38 @@ def execute(options: Namespace) -> int:
     code = getattr(importlib.import_module(module), name)(options)
     sys.stdout.flush()  # a closed pipe shows here, not at exit
     return code or DONE
+
+
+@contextmanager
+def target_chosen(options: Namespace) -> Iterator[None]:
+    """Set the home of `--target` or NIGHTRECS_TARGET, for this command and the processes that it starts.
+
+    `--home` alone leaves the variable out. Raises SettingsError for an unknown target, or for both options.
+    """
+    before = {name: os.environ.get(name) for name in ("NIGHTRECS_TARGET", "NIGHTRECS_PROJECT")}
+    wanted = getattr(options, "target", None)
+    try:
+        if wanted is not None and options.home:
+            raise SettingsError("--home and --target both say where to write: give one of them")
+        if wanted is not None:
+            os.environ["NIGHTRECS_TARGET"] = wanted
+        elif options.home:
+            os.environ.pop("NIGHTRECS_TARGET", None)
+        if wanted == "":
+            raise SettingsError("--target is empty: name a target of nightrecs.toml")
+        if os.environ.get("NIGHTRECS_TARGET"):
+            from pipeline.core import targets
+
+            target = targets.chosen()
+            assert target and target.file
+            options.home, os.environ["NIGHTRECS_PROJECT"] = str(target.home), str(target.file)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

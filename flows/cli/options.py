@@ -31,6 +31,12 @@ def build_parser() -> Parser:
         help="folder for everything that is written (default: NIGHTRECS_HOME, else the checkout; for an installed "
         "package, the current folder if it is a home, else the user's data folder)",
     )
+    common.add_argument(
+        "--target",
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="write to the home of [targets.NAME] in nightrecs.toml instead, apart from production",
+    )
     parser = Parser(
         prog="nightrecs", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[common],
         description="Every night, a file of user-item interactions becomes audited top-N lists in SQL tables.",

@@ -13,7 +13,7 @@ from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.core.terminal import as_json, show_line
 from pipeline.datasets.names import dataset_name, runnable, unknown_dataset
 from pipeline.maintenance.rollback import current_rollback, next_target
-from pipeline.storage import checksums, forgotten_users, journal, reader, warehouse
+from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
 from pipeline.storage.generations import kept_generations, live_run_id
 from pipeline.storage.lock import lock_holder
 
@@ -27,7 +27,8 @@ def status(options: Namespace) -> int:
     """Print the health; exit code 0 healthy, 3 not."""
     home, dataset = Home.resolve(options.home), dataset_name(options.dataset)
     answer = health(home, dataset, live_run_id(home, dataset), options.deep)
-    answer |= about_tables(home, dataset) | {"rejected": None}
+    target = home_identity.target_of(home)
+    answer |= about_tables(home, dataset) | {"rejected": None, "target": target and target.name}
     if answer["last_outcome"] not in (None, "published"):
         answer["rejected"] = rejected(home, dataset, answer["last_night"])
     age = answer["age_hours"]
@@ -187,7 +188,8 @@ def shortened(raw: str) -> str:
 
 def describe(answer: dict[str, Any], options: Namespace) -> None:
     """Print the health as text."""
-    show_line(f"{answer['dataset']}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
+    of = f" of target {answer['target']}" if answer.get("target") else ""
+    show_line(f"{answer['dataset']}{of}: {'healthy' if answer['healthy'] else 'NOT HEALTHY'}")
     for problem in answer["problems"]:
         show_line(f"  ! {textwrap.shorten(problem, LONGEST, placeholder=' …')}")
     if answer["age_hours"] is not None:

@@ -15,10 +15,11 @@ from pipeline.core import paths
 from pipeline.core.console import log_once
 from pipeline.core.errors import SettingsError
 from pipeline.core.suggest import nearest
+from pipeline.core.targets import Target
 
 PREFIX = "NIGHTRECS_"
 """Prefix of environment variables that set a key."""
-NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"} | {
+NOT_KEYS = {"NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT", "NIGHTRECS_TARGET", "NIGHTRECS_PROJECT"} | {
     f"NIGHTRECS_NOTIFY{end}" for end in ("", "_WEBHOOK", "_EMAIL", "_SMTP")
 }
 
@@ -33,10 +34,12 @@ def load_settings(
     recipe: str = "nightly",
     overrides: list[str] | None = None,
     environ: Mapping[str, str] = os.environ,
+    target: Target | None = None,
 ) -> tuple[Settings, Path]:
     """The settings for a data set and a recipe (names or paths of TOML files), and the data set's file.
 
-    Raises SettingsError.
+    `target`: where the night writes to; its own settings come after the recipe's. If it is not production, destinations
+    of the recipe are left out: they are production's. Raises SettingsError.
     """
     dataset_file = find_toml(dataset, paths.DATASETS, "data set")
     recipe_file = find_toml(recipe, paths.RECIPES, "recipe")
@@ -44,6 +47,10 @@ def load_settings(
     origin: dict[tuple[str, ...], str] = {}
     _merge(tree, {"dataset": read_toml(dataset_file)}, str(dataset_file), origin)
     _merge(tree, read_toml(recipe_file), str(recipe_file), origin)
+    if target:
+        if not target.production and tree.pop("publish", None):
+            log_once(f"target {target.name}: [publish] of {recipe_file.name} is left out: it is production's")
+        _merge(tree, target.settings, f"{target.file}: targets.{target.name}.set", origin)
     for name, text in sorted(environ.items()):
         if not name.startswith(PREFIX) or name in NOT_KEYS:
             continue

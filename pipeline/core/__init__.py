@@ -19,5 +19,6 @@ __all__ = [
     "shares",
     "stage_call",
     "suggest",
+    "targets",
     "terminal",
 ]

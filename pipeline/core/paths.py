@@ -45,6 +45,15 @@ def default_home() -> tuple[Path, str]:
     return platformdirs.user_data_path("nightrecs", appauthor=False), "the data folder of this user"
 
 
+def _of_target() -> Path | None:
+    if not os.environ.get("NIGHTRECS_TARGET"):
+        return None
+    from pipeline.core import targets
+
+    target = targets.chosen()
+    return target and target.home
+
+
 @dataclass(frozen=True)
 class Home:
     """Paths below one home. Nothing is created here."""
@@ -53,8 +62,11 @@ class Home:
 
     @classmethod
     def resolve(cls, option: str | Path | None = None) -> "Home":
-        """`--home`, else NIGHTRECS_HOME, else `default_home`."""
-        chosen = option or os.environ.get("NIGHTRECS_HOME") or default_home()[0]
+        """`--home`, else the home of the target (`--target`), else NIGHTRECS_HOME, else `default_home`.
+
+        Raises SettingsError for an unknown target.
+        """
+        chosen = option or _of_target() or os.environ.get("NIGHTRECS_HOME") or default_home()[0]
         root = Path(chosen).expanduser().resolve()
         if odd := _odd_character(str(root)):
             from pipeline.core.errors import UnreadableInput  # imports Polars

@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import targets
 from pipeline.core.console import log
-from pipeline.core.errors import Locked, UnreadableInput
+from pipeline.core.errors import Locked, SettingsError, UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.core.run_ids import utcnow
+from pipeline.core.targets import Target
 from pipeline.storage import home_paths
 from pipeline.storage.home_paths import Relocation
 
@@ -42,6 +44,8 @@ class Identity:
     """Former locations that stored paths may still have: a repair that has begun and not ended."""
     events: tuple[dict[str, Any], ...] = field(default=())
     """Copies, moves and migrations, oldest first."""
+    target: str = ""
+    """The target whose home it is, if that is not production."""
 
 
 def read(home: Home) -> Identity | None:
@@ -51,19 +55,58 @@ def read(home: Home) -> Identity | None:
         known = {name: record[name] for name in Identity.__dataclass_fields__ if name in record}
         known |= {name: tuple(known[name]) for name in ("former", "events") if name in known}
         is_sound = isinstance(known.get("format", FORMAT), int) and isinstance(known.get("path"), str)
+        is_sound = is_sound and isinstance(known.get("target", ""), str)
         return Identity(**known) if is_sound else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
 def check(home: Home) -> None:
-    """Raise UnreadableInput if the home was written by a newer version of nightrecs."""
+    """Raise UnreadableInput if the home was written by a newer version of nightrecs, and SettingsError if it is the
+    home of another target than the one that is chosen."""
     found = read(home)
+    _check_target(home, found)
     if found is not None and found.format > FORMAT:
         raise UnreadableInput(
             f"the home {home.root} was written by nightrecs {found.written_by} in format {found.format}; this version "
             f"reads formats up to {FORMAT}. Nothing was changed. Install nightrecs {found.written_by} or newer, or "
             "choose another home with --home"
+        )
+
+
+def target_of(home: Home) -> Target | None:
+    """The target whose home it is: the chosen one, else the one that its marker names, without settings of its own.
+
+    None for a home without targets, which is production.
+    """
+    target = _chosen(home)
+    if target is None and (found := read(home)) and found.target:
+        return Target(found.target, home.root, False, {}, None)
+    return target
+
+
+def name_in_services(home: Home, dataset: str) -> str:
+    """What a data set is called where homes share a server: with the target at its end, if that is not production."""
+    target = target_of(home)
+    return dataset if target is None or target.production else f"{dataset}.{target.name}"
+
+
+def _chosen(home: Home) -> Target | None:
+    """The chosen target, if this is its home."""
+    target = targets.chosen()
+    return target if target and target.home == home.root else None
+
+
+def _check_target(home: Home, found: Identity | None) -> None:
+    target = _chosen(home)
+    if target is None:
+        return
+    marked, wanted = found.target if found else "", "" if target.production else target.name
+    if marked != wanted and (found is not None or home_paths.has_content(home)):
+        owner = f"target {marked}" if marked else "production"
+        raise SettingsError(
+            f"{target.file}: targets.{target.name}.home: {home.root} is the home of {owner}. Nothing was changed. "
+            "A target has a home of its own: name another folder"
         )
 
 
@@ -129,7 +172,8 @@ def _settle(home: Home, found: Identity | None) -> None:
         format=FORMAT,
     )
     if event == "new":
-        _write(home, now)
+        target = _chosen(home)
+        _write(home, replace(now, target="" if target is None or target.production else target.name))
         return
     _check_idle(home)
     if event == "copied":
@@ -163,7 +207,8 @@ def _settle(home: Home, found: Identity | None) -> None:
 
 
 def _write(home: Home, identity: Identity) -> None:
-    write_atomically(home.marker, json.dumps(asdict(identity), indent=1))
+    record = {key: value for key, value in asdict(identity).items() if key != "target" or value}
+    write_atomically(home.marker, json.dumps(record, indent=1))
     home.marker.chmod(0o640)
 
 

@@ -28,7 +28,7 @@ from pipeline.core.redaction import masked
 from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
-from pipeline.storage import state_files
+from pipeline.storage import home_identity, state_files
 from pipeline.storage.journal_entries import ARTIFACT, NOTE, RUN, Entry, kept_aside
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def open_run(run: "Run") -> None:
         "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.origin,
         "flow_run_id": run.flow_run_id,
     }  # fmt: skip
+    if target := home_identity.target_of(run.home):
+        record["target"] = target.name
     write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
 
 

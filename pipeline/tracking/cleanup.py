@@ -14,6 +14,7 @@ import polars as pl
 from pipeline.core.filesystem import delete, size_of
 from pipeline.core.paths import Home
 from pipeline.storage.garbage import Garbage
+from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking.client import NIGHT, connect
 from pipeline.tracking.server import tracking_uri
 
@@ -27,6 +28,7 @@ class NotOurs(RuntimeError):
 
 def end_stale(home: Home, dataset: str, outcomes: Mapping[str, str]) -> int:
     """End runs that are RUNNING in MLflow though their night has ended by the journal; returns how many."""
+    dataset = name_in_services(home, dataset)
     client = connect(home)
     ended = 0
     for run in _runs(client, dataset, "attributes.status = 'RUNNING'"):
@@ -45,6 +47,7 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
 
     `keep_runs`, `keep_models`: ids of nights. A model with an alias always stays.
     """
+    dataset = name_in_services(home, dataset)
     client, store = _store(home)
     found: list[Garbage] = []
     aliased = _aliased(client, dataset)
@@ -65,6 +68,7 @@ def leftovers(home: Home, dataset: str, keep_runs: set[str], keep_models: set[st
 
 def models_with(home: Home, dataset: str, user_id: str) -> list[Garbage]:
     """Models whose artifacts name a user, with or without alias."""
+    dataset = name_in_services(home, dataset)
     client, store = _store(home)
     return [
         _model(home, client, store, dataset, model, versions)

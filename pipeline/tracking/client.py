@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from pipeline.core.paths import Home
+from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
 from pipeline.tracking.server import initialised_alone, refuse_dead_server, tracking_uri
 
@@ -37,6 +38,7 @@ def connect(home: Home) -> MlflowClient:
 
 def experiment_of(home: Home, dataset: str) -> str:
     """Id of a data set's experiment, which is created if needed and made the active one."""
+    dataset = name_in_services(home, dataset)
     found = mlflow.get_experiment_by_name(dataset)
     if found is None:
         location = home.mlflow_artifacts / dataset  # without it artifacts go to a stray ./mlruns

@@ -44,6 +44,8 @@ def log_night(run: Run) -> tuple[str, dict[str | None, str]]:
     journal.update_run(run, mlflow_experiment_id=experiment)
     tags = {"nightrecs.kind": "night", "nightrecs.champion": champion, "nightrecs.gate": json.dumps(gate)[:5000]}
     tags |= {"nightrecs.dataset": run.dataset, "nightrecs.recipe": run.settings.recipe}
+    if target := record.get("target"):
+        tags["nightrecs.target"] = target
     parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
     _log(client, parent, params={**naming.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})

@@ -16,6 +16,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from pipeline.config.run import Run
 from pipeline.storage import journal, lake
+from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
 
 PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
@@ -37,28 +38,30 @@ SIGNATURE = ModelSignature(
 def ensure_champion(run: Run, register: bool = True) -> str | None:
     """Register the model of a published night as `<dataset>`, with alias `champion`; returns its version.
 
+    Of a target that is not production it is `<dataset>.<target>`, so that production's aliases stay.
     Returns None where it is not registered and `register` is false, as when the lake no longer has the model.
     """
     client = connect(run.home)
     experiment_of(run.home, run.dataset)
-    versions = client.search_model_versions(f"name = '{run.dataset}'")
+    name = name_in_services(run.home, run.dataset)
+    versions = client.search_model_versions(f"name = '{name}'")
     version = next((v.version for v in versions if v.tags.get(NIGHT) == run.run_id), None)
     if version is None and not register:
         return None
     version = version or _register(client, run)
     before = None
     with suppress(MlflowException):  # raised where there is no such alias yet
-        before = client.get_model_version_by_alias(run.dataset, "champion").version
+        before = client.get_model_version_by_alias(name, "champion").version
     if before != version:
         if before:
-            client.set_registered_model_alias(run.dataset, "previous", before)
-        client.set_registered_model_alias(run.dataset, "champion", version)
+            client.set_registered_model_alias(name, "previous", before)
+        client.set_registered_model_alias(name, "champion", version)
     return str(version)
 
 
 def _register(client: MlflowClient, run: Run) -> str:
     """Log the refitted model, with the files it needs to serve users, as a new version."""
-    record = journal.read_run(run.home, run.dataset, run.run_id)
+    record, name = journal.read_run(run.home, run.dataset, run.run_id), name_in_services(run.home, run.dataset)
     encoded, refit = Path(record["made"]["encoded"]), Path(record["made"]["refit"])
     users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
     parts = {"model": refit, "encoded": encoded, "settings": journal.folder(run) / "settings.json"}
@@ -73,10 +76,10 @@ def _register(client: MlflowClient, run: Run) -> str:
             metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
         )
     with suppress(MlflowException):  # it exists
-        client.create_registered_model(run.dataset, description=naming.ABOUT_MODEL.format(dataset=run.dataset))
+        client.create_registered_model(name, description=naming.ABOUT_MODEL.format(dataset=name))
     label, gate = lake.info(refit)["label"], (record.get("gate") or {}).get("text")
     description = f"{label}, refitted on all rows of night {run.run_id}; gate: {gate}. In: user_id. Out: top-N items."
     parent = record["mlflow_run_id"]
-    version = client.create_model_version(run.dataset, logged.model_uri, parent, description=description).version
-    client.set_model_version_tag(run.dataset, version, NIGHT, run.run_id)
+    version = client.create_model_version(name, logged.model_uri, parent, description=description).version
+    client.set_model_version_tag(name, version, NIGHT, run.run_id)
     return version
