@@ -21,6 +21,7 @@ from pydantic import (
 from pipeline.config.attributes import Attributes
 from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
+from pipeline.config.destinations import Publish
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep, NamedList
 
 INCUMBENT, BASELINE = "incumbent", "popularity_floor"
@@ -177,6 +178,8 @@ class Settings(Section):
     lists: dict[Name, NamedList] = Field(default={})
     """Further lists of every user by name, e.g. [lists.email] for mails; the default list is that of [export]."""
     keep: Keep = Keep()
+    publish: Publish = Publish()
+    """Copies of the published tables elsewhere (pipeline/destinations/README.md)."""
 
     @property
     def recency(self) -> bool:

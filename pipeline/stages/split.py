@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.config.dataset import Published
+from pipeline.config.queries import CONNECTION
 from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.errors import Refused
@@ -154,7 +155,7 @@ def spec(run: Run, encoded: Path) -> lake.Spec:
     settings: dict[str, Any] = {**run.settings.split.model_dump(), "seed": run.settings.seed}
     settings |= SeenRule.of(run.settings).key
     if source := _published(run):
-        layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate"})
+        layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate", *CONNECTION})
         settings["columns"] = [dataset.columns.user, dataset.columns.item]
         settings |= {"layout": layout, "published": published_split.fingerprints(run.data, source)}
     return lake.Spec(StageCall(StageName.SPLIT), "4_split", VERSION, settings, parents=(encoded,))
