@@ -65,7 +65,7 @@ def main() -> None:
             rows = journal.read(run.home, run.dataset, table, run.run_id).filter(split="test", **wanted)
             if "metric" in rows.columns:
                 rows = rows.filter(pl.col("metric").is_in(["ndcg", "recall"]))
-            print(rows.drop("run_id"))
+            print(rows.drop("run_id").write_csv())
 
 
 if __name__ == "__main__":
