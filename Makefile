@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # tests/conftest.py orders the files, the longest first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 # replaces the default of pyproject.toml, which is that of `make test`
-UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing'
+UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing and not connectors'
 STAMP := $(VENV)/installed
 
-.PHONY: install run test-unit test test-server test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
+.PHONY: install run test-unit test test-server test-connectors test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -28,6 +28,11 @@ test: install
 
 test-server: install
 	$(PYTEST) -m 'server and not slow'
+
+# on servers that the tests start: PostgreSQL, where it is installed, and moto's S3; `-rs` shows what was skipped and why
+test-connectors: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors,connectors-test]'
+	$(BIN)/python -m pytest -m connectors -rs
 
 test-all: install
 	$(BIN)/python -m pytest -m ''

@@ -13,7 +13,7 @@ from pipeline.core.errors import ErrorWithIds, Refused
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.maintenance.rollback import finish_forgetting
-from pipeline.storage import journal
+from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id, restore_live
 from pipeline.storage.lock import lock
 
@@ -60,6 +60,7 @@ def conduct(
         outcome.end_in_mlflow(run, "published")
         outcome.note_overrun(run)
         outcome.alarm(run)
+        outcome.notify_undelivered(run)
     return "published"
 
 
@@ -67,6 +68,8 @@ def _open(run: Run, until: str | None, overrides: Sequence[str] | None) -> None:
     """Clean up after earlier nights, then open this night's journal. The caller holds the lock."""
     restored = restore_live(run.home, run.dataset, run.run_id)
     closed = journal.close_stale(run.home, run.dataset, live_run_id(run.home, run.dataset))
+    if removed := lake.remove_leftovers(run.home, run.dataset):
+        log.info(f"{len(removed)} unfinished folders of earlier nights are removed")
     for stale, ended in closed.items():
         log.info(f"night {stale} never ended; it is closed as {ended}")
     outcome.end_stale_in_mlflow(run, list(closed))

@@ -38,16 +38,19 @@ def night(run: Run, step: Step) -> None:
     """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
     data = data_stages(run, step)
 
-    from flows.candidate_models import fit_candidates, fit_runner_up  # imports torch, which takes seconds
-    from pipeline.stages import audit, compare, export, leaks, profile, publish, report, select, track, train
+    from flows.candidate_models import fit_candidates, fit_runner_up, refit_for_lists  # imports torch: takes seconds
+    from pipeline.stages import audit, compare, deliver, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
 
+    if run.settings.budget.minutes:
+        track.prepare(run)
     candidates, lineup = fit_candidates(run, step, data.parts)  # search, train, evaluate: each model in isolation
     fitted, measured = candidates.fitted, list(candidates.measured.values())
 
     step(StageCall(StageName.LEAKS), leaks.audit_leaks, run, data.parts, sorted(candidates.fits))
-    champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup)
+    compared = refit_for_lists(run, step, data, candidates, lineup)
+    champion = step(StageCall(StageName.SELECT), select.choose_champion, run, measured, data.parts, lineup, compared)
     step(StageCall(StageName.COMPARE), compare.compare_models, run, measured)
     on_all, own = StageCall(StageName.TRAIN, champion, fit="all"), lineup.added.get(champion, run)
     try:
@@ -65,5 +68,7 @@ def night(run: Run, step: Step) -> None:
     lists = step(StageCall(StageName.EXPORT), export.export_tables, run, data.raw, data.encoded, made)
     building = step(StageCall(StageName.AUDIT), audit.audit_tables, run, data.raw, data.encoded, lists, champion)
     step(StageCall(StageName.PUBLISH), publish.publish_tables, run, building)
+    if run.settings.publish and not run.as_of:
+        step(StageCall(StageName.DELIVER), deliver.deliver_tables, run)
     step(StageCall(StageName.REGISTER), track.register_champion, run)
     step(StageCall(StageName.REPORT), report.write_report, run)

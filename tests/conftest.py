@@ -32,6 +32,8 @@ NIGHT_MODULES = re.compile(
 NIGHT_FIXTURES = {"published_home", "_four_nights"}
 PROCESS_MODULES = re.compile(r"subprocess|multiprocessing|concurrent\.futures\.process|pipeline\.training\.launcher")
 """What starts processes. A test that uses one of these has the marker `process`."""
+CONNECTOR_FIXTURES = {"postgres", "s3"}
+"""Servers on loopback. A test that uses one of these has the marker `connectors`."""
 PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
 """What reads public data sets. A test that uses one of these has the marker `long`."""
 
@@ -71,6 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         used = modules_used(item)
         if NIGHT_FIXTURES & set(item.fixturenames) or any(map(NIGHT_MODULES.fullmatch, used)):
             item.add_marker("night")
+        if CONNECTOR_FIXTURES & set(item.fixturenames):
+            item.add_marker("connectors")
         if any(map(PROCESS_MODULES.fullmatch, used)):
             item.add_marker("process")
         if any(map(PUBLIC_DATA_MODULES.fullmatch, used)):
@@ -82,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def is_deselected(item: pytest.Item) -> bool:
     """Whether `make test` leaves it out."""
-    return any(item.get_closest_marker(name) for name in ("slow", "server", "device", "timing"))
+    return any(item.get_closest_marker(name) for name in ("slow", "server", "device", "timing", "connectors"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -165,3 +169,26 @@ def four_nights(_four_nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     without_mlflow(monkeypatch)
     data, nights = _four_nights
     return copied(data, tmp_path / "four"), list(nights)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server on loopback (see support/postgres_server.py); skips where PostgreSQL is not installed."""
+    from tests.support.postgres_server import postgres_server, programs
+
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[connectors]'")
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed (initdb, pg_ctl, postgres), e.g. apt-get install postgresql")
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An S3 server on loopback (see support/s3_server.py); skips where moto is not installed."""
+    pytest.importorskip("moto.server", reason="moto is not installed: pip install '.[connectors-test]'")
+    pytest.importorskip("obstore", reason="obstore is not installed: pip install '.[connectors]'")
+    from tests.support.s3_server import s3_server
+
+    with s3_server() as server:
+        yield server

@@ -48,11 +48,14 @@ def on_request(options: Namespace) -> list[dict[str, Any]]:
             "of which the user may have some already")  # fmt: skip
         return popular(options)
     rows = on_request.list_of(published, options.user, options.list).head(options.n).to_dicts()
-    say(f"user {options.user!r} has no published list; this one was made on request by the published model")
+    by = "the published model"
+    if any(row["source"] == "holdback" for row in rows):
+        by = f"{rows[0]['model']}, the model of the users that export.holdback holds back, of which this user is one"
+    say(f"user {options.user!r} has no published list; this one was made on request by {by}")
     titles = titles_of(options, [row["item_id"] for row in rows])
     return [
-        {**{key: row[key] for key in ("rank", "item_id")}, "title": titles.get(row["item_id"]),
-         "score": row["score"], "source": row["source"], "model": published.label}
+        {"rank": row["rank"], "item_id": row["item_id"], "title": titles.get(row["item_id"]), "score": row["score"],
+         "source": row["source"], "model": row["model"]}
         for row in rows
     ]  # fmt: skip
 

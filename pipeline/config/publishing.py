@@ -43,10 +43,14 @@ class Gate(Section):
     """Share of the incumbent's metric that a segment may lose, and all users to a challenger that is preferred."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of the decision over `nights` and all challengers; for segments with Bonferroni's correction."""
-    prefer: Literal["quality", "cheaper"] = "quality"
-    """cheaper: a challenger of equal quality (within `margin`) replaces the incumbent if its fit is cheaper."""
+    prefer: Literal["quality", "cheaper", "steadier"] = "quality"
+    """A challenger of equal quality (within `margin`) replaces the incumbent also if its fit is cheaper, or if it
+    changes the published lists less (steadier). One that costs more must gain more than `margin`."""
     max_cost: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """A fit is cheaper if it takes at most this share of the other one's seconds."""
+    """A fit is cheaper if it takes at most this share of the other one's seconds, and a model steadier if it changes
+    the lists by significantly less than this share of the other one's change."""
+    list_users: PositiveInt = 2000
+    """Size of the sample of users whose lists are compared for `steadier`."""
     min_segment_users: PositiveInt = 100
     """A segment with fewer users can't reject a challenger."""
 

@@ -9,6 +9,7 @@ __all__ = [
     "fault_injection",
     "filesystem",
     "memory",
+    "mounts",
     "paths",
     "progress",
     "redaction",

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +12,15 @@ from pathlib import Path
 from pipeline.core.console import log_once
 
 
+def temporary_name(path: Path) -> Path:
+    """A hidden name next to `path` that no other process uses: ids of processes repeat between hosts, tokens don't."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file atomically: a reader sees either the old text or the new one."""
     free_name(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     with temporary.open("w") as file:
         file.write(text)
         file.flush()

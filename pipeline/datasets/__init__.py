@@ -7,6 +7,7 @@ __all__ = [
     "ncf_timed",
     "sample",
     "sample_reading",
+    "sample_shop",
     "sample_titles",
     "shop_log",
     "synthetic",

@@ -6,15 +6,19 @@ Never the live generation, what a rollback or the next night needs, files of inc
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from pipeline.config.publishing import Keep
 from pipeline.core.console import log
 from pipeline.core.errors import Locked
+from pipeline.core.filesystem import delete
 from pipeline.core.paths import Home
+from pipeline.destinations import health
 from pipeline.maintenance.rollback import next_target
-from pipeline.storage import journal, lake, state_files
+from pipeline.sources.connectors import fetching
+from pipeline.storage import checksums, journal, lake, state_files
 from pipeline.storage.garbage import Garbage, of_path
 from pipeline.storage.generations import kept_generations, live_run_id, old_generations
 from pipeline.storage.lock import lock
@@ -42,19 +46,30 @@ def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
     old = [path for run_id in sorted(gone) if _older(path := home.generation(dataset, run_id), before)]
     generations = set(kept_generations(home, dataset)) - {path.stem for path in old}
     unused = _unused(home, dataset, needed_nights(home, dataset, keep, generations))
-    found = [of_path("generation", path, home.root) for path in old]
+    found = [_generation(home, dataset, path) for path in old]
     found += [of_path("lake", path, home.root) for path in unused if _older(path, before)]
     old = [path for path in _reports(home, dataset, keep, generations) if _older(path, before)]
     found += [of_path("report", path, home.root) for path in old]
     found += [of_path("temporary", path, home.root) for path in _temporary(home, dataset)]
+    found += [Garbage("destination", *each) for each in health.old_nights(home, dataset)]
     return found + _in_mlflow(home, dataset, keep, generations, before)
 
 
+def _generation(home: Home, dataset: str, path: Path) -> Garbage:
+    """A published file; its checksum goes with it."""
+
+    def remove() -> None:
+        delete(path)
+        checksums.drop_removed(home, dataset)
+
+    return replace(of_path("generation", path, home.root), remove=remove)
+
+
 def needed_nights(home: Home, dataset: str, keep: Keep, generations: set[str]) -> list[str]:
-    """Nights whose results in the lake stay: the newest, the live one, the one a rollback would go to, and those of
-    the kept `generations` that are not yet logged to MLflow."""
+    """Nights whose results in the lake stay: the newest, the live one, and of the kept `generations` the one a rollback
+    would go to and those that are not yet logged to MLflow."""
     nights = journal.run_ids(home, dataset)
-    needed = {*nights[-keep.lake_nights :], live_run_id(home, dataset), next_target(home, dataset)}
+    needed = {*nights[-keep.lake_nights :], live_run_id(home, dataset), *({next_target(home, dataset)} & generations)}
     for run_id in generations & set(nights):
         if not journal.read_run(home, dataset, run_id).get("mlflow_run_id"):
             needed.add(run_id)
@@ -107,6 +122,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
     for path in sorted(home.lake(dataset).glob(f"{LAYERS}/.*")):
         if not (resumable and path.name.startswith(".checkpoint-")):
             yield path
+    yield from fetching.abandoned(home.lake(dataset) / lake.SOURCE)
     yield from sorted(home.generations(dataset).glob(".*"))
     yield from sorted(home.warehouse.glob(f".{dataset}.duckdb.next"))
     yield from sorted(home.journal(dataset).glob("*/.*.json.*"))

@@ -9,57 +9,23 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
+from pipeline.models.ials_config import IalsConfig
 from pipeline.models.ops.attribute_map import AttributePrior
 from pipeline.models.ops.fingerprints import fingerprints
 from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
-from pipeline.training.event_weights import WeightsConfig, history_of
+from pipeline.training.event_weights import history_of
 from pipeline.training.interactions import History, Interactions, stable_order
 from pipeline.training.warm import PreviousFit
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
-
-
-class IalsConfig(WeightsConfig):
-    """Hyperparameters of `Ials`."""
-
-    embedding_dim: PositiveInt = 64
-    """Length of the user and item vectors."""
-    l2: PositiveFloat = 0.007
-    """Regularisation: λ of the papers, before frequency scaling."""
-    unobserved_weight: PositiveFloat = 0.3
-    """α₀ of Rendle et al.: weight of every cell of the matrix; an interaction adds 1 to its cell."""
-    frequency_exponent: NonNegativeFloat = 1.0
-    """ν of Rendle et al.: a user's l2 is l2 · (interactions + unobserved_weight · items)^ν, an item's likewise."""
-    epochs: PositiveInt = 12
-    """Largest number of epochs; `patience` may end the fit earlier."""
-    patience: PositiveInt = 3
-    """Epochs without improvement on valid after which the fit ends."""
-    init_stddev: PositiveFloat = 0.1
-    """Standard deviation of the initial user factors, times 1/sqrt(embedding_dim)."""
-    solver: Literal["cg", "exact"] = "cg"
-    """cg: conjugate gradients from the last epoch's factors; exact: a Cholesky factorisation per row, slow."""
-    cg_steps: PositiveInt = 2
-    """Steps of conjugate gradients per half-step."""
-    use_weights: bool = False
-    """An interaction adds weight_scale · rating instead of 1 (and 1 where it has no rating). With `[events]` or
-    `feedback.repeats`, for which it is set by default, weight_scale · its weight by event type and quantity."""
-    weight_scale: PositiveFloat = 1.0
-    """α of Hu et al.; only with weights."""
-    attribute_prior: bool = False
-    """Item factors are drawn to what their attributes predict instead of to 0, most for items with few events; with
-    `[attributes]`."""
-    added_later: ClassVar[tuple[str, ...]] = (
-        "event_weights", "quantity_exponent", "half_life_days", "attribute_prior",
-    )  # fmt: skip
 
 
 class Ials(Recommender):

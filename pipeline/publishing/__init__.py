@@ -2,7 +2,7 @@
 
 __all__ = [
     "active_users", "audiences", "boosts", "business_rules", "checks", "churn", "cold_users", "database", "drift",
-    "explanation", "explore", "holdback", "item_columns", "item_conditions", "item_tables", "list_ids",
-    "lists_by_attribute", "logical_hash", "on_request", "promotions", "reasons", "shared_lists", "similar_items",
-    "trending", "user_lists", "wanted_lists",
+    "explanation", "explore", "holdback", "item_columns", "item_conditions", "item_tables", "list_ids", "listed_users",
+    "lists_by_attribute", "logical_hash", "on_request", "promotions", "reasons", "rule_files", "shared_lists",
+    "similar_items", "trending", "user_lists", "wanted_lists",
 ]  # fmt: skip

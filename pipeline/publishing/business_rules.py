@@ -1,11 +1,9 @@
 """Business rules: which items may be listed, raised or placed, and how many that share an attribute."""
 
 import datetime as dt
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import polars as pl
 import torch
@@ -13,18 +11,16 @@ from torch import Tensor
 
 from pipeline.config.publishing import Export
 from pipeline.config.run import Run
-from pipeline.core.errors import Ids, SettingsError, UnreadableInput
+from pipeline.core.errors import UnreadableInput
 from pipeline.publishing.item_conditions import CATALOG, ItemConditions
 from pipeline.publishing.promotions import MakeLists, Promotion, promote
+from pipeline.publishing.rule_files import Listed, read_lists
 from pipeline.ranking.recommend import Lists
 from pipeline.ranking.servable import both
 from pipeline.storage import expressions
 
 Held = dict[tuple[int, str, str], int]
 """(item index, rule, reason) to the number of users whose list would have had the item."""
-Listed = dict[str, dict[str, str]]
-"""Lists in force today by rule: of `exclude_items` and `only_items`, item ids to their reason; of `promote[0]` and so
-on, item ids to their place."""
 
 
 @dataclass
@@ -66,94 +62,6 @@ class Ruled:
     """(N, k) bool."""
     held: Held
     """What the rules kept out of lists."""
-
-
-def read_list(folder: Path, name: str, today: dt.date) -> dict[str, str]:
-    """Item ids of a rule's CSV to their reason, for the rows that are in force today.
-
-    Columns: item_id; optional: reason, from and until (ISO dates; from is included, until is not).
-    """
-    rows = _in_force(folder, name, today)
-    return dict(zip(rows["item_id"], rows["reason"].fill_null(""), strict=True))
-
-
-def read_promotion(folder: Path, name: str, place: int, today: dt.date) -> dict[str, str]:
-    """Item ids of a promotion's CSV to their place, as text, for the rows that are in force today.
-
-    Columns as in `read_list`, and optional `place`, which is `place` where it is absent or empty.
-    """
-    rows = _in_force(folder, name, today)
-    places = rows["place"].str.strip_chars().fill_null(str(place))
-    if (wrong := places.filter(~places.str.contains(r"^[1-9][0-9]{0,5}$"))).len():
-        raise UnreadableInput(f"{folder / name}: place is a number from 1, not {wrong[0]!r}")
-    return dict(zip(rows["item_id"], places, strict=True))
-
-
-def _in_force(folder: Path, name: str, today: dt.date) -> pl.DataFrame:
-    """Rows of a rule's CSV that are in force today: item_id, reason, place, from, until."""
-    path = folder / Path(name).expanduser()
-    if not path.is_file():
-        raise UnreadableInput(
-            f"there is no rule file {path}; export.exclude_items, only_items or promote in the recipe names it"
-        )
-    try:
-        frame = pl.read_csv(path, infer_schema=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UnreadableInput(f"the rule file {path} can't be read: {str(error).splitlines()[0]}") from None
-    if "item_id" not in frame.columns:
-        raise UnreadableInput(f"the rule file {path} has no column item_id; it has {', '.join(frame.columns)}")
-    optional = ("reason", "place", "from", "until")
-    frame = frame.select("item_id", *(column for column in optional if column in frame.columns)).with_columns(
-        pl.lit(None, pl.String).alias(name) for name in optional if name not in frame.columns
-    )
-    try:
-        dates = frame.with_columns(pl.col("from", "until").str.strip_chars().str.to_date("%Y-%m-%d"))
-    except pl.exceptions.PolarsError as error:
-        raise UnreadableInput(
-            f"{path}: from and until are dates like 2026-11-30: {str(error).splitlines()[0]}"
-        ) from None
-    holds = (pl.col("from").is_null() | (pl.col("from") <= today)) & (
-        pl.col("until").is_null() | (pl.col("until") > today)
-    )
-    return dates.filter(holds, pl.col("item_id").is_not_null())
-
-
-def read_lists(export: Export, folder: Path, today: dt.date) -> Listed:
-    """The lists that the recipe names, as `read_list` and `read_promotion` return them.
-
-    Raises SettingsError if a file gives a place that is beyond `top_n` or that another promotion has.
-    """
-    named = {"exclude_items": export.exclude_items, "only_items": export.only_items}
-    listed = {rule: read_list(folder, name, today) for rule, name in named.items() if name}
-    owners = {promotion.place: f"promote[{n}]" for n, promotion in enumerate(export.promote) if promotion.where}
-    for n, promotion in enumerate(export.promote):
-        if promotion.items:
-            key = f"promote[{n}]"
-            listed[key] = read_promotion(folder, promotion.items, promotion.place, today)
-            for place in {int(place) for place in listed[key].values()}:
-                if place > export.top_n or owners.setdefault(place, key) != key:
-                    why = f"beyond top_n = {export.top_n}" if place > export.top_n else f"that of {owners[place]}, too"
-                    raise SettingsError(f"export.{key}: place {place} of {promotion.items} is {why}")
-    return listed
-
-
-def fingerprint(listed: Listed) -> str | None:
-    """Hash of the rules' files, which the lake's key needs in addition to the settings. None without lists."""
-    both: list[object] = [listed.get(rule) for rule in ("exclude_items", "only_items")]
-    both += [(rule, items) for rule, items in sorted(listed.items()) if rule.startswith("promote")]
-    return hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16] if listed else None
-
-
-def unknown_items(listed: Listed, source: pl.Series) -> list[tuple[str, Ids]]:
-    """A warning, and the first ids, for every list with items that the source does not have."""
-    warnings = []
-    for rule, items in listed.items():
-        ids = pl.Series(list(items), dtype=pl.String)
-        unknown = ids.filter(~ids.is_in(source.implode()))
-        if len(unknown):
-            text = f"export.{rule}: {len(unknown):,} of {len(ids):,} items are not in the source"
-            warnings.append((text, {"item_id": unknown.head(3).to_list()}))
-    return warnings
 
 
 def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.DataFrame) -> Rules:
@@ -272,11 +180,12 @@ def keep_to_limits(lists: Lists, groups: list[tuple[Tensor, int]], k: int) -> tu
     device = lists.items.device
     counts = [torch.zeros(n, has.shape[1], dtype=torch.int32, device=device) for has, _ in groups]
     taken = torch.zeros(n, depth, dtype=torch.bool, device=device)
+    values = [has.to(device) for has, _ in groups]  # (I, A) each
     size = torch.zeros(n, dtype=torch.long, device=device)
     for place in range(depth):
         item = lists.items[:, place]  # (N,)
         fits = (item >= 0) & (size < k)  # (N,)
-        own = [has.to(device)[item.clamp(min=0)] for has, _ in groups]  # (N, A) each
+        own = [has[item.clamp(min=0)] for has in values]  # (N, A) each
         for mine, count, (_, limit) in zip(own, counts, groups, strict=True):
             fits &= ~(mine & (count >= limit)).any(1)
         for mine, count in zip(own, counts, strict=True):

@@ -20,9 +20,9 @@ from pipeline.preparation.events import codes
 from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.preparation.seen import hidden
-from pipeline.publishing import business_rules, item_conditions, item_tables
+from pipeline.publishing import business_rules, item_conditions, item_tables, rule_files
 from pipeline.publishing.boosts import boosted
-from pipeline.publishing.user_lists import facts_of
+from pipeline.publishing.listed_users import facts_of
 from pipeline.ranking.ranks import served
 from pipeline.storage import journal, lake
 from pipeline.training.interactions import History
@@ -52,6 +52,10 @@ class Night:
     """Names that conditions may use."""
     data: Path = Path()
     """The data folder, with the files of rules."""
+    runner_up: Path | None = None
+    """The fit on all rows that held-back users get their lists from. It may be gone; None: there is no second model."""
+    says_runner_up: bool = True
+    """Whether the journal says which one it is; older nights do not."""
 
 
 def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
@@ -90,9 +94,11 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
     raw = folder(lake.read_manifest(clean)["parents"][0])
     run = journal.load_run(home, dataset, run_id)
     normalizer, names = Normalizer.load(fitted), RowNames.of(run, lake.info(clean).get("column_types"))
+    second = made.get("runner_up")
     return Night(
-        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, names,
-        run.data,
+        run_id, wanted, load(fitted), run.settings, raw, encoded, rows, fit, normalizer, names, run.data,
+        runner_up=home.lake(dataset).joinpath(*Path(second).parts[-2:]) if second else None,
+        says_runner_up="runner_up" in made,
     )  # fmt: skip
 
 
@@ -168,7 +174,7 @@ def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> busine
     rows = pl.read_parquet(night.raw / "interactions.parquet", columns=["item_id", "timestamp"])
     known = items.to_frame().join(item_tables.items(rows, catalog), on="item_id", how="left", maintain_order="left")
     frame = item_conditions.of_raw(night.raw, known, settings, date)
-    listed = business_rules.read_lists(export, night.data, date)
+    listed = rule_files.read_lists(export, night.data, date)
     return business_rules.rules_of(export, listed, frame, catalog)
 
 

@@ -21,7 +21,7 @@ from pipeline.config.run import Run
 from pipeline.core.errors import SettingsError
 from pipeline.core.seeding import mix, seed_of, stable_hash
 from pipeline.preparation.seen import hidden
-from pipeline.publishing import business_rules, item_conditions
+from pipeline.publishing import business_rules, item_conditions, rule_files
 from pipeline.publishing.business_rules import Ruled
 from pipeline.ranking.recommend import Lists
 from pipeline.storage.expressions import night_date
@@ -71,7 +71,7 @@ def new_items(explore: Explore, frame: pl.DataFrame, newest: object, night: dt.d
     return frame.select(is_new.fill_null(False)).to_series()
 
 
-def explorable(export: Export, listed: business_rules.Listed, frame: pl.DataFrame, clock: "Clock") -> pl.DataFrame:
+def explorable(export: Export, listed: rule_files.Listed, frame: pl.DataFrame, clock: "Clock") -> pl.DataFrame:
     """Column item_id: the new items of `item_frame` that no rule excludes, by id."""
     if export.explore is None:
         return pl.DataFrame(schema={"item_id": pl.String})
@@ -87,7 +87,7 @@ def explorable_of_night(run: Run, export: Export, frame: pl.DataFrame, encoded: 
     fit = pl.read_parquet(encoded / "items.parquet")["item_id"]
     of_fit = frame.filter(pl.col("item_id").is_in(fit.implode()))["last_seen"].max()
     clock = Clock(frame["last_seen"].max(), of_fit, night_date(run.as_of, run.started_at))
-    listed = business_rules.read_lists(export, run.data, run.started_at.date())
+    listed = rule_files.read_lists(export, run.data, run.started_at.date())
     return explorable(export, listed, frame, clock)
 
 

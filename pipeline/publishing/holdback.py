@@ -73,10 +73,9 @@ def with_holdback(
     held = held_users(rows["user_id"], holdback)
     default = wanted[0]
     quiet = [replace(default, explorer=default.explorer and replace(default.explorer), suppressed=Counter())]
-    of_held = rows.filter(pl.col("user_id").cast(pl.String).is_in(held.implode()))
     without_reasons = run.settings.export.model_copy(update={"reasons": 0})
     alone = run.model_copy(update={"settings": run.settings.model_copy(update={"export": without_reasons})})
-    lists = [part.lists for part in recommend(alone, other.fitted, of_held, encoded, quiet)]
+    lists = [part.lists for part in recommend(alone, other.fitted, rows, encoded, quiet, held)]
     theirs = pl.concat(lists).with_columns(pl.col("user_id").cast(pl.String)) if lists else None
     for part in parts:
         yield _exchanged(part, theirs, champion.label, other.label)

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from pipeline.models import Recommender
+from pipeline.models.ops.history_products import gram_of
 from pipeline.models.ops.topk import largest
 from pipeline.schemas import tables
 from pipeline.training.interactions import History
 
 COOCCURRENCE = "cooccurrence"
 TILE_BYTES = 64 * 2**20
+COUNTED_ITEMS, COUNTED_FROM = 8192, 1 << 30
+"""Items up to which co-occurrences are counted at once, in 256 MB, and entries times items from which that pays."""
 
 
 def similar_items(
@@ -64,9 +67,15 @@ def _nearest(scores: Tensor, items: Tensor, ids: pl.Series, k: int) -> pl.DataFr
 
 
 def cooccurrence(by_user: History) -> Callable[[Tensor], Tensor]:
-    """Cosine of the user sets of items and of all items, as a function (B,) -> (B, I)."""
+    """Cosine of the user sets of items and of all items, as a function (B,) -> (B, I).
+
+    Of large histories of not too many items, all pairs are counted at once.
+    """
     users_of = History.of(by_user.items, by_user.rows, by_user.n_items, len(by_user))  # rows are items
     length = users_of.lengths.clamp(min=1).rsqrt()  # (I,)
+    if by_user.n_items <= COUNTED_ITEMS and len(by_user.items) * by_user.n_items > COUNTED_FROM:
+        counts = gram_of(by_user, torch.ones(len(by_user), device=length.device))  # (I, I)
+        return lambda items: counts[items] * length[items].unsqueeze(1) * length
     unit = users_of.sparse(length[users_of.rows])  # (I, U), rows of length 1
 
     def cosine(items: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Top-N lists of every user of the source, in parts of bounded size, with the business rules applied."""
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +13,11 @@ from torch import Tensor
 from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.models import Recommender
-from pipeline.preparation.events import codes
-from pipeline.preparation.filters import mark, take_part
-from pipeline.preparation.ids import codes_of
-from pipeline.preparation.row_names import RowNames
-from pipeline.preparation.seen import hidden
-from pipeline.publishing import active_users, business_rules, explore, lists_by_attribute, reasons
+from pipeline.publishing import business_rules, explore, lists_by_attribute, reasons
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers
 from pipeline.publishing.explore import Explorer
+from pipeline.publishing.listed_users import Users, users_of
 from pipeline.publishing.lists_by_attribute import Values
 from pipeline.publishing.promotions import MakeLists
 from pipeline.publishing.shared_lists import SharedLists
@@ -30,9 +25,8 @@ from pipeline.ranking.ranks import top_k
 from pipeline.ranking.recommend import Lists, ServeInputs
 from pipeline.ranking.servable import both, servable
 from pipeline.schemas import tables
-from pipeline.training.interactions import DAY, Facts, History, Interactions
+from pipeline.training.interactions import History, Interactions
 
-USERS_PER_PART = 50_000
 MODEL, FALLBACK, PROMOTED, EXPLORE = "model", "fallback", "promoted", explore.NAME
 SOURCES = (MODEL, FALLBACK, PROMOTED, EXPLORE)
 Suppressed = Counter[tuple[str, str, str]]
@@ -83,20 +77,6 @@ class Part:
     """tables.RECOMMENDATIONS_BY"""
 
 
-@dataclass(frozen=True)
-class Users:
-    """Some users: their ids, their index in the fit or -1, what the model may read, and what must not be listed."""
-
-    ids: pl.Series
-    index: Tensor  # (B,)
-    history: History  # B rows
-    mask: History  # B rows
-
-    def some(self, rows: Tensor) -> "Users":
-        """Those at `rows` (R,)."""
-        return Users(self.ids.gather(rows.cpu().numpy()), self.index[rows], self.history[rows], self.mask[rows])
-
-
 class Makers:
     """What makes the lists of some users, by boost; from one pass for each where there are several `longest` lists."""
 
@@ -135,10 +115,17 @@ class Makers:
         )
 
 
-def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wanted: Sequence[Wanted]) -> Iterator[Part]:
-    """Lists of every active user, ordered by user id, in parts of at most USERS_PER_PART users.
+def recommend(
+    run: Run,
+    fitted: Fitted,
+    rows: pl.DataFrame,
+    encoded: Path,
+    wanted: Sequence[Wanted],
+    among: pl.Series | None = None,
+) -> Iterator[Part]:
+    """Lists of every active user, ordered by user id, in parts of at most `listed_users.USERS_PER_PART` users.
 
-    Active are all users with a valid row, or those of the last `[export] active_days`.
+    Active are all users with a valid row, or those of the last `[export] active_days`; `among`: only these ids of them.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
     positive rows, where the family supports it; all others by popular items. No list has an item of the user's source
     rows (of event types, of those that mask; with `seen = "allow"`, of those of the last `hide_days`), nor one that a
@@ -151,7 +138,7 @@ def recommend(run: Run, fitted: Fitted, rows: pl.DataFrame, encoded: Path, wante
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    for users in users_of(run, known, rows, encoded, items):
+    for users in users_of(run, known, rows, encoded, items, among):
         makers = Makers(fitted, users, max(each.top_n for each in wanted) if len(wanted) > 1 else None)
         default, *others = wanted
         lists, source = _lists(makers, default, ids)
@@ -187,26 +174,6 @@ def _lists_by(makers: Makers, rules: business_rules.Rules, ids: pl.Series) -> pl
     allowed = both(None if rules.allowed is None else rules.allowed.to(device), makers.fitted.servable)
     lists = lists_by_attribute.lists_by(model, inputs, allowed, values.to(device), config)
     return lists_by_attribute.frame(lists, config.attribute, values.names, users.ids, ids)
-
-
-def users_of(run: Run, known: Interactions, rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> Iterator[Users]:
-    """The users who get lists, ordered by id, at most USERS_PER_PART at once."""
-    device = known.users.device
-    all_users, pairs = _source_pairs(rows, encoded, items)
-    filtered_out = _pairs_of_filtered_out_users(rows, pairs, all_users, run)
-    masking = pairs.filter(hidden(rows, pairs["row"], run.settings, rows["timestamp"].max()))
-    seen = _history(masking, all_users.height, items.height)
-    own_history = known.history()
-    filtered_out_history = _history(filtered_out, all_users.height, items.height)
-    if own_history.facts is not None:
-        newest = rows["timestamp"].max() if own_history.facts.ages is not None else None
-        filtered_out_history = replace(filtered_out_history, facts=facts_of(filtered_out, newest))  # type: ignore
-    listed = active_users.places(all_users["user_id"], rows, run.settings.export)  # (A,)
-    for at in listed.split(USERS_PER_PART):
-        users = all_users[at.numpy()]
-        index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
-        history = _first_known(own_history, filtered_out_history[at].to(device), index)
-        yield Users(users["user_id"], index, history, seen[at].to(device))
 
 
 def _lists(makers: Makers, wanted: Wanted, ids: pl.Series) -> tuple[Lists, Tensor]:
@@ -254,71 +221,5 @@ def suppressed_table(suppressed: Suppressed) -> pl.DataFrame:
 def ranked(
     model: Recommender, users: Tensor, history: History, mask: History, popular: Tensor, k: int, allowed: Tensor | None
 ) -> Lists:
-    """Top-k lists of the items that are `allowed`, (I,); None: of all."""
-    allowed = None if allowed is None else allowed.to(users.device)
+    """Top-k lists of the items that are `allowed`, (I,) on the device of `users`; None: of all."""
     return top_k(model, users, history, mask, k, allowed=allowed, fallback=popular)
-
-
-def _source_pairs(rows: pl.DataFrame, encoded: Path, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """All users, by id, with their index in the fit or null; and `row`, `user_row`, `item_idx` of the source rows.
-
-    Rows of items that are not in the fit are left out of the pairs.
-    """
-    user_row, user_ids = codes_of(rows["user_id"])
-    item_code, item_ids = codes_of(rows["item_id"])
-    known = pl.read_parquet(encoded / "users.parquet")
-    all_users = user_ids.alias("user_id").to_frame().join(known, on="user_id", how="left", maintain_order="left")
-    index = (
-        item_ids.alias("item_id").to_frame().join(items, on="item_id", how="left", maintain_order="left")["item_idx"]
-    )
-    pairs = pl.DataFrame({"user_row": user_row, "item_idx": index.gather(item_code)}).with_row_index("row")
-    return all_users, pairs.drop_nulls("item_idx")
-
-
-def _pairs_of_filtered_out_users(
-    rows: pl.DataFrame, pairs: pl.DataFrame, all_users: pl.DataFrame, run: Run
-) -> pl.DataFrame:
-    """Positive pairs of the users whom the filters left out, in time order; of event types, as `clean` has them."""
-    out = all_users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
-    theirs = pairs.filter(pl.col("user_row").is_in(out.implode()))
-    dataset = run.settings.dataset
-    names = RowNames.of(run).learnt(rows, dataset.feedback)
-    if dataset.is_weighted:
-        taken = take_part(rows[theirs["row"]].hstack(theirs), dataset.feedback, dataset.events, names)
-        ordered = taken.filter("positive").sort("user_row", "timestamp", "item_idx", "event", "quantity")
-        return ordered.with_columns(event=codes(ordered, dataset.events))
-    marked = mark(rows[theirs["row"]].hstack(theirs), dataset.feedback, names).filter("kept", "positive")
-    ordered = marked.sort("user_row", "timestamp", "item_idx")
-    return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
-
-
-def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:
-    users = torch.from_numpy(pairs["user_row"].cast(pl.Int64).to_numpy(writable=True))
-    items = torch.from_numpy(pairs["item_idx"].cast(pl.Int64).to_numpy(writable=True))
-    return History.of(users, items, n_users, n_items)
-
-
-def facts_of(rows: pl.DataFrame, newest: dt.datetime | None) -> Facts:
-    """Facts of events as encoded (`event`, `quantity`, if they are there); ages count from `newest`; None: no ages."""
-    is_weighted, ages = "event" in rows.columns, None
-    if newest is not None and not rows["timestamp"].null_count():
-        since = (pl.lit(newest, tables.TIME) - pl.col("timestamp")).dt.total_microseconds() / DAY
-        ages = torch.from_numpy(rows.select(since.clip(lower_bound=0)).to_series().to_numpy(writable=True)).float()
-    return Facts(
-        kinds=torch.from_numpy(rows["event"].cast(pl.Int64).to_numpy(writable=True)) if is_weighted else None,
-        quantities=torch.from_numpy(rows["quantity"].to_numpy(writable=True)).float() if is_weighted else None,
-        ages=ages,
-    )
-
-
-def _first_known(own: History, filtered_out: History, index: Tensor) -> History:
-    """Row b: the history of user index[b] that the fit saw, or, for an index of -1, row b of `filtered_out`."""
-    known = index >= 0
-    both = History(
-        torch.cat([own.offsets, own.offsets[-1] + filtered_out.offsets[1:]]),
-        torch.cat([own.items, filtered_out.items]),
-        own.n_items,
-        None if own.facts is None or filtered_out.facts is None else own.facts.followed_by(filtered_out.facts),
-    )
-    rows = torch.where(known, index, len(own) + torch.arange(len(index), device=index.device))
-    return both[rows]

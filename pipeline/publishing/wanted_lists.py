@@ -13,9 +13,10 @@ from pipeline.config.publishing import Export
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core.errors import Refused, SettingsError
-from pipeline.publishing import active_users, business_rules, checks, cold_users, explore, item_conditions
-from pipeline.publishing.business_rules import Listed, Rules
+from pipeline.publishing import active_users, business_rules, checks, cold_users, explore, item_conditions, rule_files
+from pipeline.publishing.business_rules import Rules
 from pipeline.publishing.explore import Clock, Frames
+from pipeline.publishing.rule_files import Listed
 from pipeline.publishing.user_lists import Wanted
 from pipeline.storage import journal, warehouse
 
@@ -43,7 +44,7 @@ def check(settings: Settings, data: Path, today: dt.date) -> None:
     """Check the rules of all lists against the data set and its files. Raises SettingsError and UnreadableInput."""
     for name, export in exports_of(settings).items():
         with naming(name):
-            business_rules.read_lists(export, data, today)  # so that an unreadable list fails now
+            rule_files.read_lists(export, data, today)  # so that an unreadable list fails now
             item_conditions.check(export, settings.dataset, data)
             active_users.check(export, settings.dataset)
             explore.check(export, settings.dataset)
@@ -51,11 +52,11 @@ def check(settings: Settings, data: Path, today: dt.date) -> None:
 
 
 def read_all(run: Run) -> dict[str, Listed]:
-    """The files of rules of every list, as `business_rules.read_lists` reads them."""
+    """The files of rules of every list, as `rule_files.read_lists` reads them."""
     found = {}
     for name, export in exports_of(run.settings).items():
         with naming(name):
-            found[name] = business_rules.read_lists(export, run.data, run.started_at.date())
+            found[name] = rule_files.read_lists(export, run.data, run.started_at.date())
     return found
 
 
@@ -64,7 +65,7 @@ def key_settings(run: Run, listed: dict[str, Listed]) -> dict[str, object]:
     if not run.settings.lists:
         return {}
     lists = {
-        name: {**item_conditions.key_settings(run, export), "files": business_rules.fingerprint(listed[name])}
+        name: {**item_conditions.key_settings(run, export), "files": rule_files.fingerprint(listed[name])}
         for name, export in run.settings.named_lists.items()
     }
     return {"lists": lists}

@@ -155,6 +155,20 @@ def named(night: Night, label: str | None) -> str:
     return f"{label} ({family})" if label == INCUMBENT and family else str(label)
 
 
+def cost(verdict: dict[str, Any]) -> str | None:
+    """What challenger and incumbent cost, where the gate compared it (`gate.prefer`)."""
+    if not (of := verdict.get("cost")):
+        return None
+    what = "Seconds of the fit"
+    if of["of"] == "lists":
+        what = f"Change of the published lists, mean 1 − Jaccard of {plural(of['n'], 'user')}"
+    text = f"{what}: {verdict['challenger']} {rounded(of['challenger'])}, incumbent {rounded(of['incumbent'])}"
+    if of.get("ci_low") is None:
+        return f"{text}."
+    difference = of["challenger"] - of["incumbent"]
+    return f"{text}; difference {rounded(difference)} {interval(of['ci_low'], of['ci_high'])}."
+
+
 def _gate(night: Night) -> str:
     text = (night.record.get("gate") or {}).get("text")
     return f"The gate: {text}." if text else ""

@@ -111,6 +111,10 @@ def gate(facts: dict[str, Any]) -> list[dict[str, str]]:
         {"compared": who, "among": SEGMENTS.get(segment["segment"], segment["segment"]), **segment}
         for segment in verdict.get("segments") or []
     ]
+    if cost := verdict.get("cost"):
+        what = "seconds of the fit" if cost["of"] == "fit" else "change of the published lists (1 − Jaccard)"
+        change = {"value": cost["challenger"] - cost["incumbent"], "ci_low": cost["ci_low"], "ci_high": cost["ci_high"]}
+        rows.append({"compared": f"{who}, {what}", "among": NOTHING, **change, "n": cost["n"]})
     if floor := verdict.get("against_floor"):
         rows.append({"compared": f"{floor['of']} − {verdict['floor']}", "among": SEGMENTS["all"], **floor})
     return [

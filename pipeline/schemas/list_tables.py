@@ -49,7 +49,8 @@ TRENDING_ITEMS = Table(
      "growth": Column(FLOAT, "Change of the item's share of all interactions, shrunk towards 1; 2: twice the share"),
      "ci_low": Column(FLOAT, "Lower end of its 95 % interval; above 1: the item surely grows"),
      "ci_high": Column(FLOAT, "Upper end of the interval"),
-     "recent": Column(BIG, "Interactions in the recent days"), "past": Column(BIG, "Interactions in its past"),
+     "recent": Column(BIG, "Interactions in the recent days, with event types those of the target"),
+     "past": Column(BIG, "The same in its past"),
      "run_id": RUN},
     volatile=("run_id",),
 )  # fmt: skip

@@ -92,7 +92,8 @@ SIMILAR_ITEMS = Table(
 )  # fmt: skip
 POPULAR_ITEMS = Table(
     "popular_items", "Most popular items, whole history and recent windows", ("window_days", "rank"),
-    {"rank": RANK, "item_id": ITEM, "score": Column(FLOAT, "Interactions in the window"),
+    {"rank": RANK, "item_id": ITEM,
+     "score": Column(FLOAT, "Interactions in the window, with event types those of the target"),
      "window_days": Column(INT, "Days before the last interaction; 0: the whole history"), "run_id": RUN},
     volatile=("run_id",),
 )  # fmt: skip

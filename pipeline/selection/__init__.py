@@ -1,4 +1,7 @@
 """Which model is published: leaderboard, incumbent, pairwise comparison and the gate."""
 
 # pyright: reportUnsupportedDunderAll=false
-__all__ = ["challenge", "comparison", "fit_cost", "gain", "gate", "incumbent", "leaderboard", "over_nights"]
+__all__ = [
+    "challenge", "comparison", "cost", "fit_cost", "gain", "gate", "incumbent", "leaderboard", "list_changes",
+    "over_nights",
+]  # fmt: skip

@@ -16,8 +16,6 @@ class Challenge:
     comparison: IncumbentComparison
     better: bool
     """Whether its metric is better."""
-    seconds: tuple[float, float] | None
-    """Of the fits of challenger and incumbent, where the challenger is cheaper and cheaper models are preferred."""
 
     @property
     def gains(self) -> bool:
@@ -27,9 +25,15 @@ class Challenge:
 
     @property
     def saves(self) -> bool:
-        """Whether it is cheaper, of equal quality, and harms no segment."""
+        """Whether it costs less, is of equal quality, and harms no segment."""
+        cost = self.comparison.cost
+        return cost is not None and cost.lower and self.equals
+
+    @property
+    def equals(self) -> bool:
+        """Whether it is shown to lose no more than the margin, and harms no segment."""
         gain = self.comparison.gain
-        return self.seconds is not None and gain is not None and gain.equal and not self.comparison.harmed
+        return gain is not None and gain.equal and not self.comparison.harmed
 
     @property
     def replaced(self) -> bool:
@@ -47,10 +51,12 @@ class Challenge:
         if self.gains:
             return f"{challenger} replaces {incumbent}: it is better {by} ({basis})"
         if self.saves:
-            assert self.seconds
-            fits = f"its fit takes {self.seconds[0]:.3g} s instead of {self.seconds[1]:.3g} s"
+            assert self.comparison.cost
             loss = f"loses at most {gain.allowed_loss:.4g}"
-            return f"{challenger} replaces {incumbent}: {fits} and it {loss}, it differs {by} ({basis})"
+            return (
+                f"{challenger} replaces {incumbent}: {self.comparison.cost.sentence()} and it {loss}, "
+                f"it differs {by} ({basis})"
+            )
         if not self.better:
             return f"{incumbent} stays: {challenger} is not better, {by} ({basis})"
         if self.comparison.harmed:
@@ -58,6 +64,8 @@ class Challenge:
             return f"{incumbent} stays: {challenger} harms {harmed}; over all users it differs {by} ({basis})"
         several = "1 challenger" if gain.challengers == 1 else f"{gain.challengers} challengers"
         need = "above 0" if gain.needed == 0 else f"above the gain of {gain.needed:.4g} that it needs"
+        cost = self.comparison.cost
+        need += f", as {cost.sentence()}" if cost is not None and cost.higher else ""
         return (
             f"{incumbent} stays: {challenger} is better {by}, but this interval is not {need} "
             f"({basis}, corrected for {several} on {gain.nights} nights)"
@@ -67,27 +75,32 @@ class Challenge:
 def compete(paired: PairedComparison, challengers: Sequence[str], incumbent: str) -> Challenge:
     """The challenge that decides. `challengers`: best first.
 
-    It is that of the best challenger, unless that one does not replace the incumbent and a cheaper one does.
+    It is that of the best challenger, unless that one does not replace the incumbent and one that costs less does.
     """
     best = _challenge(paired, challengers[0], incumbent, len(challengers))
     if best.replaced:
         return best
     for challenger in challengers[1:]:
-        if paired.is_cheaper(challenger, incumbent):
+        cost = paired.cost(challenger, incumbent, len(challengers))
+        if cost is not None and cost.lower:
             other = _challenge(paired, challenger, incumbent, len(challengers))
             if other.saves:
                 return other
     return best
 
 
+def equals(paired: PairedComparison, challengers: Sequence[str], incumbent: str) -> list[str]:
+    """The challengers that are shown to lose no more than the margin: those whose cost can decide."""
+    challenges = (_challenge(paired, challenger, incumbent, len(challengers)) for challenger in challengers)
+    return [each.challenger for each in challenges if each.equals]
+
+
 def _challenge(paired: PairedComparison, challenger: str, incumbent: str, challengers: int) -> Challenge:
-    sign, values, seconds = ranking_metrics.sign_of(paired.metric), paired.results.values, paired.results.seconds
-    cheaper = paired.is_cheaper(challenger, incumbent)
+    sign, values = ranking_metrics.sign_of(paired.metric), paired.results.values
     return Challenge(
         challenger,
         paired.with_incumbent(challenger, incumbent, challengers),
         sign * values[challenger] > sign * values[incumbent],
-        (seconds[challenger], seconds[incumbent]) if cheaper else None,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from torch import Tensor
 from pipeline.config.publishing import Gate
 from pipeline.core.bootstrap import Difference, paired_difference, paired_differences
 from pipeline.evaluation.ranking_metrics import sign_of
+from pipeline.selection import cost
+from pipeline.selection.cost import Cost
 from pipeline.selection.gain import Gain, error_rate, interval
+from pipeline.selection.list_changes import ListChanges
 
 UserMetrics = Mapping[str, pl.DataFrame]
 """tables.PER_USER by label."""
@@ -30,6 +34,8 @@ class ValidationResults:
     """user_idx, n_interactions in train."""
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of the fit on train, by label, where it is known."""
+    changes: ListChanges = field(default_factory=dict[str, np.ndarray])
+    """Of the published lists, by label, where `gate.prefer` asks for it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class IncumbentComparison:
     segments: list[SegmentDifference]
     gain: Gain | None = None
     """The same difference with the interval that decides; None where no user is evaluated for both."""
+    cost: Cost | None = None
+    """None where `gate.prefer` asks for none, or it is not known."""
 
     @property
     def harmed(self) -> list[str]:
@@ -80,8 +88,9 @@ class PairedComparison:
             assert difference is not None
             harmed = difference.ci_high < 0 and difference.value < -self.allowed(part)
             records.append(SegmentDifference(**asdict(difference), segment=name, harmed=harmed))
-        gain = self.gain(users.filter("warm"), challengers, self.needed_share(challenger, incumbent))
-        return IncumbentComparison(overall, overall.ci_low > -allowed, records, gain)
+        cost = self.cost(challenger, incumbent, challengers)
+        gain = self.gain(users.filter("warm"), challengers, self.needed_share(cost))
+        return IncumbentComparison(overall, overall.ci_low > -allowed, records, gain, cost)
 
     def gain(self, users: pl.DataFrame, challengers: int, needed: float) -> Gain:
         """The test of a gain of more than the share `needed` of the incumbent's metric."""
@@ -92,19 +101,22 @@ class PairedComparison:
             self.allowed(users),
         )  # fmt: skip
 
-    def needed_share(self, challenger: str, incumbent: str) -> float:
+    def needed_share(self, cost: Cost | None) -> float:
         """The share of the incumbent's metric that a challenger must gain.
 
-        Where cheaper models are preferred, a more expensive one needs more than the margin: with less, the two would
-        take turns.
+        Where cheaper or steadier models are preferred, one that costs clearly more needs more than the margin: with
+        less, the two would take turns.
         """
-        return max(self.gate.min_gain, self.gate.margin if self.is_cheaper(incumbent, challenger) else 0.0)
+        return max(self.gate.min_gain, self.gate.margin if cost is not None and cost.higher else 0.0)
 
-    def is_cheaper(self, a: str, b: str) -> bool:
-        """Whether cheaper models are preferred and the fit of `a` takes at most `max_cost` of the seconds of `b`."""
-        seconds = self.results.seconds
-        known = self.gate.prefer == "cheaper" and a in seconds and b in seconds
-        return known and seconds[a] <= self.gate.max_cost * seconds[b]
+    def cost(self, challenger: str, incumbent: str, challengers: int = 1) -> Cost | None:
+        """What `gate.prefer` compares besides quality; None where it compares nothing, or a cost is not known."""
+        seconds, changes, both = self.results.seconds, self.results.changes, (challenger, incumbent)
+        if self.gate.prefer == "cheaper" and all(label in seconds for label in both):
+            return cost.of_fits(self.gate, seconds[challenger], seconds[incumbent])
+        if self.gate.prefer == "steadier" and all(label in changes for label in both):
+            return cost.of_lists(self.gate, changes, challenger, incumbent, challengers)
+        return None
 
     def difference(self, a: str, b: str) -> Difference | None:
         """a - b over the users of segment `all`; None without any."""

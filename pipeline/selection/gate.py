@@ -54,6 +54,8 @@ class Verdict:
         record: dict[str, Any] = {"decision": self.decision, "published": self.published, "text": self.text}
         for part in (self.terms, self.comparison):
             record |= asdict(part) if part else {}
+        if record.get("cost") is None:
+            record.pop("cost", None)
         return record | ({"against_floor": asdict(self.against_floor)} if self.against_floor else {})
 
 
@@ -64,14 +66,15 @@ def judge(gate: Gate, select: Select, results: ValidationResults, contest: Conte
     segment `all`; for rmse they are of squared errors. The challenger is the best model that is neither incumbent nor
     added for the gate. It replaces the incumbent if its gain is significant (`gain.error_rate`: the interval of the
     paired difference lies above min_gain x the incumbent's metric, corrected for the number of challengers and nights),
-    and no segment of min_segment_users is harmed: significantly below 0, and by more than `margin`. Where cheaper
-    models are preferred, the best cheaper challenger whose interval lies above -margin replaces it too. The winner must
-    not be significantly worse than the baseline; otherwise the other of the two is checked, and if it is worse as well,
-    the baseline is published.
+    and no segment of min_segment_users is harmed: significantly below 0, and by more than `margin`. Where cheaper or
+    steadier models are preferred, the best challenger that costs clearly less and whose interval lies above -margin
+    replaces it too, and one that costs clearly more must gain more than the margin. The winner must not be
+    significantly worse than the baseline; otherwise the other of the two is checked, and if it is worse as well, the
+    baseline is published.
     """
-    sign, values = ranking_metrics.sign_of(select.metric), results.values
-    ranked = sorted(values, key=lambda label: -sign * values[label])  # stable: ties go to the first in the recipe
-    others = [label for label in ranked if label not in (contest.incumbent, *contest.added)]
+    values = results.values
+    ranked = best_first(select, results)
+    others = challengers_of(ranked, contest)
     incumbent = contest.incumbent if contest.incumbent in values else None
     challenger = others[0] if others else None
     paired = PairedComparison(gate, select.metric, results, seed)
@@ -103,6 +106,17 @@ def judge(gate: Gate, select: Select, results: ValidationResults, contest: Conte
         comparison,
         against_floor,
     )
+
+
+def best_first(select: Select, results: ValidationResults) -> list[str]:
+    """Labels by their metric; ties go to the first in the recipe."""
+    sign, values = ranking_metrics.sign_of(select.metric), results.values
+    return sorted(values, key=lambda label: -sign * values[label])  # stable
+
+
+def challengers_of(ranked: Sequence[str], contest: Contest) -> list[str]:
+    """Those that are neither the incumbent nor added for the gate."""
+    return [label for label in ranked if label not in (contest.incumbent, *contest.added)]
 
 
 class LabelNames:

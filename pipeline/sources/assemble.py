@@ -1,6 +1,7 @@
 """Reads all files of a night, each into a folder of its own, and assembles their rows and rejected lines in order."""
 
 import os
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +39,7 @@ class SourceAssembler:
         self._stamps = {name: _stamp(run.data / name) for name in source.present}
 
     def __enter__(self) -> "SourceAssembler":
-        for leftover in self.layer.glob(".scratch-*"):  # of killed nights: the lock is held
-            files.remove(leftover)
-        self.scratch = self.layer / f".scratch-{os.getpid()}"
+        self.scratch = self.layer / f".scratch-{secrets.token_hex(8)}"
         self.scratch.mkdir(parents=True)
         settings = self.run.settings
         self._con = warehouse.connect(

@@ -12,6 +12,7 @@ from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.models.serialization import load
+from pipeline.preparation.events import target_rows
 from pipeline.preparation.filters import mark
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing import (
@@ -22,7 +23,9 @@ from pipeline.publishing import (
     holdback,
     item_conditions,
     item_tables,
+    listed_users,
     lists_by_attribute,
+    rule_files,
     similar_items,
     trending,
     user_lists,
@@ -80,7 +83,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         known_items = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")
         night = night_date(run.as_of, run.started_at)
         described = item_conditions.of_raw(raw, known_items, run.settings.dataset.items, night)
-        for text, examples in business_rules.unknown_items(listed, items["item_id"]):
+        for text, examples in rule_files.unknown_items(listed, items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
         others = item_conditions.of_raw(
             raw, items.filter(~pl.col("item_id").is_in(ids.implode())), run.settings.dataset.items, night
@@ -186,7 +189,7 @@ def _audiences(
     values = {name: lists_by_attribute.Values.read(raw, name, items["item_id"]) for name in config.attributes}
     found = audiences.Audiences(fitted.model, config.top_n, allowed, values)
     rows = pl.read_parquet(raw / "interactions.parquet")
-    found.collect(user_lists.users_of(run, fitted.known, rows, encoded, items))
+    found.collect(listed_users.users_of(run, fitted.known, rows, encoded, items))
     of_items, of_values = found.of_items(items["item_id"]), found.of_values()
     count = of_items["item_id"].n_unique()
     journal.note(run, f"audiences: {of_items.height:,} rows of {count:,} items, {of_values.height:,} rows of values")
@@ -221,9 +224,10 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
         version=VERSION,
         settings={
             **item_conditions.key_settings(run),
-            "rules": business_rules.fingerprint(listed[wanted_lists.DEFAULT]),
+            "rules": rule_files.fingerprint(listed[wanted_lists.DEFAULT]),
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
+            **({"popular_events": "target"} if run.settings.dataset.events else {}),
         },
         parents=(raw, encoded, *models.folders),
         head=lake.info(models.champion)["label"],
@@ -231,11 +235,12 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
 
 
 def positive_rows(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """The raw rows that count as positive: votes against an item make it no popular one."""
-    feedback = run.settings.dataset.feedback
-    if feedback.positive_if is None:
-        return rows
-    return mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("positive")
+    """The raw rows that make an item popular: votes against it don't, nor, with event types, those of other types than
+    the target's, such as views."""
+    feedback, events = run.settings.dataset.feedback, run.settings.dataset.events
+    if feedback.positive_if is not None:
+        rows = mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("positive")
+    return rows if events is None else target_rows(rows, events, feedback)
 
 
 def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.device) -> pl.DataFrame:

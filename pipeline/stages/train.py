@@ -10,7 +10,7 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Finder
 from pipeline.core import progress
 from pipeline.core.console import log
-from pipeline.core.errors import Skipped
+from pipeline.core.errors import OutOfTime, Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget, warm_start
 from pipeline.experiments.families import config_of, family_of, rows_of, sized
@@ -20,6 +20,7 @@ from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import save
 from pipeline.selection import leaderboard
 from pipeline.storage import journal, lake
+from pipeline.training.context import TooLate
 from pipeline.training.device import on_device, resolve_device, set_threads
 
 VERSION = 3
@@ -67,6 +68,8 @@ def _carry_out(request: FitRequest) -> Path:
         try:
             deadline = budget.deadline(run, call) if call.fit == "train" else None
             result = fit_request(replace(request, deadline=deadline), logger, folder)
+        except TooLate as error:
+            raise OutOfTime(str(error)) from error
         except NotServable as error:
             raise Skipped(str(error)) from error  # nothing is kept: memory or settings may allow it another night
         report = store(request, result, folder)
@@ -184,6 +187,8 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageRes
         "best_epoch": model.best_epoch, "history": result.history,
         "config": model.config.model_dump(), "valid": result.valid,
     }  # fmt: skip
+    if request.run.settings.budget.minutes:
+        info["validating"] = round(result.validating, 3)
     if result.new_items is not None:
         info["new_items"] = result.new_items
     if result.finding:

@@ -14,6 +14,7 @@ __all__ = [
     "home_identity",
     "home_paths",
     "journal",
+    "journal_entries",
     "lake",
     "list_hints",
     "lock",

@@ -63,8 +63,20 @@ def _write(home: Home, dataset: str, record: Record) -> None:
 def record_generation(home: Home, dataset: str, run_id: str, *digests: str) -> None:
     """Record a generation, and drop the records of generations that no longer exist."""
     record = read(home, dataset)
-    kept = {name: of for name, of in record.generations.items() if home.generation(dataset, name).exists()}
+    kept = _existing(home, dataset, record)
     _write(home, dataset, replace(record, generations={**kept, run_id: list(digests)}))
+
+
+def drop_removed(home: Home, dataset: str) -> None:
+    """Drop the records of generations that no longer exist."""
+    record = read(home, dataset)
+    kept = _existing(home, dataset, record)
+    if kept != record.generations:
+        _write(home, dataset, replace(record, generations=kept))
+
+
+def _existing(home: Home, dataset: str, record: Record) -> dict[str, list[str]]:
+    return {name: of for name, of in record.generations.items() if home.generation(dataset, name).exists()}
 
 
 def record_live(home: Home, dataset: str, *live: Live) -> None:

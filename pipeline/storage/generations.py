@@ -123,9 +123,10 @@ def _published(home: Home, dataset: str, run_id: str) -> bool:
 
 
 def drop_old_generations(home: Home, dataset: str, keep: int) -> None:
-    """Delete the generations of `old_generations`."""
+    """Delete the generations of `old_generations`, and the records of their checksums."""
     for run_id in old_generations(home, dataset, keep):
         home.generation(dataset, run_id).unlink()
+    checksums.drop_removed(home, dataset)
 
 
 OLDEST_READABLE = "v1.2.0"  # so that older DuckDB clients can open the file

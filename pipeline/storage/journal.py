@@ -1,4 +1,9 @@
-"""The journal: what each run did. JSON lines, appended and synced; published files contain a copy."""
+"""The journal: what each run did. JSON lines, appended and synced; published files contain a copy.
+
+Only the process that conducts a night, the driver, writes its journal: it holds the lock, and appending from several
+hosts is not atomic on a network file system. Code that runs a stage in another process does so within
+`journal_entries.aside` and returns the entries; the driver passes them to `take`.
+"""
 
 import json
 import logging
@@ -24,12 +29,26 @@ from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
 from pipeline.storage import state_files
+from pipeline.storage.journal_entries import ARTIFACT, NOTE, RUN, Entry, kept_aside
 
 if TYPE_CHECKING:
     from pipeline.config.run import Run  # imported where one is made: commands that only read need no settings
 
 WARNING = "warning: "
 """Prefix of the text of a note that is a warning."""
+
+
+def take(run: "Run", entries: list[Entry]) -> None:
+    """Write the entries of a task, in its order. The caller is the driver of the run."""
+    for kind, content in entries:
+        if kind == ARTIFACT:
+            record_artifact(run, Path(content))
+        elif kind == NOTE:
+            note(run, content["text"], content["ids"])
+        elif kind == RUN:
+            update_run(run, **content)
+        else:
+            _append(run, kind, content)
 
 
 def folder(run: "Run") -> Path:
@@ -51,7 +70,7 @@ def open_run(run: "Run") -> None:
     (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
     record = {
         "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
-        "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.data,
+        "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.origin,
         "flow_run_id": run.flow_run_id,
     }  # fmt: skip
     write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
@@ -75,6 +94,8 @@ def stage(run: "Run", name: str) -> Generator[dict[str, Any]]:
 
 def record_artifact(run: "Run", result: Path) -> None:
     """Record that a run built or reused a result of the lake, in folders.txt, so that `gc` keeps it."""
+    if kept_aside(ARTIFACT, result):
+        return
     with (folder(run) / "folders.txt").open("a") as file:
         file.write(f"{result.parent.name}/{result.name}\n")
 
@@ -90,6 +111,8 @@ def note(run: "Run", text: str, ids: Ids | None = None) -> None:
 
     The text must not contain ids; pass them as `ids`, so that a user can be forgotten.
     """
+    if kept_aside(NOTE, {"text": text, "ids": ids}):
+        return
     kept = _kept(run.home, run.dataset, ids)
     with (folder(run) / "notes.jsonl").open("a") as file:
         if file.tell():
@@ -132,7 +155,8 @@ def ids_of(record: dict[str, Any]) -> dict[str, list[str]]:
 
 def update_run(run: "Run", **fields: object) -> None:
     """Set fields of run.json, atomically."""
-    _update(folder(run), fields)
+    if not kept_aside(RUN, fields):
+        _update(folder(run), fields)
 
 
 def close_run(run: "Run", outcome: str, reason: str | None = None, ids: Ids | None = None) -> None:
@@ -227,8 +251,13 @@ def keep_traceback(run: "Run") -> None:
 
 def append(run: "Run", table: contracts.Table, records: list[dict[str, Any]]) -> None:
     """Append rows to one of the journal's tables; `run_id` is filled in."""
+    if not kept_aside(table.name, records):
+        _append(run, table.name, records)
+
+
+def _append(run: "Run", name: str, records: list[dict[str, Any]]) -> None:
     fault("journal:append")
-    with (folder(run) / f"{table.name}.jsonl").open("a") as file:
+    with (folder(run) / f"{name}.jsonl").open("a") as file:
         if file.tell():
             file.write("\n")  # a torn last line must not take the next one with it
         for record in records:

@@ -1,10 +1,12 @@
 """Stage results in keyed folders: built once, complete once the manifest is written, then reused."""
 
+import errno
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 from pipeline.config.run import Run
 from pipeline.core import progress
 from pipeline.core.fault_injection import fault
-from pipeline.core.filesystem import sha256, sync, write_atomically
+from pipeline.core.filesystem import sha256, sync, temporary_name, write_atomically
+from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall
 from pipeline.schemas import tables
 from pipeline.storage import journal, state_files
@@ -20,6 +23,8 @@ from pipeline.storage import journal, state_files
 SOURCE = "0_source"
 """Folder of the lake with source files that are generated, or given as frames."""
 MANIFEST = "manifest.json"
+_LEFTOVER = re.compile(r"\..+\.([0-9]+|[0-9a-f]{16})|\.scratch-.*")
+"""Names of unfinished folders; older versions ended them with the id of a process. Checkpoints have other names."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,9 @@ def folder_of(run: Run, spec: Spec) -> Path:
 
 
 def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
-    """Build in a temporary folder, complete it, and rename it."""
+    """Build in a temporary folder, complete it, and rename it. Of several processes the first to complete it wins."""
     target = folder_of(run, spec)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    for stale in (target, *target.parent.glob(f".{target.name}.*")):  # of killed runs; this process holds the lock
-        _remove(stale)
+    temporary = temporary_name(target)
     stage = spec.call.stage
     temporary.mkdir(parents=True)
     try:
@@ -113,13 +116,47 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
         fault(f"{stage}:before_manifest")
         _complete(temporary, spec, result)
         fault(f"{stage}:before_rename")
-        _remove(target)
-        temporary.rename(target)
+        _place(temporary, target)
         fault(f"{stage}:after_rename")
     finally:
         _remove(temporary)
     sync(target.parent)
     return target
+
+
+def _place(temporary: Path, target: Path) -> None:
+    """Rename a complete folder to its name, unless a complete one has it: equal keys have equal content.
+
+    A damaged folder that has the name goes. A rename never replaces a folder with content, so no process can take away
+    what another one has just completed.
+    """
+    while True:
+        try:
+            temporary.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            if is_complete(target):
+                return
+            aside = temporary_name(target)
+            with suppress(FileNotFoundError):  # another process moved it
+                target.rename(aside)
+            if is_complete(aside):  # another process completed it after the look
+                with suppress(OSError):  # and a third one has the name by now
+                    aside.rename(target)
+            _remove(aside)
+
+
+def remove_leftovers(home: Home, dataset: str) -> list[str]:
+    """Remove unfinished folders of nights that ended; returns their names. The caller holds the lock.
+
+    Only here: during a night another process may be at work in such a folder.
+    """
+    found = [path for path in sorted(home.lake(dataset).glob("*/.*")) if _LEFTOVER.fullmatch(path.name)]
+    for path in found:
+        _remove(path)
+    return [path.name for path in found]
 
 
 def info(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -112,7 +113,7 @@ def snapshot(
 def write(path: Path, kept: Snapshot) -> None:
     """Replace the checkpoint at `path` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         save_file(kept[0], temporary, metadata=kept[1])
         with temporary.open("rb") as file:

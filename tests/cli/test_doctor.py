@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from flows.cli import doctor, main
-from flows.cli.doctor import device_parity, installation
+from flows.cli.doctor import device_parity, installation, shared_home
 from flows.cli.doctor import home as doctor_home
+from flows.cli.doctor.other_process import FileOperations
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.storage import journal
 from pipeline.storage.lock import lock
+from pipeline.tracking import server
 
 
 def findings(home: Path, check: str) -> list[doctor.Finding]:
@@ -248,3 +251,85 @@ def test_the_report_states_the_tolerance_and_that_there_is_no_accelerator(tmp_pa
 def test_parity_of_the_accelerator(precision):
     results = list(device_parity.compare(device_parity.Side("cpu"), device_parity.Side("cuda", precision=precision)))
     assert all(result.passed for result in results), results
+
+
+def test_a_home_for_several_hosts(tmp_path, capsys):
+    assert main(["--home", str(tmp_path), "doctor", "--device", "none", "--scale", "--json"]) == 0
+    found = [line for line in json.loads(capsys.readouterr().out) if line["check"] == "shared home"]
+    assert [line["status"] for line in found] == ["ok"] * len(found) and len(found) == 9
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+class Without(FileOperations):
+    """A file system on which one operation does what it must not."""
+
+    def __init__(self, folder: Path, operation: str):
+        super().__init__(folder)
+        setattr(self, operation, getattr(self, f"bad_{operation}"))
+
+    def bad_lock(self, name: str) -> str:
+        self.open[name] = (self.folder / name).open("a+")
+        return "done"
+
+    def bad_create(self, name: str, text: str) -> str:
+        (self.folder / name).write_text(text)
+        return "done"
+
+    def bad_replace(self, name: str, to: str) -> str:
+        if (self.folder / to).is_dir():
+            shutil.rmtree(self.folder / to)
+        return super().replace(name, to)
+
+    def bad_link(self, name: str, to: str) -> str:
+        shutil.copyfile(self.folder / name, self.folder / to)
+        return "done"
+
+
+@pytest.mark.parametrize(
+    ("operation", "wrong"),
+    [("lock", "flock"), ("create", "O_EXCL"), ("replace", "folder with content"), ("link", "hard links")],
+)
+def test_a_file_system_that_keeps_no_promise(tmp_path, monkeypatch, operation, wrong):
+    @contextmanager
+    def sides(place):
+        yield FileOperations(tmp_path), Without(tmp_path, operation), tmp_path
+
+    monkeypatch.setattr(shared_home, "both_sides", sides)
+    failed = [(text, fix) for status, text, fix in shared_home.guarantees(tmp_path) if status == "fail"]
+    assert len(failed) == 1 and wrong in failed[0][0] and failed[0][1]
+
+
+def test_writes_that_are_seen_late(tmp_path, monkeypatch):
+    class Late(FileOperations):
+        def create(self, name: str, text: str) -> str:
+            return "done" if name.isdigit() else super().create(name, text)
+
+    @contextmanager
+    def sides(place):
+        yield FileOperations(tmp_path), Late(tmp_path), tmp_path
+
+    monkeypatch.setattr(shared_home, "both_sides", sides)
+    monkeypatch.setattr(shared_home, "WAIT", 0.02)
+    failed = [(text, fix) for status, text, fix in shared_home.guarantees(tmp_path) if status == "fail"]
+    assert len(failed) == 1 and "not even after" in failed[0][0] and "actimeo" in failed[0][1]
+
+
+def test_sqlite_on_a_network_file_system_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.delenv(shared_home.PREFECT_DATABASE, raising=False)
+    monkeypatch.setattr(server, "USERS_URI", None)
+    home, nfs = Home(tmp_path), f"/dev/vda / ext4 rw 0 0\nfiler:/x {tmp_path} nfs4 rw 0 0\n"
+    assert [status for status, *_ in shared_home.databases(home, "/dev/vda / ext4 rw 0 0\n")] == ["ok"]
+    failed = list(shared_home.databases(home, nfs))
+    assert [(status, text.split()[0]) for status, text, _ in failed] == [("fail", "MLflow"), ("fail", "Prefect")]
+    assert "MLFLOW_TRACKING_URI" in failed[0][2] and shared_home.PREFECT_DATABASE in failed[1][2]
+    monkeypatch.setattr(server, "USERS_URI", "postgresql://me:secret@db/mlflow")
+    monkeypatch.setenv(shared_home.PREFECT_DATABASE, f"sqlite+aiosqlite:///{tmp_path}/own.db")
+    ((status, text, _),) = shared_home.databases(home, nfs)
+    assert status == "fail" and f"{tmp_path}/own.db" in text
+    monkeypatch.setenv(shared_home.PREFECT_DATABASE, "postgresql+asyncpg://me:secret@db/prefect")
+    assert [status for status, *_ in shared_home.databases(home, nfs)] == ["ok"]
+    home.mlflow_db.parent.mkdir()
+    home.mlflow_db.touch()  # of nights before the move to PostgreSQL
+    ((status, text, fix),) = shared_home.databases(home, nfs)
+    assert status == "fail" and "mlflow.db" in text and "move it away" in fix

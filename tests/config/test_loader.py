@@ -138,8 +138,12 @@ def test_unknown_names_are_answered_with_the_nearest():
 SHIPPED = sorted(p.stem for p in paths.RECIPES.glob("*.toml"))
 
 
-@pytest.mark.parametrize("recipe", SHIPPED)
-@pytest.mark.parametrize("dataset", sorted(p.stem for p in paths.DATASETS.glob("*.toml")))
+DATASETS = sorted(p.stem for p in paths.DATASETS.glob("*.toml"))
+PAIRS = [(d, r) for d in DATASETS for r in SHIPPED if r != "lists" or d == "sample-shop"]
+"""The recipe `lists` names columns of the sample shop."""
+
+
+@pytest.mark.parametrize(("dataset", "recipe"), PAIRS)
 def test_every_shipped_toml_is_valid(dataset, recipe):
     settings, _ = load_settings(dataset, recipe, [], {})
     assert settings.dataset.name == dataset

@@ -11,7 +11,7 @@ from flows import conductor as line
 from flows.prepare import prepare
 from pipeline.config.publishing import Export
 from pipeline.core.errors import UnreadableInput
-from pipeline.publishing import business_rules
+from pipeline.publishing import business_rules, rule_files
 from pipeline.publishing.promotions import Promotion
 from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
@@ -43,7 +43,7 @@ def test_a_list_holds_by_date_and_keeps_its_reasons(tmp_path):
     (tmp_path / "deny.csv").write_text(
         "item_id,reason,from,until\na,recalled,,\nb,over,2026-01-01,2026-11-22\nc,later,2026-11-23,\nd,,2026-11-22,2026-11-23\n"
     )
-    assert business_rules.read_list(tmp_path, "deny.csv", TODAY) == {"a": "recalled", "d": ""}
+    assert rule_files.read_list(tmp_path, "deny.csv", TODAY) == {"a": "recalled", "d": ""}
 
 
 @pytest.mark.parametrize(
@@ -54,31 +54,31 @@ def test_a_bad_list_says_what_is_wrong(tmp_path, text, says):
     if text is not None:
         (tmp_path / "deny.csv").write_text(text)
     with pytest.raises(UnreadableInput, match=says):
-        business_rules.read_list(tmp_path, "deny.csv", TODAY)
+        rule_files.read_list(tmp_path, "deny.csv", TODAY)
 
 
 def test_each_rule_says_whom_it_holds_back(tmp_path):
     (tmp_path / "deny.csv").write_text("item_id,reason\nb,recalled\nnobody,\n")
     (tmp_path / "only.csv").write_text("item_id\nb\nc\nd\n")
     export = Export(exclude_items="deny.csv", only_items="only.csv", fresh_days=15)
-    found = business_rules.rules_of(export, business_rules.read_lists(export, tmp_path, TODAY), FRAME, CATALOG)
+    found = business_rules.rules_of(export, rule_files.read_lists(export, tmp_path, TODAY), FRAME, CATALOG)
     assert found.allowed is not None and found.allowed.tolist() == [False, False, True, True]
     assert found.rule[:2] == ["only_items", "exclude_items"] and found.reason[1] == "recalled"
     assert found.out(IDS).to_list() == ["a", "b"]
 
 
 def test_without_rules_nothing_is_held_back(tmp_path):
-    listed = business_rules.read_lists(Export(), tmp_path, TODAY)
-    assert not business_rules.rules_of(Export(), listed, FRAME, CATALOG) and business_rules.fingerprint(listed) is None
+    listed = rule_files.read_lists(Export(), tmp_path, TODAY)
+    assert not business_rules.rules_of(Export(), listed, FRAME, CATALOG) and rule_files.fingerprint(listed) is None
 
 
 def test_an_empty_list_is_a_rule_too(tmp_path):
     """Nothing may be listed but what stands in it; and it has a key of its own."""
     (tmp_path / "none.csv").write_text("item_id\n")
     export = Export(only_items="none.csv")
-    listed = business_rules.read_lists(export, tmp_path, TODAY)
+    listed = rule_files.read_lists(export, tmp_path, TODAY)
     assert business_rules.rules_of(export, listed, FRAME, CATALOG).out(IDS).to_list() == IDS.to_list()
-    assert business_rules.fingerprint(listed) not in (None, business_rules.fingerprint({"exclude_items": {}}))
+    assert rule_files.fingerprint(listed) not in (None, rule_files.fingerprint({"exclude_items": {}}))
 
 
 def test_fresh_days_of_untimed_data_is_an_error():
@@ -191,10 +191,10 @@ def test_a_night_keeps_its_rules_and_tells(ruled):
 def test_items_that_the_source_does_not_have_are_told(tmp_path):
     (tmp_path / "recalled.csv").write_text("item_id\na\nP999\n")
     export = Export(exclude_items="recalled.csv")
-    listed = business_rules.read_lists(export, tmp_path, TODAY)
-    (found,) = business_rules.unknown_items(listed, pl.Series(["a", "b"]))
+    listed = rule_files.read_lists(export, tmp_path, TODAY)
+    (found,) = rule_files.unknown_items(listed, pl.Series(["a", "b"]))
     assert found == ("export.exclude_items: 1 of 2 items are not in the source", {"item_id": ["P999"]})
-    assert not business_rules.unknown_items(listed, pl.Series(["a", "P999"]))
+    assert not rule_files.unknown_items(listed, pl.Series(["a", "P999"]))
 
 
 def test_a_missing_list_is_told_before_the_night_starts(tmp_path):

@@ -1,12 +1,15 @@
 """Holdback: who is in it, what they get, and that the audit finds a mix-up."""
 
+import dataclasses
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.publishing import Holdback
-from pipeline.publishing import holdback
+from pipeline.core.errors import UnreadableInput
+from pipeline.publishing import explanation, holdback, on_request
 from pipeline.storage import journal
 from tests.support.published_nights import RECIPE, Dataset, without_mlflow
 
@@ -82,3 +85,28 @@ def test_without_a_second_model_they_get_popular_items(nights):
     assert found.join(seen, on=["user_id", "item_id"]).is_empty()
     scores = dict(pl.read_csv(data.folder / "a.csv").group_by("item").len().iter_rows())
     assert [scores[item] for item in found["item_id"]] == found["score"].to_list()
+
+
+def test_a_list_on_request_is_that_of_the_runner_up_too(nights):
+    """For every user it equals the published one: items, sources, models and scores; with a second model and without."""
+    data, _, held, alone = nights
+    for run_id in (held, alone):
+        night, published = explanation.published_night(data.home, "tiny", run_id), lists(data, run_id)
+        columns = ["rank", "item_id", "source", "model"]
+        for (user,), mine in published.group_by("user_id", maintain_order=True):
+            asked = on_request.list_of(night, str(user))
+            assert asked.select(columns).rows() == mine.select(columns).rows()
+            assert asked["score"].to_list() == pytest.approx(mine["score"].to_list(), rel=1e-4)
+        assert "holdback" in set(published["source"])
+
+
+def test_a_list_on_request_says_that_the_runner_up_is_not_known(nights):
+    data, _, held, _ = nights
+    user = lists(data, held).filter(source="holdback")["user_id"][0]
+    night = explanation.published_night(data.home, "tiny", held)
+    for lost, why in (
+        (dataclasses.replace(night, runner_up=None, says_runner_up=False), "does not say which it was"),
+        (dataclasses.replace(night, runner_up=data.folder / "gone"), "gone or damaged"),
+    ):
+        with pytest.raises(UnreadableInput, match=why):
+            on_request.list_of(lost, user)

@@ -20,6 +20,7 @@ from pipeline.selection import fit_cost, gate, incumbent
 from pipeline.selection.comparison import ValidationResults, by_segment
 from pipeline.selection.gain import error_rate, interval, t_quantile
 from pipeline.selection.incumbent import Configuration, Contest, find_baseline, published_configuration
+from pipeline.selection.list_changes import ListChanges
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
 from tests.support.nights import ask
@@ -31,11 +32,17 @@ ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactio
 SECONDS = {"new": 2.0, "old": 10.0, "other": 4.0}
 
 
-def judged(contest: Contest, metric: str = "ndcg", settings: Gate | None = None, **shifts) -> dict:
+def judged(
+    contest: Contest,
+    metric: str = "ndcg",
+    settings: Gate | None = None,
+    changes: ListChanges | None = None,
+    **shifts,
+) -> dict:
     by_user = figures(**shifts)
     values = {label: float(frame["value"].mean()) for label, frame in by_user.items()}  # type: ignore[arg-type]
     select = Select(metric=metric, protocol="error" if metric == "rmse" else "full")
-    results = ValidationResults(values, by_user, ACTIVITY, SECONDS)
+    results = ValidationResults(values, by_user, ACTIVITY, SECONDS, changes or {})
     return gate.judge(settings or Gate(), select, results, contest, seed=1).record()
 
 
@@ -141,6 +148,45 @@ def test_two_models_within_the_margin_do_not_take_turns():
     back = judged(contest("new"), settings=cheaper, **shifts)
     assert (back["published"], back["challenger"]) == ("new", "old") and back["gain"]["ci_low"] > 0
     assert judged(contest("new"), settings=Gate(margin=0.15), **shifts)["published"] == "old"
+
+
+STEADIER = Gate(margin=0.05, prefer="steadier")
+
+
+def list_changes(users: int = 400, **means: float) -> dict[str, np.ndarray]:
+    """1 - Jaccard of the same users, around a mean."""
+    draw = np.random.default_rng(users)
+    return {label: np.clip(draw.normal(mean, 0.1, users), 0, 1) for label, mean in means.items()}
+
+
+def test_a_steadier_equal_replaces_the_incumbent_only_where_the_recipe_says_so():
+    equal: dict[str, Any] = {"new": -0.0005, "old": 0.0, "changes": list_changes(new=0.2, old=0.7)}
+    verdict = judged(contest(), settings=STEADIER, **equal)
+    assert (verdict["decision"], verdict["published"]) == ("replaced", "new")
+    assert "it changes the published lists by" in verdict["text"] and "400 users" in verdict["text"]
+    cost = verdict["cost"]
+    assert (cost["of"], cost["lower"], cost["higher"], cost["n"]) == ("lists", True, False, 400)
+    assert cost["ci_low"] < cost["challenger"] - cost["incumbent"] < cost["ci_high"] < 0
+    for other in (Gate(margin=0.05), Gate(margin=0.05, prefer="cheaper", max_cost=0.1)):
+        assert judged(contest(), settings=other, **equal)["published"] == "old"
+    assert "cost" not in judged(contest(), settings=Gate(margin=0.05), **equal)
+    for changes in (list_changes(new=0.2, old=0.39), list_changes(1, new=0.2, old=0.7), {}):
+        kept = judged(contest(), settings=STEADIER, **{**equal, "changes": changes})
+        assert kept["published"] == "old", "not clearly less, one user, or not known"
+    assert judged(contest(), settings=STEADIER, **{**equal, "new": -0.05})["published"] == "old", "it is worse"
+
+
+def test_a_gain_within_the_margin_is_not_worth_other_lists():
+    changes = list_changes(new=0.7, old=0.1)
+    small: dict[str, Any] = {"new": 0.02, "old": 0.0, "changes": changes}
+    steadier = Gate(margin=0.15, prefer="steadier")
+    kept = judged(contest(), settings=steadier, **small)
+    assert kept["published"] == "old" and kept["gain"]["ci_low"] > 0
+    assert "that it needs, as it changes the published lists by" in kept["text"]
+    assert judged(contest(), settings=Gate(margin=0.15), **small)["published"] == "new"
+    assert judged(contest(), settings=steadier, **{**small, "new": 0.06})["published"] == "new", (
+        "a gain that is worth it"
+    )
 
 
 def _difference(seed: int) -> float:

@@ -17,6 +17,7 @@ from pipeline.selection import gate
 from pipeline.selection.comparison import ValidationResults
 from pipeline.selection.gain import error_rate, interval
 from pipeline.selection.incumbent import Contest
+from pipeline.selection.list_changes import ListChanges
 
 SERIES, NIGHTS = 200, 30
 
@@ -68,7 +69,7 @@ def changes_of(world: World, nights: int) -> np.ndarray:
     return changed
 
 
-def judge(values: np.ndarray, champion: int) -> int:
+def judge(values: np.ndarray, champion: int, settings: Gate | None = None, changes: ListChanges | None = None) -> int:
     """The model that the gate publishes, of values (U, M)."""
     users = np.arange(len(values), dtype=np.int32)
     by_user = {
@@ -78,8 +79,9 @@ def judge(values: np.ndarray, champion: int) -> int:
         for model, column in enumerate(values.T)
     }
     means = {label: float(column) for label, column in zip(by_user, values.mean(0), strict=True)}
-    results = ValidationResults(means, by_user, pl.DataFrame({"user_idx": users, "n_interactions": users + 1}))
-    settings = Gate(min_segment_users=10_000)
+    activity = pl.DataFrame({"user_idx": users, "n_interactions": users + 1})
+    results = ValidationResults(means, by_user, activity, changes=changes or {})
+    settings = (settings or Gate()).model_copy(update={"min_segment_users": 10_000})
     verdict = gate.judge(settings, Select(), results, Contest(incumbent=f"m{champion}"), seed=1)
     return int(verdict.published.removeprefix("m"))
 
@@ -98,3 +100,37 @@ def test_a_gain_of_two_percent_is_taken_within_three_nights(users: int, correlat
     changed = changes_of(World(users, 2, correlation, gain=0.02), 3)
     assert 0.6 <= changed[:, 0].mean() <= 0.8
     assert changed.any(1).mean() >= 0.9
+
+
+@pytest.mark.parametrize("quality", [(0.0, 0.0), (0.0, -0.02), (-0.02, 0.0)])
+def test_a_preference_for_steady_lists_settles(quality: tuple[float, float]):
+    """Model 0 makes other lists every night, model 1 the same ones. Where they are equal within the margin, model 1 is
+    published once and stays, although model 0 gains significantly over it in the second world."""
+    draw, series, nights, users = np.random.default_rng(7), 3, 8, 3_000
+    gate_of = Gate(prefer="steadier", margin=0.06)
+    for _ in range(series):
+        champion, changes = 0, 0
+        taste = draw.beta(1, 3, (users, 1))
+        for _ in range(nights):
+            values = taste * (1 + np.array(quality)) + draw.normal(0, 0.02, (users, 2))
+            lists = {0: {"m0": 0.6, "m1": 0.25}, 1: {"m0": 0.6, "m1": 0.05}}[champion]  # 0 never repeats its lists
+            of_users = {label: np.clip(draw.normal(mean, 0.1, 500), 0, 1) for label, mean in lists.items()}
+            published = judge(values, champion, gate_of, of_users)
+            changes += published != champion
+            champion = published
+        assert (champion, changes) == (1, 1)
+
+
+def test_equal_models_with_equally_unsteady_lists_do_not_take_turns():
+    """At most one change in 30 nights: what is published differs from all lists of tonight by about as much."""
+    draw, users, changed = np.random.default_rng(11), 300, []
+    for _ in range(6):
+        champion, changes = 0, 0
+        for _ in range(NIGHTS):
+            values = draw.beta(1, 3, (users, 1)) + draw.normal(0, 0.06, (users, 2))
+            of_users = {f"m{model}": np.clip(draw.normal(0.4, 0.2, 200), 0, 1) for model in range(2)}
+            published = judge(values, champion, Gate(prefer="steadier", margin=0.1), of_users)
+            changes += published != champion
+            champion = published
+        changed.append(changes)
+    assert max(changed) <= 1

@@ -13,6 +13,7 @@ from pipeline.preparation.filters import apply_filters
 from pipeline.preparation.row_names import RowNames
 from pipeline.publishing.item_tables import popular_items
 from pipeline.schemas import tables
+from pipeline.sources.extra_columns import stored_name
 from pipeline.stages import clean, export
 from pipeline.storage import journal
 from tests.support.data_sets import data_set
@@ -236,3 +237,14 @@ def test_only_positive_rows_make_an_item_popular(tmp_path, condition, items):
     rows = raw(("u", "a", -1, 0), ("v", "a", -1, 0), ("u", "b", 1, 0), ("v", "c", None, 0))
     popular = popular_items(export.positive_rows(run, rows), [], 10)
     assert sorted(popular["item_id"]) == items
+
+
+def test_with_event_types_only_those_of_the_target_make_an_item_popular(tmp_path):
+    """Neither views nor purchases that were sent back."""
+    events = {"column": "kind", "weights": {"view": 0.1, "buy": 1}, "withdraws": {"return": ["buy"]}}
+    run = make_run(tmp_path, dataset={"events": events, "columns": {"timestamp": "t"}})
+    rows = raw(("u", "seen", None, 0), ("v", "seen", None, 1), ("u", "kept", None, 2), ("u", "back", None, 2),
+               ("u", "back", None, 3), ("v", "back", None, 4))  # fmt: skip
+    rows = rows.with_columns(pl.Series(stored_name("kind"), ["view", "view", "buy", " buy ", "return", "buy"]))
+    popular = popular_items(export.positive_rows(run, rows), [], 10)
+    assert dict(popular.select("item_id", "score").rows()) == {"back": 1.0, "kept": 1.0}

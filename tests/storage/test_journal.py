@@ -1,6 +1,7 @@
 """The journal: every night, in order, whole lines only, one night at a time."""
 
 import datetime as dt
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from pipeline.config.run import new_run_id
 from pipeline.core.errors import Locked
 from pipeline.schemas import tables
-from pipeline.storage import journal
+from pipeline.storage import journal, journal_entries
 from pipeline.storage.lock import lock
 
 
@@ -76,3 +77,36 @@ def test_a_line_torn_in_the_middle_of_a_night_takes_no_other_with_it(run):
         file.write('{"run_id": "x", "check_na')
     journal.append(run, tables.CHECKS, [{"check_name": "b", "severity": "error", "bad_rows": 0, "passed": True}])
     assert journal.read(run.home, run.dataset, tables.CHECKS)["check_name"].to_list() == ["b"]
+
+
+def test_a_task_writes_nothing_and_the_driver_takes_its_entries(run):
+    def stage() -> None:
+        with journal.stage(run, "train ials") as record:
+            record.update(rows_in=3, rows_out=2)
+        journal.append(run, tables.ROW_LEDGER, [{"stage": "clean", "reason": "kept", "rows": 2}])
+        journal.record_artifact(run, run.home.lake(run.dataset) / "2_clean" / "clean-1")
+        journal.note(run, "warning: a rare thing", {"user_id": ["42"]})
+        journal.update_run(run, split_kind="random")
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in journal.folder(run).iterdir()}
+
+    before = files()
+    with journal_entries.aside() as entries:
+        stage()
+        with journal_entries.aside() as inner:
+            journal.note(run, "of a task in a task")
+    assert files() == before and len(inner) == 1
+    journal.take(run, json.loads(json.dumps(entries)))
+    taken = files()
+    seconds = {row["stage"]: row["rows_out"] for row in journal.read(run.home, run.dataset, tables.STAGES).to_dicts()}
+    assert seconds == {"train ials": 2}
+    assert journal.notes(run.home, run.dataset, run.run_id) == ["warning: a rare thing"]
+    assert journal.read_run(run.home, run.dataset, run.run_id)["split_kind"] == "random"
+    assert [path.name for path in journal.artifacts(run, run.run_id, "2_clean")] == ["clean-1"]
+    for name in taken:
+        (journal.folder(run) / name).write_bytes(before.get(name, b""))
+    stage()  # without a task in between
+    own = files()
+    assert own.pop("stages.jsonl") and taken.pop("stages.jsonl")  # they have the seconds
+    assert own == taken

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.cli.doctor import home as home_checks
-from flows.cli.doctor import installation
+from flows.cli.doctor import installation, shared_home
 from pipeline.core.paths import Home
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -32,7 +32,7 @@ def doctor(options: Namespace) -> int:
     """Print each finding; exit code 1 if a check failed."""
     home = Home.resolve(options.home)
     findings = []
-    for finding in examine(home, options.device):
+    for finding in examine(home, options.device, options.scale):
         findings.append(finding)
         if not options.json:
             print(f"{finding.status:<5} {finding.check:<12} {finding.found}", flush=True)
@@ -48,11 +48,15 @@ def doctor(options: Namespace) -> int:
     return 1 if failed else 0
 
 
-def examine(home: Home, device: str = "none") -> Iterator[Finding]:
-    """Run all checks in order. A check that crashes counts as failed; the others still device_parity."""
+def examine(home: Home, device: str = "none", scale: bool = False) -> Iterator[Finding]:
+    """Run all checks in order. A check that crashes counts as failed; the others still run.
+
+    `scale`: also whether several hosts may use the home.
+    """
     checks: dict[str, Check] = {
         **installation.CHECKS,
         **home_checks.CHECKS,
+        **(shared_home.CHECKS if scale else {}),
         "device": lambda _: parity(device),
     }
     for name, check in checks.items():

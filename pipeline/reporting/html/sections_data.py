@@ -8,6 +8,7 @@ from pipeline.evaluation import ranking_metrics
 from pipeline.publishing.drift import MEASURES
 from pipeline.reporting.formatting import (
     SEGMENTS,
+    cost,
     interval,
     moment,
     named,
@@ -249,7 +250,7 @@ def gate(night: Night) -> dict[str, Any] | None:
     shown = (
         [drawn("Differences on valid", charts.differences(rows, f"Paired differences: {description}"))] if rows else []
     )
-    return {**verdict, "charts": shown, "rows": rows}
+    return {**verdict, "charts": shown, "rows": rows, "costs": cost(verdict)}
 
 
 def over_nights(night: Night) -> dict[str, Any]:

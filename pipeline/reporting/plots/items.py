@@ -77,6 +77,7 @@ def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _write_apart(axis, points: np.ndarray, titles: list[str | None]) -> None:
     """Write the titles of the first points that have one, but for those that would overlap an earlier one."""
     axis.figure.draw_without_rendering()  # positions are final from here on
+    axis.figure.set_layout_engine("none")  # else they are computed twice more, for the same result
     taken = []
     for point, title in zip(points[: 4 * N_LABELLED], titles, strict=False):
         if not title or len(taken) == N_LABELLED:
