@@ -20,9 +20,9 @@ from pipeline.reporting.plots.worker import Drawer
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import naming
-from pipeline.tracking.registry import ensure_champion
+from pipeline.tracking.registry import ensure_champion, without_champion
 
-__all__ = ["end_night", "ensure_champion", "log_night", "log_realised", "log_report"]
+__all__ = ["end_night", "ensure_champion", "log_night", "log_realised", "log_report", "without_champion"]
 
 
 def log_night(run: Run, drawer: Drawer) -> str:
