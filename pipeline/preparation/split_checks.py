@@ -1,5 +1,6 @@
 """Checks that no split leaks into another, and statistics that describe a split."""
 
+import datetime as dt
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from pipeline.preparation.ids import any_twice, pair_keys
 from pipeline.preparation.seen import HIDE, SeenRule
 from pipeline.preparation.splitters import TEST, VALID
 from pipeline.schemas import tables
+
+ANNOUNCED_WITHIN = dt.timedelta(hours=24)
+"""How long before an event to find another one of the same user and item gives it away."""
 
 
 def assert_no_leak(
@@ -64,6 +68,26 @@ def found_again(parts: dict[str, pl.DataFrame]) -> dict[str, tuple[int, int]]:
         held = pair_keys(parts[name].filter("target", "positive"))
         found[name] = (int(held.is_in(earlier.implode()).sum()), len(held))
         earlier = pl.concat([earlier, held])
+    return found
+
+
+def announced(parts: dict[str, pl.DataFrame]) -> dict[str, tuple[int, int]]:
+    """By split: held-out events that an earlier split gives away, and all held-out events with a time.
+
+    It has an event of another type of the same user and item in the ANNOUNCED_WITHIN before: what was viewed minutes
+    before it was bought. A model reads that, which at night it could not: no night lies between the two.
+    """
+    found, earlier, pair = {}, [parts["train"]], ["user_idx", "item_idx"]
+    for name in ("valid", "test"):
+        held = (
+            parts[name].filter("target", "positive").drop_nulls("timestamp").select(*pair, of="event", at="timestamp")
+        )
+        rows = pl.concat([part.select(*pair, "event", "timestamp") for part in earlier])
+        last = rows.join(held, on=pair).filter(pl.col("event") != pl.col("of"), pl.col("timestamp") <= pl.col("at"))
+        last = last.group_by(pair).agg(pl.col("timestamp").max(), pl.col("at").first())
+        near = last.filter(pl.col("at") - pl.col("timestamp") <= ANNOUNCED_WITHIN)
+        found[name] = (near.height, held.height)
+        earlier.append(parts[name])
     return found
 
 
