@@ -64,7 +64,7 @@ class Backtest:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a backtest that goes on must have in common with the one that is there."""
-        settings = self.run.settings.model_dump(mode="json", exclude={"threads", "memory_limit"})
+        settings = self.run.settings.model_dump(mode="json", exclude={"threads", "memory_limit", "scale"})
         source = ingest.spec(self.run).key
         return json.loads(json.dumps({"settings": settings, "source": source, "code": journal.code_version()}))
 

@@ -1,5 +1,6 @@
 """The candidate models of a night. Each is searched, fitted and evaluated in isolation, so one may fail alone."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE
-from pipeline.core.errors import Refused, Skipped
+from pipeline.core.errors import OutOfTime, Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
@@ -16,7 +17,7 @@ from pipeline.experiments import budget
 from pipeline.selection import incumbent, leaderboard, list_changes
 from pipeline.selection.incumbent import Contest
 from pipeline.stages import evaluate, select, train
-from pipeline.storage import journal
+from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id
 
 if TYPE_CHECKING:
@@ -101,9 +102,18 @@ class Candidates:
         """All fits that were evaluated or are members of a blend."""
         self.postponed: list[str] = []
         """Searched models for whose tuned fit there was no time before the blends."""
+        self.late: set[str] = set()
+        """Labels and `<label> tuned` whose fit did not end in time, or would not have."""
         self.owners: dict[str, Run] = {}
         """Runs whose settings define the models that the gate adds, by label."""
         self.budgeted = run.settings.budget.minutes is not None
+
+    def retry_late_ones(self) -> None:
+        """First fits again that were not in time, where there is time for them now."""
+        for label in [label for label in self.run.settings.models if label in self.late]:
+            blend = leaderboard.is_blend(self.run.settings, label)
+            if label not in self.measured and not blend and budget.fits_now(self.run, label):
+                self.fit_and_evaluate(label, self.run)
 
     def fit_single_models(self) -> None:
         """The recipe's models except blends. Without a budget, each is searched first.
@@ -126,17 +136,19 @@ class Candidates:
             return
         from flows.successive_halving import successive_halving
 
+        self.retry_late_ones()
         for label, folder, is_better in successive_halving(self.race()):
             self.searched[label], first = folder, self.fitted[label]
             if is_better:
                 self.fit_and_evaluate(label, self.run)
                 self.postponed += [label] if self.fitted[label] == first else []
 
-    def race(self) -> "Race":
+    def race(self, blends_again: bool = False) -> "Race":
         """The searches, with those that were made so far."""
         from flows.successive_halving import Race  # imports optuna, which is slow
 
-        return Race(self.run, self.step, self.parts, {**self.fitted}, self.isolate, {**self.searched})
+        fitted, searched = {**self.fitted}, {**self.searched}
+        return Race(self.run, self.step, self.parts, fitted, self.isolate, searched, blends_again)
 
     def use_what_is_left(self) -> None:
         """With a budget: after the blends less must be kept free, so the best models are searched once more."""
@@ -146,9 +158,22 @@ class Candidates:
 
         for label in self.postponed:
             self.fit_and_evaluate(label, self.run)
-        for label, folder in last_turns(self.race()):
-            self.searched[label] = folder
-            self.fit_and_evaluate(label, self.run)
+        self.retry_late_ones()
+        for blends_again in (True, False):  # the last turns have the time that no new blend needs
+            for label, folder in last_turns(self.race(blends_again)):
+                self.searched[label] = folder
+                self.fit_and_evaluate(label, self.run)
+            for label in self.run.settings.models:
+                if leaderboard.is_blend(self.run.settings, label) and self.has_new_members(label):
+                    self.fit_and_evaluate(label, self.run)
+        budget.log_end(self.run)
+
+    def has_new_members(self, blend: str) -> bool:
+        """Whether a blend would have other members now, or fits of them that were made after it."""
+        if blend not in self.fitted:
+            return False
+        now = train.request_fit(self.run, self.parts, blend, None, {**self.fitted}).members
+        return lake.info(self.fitted[blend])["members"] != {label: folder.name for label, folder in now.items()}
 
     def fit_blends(self) -> None:
         """The recipe's blends, which are made of fitted models."""
@@ -179,9 +204,13 @@ class Candidates:
         Called again for a model whose search found a better configuration.
         """
         searched, both = self.searched.get(label), self.run.settings.evaluation.fit_for_test
-        with self.isolate(self.run, f"{label} tuned" if label in self.measured else label):
+        name, started = f"{label} tuned" if label in self.measured else label, time.monotonic()
+        with self.isolate(self.run, name), self._noting_late(name, started):
             first = StageCall(StageName.TRAIN, label, tuned=searched is not None)
             fit = tested = self.step(first, train.fit_model, own, self.parts, label, searched, {**self.fitted})
+            if searched and label in self.measured and _is_worse(fit, self.fitted[label]):
+                journal.note(self.run, f"{name}: not better on valid than the fit before, which stays")
+                return
             self.fitted.setdefault(label, fit)
             if both != "train":
                 refit = StageCall(StageName.TRAIN, label, fit=both)
@@ -190,6 +219,25 @@ class Candidates:
             self.measured[label] = self.step(evaluation, evaluate.evaluate_model, own, self.parts, label, fit, tested)
             self.fitted[label] = fit
             self.fits.update((fit, tested))
+            if name in self.late:
+                self.late.remove(name)
+                left_out = journal.read_run(self.run.home, self.run.dataset, self.run.run_id).get("left_out", {})
+                journal.update_run(self.run, left_out={k: why for k, why in left_out.items() if k != name})
+
+    @contextmanager
+    def _noting_late(self, name: str, started: float) -> Iterator[None]:
+        try:
+            yield
+        except OutOfTime:
+            self.late.add(name)
+            budget.note_late(self.run, name, time.monotonic() - started)
+            raise
+
+
+def _is_worse(fit: Path, before: Path) -> bool:
+    """Whether a fit has a lower metric on valid than one before it: the budget may have ended it early."""
+    value, earlier = (lake.info(folder).get("valid") for folder in (fit, before))
+    return value is not None and earlier is not None and value < earlier
 
 
 @contextmanager

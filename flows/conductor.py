@@ -60,6 +60,7 @@ def conduct(
         outcome.end_in_mlflow(run, "published")
         outcome.note_overrun(run)
         outcome.alarm(run)
+        outcome.notify_undelivered(run)
     return "published"
 
 

@@ -39,10 +39,12 @@ def night(run: Run, step: Step) -> None:
     data = data_stages(run, step)
 
     from flows.candidate_models import fit_candidates, fit_runner_up, refit_for_lists  # imports torch: takes seconds
-    from pipeline.stages import audit, compare, export, leaks, profile, publish, report, select, track, train
+    from pipeline.stages import audit, compare, deliver, export, leaks, profile, publish, report, select, track, train
 
     step(StageCall(StageName.PROFILE), profile.describe_data, run, data.raw, data.cleaned, data.parts)
 
+    if run.settings.budget.minutes:
+        track.prepare(run)
     candidates, lineup = fit_candidates(run, step, data.parts)  # search, train, evaluate: each model in isolation
     fitted, measured = candidates.fitted, list(candidates.measured.values())
 
@@ -66,5 +68,7 @@ def night(run: Run, step: Step) -> None:
     lists = step(StageCall(StageName.EXPORT), export.export_tables, run, data.raw, data.encoded, made)
     building = step(StageCall(StageName.AUDIT), audit.audit_tables, run, data.raw, data.encoded, lists, champion)
     step(StageCall(StageName.PUBLISH), publish.publish_tables, run, building)
+    if run.settings.publish and not run.as_of:
+        step(StageCall(StageName.DELIVER), deliver.deliver_tables, run)
     step(StageCall(StageName.REGISTER), track.register_champion, run)
     step(StageCall(StageName.REPORT), report.write_report, run)

@@ -35,6 +35,15 @@ def alarm(run: Run) -> None:
                    "did since: see the table realised, and the report")  # fmt: skip
 
 
+def notify_undelivered(run: Run) -> None:
+    """Notify the recipients if a destination does not have the tables of a night that is published."""
+    with suppress(Exception):
+        names = journal.read_run(run.home, run.dataset, run.run_id).get("undelivered")
+        if names:
+            where = ", ".join(names)
+            notify(run, "published", f"its tables could not be copied to {where}: see `nightrecs status`")
+
+
 def note_overrun(run: Run) -> None:
     """Note in the journal that the night was published after its budget had ended, and which stages took longest."""
     minutes = run.settings.budget.minutes

@@ -164,6 +164,8 @@ class Plan:
             self.add(StageCall(name), OPEN if name is StageName.EXPORT else TO_DO)
             if name is StageName.COMPARE:
                 self.add(REFIT, OPEN)
+            if name is StageName.PUBLISH and self.run.settings.publish:
+                self.add(StageCall(StageName.DELIVER), TO_DO)
             if name is StageName.PUBLISH:
                 self.add(StageCall(StageName.REGISTER), TO_DO)
 

@@ -1,7 +1,9 @@
 """Prepares a night: turns arguments into a Run (settings, data folder, home, run id) and checks them."""
 
+import atexit
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from pipeline.config import loader
@@ -11,19 +13,20 @@ from pipeline.config.settings import Settings
 from pipeline.core import fault_injection, paths
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
-from pipeline.core.filesystem import temporary_name
+from pipeline.core.filesystem import delete, temporary_name
 from pipeline.core.memory import parse_bytes
 from pipeline.core.paths import Home, default_home, from_checkout
 from pipeline.core.suggest import nearest
-from pipeline.datasets.loader import resolve_data
+from pipeline.datasets.loader import folder_of, resolve_data
 from pipeline.preparation import seen
 from pipeline.preparation.capacity import Capacity
 from pipeline.sources import column_names, model_attributes, row_estimate
+from pipeline.sources.connectors import fetching
 from pipeline.stages import DATA_STAGES
 from pipeline.storage import expressions, forgotten_users, home_identity, journal, lake
 
 SAMPLE = "sample"
-WITHOUT_ROWS = ("ingest", "admit")
+STREAMED = ("ingest", "admit")
 """Stages that do not hold the rows in memory."""
 UNSURE = 1.25
 """An estimate of rows may be too high by this factor."""
@@ -68,24 +71,29 @@ def prepare(
         place, settings.dataset.name
     )  # a list that can't be read is not an empty list: the night must not run
     now = utcnow()
-    run = Run(
-        run_id=run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name)),
-        home_root=place.root,
-        data=generated_source(place, settings.dataset, look_only)
-        if settings.dataset.source.generator and not data
-        else resolve_data(settings.dataset, toml, data),
-        settings=settings,
-        started_at=now,
-    )
+    run_id = run_id or new_run_id(now, journal.run_ids(place, settings.dataset.name))
+    if fetching.is_needed(settings.dataset):
+        settings, folder, own = fetched_source(place, settings, toml, data, None if look_only else run_id)
+    elif settings.dataset.source.generator and not data:
+        folder, own = generated_source(place, settings.dataset, look_only), None
+    else:
+        folder, own = resolve_data(settings.dataset, toml, data), None
+    run = Run(run_id=run_id, home_root=place.root, data=folder, own_data=own, settings=settings, started_at=now)
     check_columns(run)
     model_attributes.check(settings.dataset, settings.attributes, run.data)
-    if not look_only and until not in WITHOUT_ROWS:
+    if not look_only and until not in without_rows(settings):
         check_capacity(run)
     if until not in DATA_STAGES:
         from pipeline.publishing import wanted_lists
 
         wanted_lists.check(settings, run.data, now.date())
     return run
+
+
+def without_rows(settings: Settings) -> tuple[str, ...]:
+    """Stages after which a night may stop without having held all rows in memory at once: the data stages hold a shard
+    at a time, unless that is turned off. Fits hold all rows."""
+    return STREAMED if settings.scale.shards == 1 else tuple(DATA_STAGES)
 
 
 def is_as_shipped(settings: Settings, dataset: str, recipe: str) -> bool:
@@ -169,6 +177,35 @@ def generated_source(home: Home, dataset: Dataset, look_only: bool = False) -> P
     }  # fmt: skip
     write[dataset.source.generator or SAMPLE](folder)
     return folder
+
+
+def fetched_source(
+    home: Home, settings: Settings, toml: Path, data: str | None, run_id: str | None
+) -> tuple[Settings, Path, Path]:
+    """Fetch what is not a file of this machine; returns the settings that name it, its folder, the data set's own one.
+
+    The folder goes when this process ends, or by `discard`. Without `run_id` it is outside the home. A night that is
+    prepared twice, as under Prefect, fetches once.
+    """
+    dataset = settings.dataset
+    fetching.check(dataset, toml)
+    own = resolve_data(dataset, toml, data) if fetching.is_local(dataset) else folder_of(dataset, toml, data)
+    parent = home.lake(dataset.name) / lake.SOURCE
+    if run_id:
+        fetching.remove_abandoned(parent)
+        folder = parent / f"{fetching.PREFIX}{run_id}"
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="nightrecs-plan-"))
+    atexit.register(delete, folder)
+    fetching.own(folder)
+    request = fetching.Request(dataset, toml, own, settings.memory_limit, settings.threads)
+    return settings.model_copy(update={"dataset": fetching.fetch(request, folder)}), folder, own
+
+
+def discard(run: Run) -> None:
+    """Remove what was fetched for a run that has ended."""
+    if run.own_data:
+        delete(run.data)
 
 
 def say_where(option: str | None) -> None:

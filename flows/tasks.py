@@ -26,7 +26,9 @@ from pipeline.core.stage_call import OF_MODELS, StageCall, StageName
 from pipeline.storage import journal
 from pipeline.training.device import resolve_device
 
-TIMEOUTS = {StageName.TRAIN: 6 * 3600, StageName.SEARCH: 12 * 3600, StageName.INGEST: 2 * 3600}  # seconds
+TIMEOUTS = {StageName.TRAIN: 6 * 3600, StageName.SEARCH: 12 * 3600, StageName.INGEST: 2 * 3600}
+TIMEOUTS[StageName.PUBLISH] = 12 * 3600  # copies elsewhere have limits of their own
+"""Seconds; an hour for the others."""
 TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError)
 GPU = "gpu"  # tasks with this tag run one at a time, over all nights of a server
 

@@ -23,7 +23,7 @@ LAYERS = [  # top to bottom; packages of one layer do not import one another
     {"pipeline.publishing", "pipeline.evaluation"},
     {"pipeline.ranking"},
     {"pipeline.models", "pipeline.preparation", "pipeline.datasets"},
-    {"pipeline.training", "pipeline.sources"},
+    {"pipeline.training", "pipeline.sources", "pipeline.destinations"},
     {"pipeline.storage"},
     {"pipeline.config", "pipeline.schemas"},
     {"pipeline.core"},
@@ -41,12 +41,25 @@ ONLY_IMPORTERS = {
     "lightning_fabric": ("pipeline/training/launcher.py",),
     "prefect": ("flows/tasks.py", "flows/scheduled.py", "flows/serve.py", "flows/orchestration/"),
     "apprise": ("pipeline/reporting/notifications.py",),
+    "psycopg": ("pipeline/destinations/",),
 }
 FORBIDDEN = {
     "pipeline.models": ("pipeline.config", "pipeline.storage", "pipeline.schemas"),
     "pipeline.training": ("pipeline.storage", "pipeline.schemas"),
 }
-WITHOUT_TORCH = ("core", "config", "schemas", "storage", "sources", "preparation", "datasets")
+ONLY_WHERE_NEEDED = (
+    "adbc_driver_manager",
+    "adbc_driver_postgresql",
+    "adbc_driver_sqlite",
+    "moto",
+    "obstore",
+    "psycopg",
+    "ray",
+)
+"""Packages of extras. They may be missing, so a module imports them in a function, or for type checkers."""
+LAZY = "postgres"
+"""Modules of `destinations` with this prefix import psycopg; other modules import them in functions only."""
+WITHOUT_TORCH = ("core", "config", "schemas", "storage", "sources", "destinations", "preparation", "datasets")
 WITH_TORCH = {"pipeline/core/bootstrap.py"}
 """Data stages do not import it."""
 DATA_STAGES = ("ingest", "admit", "clean", "encode", "split")
@@ -154,6 +167,18 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     for library in ("torch", "prefect", "mlflow", "polars", "duckdb", "pydantic"):
         assert f"'{library}'" not in done.stdout
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=name)
+def test_packages_of_extras_are_imported_only_where_needed(folder: Path):
+    lazy = LAZY if folder.name == "destinations" else "-"
+    for path in sorted(path for path in folder.glob("*.py") if not path.name.startswith(lazy)):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                assert not any(each.startswith(f"pipeline.destinations.{LAZY}") for each in named), name(path)
+                found = {each.split(".")[0] for each in named} & set(ONLY_WHERE_NEEDED)
+                assert not found, f"{name(path)} imports {sorted(found)} when it is imported itself"
 
 
 def test_the_folder_mlflow_is_no_package():

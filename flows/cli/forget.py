@@ -58,6 +58,7 @@ def describe(outcome: forgetting.Outcome) -> None:
     count = {name: outcome.counts.get(name, 0) for name in (
         "lake_folders", "source_files", "rejected_lines", "of_them_undecided", "texts", "reports", "replay_homes"
     )}  # fmt: skip
+    reached = f"destinations: {outcome.counts['destinations']} cleared\n" if "destinations" in outcome.counts else ""
     print(
         f"lake: {count['lake_folders']} results deleted, {count['source_files']} kept source files rewritten\n"
         f"journal: {count['rejected_lines']} rejected lines blanked, {count['of_them_undecided']} of them because "
@@ -65,6 +66,6 @@ def describe(outcome: forgetting.Outcome) -> None:
         f"texts: {count['texts']} blanked\n"
         f"reports: {count['reports']} deleted\n"
         f"replays: {count['replay_homes']} unfinished ones deleted\n"
-        f"MLflow: {outcome.mlflow}\n"
+        f"MLflow: {outcome.mlflow}\n{reached}"
         f"search of the whole home: {'nothing names the user' if not outcome.left else 'see below'}"
     )

@@ -6,15 +6,24 @@ import tomllib
 from argparse import Namespace
 from pathlib import Path
 
-from pipeline.core.errors import UnreadableInput
+from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.terminal import plain
+from pipeline.sources.connectors import proposals
 from pipeline.sources.sniffing.interactions import Proposal, propose
 
 
 def init(options: Namespace) -> None:
     """Write the TOML to the current folder or `--output`, and print the next command."""
     source = Path(options.csv).expanduser()
-    proposal = propose(source)
+    if proposals.is_fetched(options.csv, options.query):
+        toml = Path(options.output or ".").expanduser()
+        toml = toml / "new.toml" if toml.is_dir() else toml
+        proposal = proposals.propose_fetched(options.csv, options.query, options.password_env, toml)
+        source = source if source.is_dir() else toml
+    elif options.password_env:
+        raise SettingsError("--password-env goes with the URL of a database and --query")
+    else:
+        proposal = propose(source)
     text = proposal.toml
     summary = checks_of(proposal)
     if options.output == "-":
@@ -34,7 +43,7 @@ def init(options: Namespace) -> None:
         raise UnreadableInput(f"{target} can't be written: {error.strerror}; choose another --output") from None
     command = next_command(target, source, options.home)
     if proposal.positives:
-        print(plain(f"{source.name}: {proposal.positives}"), file=sys.stderr)
+        print(plain(f"{Path(options.csv).name}: {proposal.positives}"), file=sys.stderr)
     rest = "".join(f"\n{line}" for line in summary) + ("\n" if summary else " ") + f"Check it, then run:\n  {command}"
     print(plain(f"wrote {target}: {decisions(text)}.{rest}"), file=sys.stderr)
 
@@ -76,6 +85,7 @@ def next_command(toml: Path, source: Path, home: str | None) -> str:
     """The command that runs a night on the file, with `--data` if the TOML is in another folder."""
     path = str(toml) if toml.is_absolute() or toml.parent != Path() else f"./{toml}"
     words = ["nightrecs", *(["--home", home] if home else []), "run", path]
-    if toml.parent.resolve() != source.parent.resolve():
-        words += ["--data", str(source.parent)]
+    place = source if source.is_dir() else source.parent
+    if toml.parent.resolve() != place.resolve():
+        words += ["--data", str(place)]
     return shlex.join(words)

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from flows.cli.output import show
@@ -13,23 +14,47 @@ from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name, unknown_dataset
+from pipeline.destinations import delivery
+from pipeline.destinations.delivery import Delivery
+from pipeline.destinations.places import settings_now
 from pipeline.maintenance.gc import keep_of, leftovers
 from pipeline.maintenance.rollback import between_nights, roll_back
 from pipeline.stages import track
 from pipeline.storage import journal, operation_log
 from pipeline.storage.garbage import Garbage
 
+NOT_REACHED = 3
+"""Exit code if a destination was not brought up to date."""
 
-def rollback(options: Namespace) -> None:
-    """Make an earlier generation live again. MLflow's alias follows."""
+
+def rollback(options: Namespace) -> int:
+    """Make an earlier generation live again. MLflow's alias and the destinations follow.
+
+    Exit code 3 if a destination does not have the tables of that night; the live tables here are rolled back.
+    """
     home, dataset = known(options)
     with between_nights(home, dataset, "rollback"):
         entry = roll_back(home, dataset, options.to)
         log.info(f"{home.live(dataset)} is that of night {entry['to']} again (was {entry['from']})")
         entry["mlflow"] = track.follow_live(home, dataset)
+        done = delivery.deliver(home, dataset, settings_now(home, dataset), patient=False)
+    if done:
+        entry["destinations"] = [asdict(each) for each in done]
     log.info(f"MLflow: {entry['mlflow']}")
     if options.json:
         print(json.dumps(entry, indent=1))
+    return show_deliveries(done, dataset)
+
+
+def show_deliveries(done: list[Delivery], dataset: str) -> int:
+    """Log how destinations were brought up to date; exit code 3 if one was not."""
+    for each in done:
+        if each.trouble is None:
+            log.info(f"{each.name} {'has the live tables now' if each.copied else 'has the live tables'}")
+        else:
+            print(f"NOT done: {each.name} does not have the live tables: {each.trouble}", file=sys.stderr)
+            print(f"  try again: nightrecs destinations {dataset} --publish", file=sys.stderr)
+    return NOT_REACHED if any(each.trouble for each in done) else 0
 
 
 def gc(options: Namespace) -> int:

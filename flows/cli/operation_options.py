@@ -9,11 +9,28 @@ def add_maintenance(command: Command) -> None:
         "flows.cli.operate:rollback", "make an earlier published night live again, atomically",
         "rollback sample", "rollback sample --to 20261122T030000.123Z-4f2a",
         more="Without --to: the newest kept night before the live one, except those that were rolled back from.\n"
-        "`nightrecs runs` shows which are kept. MLflow's alias champion follows. The next night publishes as usual.\n\n"
-        "exit codes: 0 done, 3 there is no earlier night or it can't be read, 4 a night is running",
+        "`nightrecs runs` shows which are kept. MLflow's alias champion follows, and the\n"
+        "destinations of [publish]. The next night publishes as usual.\n\n"
+        "exit codes: 0 done, 3 there is no earlier night or it can't be read, or a destination can't be reached,\n"
+        "4 a night is running",
     )  # fmt: skip
     add_dataset(rollback)
     rollback.add_argument("--to", metavar="RUN_ID", help="a kept night, earlier or later than the live one")
+    copies = command(
+        "flows.cli.destinations:destinations", "show where the tables are copied to; copy or remove them there",
+        "destinations sample", "destinations sample --publish",
+        "destinations sample --remove 'postgres SHOP_DB_URL shop'",
+        more="The destinations of [publish] in the newest published night's settings, and those of earlier settings.\n"
+        "Every night copies the live tables to those of its settings.\n\n"
+        "exit codes: 0 done, 2 unknown destination, 3 a destination could not be reached, 4 a night is running",
+    )  # fmt: skip
+    add_dataset(copies)
+    action = copies.add_mutually_exclusive_group()
+    action.add_argument("--publish", action="store_true", help="copy the live tables to those that lack them")
+    action.add_argument("--remove", metavar="NAME", help="remove the tables that are there, and forget the destination")
+    action.add_argument(
+        "--abandon", metavar="NAME", help="forget a destination that no longer exists; what is there stays"
+    )
     replay = command(
         "flows.cli.replay:replay", "rebuild a night as of a date, or backtest many, into a database of its own",
         "replay sample --as-of 2024-03-01", "replay ml-100k --as-of 1998-03-01T12:00:00+01:00 --recipe nightly",

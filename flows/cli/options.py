@@ -88,14 +88,19 @@ def _add_run(command: Command) -> None:
     init = command(
         "flows.cli.init:init", "inspect a file of interactions and write a commented data set TOML",
         "init ratings.csv", "init ~/data/plays.tsv.gz --output plays.toml --force", "init ratings.csv --output -",
+        "init s3://bucket/plays.parquet", "init . --query \"select * from 'a/*.csv' join 'b.csv' using (sku)\"",
+        "init postgresql://reader@db/shop --password-env SHOP_DB --query 'select * from plays' --output shop.toml",
         json=False, home=False,
         more="Item titles are looked for in the files next to it.",
     )  # fmt: skip
     init.add_argument(
         "csv",
         metavar="CSV",
-        help="csv, tsv, dat, txt, JSON lines, parquet; also .gz, .zst, ZIP of one file",
+        help="csv, tsv, dat, txt, JSON lines, parquet; also .gz, .zst, ZIP of one file; s3://, gs:// or https://. With "
+        "--query: a folder, a DuckDB file, sqlite:///FILE or postgresql://USER@HOST/DATABASE",
     )
+    init.add_argument("--query", metavar="SQL", help="a SELECT whose rows are the interactions")
+    init.add_argument("--password-env", metavar="NAME", help="environment variable with the database's password")
     init.add_argument("--output", metavar="FILE", help="file to write (default: ./<name>.toml; - is stdout)")
     init.add_argument("--force", action="store_true", help="overwrite an existing file")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.parser import USAGE
-from flows.prepare import WITHOUT_ROWS, prepare
+from flows.prepare import prepare, without_rows
 from pipeline.config import loader
 from pipeline.config.run import Run
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.destinations import health as destinations
 from pipeline.preparation.capacity import BYTES_STORED, Capacity, in_gib
 from pipeline.sources import row_estimate
 from pipeline.sources.row_estimate import RowCount
@@ -35,13 +36,16 @@ def show_plan(options: Namespace) -> int:
     answer = {
         "dataset": run.dataset, "recipe": run.settings.recipe,
         "overrides": [masked(each) for each in (*(f"{n}={os.environ[n]}" for n in names), *(o.overrides or []))],
-        "data": str(run.data), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
+        "data": str(run.origin), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
         "until": o.until, "budget_minutes": run.settings.budget.minutes,
         "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "memory": memory,
         "stages": stages, "warnings": warnings_of(run),
     }  # fmt: skip
+    if run.settings.publish and o.until is None:
+        found = destinations.check(run.home, run.dataset, run.settings.publish)
+        answer["destinations"] = [{"name": name, "trouble": bad, "found": there} for name, bad, there in found]
     print(json.dumps(answer, indent=1) if o.json else plan_text(answer))
-    return 0 if o.rows or memory["fits"] is not False or o.until in WITHOUT_ROWS else USAGE
+    return 0 if o.rows or memory["fits"] is not False or o.until in without_rows(run.settings) else USAGE
 
 
 def warnings_of(run: Run) -> list[str]:
@@ -94,6 +98,9 @@ def plan_text(answer: dict[str, Any]) -> str:
     lines += [f"  set      {override}" for override in answer["overrides"]]
     lines += [f"  reads    {answer['data']}", f"  writes   {answer['tables']}, and the journal and lake next to it"]
     lines += [f"  budget   {answer['budget_minutes']:g} minutes"] if budgeted else []
+    for each in answer.get("destinations", ()):
+        found = f"NOT reached: {each['trouble']}" if each["trouble"] else each["found"]
+        lines.append(f"  copies   {each['name']}: {found}")
     lines += memory_text(answer["memory"])
     for stage in answer["stages"]:
         minutes, searches = stage["minutes"], budgeted and StageCall.parse(stage["stage"]).stage is StageName.SEARCH

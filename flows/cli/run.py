@@ -15,7 +15,7 @@ from flows.cli.output import this_command
 from flows.conductor import conduct
 from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import protect_server
-from flows.prepare import prepare, say_where
+from flows.prepare import discard, prepare, say_where
 from flows.step import plainly
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.console import log
@@ -43,11 +43,14 @@ def run_night(options: Namespace) -> int:
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
         "overrides": options.overrides, "until": options.until, "run_id": run.run_id,
     }  # fmt: skip
-    with live_line(options.json):
-        if options.no_prefect:
-            outcome = conduct(run, plainly, options.until, overrides=options.overrides)
-        else:
-            run, outcome = with_prefect(run, arguments)
+    try:
+        with live_line(options.json):
+            if options.no_prefect:
+                outcome = conduct(run, plainly, options.until, overrides=options.overrides)
+            else:
+                run, outcome = with_prefect(run, arguments)
+    finally:
+        discard(run)
     show_result(run, outcome, options.json)
     return 0
 

@@ -41,7 +41,7 @@ def record(home: Home, options: Namespace) -> None:
     places = options.dataset, options.recipe, options.data, options.home, options.overrides
     run = prepare(*places, until=DATA_STAGES[-1])  # without the checks of models, which import torch
     if not is_as_shipped(run.settings, options.dataset, options.recipe):
-        run = prepare(*places)
+        run = prepare(*places, run_id=run.run_id)
     own = {key: absolute(getattr(options, key)) for key in ("dataset", "recipe", "data")}
     about = {"cron": options.cron, "timezone": options.timezone, "max_age": options.max_age}
     try:
@@ -51,7 +51,7 @@ def record(home: Home, options: Namespace) -> None:
     path = path_of(home, run.dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, wanted.model_dump_json(indent=2))
-    log.info(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.data}")
+    log.info(f"{run.dataset}: {wanted.cron} ({wanted.timezone}), recipe {run.settings.recipe}, data {run.origin}")
     log.info("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
 
 

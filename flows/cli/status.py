@@ -84,6 +84,7 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     except UnreadableInput as trouble:
         problems.append(f"the next night will not run: {trouble}")
     problems += changed(home, dataset, deep)
+    problems += not_copied(home, dataset, live)
     if open_forgets := forgotten_users.pending(home, dataset):
         left = [line for pending in open_forgets for line in pending.left]
         problems.append(
@@ -111,6 +112,17 @@ def is_failed_experiment(night: dict[str, Any], usual: list[str] | None) -> bool
     if night.get("outcome") == "published":
         return False
     return bool(night.get("until")) or bool(night.get("overrides") and night["overrides"] != usual)
+
+
+def not_copied(home: Home, dataset: str, live: str | None) -> list[str]:
+    """Destinations of `[publish]` that lack the live night."""
+    settings = journal.read_settings(home, dataset, live) if live else None
+    configured = any(((settings or {}).get("publish") or {}).values())
+    if not configured and not home.destinations(dataset).exists():
+        return []
+    from pipeline.destinations import health  # imports pydantic
+
+    return health.troubles(home, dataset)
 
 
 def changed(home: Home, dataset: str, deep: bool) -> list[str]:

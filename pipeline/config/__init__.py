@@ -1,4 +1,15 @@
 """The settings of data sets, recipes and runs, merged from TOML files, environment variables and `--set`."""
 
 # pyright: reportUnsupportedDunderAll=false
-__all__ = ["attributes", "base", "dataset", "loader", "publishing", "run", "settings", "toml_files"]
+__all__ = [
+    "attributes",
+    "base",
+    "dataset",
+    "destinations",
+    "loader",
+    "publishing",
+    "queries",
+    "run",
+    "settings",
+    "toml_files",
+]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from pipeline.config.base import Fraction, Name, Section
+from pipeline.config.queries import Queried
 
 IN_PLACE = ("utf-8", "latin-1")
 """Encodings that are read from the file itself; of a file in another one a copy in UTF-8 is read."""
@@ -16,11 +17,12 @@ LATER = {"escape": "", "comment": "", "skip_lines": 0, "explode": ""}
 """Keys of Reading and Source that are younger than the first lake keys: they enter a key only where they are set."""
 
 
-class Reading(Section):
-    """The format of a text file."""
+class Reading(Queried):
+    """Which files are read, or which query, and the format of a text file."""
 
     files: list[str] = Field(default=[])
-    """Globs, relative to `--data` or to the TOML: csv tsv dat txt, JSON lines, parquet; also .gz .zst .zip."""
+    """Globs, relative to `--data` or to the TOML: csv tsv dat txt, JSON lines, parquet; also .gz .zst .zip. Also
+    `s3://bucket/a/*.csv`, `gs://…`, `https://…` (extra `connectors`)."""
     delimiter: str | None = None
     """Up to 4 bytes; sniffed when absent."""
     header: bool = True

@@ -21,6 +21,8 @@ class Run(BaseModel):
     home_root: Path
     data: Path
     """Folder with the files of `dataset.source.files`."""
+    own_data: Path | None = None
+    """The data set's own folder, where `data` is what was fetched for this run."""
     settings: Settings
     started_at: dt.datetime
     """UTC, naive."""
@@ -33,6 +35,11 @@ class Run(BaseModel):
     def home(self) -> Home:
         """The home that this run writes to."""
         return Home(self.home_root)
+
+    @property
+    def origin(self) -> Path:
+        """The folder that stays: `data` goes with the process if it was fetched."""
+        return self.own_data or self.data
 
     @property
     def dataset(self) -> str:

@@ -21,6 +21,7 @@ from pydantic import (
 from pipeline.config.attributes import Attributes
 from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
+from pipeline.config.destinations import Publish
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep, NamedList
 
 INCUMBENT, BASELINE = "incumbent", "popularity_floor"
@@ -95,6 +96,15 @@ class Budget(Section):
     """From the night's start to publishing. A fit that can't end in time, by past timings, is not started."""
 
 
+class Scale(Section):
+    """How the data stages are cut. It changes no result, so it is in no key of the lake."""
+
+    shards: Annotated[int, Field(ge=0, le=500)] = 0
+    """Contiguous ranges of users that the stages clean, encode and split take one after another, so that their memory
+    is bounded. 0: as many as the rows need to stay within half of `memory_limit`, which is 1 for most data sets; 1: all
+    rows at once."""
+
+
 class Evaluation(Section):
     """How models are evaluated."""
 
@@ -163,10 +173,13 @@ class Settings(Section):
     churn: Churn = Churn()
     search: Search = Search()
     budget: Budget = Budget()
+    scale: Scale = Scale()
     export: Export = Export()
     lists: dict[Name, NamedList] = Field(default={})
     """Further lists of every user by name, e.g. [lists.email] for mails; the default list is that of [export]."""
     keep: Keep = Keep()
+    publish: Publish = Publish()
+    """Copies of the published tables elsewhere (pipeline/destinations/README.md)."""
 
     @property
     def recency(self) -> bool:

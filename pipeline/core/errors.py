@@ -49,4 +49,8 @@ class Skipped(Exception):
     """A model family can't be used on this data. The message says why."""
 
 
+class OutOfTime(Skipped):
+    """A model family can't be used within the time budget."""
+
+
 OURS = (SettingsError, Refused, UnreadableInput, Locked)

@@ -39,6 +39,11 @@ OF_FORGET = tuple(f"forget:{place}" for place in (
 """Points of `nightrecs forget`, which no run reaches."""
 OF_BACKUP = ("backup:after_file", "backup:before_rename", "restore:after_file", "restore:before_rename")
 """Points of `nightrecs backup` and `restore`."""
+OF_DELIVERY = tuple(f"deliver:{place}" for place in (
+    "after_schema", "mid_copy", "after_table", "before_swap", "after_swap", "before_manifest", "before_pointer",
+    "after_pointer", "before_record",
+))  # fmt: skip
+"""Points of a copy to a destination, which a run without `[publish]` does not reach."""
 
 _visits: Counter[str] = Counter()
 
@@ -81,7 +86,7 @@ def _parse(wanted: str) -> tuple[str, str, int]:
     if not match:
         raise SettingsError(f"{VARIABLE}={wanted!r}: write it as point:action, e.g. publish:before_rename:kill")
     point, action, visit = match[1], match[2], int(match[3] or 1)
-    if point not in (known_points := POINTS + OF_FORGET + OF_BACKUP):
+    if point not in (known_points := POINTS + OF_FORGET + OF_BACKUP + OF_DELIVERY):
         known = f"{nearest(point, known_points)}; there are: {', '.join(known_points)}"
         raise SettingsError(f"{VARIABLE}={wanted!r}: no fault point is called {point!r}{known}")
     if action not in ACTIONS:

@@ -127,6 +127,10 @@ class Home:
         """SHA-256 of the kept generations and of the live file."""
         return self.journal(dataset) / "checksums.json"
 
+    def destinations(self, dataset: str) -> Path:
+        """What the destinations of `[publish]` have."""
+        return self.journal(dataset) / "destinations.json"
+
     @property
     def reports(self) -> Path:
         """Folder of the reports."""

@@ -8,8 +8,16 @@ from urllib.parse import unquote
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
-_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|AUTH_STRING|CREDENTIAL", re.IGNORECASE).search
+_SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|ACCESS_KEY|AUTH_STRING|CREDENTIAL", re.IGNORECASE
+).search
+_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?P<user>[^:@/?#]*):(?P<password>.*)@)?[^@]*")
+"""A URL with a password, which may have any character: it ends at the last `@`."""
+_AS_PARAMETER = re.compile(r"(?:^|[\s?&])(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
+"""The password in a URL's query, or in the `key=value` form of PostgreSQL."""
 _NOTIFY = "NIGHTRECS_NOTIFY"
+_PASSWORD = re.compile(r"://[^:/\s@]*:(\S+)@")
+_PARAMETER = re.compile(r"(?i)(?<=[?&])((?:ssl)?password)=[^&\s'\"]+")
 _SHORTEST = 6
 """Shorter values are common words, which would be replaced in many texts."""
 _SHORTEST_PART = 12
@@ -23,7 +31,8 @@ def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """The text with `***` in place of each secret of the environment and of user and password in each URL."""
     for secret in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _CREDENTIALS.sub("***", text) if "@" in text else text
+    text = _CREDENTIALS.sub("***", text) if "@" in text else text
+    return _PARAMETER.sub(r"\1=***", text) if "=" in text else text
 
 
 def without_user(address: str) -> str:
@@ -40,10 +49,26 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
         if name.startswith(_NOTIFY) and "://" in value:
             yield from _parts(value)
-        elif len(value) >= _SHORTEST and _SECRET_NAME(name):
+        elif len(value) < _SHORTEST:
+            continue
+        elif _SECRET_NAME(name):
             yield value
             if "AUTH_STRING" in name.upper():  # as in a request's header
                 yield base64.b64encode(value.encode()).decode()
+        elif found := _PASSWORD.search(value):  # of a database, e.g. DATABASE_URL
+            yield from (form for form in {found[1], unquote(found[1])} if len(form) >= _SHORTEST)
+
+        elif "://" in value or "password" in value.lower():
+            yield from _passwords(value)
+
+
+def _passwords(address: str) -> Iterator[str]:
+    """Passwords in the URL of a database, as they are there and decoded."""
+    in_url = _IN_URL.fullmatch(address.strip())
+    found = [in_url["password"]] if in_url and in_url["password"] else []
+    found += [each.strip("'") for each in _AS_PARAMETER.findall(address)]
+    for password in found:
+        yield from (form for form in {password, unquote(password)} if len(form) >= _SHORTEST)
 
 
 def _parts(value: str) -> Iterator[str]:

@@ -28,10 +28,13 @@ class StageName(StrEnum):
     EXPORT = "export"
     AUDIT = "audit"
     PUBLISH = "publish"
+    DELIVER = "deliver"
     REGISTER = "register"
     REPORT = "report"
 
 
+PLACES = {StageName.REGISTER: StageName.TRACK, StageName.DELIVER: StageName.PUBLISH}
+"""Stages that belong to another one for `--until` and Prefect."""
 OF_MODELS = (StageName.SEARCH, StageName.TRAIN, StageName.EVALUATE)
 """Stages that run at least once per model."""
 
@@ -89,7 +92,7 @@ class StageCall:
     @property
     def place(self) -> StageName:
         """The stage in `pipeline.stages.LINE` that it belongs to, as `--until` and Prefect name it."""
-        return StageName.TRACK if self.stage is StageName.REGISTER else self.stage
+        return PLACES.get(self.stage, self.stage)
 
 
 _TITLE = re.compile(

@@ -35,6 +35,22 @@ def resolve_data(
     )
 
 
+def folder_of(
+    dataset: Dataset, toml: Path, data: str | Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """The folder of a data set whose interactions are not files of its own: the first of the same places that is there.
+
+    Raises UnreadableInput if `--data` is no folder.
+    """
+    if data:
+        if not (folder := Path(data).expanduser()).is_dir():
+            raise UnreadableInput(f"data set {dataset.name}: --data {folder} is no folder")
+        return folder.resolve()
+    root = environ.get("NIGHTRECS_DATA")
+    place = Path(root).expanduser() / (dataset.source.folder or dataset.name) if root else toml.parent
+    return (place if place.is_dir() else toml.parent).resolve()
+
+
 def _has(folder: Path, pattern: str) -> bool:
     try:
         return bool(files.find_files(folder, [pattern]))

@@ -9,6 +9,7 @@ from pipeline.config import loader
 from pipeline.config.dataset import Dataset
 from pipeline.config.settings import ModelEntry, Settings
 from pipeline.core.errors import SettingsError
+from pipeline.core.stage_call import Fit
 from pipeline.models import ModelConfig, Recommender, registry
 from pipeline.selection import leaderboard
 from pipeline.storage import lake
@@ -21,6 +22,17 @@ def config_of(config: ModelConfig, train_fit: Path | None = None, search_dir: Pa
         return type(config).model_validate(lake.info(train_fit)["config"])
     best = lake.info(search_dir)["best"] if search_dir is not None else None
     return type(config).model_validate({**config.model_dump(), **best["params"]}) if best else config
+
+
+def rows_of(data: Path, fit: Fit = "train") -> int | None:
+    """Number of rows of a fit on `data`, a split, or the encoded rows for `all`; None where that is not built yet."""
+    try:
+        manifest = lake.read_manifest(data)
+    except lake.NotYetKnown:
+        return None
+    if fit == "all":
+        return manifest["rows_out"]
+    return sum(manifest["info"]["rows"][name] for name in fit.split("+"))
 
 
 def weighed_by_data(config: ModelConfig, dataset: Dataset) -> ModelConfig:

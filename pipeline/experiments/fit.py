@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 import torch
@@ -33,6 +33,8 @@ from pipeline.training.loop import seeded
 from pipeline.training.lr_finder import RateFinder
 from pipeline.training.normalizer import Normalizer
 from pipeline.training.optimizers import TrainingConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class FitResult:
     """Metrics of every epoch."""
     seconds: float
     """Including those before a kill."""
+    validating: float = 0.0
+    """Seconds of `seconds` that a refit does not need: the metric on valid."""
     new_items: int | None = None
     """Items without a row in the fit that were placed by their attributes; None: attributes are not read."""
 
@@ -171,13 +175,14 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
     objective = (
         validation_objective(splits, settings, request.family, normalizer) if splits and not request.refit else None
     )
+    clock = Stopwatch()
     context = FitContext(
         device=device,
         precision=settings.precision,
         seed=seed_of(settings.seed, "fit", request.label),
         log=on_epoch,
-        validate=guided_by_first(objective, world) if objective else None,
-        per_user=objective.per_user if objective else None,
+        validate=clock.timing(guided_by_first(objective, world)) if objective else None,
+        per_user=clock.timing(objective.per_user) if objective and objective.per_user else None,
         epochs=request.epochs,
         checkpoint=request.checkpoint,
         deadline=request.deadline,
@@ -212,7 +217,27 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         new_items=new_items,
         history=on_epoch.history,
         seconds=context.stats.earlier_seconds,
+        validating=clock.seconds,
     )
+
+
+@dataclass
+class Stopwatch:
+    """Adds up the seconds of calls."""
+
+    seconds: float = 0.0
+
+    def timing(self, function: Callable[[Any], T]) -> Callable[[Any], T]:
+        """The function; its calls are timed."""
+
+        def timed(argument: Any) -> T:
+            started = time.perf_counter()
+            try:
+                return function(argument)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
 
 
 def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:

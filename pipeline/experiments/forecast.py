@@ -1,6 +1,6 @@
 """Seconds that stages will take: work of the stage, by the speed of the device, by how wrong that was so far."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,10 +111,28 @@ class Forecast:
         """Corrected seconds of a fit or an evaluation; 0 for other stages, and for blends."""
         return self.error * (self.raw(call) or 0.0)
 
-    def publishing(self) -> float:
-        """Corrected seconds from the refit to the published tables; no less than on an idle device."""
-        work = workload.of_publishing(self.sizes.whole, self.run.settings.export.top_n)
-        return max(1.0, self.error) * self.speed.seconds(work)
+    def tracking(self, runs: int) -> float:
+        """Seconds of logging the night to MLflow, at the speed that the host has now."""
+        return self._on_host(workload.of_tracking(runs))
+
+    def tables(self, champion: Sequence[str]) -> float:
+        """Seconds from the refit to the published tables, without MLflow; `champion`: its label, or its members."""
+        settings, whole = self.run.settings, self.sizes.whole
+        lists = workload.Work()
+        for label in champion:
+            if label in settings.models and not leaderboard.is_blend(settings, label):
+                family, config = leaderboard.family_name(settings, label), family_of(settings, label)[1]
+                lists += workload.of_lists(family, config, whole, whole)
+                if len(champion) == 1:  # a blend has no similarity of its own, so co-occurrence is used
+                    lists += workload.of_similar(family, config, whole)
+        return self.speed.seconds(lists) + self._on_host(workload.of_tables(whole, settings.export.top_n))
+
+    def between(self, stages: int) -> float:
+        """Seconds between this number of stages: planning, the journal, the orchestrator."""
+        return self._on_host(workload.Work(steps=workload.STAGE_STEPS)) * stages
+
+    def _on_host(self, work: workload.Work) -> float:
+        return work.moved / self.speed.moved + work.steps / device_speed.host_steps()
 
     def raw(self, call: StageCall) -> float | None:
         """Seconds by the speed of the device alone; None where nothing is known about the label."""
@@ -134,7 +152,7 @@ class Forecast:
         work = workload.Work()
         for users in (self.sizes.valid, self.sizes.test):
             shape = workload.part(train, round(users * length), users)
-            work += workload.of_evaluation(family, config, shape)
+            work += workload.of_evaluation(family, config, shape, train)
         return self.speed.seconds(work)
 
 

@@ -19,11 +19,14 @@ class Limits:
     """Seconds after which no trial starts, counted from the creation of this object; a started one may end later."""
     spare: Callable[[], float] | None = None
     """Returns the seconds that the night still has for trials."""
+    afterwards: float = 0.0
+    """Seconds that each new trial adds to the night after the search."""
     usual: float = 0.0
     """Seconds of a fit with the configured hyperparameters; used until there are trials."""
     clock: Callable[[], float] = time.monotonic
     _left: float | None = field(default=None, init=False)
     _started: float = field(default=0.0, init=False)
+    _known: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._started = self.clock()
@@ -34,13 +37,13 @@ class Limits:
         longest = max((trial.seconds for trial in done), default=0.0) or self.usual
         if self.trials is not None and len(done) >= self.trials:
             return f"{self.trials} trials"
-        self._left = None
+        self._left, self._known = None, len(done) if self._known is None else self._known
         if self.seconds is not None:
             self._left = self.seconds - spent
             if self._left <= 0 or (done and longest > self._left):
                 return f"{self.seconds / 60:g} minutes"
         if self.spare is not None:
-            spare = self.spare()
+            spare = self.spare() - self.afterwards * (len(done) - self._known + 1)
             if spare <= longest:
                 return f"the budget: a trial takes {longest:.0f} s, and {max(spare, 0):.0f} s are left for trials"
             self._left = spare if self._left is None else min(self._left, spare)

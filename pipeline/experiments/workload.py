@@ -11,14 +11,18 @@ from pipeline.training.context import ModelConfig
 
 NUMBER = 4
 """Bytes of a number."""
-NEAREST = 48.0
-"""How often all similarities of an item to the others are touched until the nearest are found."""
+NEAREST, SIMILAR = 48.0, 10.0
+"""How often all similarities of an item to the others are touched until the nearest are found: to fit, to publish."""
 SKEW = 3.0
 """Mean squared length of a history, over the squared mean length: lengths are skewed."""
-LEARNING_PASSES = 12
+LEARNING_PASSES = 30
 """How often a step of a gradient fit touches an embedding: read, gradient, optimizer state, write."""
-EVALUATION_STEPS, PUBLISHING_STEPS = 1_200.0, 40_000.0
-"""Work that does not depend on the data: reading files, MLflow, audits, fsync."""
+SMALL_PRODUCTS = 3.0
+"""How much longer the products of small networks take than those of large matrices."""
+EVALUATION_STEPS, TABLES_STEPS, STAGE_STEPS = 1_200.0, 9_000.0, 600.0
+"""Work that does not depend on the data: of an evaluation, of tables and audits, and between two stages."""
+TRACKING_STEPS, LOGGING_STEPS = 3_000.0, 300.0
+"""Work of logging a night to MLflow, which is open already: what every night has, and every run (a family, a trial)."""
 STATE = 64
 """Numbers per user or item, where a config does not say."""
 
@@ -60,21 +64,38 @@ def of_fit(family: str, config: ModelConfig, shape: Shape) -> Work:
     return FITS.get(family, _gradient)(config, shape) + Work(moved=32.0 * shape.rows)
 
 
-def of_evaluation(family: str, config: ModelConfig, shape: Shape) -> Work:
-    """Scores and ranks of `users` users; `rows` are their histories."""
+def of_evaluation(family: str, config: ModelConfig, shape: Shape, fitted: Shape) -> Work:
+    """Scores and ranks of `users` users by a model of this fit; `rows` are their histories."""
+    return of_lists(family, config, shape, fitted) + Work(steps=EVALUATION_STEPS)
+
+
+def of_lists(family: str, config: ModelConfig, shape: Shape, fitted: Shape) -> Work:
+    """Scores and ranks of `users` users; `rows` are their histories, `fitted` the data of the fit."""
     if family in SPARSE_SCORES:
-        score = Work(moved=NUMBER * shape.rows * shape.items * 0.25)
+        score = Work(moved=0.4 * NUMBER * shape.rows * shape.items)  # whole rows of the matrix, one after another
+    elif family == "graph_filter":
+        score = _filtered(config, shape.users, fitted)
+    elif family == "sasrec":
+        score = _forward(config, shape) + Work(2.0 * shape.users * shape.items * _dim(config))
     else:
         score = Work(2.0 * shape.users * shape.items * _dim(config))
-    ranked = Work(moved=4.0 * NUMBER * shape.users * shape.items + 64.0 * shape.rows)
-    return score + ranked + Work(steps=EVALUATION_STEPS)
+    return score + Work(moved=4.0 * NUMBER * shape.users * shape.items + 64.0 * shape.rows)
 
 
-def of_publishing(shape: Shape, top_n: int) -> Work:
-    """Lists of all users, and the published tables."""
-    ranked = Work(2.0 * shape.users * shape.items * STATE, 4.0 * NUMBER * shape.users * shape.items)
-    similar = Work(2.0 * shape.items**2 * STATE, NEAREST * NUMBER * shape.items**2)
-    return ranked + similar + Work(0.0, 400.0 * shape.rows + 1_000.0 * shape.users * top_n, PUBLISHING_STEPS)
+def of_similar(family: str, config: ModelConfig, shape: Shape) -> Work:
+    """Similar items of all items."""
+    found = _filtered(config, shape.items, shape) if family == "graph_filter" else Work(2.0 * shape.items**2 * STATE)
+    return found + Work(moved=SIMILAR * NUMBER * shape.items**2)
+
+
+def of_tables(shape: Shape, top_n: int) -> Work:
+    """Tables of lists, users, items and rows; their audit, and publishing them."""
+    return Work(moved=400.0 * shape.rows + 1_000.0 * shape.users * top_n, steps=TABLES_STEPS)
+
+
+def of_tracking(runs: int) -> Work:
+    """Logging a night to MLflow, with this number of runs."""
+    return Work(steps=TRACKING_STEPS + LOGGING_STEPS * runs)
 
 
 def epochs_of(config: ModelConfig) -> int | None:
@@ -122,10 +143,23 @@ def _ials(config: ModelConfig, shape: Shape) -> Work:
 
 def _graph_filter(config: ModelConfig, shape: Shape) -> Work:
     columns, rounds = getattr(config, "components", 256) + 16, 10
-    found = Work(4.0 * (shape.users + shape.items) * columns**2, 2.0 * rounds * NUMBER * shape.rows * columns)
-    if shape.items <= getattr(config, "dense_items", 8_000):
+    found = Work(24.0 * (shape.users + shape.items) * columns**2, 2.0 * rounds * NUMBER * shape.rows * columns)
+    if _is_dense(config, shape):
         found += Work(moved=getattr(config, "order", 8) * NUMBER * shape.rows * shape.items)
     return found
+
+
+def _filtered(config: ModelConfig, signals: int, shape: Shape) -> Work:
+    """The polynomial of a graph filter, for a number of signals; one product where it is stored as a matrix."""
+    if _is_dense(config, shape):
+        return Work(2.0 * signals * shape.items**2)
+    order, columns = getattr(config, "order", 8), getattr(config, "components", 256)
+    passes = order * NUMBER * (2.0 * shape.rows + 5.0 * shape.items) * 1.5
+    return Work(4.0 * signals * shape.items * columns, signals * passes)
+
+
+def _is_dense(config: ModelConfig, shape: Shape) -> bool:
+    return shape.items <= getattr(config, "dense_items", 8_000)
 
 
 def _gradient(config: ModelConfig, shape: Shape) -> Work:
@@ -136,15 +170,23 @@ def _gradient(config: ModelConfig, shape: Shape) -> Work:
 
 def _autoencoder(config: ModelConfig, shape: Shape) -> Work:
     epochs, hidden = epochs_of(config) or 10, getattr(config, "hidden_dim", 600)
-    return Work(6.0 * shape.users * shape.items * hidden, steps=_batches(config, shape.users)) * epochs
+    products = SMALL_PRODUCTS * 6.0 * shape.users * shape.items * hidden
+    return Work(products, steps=_batches(config, shape.users)) * epochs
 
 
 def _sequence(config: ModelConfig, shape: Shape) -> Work:
-    epochs, dim, width = epochs_of(config) or 10, _dim(config), getattr(config, "max_length", 200)
+    epochs, width = epochs_of(config) or 10, getattr(config, "max_length", 200)
     scored = shape.items if getattr(config, "loss", "softmax") == "softmax" else getattr(config, "n_negatives", 256)
-    blocks = getattr(config, "blocks", 2) * (12 * dim**2 + 2 * dim * min(width, shape.length))
     pieces = shape.users * (1 + shape.length // width)
-    return Work(6.0 * shape.rows * (scored * dim + blocks), steps=_batches(config, pieces)) * epochs
+    scores = Work(SMALL_PRODUCTS * 6.0 * shape.rows * scored * _dim(config))
+    return (_forward(config, shape) * 3 + scores + Work(steps=_batches(config, pieces))) * epochs
+
+
+def _forward(config: ModelConfig, shape: Shape) -> Work:
+    """The blocks of a sequence model, forward, for all rows."""
+    dim, width = _dim(config), getattr(config, "max_length", 200)
+    blocks = getattr(config, "blocks", 2) * (12 * dim**2 + 2 * dim * min(width, shape.length))
+    return Work(SMALL_PRODUCTS * 2.0 * shape.rows * blocks)
 
 
 def _batches(config: ModelConfig, rows: float) -> float:

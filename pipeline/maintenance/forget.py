@@ -20,6 +20,8 @@ from pipeline.core.errors import Held
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256, sync
 from pipeline.core.paths import Home
+from pipeline.destinations import delivery, record
+from pipeline.destinations.errors import NotDelivered
 from pipeline.maintenance import home_search, published_rebuild
 from pipeline.maintenance.gc import LAYERS, SOURCE_FILES
 from pipeline.schemas.reasons import Reason
@@ -166,6 +168,15 @@ def from_tables(home: Home, dataset: str, person: Person, outcome: Outcome) -> N
     published_rebuild.rebuild_all(home, dataset, person, outcome.tables)
 
 
+def from_destinations(home: Home, dataset: str, person: Person, outcome: Outcome) -> None:
+    """Copy the rebuilt tables to every destination that has any, and remove older nights there."""
+    if record.read(home, dataset):
+        left = delivery.clear_users(home, dataset)
+        outcome.counts["destinations"] = len(record.read(home, dataset)) - len(left)
+        if left:
+            raise NotDelivered("; ".join(left))
+
+
 def from_lake(home: Home, dataset: str, person: Person, outcome: Outcome) -> None:
     """Delete all results of the stages (the next night makes them again), and rewrite what incremental sources read.
 
@@ -275,6 +286,7 @@ def from_texts(home: Home, dataset: str, person: Person, outcome: Outcome) -> No
 
 STEPS: dict[str, Callable[[Home, str, Person, Outcome], None]] = {
     "published files": from_tables,
+    "destinations": from_destinations,
     "lake": from_lake,
     "rejected lines": from_journals,
     "reports": from_reports,

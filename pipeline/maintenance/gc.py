@@ -15,7 +15,9 @@ from pipeline.core.console import log
 from pipeline.core.errors import Locked
 from pipeline.core.filesystem import delete
 from pipeline.core.paths import Home
+from pipeline.destinations import health
 from pipeline.maintenance.rollback import next_target
+from pipeline.sources.connectors import fetching
 from pipeline.storage import checksums, journal, lake, state_files
 from pipeline.storage.garbage import Garbage, of_path
 from pipeline.storage.generations import kept_generations, live_run_id, old_generations
@@ -49,6 +51,7 @@ def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
     old = [path for path in _reports(home, dataset, keep, generations) if _older(path, before)]
     found += [of_path("report", path, home.root) for path in old]
     found += [of_path("temporary", path, home.root) for path in _temporary(home, dataset)]
+    found += [Garbage("destination", *each) for each in health.old_nights(home, dataset)]
     return found + _in_mlflow(home, dataset, keep, generations, before)
 
 
@@ -119,6 +122,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
     for path in sorted(home.lake(dataset).glob(f"{LAYERS}/.*")):
         if not (resumable and path.name.startswith(".checkpoint-")):
             yield path
+    yield from fetching.abandoned(home.lake(dataset) / lake.SOURCE)
     yield from sorted(home.generations(dataset).glob(".*"))
     yield from sorted(home.warehouse.glob(f".{dataset}.duckdb.next"))
     yield from sorted(home.journal(dataset).glob("*/.*.json.*"))

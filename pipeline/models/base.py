@@ -25,6 +25,8 @@ class Recommender(nn.Module, ABC):
     Config: ClassVar[type[ModelConfig]]
     version: ClassVar[int] = 1
     """Increase it when a code change changes what the family learns or scores; it is part of the lake's keys."""
+    later_versions: ClassVar[Mapping[int, int]] = {}
+    """Version of large fits, by the rows from which it holds: a change that leaves smaller fits as they are."""
     needs_time: ClassVar[bool] = False
     needs_ratings: ClassVar[bool] = False
     reads_history: ClassVar[bool] = False
@@ -59,6 +61,13 @@ class Recommender(nn.Module, ABC):
         self.best_epoch: int | None = None  # set by families with epochs; refits use it
         self.reads_attributes = False
         """The fit has placed items without events by their attributes."""
+
+    @classmethod
+    def version_at(cls, rows: int | None) -> int:
+        """The version of a fit on so many rows; None, not known: of a small one."""
+        return max(
+            (number for first, number in cls.later_versions.items() if (rows or 0) >= first), default=cls.version
+        )
 
     def weighed(self, history: History) -> History:
         """The history with the weights of the config, as `fit` saw it; as it is for families that don't weigh."""

@@ -78,6 +78,7 @@ class Counts(Recommender):
 - A family with gradient steps has a `TrainingConfig` and calls `pipeline.training.loop.fit_by_gradient`, which brings
   early stopping, checkpoints, schedules, mixed precision and several devices.
 - Increase `version` when a change of the code changes what the family learns or scores: it is part of the lake's keys.
+  A change of large fits only goes into `later_versions`, with the rows from which it holds.
 
 ### A family outside of this repository
 

@@ -1,7 +1,8 @@
 """LightGCN: embeddings smoothed over the graph of users and items (He et al., SIGIR 2020)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -14,7 +15,7 @@ from pipeline.models.base import FitContext, NotServable, Recommender, pick
 from pipeline.models.ops.pair_scores import row_scores
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
-from pipeline.training.negative_sampling import NegativeSampler
+from pipeline.training.negative_sampling import FILTER_FROM, NegativeSampler
 
 
 class LightGcnConfig(TrainingConfig):
@@ -50,6 +51,7 @@ class LightGcn(Recommender):
 
     family = "lightgcn"
     Config = LightGcnConfig
+    later_versions: ClassVar[Mapping[int, int]] = {FILTER_FROM: 2}
 
     def __init__(self, config: LightGcnConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)

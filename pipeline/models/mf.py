@@ -14,7 +14,7 @@ from pipeline.models.ops.pair_scores import pair_scores, short, weighted_norms
 from pipeline.training.event_weights import WeightsConfig, row_weights
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, TrainingConfig, fit_by_gradient, seeded
-from pipeline.training.negative_sampling import Negatives, NegativeSampler
+from pipeline.training.negative_sampling import FILTER_FROM, Negatives, NegativeSampler
 
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 
@@ -55,6 +55,7 @@ class MatrixFactorization(Recommender):
 
     family = "mf"
     Config = MatrixFactorizationConfig
+    later_versions: ClassVar[Mapping[int, int]] = {FILTER_FROM: 2}
     rows_of_state: ClassVar[Mapping[str, str]] = {"user.weight": "users", "item.weight": "items"}
 
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):

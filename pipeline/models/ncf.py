@@ -1,7 +1,8 @@
 """Neural collaborative filtering: GMF, MLP and NeuMF (He et al., WWW 2017)."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -13,7 +14,7 @@ from pipeline.models.base import FitContext, Recommender
 from pipeline.models.ops.pair_scores import short
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Steps, fit_by_gradient, seeded
-from pipeline.training.negative_sampling import Negatives, NegativeSampler
+from pipeline.training.negative_sampling import FILTER_FROM, Negatives, NegativeSampler
 from pipeline.training.optimizers import TrainingConfig
 
 BLOCK = 1 << 23  # numbers in the widest layer while scoring: 32 MB of float32
@@ -72,6 +73,7 @@ class Ncf(Recommender):
 
     family = "ncf"
     Config = NcfConfig
+    later_versions: ClassVar[Mapping[int, int]] = {FILTER_FROM: 2}
 
     def __init__(self, config: NcfConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)

@@ -11,6 +11,7 @@ from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
 from pipeline.models.ops.history_products import gram_of
 from pipeline.models.ops.inverses import inverse as inverse_of
 from pipeline.models.ops.item_weights import WeightTable
+from pipeline.training.context import TooLate
 from pipeline.training.event_weights import WeightsConfig, history_of
 from pipeline.training.interactions import History, Interactions
 
@@ -114,7 +115,7 @@ class Slim(Recommender):
                 most = min(self.config.iterations, int(left / each / (len(tiles) - number)))
                 if most < FEWEST:
                     whole = each * len(tiles)
-                    raise NotServable(f"slim would not end in time: an iteration of all items takes {whole:.1f} s")
+                    raise TooLate(f"slim would not end in time: an iteration of all items takes {whole:.1f} s")
             columns, iterations = self._solve(inverse, targets, most)
             context.cut_short |= iterations == most < self.config.iterations
             done += iterations

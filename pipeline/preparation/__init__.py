@@ -2,6 +2,8 @@
 
 __all__ = [
     "capacity",
+    "clean_shards",
+    "encode_shards",
     "encoding",
     "events",
     "filters",
@@ -9,6 +11,8 @@ __all__ = [
     "published_split",
     "row_names",
     "seen",
+    "shards",
     "split_checks",
+    "split_shards",
     "splitters",
 ]

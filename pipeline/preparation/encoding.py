@@ -34,8 +34,11 @@ def encode_rows(
     if again.any():  # rows of equal user and time: only they need a hash
         tied = np.flatnonzero(np.append(again, False) | np.append(False, again))  # (T,)
         hashes = pair_hashes(rows[tied], user_ids, item_ids, seed, "tie")
-        equal = pl.DataFrame({"key": keys[order[tied]], "hash": hashes}).hstack(rows[tied].select(ties[1:]))
-        by_hash = equal.select(pl.arg_sort_by("key", *ties))
+        source = order[tied]  # rows that are equal in all of it are in source order, in shards as in one piece
+        equal = pl.DataFrame({"key": keys[source], "hash": hashes, "source": source}).hstack(
+            rows[tied].select(ties[1:])
+        )
+        by_hash = equal.select(pl.arg_sort_by("key", *ties, "source"))
         places = np.arange(rows.height)
         places[tied] = tied[by_hash.to_series().to_numpy()]
         rows = rows[places]

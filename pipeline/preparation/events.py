@@ -1,6 +1,7 @@
 """Event types, quantities and repeats: what each row of an event log counts for. Functions on Polars frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -118,16 +119,45 @@ def _capped(rows: pl.DataFrame, events: Events) -> pl.DataFrame:
     return rows.filter(pl.col("target") | (place <= limit))
 
 
-def funnel(rows: pl.DataFrame, events: Events) -> dict[str, Any]:
-    """What the log has, after `read_columns`: rows, users and items by type, most weight first, and pairs.
+@dataclass(frozen=True)
+class EventCounts:
+    """What the log of some users has; `funnel` adds up the counts of all users."""
+
+    by_type: pl.DataFrame
+    """event, rows, users."""
+    items: pl.DataFrame
+    """event, item_id: the distinct ones."""
+    pairs: dict[str, int]
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, events: Events) -> "EventCounts":
+        """Of all rows of these users, after `read_columns`."""
+        by_type = rows.group_by("event").agg(rows=pl.len(), users=pl.col("user_id").n_unique())
+        known = rows.filter(pl.col("event").is_in([*events.weights, *events.withdraws]).fill_null(False))
+        pairs = known.group_by(PAIR).agg(
+            types=pl.col("event").n_unique(),
+            withdrawn=pl.col("event").is_in(list(events.withdraws)).any(),
+            target=pl.col("target").any(),
+        )
+        counts = {
+            "pairs": pairs.height,
+            "pairs_of_several_types": int((pairs["types"] > 1).sum()),
+            "pairs_withdrawn_and_target": int((pairs["withdrawn"] & pairs["target"]).sum()),
+            "withdrawals_of_nothing": _withdrawals_of_nothing(known, events),
+        }
+        return cls(by_type, rows.select("event", "item_id").unique(), counts)
+
+
+def funnel(counts: Sequence[EventCounts], events: Events) -> dict[str, Any]:
+    """What the log has: rows, users and items by type, most weight first, and pairs. No user is in two counts.
 
     Pairs of user and item: with several types; with a withdrawing event and one of the target; withdrawing events that
     had nothing to withdraw.
     """
     weights = {kind: 0.0 for kind in events.withdraws} | events.weights
-    by_type = rows.group_by("event").agg(
-        rows=pl.len(), users=pl.col("user_id").n_unique(), items=pl.col("item_id").n_unique()
-    )
+    by_type = pl.concat(part.by_type for part in counts).group_by("event").agg(pl.col("rows", "users").sum())
+    items = pl.concat(part.items for part in counts).unique().group_by("event").agg(items=pl.len())
+    by_type = by_type.join(items, on="event", nulls_equal=True)
     found = {row["event"]: row for row in by_type.to_dicts()}
     nothing = {"rows": 0, "users": 0, "items": 0}
     types = [
@@ -135,22 +165,14 @@ def funnel(rows: pl.DataFrame, events: Events) -> dict[str, Any]:
          "withdraws": kind in events.withdraws, **{name: found.get(kind, nothing)[name] for name in nothing}}
         for kind in sorted(weights, key=lambda kind: (weights[kind], kind))
     ]  # fmt: skip
-    unknown = by_type.filter(~pl.col("event").is_in(list(weights)).fill_null(False)).sort("rows", descending=True)
-    known = rows.filter(pl.col("event").is_in(list(weights)).fill_null(False))
-    pairs = known.group_by(PAIR).agg(
-        types=pl.col("event").n_unique(),
-        withdrawn=pl.col("event").is_in(list(events.withdraws)).any(),
-        target=pl.col("target").any(),
-    )
+    unknown = by_type.filter(~pl.col("event").is_in(list(weights)).fill_null(False))
+    unknown = unknown.sort("rows", "event", descending=[True, False])
     return {
         "types": types,
         "unknown": {str(row["event"])[:40]: row["rows"] for row in unknown.head(10).to_dicts()},
         "unknown_rows": int(unknown["rows"].sum()),
-        "rows": rows.height,
-        "pairs": pairs.height,
-        "pairs_of_several_types": int((pairs["types"] > 1).sum()),
-        "pairs_withdrawn_and_target": int((pairs["withdrawn"] & pairs["target"]).sum()),
-        "withdrawals_of_nothing": _withdrawals_of_nothing(known, events),
+        "rows": int(by_type["rows"].sum()),
+        **{name: sum(part.pairs[name] for part in counts) for name in counts[0].pairs},
     }
 
 

@@ -1,7 +1,8 @@
 """Row filters of the stage `clean`: duplicates, `keep_if`, the user sample, and minimum counts (k-core)."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,50 @@ from pipeline.schemas.reasons import Reason
 from pipeline.storage import expressions
 
 Step = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Which raw rows take part, but for the minimum counts of items, which need the rows of all users."""
+
+    feedback: Feedback
+    filters: Filter
+    seed: int
+    names: RowNames = NO_NAMES
+    """Which columns conditions may name, with the types of columns of text."""
+    events: Events | None = None
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have the columns of tables.WEIGHTED: with `[events]` or `repeats`."""
+        return self.events is not None or self.feedback.repeats is not None
+
+    def before_k_core(self, raw: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
+        """The rows left before `k_core`, in source order, with the column `positive`, and what each step dropped.
+
+        The rows of one user depend on the rows of no other user.
+        """
+        raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
+        feedback, events, names = self.feedback, self.events, self.names
+        steps: list[tuple[Reason, Step]] = [
+            *(weighted_steps(feedback, events, names) if self.weighted else plain_steps(feedback, names)),
+            (Reason.USER_NOT_SAMPLED, lambda rows: sample_users(rows, self.filters.user_fraction, self.seed)),
+        ]
+        rows, ledger = events_of.read_columns(raw, events, feedback) if self.weighted else raw, Counter[str]()
+        for reason, step in steps:
+            before = rows.height
+            rows = step(rows)
+            ledger[str(reason)] += before - rows.height
+        return (rows.cast({"quantity": pl.Float32}) if self.weighted else rows), ledger
+
+    def refuse_empty(self, n_raw: int, n_kept: int, n_positive: int, ledger: Mapping[str, int]) -> None:
+        """Raise Refused if no row is left, or none is positive."""
+        if not n_kept:
+            removed = ", ".join(f"{reason} removed {n:,}" for reason, n in ledger.items() if n)
+            raise Refused(f"no row is left of {n_raw:,} valid source rows: {removed or 'there were none'}")
+        if not n_positive:
+            condition = f"positive_if = {self.feedback.positive_if!r}"
+            raise Refused(f"none of {n_kept:,} kept rows is positive ({condition})")
 
 
 def apply_filters(
@@ -31,28 +76,12 @@ def apply_filters(
     tables.WEIGHTED. The ledger sums to the rows of `raw`. Raises Refused if no row is left or none is positive,
     SettingsError if a condition is not allowed.
     """
-    names = names.learnt(raw, feedback)
-    raw = raw.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})  # as the lake stores them
-    weighted = events is not None or feedback.repeats is not None
-    steps: list[tuple[Reason, Step]] = [
-        *(weighted_steps(feedback, events, names) if weighted else plain_steps(feedback, names)),
-        (Reason.USER_NOT_SAMPLED, lambda rows: sample_users(rows, filters.user_fraction, seed)),
-        (
-            Reason.BELOW_MIN_INTERACTIONS,
-            lambda rows: k_core(rows, filters.min_user_interactions, filters.min_item_interactions),
-        ),
-    ]
-    rows, ledger = events_of.read_columns(raw, events, feedback) if weighted else raw, Counter[str]()
-    for reason, step in steps:
-        before = rows.height
-        rows = step(rows)
-        ledger[str(reason)] += before - rows.height
-    rows = rows.cast({"quantity": pl.Float32}) if weighted else rows
-    if rows.is_empty():
-        removed = ", ".join(f"{reason} removed {n:,}" for reason, n in ledger.items() if n)
-        raise Refused(f"no row is left of {raw.height:,} valid source rows: {removed or 'there were none'}")
-    if not rows["positive"].any():
-        raise Refused(f"none of {rows.height:,} kept rows is positive (positive_if = {feedback.positive_if!r})")
+    rule = RowFilter(feedback, filters, seed, names.learnt(raw, feedback), events)
+    rows, ledger = rule.before_k_core(raw)
+    before = rows.height
+    rows = k_core(rows, filters.min_user_interactions, filters.min_item_interactions)
+    ledger[str(Reason.BELOW_MIN_INTERACTIONS)] += before - rows.height
+    rule.refuse_empty(raw.height, rows.height, int(rows["positive"].sum()), ledger)
     return rows, {str(Reason.KEPT): rows.height, **dict(ledger)}
 
 
@@ -130,3 +159,26 @@ def k_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
         if dense.all():
             return rows[stays]
         stays, user, item = stays[dense], user[dense], item[dense]
+
+
+def k_core_of_parts(parts: Sequence[tuple[np.ndarray, np.ndarray]], min_user: int, min_item: int) -> list[np.ndarray]:
+    """Which rows of each part `k_core` of all rows keeps, (R,) bool each; no user is in two parts.
+
+    Each part: codes of users, its own, and of items, the same in all parts, (R,) each. The largest such set of rows is
+    unique, so the order in which rows are dropped does not matter.
+    """
+    stays = [np.ones(len(user), dtype=bool) for user, _ in parts]
+    n_items = max((int(item.max(initial=-1)) + 1 for _, item in parts), default=0)
+    changed = max(min_user, min_item) > 1
+    while changed:
+        per_item = np.zeros(n_items, dtype=np.int64)  # (I,)
+        for (_, item), mine in zip(parts, stays, strict=True):
+            per_item += np.bincount(item[mine], minlength=n_items)
+        changed = False
+        for at, (user, item) in enumerate(parts):
+            mine = stays[at]
+            dense = mine & (per_item[item] >= min_item)
+            dense &= (np.bincount(user[dense], minlength=int(user.max(initial=-1)) + 1) >= min_user)[user]
+            changed |= int(dense.sum()) < int(mine.sum())
+            stays[at] = dense
+    return stays

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import polars as pl
 
@@ -38,15 +39,25 @@ class RowNames:
 
         Types that are known stay. Raises SettingsError if a condition is not allowed.
         """
+        columns = self._untyped(raw.schema, feedback)
+        found = {name: column_types.infer_column(raw[stored]) for name, stored in columns.items()}
+        return replace(self, types={**found, **self.types})
+
+    def learnt_from(self, path: Path, feedback: Feedback) -> "RowNames":
+        """The same of a file, of which only the distinct values of one column at a time are read."""
+        rows = pl.scan_parquet(path)
+        columns = self._untyped(rows.collect_schema(), feedback)
+        values = {name: rows.select(pl.col(stored).unique()).collect()[stored] for name, stored in columns.items()}
+        found = {name: column_types.infer_column(column) for name, column in values.items()}
+        return replace(self, types={**found, **self.types})
+
+    def _untyped(self, schema: pl.Schema, feedback: Feedback) -> dict[str, str]:
+        """Columns of text that conditions name and whose type is not known yet: as stored, by the source's name."""
         texts = filter(None, (feedback.keep_if, feedback.positive_if))
         wanted = {name.lower() for text in texts for name in expressions.parse(text, "dataset.feedback").names}
-        found = {}
-        for stored in raw.columns:
-            name = stored.removeprefix(PREFIX)
-            is_text = stored.startswith(PREFIX) and raw.schema[stored] in (pl.String, pl.Categorical)
-            if is_text and name.lower() in wanted and name not in self.types:
-                found[name] = column_types.infer_column(raw[stored])
-        return replace(self, types={**found, **self.types})
+        stored = {name.removeprefix(PREFIX): name for name in schema if name.startswith(PREFIX)}
+        is_text = {name for name, column in stored.items() if schema[column] in (pl.String, pl.Categorical)}
+        return {n: c for n, c in stored.items() if n in is_text and n.lower() in wanted and n not in self.types}
 
     def view(self, rows: pl.DataFrame, wanted: Collection[str]) -> pl.DataFrame:
         """The rows with every name as a column; other columns of the source only if they are `wanted`, in any case.

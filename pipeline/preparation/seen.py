@@ -59,11 +59,11 @@ class SeenRule:
             return "false"
         return f"timestamp > (SELECT max(timestamp) FROM source_rows) - INTERVAL {self.hide_days} DAY"
 
-    def check_times(self, rows: pl.DataFrame) -> None:
+    def check_times(self, untimed: int, rows: int) -> None:
         """Raise SettingsError if the rule goes by time and a row has none."""
-        if self.hide_days is not None and (untimed := rows["timestamp"].null_count()):
+        if self.hide_days is not None and untimed:
             raise SettingsError(
-                f"hide_days goes by time, but {untimed:,} of {rows.height:,} rows have none: set "
+                f"hide_days goes by time, but {untimed:,} of {rows:,} rows have none: set "
                 "dataset.columns.timestamp to the column with the times, or leave hide_days out"
             )
 
@@ -73,17 +73,20 @@ class SeenRule:
             return "CAST('infinity' AS TIMESTAMP)"
         return f"timestamp + INTERVAL {self.hide_days or 0} DAY"
 
-    def masking(self, earlier: pl.DataFrame, held: pl.DataFrame, kind: str) -> pl.Series:
+    def masking(
+        self, earlier: pl.DataFrame, held: pl.DataFrame, kind: str, since: dt.datetime | None = None
+    ) -> pl.Series:
         """Which encoded rows of earlier splits keep their item out of the lists that must find those of `held`.
 
         A list is as of the cut in time of `held` (kind global_time), else of the user's first held-out row in it.
+        `since`: that cut, if `held` has not the rows of all users.
         """
         masks = earlier["masks"] if "masks" in earlier.columns else pl.repeat(True, earlier.height, eager=True)
         if not self.allow or self.hide_days is None:
             return masks if not self.allow else masks & False
         if kind == "global_time":
-            newest = held["timestamp"].min()
-            return masks & self.hides(earlier["timestamp"], newest if isinstance(newest, dt.datetime) else None)
+            cut = since or held["timestamp"].min()
+            return masks & self.hides(earlier["timestamp"], cut if isinstance(cut, dt.datetime) else None)
         first = held.filter("target").group_by("user_idx").agg(as_of=pl.col("timestamp").min())
         as_of = earlier.select("user_idx").join(first, on="user_idx", how="left", maintain_order="left")["as_of"]
         return masks & self.hides(earlier["timestamp"], as_of)

@@ -1,6 +1,7 @@
 """Checks that no split leaks into another, and statistics that describe a split."""
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,33 @@ import polars as pl
 from pipeline.core.errors import ContractError
 from pipeline.preparation.ids import any_twice, pair_keys
 from pipeline.preparation.seen import HIDE, SeenRule
-from pipeline.preparation.splitters import TEST, VALID
+from pipeline.preparation.splitters import SPLITS, TEST, VALID, TimeCuts
 from pipeline.schemas import tables
 
+HELD = ("valid", "test")
 ANNOUNCED_WITHIN = dt.timedelta(hours=24)
 """How long before an event to find another one of the same user and item gives it away."""
 
 
 def assert_no_leak(
-    train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str, rule: SeenRule = HIDE
+    train: pl.DataFrame,
+    valid: pl.DataFrame,
+    test: pl.DataFrame,
+    kind: str,
+    rule: SeenRule = HIDE,
+    cuts: TimeCuts | None = None,
 ) -> None:
     """Raise ContractError if a pair is in two splits or, for kinds that use time, a split has rows later than the next.
 
     global_time: every row of a split is before every row of the next one. leave_one_out: the same holds within each
     user (equal times are allowed: a seeded hash decides them), with at most one row per user in valid and in test.
+
+    `cuts`: those of global_time, if the rows are not those of all users.
     """
     if "target" in train.columns:
-        _assert_targets_are_found(train, valid, test, kind, rule)
+        for label, part, before in ((VALID, valid, [train]), (TEST, test, [train, valid])):
+            since = cuts.first_of(label) if cuts else None
+            _assert_targets_are_found(before, part, lambda rows, part=part, s=since: rule.masking(rows, part, kind, s))
     else:
         held = pl.concat([pair_keys(valid), pair_keys(test)])
         if any_twice(held) or pair_keys(train).is_in(held.implode()).any():
@@ -48,17 +59,17 @@ def assert_no_leak(
 
 
 def _assert_targets_are_found(
-    train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, kind: str, rule: SeenRule
+    before: list[pl.DataFrame], part: pl.DataFrame, masking: Callable[[pl.DataFrame], pl.Series]
 ) -> None:
     """Raise ContractError if a held-out pair is held out twice in a split, or an earlier split has a row that masks it.
 
     An earlier split may have other rows of the pair: what was viewed before it was bought.
     """
-    for name, part, before in (("valid", valid, [train]), ("test", test, [train, valid])):
-        held = pair_keys(part.filter("target"))
-        masked = pl.concat([pair_keys(rows.filter(rule.masking(rows, part, kind))) for rows in before])
-        if any_twice(held) or masked.is_in(held.implode()).any():
-            raise ContractError(f"split: a pair of {name} is held out twice, or masked by an earlier split")
+    held = pair_keys(part.filter("target"))
+    masked = pl.concat([pair_keys(rows.filter(masking(rows))) for rows in before])
+    if any_twice(held) or masked.is_in(held.implode()).any():
+        name = SPLITS[len(before)]
+        raise ContractError(f"split: a pair of {name} is held out twice, or masked by an earlier split")
 
 
 def found_again(parts: dict[str, pl.DataFrame]) -> dict[str, tuple[int, int]]:
@@ -104,43 +115,137 @@ def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
 
 def describe(rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame], kind: str) -> dict[str, Any]:
     """Statistics of a split for the manifest: rows, users, cold users and items, cuts, share of ties."""
-    held = {name: parts[name] for name in ("valid", "test")}
-    by_cut = held if kind == "global_time" else {}
-    by_ties = kind == "leave_one_out"
-    users = {name: _flags(part["user_idx"].to_numpy(), _top(rows["user_idx"]) + 1) for name, part in parts.items()}
-    items = _flags(parts["train"]["item_idx"].to_numpy(), _top(rows["item_idx"]) + 1)
-    return {
-        "cuts": {name: str(part["timestamp"].min()) for name, part in by_cut.items() if part.height},
-        "tie_share": round(tie_share(rows, labels, TEST), 4) if by_ties else 0.0,
-        "tie_share_valid": round(tie_share(rows, labels, VALID), 4) if by_ties else 0.0,
-        "rows": {name: part.height for name, part in parts.items()},
-        "users": {name: int(flags.sum()) for name, flags in users.items()},
-        "n_cold": {name: _cold(users["train"], items, part) for name, part in held.items()},
-    }
+    summary = Summary(kind, _top(rows["item_idx"]) + 1)
+    summary.add(rows, labels, parts)
+    return summary.statistics()
+
+
+class Summary:
+    """Counts of a split. `add` takes the rows of some users after those of others; no user is added twice."""
+
+    def __init__(self, kind: str, n_items: int, rule: SeenRule = HIDE):
+        self.kind, self.rule = kind, rule
+        self.rows: dict[str, int] = {name: 0 for name in SPLITS}
+        self.users: dict[str, int] = {name: 0 for name in SPLITS}
+        self.targets: dict[str, int] = {}
+        """Rows of the target by split; empty where rows have no column `target`."""
+        self.repeated_targets = 0
+        """Rows of the target that are not held out; the caller adds them up."""
+        self._again: dict[str, tuple[int, int]] = {}
+        self._announced: dict[str, tuple[int, int]] = {}
+        self._train_items = np.zeros(n_items, dtype=bool)  # (I,)
+        self._held = {name: _Held(n_items) for name in HELD}
+        self._newest: dict[str, int] = {}
+
+    def add(self, rows: pl.DataFrame, labels: np.ndarray, parts: dict[str, pl.DataFrame]) -> None:
+        """`rows` in encoded order, their labels (R,), and the rows by label. Indices of users may begin at any one."""
+        first = int(rows["user_idx"].min() or 0)  # type: ignore[arg-type]
+        n_users = _top(rows["user_idx"]) - first + 1
+        users = {name: _flags(part["user_idx"].to_numpy() - first, n_users) for name, part in parts.items()}
+        self._train_items[parts["train"]["item_idx"].to_numpy()] = True
+        for name, part in parts.items():
+            self.rows[name] += part.height
+            self.users[name] += int(users[name].sum())
+            if self.kind == "global_time" and part.height:
+                newest = int(part["timestamp"].to_physical().max())  # type: ignore[arg-type]
+                self._newest[name] = max(newest, self._newest.get(name, newest))
+        for label, name in ((VALID, "valid"), (TEST, "test")):
+            if self.kind == "leave_one_out":
+                self._held[name].ties += ties(rows, labels, label)
+            self._held[name].add(parts[name], users["train"], first)
+
+        if "target" in rows.columns:
+            for name, part in parts.items():
+                self.targets[name] = self.targets.get(name, 0) + int(part["target"].sum())
+        counts = [(self._again, found_again(parts) if self.rule.allow else {})]
+        counts += (
+            [(self._announced, announced(parts))] if "target" in rows.columns and self.kind != "global_time" else []
+        )
+        for total, found in counts:
+            for name, (some, held) in found.items():
+                before = total.get(name, (0, 0))
+                total[name] = (before[0] + some, before[1] + held)
+
+    def info(self) -> dict[str, Any]:
+        """What the manifest says: `statistics`, targets where there are any, and repeats where they may be found."""
+        weighted = {"repeated_targets": self.repeated_targets, "targets": self.targets} if self.targets else {}
+        repeats = {**self.rule.key, "found_again": self._again} if self.rule.allow else {}
+        given_away = {"announced": self._announced} if self._announced else {}
+        return {**weighted, **self.statistics(), **repeats, **given_away}
+
+    def statistics(self) -> dict[str, Any]:
+        """As `describe` returns them. Raises ContractError if rows of some users are later than the next split."""
+        return {
+            "cuts": self._cuts(),
+            "tie_share": self._tie_share("test"),
+            "tie_share_valid": self._tie_share("valid"),
+            "rows": dict(self.rows),
+            "users": dict(self.users),
+            "n_cold": {name: held.cold(self._train_items) for name, held in self._held.items()},
+        }
+
+    def _cuts(self) -> dict[str, str]:
+        """The first time of valid and of test, for a cut in time."""
+        if self.kind != "global_time":
+            return {}
+        oldest = {name: held.oldest for name, held in self._held.items() if held.oldest is not None}
+        for name, first in oldest.items():
+            before = [newest for other, newest in self._newest.items() if SPLITS.index(other) < SPLITS.index(name)]
+            if before and max(before) >= first:
+                raise ContractError(f"split: rows of splits before {name} are not earlier than it")
+        return {name: str(pl.Series([first]).cast(tables.TIME)[0]) for name, first in oldest.items()}
+
+    def _tie_share(self, name: str) -> float:
+        return round(self._held[name].ties / self.rows[name], 4) if self.rows[name] else 0.0
+
+
+class _Held:
+    """What is counted of valid or of test."""
+
+    def __init__(self, n_items: int):
+        self.ties, self.oldest = 0, None
+        self._users = self._rows = 0
+        self._items = np.zeros(n_items, dtype=bool)  # (I,): has a row
+        self._rows_of_warm = np.zeros(n_items, dtype=np.int64)  # (I,): rows of users who are in train
+
+    def add(self, part: pl.DataFrame, in_train: np.ndarray, first: int) -> None:
+        """Rows of users from the index `first` on, of whom `in_train` (U,) are in train."""
+        user, item = part["user_idx"].to_numpy() - first, part["item_idx"].to_numpy()  # (H,) each
+        cold = ~in_train[user]  # (H,)
+        self._users += len(np.unique(user[cold]))
+        self._rows += int(cold.sum())
+        self._items[item] = True
+        self._rows_of_warm += np.bincount(item[~cold], minlength=len(self._items))
+        oldest = part["timestamp"].to_physical().min()
+        if isinstance(oldest, int):
+            self.oldest = oldest if self.oldest is None else min(oldest, self.oldest)
+
+    def cold(self, train_items: np.ndarray) -> dict[str, int]:
+        """Users, items and rows that are not in train, which has the items that are flagged (I,)."""
+        new = self._items & ~train_items
+        return {
+            "users": self._users,
+            "items": int(new.sum()),
+            "rows": self._rows + int(self._rows_of_warm[new].sum()),
+        }
 
 
 def tie_share(rows: pl.DataFrame, labels: np.ndarray, part: int) -> float:
-    """Share of the rows labelled `part` that a tie put there: an earlier split has a row of equal user and time.
+    """Share of the rows labelled `part` that a tie put there: an earlier split has a row of equal user and time."""
+    held = int((labels == part).sum())
+    return ties(rows, labels, part) / held if held else 0.0
 
-    Comparing neighbours is enough, since rows are in encoded order. 0 for rows without a time.
+
+def ties(rows: pl.DataFrame, labels: np.ndarray, part: int) -> int:
+    """Rows labelled `part` of whose user an earlier split has a row of equal time. 0 for rows without a time.
+
+    Comparing neighbours is enough, since rows are in encoded order.
     """
     held = np.flatnonzero(labels == part)  # (H,)
-    if not len(held):
-        return 0.0
     later = held[held > 0]
     here, before = rows[later], rows[later - 1]
     same = (here["user_idx"] == before["user_idx"]) & (here["timestamp"] == before["timestamp"])
-    return float((same.fill_null(False).to_numpy() & (labels[later - 1] < part)).sum() / len(held))
-
-
-def _cold(users: np.ndarray, items: np.ndarray, held: pl.DataFrame) -> dict[str, int]:
-    """Counts of users, items and rows of `held` that are not in train, whose users (U,) and items (I,) are flagged."""
-    user, item = ~users[held["user_idx"].to_numpy()], ~items[held["item_idx"].to_numpy()]  # (H,) each
-    return {
-        "users": held["user_idx"].filter(user).n_unique(),
-        "items": held["item_idx"].filter(item).n_unique(),
-        "rows": int((user | item).sum()),
-    }
+    return int((same.fill_null(False).to_numpy() & (labels[later - 1] < part)).sum())
 
 
 def _flags(codes: np.ndarray, size: int) -> np.ndarray:

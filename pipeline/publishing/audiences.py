@@ -13,77 +13,174 @@ than their number, so that a few items left are no evidence.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from pipeline.models import Recommender
-from pipeline.models.ops.topk import largest
 from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
 from pipeline.ranking.recommend import in_tiles, refuse_non_finite, served, tile_size
 from pipeline.schemas import tables
+from pipeline.training.interactions import History
 
 PRIOR = 5.0
 SAMPLE = 1000
 """Users whose median variance is v."""
-DENSE = 16
-"""Scores per candidate up to which whole tiles are merged."""
+POOL = 4
+"""Candidates per group that are held, as a multiple of n."""
+POOL_CELLS = 1 << 26
+"""Most candidates of all groups that are held: 512 MB. There are at least 1.5 n per group, though."""
+LAST = (1 << 31) - 1
+"""Highest number of a user."""
+NOBODY = -2139095041 << 32
+"""The key of a score of -inf."""
 
 
 class Best:
-    """The n best users of each of G groups so far, from tiles of users in ascending order."""
+    """The n best users of each of G groups so far, from tiles of users in ascending order.
+
+    A user above the n-th best so far is a candidate. Candidates are appended to a pool as one number each, ordered by
+    score and then by user. The pool is cut to the n best of a group only when it is full, so that sorting costs little.
+    """
 
     def __init__(self, groups: int, n: int, device: torch.device):
-        self.scores = torch.full((groups, n), -torch.inf, device=device)
-        self.users = torch.full((groups, n), -1, device=device)
+        self.n, self.width = n, max(n + n // 2 + 1, min(POOL * n, POOL_CELLS // max(groups, 1)))
+        self.keys = torch.full((groups, self.width), NOBODY, device=device)  # (G, W), of _keys
+        self.filled = torch.zeros(groups, dtype=torch.long, device=device)  # (G,)
+        self.bar = torch.full((groups,), -torch.inf, device=device)  # (G,): the n-th best score at the last cut
+        self.room = self.width - n
+        self.above = torch.empty(2, 0, dtype=torch.bool, device=device)
 
     def add(self, scores: Tensor, users: Tensor) -> None:
         """Scores (B, G) of users (B,), numbers above all earlier ones; -inf: not in the group.
 
-        Only scores above the n-th best so far are sorted. At equal scores the lower number stays.
+        At equal scores the lower number stays.
         """
-        bar = self.scores[:, -1]  # (G,)
-        if bool((bar == -torch.inf).all()):  # the first users
-            self._merge(torch.arange(len(self.scores), device=scores.device), scores.T, users)
-            return
-        row, group = (scores > bar).nonzero(as_tuple=True)  # (C,) each
-        if (count := len(row)) * DENSE > scores.numel():
-            self._merge(torch.arange(len(self.scores), device=scores.device), scores.T, users)
-        elif count:
-            order = torch.argsort(group, stable=True)
-            row, group = row[order], group[order]
-            touched, sizes = torch.unique_consecutive(group, return_counts=True)  # (G',) each
-            place = torch.arange(count, device=row.device) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-            at = torch.repeat_interleave(torch.arange(len(touched), device=row.device), sizes)  # (C,)
-            widest = int(sizes.max())
-            new = scores.new_full((len(touched), widest), -torch.inf)
-            whose = row.new_full((len(touched), widest), -1)
-            new[at, place], whose[at, place] = scores[row, group], users[row]
-            self._merge(touched, new, whose)
+        groups = len(self.bar)
+        for own, who in zip(scores.split(self.room), users.split(self.room), strict=True):  # (B', G), (B',)
+            if not bool(self.filled.any()):  # the first users: all of them
+                self.keys[:, : len(who)] = _keys(own.T, who)
+                self.filled += len(who)
+                continue
+            if self.above.shape[1] < own.numel():
+                self.above = self.above.new_empty(2, own.numel())
+            flat, turned = self.above[:, : own.numel()]
+            torch.gt(own, self.bar, out=flat.view(own.shape))
+            turned.view(groups, -1).copy_(flat.view(own.shape).T)  # (G, B')
+            found = _places(turned)  # (C,): by group
+            group = found // len(who)
+            self._append(group, own, who, found - group * len(who))
 
-    def _merge(self, groups: Tensor, scores: Tensor, users: Tensor) -> None:
-        """Scores (G', C) of further users (C,) or (G', C) of some groups."""
-        n = self.scores.shape[1]
-        both = torch.cat([self.scores[groups], scores], 1)  # (G', n + C)
-        whose = torch.cat([self.users[groups], users.expand(scores.shape)], 1)
-        values, at, _ = largest(both, n)
-        self.scores[groups], self.users[groups] = values, torch.where(values > -torch.inf, whose.gather(1, at), -1)
+    def _append(self, group: Tensor, scores: Tensor, users: Tensor, row: Tensor) -> None:
+        """Candidates (C,), by group, and their rows of scores (B', G) and users (B',)."""
+        counts = torch.bincount(group, minlength=len(self.bar))  # (G,)
+        if int((self.filled + counts).max()) > self.width:
+            self._cut()
+        first = self.filled + counts - counts.cumsum(0)  # (G,): place of a group's first candidate, less its number
+        first += self.width * torch.arange(len(first), device=first.device)
+        place = torch.arange(len(group), device=group.device) + first.index_select(0, group)
+        own = scores.flatten().index_select(0, row * scores.shape[1] + group)  # (C,)
+        self.keys.view(-1).index_copy_(0, place, _keys(own, users.index_select(0, row)))
+        self.filled += counts
+
+    def _cut(self) -> None:
+        best = self.keys.topk(self.n, dim=1, sorted=False).values  # (G, n)
+        self.keys[:, : self.n] = best
+        self.keys[:, self.n :] = NOBODY
+        self.filled.clamp_(max=self.n)
+        self.bar = _scores(best.amin(1))
 
     def frame(self, ids: pl.Series) -> pl.DataFrame:
         """Columns group, rank, user_id and score; `ids` by number."""
-        n_groups, n = self.users.shape
-        flat = pl.DataFrame(
+        best = self.keys.topk(self.n, dim=1).values  # (G, n)
+        scores = _scores(best)
+        group, place = (scores > -torch.inf).nonzero(as_tuple=True)  # (R,) each
+        users = (LAST - (best[group, place] & LAST)).cpu().numpy()
+        return pl.DataFrame(
             {
-                "group": torch.arange(n_groups).repeat_interleave(n).numpy(),
-                "rank": torch.arange(1, n + 1, dtype=torch.int32).repeat(n_groups).numpy(),
-                "user": self.users.flatten().cpu().numpy(),
-                "score": self.scores.flatten().double().cpu().numpy(),
+                "group": group.cpu().numpy(),
+                "rank": (place + 1).int().cpu().numpy(),
+                "user_id": ids.gather(users),
+                "score": scores[group, place].double().cpu().numpy(),
             }
-        ).filter(pl.col("user") >= 0)
-        return flat.select("group", "rank", ids.gather(flat["user"]).alias("user_id"), "score")
+        )
+
+
+def _keys(scores: Tensor, users: Tensor) -> Tensor:
+    """Scores and users as numbers that are larger for a higher score and, of equal scores, for a lower user.
+
+    The high half has the bits of the score, those below the sign turned for negative numbers; so they are in order.
+    """
+    bits = (scores + 0.0).view(torch.int32)  # + 0: of -0 and 0
+    bits = bits ^ ((bits >> 31) & LAST)
+    return (bits.long() << 32) | (LAST - users)
+
+
+def _scores(keys: Tensor) -> Tensor:
+    bits = (keys >> 32).int()
+    return (bits ^ ((bits >> 31) & LAST)).view(torch.float32)
+
+
+def _places(flags: Tensor) -> Tensor:
+    """Indices of the flags (N,) that are true."""
+    if flags.device.type == "cpu":  # numpy takes a third of the time
+        return torch.from_numpy(np.flatnonzero(flags.numpy()))
+    return flags.nonzero().squeeze(1)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Scores of some users, less the mean of each."""
+
+    away: Tensor
+    """(B, I)"""
+    variance: Tensor
+    """(B,), of the items that are not masked."""
+    masked: Tensor
+    """(E,) places of masked items in the flat scores, ascending."""
+
+
+class Members:
+    """Items of the values of an attribute, without those that are not `allowed` (I,)."""
+
+    def __init__(self, values: Values, allowed: Tensor | None, n_items: int):
+        kept = torch.ones_like(values.items, dtype=torch.bool) if allowed is None else allowed[values.items]
+        self.items, of = values.items[kept], values.of[kept]  # (E,) each, by value
+        self.count = torch.bincount(of, minlength=len(values.names))  # (V,)
+        self.starts = self.count.cumsum(0) - self.count  # (V,)
+        order = torch.argsort(self.items, stable=True)
+        self.values_of = of[order]  # (E,) by item
+        self.n_values = torch.bincount(self.items, minlength=n_items)  # (I,)
+        self.first_of = self.n_values.cumsum(0) - self.n_values  # (I,)
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """Sums (V, B) of numbers (I, B) over the items of each value."""
+        return embedding_bag(self.items, numbers, self.starts, mode="sum")
+
+    def left(self, masked: Tensor, n_users: int) -> Tensor:
+        """How many items of each value are not masked, (B, V); `masked`: places (E,) in a matrix (B, I)."""
+        user = masked // len(self.n_values)  # (E,)
+        item = masked - user * len(self.n_values)
+        sizes = self.n_values.index_select(0, item)  # (E,)
+        before = sizes.cumsum(0) - sizes
+        at = torch.repeat_interleave(self.first_of.index_select(0, item) - before, sizes)  # (E',)
+        at += torch.arange(len(at), device=at.device)
+        cell = torch.repeat_interleave(user, sizes) * len(self.count) + self.values_of.index_select(0, at)  # (E',)
+        return self.count - torch.bincount(cell, minlength=n_users * len(self.count)).view(n_users, -1)
+
+
+def _cells(mask: History) -> Tensor:
+    """Places of the items of a mask in a flat matrix (B, I), each once, ascending."""
+    cells = mask.rows * mask.n_items + mask.items  # (E,)
+    if bool((cells[1:] > cells[:-1]).all()):
+        return cells
+    small = len(mask) * mask.n_items <= LAST
+    return torch.unique_consecutive((cells.int() if small else cells).sort().values).long()
 
 
 @dataclass
@@ -96,6 +193,8 @@ class Audiences:
     values: Mapping[str, Values]
     _items: Best | None = None
     _by: dict[str, Best] = field(default_factory=dict)
+    _members: dict[str, Members] = field(default_factory=dict)
+    _allowed: Tensor | None = None
     _typical: float | None = None
     _ids: list[pl.Series] = field(default_factory=list)
     _buffer: Tensor | None = None
@@ -106,7 +205,6 @@ class Audiences:
         for part in parts:
             before = sum(map(len, self._ids))
             self._ids.append(part.ids)
-            part = replace(part, mask=part.mask.distinct())
             rows = served(self.model, part.index, part.history)  # (B,)
             n_items, device = part.history.n_items, part.index.device
             if self._items is None:
@@ -114,52 +212,49 @@ class Audiences:
             if self._typical is None and bool(rows.any()):
                 some = rows.nonzero().squeeze(1)
                 some = some[:: max(1, len(some) // SAMPLE)]
-                spread = [self._centred(part, tile)[1] for tile in some.split(tile_size(n_items, device))]
+                spread = [self._centred(part, tile).variance for tile in some.split(tile_size(n_items, device))]
                 self._typical = float(torch.cat(spread).median())
             for tile in in_tiles(rows, tile_size(n_items, device)):
-                self._add(part, tile, before)
+                self._add(self._centred(part, tile), before + tile)
 
     def _begin(self, n_items: int, device: torch.device) -> None:
         self._items = Best(n_items, self.top_n, device)
+        self._allowed = None if self.allowed is None else self.allowed.to(device)
         for name, values in self.values.items():
             self._by[name] = Best(len(values.names), self.top_n, device)
+            self._members[name] = Members(values.to(device), self._allowed, n_items)
 
-    def _centred(self, part: Users, tile: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores less their mean (B, I), in reused memory, and variances (B,), of the items that are not masked."""
-        scores = self.model.score(part.index[tile], part.history[tile]).float()  # (B, I)
+    def _centred(self, part: Users, tile: Tensor) -> "Centred":
+        """Of the users `tile` (B,) of a part; in memory that the next call uses again."""
+        scores = self.model.score(part.index[tile], part.history[tile]).float().contiguous()  # (B, I)
         refuse_non_finite(scores.amax(1), part.index[tile])
-        mask = part.mask[tile]
-        own, items = mask.rows, mask.items  # (E,) each, distinct
+        masked = _cells(part.mask[tile])  # (E,)
+        own = masked // scores.shape[1]  # (E,)
         zero = scores.new_zeros(len(tile), dtype=torch.float64)
-        left = (scores.shape[1] - mask.lengths).clamp(min=1)  # (B,)
-        mean = (scores.sum(1).double() - zero.index_add(0, own, scores[own, items].double())) / left  # (B,)
+        seen = scores.view(-1).index_select(0, masked)  # (E,)
+        left = (scores.shape[1] - torch.bincount(own, minlength=len(tile))).clamp(min=1)  # (B,)
+        mean = ((scores.sum(1).double() - zero.index_add(0, own, seen.double())) / left).float()  # (B,)
         if self._buffer is None or len(self._buffer) < len(tile):
             self._buffer = torch.empty_like(scores)
-        away = torch.sub(scores, mean.float().unsqueeze(1), out=self._buffer[: len(tile)])  # (B, I)
+        away = torch.sub(scores, mean.unsqueeze(1), out=self._buffer[: len(tile)])  # (B, I)
         square = torch.linalg.vector_norm(away, dim=1).double().square()  # (B,)
-        square = square - zero.index_add(0, own, away[own, items].double().square())
-        return away, (square / left).clamp(min=0).float()
+        square = square - zero.index_add(0, own, (seen - mean.index_select(0, own)).double().square())
+        return Centred(away, (square / left).clamp(min=0).float(), masked)
 
-    def _add(self, part: Users, tile: Tensor, before: int) -> None:
+    def _add(self, tile: "Centred", users: Tensor) -> None:
         assert self._items is not None and self._typical is not None
-        away, variance = self._centred(part, tile)
-        spread = (variance + self._typical).sqrt().clamp(min=1e-12).unsqueeze(1)  # (B, 1)
-        z = away.div_(spread)  # (B, I)
-        mask, users = part.mask[tile], before + tile
-        for name, values in self.values.items():
-            values = values.to(z.device)
-            kept = z.clone()
-            if self.allowed is not None:
-                kept.mul_(self.allowed.to(z.device))
-            kept[mask.rows, mask.items] = 0
-            here = torch.ones_like(z) if self.allowed is None else self.allowed.to(z).expand(z.shape).clone()
-            here[mask.rows, mask.items] = 0
-            left = _total(here, values)  # (B, V)
-            of_value = _total(kept, values) / (left + PRIOR)  # (B, V)
-            self._by[name].add(of_value.masked_fill_(left == 0, -torch.inf), users)
-        z[mask.rows, mask.items] = -torch.inf
-        if self.allowed is not None:
-            z.masked_fill_(~self.allowed.to(z.device), -torch.inf)
+        spread = (tile.variance + self._typical).sqrt().clamp(min=1e-12).unsqueeze(1)  # (B, 1)
+        z = tile.away.div_(spread)  # (B, I)
+        if self.values:
+            z.view(-1).index_fill_(0, tile.masked, 0)
+            turned = z.T.contiguous()  # (I, B)
+            for name, members in self._members.items():
+                left = members.left(tile.masked, len(users))  # (B, V)
+                of_value = members.total(turned).T / (left + PRIOR)  # (B, V)
+                self._by[name].add(of_value.masked_fill_(left == 0, -torch.inf), users)
+        z.view(-1).index_fill_(0, tile.masked, -torch.inf)
+        if self._allowed is not None:
+            z.masked_fill_(~self._allowed, -torch.inf)
         self._items.add(z, users)
 
     def of_items(self, items: pl.Series) -> pl.DataFrame:
@@ -177,8 +272,3 @@ class Audiences:
             value = self.values[name].names.gather(found["group"]).alias("value")
             parts = [*parts, found.select(pl.lit(name).alias("attribute"), value, "rank", "user_id", "score")]
         return pl.concat(parts)
-
-
-def _total(numbers: Tensor, values: Values) -> Tensor:
-    """Sums (B, V) of numbers (B, I) over the items of each value."""
-    return numbers.new_zeros(len(numbers), len(values.names)).index_add_(1, values.of, numbers[:, values.items])

@@ -12,6 +12,7 @@ __all__ = [
     "catalog_reader",
     "column_names",
     "column_types",
+    "connectors",
     "csv_reader",
     "dialect",
     "duckdb_reader",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.dataset import LATER, Columns, Dataset, Reading
+from pipeline.config.queries import CONNECTION
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
 from pipeline.sources.catalog_reader import other_columns
@@ -90,7 +91,7 @@ def layout_settings(dataset: Dataset) -> dict[str, Any]:
 
 def _reading(section: Reading, left_out: Sequence[str] = ("files", "columns")) -> dict[str, Any]:
     """The settings of a section with files; those of LATER only where they are set."""
-    return section.model_dump(exclude={*left_out, *LATER}) | section.later_keys()
+    return section.model_dump(exclude={*left_out, *LATER, *CONNECTION}) | section.later_keys()
 
 
 def _columns(dataset: Dataset) -> dict[str, Any]:

@@ -1,22 +1,31 @@
 """Decides which raw rows take part: the latest of each user and item, kept by condition, sampled, dense enough."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
 from pipeline.config.dataset import Events
 from pipeline.config.run import Run
+from pipeline.core.console import log
 from pipeline.core.errors import Refused
 from pipeline.core.shares import as_percent, of_rows
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import events as event_rows
+from pipeline.preparation import shards as shards_of
 from pipeline.preparation.capacity import Capacity
-from pipeline.preparation.filters import apply_filters
+from pipeline.preparation.clean_shards import clean_shards
+from pipeline.preparation.events import EventCounts
+from pipeline.preparation.filters import RowFilter, apply_filters
 from pipeline.preparation.ids import LAKE_PARQUET
 from pipeline.preparation.row_names import RowNames
+from pipeline.preparation.shards import RowsWriter, number_of_shards
 from pipeline.schemas import tables
+from pipeline.schemas.reasons import Reason
+from pipeline.schemas.table import Table
 from pipeline.sources import column_types
+from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.storage import expressions, journal, lake
 
 VERSION = 2
@@ -27,7 +36,8 @@ FEW_TARGETS, RARE_TARGET = 1000, 0.005
 def clean_interactions(run: Run, raw: Path) -> Path:
     """Apply `feedback` and `filter` to raw/interactions.parquet.
 
-    Writes interactions.parquet (contract `clean`, in source order); its ledger has every raw row.
+    Writes interactions.parquet (contract `clean`, in source order; of shards, one after another, and the folder's info
+    has the rows of each as `shards`); its ledger has every raw row.
     Raises Refused if no row is left or none is positive, SettingsError if a condition is not allowed, or if the rows
     need more memory than there is.
     """
@@ -36,21 +46,18 @@ def clean_interactions(run: Run, raw: Path) -> Path:
 
     def write(folder: Path) -> lake.StageResult:
         rows_in = lake.read_manifest(raw)["rows_out"]
+        shards = number_of_shards(run.settings, rows_in) if rows_in else 1
+        if shards > 1:
+            return _in_shards(run, raw, folder, shards)
         Capacity.of(run.settings, rows_in).require(f"{rows_in:,}")
         source = pl.read_parquet(raw / "interactions.parquet")
         names = RowNames.of(run).learnt(source, feedback)
         column_types.report(names.types, "the source")
         rows, ledger = apply_filters(source, feedback, filters, run.settings.seed, names, events)
-        contract = tables.CLEAN_WEIGHTED if dataset.is_weighted else tables.CLEAN
-        rows = contract.check(rows, unique=False)  # `apply_filters` has removed duplicates
+        rows = _contract(run).check(rows, unique=False)  # `apply_filters` has removed duplicates
         rows.write_parquet(folder / "interactions.parquet", **LAKE_PARQUET)
-        info = {"data_hash": lake.info(raw).get("data_hash")}
-        if names.types:
-            info["column_types"] = names.types
-        if n := _non_positive(rows):
-            info["non_positive"] = n
-        if events:
-            info["events"] = event_rows.funnel(event_rows.read_columns(source, events, feedback), events)
+        counts = [EventCounts.of(event_rows.read_columns(source, events, feedback), events)] if events else []
+        info = _info(run, raw, names, _non_positive(rows), counts)
         return lake.StageResult(rows_in=source.height, rows_out=rows.height, ledger=ledger, info=info)
 
     folder = lake.build(run, spec(run, raw), write)
@@ -59,6 +66,44 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     if events:
         _check_events(run, lake.info(folder)["events"], events)
     return folder
+
+
+def _in_shards(run: Run, raw: Path, folder: Path, shards: int) -> lake.StageResult:
+    """The same for one range of users after another, so that memory holds the rows of one."""
+    dataset, source, non_positive = run.settings.dataset, raw / INTERACTIONS, 0
+    names = RowNames.of(run).learnt_from(source, dataset.feedback)
+    column_types.report(names.types, "the source")
+    rule = RowFilter(dataset.feedback, dataset.filter, run.settings.seed, names, dataset.events)
+    with TemporaryDirectory(dir=folder, prefix=".shards-") as scratch:
+        parts = shards_of.scatter(source, shards_of.cut(source, shards, run.settings, Path(scratch)), Path(scratch))
+        log.info(f"  {len(parts)} shards of users, one after another")
+        with RowsWriter(folder / INTERACTIONS, **LAKE_PARQUET) as writer:
+
+            def write(rows: pl.DataFrame) -> None:
+                nonlocal non_positive
+                non_positive += _non_positive(rows)
+                writer.add(_contract(run).check(rows, unique=False))
+
+            found = clean_shards(parts, rule, Path(scratch), write)
+    kept = sum(found.rows)
+    ledger = {str(Reason.KEPT): kept, **found.ledger}
+    info = {**_info(run, raw, names, non_positive, found.events), "shards": found.rows}
+    return lake.StageResult(rows_in=found.n_raw, rows_out=kept, ledger=ledger, info=info)
+
+
+def _contract(run: Run) -> Table:
+    return tables.CLEAN_WEIGHTED if run.settings.dataset.is_weighted else tables.CLEAN
+
+
+def _info(run: Run, raw: Path, names: RowNames, non_positive: int, counts: list[EventCounts]) -> dict[str, Any]:
+    info: dict[str, Any] = {"data_hash": lake.info(raw).get("data_hash")}
+    if names.types:
+        info["column_types"] = names.types
+    if non_positive:
+        info["non_positive"] = non_positive
+    if events := run.settings.dataset.events:
+        info["events"] = event_rows.funnel(counts, events)
+    return info
 
 
 def _check_events(run: Run, found: dict[str, Any], events: Events) -> None:

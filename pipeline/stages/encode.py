@@ -7,10 +7,13 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.preparation.encode_shards import encode_shards
 from pipeline.preparation.encoding import encode_rows
 from pipeline.preparation.ids import ENCODED_PARQUET
+from pipeline.preparation.shards import RowsWriter, Shards
 from pipeline.schemas import tables
 from pipeline.sources import model_attributes
+from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.storage import journal, lake
 
 VERSION = 1
@@ -19,29 +22,51 @@ VERSION = 1
 def encode_ids(run: Run, clean: Path, raw: Path | None = None) -> Path:
     """Write interactions.parquet (contract `encoded`), users.parquet and items.parquet (dense index, id).
 
-    With `[attributes]`, items.parquet ends with the items of the catalog of `raw` that have no row, and there are
-    item_values.parquet and attribute_values.parquet (see model_attributes.py).
+    Where `clean` was cut into shards, so are interactions and users, and the folder's info has the rows and users of
+    each as `shards`. With `[attributes]`, items.parquet ends with the items of the catalog of `raw` that have no row,
+    and there are item_values.parquet and attribute_values.parquet (see model_attributes.py).
     """
     wanted = run.settings.attributes
 
     def write(folder: Path) -> lake.StageResult:
-        source = pl.read_parquet(clean / "interactions.parquet")
-        rows, users, items = encode_rows(source, run.settings.seed, _kinds(run))
-        rows = tables.encoded(rows).check(rows, unique=False)  # the codes are one to one, and `clean` is unique
-        rows.write_parquet(folder / "interactions.parquet", **ENCODED_PARQUET)
-        users.write_parquet(folder / "users.parquet")
-        info: dict[str, Any] = {**lake.info(clean), "n_users": users.height}
+        info: dict[str, Any] = dict(lake.info(clean))
+        if cut := info.pop("shards", None):
+            items, in_all, of_shards = _in_shards(run, Shards(clean / INTERACTIONS, cut), folder)
+            info |= {"n_users": sum(of_shards["users"]), "shards": of_shards}
+        else:
+            source = pl.read_parquet(clean / INTERACTIONS)
+            rows, users, items = encode_rows(source, run.settings.seed, _kinds(run))
+            rows = tables.encoded(rows).check(rows, unique=False)  # the codes are one to one, and `clean` is unique
+            rows.write_parquet(folder / INTERACTIONS, **ENCODED_PARQUET)
+            users.write_parquet(folder / "users.parquet")
+            in_all = rows.height
+            info["n_users"] = users.height
         if wanted.used:
             assert raw is not None  # the line passes it
             items, info["new_items"], info["attributes"] = _describe(run, raw, items, folder)
         items.write_parquet(folder / "items.parquet")
         info["n_items"] = items.height
-        return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
+        return lake.StageResult(rows_in=in_all, rows_out=in_all, ledger={"kept": in_all}, info=info)
 
     folder = lake.build(run, spec(run, clean), write)
     if wanted.used:
         journal.note(run, lake.info(folder)["attributes"])
     return folder
+
+
+def _in_shards(run: Run, cleaned: Shards, folder: Path) -> tuple[pl.DataFrame, int, dict[str, list[int]]]:
+    """The same for one range of users after another; returns items, rows in all, and rows and users of each shard."""
+    with (
+        RowsWriter(folder / INTERACTIONS, **ENCODED_PARQUET) as to_rows,
+        RowsWriter(folder / "users.parquet", "zstd") as to_users,
+    ):
+
+        def write(rows: pl.DataFrame, users: pl.DataFrame) -> None:
+            to_rows.add(tables.encoded(rows).check(rows, unique=False))
+            to_users.add(users)
+
+        items = encode_shards(cleaned, run.settings.seed, _kinds(run), write)
+    return items, sum(to_rows.rows), {"rows": to_rows.rows, "users": to_users.rows}
 
 
 def _describe(run: Run, raw: Path, items: pl.DataFrame, folder: Path) -> tuple[pl.DataFrame, int, str]:

@@ -12,6 +12,7 @@ from pipeline.publishing import item_conditions
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import catalog_ids, exclusions, incremental, rejects
 from pipeline.sources.assemble import CATALOG, SourceAssembler
+from pipeline.sources.connectors import fetching
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.sources.source_files import VERSION, SourceFiles, find_source_files, key_settings
@@ -50,6 +51,8 @@ def read_source(run: Run) -> Path:
     folder = lake.build(run, _spec(run, source), write)
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
+    for note in fetching.notes_of(run.data):
+        journal.note(run, f"ingest: {note}")
     _note_unused_times(run, source)
     if catalog := lake.info(folder).get("catalog"):
         rejects.report_catalog(run, catalog, is_source=set(source.catalog) <= set(source.present))

@@ -14,7 +14,7 @@ from pipeline.core.errors import Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget
-from pipeline.experiments.families import family_of
+from pipeline.experiments.families import family_of, rows_of
 from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
@@ -33,12 +33,18 @@ USUAL_TRIALS, MOST_TRIALS = 20, 100
 
 
 def search_model(
-    run: Run, split_dir: Path, label: str, train_fit: Path | None = None, seconds: float | None = None
+    run: Run,
+    split_dir: Path,
+    label: str,
+    train_fit: Path | None = None,
+    seconds: float | None = None,
+    kept: float = 0.0,
 ) -> Path:
     """Search as `[models.<label>.search]` and `[search]` say; the folder holds the trials, its info the best one.
 
     With a budget, `train_fit` is the fit with the configured hyperparameters, whose metric is not computed again, and
-    `seconds` is the length of the turn, after which no trial starts. The trials are also kept in a study next to the
+    `seconds` is the length of the turn, after which no trial starts, and `kept` are seconds that the night needs for
+    other models after the searches. The trials are also kept in a study next to the
     folder, which is identified by data, family, space, seed and device. A search that was killed, or gets more trials
     or minutes, continues from it. Raises Skipped when there is no metric to search by, or no time for a single trial.
     """
@@ -50,7 +56,7 @@ def search_model(
 
     def write(folder: Path) -> lake.StageResult:
         space, config = space_of(settings, label), config_of_trials(settings, label)
-        limits = _limits(run, label, train_fit, seconds)
+        limits = _limits(run, label, train_fit, seconds, kept)
         logger.begin(limits.trials)
         trials, ended = Search(
             path=study_file(run, split_dir, label),
@@ -77,7 +83,7 @@ def search_model(
             "label": label, "family": family_name(settings, label), "ended": ended, "metric": logger.metric,
             "best": best and {"number": best.number, "params": best.params, "value": sign * (best.value or 0),
                               "figure": best.value},
-            "better": best is not None and best.params != usual_point(space, config),
+            "better": best is not None and (best.params != usual_point(space, config) or _was_cut_short(train_fit)),
             "log": [name for name, of in space.items() if not isinstance(of, Choices) and of.log],
             "searched": list(space), "seconds": round(sum(t.seconds for t in trials), 3),
             "longest": round(max(t.seconds for t in trials), 3),
@@ -90,7 +96,12 @@ def search_model(
 
 
 def spec(
-    run: Run, split_dir: Path, label: str, train_fit: Path | None = None, seconds: float | None = None
+    run: Run,
+    split_dir: Path,
+    label: str,
+    train_fit: Path | None = None,
+    seconds: float | None = None,
+    kept: float = 0.0,
 ) -> lake.Spec:
     """Key of `search_model`; with `seconds`, the key of the next turn of this night."""
     search, study = run.settings.search, study_spec(run, split_dir, label)
@@ -111,7 +122,7 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
     settings = run.settings
     family, finder = family_of(settings, label)[0], settings.models[label].finder
     determines = {
-        **registry.key_of(family),
+        **registry.key_of(family, rows_of(split_dir)),
         "config": config_of_trials(settings, label).model_dump(), "label": label,
         "space": {name: repr(of) for name, of in space_of(settings, label).items()},
         "sampler": settings.search.sampler,
@@ -171,7 +182,7 @@ def summary_of(folder: Path) -> str:
     return f"{found} ({n_trials} trials; ended by {info['ended']})"
 
 
-def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None) -> Limits:
+def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None, kept: float = 0.0) -> Limits:
     """The limits that `[search]` and `[budget]` set."""
     search, minutes = run.settings.search, run.settings.search.minutes
     usual = None if search.sampler == "grid" or seconds is not None else MOST_TRIALS if minutes else USUAL_TRIALS
@@ -179,16 +190,21 @@ def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None)
     if seconds is not None:
         fit = lake.info(train_fit)["seconds"] if train_fit else 0.0
         limits.turn, limits.usual = seconds, budget.trial(run, label, fit)
-        end = limits.clock() + budget.spare(run, label, fit)
-        limits.spare = lambda: end - limits.clock()
+        end = limits.clock() + budget.spare(run, label, limits.usual, kept)
+        limits.spare, limits.afterwards = lambda: end - limits.clock(), budget.logging(run)
     return limits
 
 
 def _known_metric(train_fit: Path | None, settings: Settings) -> float | None:
     """Metric of the fit with the configured hyperparameters; None where trials are fitted with other epochs."""
-    if train_fit is None or settings.search.epochs or lake.info(train_fit).get("valid") is None:
+    if train_fit is None or settings.search.epochs or _was_cut_short(train_fit):
         return None
-    return lake.info(train_fit)["valid"]
+    return lake.info(train_fit).get("valid")
+
+
+def _was_cut_short(train_fit: Path | None) -> bool:
+    """Whether the budget ended the fit: with all its epochs, the configured hyperparameters may be better."""
+    return train_fit is not None and StageCall.parse(lake.read_manifest(train_fit)["stage"]).cut_short
 
 
 def _params_text(params: dict) -> str:

@@ -2,12 +2,14 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from pipeline.config.dataset import Published
+from pipeline.config.queries import CONNECTION
 from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.errors import Refused
@@ -15,11 +17,16 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import published_split, split_checks, splitters
 from pipeline.preparation.ids import ENCODED_PARQUET
 from pipeline.preparation.seen import SeenRule
+from pipeline.preparation.shards import RowsWriter, Shards
+from pipeline.preparation.split_checks import Summary
+from pipeline.preparation.split_shards import Shard, ShardedRows, Wanted, WholeRows
 from pipeline.schemas import tables
 from pipeline.sources import model_attributes
 from pipeline.storage import journal, lake
 
 VERSION = 1
+OF_SHARDS = {"interactions": "rows", "users": "users"}
+"""Files of `encoded` that are cut into shards, and the key of `shards` in its info that has their rows."""
 ANNOUNCED = 0.2
 """Share of the events to find from which on a warning says that earlier events give them away."""
 WORTH_A_NOTE = 0.01
@@ -37,42 +44,27 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     rule = SeenRule.of(run.settings)
 
     def write(folder: Path) -> lake.StageResult:
-        rows, users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("interactions", "users", "items"))
+        users, items = (pl.read_parquet(encoded / f"{n}.parquet") for n in ("users", "items"))
         info, pairs = lake.info(encoded), None
         if source:
             named = published_split.read_pairs(run.data, source.test, dataset, folder)
             pairs = published_split.encode_pairs(named, users, items)
             info["published_test"] = {"named": named.height, "found": pairs.height}
-        rule.check_times(rows)
-        kind, reason = splitters.choose_kind(rows, wanted, pairs is not None)
-        ids, seed = (users["user_id"], items["item_id"]), run.settings.seed
-        if rule.allow and kind == "random":
-            labels = splitters.random_repeats(rows, *ids, wanted, seed)
+        how = Wanted(wanted, rule, run.settings.seed, items["item_id"], pairs)
+        if cut := info.pop("shards", None):
+            del users
+            of = {name: Shards(encoded / f"{name}.parquet", cut[rows]) for name, rows in OF_SHARDS.items()}
+            info |= _split(ShardedRows(of["interactions"], of["users"], how), encoded, folder)
         else:
-            labels = splitters.label_rows(rows, *ids, kind, wanted, seed, pairs)
-        if "target" in rows.columns:
-            rows, info["repeated_targets"] = splitters.without_repeated_targets(rows, labels, kind, rule)
-            info["targets"] = {
-                name: int((rows["target"].to_numpy() & (labels == label)).sum())
-                for label, name in enumerate(splitters.SPLITS)
-            }
-        splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
-        if "target" in rows.columns and kind != "global_time":
-            info["announced"] = split_checks.announced(splits)
-        _refuse_empty(splits, kind, info)
-        with ThreadPoolExecutor(1) as background:
-            written = background.submit(_write_splits, splits, encoded, folder)
-            split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind, rule)
-            statistics = split_checks.describe(rows, labels, splits, kind)
-            written.result()
+            rows = pl.read_parquet(encoded / "interactions.parquet")
+            info |= _split(WholeRows(rows, users["user_id"], how), encoded, folder)
         if source and source.candidates:
             listed = published_split.read_candidates(run.data, source.candidates, dataset.source.encoding, folder)
+            users = pl.read_parquet(encoded / "users.parquet")
             lists, info["candidates"] = published_split.candidates_of(listed, users, items)
             lists.write_parquet(folder / "candidates.parquet")
-        info |= {"kind": kind, "reason": reason, **statistics, **_found_again(rule, splits)}
-        if kind == "published" and rows["timestamp"].null_count():
-            info["timed"] = False
-        return lake.StageResult(rows_in=rows.height, rows_out=rows.height, ledger={"kept": rows.height}, info=info)
+        height = sum(info["rows"].values())
+        return lake.StageResult(rows_in=height, rows_out=height, ledger={"kept": height}, info=info)
 
     split_dir = lake.build(run, spec(run, encoded), write)
     info = lake.info(split_dir)
@@ -82,19 +74,44 @@ def split_interactions(run: Run, encoded: Path) -> Path:
     return split_dir
 
 
-def _refuse_empty(splits: dict[str, pl.DataFrame], kind: str, info: dict[str, Any]) -> None:
+def _split(data: WholeRows | ShardedRows, encoded: Path, folder: Path) -> dict[str, Any]:
+    """Write the splits, shard by shard; returns what the folder's info says about them."""
+    rule, untimed = data.wanted.rule, data.untimed
+    rule.check_times(untimed, data.height)
+    kind, reason = data.choose_kind()
+    cuts = data.cuts if isinstance(data, ShardedRows) and kind == "global_time" else None
+    summary = Summary(kind, len(data.wanted.items), rule)
+    for name in (model_attributes.ITEM_VALUES, model_attributes.NUMBERS):  # with `[attributes]`
+        if (encoded / name).exists():
+            shutil.copyfile(encoded / name, folder / name)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as background:
+        writers = {
+            name: stack.enter_context(RowsWriter(folder / f"{name}.parquet", **ENCODED_PARQUET))
+            for name in (splitters.SPLITS if isinstance(data, ShardedRows) else ())
+        }
+        for shard, labels in data.labelled(kind):
+            rows = shard.rows
+            if "target" in rows.columns:
+                rows, repeated = splitters.without_repeated_targets(rows, labels, kind, rule, cuts)
+                summary.repeated_targets += repeated
+            splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
+            written = background.submit(_write, shard, splits, folder, writers)
+            split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind, rule, cuts)
+            summary.add(rows, labels, splits)
+            written.result()
+    _refuse_empty(summary)
+    is_untimed = kind == "published" and untimed
+    return {"kind": kind, "reason": reason, **summary.info(), **({"timed": False} if is_untimed else {})}
+
+
+def _refuse_empty(summary: Summary) -> None:
     """Raise Refused if there is nothing to train or to test on."""
-    n = sum(rows.height for rows in splits.values())
-    if splits["train"].is_empty() or splits["test"].is_empty():
-        empty = "to train on" if splits["train"].is_empty() else "to test on"
+    rows, kind, n = summary.rows, summary.kind, sum(summary.rows.values())
+    if not rows["train"] or not rows["test"]:
+        empty = "to train on" if not rows["train"] else "to test on"
         raise Refused(f"a {kind} split of {n:,} rows leaves nothing {empty}; choose another split.kind")
-    if not info.get("targets", {"test": 1})["test"]:
+    if summary.targets and not summary.targets["test"]:
         raise Refused(f"a {kind} split of {n:,} rows leaves no event of the target to test on")
-
-
-def _found_again(rule: SeenRule, splits: dict[str, pl.DataFrame]) -> dict[str, Any]:
-    """What the folder's info says about repeats: nothing where they are hidden."""
-    return {**rule.key, "found_again": split_checks.found_again(splits)} if rule.allow else {}
 
 
 def _note(run: Run, info: dict[str, Any]) -> None:
@@ -157,7 +174,7 @@ def spec(run: Run, encoded: Path) -> lake.Spec:
     settings: dict[str, Any] = {**run.settings.split.model_dump(), "seed": run.settings.seed}
     settings |= SeenRule.of(run.settings).key
     if source := _published(run):
-        layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate"})
+        layout = dataset.source.model_dump(exclude={"files", "mode", "max_reject_rate", *CONNECTION})
         settings["columns"] = [dataset.columns.user, dataset.columns.item]
         settings |= {"layout": layout, "published": published_split.fingerprints(run.data, source)}
     return lake.Spec(StageCall(StageName.SPLIT), "4_split", VERSION, settings, parents=(encoded,))
@@ -175,10 +192,11 @@ def in_words(info: dict[str, Any]) -> str:
     return f"{info['kind']} ({info['reason']}): {', '.join(rows)}"
 
 
-def _write_splits(splits: dict[str, pl.DataFrame], encoded: Path, folder: Path) -> None:
-    for name in (model_attributes.ITEM_VALUES, model_attributes.NUMBERS):  # with `[attributes]`
-        if (encoded / name).exists():
-            shutil.copyfile(encoded / name, folder / name)
+def _write(shard: Shard, splits: dict[str, pl.DataFrame], folder: Path, writers: dict[str, RowsWriter]) -> None:
+    """Write the splits of all rows, or add those of a shard to the files of `writers`."""
     for name, rows in splits.items():
         checked = tables.encoded(rows).check(rows, unique=False)  # `encoded` has no duplicates
-        checked.write_parquet(folder / f"{name}.parquet", **ENCODED_PARQUET)
+        if writers:
+            writers[name].add(shard.among_all(checked))
+        else:
+            checked.write_parquet(folder / f"{name}.parquet", **ENCODED_PARQUET)

@@ -34,10 +34,17 @@ def log_night(
     journal.update_run(run, made={**made, "champion": champion})
     fault("track:before_log")
     with journal.stage(run, "track"):
-        parent = None if run.as_of else best_effort(run, PROBLEM, lambda: _logged(run))
+        log = _logged_without_plots if run.settings.budget.minutes else _logged
+        parent = None if run.as_of else best_effort(run, PROBLEM, lambda: log(run))
         if parent:
             _catch_up(run)
         return parent
+
+
+def prepare(run: Run) -> None:
+    """Import MLflow and open its store, which takes seconds. A budget then plans with what is left after that."""
+    if not run.as_of:
+        best_effort(run, PROBLEM, lambda: _tracking().prepare(run.home, run.dataset))
 
 
 def register_champion(run: Run) -> str | None:
@@ -57,8 +64,11 @@ def log_report(run: Run, html: str, markdown: str) -> str | None:
 
 
 def end_night(run: Run, outcome: str) -> None:
-    """Set the outcome of the night in MLflow, where the night was logged."""
-    if journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
+    """Set the outcome of the night in MLflow, where it was logged, and log plots that publishing did not wait for."""
+    record = journal.read_run(run.home, run.dataset, run.run_id)
+    if record.get("mlflow_run_id"):
+        if record.get("mlflow_plots_of"):
+            best_effort(run, PROBLEM, lambda: _log_plots(run))
         best_effort(run, PROBLEM, lambda: _tracking().end_night(run, outcome))
 
 
@@ -70,9 +80,32 @@ def _logged(night: Run) -> str:
     with Drawer() as drawer:
         record = journal.read_run(night.home, night.dataset, night.run_id)
         drawer.ask(night_plots.of_night(record, night.settings.select.metric))
-        parent = _tracking().log_night(night, drawer)
+        tracking = _tracking()
+        parent, runs = tracking.log_night(night)
+        tracking.log_plots(night, runs, drawer)
+        if record["outcome"] == "published":
+            tracking.end_night(night, "published", parent)
     journal.update_run(night, mlflow_run_id=parent)
     return parent
+
+
+def _logged_without_plots(night: Run) -> str:
+    """Log a night with a budget. Its plots are logged after publishing, which does not wait for them."""
+    parent, runs = _tracking().log_night(night)
+    journal.update_run(night, mlflow_run_id=parent, mlflow_plots_of={label or "": run for label, run in runs.items()})
+    return parent
+
+
+def _log_plots(night: Run) -> None:
+    """Draw and log the plots of a night that was logged without them."""
+    from pipeline.reporting.plots import night as night_plots  # imports torch
+    from pipeline.reporting.plots.worker import Drawer
+
+    record = journal.read_run(night.home, night.dataset, night.run_id)
+    with Drawer() as drawer:
+        drawer.ask(night_plots.of_night(record, night.settings.select.metric))
+        _tracking().log_plots(night, {label or None: run for label, run in record["mlflow_plots_of"].items()}, drawer)
+    journal.update_run(night, mlflow_plots_of=None)
 
 
 def _catch_up(run: Run) -> None:
@@ -82,6 +115,8 @@ def _catch_up(run: Run) -> None:
         missed = record["outcome"] == "published" and not record.get("mlflow_run_id")
         if missed and _is_there(record) and journal.read_settings(run.home, run.dataset, run_id):
             best_effort(run, PROBLEM, lambda i=run_id: _logged(journal.load_run(run.home, run.dataset, i)))
+        elif run_id != run.run_id and record.get("mlflow_plots_of") and _is_there(record):
+            best_effort(run, PROBLEM, lambda i=run_id: _log_plots(journal.load_run(run.home, run.dataset, i)))
     best_effort(run, PROBLEM, lambda: _followed(_tracking(), run.home, run.dataset))
     best_effort(run, PROBLEM, lambda: _end_stale(run.home, run.dataset))
 

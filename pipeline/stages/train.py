@@ -10,16 +10,17 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Finder
 from pipeline.core import progress
 from pipeline.core.console import log
-from pipeline.core.errors import Skipped
+from pipeline.core.errors import OutOfTime, Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget, warm_start
-from pipeline.experiments.families import config_of, family_of
+from pipeline.experiments.families import config_of, family_of, rows_of
 from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
 from pipeline.models import ModelConfig, NotServable, Recommender, registry
 from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import save
 from pipeline.selection import leaderboard
 from pipeline.storage import journal, lake
+from pipeline.training.context import TooLate
 from pipeline.training.device import on_device, resolve_device, set_threads
 
 VERSION = 3
@@ -67,6 +68,8 @@ def _carry_out(request: FitRequest) -> Path:
         try:
             deadline = budget.deadline(run, call) if call.fit == "train" else None
             result = fit_request(replace(request, deadline=deadline), logger, folder)
+        except TooLate as error:
+            raise OutOfTime(str(error)) from error
         except NotServable as error:
             raise Skipped(str(error)) from error  # nothing is kept: memory or settings may allow it another night
         report = store(request, result, folder)
@@ -153,7 +156,7 @@ def _spec(
         layer="5_models",
         version=VERSION,
         settings={
-            **registry.key_of(family), "config": config.model_dump(), "fit": call.fit,
+            **registry.key_of(family, rows_of(parents[0], call.fit)), "config": config.model_dump(), "fit": call.fit,
             "seed": settings.seed,
             "select": settings.select.model_dump(), "device": on_device(resolve_device(settings.device)),
             "precision": settings.precision, "label": call.label,
@@ -184,6 +187,8 @@ def store(request: FitRequest, result: FitResult, folder: Path) -> lake.StageRes
         "best_epoch": model.best_epoch, "history": result.history,
         "config": model.config.model_dump(), "valid": result.valid,
     }  # fmt: skip
+    if request.run.settings.budget.minutes:
+        info["validating"] = round(result.validating, 3)
     if result.new_items is not None:
         info["new_items"] = result.new_items
     if result.finding:

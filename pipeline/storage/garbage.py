@@ -12,7 +12,7 @@ class Garbage:
     """One file, folder, model or run that is no longer needed."""
 
     kind: str
-    """generation, lake, report, temporary, model (in MLflow) or run (in MLflow)."""
+    """generation, lake, report, temporary, destination (a night copied elsewhere), model or run (both in MLflow)."""
     name: str
     bytes: int
     remove: Callable[[], None] = field(repr=False, compare=False)

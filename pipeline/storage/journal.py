@@ -70,7 +70,7 @@ def open_run(run: "Run") -> None:
     (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
     record = {
         "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
-        "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.data,
+        "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.origin,
         "flow_run_id": run.flow_run_id,
     }  # fmt: skip
     write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))

@@ -7,6 +7,7 @@ is locked as well (`warehouse.open_locked`).
 
 import json
 import re
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any, cast
 
@@ -25,6 +26,11 @@ TABLE_FUNCTIONS = {
     "range", "repeat", "repeat_row", "summary", "test_all_types", "test_vector_types", "unnest",
 }  # fmt: skip
 """Table functions that compute, or describe the open database. All others are refused, including new ones."""
+FILE_FUNCTIONS = {
+    "parquet_scan", "read_csv", "read_csv_auto", "read_json", "read_json_auto", "read_ndjson", "read_ndjson_auto",
+    "read_parquet",
+}  # fmt: skip
+"""Table functions that read files, for queries of sources. The connection limits which."""
 REFUSED_FUNCTIONS = {"currval", "getenv", "json_serialize_plan", "nextval", "setval", "write_log"}
 """Scalar functions that change something, or plan a statement that was not checked."""
 PRAGMAS = {
@@ -65,12 +71,25 @@ def check(con: warehouse.Connection, text: str) -> None:
             raise _refused(kind.replace("_", " "))
 
 
+def check_source(con: warehouse.Connection, text: str) -> dict[str, Any]:
+    """Raise NotAQuery unless `text` is one SELECT, which may read files; returns its parsed tree."""
+    kinds = warehouse.statement_types(con, text)
+    if len(kinds) != 1:
+        raise NotAQuery(f"{len(kinds)} statements: write one" if kinds else "there is no statement")
+    if kinds[0] != "SELECT":
+        raise NotAQuery(f"{kinds[0].replace('_', ' ')} is not allowed here: only a SELECT is")
+    try:
+        return _check_tree(con, text, TABLE_FUNCTIONS | FILE_FUNCTIONS)
+    except NotAQuery as refused:  # what readers may query is something else
+        raise NotAQuery(str(refused).replace("queries of the published tables are", "reading files is")) from None
+
+
 def _refused(what: str) -> NotAQuery:
     return NotAQuery(f"{what} is not allowed here: only queries of the published tables are")
 
 
-def _check_tree(con: warehouse.Connection, text: str) -> None:
-    """Walk the parsed tree of a SELECT."""
+def _check_tree(con: warehouse.Connection, text: str, functions: Collection[str] = TABLE_FUNCTIONS) -> dict[str, Any]:
+    """Walk the parsed tree of a SELECT, which may call the table functions `functions`, and return it."""
     try:
         parsed = json.loads(warehouse.parsed_tree(con, text))
     except RecursionError:
@@ -82,13 +101,14 @@ def _check_tree(con: warehouse.Connection, text: str) -> None:
         node = waiting.pop()
         if isinstance(node, dict):
             node = cast("dict[str, Any]", node)
-            _check_node(node)
+            _check_node(node, functions)
             waiting += node.values()
         elif isinstance(node, list):
             waiting += node
+    return parsed
 
 
-def _check_node(node: dict[str, Any]) -> None:
+def _check_node(node: dict[str, Any], functions: Collection[str]) -> None:
     kind = node.get("type")
     if "class" in node:  # an expression; its type is an operator
         name = str(node.get("function_name") or "").lower()
@@ -102,7 +122,7 @@ def _check_node(node: dict[str, Any]) -> None:
             raise _refused(f"a table reference of type {kind}")
         if kind == "TABLE_FUNCTION":
             name = str(node["function"].get("function_name") or "").lower()
-            if name not in TABLE_FUNCTIONS:
+            if name not in functions:
                 raise _refused(f"the table function {name}()")
 
 

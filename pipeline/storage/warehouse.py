@@ -106,6 +106,31 @@ def open_sandbox(memory_limit: str) -> Connection:
     return con
 
 
+def open_for_query(
+    folder: Path, temporary: Path, database: Path | None = None, memory_limit: str | None = None, threads: int = 0
+) -> Connection:
+    """A connection in memory for a SELECT of the user's own on files in `folder`, and on the tables of `database`.
+
+    `database` is attached read-only as `source`. Other files, other databases and settings can't be reached; results
+    larger than memory are spilled to `temporary`. Times are in UTC. Check the statement with `statements.check` first:
+    it could still write into `folder`.
+    """
+    con = duckdb.connect(config={**_config(threads, memory_limit), "temp_directory": str(temporary)})
+    try:
+        _without_progress_bar(con)
+        con.execute("SET TimeZone = 'UTC'")
+        if database:
+            con.execute(f"ATTACH {literal(database)} AS source (READ_ONLY)")
+            con.execute("USE source")
+        con.execute(f"SET allowed_directories = [{literal(f'{folder}/')}]")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
+    except duckdb.Error:
+        con.close()
+        raise
+    return con
+
+
 LOCKS = (
     ("temp_directory", ""),
     ("enable_external_access", "false"),
@@ -146,6 +171,11 @@ def statement_types(con: Connection, text: str) -> list[str]:
 def parsed_tree(con: Connection, text: str) -> str:
     """The parsed tree of SELECT statements as JSON; `error` is true for others."""
     return con.sql("SELECT json_serialize_sql($text)", params={"text": text}).fetchall()[0][0]
+
+
+def text_of_tree(con: Connection, tree: str) -> str:
+    """The text of a SELECT that `parsed_tree` has parsed."""
+    return con.sql("SELECT json_deserialize_sql($tree::JSON)", params={"tree": tree}).fetchall()[0][0]
 
 
 def token_starts(con: Connection, text: str) -> list[int]:

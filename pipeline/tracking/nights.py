@@ -16,19 +16,27 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from pipeline.config.run import Run
+from pipeline.core.paths import Home
 from pipeline.reporting.plots.worker import Drawer
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import naming
 from pipeline.tracking.registry import ensure_champion, without_champion
 
-__all__ = ["end_night", "ensure_champion", "log_night", "log_realised", "log_report", "without_champion"]
+__all__ = ["end_night", "ensure_champion", "log_night", "log_plots", "log_realised", "log_report", "prepare",
+           "without_champion"]  # fmt: skip
 
 
-def log_night(run: Run, drawer: Drawer) -> str:
-    """Log a night from its journal: a parent run with a child run per family. Returns the parent's MLflow id.
+def prepare(home: Home, dataset: str) -> None:
+    """Open the store, and the experiment of a data set."""
+    connect(home)
+    experiment_of(home, dataset)
 
-    Its plots were requested from `drawer` before.
+
+def log_night(run: Run) -> tuple[str, dict[str | None, str]]:
+    """Log a night from its journal, without plots: a parent run with a child run per family.
+
+    Returns the parent's MLflow id, and that of every family by label, with the parent's as None.
     """
     client, experiment = connect(run.home), experiment_of(run.home, run.dataset)
     record = journal.read_run(run.home, run.dataset, run.run_id)
@@ -40,7 +48,7 @@ def log_night(run: Run, drawer: Drawer) -> str:
     parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
     settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
     _log(client, parent, params={**naming.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
-    source = json.dumps({"uri": str(run.data), "run_id": run.run_id})
+    source = json.dumps({"uri": str(run.origin), "run_id": run.run_id})
     content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))
     client.log_inputs(parent, [DatasetInput(content, [InputTag("mlflow.data.context", "night")])])
     client.log_artifact(parent, str(journal.folder(run) / "settings.json"))
@@ -60,13 +68,16 @@ def log_night(run: Run, drawer: Drawer) -> str:
     for label, reason in record.get("left_out", {}).items():
         tags = {"mlflow.parentRunId": parent, "nightrecs.kind": "family", "nightrecs.left_out": reason}
         client.set_terminated(_start(client, experiment, run, label, tags), "FAILED")
+    return parent, runs
+
+
+def log_plots(run: Run, runs: Mapping[str | None, str], drawer: Drawer) -> None:
+    """Log the plots that were requested from `drawer` to the runs of `log_night`."""
+    client = connect(run.home)
     for label, plot in drawer.drawn():
         client.log_artifact(runs[label], str(plot))
     for failure in drawer.failed():  # a night does not need its plots
         journal.note(run, f"a plot could not be made: {failure}")
-    if record["outcome"] == "published":
-        end_night(run, "published", parent)
-    return parent
 
 
 def end_night(run: Run, outcome: str, parent: str | None = None) -> str:

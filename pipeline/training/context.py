@@ -40,6 +40,10 @@ class NotServable(ValueError):
     """
 
 
+class TooLate(NotServable):
+    """A fit does not end in time; with more time the family could be used."""
+
+
 class ProcessGroup:
     """The processes that fit one model together. This class is the group of one; distributed.py has larger ones."""
 
@@ -112,7 +116,7 @@ class FitContext:
     def in_time(self, pieces: Iterable[T], total: int, size: Callable[[T], int]) -> Iterator[T]:
         """The pieces of a fit that leaves nothing before its last one; `size` of each, `total` of all.
 
-        Raises NotServable between two pieces when the deadline has passed, or when the rest, at the pace so far, would
+        Raises TooLate between two pieces when the deadline has passed, or when the rest, at the pace so far, would
         end after it: a wrong forecast then costs a part of the fit and not all of it.
         """
         started, done = time.monotonic(), 0
@@ -124,7 +128,7 @@ class FitContext:
             now = time.monotonic()
             end = started + (now - started) * total / max(1, done)
             if now > self.deadline or (done >= ENOUGH * total and end > self.deadline):
-                raise NotServable(
+                raise TooLate(
                     f"all of the fit would take {end - started:.0f} s, and it had "
                     f"{max(self.deadline - started, 0):.0f} s: given up after {now - started:.0f} s"
                 )

@@ -15,7 +15,7 @@ from pipeline.core.fault_injection import fault
 from pipeline.core.seeding import seed_of
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Progress
-from pipeline.training.context import FitContext, NotServable
+from pipeline.training.context import FitContext, NotServable, TooLate
 from pipeline.training.device import autocast
 from pipeline.training.optimizers import TrainingConfig, in_graphs, learning_rate, optimizers, set_rate, sparse_tables
 from pipeline.training.step_graphs import StepGraphs
@@ -175,7 +175,7 @@ class Stepper:
         """Give up if the deadline passes during the first epoch: part of an epoch is not a fit."""
         deadline = self.context.deadline
         if not self.longest and deadline is not None and started < deadline < time.monotonic():
-            raise NotServable(f"the first epoch did not end within the {deadline - started:.0f} s that the fit had")
+            raise TooLate(f"the first epoch did not end within the {deadline - started:.0f} s that the fit had")
 
     def _run_epoch(self, epoch: int) -> float:
         of_order, generator = generators(self.context, "epoch", epoch)

@@ -25,7 +25,7 @@ served as (
 select
     lists.items_shown,
     known.items_known,
-    lists.items_shown / known.items_known as coverage,
+    cast(lists.items_shown as double precision) / nullif(known.items_known, 0) as coverage,
     lists.lists_with_the_most_shown_item,
     served.users
 from lists, known, served

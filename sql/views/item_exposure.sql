@@ -19,7 +19,7 @@ select
     items.n_interactions,
     rank() over (order by items.n_interactions desc) as popularity_rank,
     coalesce(shown.lists, 0) as lists,
-    coalesce(shown.lists, 0) / served.users as share_of_users,
+    cast(coalesce(shown.lists, 0) as double precision) / nullif(served.users, 0) as share_of_users,
     shown.mean_rank
 from items
 cross join served

@@ -69,7 +69,7 @@ left join (
             where horizon_days = 28 and segment = 'holdback' and list_source = 'published'
         ) as holdback_28
     from realised
-    group by all
+    group by run_id, metric, cutoff
 ) as later
     on later.run_id = runs.run_id and later.metric = metrics.metric and later.cutoff = metrics.cutoff
     and metrics.protocol = 'full'

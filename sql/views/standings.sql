@@ -31,7 +31,7 @@ measured as (
         max(ci_high) filter (where split = 'test') as ci_high
     from metrics
     where segment = 'all'
-    group by all
+    group by run_id, model, protocol, metric, cutoff
 )
 
 select

@@ -4,9 +4,11 @@
 
 Models are mf with random factors and popular items' bias, whose lists are pruned exactly, and ease with random weights,
 which scores every item. Half of the items are excluded by the rule of the second list; the last 500 items are new.
+Audiences of 100 users per item are compared with lists of 100 items per user for which every score is computed.
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 
@@ -18,6 +20,7 @@ from pipeline.models import Recommender
 from pipeline.models.ease import Ease, EaseConfig
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
 from pipeline.publishing import business_rules, listed_users, user_lists
+from pipeline.publishing.audiences import Audiences
 from pipeline.publishing.explore import Explorer
 from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
@@ -25,7 +28,10 @@ from pipeline.publishing.trending import trending
 from pipeline.publishing.user_lists import Fitted, Makers, Wanted
 from tests.benchmarks.bench_hot_paths import Data
 
-NEW, GENRES = 500, 20
+NEW, GENRES, DEPTH = 500, 20, 100
+UNPRUNED = "unpruned 100"
+COMPARED = {"audiences": UNPRUNED, "of genres, too": UNPRUNED}
+"""What is not compared with the plain lists."""
 
 
 def models(data: Data) -> dict[str, Recommender]:
@@ -58,6 +64,8 @@ def ways(data: Data, model: Recommender) -> dict[str, Callable[[], object]]:
     pairs = torch.stack([member.flatten(), torch.arange(data.n_items).repeat(2)]).unique(dim=1)  # (2, E)
     values = Values(pl.Series([f"g{genre:02d}" for genre in range(GENRES)]), pairs[1], pairs[0])
     by = (values, ByAttribute(attribute="genres"))
+    plainly = copy.copy(model)
+    plainly.factors = lambda: None  # so that nothing is pruned
 
     def lists(wanted: list[Wanted], fitted: Fitted | None = None) -> None:
         makers = Makers(fitted or Fitted(model, data.train), users, 20 if len(wanted) > 1 else None)
@@ -65,12 +73,21 @@ def ways(data: Data, model: Recommender) -> dict[str, Callable[[], object]]:
             user_lists._frame(*user_lists._lists(makers, each, ids), users.ids, ids)
         user_lists._lists_by(makers, none, ids)
 
+    def audiences(values: dict[str, Values]) -> None:
+        found = Audiences(model, DEPTH, None, values)
+        found.collect([users])
+        found.of_items(ids)
+        found.of_values()
+
     return {
         "plain": lambda: lists([plain]),
         "one rule": lambda: lists([home]),
         "explore": lambda: lists([Wanted(none, 20, explorer)]),
         "3 lists": lambda: lists([plain, home, email]),
         "by genre": lambda: lists([plain], Fitted(model, data.train, by=by)),
+        UNPRUNED: lambda: lists([Wanted(none, DEPTH)], Fitted(plainly, data.train)),
+        "audiences": lambda: audiences({}),
+        "of genres, too": lambda: audiences({"genres": values}),
     }
 
 
@@ -105,7 +122,8 @@ def main() -> None:
                 way()
                 best[name] = min(best[name], time.process_time() - started)
         for name, seconds in best.items():
-            print(f"    {name:14} {seconds:8.3f} s   {seconds / max(best['plain'], 1e-9):6.2f}")
+            other = COMPARED.get(name, "plain")
+            print(f"    {name:14} {seconds:8.3f} s   {seconds / max(best[other], 1e-9):6.2f} of {other}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from flows.cli.options import STAGES
 from pipeline.config.base import Name
 from pipeline.core import fault_injection
-from pipeline.core.stage_call import OF_MODELS, StageCall, StageName
+from pipeline.core.stage_call import OF_MODELS, PLACES, StageCall, StageName
 from pipeline.stages import DATA_STAGES, LINE
 
 LABELS = ("ease", "on", "tuned", "all", "cut", "a-b_c")
@@ -54,7 +54,7 @@ def test_every_combination_has_a_title_of_its_own():
     for each in product(StageName, (None, *LABELS), FITS, (True, False), (True, False), (None, 1), (True, False)):
         with suppress(ValueError):  # what doesn't go together
             all_of_them.append(StageCall(*each))
-    assert len(all_of_them) == 15 + len(LABELS) * (2 + 24 + 1)
+    assert len(all_of_them) == 16 + len(LABELS) * (2 + 24 + 1)
     assert len({call.title for call in all_of_them}) == len(all_of_them)
     assert [StageCall.parse(call.title) for call in all_of_them] == all_of_them
 
@@ -93,7 +93,7 @@ def test_what_does_not_go_together_is_refused(title: str):
 
 def test_the_line_is_what_until_offers_and_faults_are_planted_in():
     assert STAGES.split() == list(LINE) and len(set(LINE)) == len(LINE)
-    assert {*LINE, StageName.REGISTER} == set(StageName), "register is a part of track"
+    assert {*LINE, *PLACES} == set(StageName), "register is a part of track, deliver of publish"
     assert StageCall(StageName.REGISTER).place is StageName.TRACK
     assert all(StageCall(name, "ease" if name in OF_MODELS else None).place is name for name in LINE)
     assert LINE[: len(DATA_STAGES)] == DATA_STAGES

@@ -15,6 +15,7 @@ from pipeline.experiments.families import family_of
 from pipeline.models import MODELS, Recommender, conformance, registry
 from pipeline.models.serialization import load, save
 from pipeline.storage import lake
+from pipeline.training.negative_sampling import FILTER_FROM
 from tests.support import tastes
 from tests.support.tiny_family import Tiny, name_here
 
@@ -33,6 +34,15 @@ def test_the_families_are_the_modules_that_declare_one():
 def test_built_in_keys_are_class_name_and_version():
     for family in MODELS.values():
         assert registry.key_of(family) == {"family": family.__name__, "version": family.version}
+
+
+def test_large_fits_of_some_families_have_a_later_version():
+    for name, first in (("mf", FILTER_FROM), ("ncf", FILTER_FROM), ("lightgcn", FILTER_FROM), ("ease", 1 << 62)):
+        family = MODELS[name]
+        small = [registry.key_of(family, rows)["version"] for rows in (None, 0, first - 1)]
+        assert small == [family.version] * 3, "smaller fits keep their results"
+        later = registry.key_of(family, first)["version"]
+        assert later > family.version if family.later_versions else later == family.version
 
 
 def test_keys_of_an_outside_family_name_its_path_version_and_source():

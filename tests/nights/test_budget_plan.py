@@ -3,6 +3,7 @@
 import datetime as dt
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,8 +25,10 @@ from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.training import context
 from pipeline.training.interactions import Interactions
-from tests.support.simulated_night import START, SimulatedNight
+from tests.support.recorded_night import Recorded
+from tests.support.simulated_night import START, Machine, SimulatedNight
 
+RECORDED = Path(__file__).parent / "recorded"
 MACHINES = {
     "2 cores": Speed(1e11, 8e9, 6e3),
     "16 cores": Speed(8e11, 5e10, 6e3),
@@ -67,20 +70,30 @@ NIGHTS = [
 def test_most_of_the_budget_is_used_and_no_more_and_what_fits_is_not_skipped(
     tmp_path, monkeypatch, machine, shape, minutes, error
 ):
-    night = SimulatedNight(tmp_path, minutes, SHAPES[shape], MACHINES[machine], ERRORS[error])
+    night = SimulatedNight(tmp_path, minutes, Machine(SHAPES[shape], MACHINES[machine], ERRORS[error]))
     used = night.run(monkeypatch)
     assert 0.85 <= used <= 1.05
     for label, (at, seconds) in night.skipped.items():
-        assert seconds > 0.3 * (60 * minutes - at), f"{label} would have fitted"
+        end = night.costs.refit(night.night, label, seconds) + night.costs.publishing(night.night, [label], 100)
+        needed = seconds + night.costs.evaluation(night.night, label) + end
+        assert needed > 0.5 * (60 * minutes - at), f"{label} would have fitted"
     calls = [StageCall.parse(title) for title, _ in night.log]
     fits = [call.label for call in calls if call.stage is StageName.TRAIN and call.fit == "train" and not call.tuned]
     firsts = [label for label in fits if label not in ("blend", "popularity_floor")]
-    seconds = {label: night.fit_seconds(label or "") / ERRORS[error](label or "") for label in firsts}
+    forecast = Forecast(night.night, night.costs.sizes)
+    seconds = {label: forecast.raw(StageCall(StageName.TRAIN, label)) or 0.0 for label in firsts}
     assert [seconds[label] for label in firsts[1:]] == sorted((seconds[x] for x in firsts[1:]), key=round)
     searched = [place for place, call in enumerate(calls) if call.stage is StageName.SEARCH]
     assert not searched or min(searched) > max(place for place, call in enumerate(calls)
                                                if call.label == firsts[-1] and call.stage is StageName.TRAIN
                                                and call.fit == "train" and not call.tuned)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", sorted(RECORDED.glob("*.json")), ids=lambda file: file.stem)
+def test_recorded_nights_keep_their_budget(tmp_path, monkeypatch, file):
+    costs = Recorded.of(file)
+    night = SimulatedNight(tmp_path, costs.night["minutes"], costs, blend_quality=1.1 * max(costs.metrics.values()))
+    assert 0.85 <= night.run(monkeypatch) <= 1.05
 
 
 def test_wide_catalogs_make_ease_dear_and_few_items_make_it_cheap():
@@ -97,8 +110,15 @@ def test_wide_catalogs_make_ease_dear_and_few_items_make_it_cheap():
 def test_more_data_is_more_work_for_every_family(family):
     config, small = MODELS[family].Config(), Shape(1000, 100, 50)
     speed, large = MACHINES["2 cores"], Shape(100_000, 5_000, 2_500)
-    for work in (workload.of_fit, workload.of_evaluation):
-        assert 0 < speed.seconds(work(family, config, small)) < speed.seconds(work(family, config, large))
+    works = [
+        (
+            workload.of_fit(family, config, s),
+            workload.of_lists(family, config, s, s),
+            workload.of_similar(family, config, s),
+        )
+        for s in (small, large)
+    ]
+    assert all(0 < speed.seconds(less) < speed.seconds(more) for less, more in zip(*works, strict=True))
 
 
 def test_the_probe_measures_this_device():

@@ -84,7 +84,10 @@ def test_every_point_is_in_the_code_and_the_other_way_round():
         for stage in fault_injection.BUILT
         for place in re.findall(r'fault\(f"{stage}:(\w+)"\)', code)
     }
-    assert named | built == {*POINTS, *fault_injection.OF_FORGET, *fault_injection.OF_BACKUP} and len(POINTS) >= 15
+    assert (
+        named | built == {*POINTS, *fault_injection.OF_FORGET, *fault_injection.OF_BACKUP, *fault_injection.OF_DELIVERY}
+        and len(POINTS) >= 15
+    )
 
 
 @pytest.fixture(scope="module")

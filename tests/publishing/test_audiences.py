@@ -1,5 +1,6 @@
 """Audiences: the running best of every item, planted fans, users with long histories, rules, and what reads the tables."""
 
+import math
 from functools import cache
 
 import polars as pl
@@ -12,7 +13,7 @@ from flows import conductor
 from flows.notebook import Published
 from pipeline.core.errors import SettingsError
 from pipeline.models import MODELS, FitContext, Recommender
-from pipeline.publishing.audiences import Audiences, Best
+from pipeline.publishing.audiences import PRIOR, Audiences, Best
 from pipeline.publishing.listed_users import Users
 from pipeline.publishing.lists_by_attribute import Values
 from pipeline.training.interactions import History, Interactions
@@ -95,22 +96,65 @@ def test_the_audience_of_a_value_are_the_fans_of_its_items():
     assert ((user < LIGHT) & (user % TASTES == taste)).sum() > 36
 
 
+NUMBERS = st.sampled_from([-math.inf, -math.inf, -3e38, -2.5, -1.0, -0.0, 0.0, 1e-45, 1.0, 2.5, 3e38])
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(-3, 9), min_size=3, max_size=3), max_size=40), st.integers(1, 5), st.data())
+@given(st.lists(st.lists(NUMBERS, min_size=3, max_size=3), max_size=60), st.integers(1, 5), st.data())
 def test_the_running_best_is_the_best_of_all(rows, n, data):
-    """In tiles of any size; equal scores go to the earlier user; a score below 0 stands for -inf."""
+    """In tiles of any size; equal scores go to the earlier user; -inf is never listed."""
     scores = torch.tensor(rows, dtype=torch.float32).reshape(-1, 3)
-    scores[scores < 0] = -torch.inf
     best, start = Best(3, n, torch.device("cpu")), 0
     while start < len(scores):
         size = data.draw(st.integers(1, 40))
         part = torch.arange(start, min(start + size, len(scores)))
         best.add(scores[part], part)
         start += size
+    found = best.frame(pl.Series([f"u{user}" for user in range(len(scores))], dtype=pl.String))
     for group in range(3):
-        there = [(-score, user) for user, score in enumerate(scores[:, group].tolist()) if score > -torch.inf]
-        wanted = [user for _, user in sorted(there)[:n]]
-        assert best.users[group].tolist() == wanted + [-1] * (n - len(wanted))
+        own = found.filter(group=group)
+        there = [(-score, user) for user, score in enumerate(scores[:, group].tolist()) if score > -math.inf]
+        wanted = sorted(there)[:n]
+        assert own["user_id"].to_list() == [f"u{user}" for _, user in wanted]
+        assert own["score"].to_list() == [-score for score, _ in wanted] and own["rank"].to_list() == list(
+            range(1, len(wanted) + 1)
+        )
+
+
+@pytest.mark.parametrize("family", ["ease", "ials"])
+def test_audiences_are_those_of_all_scores_at_once(family):
+    """Items and values by the formulas in the module's docstring, on one dense matrix; events of a user repeat."""
+    model, known = fitted(family)
+    twice = History(known.offsets * 2, torch.cat([torch.cat([own, own]) for own in known.items.split(known.lengths.tolist())]), known.n_items)  # fmt: skip
+    n_items = known.n_items
+    allowed = torch.arange(n_items) % 7 != 0
+    member = torch.tensor([(value, item) for value in range(3) for item in range(n_items) if item % 4 in (value, 3)])
+    values = Values(pl.Series(["a", "b", "c"]), member[:, 1], member[:, 0])
+    names = pl.Series([str(user) for user in range(USERS)])
+    found = Audiences(model, 6, allowed, {"kind": values})
+    parts = torch.arange(USERS).split(30)
+    found.collect(Users(names.gather(part.numpy()), part, known[part], twice[part]) for part in parts)
+
+    scores, free = model.score(torch.arange(USERS), known).double(), known.dense() == 0  # (U, I) each
+    left = free.sum(1, keepdim=True)
+    away = scores - torch.where(free, scores, 0).sum(1, keepdim=True) / left
+    variance = torch.where(free, away.square(), 0).sum(1, keepdim=True) / left
+    typical = variance[:30].flatten().sort().values[14]  # of the first part
+    z, listable = away / (variance + typical).sqrt(), free & allowed
+    of_items = torch.where(listable, z, -math.inf)
+    is_of = torch.zeros(n_items, 3, dtype=torch.double).index_put_((member[:, 1], member[:, 0]), torch.tensor(1.0).double())  # fmt: skip
+    few = listable.double() @ is_of
+    of_values = (torch.where(listable, z, 0) @ is_of / (few + PRIOR)).masked_fill(few == 0, -math.inf)
+    tables_found = found.of_items(pl.Series([str(item) for item in range(n_items)])), found.of_values()
+    for got, key, dense in zip(tables_found, ("item_id", "value"), (of_items, of_values), strict=True):
+        best = dense.topk(6, dim=0)  # (6, G) each
+        for at in range(dense.shape[1]):
+            name = str(at) if key == "item_id" else "abc"[at]
+            own = got.filter(pl.col(key) == name)
+            wanted = best.values[:, at][best.values[:, at] > -math.inf]
+            assert own["score"].to_list() == pytest.approx(wanted.tolist(), abs=2e-5), (key, name)
+            mine = dense[own["user_id"].cast(pl.Int64).to_numpy(writable=True), at]
+            assert mine.tolist() == pytest.approx(wanted.tolist(), abs=2e-5), "the users are those with these scores"
 
 
 SECTIONS = '[items]\nfiles = ["catalog/items.csv"]\nid = "item"\ntitle = "name"\nattributes = { kinds = "|" }\n'

@@ -134,7 +134,9 @@ def test_untimed_rows_are_held_out_one_by_one():
     users, items = pl.Series([f"x{n}" for n in range(40)]), pl.Series(["i0", "i1"])
     for by in ("user", "row"):
         wanted = Split.model_validate({"kind": "random", "valid": 0.2, "test": 0.2, "by": by})
-        labelled = rows.with_columns(label=pl.Series(splitters.random_repeats(rows, users, items, wanted, 42)))
+        labelled = rows.with_columns(
+            label=pl.Series(splitters.random_repeats(rows, splitters.Draw(users, items, 42), wanted))
+        )
         shares = labelled.filter("target")["label"].value_counts(normalize=True)
         assert dict(shares.iter_rows()) == pytest.approx({0: 0.6, 1: 0.2, 2: 0.2}, abs=0.02)
         by_pair = labelled.filter("target").group_by("user_idx", "item_idx").agg(pl.col("label").unique())

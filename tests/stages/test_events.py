@@ -194,7 +194,7 @@ def test_no_split_leaks(records, repeats, kind, mask):
     kept, _ = apply_filters(log(*records, ("u", "z", "view", 0)), feedback, Filter(), 42, events=own)
     rows, users, items = encode_rows(kept, 42, own.kinds)
     wanted = Split.model_validate({"kind": kind, "valid": 0.2, "test": 0.2})
-    labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, 42)
+    labels = splitters.label_rows(rows, splitters.Draw(users["user_id"], items["item_id"], 42), kind, wanted)
     rows, _ = splitters.without_repeated_targets(rows, labels, kind, HIDE)
     train, valid, test = (rows.filter(labels == label) for label in range(3))
     split_checks.assert_no_leak(train, valid, test, kind)

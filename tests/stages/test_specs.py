@@ -11,7 +11,8 @@ from pipeline.config.run import Run
 from pipeline.core import fault_injection
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import blend_members
-from pipeline.experiments.families import family_of
+from pipeline.experiments.families import family_of, rows_of
+from pipeline.models import MODELS
 from pipeline.schemas import tables
 from pipeline.stages import clean, export, train
 from pipeline.storage import journal, lake
@@ -84,3 +85,18 @@ def test_what_depends_on_what_is_not_there_says_so(asked):
         blend_members.members_of(tomorrow, config, fits)
     assert blend.value.place == journal.folder(tomorrow), "its metrics decide"
     assert train.request_fit(tomorrow, where["split"], "both", fits=fits).members == fits
+
+
+def test_only_large_fits_have_a_later_version_in_their_keys(asked, monkeypatch):
+    run, found = asked
+    where = {call.title: result for call, _, result in found}
+    rows, rows_of_all = rows_of(where["split"]), rows_of(where["encode"], "all")
+    assert rows and rows < (rows_of(where["split"], "train+valid") or 0) < (rows_of_all or 0)
+    for first, version in ((rows + 1, 1), (rows, 2)):
+        monkeypatch.setattr(MODELS["mf"], "later_versions", {first: 2})
+        fit = train.fit_spec(run, where["split"], "mf")
+        refit = train.refit_spec(run, where["encode"], "mf", "all", where["train mf"])
+        assert (lake.folder_of(run, fit) == where["train mf"]) is (version == 1)
+        assert (fit.settings["version"], refit.settings["version"]) == (version, 2)
+    missing = where["split"].with_name("split-0")
+    assert rows_of(missing) is None and train.fit_spec(run, missing, "mf").settings["version"] == 1, "not known yet"

@@ -27,7 +27,7 @@ def parts_of(kind: str, source, seed: int = 42, **settings) -> dict[str, pl.Data
     """The three parts, proved free of leaks."""
     rows, users, items = source
     wanted = Split(kind=kind, **settings)
-    labels = splitters.label_rows(rows, users["user_id"], items["item_id"], kind, wanted, seed)
+    labels = splitters.label_rows(rows, splitters.Draw(users["user_id"], items["item_id"], seed), kind, wanted)
     parts = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
     split_checks.assert_no_leak(parts["train"], parts["valid"], parts["test"], kind)
     return parts

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,12 +65,18 @@ def s3_server() -> Iterator[S3Server]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
-        from moto.server import ThreadedMotoServer
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import WSGIRequestHandler, make_server
 
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
+        class Quiet(WSGIRequestHandler):
+            def log(self, type: str, message: str, *args: object) -> None:
+                pass
+
+        app = DomainDispatcherApplication(create_backend_app)
+        server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+        server.daemon_threads = True  # clients keep their connections open, and nobody waits for them
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            host, port = server.get_host_and_port()
-            yield S3Server(f"http://{host}:{port}")
+            yield S3Server(f"http://127.0.0.1:{server.server_port}")
         finally:
-            server.stop()
+            server.shutdown()

@@ -10,7 +10,7 @@ from flows import frames
 from flows.conductor import conduct
 from flows.frames import Setting
 from flows.notebook import Published
-from flows.prepare import prepare
+from flows.prepare import discard, prepare
 
 Place = str | Path | None
 
@@ -31,7 +31,10 @@ def run(
     """
     chosen = frames.overrides(settings or {})
     night = prepare(dataset, recipe, str(data) if data else None, str(home) if home else None, chosen)
-    conduct(night, overrides=chosen)
+    try:
+        conduct(night, overrides=chosen)
+    finally:
+        discard(night)
     return Published(night.dataset, night.home.root)
 
 

@@ -12,6 +12,7 @@ from pipeline.core.filesystem import DAMAGED
 from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
 from pipeline.datasets.names import runnable
+from pipeline.destinations import health, places
 from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
 from pipeline.storage.lock import lock_holder
 
@@ -172,6 +173,21 @@ def mlflow(home: Home) -> Lines:
     yield "ok", f"{file}: {runs:,} runs", ""
 
 
+def destinations(home: Home) -> Lines:
+    """The destinations of every data set answer, and belong to it."""
+    found = 0
+    for dataset in datasets(home):
+        for name, trouble, there in health.check(home, dataset, places.settings_now(home, dataset)):
+            found += 1
+            if trouble:
+                fix = "nights publish here without it, and copy what it lacks once it answers"
+                yield "fail", f"{dataset}: {name}: {trouble}", fix
+            else:
+                yield "ok", f"{dataset}: {name}: {there}", ""
+    if not found:
+        yield "ok", "no data set has [publish]", ""
+
+
 def datasets(home: Home) -> list[str]:
     """Data sets with a journal or published files in this home."""
     folders = [home.journal("*").parent, home.generations("*").parent]
@@ -189,4 +205,5 @@ CHECKS = {
     "writers": writers,
     "prefect": prefect,
     "mlflow": mlflow,
+    "destinations": destinations,
 }

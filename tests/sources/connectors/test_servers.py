@@ -1,4 +1,4 @@
-"""The servers that other tests of connectors use: `pytest -m connectors tests/connectors`."""
+"""The servers that other tests of connectors use: `pytest -m connectors tests/sources/connectors`."""
 
 import pytest
 
