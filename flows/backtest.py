@@ -1,8 +1,8 @@
 """Many replayed nights, one after another: each meets the champion of the one before, as live nights do.
 
 They run in a home of their own and share the source, which is read once and cut at each night's time. What is measured
-of a night is written before it is published there, so a published night is complete, and a backtest that was killed
-goes on with the first night that is not.
+of a night is written before it is published there, so a published night is complete. A backtest that was killed, and
+one that is called again with a later end, goes on with the first night that is not there.
 """
 
 import datetime as dt
@@ -63,7 +63,7 @@ class Backtest:
         return self.run.home_root / "values" / f"{run_id}.parquet"
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a backtest that goes on must have in common with the one that was killed."""
+        """What a backtest that goes on must have in common with the one that is there."""
         settings = self.run.settings.model_dump(mode="json", exclude={"threads", "memory_limit", "scale"})
         source = ingest.spec(self.run).key
         return json.loads(json.dumps({"settings": settings, "source": source, "code": journal.code_version()}))
@@ -81,9 +81,14 @@ class Whole:
 
 
 def goes_on(test: Backtest) -> bool:
-    """Whether the home has nights of this backtest; what is there of another one is of no use."""
-    kept = state_files.read(test.run.home_root / STATE, dict)
-    return kept is not None and kept == test.fingerprint()
+    """Whether the home has nights of this backtest; what is there of another one is of no use.
+
+    Neither are nights after the end of this one: the tables are made from those of the last night, which alone is kept.
+    """
+    kept, run = state_files.read(test.run.home_root / STATE, dict), test.run
+    own = {test.night(as_of).run_id for as_of in test.moments}
+    beyond = set(journal.run_ids(run.home, run.dataset)) - own - {SOURCE}
+    return kept is not None and kept == test.fingerprint() and not beyond
 
 
 def read_source(test: Backtest) -> Whole:

@@ -28,6 +28,10 @@ NIGHTS = 5
 UNTIMED = (StageName.SELECT,)  # instant, and not in any journal
 REFIT = StageCall(StageName.TRAIN, "the champion", fit="all")
 """The last fit, of a model that is not known yet. The members of a blend are fitted on all rows too."""
+SECOND = StageCall(StageName.TRAIN, "the runner-up", fit="all")
+"""Its refit for `[export.holdback]`."""
+EQUALS = StageCall(StageName.TRAIN, "the challengers", fit="all")
+"""The refits whose lists the gate compares, with `gate.prefer = "steadier"`."""
 READ_SOURCE = (StageName.INGEST, StageName.SPLIT)
 """Stages whose keys need the source's files: `split` needs those of a published split."""
 SPECS: dict[Callable[..., Path], Callable[..., lake.Spec]] = {
@@ -152,6 +156,11 @@ class Plan:
         """The stages after evaluation. They depend on metrics, or run in every night."""
         last = LINE.index(StageName(self.until)) if self.until else len(LINE)
         for name in LINE[LINE.index(StageName.LEAKS) : last + 1]:
+            gate, export = self.run.settings.gate, self.run.settings.export
+            if name is StageName.SELECT and gate.enabled and gate.prefer == "steadier":
+                self.add(EQUALS, OPEN)
+            if name is StageName.EXPORT and export.holdback is not None:
+                self.add(SECOND, OPEN)
             self.add(StageCall(name), OPEN if name is StageName.EXPORT else TO_DO)
             if name is StageName.COMPARE:
                 self.add(REFIT, OPEN)
@@ -169,12 +178,29 @@ class Plan:
         """Median seconds over the last nights that ran it; None: no night did."""
 
         def same(done: StageCall) -> bool:
-            if call == REFIT:
+            if call in (REFIT, SECOND, EQUALS):
                 return (done.stage, done.fit) == (REFIT.stage, REFIT.fit)
             return replace(done, cut_short=False) == call
 
-        nights = self.timings.of(same).group_by("run_id").agg(pl.col("seconds").sum()).sort("run_id").tail(NIGHTS)
+        done = self.timings.of(same)
+        if call in (REFIT, SECOND, EQUALS):
+            roles = [self.role_of(run_id, title) for run_id, title in done.select("run_id", "stage").iter_rows()]
+            done = done.filter(pl.Series(roles, dtype=pl.String) == call.label)
+        nights = done.group_by("run_id").agg(pl.col("seconds").sum()).sort("run_id").tail(NIGHTS)
         return nights["seconds"].median()  # type: ignore[return-value]
+
+    def role_of(self, run_id: str, title: str) -> str | None:
+        """Label of the refit in the plan that a refit of a past night is: REFIT, SECOND or EQUALS.
+
+        The members of a blend are fitted for the champion.
+        """
+        record = journal.find_run(self.run.home, self.run.dataset, run_id) or {}
+        label, second = StageCall.parse(title).label, (record.get("made") or {}).get("runner_up")
+        if label == record.get("champion"):
+            return REFIT.label
+        if second and Path(second).name.rsplit("-", 2)[0] == label:
+            return SECOND.label
+        return EQUALS.label if (record.get("gate") or {}).get("cost") else REFIT.label
 
 
 def not_isolated(run: Run, label: str) -> AbstractContextManager[None]:

@@ -39,8 +39,10 @@ def backtest(options: Namespace) -> None:
         raise SettingsError("--from and --to are less than two nights: choose a later --to, or a shorter --every")
     run = prepared(options, first)
     home, dataset = run.home, run.dataset
-    name = f"{_named(first)}_{_named(last)}-{options.every or '1d'}-{run.settings.recipe}"
-    target, work = home.replays(dataset) / f"{name}.duckdb", Home(home.replays(dataset) / f".{name}")
+    end = f"{options.every or '1d'}-{run.settings.recipe}"
+    name = f"{_named(first)}_{_named(last)}-{end}"
+    target = home.replays(dataset) / f"{name}.duckdb"
+    work = Home(home.replays(dataset) / f".{_named(first)}-{end}")  # the same for a later --to
     test = Backtest(run.model_copy(update={"home_root": work.root}), first, last, every)
     log.info(f"backtest of {dataset}: {len(test.moments)} nights, recipe {run.settings.recipe}, in {work.root}")
 
@@ -65,7 +67,7 @@ def backtest(options: Namespace) -> None:
         facts = collected(test, name)
         keep_tables(test, facts, target)
         page = backtest_page.write(facts, target.with_suffix(".html"), home)
-        delete(work.root)
+        delete(work.lake(dataset))  # the rest is small, and a later --to goes on from it
     answer = answered(facts, target, page)
     operation_log.record(home, dataset, "backtest", nights=facts.nights.height, tables=str(target), best=answer["best"])
     print(as_json(answer, indent=1)) if options.json else show(answer, facts)
@@ -139,7 +141,7 @@ def show(answer: dict[str, Any], facts: Facts) -> None:
     log.info(f"\n{backtest_page.markdown(facts)}\n")
     log.info(
         f"{answer['published']} of {facts.nights.height} nights published, {answer['changes']} changes of champion; "
-        f"the live tables are as they were\n\nTry:\n"
+        f"the live tables are as they were; a later --to goes on from here\n\nTry:\n"
         f'  duckdb -readonly {shlex.quote(answer["tables"])} "from backtest_models"\n  open {answer["report"]}'
     )
 

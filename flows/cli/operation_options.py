@@ -42,7 +42,8 @@ def add_maintenance(command: Command) -> None:
         "With --from and --to it is a backtest: a night every day (--every), each of which meets the champion of the\n"
         "one before. It writes FROM_TO-EVERY-RECIPE.duckdb with the tables of the last night, the realised quality of\n"
         "all nights after 1, 7 and 28 days, as far as the data reach, and backtest_models: every model of the recipe\n"
-        "on what users did until the next night, with intervals; and a report with the same name in HTML.",
+        "on what users did until the next night, with intervals; and a report with the same name in HTML.\n"
+        "Called again with a later --to, it runs only the nights that are missing, until `gc` removes what it has.",
     )  # fmt: skip
     replay.add_argument("dataset", help="a shipped data set, or the path of a TOML")
     replay.add_argument("--as-of", metavar="DATE", help="ISO 8601 date or time, in UTC unless it has an offset")

@@ -39,13 +39,21 @@ def show_plan(options: Namespace) -> int:
         "data": str(run.origin), "home": str(run.home.root), "tables": str(run.home.live(run.dataset)),
         "until": o.until, "budget_minutes": run.settings.budget.minutes,
         "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "memory": memory,
-        "stages": stages,
+        "stages": stages, "warnings": warnings_of(run),
     }  # fmt: skip
     if run.settings.publish and o.until is None:
         found = destinations.check(run.home, run.dataset, run.settings.publish)
         answer["destinations"] = [{"name": name, "trouble": bad, "found": there} for name, bad, there in found]
     print(json.dumps(answer, indent=1) if o.json else plan_text(answer))
     return 0 if o.rows or memory["fits"] is not False or o.until in without_rows(run.settings) else USAGE
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What the night will warn of: files of `[impressions]` that it can't count."""
+    from pipeline.evaluation import impressions  # imports torch
+
+    problem = impressions.problem(run.settings.dataset, run.data)
+    return [masked(f"impressions will not be counted: {problem}")] if problem else []
 
 
 def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
@@ -100,6 +108,7 @@ def plan_text(answer: dict[str, Any]) -> str:
         lines.append(f"  {stage['stage']:<28} {stage['state']:<7} {'' if stage['state'] == CACHED else usual}".rstrip())
     if any(stage["state"] == OPEN for stage in answer["stages"]):
         lines.append("open: an earlier stage decides")
+    lines += [f"warning: {warning}" for warning in answer["warnings"]]
     return "\n".join([*lines, total_text(answer)])
 
 

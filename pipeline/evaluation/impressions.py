@@ -20,9 +20,11 @@ from pipeline.schemas import tables
 from pipeline.schemas.click_tables import REALISED_CLICKS
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import files
+from pipeline.sources.column_names import columns_of
+from pipeline.sources.extra_columns import RATED, ROLES
 from pipeline.sources.file_reader import read_file
 from pipeline.sources.parquet_writer import INTERACTIONS
-from pipeline.storage import forgotten_users, journal, warehouse
+from pipeline.storage import expressions, forgotten_users, journal, warehouse
 from pipeline.storage.generations import kept_generations
 
 STAGE = "impressions"
@@ -59,6 +61,31 @@ def measure(run: Run) -> pl.DataFrame:
     rows = REALISED_CLICKS.check(counts.with_columns(measured_by=pl.lit(run.run_id)))
     journal.append(run, REALISED_CLICKS, rows.to_dicts())
     return rows
+
+
+def problem(dataset: Dataset, data: Path) -> str | None:
+    """Why the files of `[impressions]` can't be counted: one is missing, or lacks a column. None: nothing is known.
+
+    Only their first lines are read.
+    """
+    impressions = dataset.impressions
+    if impressions is None:
+        return None
+    source = as_source(dataset, impressions)
+    columns = {
+        f"dataset.impressions.{key}": column
+        for key in ("list_id", "user", "timestamp", "item", "clicked")
+        if (column := getattr(impressions, key))
+    }
+    try:
+        shown = impressions.shown_if and expressions.parse(impressions.shown_if, "dataset.impressions.shown_if")
+        for name in files.find_files(data, impressions.files):
+            there = columns_of(data / name, name, source.source, columns)
+            if shown and there:
+                expressions.resolve(shown, dict.fromkeys([*there, *ROLES, *ROLES.values(), RATED]), name)
+    except (UnreadableInput, SettingsError) as error:
+        return str(error)
+    return None
 
 
 def as_source(dataset: Dataset, impressions: Impressions) -> Dataset:

@@ -1,5 +1,6 @@
 """Checks that no split leaks into another, and statistics that describe a split."""
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipeline.preparation.splitters import SPLITS, TEST, VALID, TimeCuts
 from pipeline.schemas import tables
 
 HELD = ("valid", "test")
+ANNOUNCED_WITHIN = dt.timedelta(hours=24)
+"""How long before an event to find another one of the same user and item gives it away."""
 
 
 def assert_no_leak(
@@ -79,6 +82,26 @@ def found_again(parts: dict[str, pl.DataFrame]) -> dict[str, tuple[int, int]]:
     return found
 
 
+def announced(parts: dict[str, pl.DataFrame]) -> dict[str, tuple[int, int]]:
+    """By split: held-out events that an earlier split gives away, and all held-out events with a time.
+
+    It has an event of another type of the same user and item in the ANNOUNCED_WITHIN before: what was viewed minutes
+    before it was bought. A model reads that, which at night it could not: no night lies between the two.
+    """
+    found, earlier, pair = {}, [parts["train"]], ["user_idx", "item_idx"]
+    for name in ("valid", "test"):
+        held = (
+            parts[name].filter("target", "positive").drop_nulls("timestamp").select(*pair, of="event", at="timestamp")
+        )
+        rows = pl.concat([part.select(*pair, "event", "timestamp") for part in earlier])
+        last = rows.join(held, on=pair).filter(pl.col("event") != pl.col("of"), pl.col("timestamp") <= pl.col("at"))
+        last = last.group_by(pair).agg(pl.col("timestamp").max(), pl.col("at").first())
+        near = last.filter(pl.col("at") - pl.col("timestamp") <= ANNOUNCED_WITHIN)
+        found[name] = (near.height, held.height)
+        earlier.append(parts[name])
+    return found
+
+
 def _newest(parts: list[pl.DataFrame], users: pl.Series) -> np.ndarray:
     """The latest time of each of `users` in `parts`, (R,) microseconds; the smallest integer for users without one."""
     n_users = max(_top(codes) for codes in (users, *(part["user_idx"] for part in parts))) + 1
@@ -109,6 +132,7 @@ class Summary:
         self.repeated_targets = 0
         """Rows of the target that are not held out; the caller adds them up."""
         self._again: dict[str, tuple[int, int]] = {}
+        self._announced: dict[str, tuple[int, int]] = {}
         self._train_items = np.zeros(n_items, dtype=bool)  # (I,)
         self._held = {name: _Held(n_items) for name in HELD}
         self._newest: dict[str, int] = {}
@@ -133,15 +157,21 @@ class Summary:
         if "target" in rows.columns:
             for name, part in parts.items():
                 self.targets[name] = self.targets.get(name, 0) + int(part["target"].sum())
-        for name, (again, held) in (found_again(parts) if self.rule.allow else {}).items():
-            before = self._again.get(name, (0, 0))
-            self._again[name] = (before[0] + again, before[1] + held)
+        counts = [(self._again, found_again(parts) if self.rule.allow else {})]
+        counts += (
+            [(self._announced, announced(parts))] if "target" in rows.columns and self.kind != "global_time" else []
+        )
+        for total, found in counts:
+            for name, (some, held) in found.items():
+                before = total.get(name, (0, 0))
+                total[name] = (before[0] + some, before[1] + held)
 
     def info(self) -> dict[str, Any]:
         """What the manifest says: `statistics`, targets where there are any, and repeats where they may be found."""
         weighted = {"repeated_targets": self.repeated_targets, "targets": self.targets} if self.targets else {}
         repeats = {**self.rule.key, "found_again": self._again} if self.rule.allow else {}
-        return {**weighted, **self.statistics(), **repeats}
+        given_away = {"announced": self._announced} if self._announced else {}
+        return {**weighted, **self.statistics(), **repeats, **given_away}
 
     def statistics(self) -> dict[str, Any]:
         """As `describe` returns them. Raises ContractError if rows of some users are later than the next split."""

@@ -27,6 +27,8 @@ from pipeline.storage import journal, lake
 VERSION = 1
 OF_SHARDS = {"interactions": "rows", "users": "users"}
 """Files of `encoded` that are cut into shards, and the key of `shards` in its info that has their rows."""
+ANNOUNCED = 0.2
+"""Share of the events to find from which on a warning says that earlier events give them away."""
 WORTH_A_NOTE = 0.01
 """Share of test rows decided by ties in time, from which on a note says so."""
 
@@ -120,6 +122,7 @@ def _note(run: Run, info: dict[str, Any]) -> None:
         share = f" ({again / held:.0%})" if held else ""
         journal.note(run, f"split: {again:,} of {held:,} events to find in {part}{share} repeat earlier ones")
     _note_random(run, info)
+    _note_announced(run, info)
     if info["tie_share"] >= WORTH_A_NOTE:
         journal.note(
             run,
@@ -147,6 +150,22 @@ def _note_random(run: Run, info: dict[str, Any]) -> None:
         )
     elif info["kind"] == "published" and run.settings.split.valid and not info.get("timed", True):
         journal.note(run, "split: the rows have no times, so valid is drawn at random from the published train")
+
+
+def _note_announced(run: Run, info: dict[str, Any]) -> None:
+    """Warn if many events to find follow soon after another event of the same user and item, which models may read."""
+    for part, (near, held) in info.get("announced", {}).items():
+        if near < ANNOUNCED * held or not near:
+            continue
+        hours = split_checks.ANNOUNCED_WITHIN.total_seconds() / 3600
+        journal.note(
+            run,
+            f"warning: split: {near:,} of {held:,} events to find in {part} ({near / held:.0%}) follow an event of "
+            f"another type of the same user and item within {hours:.0f} hours, which a {info['kind']} split leaves in "
+            f"the history: metrics on {part} are too high, since a night does not know what happens after it. Set "
+            'split.kind = "global_time", or compare models with `nightrecs replay --from … --to …`',
+        )
+        return
 
 
 def spec(run: Run, encoded: Path) -> lake.Spec:

@@ -122,12 +122,19 @@ def _catch_up(run: Run) -> None:
 
 
 def follow_live(home: Home, dataset: str) -> str:
-    """Point the alias `champion` to the live night, as after a rollback; returns a message about it."""
+    """Point the alias `champion` to the live night, as after a rollback; returns a message about it.
+
+    Where MLflow has no model of that night, as after `forget`, the alias is removed: it would name another night's.
+    """
     try:
         version = _followed(_tracking(), home, dataset)
+        was_there = version is None and _tracking().without_champion(home, dataset)
     except Exception as error:
         return f"alias champion did not follow ({type(error).__name__}: {error}); the next night repairs it"
-    return f"alias champion is version {version}" if version else "it has no model of that night; alias champion stays"
+    if version:
+        return f"alias champion is version {version}"
+    removed = ", so alias champion is removed; the next night that is published sets it" if was_there else ""
+    return f"it has no model of that night{removed}"
 
 
 def end_stale(home: Home, dataset: str) -> None:

@@ -21,9 +21,10 @@ from pipeline.reporting.plots.worker import Drawer
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.tracking import naming
-from pipeline.tracking.registry import ensure_champion
+from pipeline.tracking.registry import ensure_champion, without_champion
 
-__all__ = ["end_night", "ensure_champion", "log_night", "log_plots", "log_realised", "log_report", "prepare"]
+__all__ = ["end_night", "ensure_champion", "log_night", "log_plots", "log_realised", "log_report", "prepare",
+           "without_champion"]  # fmt: skip
 
 
 def prepare(home: Home, dataset: str) -> None:

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from pipeline.config.run import Run
+from pipeline.core.paths import Home
 from pipeline.storage import journal, lake
 from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
@@ -57,6 +58,17 @@ def ensure_champion(run: Run, register: bool = True) -> str | None:
             client.set_registered_model_alias(name, "previous", before)
         client.set_registered_model_alias(name, "champion", version)
     return str(version)
+
+
+def without_champion(home: Home, dataset: str) -> bool:
+    """Remove the alias `champion`, as where MLflow has no model of the live night; returns whether there was one."""
+    client = connect(home)
+    try:
+        client.get_model_version_by_alias(dataset, "champion")
+    except MlflowException:
+        return False
+    client.delete_registered_model_alias(dataset, "champion")
+    return True
 
 
 def _register(client: MlflowClient, run: Run) -> str:

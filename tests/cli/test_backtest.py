@@ -68,8 +68,33 @@ def test_a_killed_backtest_goes_on_where_it_was(done):
     assert first == nights[:2] and second == nights[1:], "the second was killed, so it is run again, and no other"
     assert [night["outcome"] for night in answer["nights"]] == ["published"] * 3
     rest = [path.name for path in data.home.replays("tiny").iterdir()]
-    assert sorted(rest) == ["2023-11-20_2023-11-22-1d-gated.duckdb", "2023-11-20_2023-11-22-1d-gated.html"]
+    named = "2023-11-20_2023-11-22-1d-gated"
+    assert sorted(rest) == [".2023-11-20-1d-gated", f"{named}.duckdb", f"{named}.html"]
+    assert not any((data.home.replays("tiny") / rest[rest.index(".2023-11-20-1d-gated")]).glob("warehouse/lake/*/*"))
     assert not data.home.live("tiny").exists() and journal.run_ids(data.home, "tiny") == []
+
+
+def test_a_later_end_goes_on_and_gives_what_a_new_backtest_gives(done, capsys):
+    data, _, _ = done
+    later = words(data, *RANGE[:3], "2023-11-23")
+    begun, conduct = list[str](), line.conduct
+
+    def counted(run, step):
+        begun.append(run.run_id)
+        return conduct(run, step)
+
+    def stop(test):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(line, "conduct", counted)
+        longer = data.printed(capsys, *later)
+        assert begun == [night["run_id"] for night in longer["nights"]][3:], "one night is new"
+        with pytest.MonkeyPatch.context() as interrupted:
+            interrupted.setattr(line, "read_source", stop)
+            assert data.command(*words(data, *RANGE)) == 130  # an earlier end: nothing that is there is of use
+        begun.clear()
+        assert data.printed(capsys, *later) == longer and len(begun) == 4
 
 
 def test_its_tables(done):

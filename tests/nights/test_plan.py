@@ -143,6 +143,46 @@ def test_the_night_does_what_was_planned(data: Dataset, capsys):
     holds(again, did(data))
 
 
+def test_refits_of_other_models_than_the_champion_are_planned(data: Dataset, capsys):
+    """The runner-up's for the holdback, and those whose lists the gate compares."""
+    recipe = data.folder / "cheap.toml"
+    recipe.write_text(recipe.read_text() + "[models.popularity]\n[export.holdback]\nshare = 0.5\n")
+    assert "train the challengers on all" not in states(plan(data, capsys))
+    planned, done = plan(data, capsys), did(data)
+    assert states(planned)["train the runner-up on all"] == OPEN
+    titles = list(done)
+    refits = [title for title in titles if title.endswith(" on all")]
+    assert len(refits) == 2 and list(states(planned)).index("train the runner-up on all") == titles.index(refits[1]) + 1
+    minutes = {stage["stage"]: stage["minutes"] for stage in plan(data, capsys)["stages"]}
+    assert minutes["train the runner-up on all"] is not None is not minutes["train the champion on all"]
+    steadier = states(plan(data, capsys, "--set", "gate.enabled=true", "--set", "gate.prefer=steadier"))
+    assert steadier["train the challengers on all"] == OPEN
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (None, "clicks.csv"),
+        ("user,item_id,clicked", "dataset.impressions.list_id"),
+        ("list,item_id,clicked,visible", None),
+        ("list,item_id,clicked", "visible"),
+    ],
+)
+def test_impressions_that_can_not_be_counted_are_a_warning_of_the_plan(
+    data: Dataset, capsys, lines: str | None, problem: str | None
+):
+    toml = data.folder / "tiny.toml"
+    of = '[impressions]\nfiles = ["clicks.csv"]\nlist_id = "list"\nshown_if = "visible = 1"\n'
+    toml.write_text(toml.read_text().replace('"*.csv"', '"a.csv"') + of)
+    if lines:
+        (data.folder / "clicks.csv").write_text(f"{lines}\n")
+    warnings = plan(data, capsys)["warnings"]
+    assert len(warnings) == (problem is not None)
+    if problem:
+        assert problem in warnings[0] and data.command(*words_of(data, "--plan")) == 0
+        assert f"warning: {warnings[0]}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("override", "first"),
     [

@@ -242,3 +242,36 @@ def test_a_repeated_purchase_is_not_held_out_unless_nothing_is_masked(tmp_path):
         info = lake.info(folder)
         assert info["targets"]["test"] == held and info["repeated_targets"] == 7 - held
         assert pl.read_parquet(folder / "test.parquet")["target"].sum() == held
+
+
+@pytest.mark.parametrize("kind", ["leave_one_out", "random", "global_time"])
+@pytest.mark.parametrize("minutes", [5, 30 * 60])
+def test_a_view_minutes_before_the_purchase_gives_it_away(tmp_path, kind: str, minutes: int):
+    """Views stay in the history of what is held out by user; a cut in time has few of them, and no warning."""
+    rows = []
+    for user in range(12):
+        for place, item in enumerate("abcd"):
+            bought = 3 * place + user / 24
+            rows.append((f"u{user:02d}", item, "view", bought - minutes / 1440))
+            rows.append((f"u{user:02d}", item, "purchase", bought))
+    wanted = {"kind": kind, "valid": 0.2, "test": 0.2}
+    run = make_run(tmp_path, dataset={"events": SHOP}, split=wanted)
+    folder = split.split_interactions(
+        run, encode.encode_ids(run, clean.clean_interactions(run, store(run, log(*rows))))
+    )
+    parts = {name: pl.read_parquet(folder / f"{name}.parquet") for name in splitters.SPLITS}
+    expected = {}
+    for name, before in (("valid", ["train"]), ("test", ["train", "valid"])):
+        views = pl.concat([parts[part].filter(~pl.col("target")) for part in before])
+        earlier = set(views.select("user_idx", "item_idx").rows())
+        held = parts[name].filter("target").select("user_idx", "item_idx").rows()
+        expected[name] = (sum(pair in earlier for pair in held) if minutes < 1440 else 0, len(held))
+    found = split_checks.announced(parts)
+    assert found == expected and all(held for _, held in found.values())
+    warned = [note for note in journal.notes(run.home, "three", "r1") if "follow an event of another" in note]
+    assert bool(warned) == (
+        kind != "global_time" and any(near >= 0.2 * held and near for near, held in expected.values())
+    )
+    assert warned or kind != "leave_one_out" or minutes > 1440
+    if warned:
+        assert 'Set split.kind = "global_time"' in warned[0]

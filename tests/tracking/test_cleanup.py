@@ -3,6 +3,7 @@
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipeline.core.paths import Home
 from pipeline.stages import track
@@ -88,6 +89,12 @@ def test_one_life(data, capsys):
     mlflow.set_tracking_uri(server.tracking_uri(home))
     served = mlflow.pyfunc.load_model("models:/tiny@champion").predict(pd.DataFrame({"user_id": [SECRET, "u01"]}))
     assert set(served[served.user_id == SECRET]["source"]) == {"fallback"}
+
+    # a rollback to a night whose model was deleted leaves no alias that names another night
+    assert "no model of that night, so alias champion is removed" in data.printed(capsys, "rollback", "tiny")["mlflow"]
+    with pytest.raises(MlflowException):
+        night_of(home)
+    assert data.command("rollback", "tiny", "--to", later) == 0 and night_of(home) == later
 
 
 def test_a_server_is_left_alone(data, monkeypatch):
