@@ -14,6 +14,8 @@ from pipeline.experiments import workload
 from pipeline.experiments.timings import AFTER_FITS, DOUBT, LEARNING, Timings
 from pipeline.models import MODELS
 from pipeline.selection import leaderboard
+from pipeline.storage import journal
+from pipeline.storage.generations import live_run_id
 
 TOLERANCE = 0.05
 """A night may be late by this part of its budget rather than publish nothing but popular items."""
@@ -94,11 +96,22 @@ class Reserve:
         floor = self.known.evaluation(BASELINE) if enabled and BASELINE not in self.known.evaluated() else 0.0
         if not self.known.gated:
             return floor
-        labels = (INCUMBENT, *self.known.labels)
-        fits = {label: self.known.expected(StageCall(StageName.TRAIN, label)) or 0.0 for label in labels}
-        fit = fits.pop(INCUMBENT) or max(fits.values())
+        known, published = self.known, self.published_label
+        fit = known.expected(StageCall(StageName.TRAIN, INCUMBENT)) or known.best_fit(published)
+        if not fit:
+            calls = [StageCall(StageName.TRAIN, label) for label in known.labels]
+            fit = max(known.expected(call) or 0.0 for call in calls)
+        evaluation = known.expected(StageCall(StageName.EVALUATE, INCUMBENT)) or known.evaluation(published)
         lists = self.known.growth * fit if self.run.settings.gate.prefer == "steadier" else 0.0  # it compares refits
-        return floor + fit + self.known.evaluation(INCUMBENT) + lists
+        return floor + fit + evaluation + lists
+
+    @cached_property
+    def published_label(self) -> str:
+        """The label that the published champion had, if the recipe still has it; otherwise that of the incumbent."""
+        live = live_run_id(self.run.home, self.run.dataset)
+        record = journal.find_run(self.run.home, self.run.dataset, live) if live else None
+        label = str((record or {}).get("champion"))
+        return label if label in self.known.labels else INCUMBENT
 
     def blending(self, but: str = "", most: float = BLENDING) -> float:
         """Weights and evaluations of the blends to come, and what their refits take beyond the shortest end.
