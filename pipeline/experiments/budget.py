@@ -14,7 +14,7 @@ from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import device_speed
 from pipeline.experiments.forecast import sizes_of
-from pipeline.experiments.reserve import BLENDING_LATER, Reserve
+from pipeline.experiments.reserve import BLENDING_LATER, TOLERANCE, Reserve
 from pipeline.experiments.timings import Timings
 from pipeline.selection import leaderboard
 from pipeline.storage import journal
@@ -65,6 +65,8 @@ def deadline(run: Run, call: StageCall) -> float | None:
         fit, before_refit = known.least(call), seconds - reserve.before_refit(label)
         free = before_refit - reserve.shortest_end
         share = min(reserve.longest_fit(label, before_refit), free if call.tuned else reserve.share(label, free))
+    if not reserve.has_personal and label not in known.blends:
+        share = max(share, TOLERANCE * reserve.budget / (1 + known.growth))
     if share <= 0 or (fit is not None and fit > share):
         takes = "the fit" if fit is None else f"the fit, which takes at least {fit:.0f} s,"
         raise TooLate(

@@ -12,8 +12,13 @@ from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import workload
 from pipeline.experiments.timings import AFTER_FITS, DOUBT, LEARNING, Timings
+from pipeline.models import MODELS
 from pipeline.selection import leaderboard
+from pipeline.storage import journal
+from pipeline.storage.generations import live_run_id
 
+TOLERANCE = 0.05
+"""A night may be late by this part of its budget rather than publish nothing but popular items."""
 BLENDING, BLENDING_LATER = 0.15, 0.3
 """Largest share of the budget that is kept free for blends: from fits, which are worth more, and from searches."""
 CAUTION, MOST_CAUTION = 0.25, 0.08
@@ -33,6 +38,11 @@ class Reserve:
     def __post_init__(self) -> None:
         self.known = Timings(self.run)
         self.budget = 60 * (self.run.settings.budget.minutes or 0)
+        settings = self.run.settings
+        personal = [MODELS[leaderboard.family_name(settings, label)].personal for label in self.known.fitted()
+                    if leaderboard.family_name(settings, label) in MODELS]  # fmt: skip
+        self.has_personal = any(personal)
+        """Whether a model is fitted that has other lists for every user. Until then no caution is worth more."""
 
     def publishing(self, champion: str) -> float:
         """From the end of the champion's refit to the published tables."""
@@ -59,11 +69,13 @@ class Reserve:
 
     def cautious(self, seconds: float) -> float:
         """What the refit and publishing may take when these seconds are expected."""
-        return seconds + min(CAUTION * seconds, MOST_CAUTION * self.budget)
+        return seconds + (min(CAUTION * seconds, MOST_CAUTION * self.budget) if self.has_personal else 0.0)
 
     def longest_fit(self, champion: str, seconds: float) -> float:
         """The longest fit after which its refit, as long again, and publishing end within `seconds`."""
         publishing, growth = self.publishing(champion), self.known.growth
+        if not self.has_personal:
+            return (seconds - publishing) / (1 + growth)
         most = (seconds - publishing - MOST_CAUTION * self.budget) / (1 + growth)
         return max(most, (seconds - (1 + CAUTION) * publishing) / (1 + (1 + CAUTION) * growth))
 
@@ -84,9 +96,22 @@ class Reserve:
         floor = self.known.evaluation(BASELINE) if enabled and BASELINE not in self.known.evaluated() else 0.0
         if not self.known.gated:
             return floor
-        labels = (INCUMBENT, *self.known.labels)
-        fits = {label: self.known.expected(StageCall(StageName.TRAIN, label)) or 0.0 for label in labels}
-        return floor + (fits.pop(INCUMBENT) or max(fits.values())) + self.known.evaluation(INCUMBENT)
+        known, published = self.known, self.published_label
+        fit = known.expected(StageCall(StageName.TRAIN, INCUMBENT)) or known.best_fit(published)
+        if not fit:
+            calls = [StageCall(StageName.TRAIN, label) for label in known.labels]
+            fit = max(known.expected(call) or 0.0 for call in calls)
+        evaluation = known.expected(StageCall(StageName.EVALUATE, INCUMBENT)) or known.evaluation(published)
+        lists = self.known.growth * fit if self.run.settings.gate.prefer == "steadier" else 0.0  # it compares refits
+        return floor + fit + evaluation + lists
+
+    @cached_property
+    def published_label(self) -> str:
+        """The label that the published champion had, if the recipe still has it; otherwise that of the incumbent."""
+        live = live_run_id(self.run.home, self.run.dataset)
+        record = journal.find_run(self.run.home, self.run.dataset, live) if live else None
+        label = str((record or {}).get("champion"))
+        return label if label in self.known.labels else INCUMBENT
 
     def blending(self, but: str = "", most: float = BLENDING) -> float:
         """Weights and evaluations of the blends to come, and what their refits take beyond the shortest end.
