@@ -56,7 +56,7 @@ def probe_is_denied() -> None:
     write_text = Path.write_text
 
     def denied(self: Path, *args: object, **kwargs: object) -> int:
-        if self.name.startswith(".probe-"):
+        if self.name.startswith(".probe"):
             raise PermissionError(13, "Permission denied", str(self))
         return write_text(self, *args, **kwargs)  # type: ignore[arg-type]
 
