@@ -32,7 +32,7 @@ test-server: install
 # on servers that the tests start: PostgreSQL, where it is installed, and moto's S3; `-rs` shows what was skipped and why
 test-connectors: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors,connectors-test]'
-	$(BIN)/python -m pytest -m connectors -rs
+	$(PYTEST) -m connectors -rs
 
 test-all: install
 	$(BIN)/python -m pytest -m ''
