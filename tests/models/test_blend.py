@@ -10,6 +10,7 @@ from flows import conductor as line
 from pipeline.core.stage_call import StageName
 from pipeline.evaluation import ranking_metrics
 from pipeline.experiments import budget
+from pipeline.experiments.reserve import BLENDING, Reserve
 from pipeline.models import blend as blend_module
 from pipeline.models.base import Recommender
 from pipeline.models.blend import Blend, BlendConfig
@@ -304,6 +305,15 @@ def test_the_time_that_a_blend_needs_is_kept_for_it(budgeted):
     assert members > 0 and known.refit("blend") == members, "the lake has what each fit of tonight took"
     known.stages = known.stages.vstack(known.stages[:1].with_columns(stage=pl.lit("train blend on all"), seconds=4.0))
     assert known.refit("blend") == pytest.approx(4.0 + members)
+    kept = Reserve(budgeted)
+    kept.known = known
+    assert kept.blends_to_come() == [] and kept.before_refit("ease") == 3.0 + kept.gate, "the blend is fitted already"
+    end = kept.cautious(4.0 + members + kept.publishing("blend"))
+    assert kept.after_blend("blend") == pytest.approx(8.0 + kept.gate + max(kept.shortest_end, end))
+    known.all_stages = known.all_stages.filter(~pl.col("stage").str.contains("blend"))
+    assert kept.blends_to_come() == ["blend"]
+    blending = min(24.0 + 8.0 + max(0.0, end - kept.shortest_end), BLENDING * kept.budget)
+    assert kept.before_refit("ease") == pytest.approx(3.0 + kept.gate + blending)
 
 
 TIMED = {
