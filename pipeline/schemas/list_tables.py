@@ -55,7 +55,9 @@ TRENDING_ITEMS = Table(
     volatile=("run_id",),
 )  # fmt: skip
 AUDIENCES = Table(
-    "audiences", "The users who would like each item most, of those who do not have it; filled with export.audiences",
+    "audiences",
+    "The users who would like each item most, of those whose lists may hold it: who do not have it, or with "
+    "seen = allow not lately; filled with export.audiences",
     ("item_id", "rank"),
     {"item_id": ITEM, "rank": Column(INT, "1 is the user who would like the item most"), "user_id": USER,
      "score": Column(FLOAT, "How far the item stands out among all others for the user, in about standard deviations; "
