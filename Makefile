@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # tests/conftest.py orders the files, the longest first
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 # replaces the default of pyproject.toml, which is that of `make test`
-UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing and not connectors'
+UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing and not connectors and not scale'
 STAMP := $(VENV)/installed
 
-.PHONY: install run test-unit test test-server test-connectors test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
+.PHONY: install run test-unit test test-server test-connectors test-scale test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -33,6 +33,10 @@ test-server: install
 test-connectors: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors,connectors-test]'
 	$(PYTEST) -m connectors -rs
+
+test-scale: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors,scale]'
+	$(BIN)/python -m pytest -m scale -rs
 
 test-all: install
 	$(BIN)/python -m pytest -m ''

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import single_model
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE
@@ -120,7 +121,10 @@ class Candidates:
 
         With a budget the first fits come first, cheap ones before long ones, so that there is something to publish.
         """
-        for label in budget.cheapest_first(self.run, self.parts):
+        labels = budget.cheapest_first(self.run, self.parts)
+        if not self.budgeted:  # which measures one fit after another
+            single_model.begin(self.run, self.parts, labels)
+        for label in labels:
             entry = self.run.settings.models[label]
             if entry.search and not self.budgeted:
                 with self.isolate(self.run, f"search {label}"):

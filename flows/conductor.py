@@ -6,6 +6,7 @@ from typing import Any
 
 from flows import outcome
 from flows.nightly import night
+from flows.single_model import after_engine
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
 from pipeline.core.console import log
@@ -35,7 +36,7 @@ def conduct(
         try:
             if at_start:
                 at_start()
-            night(run, stopping(step, until))
+            night(run, stopping(after_engine(step, run), until))
         except Stopped:
             journal.close_run(run, "stopped", f"--until {until}")
             if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":

@@ -15,6 +15,7 @@ from prefect.task_engine import TaskRunTimeoutError
 
 from flows.conductor import conduct
 from flows.orchestration.artifacts import show
+from flows.orchestration.cluster import engine_of
 from flows.orchestration.fallback import Reporting
 from flows.orchestration.prefect_logs import leave_out_completed
 from flows.orchestration.stale_flow_runs import end_flow_runs
@@ -93,7 +94,8 @@ def conduct_as_flow(run: Run, until: str | None = None, overrides: list[str] | N
     step, headline = Reporting(run, as_task), None
     leave_out_completed()
     try:
-        outcome = conduct(run, step, until, at_start=lambda: end_flow_runs(run), overrides=overrides)
+        with engine_of(run):
+            outcome = conduct(run, step, until, at_start=lambda: end_flow_runs(run), overrides=overrides)
     finally:
         with suppress(Exception):  # for display only: an error here must not replace the outcome
             if not step.lost:

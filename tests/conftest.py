@@ -34,6 +34,8 @@ PROCESS_MODULES = re.compile(r"subprocess|multiprocessing|concurrent\.futures\.p
 """What starts processes. A test that uses one of these has the marker `process`."""
 CONNECTOR_FIXTURES = {"postgres", "s3"}
 """Servers on loopback. A test that uses one of these has the marker `connectors`."""
+CLUSTER_FIXTURES = {"ray_cluster"}
+"""A test that uses one of these has the marker `scale`."""
 PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
 """What reads public data sets. A test that uses one of these has the marker `long`."""
 
@@ -75,6 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("night")
         if CONNECTOR_FIXTURES & set(item.fixturenames):
             item.add_marker("connectors")
+        if CLUSTER_FIXTURES & set(item.fixturenames):
+            item.add_marker("scale")
         if any(map(PROCESS_MODULES.fullmatch, used)):
             item.add_marker("process")
         if any(map(PUBLIC_DATA_MODULES.fullmatch, used)):
@@ -86,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def is_deselected(item: pytest.Item) -> bool:
     """Whether `make test` leaves it out."""
-    return any(item.get_closest_marker(name) for name in ("slow", "server", "device", "timing", "connectors"))
+    return any(item.get_closest_marker(name) for name in ("slow", "server", "device", "timing", "connectors", "scale"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -192,3 +196,13 @@ def s3():
 
     with s3_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray cluster of two nodes on loopback (see support/ray_cluster.py); skips where Ray is not installed."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[scale]'")
+    from tests.support.ray_cluster import running
+
+    with running() as cluster:
+        yield cluster

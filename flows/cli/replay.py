@@ -13,6 +13,7 @@ import shutil
 from argparse import Namespace
 
 from flows.conductor import conduct
+from flows.orchestration.cluster import engine_of
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.console import log
@@ -47,7 +48,8 @@ def replay(options: Namespace) -> None:
             pass  # a user who is being forgotten must not come back
     with lock(work, dataset, run.run_id, "replay"):
         listed = set_up(again, home)
-    conduct(again)
+    with engine_of(again):
+        conduct(again)
     with lock(work, dataset, run.run_id, "replay"):
         if forgotten_users.read(home, dataset) != listed:
             delete(work.root)

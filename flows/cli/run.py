@@ -15,6 +15,7 @@ from flows.cli.output import this_command
 from flows.conductor import conduct
 from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import protect_server
+from flows.orchestration.cluster import engine_of
 from flows.prepare import discard, prepare, say_where
 from flows.step import plainly
 from pipeline.config.run import Run, new_run_id, utcnow
@@ -46,7 +47,7 @@ def run_night(options: Namespace) -> int:
     try:
         with live_line(options.json):
             if options.no_prefect:
-                outcome = conduct(run, plainly, options.until, overrides=options.overrides)
+                outcome = _conduct(run, options.until, options.overrides)
             else:
                 run, outcome = with_prefect(run, arguments)
     finally:
@@ -88,7 +89,7 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         begun = run.run_id in journal.run_ids(run.home, run.dataset)
         if not begun:
             log.info(f"Prefect can't be had ({type(error).__name__}: {error}); running without it")
-            return run, conduct(run, plainly, arguments["until"], overrides=arguments["overrides"])
+            return run, _conduct(run, arguments["until"], arguments["overrides"])
         outcome = journal.read_run(run.home, run.dataset, run.run_id)["outcome"]
         from flows.orchestration.fallback import let_go, of_prefect
 
@@ -103,13 +104,19 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         return (run, outcome) if ended else go_on_without(run, arguments)
 
 
+def _conduct(run: Run, until: str | None, overrides: list[str] | None) -> str:
+    """The night in this process, with the engine of `[scale]`."""
+    with engine_of(run):
+        return conduct(run, plainly, until, overrides=overrides)
+
+
 def go_on_without(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
     """Start a new night without Prefect. It finds the finished stages in the lake."""
     now = utcnow()
     run_id = new_run_id(now, journal.run_ids(run.home, run.dataset))
     again = run.model_copy(update={"run_id": run_id, "started_at": now})
     log.info(f"going on without it as night {run_id}")
-    return again, conduct(again, plainly, arguments["until"], overrides=arguments["overrides"])
+    return again, _conduct(again, arguments["until"], arguments["overrides"])
 
 
 def configure(run: Run) -> None:

@@ -34,7 +34,11 @@ def file_of(home: Home) -> Path:
 
 def auth_of(home: Home) -> str:
     """The auth string of the home, created at first use; UnreadableInput if other users can read it."""
-    path = file_of(home)
+    return secret_at(file_of(home))
+
+
+def secret_at(path: Path) -> str:
+    """The auth string in a file, created at first use; UnreadableInput if other users can read it."""
     if not path.exists():
         _make(path)
     return _read(path)

@@ -98,12 +98,19 @@ class Budget(Section):
 
 
 class Scale(Section):
-    """How the data stages are cut. It changes no result, so it is in no key of the lake."""
+    """How the data stages are cut, and where parts of a night run. It changes no result, so it is in no key of the
+    lake."""
 
     shards: Annotated[int, Field(ge=0, le=500)] = 0
     """Contiguous ranges of users that the stages clean, encode and split take one after another, so that their memory
     is bounded. 0: as many as the rows need to stay within half of `memory_limit`, which is 1 for most data sets; 1: all
     rows at once."""
+    engine: Literal["none", "ray"] = "none"
+    """ray: models and shards are carried out on a Ray cluster that shares the home, ahead of the night, which does by
+    itself what failed there. Needs the extra `scale`, and the cluster's token in RAY_AUTH_TOKEN or
+    RAY_AUTH_TOKEN_PATH. A part has `threads` cores; 0: all of a machine."""
+    address: str = "auto"
+    """HOST:PORT of the cluster; auto: that of `nightrecs up --ray`, or of RAY_ADDRESS."""
 
 
 class Evaluation(Section):

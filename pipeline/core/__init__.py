@@ -17,6 +17,7 @@ __all__ = [
     "seeding",
     "serial_means",
     "shares",
+    "spread",
     "stage_call",
     "suggest",
     "targets",

@@ -75,5 +75,5 @@ def _note_cold(run: Run, n: dict[str, int]) -> None:
         f"{n.get('cold', 0):,} of the {sum(n.values()):,} ratings of test are of a user or an item without a rating in "
         "the fit: rating errors leave them out (they have a segment of their own, `cold`)"
     )
-    if n.get("cold") and text not in journal.notes(run.home, run.dataset, run.run_id):
-        journal.note(run, text)
+    if n.get("cold"):
+        journal.note(run, text, once=True)

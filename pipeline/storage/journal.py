@@ -44,7 +44,7 @@ def take(run: "Run", entries: list[Entry]) -> None:
         if kind == ARTIFACT:
             record_artifact(run, Path(content))
         elif kind == NOTE:
-            note(run, content["text"], content["ids"])
+            note(run, **content)
         elif kind == RUN:
             update_run(run, **content)
         else:
@@ -108,12 +108,15 @@ def artifacts(run: "Run", run_id: str, layer: str) -> list[Path]:
     return [run.home.lake(run.dataset) / name for name in dict.fromkeys(names) if name.startswith(f"{layer}/")]
 
 
-def note(run: "Run", text: str, ids: Ids | None = None) -> None:
+def note(run: "Run", text: str, ids: Ids | None = None, once: bool = False) -> None:
     """Log a message and keep it in notes.jsonl. A text that begins with `warning: ` is a warning.
 
-    The text must not contain ids; pass them as `ids`, so that a user can be forgotten.
+    The text must not contain ids; pass them as `ids`, so that a user can be forgotten. `once`: not if the run has a
+    note with this text.
     """
-    if kept_aside(NOTE, {"text": text, "ids": ids}):
+    if kept_aside(NOTE, {"text": text, "ids": ids, "once": once}):
+        return
+    if once and text in notes(run.home, run.dataset, run.run_id):
         return
     kept = _kept(run.home, run.dataset, ids)
     with (folder(run) / "notes.jsonl").open("a") as file:

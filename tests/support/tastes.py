@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import conductor as line
+from flows.orchestration.cluster import engine_of
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
@@ -56,7 +57,8 @@ def one_night(
     def without_views(call: StageCall, stage: Callable, *args: Any) -> Any:
         return None if call.place in (StageName.TRACK, StageName.REPORT) else step(call, stage, *args)
 
-    line.conduct(run, without_views, until)
+    with engine_of(run):
+        line.conduct(run, without_views, until)
     return run
 
 

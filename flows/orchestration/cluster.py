@@ -1,0 +1,202 @@
+"""Runs parts of a night on a Ray cluster, ahead of the line; whatever happens there, the night goes on.
+
+The night's process never speaks with Ray itself: see fanout.py.
+"""
+
+import importlib.util
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from flows.orchestration import cluster_access
+from flows.orchestration.cluster_access import Door
+from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY, Wanted
+from flows.orchestration.remote_calls import Outcome
+from pipeline.config.run import Run
+from pipeline.core import child_processes, progress, spread
+from pipeline.core.errors import SettingsError
+from pipeline.storage import journal
+
+START_SECONDS = 90.0
+"""For connecting and a look at every machine; an address that does not answer is noticed in a tenth of it."""
+PATIENCE = 60.0
+"""Seconds without a sign of life, after which the cluster counts as lost."""
+
+
+class Died(RuntimeError):
+    """The process that carried out a part died, whenever it was tried."""
+
+
+class Cluster(spread.Engine):
+    """The cluster of `[scale]`. It is connected when the first part is there; a lost one is not asked again."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.parent: Connection | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.lost = False
+        self.slots, self.count = 0, 0
+        self.begun: dict[str, int] = {}
+        self.ended: dict[int, Outcome | Died] = {}
+        self.heard = 0.0
+        """When there was the last sign of life."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the cluster is not lost."""
+        return not self.lost
+
+    def begin(self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...]) -> None:
+        """As `Engine.begin`."""
+        if self._connected():
+            self.begun[name] = self._submit(function, call)
+
+    def finished(self, name: str) -> spread.Records:
+        """As `Engine.finished`. Raises Died."""
+        if name not in self.begun:
+            return {}
+        ended = self._wait(self.begun[name])
+        if isinstance(ended, Died):
+            raise ended
+        if ended.error:
+            journal.note(self.run, f"{name} failed in the cluster, so it is done here: {ended.error}")
+        return ended.result or {}
+
+    def each(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """As `Engine.each`. A part that fails there is carried out here."""
+        if len(calls) < 2 or not self._connected():
+            yield from super().each(function, calls)
+            return
+        numbers = [self._submit(function, call) for call in calls]
+        for done, (number, call) in enumerate(zip(numbers, calls, strict=True)):
+            ended = self._wait(number)
+            if isinstance(ended, Died) or ended.error:
+                why = str(ended) if isinstance(ended, Died) else ended.error
+                if not self.lost:
+                    journal.note(self.run, f"a part failed in the cluster, so it is done here: {why}")
+                yield function(*call)
+            else:
+                journal.take(self.run, ended.entries)
+                yield ended.result
+            progress.listener().advance("part", done + 1, len(calls))
+
+    def close(self) -> None:
+        """Let go of the cluster; what still runs there is ended."""
+        if self.parent is not None:
+            self.parent.close()
+            self.parent = None
+        if self.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _submit(self, function: Callable[..., Any], call: tuple[Any, ...]) -> int:
+        self.count += 1
+        try:
+            if self.parent is not None:
+                self.parent.send((self.count, function, call))
+        except OSError:
+            self._lose("the connection was closed")
+        return self.count
+
+    def _wait(self, number: int) -> Outcome | Died:
+        while number not in self.ended:
+            if self.lost:
+                return Outcome(error="the cluster was lost")
+            self._hear(time.monotonic() + 1)
+        return self.ended[number]
+
+    def _connected(self) -> bool:
+        """Whether the cluster is there; connects at the first call."""
+        if self.lost or self.parent is not None:
+            return not self.lost
+        probe = self.run.home.lake(self.run.dataset) / f".probe-{secrets.token_hex(8)}"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_text(text := secrets.token_hex(16))
+            door = cluster_access.find(self.run.home, self.run.settings.scale.address)
+            settings = self.run.settings
+            self._start(Wanted(door.address, door.token, probe, text, settings.device, settings.threads))
+        finally:
+            probe.unlink(missing_ok=True)
+        return not self.lost
+
+    def _start(self, wanted: Wanted) -> None:
+        self.parent, child = Pipe()
+        environment = {
+            **child_processes.environment(),
+            **cluster_access.environment(Door(wanted.address, wanted.token)),
+        }
+        command = child_processes.command("flows.orchestration.fanout", str(child.fileno()))
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=[child.fileno()], start_new_session=True,
+        )  # fmt: skip
+        child.close()
+        self.parent.send(wanted)
+        self.heard = deadline = time.monotonic() + START_SECONDS
+        while not self.slots and not self.lost:
+            self._hear(deadline)
+            if time.monotonic() > deadline and not self.lost:
+                self._lose(f"the cluster at {wanted.address} was not ready after {START_SECONDS:.0f} s")
+
+    def _hear(self, until: float) -> None:
+        """Take one message, if there is one before `until`."""
+        assert self.parent is not None
+        try:
+            message = self.parent.recv() if self.parent.poll(max(until - time.monotonic(), 0)) else None
+        except (EOFError, OSError):
+            return self._lose("the process that speaks with Ray ended")
+        if message is None:
+            if time.monotonic() - self.heard > PATIENCE:
+                self._lose(f"no sign of life for {PATIENCE:.0f} s")
+            return None
+        self.heard = max(self.heard, time.monotonic())
+        kind, *content = message
+        if kind == READY:
+            hosts, self.slots = content
+            journal.note(self.run, f"cluster: {len(hosts)} machines, {self.slots} parts at once")
+        elif kind == LOST:
+            self._lose(content[0])
+        elif kind == DONE:
+            self.ended[content[0]] = content[1]
+        elif kind == DIED:
+            self.ended[content[0]] = Died(f"its process in the cluster died: {content[1]}")
+        else:
+            assert kind == ALIVE
+        return None
+
+    def _lose(self, why: str) -> None:
+        self.lost = True
+        journal.note(self.run, f"warning: the night goes on without the cluster: {why}")
+        self.close()
+
+
+def check(run: Run) -> None:
+    """Raise SettingsError if `[scale] engine` asks for what is not installed, or there is no address or token."""
+    if run.settings.scale.engine == "none":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise SettingsError("scale.engine = \"ray\" needs Ray: pip install 'nightrecs[scale]'")
+    cluster_access.find(run.home, run.settings.scale.address)
+
+
+@contextmanager
+def engine_of(run: Run) -> Generator[None]:
+    """The engine of `[scale]` for the night that runs in the block. Raises SettingsError as `check` does."""
+    check(run)
+    if run.settings.scale.engine == "none":
+        yield
+        return
+    cluster = Cluster(run)
+    try:
+        with spread.using(cluster):
+            yield
+    finally:
+        cluster.close()

@@ -1,0 +1,89 @@
+"""Where the Ray cluster is, and the token that it asks for."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.core.errors import SettingsError
+from pipeline.core.paths import Home
+
+AUTO = "auto"
+TOKEN, TOKEN_PATH, ADDRESS = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"
+OF_RAY = Path(".ray") / "auth_token"
+"""Where Ray itself looks for a token, in the user's home directory."""
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+STAY_ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Without it, set to 0, Ray takes an address of the loopback for the machine's own in the network."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Address and token of a cluster."""
+
+    address: str
+    token: str = field(repr=False)
+
+
+def file_of(home: Home) -> Path:
+    """Address of the cluster that `nightrecs up --ray` started in this home."""
+    return home.warehouse / "ray.json"
+
+
+def token_file_of(home: Home) -> Path:
+    """Its token; only the owner can read it."""
+    return home.api_auth.with_name("ray-token")
+
+
+def find(home: Home, address: str, environ: Mapping[str, str] = os.environ) -> Door:
+    """The cluster at `address`; `auto`: that of `up --ray` of this home, else that of RAY_ADDRESS.
+
+    The token is that of RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, else of `up --ray`, else of ~/.ray/auth_token. Raises
+    SettingsError without one of both.
+    """
+    own = _own(home)
+    if address == AUTO:
+        address = own or environ.get(ADDRESS, "")
+        if not address:
+            raise SettingsError(
+                'scale.address = "auto": no cluster is known. Start one with `nightrecs up --ray`, or set '
+                f'{ADDRESS} or scale.address = "HOST:PORT"'
+            )
+    places = [Path(environ[TOKEN_PATH])] if environ.get(TOKEN_PATH) else []
+    places += [token_file_of(home)] if own == address else []
+    places += [Path.home() / OF_RAY]
+    token = environ.get(TOKEN) or next((text for place in places if (text := _text(place))), None)
+    if not token:
+        raise SettingsError(
+            f'scale.engine = "ray": no token for the cluster at {address}. Set {TOKEN} to the cluster\'s, or '
+            f"{TOKEN_PATH} to a file that has it"
+        )
+    return Door(address, token)
+
+
+def environment(door: Door) -> dict[str, str]:
+    """Variables of processes that speak with the cluster."""
+    found = {
+        "RAY_AUTH_MODE": "token", TOKEN: door.token, "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }  # fmt: skip
+    if door.address.rpartition(":")[0] in LOOPBACK:
+        found[STAY_ON_LOOPBACK] = "0"
+    return found
+
+
+def _own(home: Home) -> str:
+    try:
+        return str(json.loads(file_of(home).read_text())["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _text(place: Path) -> str:
+    try:
+        return place.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,56 @@
+"""Independent parts of a night: one after another in this process, or on other machines by an engine.
+
+Stages ask for parts through `engine()` and do not know which engine it is. Whatever an engine does, a stage's result is
+the same: it fills the lake ahead of the stages, and what it did not complete, the stages build.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+Records = dict[str, list[tuple[str, Any]]]
+"""Journal entries of stages that ran elsewhere, by the stage's title."""
+
+
+class Engine:
+    """Runs every part when it is asked for, in this process. Other engines override all methods."""
+
+    def each(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """The results of `function(*call)` for every call, in order.
+
+        `function` is a module's own, may run again or twice at once, and writes files by a rename; arguments and
+        results are paths and small objects.
+        """
+        return (function(*call) for call in calls)
+
+    def begin(self, name: str, function: Callable[..., Records], call: tuple[Any, ...]) -> None:
+        """Start `function(*call)` elsewhere, if there is such a place. It carries out stages and returns their journal
+        entries; `name` is unique."""
+
+    def finished(self, name: str) -> Records:
+        """Wait for what was begun under this name. Empty if nothing was, or if it did not succeed."""
+        return {}
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether parts may run at the same time, on other machines."""
+        return False
+
+
+_engine: ContextVar[Engine] = ContextVar("engine", default=Engine())  # noqa: B039
+
+
+def engine() -> Engine:
+    """The engine of this context."""
+    return _engine.get()
+
+
+@contextmanager
+def using(new: Engine) -> Generator[None]:
+    """Give parts to `new` while the block runs."""
+    token = _engine.set(new)
+    try:
+        yield
+    finally:
+        _engine.reset(token)

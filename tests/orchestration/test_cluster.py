@@ -1,0 +1,247 @@
+"""Nights with `scale.engine = "ray"`: the result is that of a plain night, whatever happens to the cluster."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows.orchestration import cluster as cluster_engine
+from pipeline.config.run import Run
+from pipeline.core.errors import SettingsError
+from pipeline.publishing import listed_users
+from pipeline.schemas import tables
+from pipeline.storage import journal
+from tests.support import ray_cluster as clusters
+from tests.support.ray_cluster import RayCluster
+from tests.support.tastes import one_night, write_log
+
+MODELS = """
+[models.ease]
+l2 = 5.0
+[models.mf]
+epochs = 3
+embedding_dim = 4
+[models.ials]
+embedding_dim = 4
+[models.ials.search]
+l2 = [0.01, 0.1]
+"""
+SLOW = "[models.ease]\n[models.mf]\nepochs = 60\nembedding_dim = 32\n"
+
+
+def night(folder: Path, models: str, *overrides: str) -> Run:
+    """A night on users of three tastes."""
+    write_log(folder / "data")
+    return one_night(folder, models, "gate.enabled=false", *overrides)
+
+
+def hash_of(run: Run) -> str:
+    """The logical hash of what was published."""
+    return journal.read_run(run.home, run.dataset, run.run_id)["logical_hash"]
+
+
+def notes(run: Run) -> list[str]:
+    """The notes of a night."""
+    return journal.notes(run.home, run.dataset, run.run_id)
+
+
+def stages(run: Run) -> dict[str, tuple[bool, int | None]]:
+    """By stage: whether it was there already, and its rows."""
+    frame = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)
+    return {row["stage"]: (row["skipped"], row["rows_out"]) for row in frame.to_dicts()}
+
+
+def metrics(run: Run) -> pl.DataFrame:
+    """The metrics in the journal."""
+    return journal.read(run.home, run.dataset, tables.METRICS, run.run_id).drop("run_id")
+
+
+def left_over(run: Run) -> list[Path]:
+    """Unfinished folders and probes in the lake. Studies stay."""
+    return [path for path in run.home.lake(run.dataset).rglob(".*") if not path.name.startswith(".study-")]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A night without a cluster."""
+    return night(tmp_path_factory.mktemp("plain"), MODELS)
+
+
+@pytest.fixture
+def _with_token(monkeypatch: pytest.MonkeyPatch, ray_cluster: RayCluster) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_cluster.token)
+
+
+@pytest.mark.usefixtures("_with_token")
+def test_a_night_on_a_cluster_has_the_hash_and_the_journal_of_a_plain_one(
+    ray_cluster: RayCluster, plain: Run, tmp_path: Path
+):
+    on_cluster = night(tmp_path, MODELS, *ray_cluster.settings)
+    assert hash_of(on_cluster) == hash_of(plain)
+    assert stages(on_cluster) == stages(plain)
+    assert "cluster: 2 machines, 2 parts at once" in notes(on_cluster)
+    assert metrics(on_cluster).equals(metrics(plain))
+    assert not left_over(on_cluster)
+
+
+@pytest.mark.usefixtures("_with_token")
+def test_a_worker_that_is_killed_in_a_fit_costs_time_only(ray_cluster: RayCluster, tmp_path: Path):
+    killed: list[int] = []
+
+    def kill() -> None:
+        for worker in wait_for(ray_cluster.workers, until=lambda found: bool(found) and fits(tmp_path / "one")):
+            os.kill(worker, signal.SIGKILL)
+            killed.append(worker)
+
+    with at_the_same_time(kill):
+        on_cluster = night(tmp_path / "one", SLOW, *ray_cluster.settings)
+    assert killed
+    assert hash_of(on_cluster) == hash_of(night(tmp_path / "two", SLOW))
+    assert not any("goes on without" in text for text in notes(on_cluster))
+    assert "cluster: 2 machines, 2 parts at once" in notes(on_cluster)
+
+
+@pytest.mark.usefixtures("_with_token")
+def test_a_machine_that_goes_away_in_the_export_costs_time_only(
+    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(listed_users, "USERS_PER_PART", 6)  # 40 parts
+    plain = night(tmp_path / "plain", "[models.ease]\n")
+    done: list[int] = []
+
+    def remove() -> None:
+        written = wait_for(lambda: parts_of_export(tmp_path / "cluster"), until=bool)
+        ray_cluster.tell("remove")
+        done.append(len(written))
+
+    with at_the_same_time(remove):
+        on_cluster = night(tmp_path / "cluster", "[models.ease]\n", *ray_cluster.settings)
+    ray_cluster.tell("add")
+    assert done and done[0] < 40
+    assert hash_of(on_cluster) == hash_of(plain)
+    assert len(list(on_cluster.home.lake(on_cluster.dataset).glob("7_recommendations/*/recommendations-*"))) == 40
+    assert not left_over(on_cluster)
+
+
+def parts_of_export(folder: Path) -> list[int]:
+    """Parts of the export that is under way."""
+    found = folder.glob("home/warehouse/lake/tastes/7_recommendations/.*/recommendations-[0-9]*.parquet")
+    return [int(path.stem[-4:]) for path in found]
+
+
+def fits(folder: Path) -> list[Path]:
+    """Fits of mf that are under way."""
+    return list(folder.glob("home/**/5_models/.mf-*"))
+
+
+def wait_for(look: Callable[[], list[int]], until: Callable[[list[int]], object]) -> list[int]:
+    """What `look` finds as soon as `until` holds."""
+    deadline = time.monotonic() + 120
+    while not until(found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+class at_the_same_time:
+    """Run a function in a thread beside the block, and raise its error."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function, self.error = function, None
+
+    def __enter__(self) -> None:
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.function()
+        except BaseException as error:
+            self.error = error
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.join()
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def _ray_installed() -> Iterator[None]:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[scale]'")
+    yield
+
+
+@pytest.mark.scale
+@pytest.mark.usefixtures("_ray_installed")
+def test_an_address_that_nobody_answers_is_noticed_soon(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "no matter")
+    started = time.monotonic()
+    alone = night(tmp_path, MODELS, "scale.engine=ray", "scale.address=127.0.0.1:9")
+    why = "no Ray cluster answers at 127.0.0.1:9 (scale.address)"
+    assert f"warning: the night goes on without the cluster: {why}" in notes(alone)
+    assert hash_of(alone) == hash_of(plain)
+    assert not left_over(alone)
+    assert time.monotonic() - started < 60  # Ray itself takes two minutes, and then ends the process
+
+
+def test_a_wrong_token_is_told_and_the_night_goes_on(
+    ray_cluster: RayCluster, plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    alone = night(tmp_path, MODELS, *ray_cluster.settings)
+    assert any("refuses the token (RAY_AUTH_TOKEN)" in text for text in notes(alone))
+    assert hash_of(alone) == hash_of(plain)
+
+
+@pytest.mark.scale
+@pytest.mark.usefixtures("_ray_installed")
+def test_a_cluster_that_asks_for_no_token_is_not_used(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with clusters.running(token="") as open_to_all:
+        alone = night(tmp_path, MODELS, *open_to_all.settings)
+    assert any("asks for no token" in text for text in notes(alone))
+    assert hash_of(alone) == hash_of(plain)
+
+
+@pytest.mark.scale
+@pytest.mark.usefixtures("_ray_installed")
+def test_a_cluster_that_ends_in_the_middle_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_engine, "PATIENCE", 10.0)
+    with clusters.running() as short:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", short.token)
+
+        def end() -> None:
+            wait_for(short.workers, until=lambda found: bool(found) and fits(tmp_path / "one"))
+            short.kill()
+
+        with at_the_same_time(end):
+            alone = night(tmp_path / "one", SLOW, *short.settings)
+    assert any("the night goes on without the cluster" in text for text in notes(alone))
+    assert hash_of(alone) == hash_of(night(tmp_path / "two", SLOW))
+
+
+def test_no_token_is_a_mistake_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster_engine.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(SettingsError, match=r"no token for the cluster at 127\.0\.0\.1:9\. Set RAY_AUTH_TOKEN"):
+        night(tmp_path, MODELS, "scale.engine=ray", "scale.address=127.0.0.1:9")
+
+
+def test_without_an_address_the_message_names_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster_engine.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(SettingsError, match="nightrecs up --ray"):
+        night(tmp_path, MODELS, "scale.engine=ray")
+
+
+def test_without_ray_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"pip install 'nightrecs\[scale\]'"):
+        night(tmp_path, MODELS, "scale.engine=ray")

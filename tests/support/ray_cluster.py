@@ -1,0 +1,97 @@
+"""A Ray cluster of two nodes on loopback, one core each, that asks for a token."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.orchestration import cluster_access
+from flows.orchestration.cluster_access import Door
+from pipeline.core import child_processes
+
+START = """
+import json, sys
+from ray.cluster_utils import Cluster
+about = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+cluster = Cluster(initialize_head=True, head_node_args={**about, "include_dashboard": False})
+second = cluster.add_node(**about)
+print(json.dumps(cluster.address), flush=True)
+for line in sys.stdin:
+    if line.strip() == "remove":
+        cluster.remove_node(second, allow_graceful=False)
+    else:
+        second = cluster.add_node(**about)
+    print("done", flush=True)
+cluster.shutdown()
+"""
+
+
+@dataclass
+class RayCluster:
+    """A running cluster; it ends with the process that holds it."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+    token: str = field(repr=False)
+
+    @property
+    def settings(self) -> list[str]:
+        """Overrides of a night that uses it."""
+        return ["scale.engine=ray", f"scale.address={self.address}"]
+
+    def tell(self, order: str) -> None:
+        """`remove` the second node without warning, or `add` one."""
+        assert self.process.stdin and self.process.stdout
+        print(order, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline().strip() == "done"
+
+    def kill(self) -> None:
+        """End all its processes at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    @staticmethod
+    def workers() -> list[int]:
+        """Processes that carry out a part now."""
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_busy(path)]
+
+
+def _is_busy(path: Path) -> bool:
+    try:
+        return path.read_bytes().startswith(b"ray::call")
+    except OSError:
+        return False
+
+
+@contextmanager
+def running(token: str | None = None) -> Iterator[RayCluster]:
+    """Start a cluster; `token`: an empty one for a cluster that asks for none."""
+    token = secrets.token_hex(32) if token is None else token
+    own = {
+        **child_processes.environment(),
+        "OMP_NUM_THREADS": "1",
+        **cluster_access.environment(Door("127.0.0.1:0", token)),
+    }
+    if not token:
+        own |= {"RAY_AUTH_MODE": "disabled"}
+        own.pop("RAY_AUTH_TOKEN")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", START], env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line, "the cluster did not start"
+        yield RayCluster(process, line.strip().strip('"'), token)
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
