@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.states import Failed
 
+from flows.failed_start import recording
 from flows.orchestration.schedules import Schedule, schedules
 from flows.prepare import prepare
 from flows.tasks import conduct_as_flow, flow_run, name_of_run
@@ -23,7 +24,9 @@ def scheduled(schedule: str, home: str, overrides: list[str] | None = None) -> A
     try:
         place, night = recorded(schedule, home)
         wanted = [*night.overrides, *allowed(overrides)]
-        run = prepare(night.dataset, night.recipe, night.data, str(place.root), wanted)
+        asked = (night.dataset, night.recipe, night.data, str(place.root), wanted)
+        with recording(*asked):
+            run = prepare(*asked)
         return conduct_as_flow(run.model_copy(update={"flow_run_id": flow_run.id}))
     except OURS as error:  # the message is for users; a traceback would hide it
         return Failed(message=masked(str(error)), data=error)

@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.cli.output import this_command
 from flows.conductor import conduct
+from flows.failed_start import recording
 from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import protect_server
 from flows.orchestration.cluster import engine_of
@@ -38,7 +39,9 @@ def run_night(options: Namespace) -> int:
     if options.rows:
         raise SettingsError("--rows is for --plan: it says what a source of so many rows needs")
     say_where(options.home)
-    run = prepare(options.dataset, options.recipe, options.data, options.home, options.overrides, until=options.until)
+    asked = (options.dataset, options.recipe, options.data, options.home, options.overrides)
+    with recording(*asked, until=options.until):
+        run = prepare(*asked, until=options.until)
     log.info(f"night {run.run_id} of {run.dataset}, recipe {run.settings.recipe}, in {run.home.root}")
     arguments = {
         "dataset": options.dataset, "recipe": options.recipe, "data": options.data, "home": str(run.home.root),
