@@ -143,8 +143,8 @@ class Explorer:
     def fill(self, ruled: Ruled, users: pl.Series) -> tuple[Ruled, Tensor]:
         """Lists (N, k) of `users` (N,), ids, with new items in some places, and which places those are, (N, k) bool.
 
-        Promoted items keep their place, and so does the top; of the other items those with the lowest scores give way.
-        A list that has no item left to draw keeps its own.
+        Promoted items keep their place, and so do those that a promotion wants where they are, and the top; of the
+        other items those with the lowest scores give way. A list that has no item left to draw keeps its own.
         """
         explored = torch.zeros_like(ruled.promoted)  # (N, k)
         if not (len(self.ids) and self.count):
@@ -152,23 +152,29 @@ class Explorer:
         hashes = np.array([stable_hash(user) for user in users], dtype=np.uint64)  # (N,)
         items, scores = ruled.lists.items.cpu().clone(), ruled.lists.scores.cpu().clone()
         promoted = ruled.promoted.cpu()
+        settled = promoted if ruled.settled is None else ruled.settled.cpu()
         here = users.alias("user_id").to_frame().with_row_index("row").join(self.had, on="user_id")
         self.seen = torch.from_numpy((here["row"].cast(pl.Int64) * len(self.ids) + here["e"]).to_numpy(writable=True))
         rows = torch.arange(len(items))  # (N,)
         for tile in rows.split(max(1, CELLS // (DRAWS * self.widest))):
-            chosen = self._draw(items[tile], promoted[tile], hashes[tile.numpy()], rows[tile])  # (B, m)
-            at = self._places(items[tile], promoted[tile], hashes[tile.numpy()], (chosen >= 0).sum(1))  # (B, k)
-            items[tile], scores[tile] = _placed(items[tile], scores[tile], promoted[tile], chosen, at)
+            fixed = promoted[tile], settled[tile]
+            chosen = self._draw(items[tile], fixed, hashes[tile.numpy()], rows[tile])  # (B, m)
+            at = self._places(items[tile], settled[tile], hashes[tile.numpy()], (chosen >= 0).sum(1))  # (B, k)
+            items[tile], scores[tile] = _placed(items[tile], scores[tile], settled[tile], chosen, at)
             explored[tile] = at.to(explored.device)
         self.filled += int(explored.sum())
         device = ruled.lists.items.device
         held = ruled.held | displaced(ruled.lists.items.cpu(), items)
         lists = Lists(items.to(device), scores.to(device), ruled.lists.from_fallback)
-        return Ruled(lists, ruled.promoted, held), explored
+        return Ruled(lists, ruled.promoted, held, ruled.settled), explored
 
-    def _draw(self, items: Tensor, promoted: Tensor, hashes: np.ndarray, rows: Tensor) -> Tensor:
-        """Codes of the new items for each list (B, k), first drawn first and -1 where none is left, (B, m)."""
-        room = ((items >= 0) & ~promoted)[:, 1:].sum(1).clamp(max=self.count)  # (B,)
+    def _draw(self, items: Tensor, fixed: tuple[Tensor, Tensor], hashes: np.ndarray, rows: Tensor) -> Tensor:
+        """Codes of the new items for each list (B, k), first drawn first and -1 where none is left, (B, m).
+
+        `fixed`: which items are promoted, and which keep their place, (B, k) bool each.
+        """
+        promoted, settled = fixed
+        room = ((items >= 0) & ~settled)[:, 1:].sum(1).clamp(max=self.count)  # (B,)
         every = len(self.ids) <= DRAWS
         chosen = self._among(self._order(hashes, every), items, promoted, rows)
         short = ((chosen >= 0).sum(1) < room).nonzero().squeeze(1)
@@ -209,13 +215,13 @@ class Explorer:
                 count += has[one.clamp(min=0)] & (one >= 0).unsqueeze(1)
         return torch.stack(chosen, 1)
 
-    def _places(self, items: Tensor, promoted: Tensor, hashes: np.ndarray, wanted: Tensor) -> Tensor:
-        """`wanted` (B,) places of each list (B, k), drawn below the top from those not promoted, (B, k) bool."""
+    def _places(self, items: Tensor, settled: Tensor, hashes: np.ndarray, wanted: Tensor) -> Tensor:
+        """`wanted` (B,) places of each list (B, k), drawn below the top from those not settled, (B, k) bool."""
         n, k = items.shape
         keys = mix(np.full(n * k, self.salt + 1, dtype=np.uint64), np.repeat(hashes, k),
                    np.tile(np.arange(k, dtype=np.uint64), n)).reshape(n, k)  # fmt: skip
         ordered = torch.from_numpy((keys >> np.uint64(1)).astype(np.int64))  # (B, k)
-        taken = promoted | (items < 0)
+        taken = settled | (items < 0)
         taken[:, 0] = True
         ordered[taken] = torch.iinfo(torch.int64).max
         turn = ordered.argsort(dim=1, stable=True).argsort(dim=1)  # (B, k) place in the drawn order
@@ -228,9 +234,9 @@ def _counts(items: Tensor, promoted: Tensor, has: Tensor) -> Tensor:
     return sum((has[items[:, j].clamp(min=0)] & counted[:, j : j + 1]).int() for j in range(items.shape[1]))  # type: ignore
 
 
-def _placed(items: Tensor, scores: Tensor, promoted: Tensor, chosen: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Lists (B, k) with `chosen` (B, m) at the places `at` (B, k), promoted items as they were, others in order."""
-    rest = (items >= 0) & ~promoted  # (B, k)
+def _placed(items: Tensor, scores: Tensor, settled: Tensor, chosen: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Lists (B, k) with `chosen` (B, m) at the places `at` (B, k), settled items as they were, others in order."""
+    rest = (items >= 0) & ~settled  # (B, k)
     slots = rest & ~at
     source = (~rest).int().argsort(dim=1, stable=True)  # (B, k): places of the rest, best first
     own = source.gather(1, (slots.int().cumsum(1) - 1).clamp(min=0))  # (B, k)

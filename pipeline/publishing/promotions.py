@@ -24,8 +24,9 @@ class Promotion:
 
 def promote(
     lists: Lists, promotions: Sequence[Promotion], make: MakeLists, allowed: Tensor | None
-) -> tuple[Lists, Tensor]:
-    """Lists (N, k) with promoted items at their places, and which of their items are promoted, (N, k) bool.
+) -> tuple[Lists, Tensor, Tensor]:
+    """Lists (N, k) with promoted items at their places, which of their items are promoted, (N, k) bool, and which must
+    stay where they are: those, and the ones that had their place already, (N, k) bool.
 
     For each user the best of a promotion's items that is allowed, not masked and not chosen for another place goes to
     the place, and what stood there moves down. If that item is in the list at this place or above, the list stays as
@@ -52,7 +53,10 @@ def promote(
         items = torch.where(placed, best[0].unsqueeze(1), items.gather(1, source))
         scores = torch.where(placed, best[1].unsqueeze(1), scores.gather(1, source))
         promoted = placed | (promoted.gather(1, source) & ~placed)
-    return Lists(items, scores, lists.from_fallback), promoted
+    settled = promoted.clone()
+    for item in chosen:
+        settled |= (items == item.unsqueeze(1)) & (items >= 0)
+    return Lists(items, scores, lists.from_fallback), promoted, settled
 
 
 def _first_free(candidates: Lists, chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

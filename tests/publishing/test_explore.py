@@ -30,10 +30,20 @@ def explorer(count: int, had: dict[str, list[int]], limit: int | None = None, sa
     return Explorer(ids, torch.tensor(CODES), FIT, count, salt, frame, groups)
 
 
-def ruled(items: list[list[int]], promoted: list[list[bool]]) -> Ruled:
-    table = torch.tensor(items)
+def ruled(items: list[list[int]], promoted: list[list[bool]], settled: list[list[bool]] | None = None) -> Ruled:
+    table, fixed = torch.tensor(items), None if settled is None else torch.tensor(settled)
     scores = torch.where(table >= 0, -torch.arange(table.shape[1]).float(), -torch.inf)
-    return Ruled(Lists(table, scores, torch.zeros(len(items), dtype=torch.bool)), torch.tensor(promoted), {})
+    return Ruled(Lists(table, scores, torch.zeros(len(items), dtype=torch.bool)), torch.tensor(promoted), {}, fixed)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.booleans(), min_size=6, max_size=6), st.integers(1, 5))
+def test_an_item_that_a_promotion_wants_where_it_is_stays_there(settled: list[bool], count: int):
+    before = [0, 1, 2, 3, 4, 5]
+    found, _ = explorer(count, {}).fill(ruled([before], [[False] * 6], [settled]), pl.Series(["u"]))
+    after = found.lists.items[0].tolist()
+    assert [after[at] for at in range(6) if settled[at]] == [at for at in range(6) if settled[at]]
+    assert sum(item in CODES for item in after) == min(count, settled[1:].count(False))
 
 
 @st.composite
