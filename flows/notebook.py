@@ -58,7 +58,7 @@ class Published:
     def recommend(self, users: str | Sequence[str], top_n: int = 10) -> pl.DataFrame:
         """The published lists of users: user_id, rank, item_id, title, score, source.
 
-        A warning names unknown users; ValueError if all are unknown.
+        Warnings name unknown users and known ones without a list; ValueError if all are unknown.
         """
         wanted = list(dict.fromkeys([users] if isinstance(users, str) else map(str, users)))
         known = set(self.sql("select user_id from users where list_contains($users, user_id)", users=wanted)["user_id"])
@@ -68,11 +68,18 @@ class Published:
             if not known:
                 raise ValueError(f"{message}. Ids are the source's: table('users')['user_id'] has them all")
             warnings.warn(message, stacklevel=2)
-        return self.sql(
+        lists = self.sql(
             "select user_id, rank, item_id, title, score, source from recommendations_titled "
             "where list_contains($users, user_id) and rank <= $n order by user_id, rank",
             users=wanted, n=top_n,
         )  # fmt: skip
+        if top_n > 0 and (without := sorted(known - set(lists["user_id"]))):
+            warnings.warn(
+                f"{len(without):,} known users of {self.dataset} got no list at night (export.active_days), such as "
+                f"{without[0]!r}; the command `nightrecs recommend` makes one",
+                stacklevel=2,
+            )
+        return lists
 
     def similar(self, items: str | Sequence[str], top_n: int = 10) -> pl.DataFrame:
         """The published neighbours of items: item_id, title, rank, similar_item_id, similar_title, score.

@@ -13,7 +13,8 @@ from pipeline.config.publishing import Export
 from pipeline.core.errors import SettingsError
 from pipeline.core.suggest import nearest
 from pipeline.publishing.boosts import boosted
-from pipeline.publishing.business_rules import Rules
+from pipeline.publishing.business_rules import Rules, keep_to_limits
+from pipeline.ranking.recommend import Lists
 from pipeline.schemas import tables
 from pipeline.sources import attributes, catalog_reader, files
 
@@ -103,7 +104,10 @@ class Known:
 
 
 def fallback_items(cold: ColdUsers, ids: pl.Series, rules: Rules, n: int) -> pl.DataFrame:
-    """Rows of tables.FALLBACK_ITEMS: the list of each value, and that of all users, for users who are not known yet."""
+    """Rows of tables.FALLBACK_ITEMS: the list of each value, and that of all users, for users who are not known yet.
+
+    They follow the rules of the default list but promotions.
+    """
     parts = []
     for at in range(-1, len(cold.names)):
         scores = cold.popular if at < 0 else cold.scores(at)
@@ -111,8 +115,7 @@ def fallback_items(cold: ColdUsers, ids: pl.Series, rules: Rules, n: int) -> pl.
             scores = boosted(scores, rules.boost)
         if rules.listable is not None:
             scores = torch.where(rules.listable, scores, -torch.inf)
-        top, order = scores.sort(descending=True, stable=True)
-        best = order[:n][top[:n] > -torch.inf]
+        best = _best_within_limits(scores, rules, n)
         parts.append(
             pl.DataFrame(
                 {
@@ -126,3 +129,18 @@ def fallback_items(cold: ColdUsers, ids: pl.Series, rules: Rules, n: int) -> pl.
             )
         )
     return pl.concat(parts)
+
+
+def _best_within_limits(scores: Tensor, rules: Rules, n: int) -> Tensor:
+    """The best items of finite scores (I,), at most n of them, within the limits per attribute, (n',)."""
+    top, order = scores.sort(descending=True, stable=True)
+    order, depth = order[top > -torch.inf], n
+    if not rules.groups:
+        return order[:n]
+    while True:
+        some = order[:depth].unsqueeze(0)  # (1, depth)
+        longer = Lists(some, scores[some], torch.zeros(1, dtype=torch.bool))
+        lists, is_short = keep_to_limits(longer, rules.groups, n)
+        if depth >= len(order) or not is_short:
+            return lists.items[lists.items >= 0]
+        depth *= 4

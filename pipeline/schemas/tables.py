@@ -119,7 +119,9 @@ USER_ATTRIBUTES = Table(
      "value": Column(TEXT, "Value as in the file; a column with several values per user has a row for each")},
 )  # fmt: skip
 REASONS = Table(
-    "reasons", "Which items of the user's history a recommendation comes from; filled with export.reasons",
+    "reasons",
+    "Which items of the user's history a recommendation comes from, where its source is model; filled with "
+    "export.reasons",
     ("user_id", "rank", "because_rank"),
     {"user_id": USER, "rank": Column(INT, "Rank of the recommendation"),
      "because_rank": Column(INT, "1 is the item that adds most to the score; 0: all further items together"),

@@ -167,7 +167,7 @@ def _audiences(
 
 def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
-    listed = wanted_lists.read_all(run)
+    listed, export = wanted_lists.read_all(run), run.settings.export
     return lake.Spec(
         call=StageCall(StageName.EXPORT),
         layer="7_recommendations",
@@ -178,6 +178,7 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
             **({"trending_prior": "mixture"} if run.settings.export.trending else {}),
+            **({"fallback_limits": True} if export.fallback_by and export.max_per_attribute else {}),
             **({"popular_events": "target"} if run.settings.dataset.events else {}),
         },
         parents=(raw, encoded, *models.folders),

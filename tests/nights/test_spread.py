@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows import conductor
+from flows.notebook import Published
 from pipeline.core import spread
 from pipeline.publishing import listed_users
 from pipeline.schemas import tables
@@ -58,3 +59,6 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
     assert found["here"] == found["there"]
     assert engine.parts == ["write_range"] * 5
     assert engine.records.keys() == {"ials", "pmf"}
+    with pytest.warns(UserWarning, match=r"1 known users of tiny got no list at night .* such as 'old'"):
+        lists = Published("tiny", shop.home_root).recommend(["u00", "old"])
+    assert set(lists["user_id"]) == {"u00"}

@@ -110,6 +110,15 @@ def test_what_a_country_likes_comes_first_and_then_what_all_like(cold):
     assert "i0" not in set(cold_users.fallback_items(cold, pl.Series(["i0", "i1", "i2", "i3"]), excluded, 3)["item_id"])
 
 
+def test_lists_for_new_users_keep_to_the_limits_per_attribute(cold):
+    groups = [(torch.tensor([[True, False], [False, True], [True, False], [True, False]]), 1)]
+    table = cold_users.fallback_items(cold, pl.Series(["i0", "i1", "i2", "i3"]), Rules(groups=groups), 1)
+    assert table.group_by("value").len()["len"].to_list() == [1, 1, 1]
+    table = cold_users.fallback_items(cold, pl.Series(["i0", "i1", "i2", "i3"]), Rules(groups=groups), 3)
+    lists = {value: rows["item_id"].to_list() for (value,), rows in table.group_by("value", maintain_order=True)}
+    assert lists == {None: ["i0", "i1"], "de": ["i0", "i1"], "fr": ["i0", "i1"]}
+
+
 def test_users_are_grouped_by_their_value(cold):
     users = pl.Series(["x01", "new", "d03", "f1", "nobody"])
     groups = {cold.names[value]: rows.tolist() for value, rows in cold.groups(users, torch.tensor([0, 1, 2, 3, 4]))}
