@@ -7,6 +7,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 # replaces the default of pyproject.toml, which is that of `make test`
 UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing and not connectors'
 STAMP := $(VENV)/installed
+# Some containers set it; without bytecode, each test run rewrites the asserts of all tests, and each child process compiles the packages
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install run test-unit test test-server test-connectors test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
 install: $(STAMP)
