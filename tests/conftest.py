@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import Settings
 from pipeline.reporting.plots import worker
-from pipeline.storage import journal
+from pipeline.storage import journal, warehouse
 from pipeline.tracking import server
 from tests.support.cheap_tracking import Preparer, from_template
 
@@ -36,6 +37,19 @@ CONNECTOR_FIXTURES = {"postgres", "s3"}
 """Servers on loopback. A test that uses one of these has the marker `connectors`."""
 PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
 """What reads public data sets. A test that uses one of these has the marker `long`."""
+NAMED_IN_FILES = {
+    "server": re.compile(r"mark\.server"),
+    "connectors": re.compile(r"\bpostgres\b|\bs3\b|mark\.connectors"),
+}
+"""A file without these words has no test with the marker."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m server` or `-m connectors`, other files are not imported: that takes longer than most of these tests."""
+    words = NAMED_IN_FILES.get(config.option.markexpr.split(" ")[0])
+    if words and collection_path.name.startswith("test_") and collection_path.suffix == ".py":
+        return None if words.search(collection_path.read_text("utf-8")) else True
+    return None
 
 
 def modules_used(item: pytest.Function) -> set[str]:
@@ -100,6 +114,27 @@ def _cheap_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         if client := sys.modules.get("pipeline.tracking.client"):  # it has imported the name already
             patch.setattr(client, "initialised_alone", initialised)
         patch.setattr(worker, "Drawer", Preparer)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_databases() -> Iterator[None]:
+    """To read sources a night starts a database of its own, for the folder it spills to; here all share one."""
+    connect = warehouse.connect
+
+    def shared(
+        database: Path | str = ":memory:",
+        *,
+        temporary: Path | None = None,
+        memory_limit: str | None = None,
+        **options: Any,
+    ) -> warehouse.Connection:
+        if database == ":memory:" and memory_limit is None and temporary and temporary.name == "spill":
+            return warehouse.shared(os.getpid(), options.get("threads", 0), None).cursor()
+        return connect(database, temporary=temporary, memory_limit=memory_limit, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warehouse, "connect", shared)
         yield
 
 
