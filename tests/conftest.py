@@ -26,7 +26,7 @@ settings.register_profile("without_deadline", deadline=None)  # a busy machine o
 settings.load_profile("without_deadline")
 
 NIGHT_MODULES = re.compile(
-    r"flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
+    r"nightrecs|flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
     r"|tests\.support\.(cookbook|full_shop|nights|published_home|published_nights|small_home|small_tables|tastes)"
 )
 """What runs whole nights, or builds homes as they leave them. A test that uses one of these is of the tier `night`."""
@@ -151,6 +151,17 @@ def draws_plots() -> Iterator[None]:
     """Nights draw their plots, in the usual process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "Drawer", Preparer.__base__)
+        yield
+
+
+@pytest.fixture(scope="module")
+def lean_nights() -> Iterator[None]:
+    """Nights leave out MLflow and the report, for tests that look at neither: half of the CPU time of a small night."""
+    from tests.support.published_nights import without_mlflow, without_report_file
+
+    with pytest.MonkeyPatch.context() as patch:
+        without_mlflow(patch)
+        without_report_file(patch)
         yield
 
 

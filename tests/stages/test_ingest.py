@@ -398,6 +398,7 @@ def test_the_two_ways_read_real_files_alike(tmp_path, name):
     assert fast.height > 90_000 and fast.equals(exact)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [245_761])
 def test_batches_do_not_matter(tmp_path, n):
     """More rows than two batches, and than a block of bytes; one of them bad, to read line by line."""
@@ -408,6 +409,7 @@ def test_batches_do_not_matter(tmp_path, n):
     assert rejects["line"].to_list() == [200_002] and rows.equals(sound) and rows.height == n
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "faults", [{3_000: b"1,2,oops,964982703\n", 90_000: b"1,2,3\n"}, {50_000: b'7,"a\nb",3,964982703\n'}]
 )
