@@ -7,6 +7,12 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-
 # replaces the default of pyproject.toml, which is that of `make test`
 UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing and not connectors and not scale'
 STAMP := $(VENV)/installed
+SERVERS := $(VENV)/installed-servers
+RAY := $(VENV)/installed-ray
+EXTRAS ?= dev,fabric,connectors
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Some containers set it; without bytecode, each test run rewrites the asserts of all tests, and each child process compiles the packages
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install run test-unit test test-server test-connectors test-scale test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
 install: $(STAMP)
@@ -14,7 +20,15 @@ install: $(STAMP)
 $(STAMP): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nightrecs needs Python 3.11 or newer; make PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors]'
+	$(PIP_INSTALL) '.[$(EXTRAS)]'
+	touch $@ $(if $(findstring connectors-test,$(EXTRAS)),$(SERVERS)) $(if $(findstring scale,$(EXTRAS)),$(RAY))
+
+$(SERVERS): $(STAMP)
+	$(PIP_INSTALL) '.[$(EXTRAS),connectors-test]'
+	touch $@
+
+$(RAY): $(STAMP)
+	$(PIP_INSTALL) '.[$(EXTRAS),scale]'
 	touch $@
 
 run: install
@@ -27,16 +41,15 @@ test: install
 	$(PYTEST)
 
 test-server: install
-	$(PYTEST) -m 'server and not slow'
+	$(PYTEST) --dist load -m 'server and not slow'
 
 # on servers that the tests start: PostgreSQL, where it is installed, and moto's S3; `-rs` shows what was skipped and why
-test-connectors: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors,connectors-test]'
+test-connectors: $(SERVERS)
 	$(PYTEST) -m connectors -rs
 
-test-scale: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,fabric,connectors,scale]'
-	$(BIN)/python -m pytest -m scale -rs
+# on a Ray cluster of two nodes that the tests start, so one after another
+test-scale: $(RAY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale -rs
 
 test-all: install
 	$(BIN)/python -m pytest -m ''
@@ -50,7 +63,7 @@ wheel-check: install
 	$(BIN)/python -m tests.wheel_check
 
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(PIP_INSTALL) '.[bench]'
 	$(BIN)/python -m tests.benchmarks
 
 # the hot paths next to bare kernels, in ratios of CPU time; minutes, and not part of `make test`

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import Settings
 from pipeline.reporting.plots import worker
-from pipeline.storage import journal
+from pipeline.storage import journal, warehouse
 from pipeline.tracking import server
 from tests.support.cheap_tracking import Preparer, from_template
 
@@ -25,7 +26,7 @@ settings.register_profile("without_deadline", deadline=None)  # a busy machine o
 settings.load_profile("without_deadline")
 
 NIGHT_MODULES = re.compile(
-    r"flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
+    r"nightrecs|flows\.(conductor|nightly)|tests\.faults\..*|tests\.goldens\.(nights|old_home)"
     r"|tests\.support\.(cookbook|full_shop|nights|published_home|published_nights|small_home|small_tables|tastes)"
 )
 """What runs whole nights, or builds homes as they leave them. A test that uses one of these is of the tier `night`."""
@@ -38,6 +39,19 @@ CLUSTER_FIXTURES = {"ray_cluster"}
 """A test that uses one of these has the marker `scale`."""
 PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
 """What reads public data sets. A test that uses one of these has the marker `long`."""
+NAMED_IN_FILES = {
+    "server": re.compile(r"mark\.server"),
+    "connectors": re.compile(r"\bpostgres\b|\bs3\b|mark\.connectors"),
+}
+"""A file without these words has no test with the marker."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m server` or `-m connectors`, other files are not imported: that takes longer than most of these tests."""
+    words = NAMED_IN_FILES.get(config.option.markexpr.split(" ")[0])
+    if words and collection_path.name.startswith("test_") and collection_path.suffix == ".py":
+        return None if words.search(collection_path.read_text("utf-8")) else True
+    return None
 
 
 def modules_used(item: pytest.Function) -> set[str]:
@@ -108,6 +122,27 @@ def _cheap_tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _cheap_databases() -> Iterator[None]:
+    """To read sources a night starts a database of its own, for the folder it spills to; here all share one."""
+    connect = warehouse.connect
+
+    def shared(
+        database: Path | str = ":memory:",
+        *,
+        temporary: Path | None = None,
+        memory_limit: str | None = None,
+        **options: Any,
+    ) -> warehouse.Connection:
+        if database == ":memory:" and memory_limit is None and temporary and temporary.name == "spill":
+            return warehouse.shared(os.getpid(), options.get("threads", 0), None).cursor()
+        return connect(database, temporary=temporary, memory_limit=memory_limit, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warehouse, "connect", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
     """Nothing in these tests survives a crash of the machine, so that no write needs to reach the disk."""
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +155,17 @@ def draws_plots() -> Iterator[None]:
     """Nights draw their plots, in the usual process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "Drawer", Preparer.__base__)
+        yield
+
+
+@pytest.fixture(scope="module")
+def lean_nights() -> Iterator[None]:
+    """Nights leave out MLflow and the report, for tests that look at neither: half of the CPU time of a small night."""
+    from tests.support.published_nights import without_mlflow, without_report_file
+
+    with pytest.MonkeyPatch.context() as patch:
+        without_mlflow(patch)
+        without_report_file(patch)
         yield
 
 

@@ -76,8 +76,7 @@ def measure_earlier_lists(run: Run, raw: Path, encoded: Path) -> list[dict[str, 
 @contextmanager
 def facts(run: Run, raw: Path, encoded: Path) -> Iterator[warehouse.Connection]:
     """A connection with `source_rows` and `positives`, which the statement 4_realised reads."""
-    con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
-    try:
+    with warehouse.scratch(run.settings.threads, run.settings.memory_limit) as con:
         files = {name: warehouse.literal(encoded / f"{name}.parquet") for name in ("interactions", "users", "items")}
         rows = warehouse.literal(raw / "interactions.parquet")
         kinds = run.settings.dataset.events
@@ -92,8 +91,6 @@ def facts(run: Run, raw: Path, encoded: Path) -> Iterator[warehouse.Connection]:
             f"USING (item_idx) WHERE positive{' AND target' if kinds else ''}"
         )
         yield con
-    finally:
-        con.close()
 
 
 def due_lists(con: warehouse.Connection, run: Run, newest: datetime) -> list[Lists]:

@@ -144,7 +144,7 @@ def _likeness(home: Home, dataset: str, user_id: str) -> tuple[bool, bool]:
         both += f"SELECT item_id::VARCHAR, true FROM {items}"
         query = f"SELECT bool_or(item AND id = $id), bool_or(id <> $id OR item) FROM ({both}) WHERE contains(id, $id)"
         opened = suppress(warehouse.DatabaseError, Held)  # the steps that follow name such a file
-        with opened, reader.open_file(path) if path else warehouse.connect() as con:
+        with opened, reader.open_file(path) if path else warehouse.scratch() as con:
             ((same, wider),) = con.sql(query, params={"id": user_id}).fetchall()
             is_item, is_part = is_item or bool(same), is_part or bool(wider)
     return is_item, is_part

@@ -114,17 +114,18 @@ def _debris(home: Home, dataset: str) -> list[Path]:
 def rebuild(source: Path, target: Path, person: Person) -> int:
     """Copy a published file without the user; returns how many rows were left out or redacted."""
     changed = 0
-    with warehouse.connect() as con:
-        reader.open_file(source).close()  # says who holds it
-        con.execute(f"ATTACH {warehouse.literal(source)} AS old (READ_ONLY)")
+    reader.open_file(source).close()  # says who holds it
+    with warehouse.scratch() as con, warehouse.attached(con, source, "old"):
         con.execute(f"ATTACH {warehouse.literal(target)} AS new (STORAGE_VERSION '{OLDEST_READABLE}')")
-        con.execute("COPY FROM DATABASE old TO new (SCHEMA)")
-        columns = "SELECT table_name, map(list(column_name), list(data_type)) FROM duckdb_columns() WHERE "
-        columns += "database_name = 'old' AND table_name IN "
-        columns += "(SELECT table_name FROM duckdb_tables() WHERE database_name = 'old') GROUP BY ALL"
-        for table, types in sorted(con.sql(columns).fetchall()):
-            changed += _copy(con, table, types, person)
-        con.execute("DETACH new")
+        try:
+            con.execute("COPY FROM DATABASE old TO new (SCHEMA)")
+            columns = "SELECT table_name, map(list(column_name), list(data_type)) FROM duckdb_columns() WHERE "
+            columns += "database_name = 'old' AND table_name IN "
+            columns += "(SELECT table_name FROM duckdb_tables() WHERE database_name = 'old') GROUP BY ALL"
+            for table, types in sorted(con.sql(columns).fetchall()):
+                changed += _copy(con, table, types, person)
+        finally:
+            con.execute("DETACH new")
     return changed
 
 

@@ -37,18 +37,17 @@ LOCK_SECONDS = 10.0
 # ── tables ──
 def find_in_duckdb(path: Path, person: Person) -> Iterator[str]:
     """Columns of user ids exactly, all other texts as prose, nested ones too."""
-    with warehouse.connect() as con:  # attached, since a file that this process has open would be read as it was
-        con.execute(f"ATTACH {warehouse.literal(path)} AS searched (READ_ONLY)")
-        con.execute("USE searched")
+    # attached, since a file that this process has open would be read as it was
+    with warehouse.scratch() as con, warehouse.attached(con, path, "searched"):
         names = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'searched' ORDER BY 1"
         for (table,) in con.sql(names).fetchall():
-            yield from _find_in_table(con, warehouse.quoted(table), table, person)
+            yield from _find_in_table(con, f"searched.{warehouse.quoted(table)}", table, person)
     yield from find_bytes(path, person)
 
 
 def find_in_parquet(path: Path, person: Person) -> Iterator[str]:
     """The same of a Parquet file; its name stands for the table's."""
-    with warehouse.connect() as con:
+    with warehouse.scratch() as con:
         yield from _find_in_table(con, f"read_parquet({warehouse.literal(path)})", path.stem, person)
     yield from find_bytes(path, person)  # a dictionary may keep what no row has
 
@@ -125,7 +124,7 @@ def clear_parquet(path: Path, person: Person) -> int:
     types = {name: "VARCHAR" for name, dtype in frame.schema.items() if isinstance(dtype, TEXTS)}
     before = frame.height
     if where := of_user(path.stem, frame.columns):
-        with warehouse.connect() as con:
+        with warehouse.scratch() as con:
             con.register("_frame", cast("object", frame.to_arrow()))
             frame = con.sql(f"SELECT * FROM _frame WHERE NOT coalesce({where}, false)", params={"user": person.user_id})
             frame = frame.pl()

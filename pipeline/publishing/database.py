@@ -57,11 +57,11 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
     generated_at = utcnow()
     journal.update_run(run, generated_at=generated_at.isoformat())
     of_the_night = {"run_id": run.run_id, "generated_at": generated_at}
+    _create(con, *(table for table in tables.PUBLISHED if table not in OF_THE_CATALOG))
     for table in tables.PUBLISHED:
         if table in OF_THE_CATALOG:
             OF_THE_CATALOG[table](con, raw, lists)
             continue
-        _create(con, table)
         files = (
             lists / f"{table.name}[-.]*parquet" if table is not tables.REJECTED_ROWS else raw / "rejected_rows.parquet"
         )
@@ -83,9 +83,10 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             copy_journal(con, run, table)
 
 
-def _create(con: warehouse.Connection, table: Table) -> None:
+def _create(con: warehouse.Connection, *new: Table) -> None:
     with warehouse.transaction(con):
-        con.execute(table.ddl)
+        for table in new:
+            con.execute(table.ddl)
 
 
 def _fill_items(con: warehouse.Connection, raw: Path, lists: Path) -> None:
@@ -159,11 +160,12 @@ def create_view(con: warehouse.Connection, path: Path, comments: Comments | None
         of_columns |= comments.get(table, {})
     of_columns |= declared
     con.execute(text)
-    con.execute(f"COMMENT ON VIEW {view} IS {warehouse.literal(about)}")
+    comments_of_view = [f"COMMENT ON VIEW {view} IS {warehouse.literal(about)}"]
     for column in con.sql(f"FROM {view}").columns:
         if column in of_columns:
             name = f"{view}.{warehouse.identifier(column)}"
-            con.execute(f"COMMENT ON COLUMN {name} IS {warehouse.literal(of_columns[column])}")
+            comments_of_view.append(f"COMMENT ON COLUMN {name} IS {warehouse.literal(of_columns[column])}")
+    con.execute(";\n".join(comments_of_view))
 
 
 def _table_comments(con: warehouse.Connection) -> Comments:

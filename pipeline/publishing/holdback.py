@@ -43,7 +43,7 @@ def condition(holdback: Holdback) -> str:
 
 def held_users(users: pl.Series, holdback: Holdback) -> pl.Series:
     """Those of the user ids (U,) that are held back, as text."""
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         con.register("_users", users.cast(pl.String).unique().alias("user_id").to_frame().to_arrow())
         return con.sql(f"SELECT user_id FROM _users WHERE {condition(holdback)} ORDER BY user_id").pl()["user_id"]
 

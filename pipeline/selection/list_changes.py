@@ -99,7 +99,7 @@ def _published_lists(run: Run, live: str | None, users: pl.Series) -> pl.DataFra
     """
     params = {"seed": str(run.settings.seed), "users": run.settings.gate.list_users}
     try:
-        with warehouse.connect(threads=1) as con, warehouse.attached(con, before, "before"):
+        with warehouse.scratch(threads=1) as con, warehouse.attached(con, before, "before"):
             con.register("_users", users.cast(pl.String).unique().alias("user_id").to_frame().to_arrow())  # pyright: ignore
             return con.sql(query, params=params).pl().cast(empty.schema)  # type: ignore[arg-type]
     except warehouse.DatabaseError:

@@ -24,24 +24,21 @@ def admit_source(run: Run, raw: Path) -> Path:
     published nights with the same source mode), `drift` (tables.DRIFT of tonight) and `bounds`. The result depends on
     the clock and on earlier nights, so the checks run every night and the lake keeps no result.
     """
-    with journal.stage(run, "admit") as record:
-        con = warehouse.connect(threads=run.settings.threads, memory_limit=run.settings.memory_limit)
-        try:
-            source = warehouse.literal(raw / "interactions.parquet")
-            con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({source})")
-            statistics = describe(run, raw, con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0])
-            record.update(rows_in=statistics["rows"], rows_out=statistics["rows"])
-            earlier = earlier_nights(run)
-            newest = statistics["newest"] and statistics["newest"].isoformat(timespec="microseconds")
-            journal.append(run, tables.INPUTS, [{**statistics, "newest": newest}])
-            tonight = pl.DataFrame([{"run_id": run.run_id, **statistics}], schema=tables.INPUTS.schema, orient="row")
-            checks.temporary(con, "tonight", tonight)
-            checks.temporary(con, "earlier_nights", earlier)
-            checks.temporary(con, "drift", drift.measure(con, run, live_run_id(run.home, run.dataset)))
-            checks.bounds(con, run)
-            failed = checks.run_checks(con, run, "input")
-        finally:
-            con.close()
+    limits = (run.settings.threads, run.settings.memory_limit)
+    with journal.stage(run, "admit") as record, warehouse.scratch(*limits) as con:
+        source = warehouse.literal(raw / "interactions.parquet")
+        con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({source})")
+        statistics = describe(run, raw, con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0])
+        record.update(rows_in=statistics["rows"], rows_out=statistics["rows"])
+        earlier = earlier_nights(run)
+        newest = statistics["newest"] and statistics["newest"].isoformat(timespec="microseconds")
+        journal.append(run, tables.INPUTS, [{**statistics, "newest": newest}])
+        tonight = pl.DataFrame([{"run_id": run.run_id, **statistics}], schema=tables.INPUTS.schema, orient="row")
+        checks.temporary(con, "tonight", tonight)
+        checks.temporary(con, "earlier_nights", earlier)
+        checks.temporary(con, "drift", drift.measure(con, run, live_run_id(run.home, run.dataset)))
+        checks.bounds(con, run)
+        failed = checks.run_checks(con, run, "input")
     if failed:
         raise Refused(
             "the source is not fit for a night: " + "; ".join(failed.reasons)

@@ -286,6 +286,8 @@ def _frame(table: contracts.Table, records: list[dict[str, Any]]) -> pl.DataFram
     rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
     if wrong := len(records) - len(rows):
         log_once(f"{wrong} records of the journal's {table.name} are damaged and left out")
+    if not rows:
+        return table.empty()
     frame = pl.DataFrame(rows, schema=table.schema, orient="row")
     return table.check(frame.unique(table.key, keep="last", maintain_order=True))
 

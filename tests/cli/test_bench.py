@@ -13,6 +13,7 @@ from pipeline.core.paths import Home
 from pipeline.evaluation.ranking_metrics import HIGHER_IS_BETTER
 from pipeline.storage import lake
 
+pytestmark = pytest.mark.usefixtures("lean_nights")
 PROTOCOLS = """
 [S1]
 title = "the built-in sample"

@@ -20,7 +20,7 @@ from pipeline.storage import warehouse
 from pipeline.training.interactions import Interactions
 from pipeline.training.normalizer import Normalizer
 from tests.support.published_home import FILTERED_OUT, NEVER_POSITIVE, RARE, RECIPE
-from tests.support.published_nights import without_mlflow
+from tests.support.published_nights import without_mlflow, without_report_file
 
 ADDITIVE = {"ease", "graph_filter", "slim", "ials", "item_knn", "rp3beta"}
 WITH_TERMS = {"mf", "pmf"}
@@ -164,6 +164,7 @@ def home_of_two(published_home: Path, tmp_path_factory: pytest.TempPathFactory) 
     words = ["run", str(published_home.parent / "tiny.toml"), "--recipe", str(recipe), "--no-prefect"]
     with pytest.MonkeyPatch.context() as patch:
         without_mlflow(patch)
+        without_report_file(patch)
         assert main(["--home", str(home), *words]) == 0
     return home
 

@@ -24,6 +24,7 @@ from pipeline.storage import journal
 from tests.support.published_nights import Dataset, without_mlflow
 from tests.support.signals import default_signals
 
+pytestmark = pytest.mark.usefixtures("lean_nights")
 LONG = '[split]\nkind = "leave_one_out"\n[models.mf]\nembedding_dim = 4\nepochs = 100000\npatience = 100000\n'
 SEARCHED = (
     '[split]\nkind = "leave_one_out"\n[models.mf]\nepochs = 15\nbatch_size = 2\n[models.mf.search]\nl2 = [0.1, 0.2]\n'

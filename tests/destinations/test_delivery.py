@@ -16,6 +16,8 @@ from pipeline.stages import track
 from pipeline.storage import forgotten_users
 from tests.support.delivered_home import DeliveredHome
 
+pytestmark = pytest.mark.long
+
 
 class Shop(DeliveredHome):
     """A home that publishes to a folder next to it."""

@@ -71,6 +71,7 @@ class Nights:
         return {**lake.read_manifest(folder), "folder": folder, "parts": parts, "run": run}
 
 
+@pytest.mark.long
 def test_the_same_history_of_nights_has_the_same_keys_and_another_history_has_others(tmp_path, monkeypatch):
     def history(name: str, *sizes: int) -> list[str]:
         nights = Nights(tmp_path / name, monkeypatch)

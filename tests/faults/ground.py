@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.prepare import prepare
 from pipeline.config.run import Run
+from pipeline.core.filesystem import sha256
 from pipeline.core.paths import Home
 from pipeline.publishing.logical_hash import hash_tables
 from pipeline.storage import journal, lake, warehouse
@@ -34,6 +35,8 @@ WITH_GRADIENT = CHEAP + "[models.mf]\nepochs = 4\nembedding_dim = 4\n"
 WITH_SEARCH = WITH_GRADIENT + '[models.ease.search]\nl2 = [5.0, 50.0]\n[search]\nsampler = "grid"\n'
 STAMPED = ("recommendations", "similar_items", "popular_items")
 """Tables whose every row names its night."""
+WHOLE: set[tuple[str, str]] = set()
+"""Digests of published files that were found whole, and the night they were checked for."""
 
 
 def rows(n_users: int = 40, n_items: int = 25, start: int = 1_000_000) -> list[tuple[str, str, int, int]]:
@@ -140,12 +143,20 @@ class Ground:
         return run_id
 
     def _whole(self, path: Path, run_id: str) -> None:
-        with warehouse.connect(path, read_only=True) as con:
-            for table in STAMPED:
-                found = con.sql(f"select distinct run_id from {table}").fetchall()
-                assert found in ([(run_id,)], []), f"{path.name}: rows of {found} in {table}"
-            output = con.sql("select logical_hash from runs where run_id = $id", params={"id": run_id}).fetchall()
-            assert output == [(hash_tables(con, run_id),)], f"{path.name}: not as it was audited"
+        content = (sha256(path), run_id)  # a live file and its generation, or a home and its copy, have the same bytes
+        if content in WHOLE:
+            return
+        with warehouse.scratch() as con, warehouse.attached(con, path, "checked"):
+            con.execute("USE checked")
+            try:
+                for table in STAMPED:
+                    found = con.sql(f"select distinct run_id from {table}").fetchall()
+                    assert found in ([(run_id,)], []), f"{path.name}: rows of {found} in {table}"
+                output = con.sql("select logical_hash from runs where run_id = $id", params={"id": run_id}).fetchall()
+                assert output == [(hash_tables(con, run_id),)], f"{path.name}: not as it was audited"
+            finally:
+                con.execute("USE memory")
+        WHOLE.add(content)
 
 
 def refused(ground: Ground, live: str | None, **how: Any) -> str:

@@ -36,6 +36,7 @@ def test_finds_the_ratings_that_it_has_not_seen(keys: dict):
     assert error(fitted(train, **keys), truth) < 0.35
 
 
+@pytest.mark.long
 def test_biases_can_be_left_out():
     train, _ = planted()
     bare = fitted(train, user_bias=False, item_bias=False, global_bias=False, clip=False)

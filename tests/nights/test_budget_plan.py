@@ -67,6 +67,7 @@ NIGHTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("machine", "shape", "minutes", "error"), NIGHTS)
 def test_most_of_the_budget_is_used_and_no_more_and_what_fits_is_not_skipped(
     tmp_path, monkeypatch, machine, shape, minutes, error
@@ -94,6 +95,7 @@ SLOWED = {"lastfm-150s-load-20": 1.25}
 """The share that was used at most where a fit in one piece, once begun, took far longer than before the load rose."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", sorted(RECORDED.glob("*.json")), ids=lambda file: file.stem)
 def test_recorded_nights_keep_their_budget(tmp_path, monkeypatch, file):
     costs = Recorded.of(file)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.publishing import holdback
 from pipeline.storage import journal
-from tests.support.published_nights import without_mlflow
+from tests.support.published_nights import without_mlflow, without_report_file
 from tests.support.small_shop import SmallShop, read
 
 OF_RECIPE = {
@@ -66,6 +66,7 @@ def recipe(chosen: Combination) -> str:
 def shop(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         without_mlflow(patch)
+        without_report_file(patch)
         yield SmallShop(tmp_path_factory.mktemp("combinations"))
 
 

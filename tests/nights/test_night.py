@@ -17,7 +17,7 @@ from pipeline.storage import journal, warehouse
 from pipeline.storage.lock import lock
 from pipeline.tracking import server
 from tests.support.nights import CHEAP, QUICK, ask
-from tests.support.published_nights import without_mlflow
+from tests.support.published_nights import without_mlflow, without_report_file
 
 LEARNT = "[models.mf]\nepochs = 2\nembedding_dim = 4\n[models.ials]\nepochs = 2\n"
 
@@ -153,9 +153,10 @@ def test_mlflow_has_the_night_and_serves_the_published_lists(published):
 
 def test_same_seed_in_two_homes_gives_the_same_hash(tmp_path, monkeypatch):
     without_mlflow(monkeypatch)
+    without_report_file(monkeypatch)
 
     def hash_of(home: str, *overrides: str) -> str:
-        run, _ = cheap_night(tmp_path / home, *overrides, models=LEARNT)
+        run, _ = cheap_night(tmp_path / home, "dataset.filter.user_fraction=0.3", *overrides, models=LEARNT)
         return journal.read_run(run.home, "sample", run.run_id)["logical_hash"]
 
     first = hash_of("one")
@@ -165,6 +166,7 @@ def test_same_seed_in_two_homes_gives_the_same_hash(tmp_path, monkeypatch):
 
 def test_a_night_goes_on_where_the_last_one_stopped(tmp_path, monkeypatch):
     without_mlflow(monkeypatch)
+    without_report_file(monkeypatch)
     _, outcome = cheap_night(tmp_path, until="split")
     assert outcome == "stopped"
 
@@ -190,6 +192,7 @@ def test_a_night_goes_on_where_the_last_one_stopped(tmp_path, monkeypatch):
 
 def test_a_family_that_crashes_is_left_out(tmp_path, monkeypatch):
     without_mlflow(monkeypatch)
+    without_report_file(monkeypatch)
 
     def crashes(call, stage, *args):
         if call.label == "ease":
@@ -214,6 +217,7 @@ def test_a_failed_audit_refuses_and_leaves_the_old_tables(published, monkeypatch
         text = bad(path)
         return text.replace("count(*) > 1", "count(*) > 0") if path.stem == "no_duplicates" else text
 
+    without_report_file(monkeypatch)
     monkeypatch.setattr(warehouse, "read_sql", planted)
     with pytest.raises(Refused, match="no_duplicates: "):
         one_night(published.home_root)
@@ -224,7 +228,9 @@ def test_a_failed_audit_refuses_and_leaves_the_old_tables(published, monkeypatch
     assert checks.filter(check_name="no_duplicates")["passed"].to_list() == [False]
 
 
-def test_a_time_split_of_untimed_data_is_a_settings_error(tmp_path):
+def test_a_time_split_of_untimed_data_is_a_settings_error(tmp_path, monkeypatch):
+    without_mlflow(monkeypatch)
+    without_report_file(monkeypatch)
     (tmp_path / "a.csv").write_text(
         "user,item\n" + "".join(f"u{u},i{i}\n" for u in range(30) for i in range(u % 7 + 3))
     )
@@ -242,6 +248,8 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
     import mlflow
 
     from pipeline.tracking import nights as tracking
+
+    without_report_file(monkeypatch)
 
     def gone(*_):
         raise ConnectionError("MLflow is gone")

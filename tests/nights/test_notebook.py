@@ -8,6 +8,8 @@ from flows.notebook import Published
 from flows.prepare import prepare
 from pipeline.core.errors import UnreadableInput
 
+pytestmark = pytest.mark.usefixtures("lean_nights")
+
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):

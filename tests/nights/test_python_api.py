@@ -14,6 +14,7 @@ from pipeline.core.paths import CHECKOUT, Home
 from pipeline.maintenance.forget import forget
 from pipeline.storage import lake
 
+pytestmark = pytest.mark.usefixtures("lean_nights")
 START = dt.datetime(2024, 1, 1)
 QUICK = "[models.popularity]\n[models.ease]\n[gate]\nenabled = false\n[export]\nreasons = 2\n[export.audiences]\ntop_n = 5\n"
 COLUMNS = {"user": "listener", "item": "track", "timestamp": "played"}

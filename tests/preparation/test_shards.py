@@ -142,6 +142,7 @@ def assert_same(whole: dict[str, Any], cut: dict[str, Any]) -> None:
         assert value.equals(theirs), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("splitting", SPLITS)
 @settings(max_examples=EXAMPLES)
 @given(
@@ -201,6 +202,7 @@ def numbered(sizes: dict[str, int]) -> pl.DataFrame:
     return rows.sample(fraction=1, shuffle=True, seed=1)
 
 
+@pytest.mark.long
 @settings(max_examples=20)
 @given(st.dictionaries(st.sampled_from(USERS), st.integers(1, 40), min_size=1), st.integers(1, 9))
 def test_users_are_cut_by_rows_and_scattered_in_order(sizes: dict[str, int], n: int):

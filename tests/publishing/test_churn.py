@@ -32,7 +32,8 @@ def rbo(one: list, other: list, p: float) -> float:
 
 def measured(now: dict[str, list], before: dict[str, list], fallback: str = "", p: float = 0.9) -> dict[str, dict]:
     """Rows of the churn table by segment; users are as active as their place."""
-    with warehouse.connect() as con:
+    with warehouse.scratch() as con:
+        con.execute("attach ':memory:' as measured; use measured")
         for table in (tables.RECOMMENDATIONS, tables.USERS):
             con.execute(table.ddl)
         con.execute("create table before_lists (user_id varchar, rank integer, item_id varchar)")
@@ -45,7 +46,9 @@ def measured(now: dict[str, list], before: dict[str, list], fallback: str = "", 
         for user, items in before.items():
             for rank, item in enumerate(items, start=1):
                 con.execute(f"insert into before_lists values ('{user}', {rank}, '{item}')")
-        return {row["segment"]: row for row in churn.measure(con, p).to_dicts()}
+        rows = {row["segment"]: row for row in churn.measure(con, p).to_dicts()}
+        con.execute("use memory; detach measured")
+        return rows
 
 
 def test_by_hand():

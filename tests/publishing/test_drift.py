@@ -82,6 +82,7 @@ def test_too_few_nights_make_nothing_unusual(earlier: list[float], value: float)
     assert (found["unusual"], found["usual_low"], found["nights"]) == (False, None, len(earlier))
 
 
+@pytest.mark.long
 @given(st.lists(st.floats(0, 1e4), min_size=FEWEST, max_size=12), st.floats(0, 1))
 def test_what_was_there_before_is_usual_and_what_is_far_away_is_not(earlier: list[float], place: float):
     low, high = min(earlier), max(earlier)

@@ -11,7 +11,7 @@ from pipeline.config.publishing import Holdback
 from pipeline.core.errors import UnreadableInput
 from pipeline.publishing import explanation, holdback, on_request
 from pipeline.storage import journal
-from tests.support.published_nights import RECIPE, Dataset, without_mlflow
+from tests.support.published_nights import RECIPE, Dataset, without_mlflow, without_report_file
 
 HELD = 'export.holdback={ share = 0.4, salt = "s" }'
 
@@ -46,6 +46,7 @@ def nights(tmp_path_factory):
         for name in ("NIGHTRECS_HOME", "NIGHTRECS_DATA", "NIGHTRECS_FAULT"):
             patch.delenv(name, raising=False)
         without_mlflow(patch)
+        without_report_file(patch)
         plain, held = data.night(), data.night(HELD)
         (data.folder / "cheap.toml").write_text(RECIPE + "[export]\ntop_n = 5\n")
         return data, plain, held, data.night(HELD)

@@ -34,6 +34,7 @@ class Table(Popularity):
         return self.table[users]
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=N_ITEMS, max_size=N_ITEMS), min_size=1, max_size=4),

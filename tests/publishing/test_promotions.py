@@ -1,5 +1,6 @@
 """Promotions and boosts: the place is kept, nothing else changes its order, and no list gets an item twice."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +73,7 @@ scores_of = st.lists(
 places_of = st.dictionaries(st.integers(1, 5), st.lists(st.integers(0, N_ITEMS - 1), max_size=4), max_size=3)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(scores_of, places_of, st.integers(1, 6), st.lists(st.booleans(), min_size=N_ITEMS, max_size=N_ITEMS))
 def test_lists_keep_their_length_and_order(scores, places, k, listable):

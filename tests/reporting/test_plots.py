@@ -18,6 +18,7 @@ from pipeline.reporting.plots import items as item_plots
 from pipeline.reporting.plots import night
 from pipeline.storage import warehouse
 from pipeline.training.interactions import History
+from tests.support.published_nights import without_report_file
 
 
 def width_and_height(path: Path) -> tuple[int, int]:
@@ -160,10 +161,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_biases_and_pictures_are_published_whichever_model_is_champion(home, draws_plots, champion, select):
+def test_biases_and_pictures_are_published_whichever_model_is_champion(
+    home, draws_plots, monkeypatch, champion, select
+):
+    without_report_file(monkeypatch)
     recipe = home / "two.toml"
     recipe.write_text('[models.popularity]\n[models.pmf]\nepochs = 2\nembedding_dim = 4\n[split]\nkind = "random"\n')
-    run = prepare("sample", str(recipe), None, str(home), ["threads=1", "gate.enabled=false", *select])
+    few = ["threads=1", "gate.enabled=false", "dataset.filter.user_fraction=0.3"]
+    run = prepare("sample", str(recipe), None, str(home), [*few, *select])
     assert line.conduct(run, line.plainly) == "published"
     made = line.journal.read_run(run.home, run.dataset, run.run_id)["made"]
     assert made["champion"] == champion

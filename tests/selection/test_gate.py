@@ -24,7 +24,7 @@ from pipeline.selection.list_changes import ListChanges
 from pipeline.storage import journal
 from tests.support.metrics import N, figures
 from tests.support.nights import ask
-from tests.support.tastes import BAD, GOOD, one_night, record, write_log
+from tests.support.tastes import BAD, GOOD, first_night, one_night, record, write_log
 
 ACTIVITY = pl.DataFrame({"user_idx": np.arange(N, dtype=np.int32), "n_interactions": np.arange(N)})
 
@@ -255,8 +255,7 @@ def test_segments_are_thirds_by_activity_and_the_cold():
 
 
 def test_nights_in_a_row(tmp_path):
-    write_log(tmp_path / "data")
-    first = one_night(tmp_path)
+    first = first_night(tmp_path)
     verdict = record(first)["gate"]
     assert (verdict["decision"], verdict["published"], verdict["floor"]) == ("first", "ease", BASELINE)
     assert verdict["against_floor"]["value"] > 0.1
@@ -307,8 +306,7 @@ BLEND = GOOD + "[models.item_knn]\n[models.blend]\nof = ['ease', 'item_knn']\nwe
 
 
 def test_a_published_blend_is_held_against_tonight(tmp_path):
-    write_log(tmp_path / "data")
-    first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
+    first = first_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
     made = incumbent.configuration_of(_fit(first, "blend-train-"))
     seconds = [fit_cost.seconds_of(_fit(first, f"{label}-train-")) or 0 for label in ("blend", "ease", "item_knn")]
     assert seconds[0] >= sum(seconds[1:]) > 0, "a blend costs what its members cost"
@@ -334,8 +332,7 @@ def test_a_published_blend_is_held_against_tonight(tmp_path):
 
 
 def test_a_published_blend_stays_out_where_a_member_fails(tmp_path):
-    write_log(tmp_path / "data")
-    first = one_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
+    first = first_night(tmp_path, BLEND + "[gate]\nenabled = false\n")
     made = incumbent.configuration_of(_fit(first, "blend-train-"))
     journal.update_run(first, champion="blend", champion_configuration=made.model_dump())
 
@@ -350,8 +347,7 @@ def test_a_published_blend_stays_out_where_a_member_fails(tmp_path):
 
 
 def test_the_gate_can_be_off(tmp_path):
-    write_log(tmp_path / "data")
-    one_night(tmp_path)
+    first_night(tmp_path)
     off = one_night(tmp_path, BAD + "[gate]\nenabled = false\n")
     assert record(off)["champion"] == "worse" and record(off)["gate"]["decision"] == "off"
     assert set(ask(off, f"select model from metrics where run_id = '{off.run_id}'")["model"]) == {"worse"}
@@ -359,8 +355,7 @@ def test_the_gate_can_be_off(tmp_path):
 
 @pytest.mark.parametrize("stored", [{"family": "gone"}, {"family": "ease", "hyperparameters": {"lamda": 3}}])
 def test_an_incumbent_that_cant_be_fitted_any_more_is_told(tmp_path, stored):
-    write_log(tmp_path / "data")
-    first = one_night(tmp_path)
+    first = first_night(tmp_path)
     journal.update_run(first, champion_configuration=stored)
     second = one_night(tmp_path, BAD)
     assert record(second)["gate"]["incumbent"] is None and record(second)["champion"] in ("worse", BASELINE)
@@ -368,8 +363,7 @@ def test_an_incumbent_that_cant_be_fitted_any_more_is_told(tmp_path, stored):
 
 
 def test_an_incumbent_that_fails_tonight_lets_the_challenger_go_on(tmp_path):
-    write_log(tmp_path / "data")
-    one_night(tmp_path)
+    first_night(tmp_path)
 
     def fails(call, stage, *args):
         if call.label == INCUMBENT:

@@ -121,6 +121,7 @@ def test_a_preference_for_steady_lists_settles(quality: tuple[float, float]):
         assert (champion, changes) == (1, 1)
 
 
+@pytest.mark.long
 def test_equal_models_with_equally_unsteady_lists_do_not_take_turns():
     """At most one change in 30 nights: what is published differs from all lists of tonight by about as much."""
     draw, users, changed = np.random.default_rng(11), 300, []

@@ -29,7 +29,7 @@ def data_set(columns: dict[str, Any] | None = None, **events: Any) -> Dataset:
 
 def read(path: Path, dataset: Dataset, into: Path, exact: bool = False) -> pl.DataFrame:
     into.mkdir()
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         file_reader.read_file(con, path, path.name, dataset, into, exact)
     return pl.read_parquet(into / "interactions.parquet")
 

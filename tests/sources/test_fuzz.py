@@ -92,7 +92,7 @@ def no_line_is_lost(content: bytes, layout: dict[str, Any], unit: str, packed: b
             },
         }
     )
-    with tempfile.TemporaryDirectory() as place, warehouse.connect(threads=1) as con:
+    with tempfile.TemporaryDirectory() as place, warehouse.scratch(threads=1) as con:
         name = "a.csv.gz" if packed else "a.csv"
         path, into = Path(place) / name, Path(place) / "part"
         path.write_bytes(gzip.compress(content, 1) if packed else content)

@@ -32,7 +32,7 @@ def read(folder: Path, path: Path) -> tuple[Dataset, Proposal, pl.DataFrame]:
     for exact in (False, True):
         into = folder / f"part-{exact}"
         into.mkdir()
-        with warehouse.connect(threads=1) as con:
+        with warehouse.scratch(threads=1) as con:
             result = file_reader.read_file(con, path, path.name, dataset, into, exact)
         assert set(result.ledger) == {"kept"} and (result.rescanned is None) != exact
         frames.append(pl.read_parquet(into / "interactions.parquet"))

@@ -58,7 +58,7 @@ def test_both_readers_agree_on_every_text(con, form, texts):
 
 @pytest.fixture(scope="module")
 def con():
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         yield con
 
 
@@ -95,7 +95,7 @@ def both(folder: Path, dataset: Dataset, ratings: list[str], times: list[str]) -
     frames = []
     for exact in (False, True):
         (folder / str(exact)).mkdir()
-        with warehouse.connect(threads=1) as con:
+        with warehouse.scratch(threads=1) as con:
             result = file_reader.read_file(con, path, path.name, dataset, folder / str(exact), exact)
         assert (result.rescanned is not None) == exact and set(result.ledger) == {"kept"}
         frames.append(pl.read_parquet(folder / str(exact) / "interactions.parquet"))
@@ -129,7 +129,7 @@ def test_numbers_of_a_parquet_file_are_numbers_and_its_texts_are_texts(tmp_path)
         pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "rating": ratings}).write_parquet(path)
         for exact in (False, True):
             (into / str(exact)).mkdir(parents=True)
-            with warehouse.connect(threads=1) as con:
+            with warehouse.scratch(threads=1) as con:
                 file_reader.read_file(con, path, path.name, dataset, into / str(exact), exact)
             assert pl.read_parquet(into / str(exact) / "interactions.parquet")["rating"].to_list() == expected
 

@@ -27,7 +27,7 @@ def times_of(folder: Path, path: Path, exact: bool = False) -> pl.Series:
     dataset = Dataset.model_validate(tomllib.loads(sniff(path)))
     into = folder / f"part-{exact}"
     into.mkdir()
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         result = file_reader.read_file(con, path, path.name, dataset, into, exact)
     assert set(result.ledger) == {"kept"}
     return pl.read_parquet(into / "interactions.parquet")["timestamp"]

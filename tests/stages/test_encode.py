@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 distinct = st.dictionaries(st.tuples(texts, texts), st.one_of(st.none(), st.integers(0, 2)), min_size=1, max_size=30)
 
 
+@pytest.mark.long
 @given(distinct)
 def test_indices_are_dense_sorted_and_lead_back(pairs):
     source = cleaned(*[(user, item, 1, day) for (user, item), day in pairs.items()])
@@ -38,6 +40,7 @@ def test_indices_are_dense_sorted_and_lead_back(pairs):
     assert all(a[:2] < b[:2] or (a[:2] == b[:2] and (a[2] is None or a[2] <= b[2])) for a, b in pairwise(keys))
 
 
+@pytest.mark.long
 @given(distinct, st.randoms(use_true_random=False))
 def test_file_order_does_not_matter(pairs, random):
     records = [(user, item, 1, day) for (user, item), day in pairs.items()]

@@ -382,7 +382,7 @@ def read_both(folder: Path, path: Path, dataset: Dataset) -> tuple[pl.DataFrame,
     for exact in (False, True):
         into = folder / str(exact)
         into.mkdir()
-        with warehouse.connect(threads=1) as con:
+        with warehouse.scratch(threads=1) as con:
             result = file_reader.read_file(con, path, path.name, dataset, into, exact)
         assert (result.rescanned is None) != exact
         frames.append(pl.read_parquet(into / "interactions.parquet"))
@@ -398,6 +398,7 @@ def test_the_two_ways_read_real_files_alike(tmp_path, name):
     assert fast.height > 90_000 and fast.equals(exact)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [245_761])
 def test_batches_do_not_matter(tmp_path, n):
     """More rows than two batches, and than a block of bytes; one of them bad, to read line by line."""
@@ -408,6 +409,7 @@ def test_batches_do_not_matter(tmp_path, n):
     assert rejects["line"].to_list() == [200_002] and rows.equals(sound) and rows.height == n
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "faults", [{3_000: b"1,2,oops,964982703\n", 90_000: b"1,2,3\n"}, {50_000: b'7,"a\nb",3,964982703\n'}]
 )
@@ -453,7 +455,7 @@ def test_numbers_mean_the_same_to_both_ways(tmp_path_factory, texts):
     from pipeline.sources.parsing import _NUMBER
 
     plain = [text for text in texts if not set(text) & set(" \t_+")]
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         cast = con.sql("SELECT try_cast(unnest($t) AS DOUBLE)", params={"t": plain or ["1"]}).fetchall()
     for text, (value,) in zip(plain, cast, strict=False):
         if value is not None and abs(value) < float("inf"):
@@ -487,7 +489,7 @@ def test_whatever_the_bytes(tmp_path_factory, lines, newline, size):
     assert manifest["rows_in"] >= 1
     dataset = make_run(folder / "other", folder).settings.dataset
     (folder / "exact").mkdir()
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         file_reader.read_file(con, folder / "toy.csv", "toy.csv", dataset, folder / "exact", exact=True)
     assert pl.read_parquet(folder / "exact/interactions.parquet").equals(rows)
     assert pl.read_parquet(folder / "exact/rejected_rows.parquet").equals(rejects)

@@ -46,6 +46,7 @@ pair_days = st.dictionaries(
 kinds = st.sampled_from(["global_time", "leave_one_out", "random"])
 
 
+@pytest.mark.long
 @given(
     pair_days,
     kinds,

@@ -39,5 +39,14 @@ def one_night(
 
 def ask(run: Run, query: str) -> pl.DataFrame:
     """Rows of a query of the live tables."""
-    with warehouse.connect(run.home.live(run.dataset), read_only=True) as con:
-        return con.sql(query).pl()
+    return rows_of(run.home.live(run.dataset), query)
+
+
+def rows_of(path: Path, query: str) -> pl.DataFrame:
+    """Rows of a query of the tables in a file."""
+    with warehouse.scratch() as con, warehouse.attached(con, path, "asked"):
+        con.execute("USE asked")
+        try:
+            return con.sql(query).pl()
+        finally:
+            con.execute("USE memory")

@@ -1,6 +1,5 @@
 """What the processes of test_distributed.py do; a module of its own, as each of them imports it."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from pipeline.config.settings import Finder
 from pipeline.experiments.fit import FitRequest, fit_together, guided_by_first
 from pipeline.models import MODELS
 from pipeline.models.conformance import checkerboard
-from pipeline.training.context import FitContext, NotServable, ProcessGroup
+from pipeline.training.context import FitContext, ProcessGroup
 from pipeline.training.distributed import FabricProcessGroup, meet
 from pipeline.training.loop import fit_by_gradient
 from pipeline.training.lr_finder import RateFinder
@@ -159,25 +158,6 @@ def ended_by_deadline(world: ProcessGroup) -> tuple[int, bool]:
     """Epochs, where only for the first process the deadline is over."""
     context = FitContext(world=world, deadline=time.monotonic() + (-1 if world.rank == 0 else 3600))
     return learn(Tables(), context), context.cut_short
-
-
-def refuses(world: ProcessGroup) -> None:
-    """The second process can't go on, for a reason that is meant for people; the first waits for it."""
-    if world.rank == 1:
-        raise NotServable("there is nothing to learn from")
-    distributed.barrier()
-
-
-def waits_to_be_ended(world: FabricProcessGroup, saved: Path) -> None:
-    """Says that it is there, and leaves a file where a signal ends it."""
-    try:
-        world.send(os.getpid())
-        while True:
-            time.sleep(0.1)
-    except KeyboardInterrupt:
-        time.sleep(1.5)  # as a large checkpoint
-        saved.touch()
-        raise
 
 
 def broken_in_one(world: ProcessGroup, request: FitRequest, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.stages import report, track
-from pipeline.storage import home_identity, warehouse
+from pipeline.storage import home_identity
+from tests.support.nights import rows_of
 
 TOML = """name = "tiny"
 [source]
@@ -86,8 +87,7 @@ class Dataset:
 
     def ask(self, query: str, path: Path | None = None) -> pl.DataFrame:
         """Of the live tables, or of another file."""
-        with warehouse.connect(path or self.home.live("tiny"), read_only=True) as con:
-            return con.sql(query).pl()
+        return rows_of(path or self.home.live("tiny"), query)
 
     def live_night(self) -> str:
         """The night that readers see."""

@@ -46,7 +46,7 @@ def read_as(
     """Read a file as a data set describes it."""
     into = scratch / uuid.uuid4().hex
     into.mkdir()
-    with warehouse.connect(threads=1) as con:
+    with warehouse.scratch(threads=1) as con:
         result = file_reader.read_file(con, path, path.name, dataset, into, exact)
     rows = pl.read_parquet(into / "interactions.parquet").rows()
     rejects = pl.read_parquet(into / "rejected_rows.parquet").select("line", "reason").rows()

@@ -36,10 +36,10 @@ def publish(run: Run) -> Path:
     """Publish a night; returns the live name."""
     building = run.home.generations(run.dataset) / f".{run.run_id}.building"
     building.parent.mkdir(parents=True, exist_ok=True)
-    with warehouse.connect(building) as con:
-        for statement in TABLES.format(run_id=run.run_id).split(";\n"):
-            if statement.strip():
-                con.execute(statement)
+    with warehouse.scratch() as con:
+        con.execute(f"attach {warehouse.literal(building)} as building; use building")
+        con.execute(TABLES.format(run_id=run.run_id))
+        con.execute("use memory; detach building")
     return publish_tables(run, building)
 
 

@@ -1,7 +1,12 @@
 """Whole nights on a small file with planted tastes, without MLflow and report, for tests of successive nights."""
 
+import atexit
 import random
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +14,9 @@ from flows import conductor as line
 from flows.orchestration.cluster import engine_of
 from flows.prepare import prepare
 from pipeline.config.run import Run
+from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall, StageName
-from pipeline.storage import journal
+from pipeline.storage import home_identity, journal
 
 TOML = """name = "tastes"
 [source]
@@ -62,6 +68,23 @@ def one_night(
     return run
 
 
+def first_night(folder: Path, models: str = GOOD, *overrides: str) -> Run:
+    """`write_log` and a first night of `folder`, copied from one that is made once in this process."""
+    made, run_id = _made_once(models, *overrides)
+    subprocess.run(["cp", "-a", f"{made}/.", str(folder)], check=True)
+    home = Home(folder / "home")
+    home_identity.settle(home)
+    return journal.load_run(home, "tastes", run_id)
+
+
+@cache
+def _made_once(models: str, *overrides: str) -> tuple[Path, str]:
+    folder = Path(tempfile.mkdtemp(prefix="nightrecs-tastes-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_log(folder / "data")
+    return folder, one_night(folder, models, *overrides).run_id
+
+
 def record(run: Run) -> dict:
     """run.json of a night."""
     return journal.read_run(run.home, run.dataset, run.run_id)
@@ -69,7 +92,5 @@ def record(run: Run) -> dict:
 
 def last_record(folder: Path) -> dict:
     """run.json of the last night of `folder`."""
-    from pipeline.core.paths import Home
-
     home = Home(folder / "home")
     return journal.read_run(home, "tastes", journal.run_ids(home, "tastes")[-1])

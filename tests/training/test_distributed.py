@@ -19,7 +19,7 @@ from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from pipeline.training import distributed, launcher
 from pipeline.training.context import NotServable, ProcessGroup
-from tests.support import processes, tastes
+from tests.support import ending_processes, processes, tastes
 
 needs_fabric = pytest.mark.skipif(
     importlib.util.find_spec("lightning_fabric") is None, reason="the extra `fabric` is not installed"
@@ -103,7 +103,7 @@ def test_the_first_decides_when_it_ends(together):
 def test_one_that_refuses_ends_both(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")  # of somebody else's launch
     with pytest.raises(NotServable, match=r"^there is nothing to learn from$"):
-        launcher.launch(processes.refuses, 2, CPU, nothing)
+        launcher.launch(ending_processes.refuses, 2, CPU, nothing)
     assert not multiprocessing.active_children()
 
 
@@ -119,7 +119,7 @@ def test_none_is_left_after_signals(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launcher.launch(processes.waits_to_be_ended, 2, CPU, printed, tmp_path / "saved")
+        launcher.launch(ending_processes.waits_to_be_ended, 2, CPU, printed, tmp_path / "saved")
     assert time.monotonic() - started[0] < launcher.GRACE + 5
     assert (tmp_path / "saved").exists() and not multiprocessing.active_children()
 

@@ -126,7 +126,7 @@ def _counts(path: Path, table: Peek, found: EventColumn) -> tuple[dict[str, int]
     """Rows by type, most first, and whether they are of the whole file."""
     name = table.names[found.at]
     try:
-        with warehouse.connect() as con:
+        with warehouse.scratch() as con:
             rows = con.sql(
                 f"SELECT trim(CAST({warehouse.quoted(name)} AS VARCHAR)) AS kind, count(*) AS n "
                 f"FROM {_scan(path, table)} GROUP BY kind ORDER BY n DESC, kind LIMIT 100"
