@@ -2,11 +2,13 @@
 
 __all__ = [
     "capacity",
+    "clean_rows",
     "clean_shards",
     "encode_shards",
     "encoding",
     "events",
     "filters",
+    "id_columns",
     "ids",
     "published_split",
     "row_names",

@@ -10,7 +10,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.preparation.ids import any_twice
+
 IDS = ("user_id", "item_id")
+_CELLS, _FEW = 2**20, 2000
+"""Pairs of user and item that are looked at together, 4 MB, and rows that are too few for it to be worth while."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,29 @@ def read_coded(path: Path, columns: Sequence[str] = IDS) -> list[Coded]:
                 for chunk in rows[column].chunks:
                     codes.add(chunk)
     return [codes.sorted() for codes in found]
+
+
+def any_pair_twice(user: Coded, item: Coded) -> bool:
+    """Whether two rows have the same user and item."""
+    starts = np.append(0, np.flatnonzero(user.codes[1:] != user.codes[:-1]) + 1)  # where a run of one user begins
+    together = _CELLS // max(len(item.ids), 1)  # users
+    if len(starts) != len(user.ids) or together * len(user.codes) < _FEW * len(user.ids):
+        keys = user.codes.astype(np.int64)
+        keys <<= 32
+        keys |= item.codes
+        return any_twice(pl.Series(keys))
+    ends = np.append(starts[1:], len(user.codes))
+    row_in = np.empty(together * len(item.ids), dtype=np.int32)  # by user and item; never cleared
+    for first in range(0, len(starts), together):
+        of_users = slice(first, first + together)
+        rows = slice(starts[first], ends[of_users][-1])
+        counts = ends[of_users] - starts[of_users]
+        cells = np.repeat(np.arange(len(counts)) * len(item.ids), counts) + item.codes[rows]  # (N,)
+        numbers = np.arange(len(cells), dtype=np.int32)
+        row_in[cells] = numbers
+        if (row_in[cells] != numbers).any():  # a later row has the same cell
+            return True
+    return False
 
 
 class _Codes:
