@@ -10,6 +10,7 @@ __all__ = [
     "filters",
     "id_columns",
     "ids",
+    "order_statistics",
     "published_split",
     "row_names",
     "seen",

@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.config.settings import Split
 from pipeline.core.errors import SettingsError
 from pipeline.core.seeding import mix
+from pipeline.preparation import order_statistics
 from pipeline.preparation.ids import id_hashes, pair_hashes, pair_keys
 from pipeline.preparation.seen import SeenRule
 
@@ -19,9 +20,6 @@ SPLITS = ("train", "valid", "test")
 TIME_KINDS = ("global_time", "leave_one_out")
 ENOUGH_WARM_USERS = 500
 """Warm users in test that `auto` needs to choose a cut in time."""
-SAMPLED, MARGIN = 2**15, 400
-"""Numbers of the sample of `at_place`, and how many on each side of the place are looked at, 1.2 %: six times the
-standard deviation of a random sample's median."""
 
 
 Drawn = Callable[[np.ndarray, float, float], np.ndarray]
@@ -119,23 +117,9 @@ def places_of_cuts(n_rows: int, valid: float, test: float) -> tuple[int, int]:
 def time_cuts(time: np.ndarray, valid: float, test: float) -> TimeCuts:
     """The cuts of rows with these times (R,), in microseconds."""
     at_valid, at_test = places_of_cuts(len(time), valid, test)
-    return TimeCuts(at_place(time, at_valid) if valid else None, at_place(time, at_test))
-
-
-def at_place(numbers: np.ndarray, place: int) -> int:
-    """The number (N,) that has this place in their order. A sample says between which two it is, so few are sorted."""
-    sample = np.sort(numbers[:: max(1, len(numbers) // SAMPLED)])
-    about = place * len(sample) // len(numbers)
-    low, high = sample[max(about - MARGIN, 0)], sample[min(about + MARGIN, len(sample) - 1)]
-    below, between = 0, []
-    for start in range(0, len(numbers), 2**16):  # each part fits the CPU cache
-        part = numbers[start : start + 2**16]
-        below += int(np.count_nonzero(part < low))
-        between.append(part[(part >= low) & (part <= high)])
-    found = np.concatenate(between)
-    if not below <= place < below + len(found):  # an unusual order of the numbers
-        return int(np.partition(numbers, place)[place])
-    return int(np.partition(found, place - below)[place - below])
+    return TimeCuts(
+        order_statistics.at_place(time, at_valid) if valid else None, order_statistics.at_place(time, at_test)
+    )
 
 
 def label_by_time(rows: pl.DataFrame, cuts: TimeCuts) -> np.ndarray:

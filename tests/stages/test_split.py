@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.settings import Split
 from pipeline.core.errors import ContractError, Refused, SettingsError, UnreadableInput
-from pipeline.preparation import published_split, split_checks, splitters
+from pipeline.preparation import order_statistics, published_split, split_checks, splitters
 from pipeline.preparation.encoding import encode_rows
 from pipeline.schemas import tables
 from pipeline.stages import clean, encode, split
@@ -341,6 +341,6 @@ def test_the_number_at_a_place_is_that_of_a_sort(numbers, ascending, data):
     values = np.array(sorted(numbers) if ascending else numbers)
     place = data.draw(st.integers(0, len(values) - 1))
     with pytest.MonkeyPatch.context() as patch:  # samples and margins that miss the place, too
-        patch.setattr(splitters, "SAMPLED", data.draw(st.sampled_from([3, 20, 1000])))
-        patch.setattr(splitters, "MARGIN", data.draw(st.sampled_from([0, 1, 5])))
-        assert splitters.at_place(values, place) == np.sort(values)[place]
+        patch.setattr(order_statistics, "SAMPLED", data.draw(st.sampled_from([3, 20, 1000])))
+        patch.setattr(order_statistics, "MARGIN", data.draw(st.sampled_from([0, 1, 5])))
+        assert order_statistics.at_place(values, place) == np.sort(values)[place]
