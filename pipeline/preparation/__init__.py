@@ -2,12 +2,15 @@
 
 __all__ = [
     "capacity",
+    "clean_rows",
     "clean_shards",
     "encode_shards",
     "encoding",
     "events",
     "filters",
+    "id_columns",
     "ids",
+    "order_statistics",
     "published_split",
     "row_names",
     "seen",

@@ -127,15 +127,19 @@ def mark(rows: pl.DataFrame, feedback: Feedback, names: RowNames = NO_NAMES) -> 
 
 def keep_latest(rows: pl.DataFrame) -> pl.DataFrame:
     """One row per user and item: the latest; at equal times, or without times, the last in the source."""
-    pairs = pair_keys(rows, "user_id", "item_id").alias("pair")
-    if not any_twice(pairs):
-        return rows
-    repeated = rows.select("timestamp", pairs).with_row_index("row").filter(pairs.is_duplicated())
+    pairs = pair_keys(rows, "user_id", "item_id")
+    return rows.filter(latest_of_pairs(pairs, rows["timestamp"])) if any_twice(pairs) else rows
+
+
+def latest_of_pairs(pairs: pl.Series, timestamp: pl.Series) -> np.ndarray:
+    """Which rows `keep_latest` keeps, (R,) bool, of rows with these `pair_keys` and times."""
+    rows = pl.DataFrame({"timestamp": timestamp, "pair": pairs})
+    repeated = rows.with_row_index("row").filter(pairs.is_duplicated())
     latest = repeated.sort("timestamp", "row", nulls_last=False).unique("pair", keep="last", maintain_order=True)
     stays = np.ones(rows.height, dtype=bool)  # (R,)
     stays[repeated["row"].to_numpy()] = False
     stays[latest["row"].to_numpy()] = True
-    return rows.filter(stays)
+    return stays
 
 
 def sample_users(rows: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame:
@@ -143,8 +147,13 @@ def sample_users(rows: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame
     if fraction >= 1:
         return rows
     users = rows["user_id"].unique().cast(pl.String)
-    drawn = id_hashes(users, seed, "user sample") < np.uint64(fraction * 2**64)  # (U,)
-    return rows.filter(pl.col("user_id").is_in(users.filter(drawn).cast(pl.Categorical).implode()))
+    drawn = users.filter(sampled(users, fraction, seed))
+    return rows.filter(pl.col("user_id").is_in(drawn.cast(pl.Categorical).implode()))
+
+
+def sampled(users: pl.Series, fraction: float, seed: int) -> np.ndarray:
+    """Which of these users are in the sample, (U,) bool."""
+    return id_hashes(users, seed, "user sample") < np.uint64(fraction * 2**64)
 
 
 def k_core(rows: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:

@@ -5,7 +5,7 @@ stage reads one shard, and everybody else the whole file.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.settings import Settings
@@ -93,10 +94,17 @@ def _row_groups(path: Path) -> Iterator[pl.DataFrame]:
 
 
 class RowsWriter:
-    """Writes a Parquet file of which never more than what is added at a time is in memory."""
+    """Writes a Parquet file of which never more than what is added at a time is in memory.
 
-    def __init__(self, path: Path, compression: str, statistics: bool = False, row_group_size: int = 2**21):
+    `repeated`: columns of numbers that are stored as dictionaries, as texts are. `required`: columns without nulls.
+    """
+
+    def __init__(
+        self, path: Path, compression: str, statistics: bool = False, row_group_size: int = 2**21,
+        repeated: Sequence[str] = (), required: Sequence[str] = (),
+    ):  # fmt: skip
         self._path, self._rows_of_group = path, row_group_size
+        self._repeated, self._required = repeated, required
         self._options: dict[str, Any] = {
             "compression": "none" if compression == "uncompressed" else compression,
             "write_statistics": statistics,
@@ -108,10 +116,12 @@ class RowsWriter:
     def add(self, rows: pl.DataFrame) -> None:
         """Append a frame. All have the same schema; the first one may be empty, but there must be one."""
         table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+        fields = [field.with_nullable(field.name not in self._required) for field in table.schema]
+        table = pa.Table.from_arrays(table.columns, schema=pa.schema(fields, table.schema.metadata))
         if self._writer is None:
             numbers = [name for name, kind in rows.schema.items() if kind.is_numeric() or kind.is_temporal()]
             texts = [name for name in rows.columns if name not in numbers]
-            self._options["use_dictionary"] = texts
+            self._options["use_dictionary"] = [*texts, *self._repeated]
             self._writer = pq.ParquetWriter(self._path, table.schema, **self._options)
         if rows.height:
             self._writer.write_table(table, row_group_size=self._rows_of_group)

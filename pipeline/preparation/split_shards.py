@@ -20,6 +20,8 @@ from pipeline.preparation.splitters import TEST, TRAIN, VALID, Draw, Drawn, Time
 Chunks = Callable[[], Iterator[np.ndarray]]
 """Numbers in parts, uint64, as often as asked."""
 _SIGN = np.uint64(1 << 63)
+ROWS_AT_ONCE = 2**20
+"""Rows that are checked and written at a time, at least, where all rows are in memory."""
 
 
 def order_statistics(chunks: Chunks, places: list[int]) -> list[int]:
@@ -121,7 +123,6 @@ class WholeRows:
     rows: pl.DataFrame
     users: pl.Series
     wanted: Wanted
-    cuts_of_all = None
 
     @property
     def height(self) -> int:
@@ -133,14 +134,34 @@ class WholeRows:
         """Rows without a time."""
         return self.rows["timestamp"].null_count()
 
+    @cached_property
+    def cuts(self) -> TimeCuts:
+        """The cuts in time of all rows. None of them may be without one."""
+        split = self.wanted.split
+        return splitters.time_cuts(self.rows["timestamp"].to_physical().to_numpy(), split.valid, split.test)
+
     def choose_kind(self) -> tuple[str, str]:
         """As `splitters.choose_kind`."""
-        return splitters.choose_kind(self.rows, self.wanted.split, self.wanted.pairs is not None)
+        has_published = self.wanted.pairs is not None
+        counts = self.untimed, self.height
+        return splitters.kind_of(
+            counts, self.wanted.split, has_published, lambda: splitters.warm_by_time(self.rows, self.cuts)
+        )
 
     def labelled(self, kind: str) -> Iterator[tuple[Shard, np.ndarray]]:
-        """The rows as one shard, and their labels."""
-        shard = Shard(self.rows, self.users, 0)
-        yield shard, self.wanted.label(shard, kind, None, splitters.random_by_row)
+        """The rows and their labels, as shards of about ROWS_AT_ONCE rows: checks and copies then fit into caches."""
+        if kind == "global_time":
+            labels = splitters.label_by_time(self.rows, self.cuts)
+        else:
+            labels = self.wanted.label(Shard(self.rows, self.users, 0), kind, None, splitters.random_by_row)
+        user, start = self.rows["user_idx"].to_numpy(), 0  # (R,) ascending
+        while start < self.height:
+            last = user[min(start + ROWS_AT_ONCE, self.height) - 1]
+            stop = int(np.searchsorted(user, last, side="right"))
+            first = int(user[start])
+            rows = self.rows[start:stop].with_columns(pl.col("user_idx") - first)
+            yield Shard(rows, self.users[first : int(last) + 1], first), labels[start:stop]
+            start = stop
 
 
 @dataclass(frozen=True)

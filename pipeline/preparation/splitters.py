@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.config.settings import Split
 from pipeline.core.errors import SettingsError
 from pipeline.core.seeding import mix
+from pipeline.preparation import order_statistics
 from pipeline.preparation.ids import id_hashes, pair_hashes, pair_keys
 from pipeline.preparation.seen import SeenRule
 
@@ -116,8 +117,9 @@ def places_of_cuts(n_rows: int, valid: float, test: float) -> tuple[int, int]:
 def time_cuts(time: np.ndarray, valid: float, test: float) -> TimeCuts:
     """The cuts of rows with these times (R,), in microseconds."""
     at_valid, at_test = places_of_cuts(len(time), valid, test)
-    ordered = np.partition(time, [at_valid, at_test])
-    return TimeCuts(int(ordered[at_valid]) if valid else None, int(ordered[at_test]))
+    return TimeCuts(
+        order_statistics.at_place(time, at_valid) if valid else None, order_statistics.at_place(time, at_test)
+    )
 
 
 def label_by_time(rows: pl.DataFrame, cuts: TimeCuts) -> np.ndarray:

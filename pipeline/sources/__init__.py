@@ -5,6 +5,7 @@
 """
 
 __all__ = [
+    "arrow_reader",
     "assemble",
     "attributes",
     "blocks",

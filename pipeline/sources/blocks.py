@@ -29,6 +29,7 @@ class Block:
     is_ascii: bool
     is_plain: bool
     """No blank, underscore or plus anywhere: then a cast to a number accepts only plain numbers (not `1_0`, `+-1`)."""
+    has_quotes: bool
     doubts: frozenset[str]
     """What readers interpret differently or skip silently; with any of them the block is read line by line."""
 
@@ -62,11 +63,14 @@ def survey(path: Path, layout: Layout) -> list[Block]:
                 doubts.add("an empty line")
             if plain.endswith(delimiter) or np.any(ends[1:] & (text[:-1] == delimiter[-1])):
                 doubts.add("a delimiter at a line's end")
-            if quote and quote in block and _quotes_are_odd(block, delimiter, quote):
+            has_quotes = bool(quote) and quote in block
+            if has_quotes and _quotes_are_odd(block, delimiter, quote):
                 doubts.add("a quote within a value")
             doubts |= _settings_doubts(plain, line, layout)
             is_plain = not any(byte in block for byte in blank)
-            blocks.append(Block(start, end, line, lines, crlf, block.isascii(), is_plain, frozenset(doubts)))
+            blocks.append(
+                Block(start, end, line, lines, crlf, block.isascii(), is_plain, has_quotes, frozenset(doubts))
+            )
             line += lines
     return blocks
 

@@ -1,4 +1,4 @@
-"""Reads one text file: with a strict DuckDB statement, and line by line only the blocks on which that fails."""
+"""Reads one text file: by Arrow's parser or a strict DuckDB statement, line by line only blocks where that fails."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Dataset
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import line_reader
+from pipeline.sources import arrow_reader, line_reader
 from pipeline.sources.blocks import Block, copy_as_utf8, needs_copy, survey
 from pipeline.sources.dialect import Layout, read_layout
 from pipeline.sources.duckdb_reader import FileResult, no_fast_way, stream_rows, text_view, wanted_columns
@@ -95,6 +95,10 @@ class _Text:
     def read_fast(self, piece: Sequence[Block], take: Callable) -> str | None:
         """Pass the rows of a piece to `take` in batches; returns None, or the fault that makes them invalid."""
         has_header = self.layout.header and piece[0].start == 0
+        n_lines = sum(block.lines for block in piece) - has_header
+        if arrow_reader.is_for_arrow(piece, self.layout, self.dataset):
+            n_rows, fault = arrow_reader.stream_plain(self.plain, piece, self.layout, self.dataset, take)
+            return fault or (None if n_rows == n_lines else "a record over several lines")
         is_plain = all(block.is_plain for block in piece)
         is_whole = piece[0].start == 0 and piece[-1].end == self.plain.stat().st_size
         copy = self.into / f".copy-{piece[0].first}-{piece[-1].last}"
@@ -108,7 +112,6 @@ class _Text:
             n_rows, fault = stream_rows(self.con, view, self.dataset, unit, take, is_plain)
         finally:
             copy.unlink(missing_ok=True)
-        n_lines = sum(block.lines for block in piece) - has_header
         return fault or (None if n_rows == n_lines else "a record over several lines")
 
 

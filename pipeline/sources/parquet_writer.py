@@ -11,7 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.schemas.reasons import Reason
@@ -32,6 +35,9 @@ _REJECTED = pa.schema(
     ]
 )
 _BATCH = 122_880  # rows, DuckDB's row group
+_COMPRESSION = "lz4"
+_RUN = 4
+"""Rows of one user one after another, on average, from which on runs of equal ids are worth finding."""
 _ROW_GROUP = 2_000_000
 """Rows of a row group in bulk writes: large, since readers look up the ids of every group again."""
 
@@ -54,7 +60,7 @@ def write_rows(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema 
         for group in _groups(batches):
             if written:
                 written.result()  # at most one group is written while the next one is read
-            written = background.submit(lambda group: writer.write_table(_stored(group, schema)), group)
+            written = background.submit(lambda group: _write(writer, _stored(group, schema)), group)
             n_rows += sum(batch.num_rows for batch in group)
         if written:
             written.result()
@@ -77,7 +83,7 @@ def _stored(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """A row group with one dictionary of users and one of items."""
     if any(batch.schema != batches[0].schema for batch in batches):  # of several files, or rows were removed
         batches = [_as_text(batch, schema) for batch in batches]
-    columns = pa.Table.from_batches(batches).unify_dictionaries().columns
+    columns = pa.Table.from_batches(batches).unify_dictionaries().columns  # of ids: one dictionary, one chunk
     return pa.Table.from_arrays([_as(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
 
 
@@ -85,7 +91,25 @@ def _as(column: Any, kind: pa.DataType) -> Any:
     """The column as it is stored."""
     if column.type == kind:
         return column
-    return column.cast(_TEXT).dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    return _encoded(column.cast(_TEXT)) if pa.types.is_dictionary(kind) else column.cast(kind)
+
+
+def _encoded(texts: Any) -> Any:
+    """Texts as one dictionary array. Runs of equal texts are looked up once, where the first rows have such runs."""
+    first = texts.chunk(0) if texts.num_chunks else None
+    if first is None or texts.null_count or len(_runs(first).values) * _RUN > len(first):
+        return texts.dictionary_encode().combine_chunks()
+    runs = [_runs(chunk) for chunk in texts.chunks]
+    distinct = pa.concat_arrays([run.values for run in runs]).dictionary_encode()
+    lengths = [np.diff(pl.Series(run.run_ends).to_numpy(), prepend=0) for run in runs]
+    indices = np.repeat(pl.Series(distinct.indices).to_numpy(), np.concatenate(lengths))  # (R,)
+    rows = pa.Array.from_buffers(pa.int32(), len(indices), [None, pa.py_buffer(indices)])
+    return pa.DictionaryArray.from_arrays(rows, distinct.dictionary, safe=False)
+
+
+def _runs(texts: Any) -> Any:
+    """Texts as runs of equal ones."""
+    return pc.call_function("run_end_encode", [texts])
 
 
 def _as_text(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -106,7 +130,11 @@ def read_batches(paths: Iterable[Path]) -> Iterable[pa.RecordBatch]:
 def _rows_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     few = ["user_id", "item_id", "rating", *(f.name for f in schema if pa.types.is_dictionary(f.type))]
     options: dict[str, Any] = {"use_dictionary": list(dict.fromkeys(few)), "write_statistics": ["timestamp"]}
-    return pq.ParquetWriter(path, schema, compression="lz4", **options)
+    return pq.ParquetWriter(path, schema, compression=_COMPRESSION, **options)
+
+
+def _write(writer: pq.ParquetWriter, group: pa.Table) -> None:
+    writer.write_table(group, row_group_size=max(1, group.num_rows))  # else at most 2^20
 
 
 class PartWriter:
@@ -150,7 +178,7 @@ class PartWriter:
         self._flush()
         assert self._to_rows
         for group in _groups(batches):
-            self._to_rows.write_table(_stored(group, self._schema))
+            _write(self._to_rows, _stored(group, self._schema))
             self.ledger[Reason.KEPT] += sum(batch.num_rows for batch in group)
 
     def reject(self, line: int, column: str | None, reason: Reason, raw: str) -> None:

@@ -15,6 +15,7 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation import events as event_rows
 from pipeline.preparation import shards as shards_of
 from pipeline.preparation.capacity import Capacity
+from pipeline.preparation.clean_rows import clean_file
 from pipeline.preparation.clean_shards import clean_shards
 from pipeline.preparation.events import EventCounts
 from pipeline.preparation.filters import RowFilter, apply_filters
@@ -50,6 +51,8 @@ def clean_interactions(run: Run, raw: Path) -> Path:
         if shards > 1:
             return _in_shards(run, raw, folder, shards)
         Capacity.of(run.settings, rows_in).require(f"{rows_in:,}")
+        if not dataset.is_weighted:
+            return _in_groups(run, raw, folder)
         source = pl.read_parquet(raw / "interactions.parquet")
         names = RowNames.of(run).learnt(source, feedback)
         column_types.report(names.types, "the source")
@@ -66,6 +69,18 @@ def clean_interactions(run: Run, raw: Path) -> Path:
     if events:
         _check_events(run, lake.info(folder)["events"], events)
     return folder
+
+
+def _in_groups(run: Run, raw: Path, folder: Path) -> lake.StageResult:
+    """The same for rows without event types, of which memory holds no more than codes of ids."""
+    dataset = run.settings.dataset
+    names = RowNames.of(run).learnt_from(raw / INTERACTIONS, dataset.feedback)
+    column_types.report(names.types, "the source")
+    rule = RowFilter(dataset.feedback, dataset.filter, run.settings.seed, names)
+    found, non_positive = clean_file(raw / INTERACTIONS, rule, folder / INTERACTIONS)
+    kept = sum(found.rows)
+    ledger = {str(Reason.KEPT): kept, **found.ledger}
+    return lake.StageResult(found.n_raw, kept, ledger, _info(run, raw, names, non_positive, []))
 
 
 def _in_shards(run: Run, raw: Path, folder: Path, shards: int) -> lake.StageResult:

@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.preparation.encode_shards import encode_shards
-from pipeline.preparation.encoding import encode_rows
+from pipeline.preparation.encoding import encode_file
 from pipeline.preparation.ids import ENCODED_PARQUET
 from pipeline.preparation.shards import RowsWriter, Shards
 from pipeline.schemas import tables
@@ -34,12 +34,14 @@ def encode_ids(run: Run, clean: Path, raw: Path | None = None) -> Path:
             items, in_all, of_shards = _in_shards(run, Shards(clean / INTERACTIONS, cut), folder)
             info |= {"n_users": sum(of_shards["users"]), "shards": of_shards}
         else:
-            source = pl.read_parquet(clean / INTERACTIONS)
-            rows, users, items = encode_rows(source, run.settings.seed, _kinds(run))
-            rows = tables.encoded(rows).check(rows, unique=False)  # the codes are one to one, and `clean` is unique
-            rows.write_parquet(folder / INTERACTIONS, **ENCODED_PARQUET)
+            with RowsWriter(folder / INTERACTIONS, **ENCODED_PARQUET) as to_rows:
+
+                def add(rows: pl.DataFrame) -> None:  # the codes are one to one, and `clean` is unique
+                    to_rows.add(tables.encoded(rows).check(rows, unique=False))
+
+                users, items = encode_file(clean / INTERACTIONS, run.settings.seed, _kinds(run), add)
             users.write_parquet(folder / "users.parquet")
-            in_all = rows.height
+            in_all = sum(to_rows.rows)
             info["n_users"] = users.height
         if wanted.used:
             assert raw is not None  # the line passes it

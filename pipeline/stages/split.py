@@ -79,7 +79,7 @@ def _split(data: WholeRows | ShardedRows, encoded: Path, folder: Path) -> dict[s
     rule, untimed = data.wanted.rule, data.untimed
     rule.check_times(untimed, data.height)
     kind, reason = data.choose_kind()
-    cuts = data.cuts if isinstance(data, ShardedRows) and kind == "global_time" else None
+    cuts = data.cuts if kind == "global_time" else None
     summary = Summary(kind, len(data.wanted.items), rule)
     for name in (model_attributes.ITEM_VALUES, model_attributes.NUMBERS):  # with `[attributes]`
         if (encoded / name).exists():
@@ -87,7 +87,7 @@ def _split(data: WholeRows | ShardedRows, encoded: Path, folder: Path) -> dict[s
     with ExitStack() as stack, ThreadPoolExecutor(1) as background:
         writers = {
             name: stack.enter_context(RowsWriter(folder / f"{name}.parquet", **ENCODED_PARQUET))
-            for name in (splitters.SPLITS if isinstance(data, ShardedRows) else ())
+            for name in splitters.SPLITS
         }
         for shard, labels in data.labelled(kind):
             rows = shard.rows
@@ -95,7 +95,7 @@ def _split(data: WholeRows | ShardedRows, encoded: Path, folder: Path) -> dict[s
                 rows, repeated = splitters.without_repeated_targets(rows, labels, kind, rule, cuts)
                 summary.repeated_targets += repeated
             splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
-            written = background.submit(_write, shard, splits, folder, writers)
+            written = background.submit(_write, shard, splits, writers)
             split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind, rule, cuts)
             summary.add(rows, labels, splits)
             written.result()
@@ -192,11 +192,8 @@ def in_words(info: dict[str, Any]) -> str:
     return f"{info['kind']} ({info['reason']}): {', '.join(rows)}"
 
 
-def _write(shard: Shard, splits: dict[str, pl.DataFrame], folder: Path, writers: dict[str, RowsWriter]) -> None:
-    """Write the splits of all rows, or add those of a shard to the files of `writers`."""
+def _write(shard: Shard, splits: dict[str, pl.DataFrame], writers: dict[str, RowsWriter]) -> None:
+    """Add the splits of a shard to the files of `writers`."""
     for name, rows in splits.items():
         checked = tables.encoded(rows).check(rows, unique=False)  # `encoded` has no duplicates
-        if writers:
-            writers[name].add(shard.among_all(checked))
-        else:
-            checked.write_parquet(folder / f"{name}.parquet", **ENCODED_PARQUET)
+        writers[name].add(shard.among_all(checked))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.dataset import Dataset
+from pipeline.config.dataset import Dataset, Feedback
 from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import Settings
 from pipeline.core.errors import Refused
@@ -18,6 +18,7 @@ from pipeline.sources.number_looks import ADVICE, looks_like
 from pipeline.sources.source_files import layout_settings
 from pipeline.stages import ingest
 from pipeline.storage import journal, warehouse
+from tests.support.reading import read_as
 
 FORMATS = st.builds(
     NumberFormat,
@@ -194,3 +195,22 @@ def test_usual_data_sets_keep_their_lake_keys():
 def test_numbers_with_two_meanings_or_none_are_refused(columns):
     with pytest.raises(ValueError):
         dataset_of(**columns)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.", ".5", "-.5", "1e5", "1E-3", "-0", "-1", "007", "0x10", "1e400", "-1e400", "1e-400", "nan", "-NaN", "inf",
+     "Infinity", "12345678901234567890", "1710002230.0", "1710002230.5", "4102444800", "4102444799", "1d5", "1f", "٣",
+     "1,5", "", "--1", "1.2.3", "e5", ".", "-", "1e", "true", "null", "NA"],
+)  # fmt: skip
+@pytest.mark.parametrize("column", ["rating", "time", "item"])
+def test_a_plain_file_is_read_as_it_is_line_by_line(tmp_path, text, column):
+    """Arrow takes no text that the line reader does not, and reads the others to the same values."""
+    good = {"user": "u", "item": "i", "rating": "3.5", "time": "1710002230"}
+    path = tmp_path / "toy.csv"
+    lines = [good, {**good, "item": "j"}, {**good, column: text}, {**good, "item": "k"}]
+    path.write_text("\n".join("\t".join(line) for line in [good, *(one.values() for one in lines)]), encoding="utf-8")
+    data = dataset_of().model_copy(update={"feedback": Feedback(missing_ratings=[-1.0])})
+    fast, exact = (read_as(path, data, tmp_path, exact) for exact in (False, True))
+    assert (fast.rows, fast.rejects, fast.ledger) == (exact.rows, exact.rejects, exact.ledger)
+    assert [str(row[2]) for row in fast.rows] == [str(row[2]) for row in exact.rows]  # -0.0 is not 0.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.settings import Split
 from pipeline.core.errors import ContractError, Refused, SettingsError, UnreadableInput
-from pipeline.preparation import published_split, split_checks, splitters
+from pipeline.preparation import order_statistics, published_split, split_checks, splitters
 from pipeline.preparation.encoding import encode_rows
 from pipeline.schemas import tables
 from pipeline.stages import clean, encode, split
@@ -335,3 +335,13 @@ def test_a_random_split_that_nobody_asked_for_is_a_warning(tmp_path, kind, day, 
     notes = [note for note in journal.notes(run.home, run.dataset, run.run_id) if note.startswith("warning: split")]
     assert len(notes) == 2 * warns
     assert all("40 of 40 rows have no time" in note and 'split.kind = "random"' in note for note in notes)
+
+
+@given(st.lists(st.integers(0, 50) | st.integers(0, 10**15), min_size=1, max_size=200), st.booleans(), st.data())
+def test_the_number_at_a_place_is_that_of_a_sort(numbers, ascending, data):
+    values = np.array(sorted(numbers) if ascending else numbers)
+    place = data.draw(st.integers(0, len(values) - 1))
+    with pytest.MonkeyPatch.context() as patch:  # samples and margins that miss the place, too
+        patch.setattr(order_statistics, "SAMPLED", data.draw(st.sampled_from([3, 20, 1000])))
+        patch.setattr(order_statistics, "MARGIN", data.draw(st.sampled_from([0, 1, 5])))
+        assert order_statistics.at_place(values, place) == np.sort(values)[place]
