@@ -47,7 +47,7 @@ def check_door(address: str, token: str) -> None:
         raise Unusable(f"no Ray cluster answers at {address} (scale.address)")
     if answer() is grpc.StatusCode.OK:
         raise Unusable(
-            f"the cluster at {address} asks for no token, so whoever reaches its port can run code on its machines: "
+            f"the cluster at {address} asks for no token, so anyone who reaches its port can run code on its machines: "
             "start every machine of it with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         )
 

@@ -38,6 +38,11 @@ def places(users: pl.Series, rows: pl.DataFrame, export: Export) -> Tensor:
     return torch.from_numpy(found.cast(pl.Int64).to_numpy(writable=True))
 
 
+def count(rows: pl.DataFrame, export: Export) -> int:
+    """Number of users of the raw `rows` who get a list."""
+    return len(places(rows["user_id"].unique().cast(pl.String), rows, export))
+
+
 def create_view(con: warehouse.Connection, export: Export) -> None:
     """Create the temporary view `active_users` of a published database, for the audit, from its table `users`."""
     where = ""

@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.config.publishing import Export, Holdback
 from pipeline.config.run import Run
 from pipeline.models.popularity import Popularity, PopularityConfig
+from pipeline.publishing.listed_users import Range
 from pipeline.publishing.user_lists import FALLBACK, MODEL, Fitted, Part, Wanted, recommend
 from pipeline.storage import warehouse
 from pipeline.training.context import FitContext
@@ -53,8 +54,9 @@ def with_holdback(
     encoded: Path,
     wanted: Sequence[Wanted],
     models: tuple[Serving, Serving | None],
+    only: Range | None = None,
 ) -> Iterator[Part]:
-    """The parts of `user_lists.recommend` with the column `model`.
+    """The parts of `user_lists.recommend` with the column `model`; `only`: these parts of all.
 
     `models`: the champion, and the one for the holdback. A held-back user whom the champion serves gets the
     list of the other model, by the same rules: its rows are `holdback` where they were `model` or `fallback`. A user
@@ -63,7 +65,7 @@ def with_holdback(
     lists.
     """
     champion, other = models
-    parts = recommend(run, champion.fitted, rows, encoded, wanted)
+    parts = recommend(run, champion.fitted, rows, encoded, wanted, parts=only)
     holdback = run.settings.export.holdback
     if holdback is None:
         for part in parts:
@@ -75,7 +77,7 @@ def with_holdback(
     quiet = [replace(default, explorer=default.explorer and replace(default.explorer), suppressed=Counter())]
     without_reasons = run.settings.export.model_copy(update={"reasons": 0})
     alone = run.model_copy(update={"settings": run.settings.model_copy(update={"export": without_reasons})})
-    lists = [part.lists for part in recommend(alone, other.fitted, rows, encoded, quiet, held)]
+    lists = [part.lists for part in recommend(alone, other.fitted, rows, encoded, quiet, held, only)]
     theirs = pl.concat(lists).with_columns(pl.col("user_id").cast(pl.String)) if lists else None
     for part in parts:
         yield _exchanged(part, theirs, champion.label, other.label)

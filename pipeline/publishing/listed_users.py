@@ -27,6 +27,21 @@ ROWS_PER_BLOCK = 4_000_000
 
 
 @dataclass(frozen=True)
+class Range:
+    """Some of the parts of all users who get lists."""
+
+    first: int
+    end: int
+    """The part after the last one."""
+    per_part: int
+    """Users of a part."""
+
+    def of(self, listed: Tensor) -> Tensor:
+        """Those of all users (A,) that are in these parts."""
+        return listed[self.first * self.per_part : self.end * self.per_part]
+
+
+@dataclass(frozen=True)
 class Users:
     """Some users: their ids, their index in the fit or -1, what the model may read, and what must not be listed."""
 
@@ -47,8 +62,11 @@ def users_of(
     encoded: Path,
     items: pl.DataFrame,
     among: pl.Series | None = None,
+    parts: Range | None = None,
 ) -> Iterator[Users]:
     """The users who get lists, ordered by id, at most USERS_PER_PART at once; `among`: only those of these ids.
+
+    `parts`: only those of these parts of all users.
 
     Source rows are looked up for a block of users at a time, so that memory holds those of one block only.
     """
@@ -56,12 +74,14 @@ def users_of(
     source = _SourceRows.of(rows, encoded, items)
     names, newest = RowNames.of(run).learnt(rows, run.settings.dataset.feedback), rows["timestamp"].max()
     listed = active_users.places(source.users["user_id"], rows, run.settings.export)  # (A,)
+    if parts is not None:
+        listed = parts.of(listed)
     if among is not None:
         of = source.users["user_id"].cast(pl.String).is_in(among.implode())
         listed = listed[torch.from_numpy(of.to_numpy(writable=True))[listed]]
-    for parts in _blocks(listed.split(USERS_PER_PART), source.counts):
-        first = int(parts[0][0])
-        block = source.of_users(first, int(parts[-1][-1]) + 1)
+    for together in _blocks(listed.split(parts.per_part if parts else USERS_PER_PART), source.counts):
+        first = int(together[0][0])
+        block = source.of_users(first, int(together[-1][-1]) + 1)
         filtered_out = _pairs_of_filtered_out_users(rows, block, run, names)
         masking = block.pairs.filter(hidden(rows, block.pairs["row"], run.settings, newest))
         seen = _history(masking, block.users.height, items.height)
@@ -70,7 +90,7 @@ def users_of(
             until = newest if own_history.facts.ages is not None else None
             facts = facts_of(filtered_out, until)  # type: ignore[arg-type]
             filtered_out_history = replace(filtered_out_history, facts=facts)
-        for at in parts:
+        for at in together:
             users, here = source.users[at.numpy()], at - first
             index = torch.from_numpy(users["user_idx"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True)).to(device)
             history = _first_known(own_history, filtered_out_history[here].to(device), index)

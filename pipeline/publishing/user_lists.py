@@ -18,7 +18,7 @@ from pipeline.publishing.attribute_values import Values
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers
 from pipeline.publishing.explore import Explorer
-from pipeline.publishing.listed_users import Users, users_of
+from pipeline.publishing.listed_users import Range, Users, users_of
 from pipeline.publishing.promotions import MakeLists
 from pipeline.publishing.shared_lists import DEEPER, SharedLists
 from pipeline.ranking.ranks import top_k
@@ -122,8 +122,11 @@ def recommend(
     encoded: Path,
     wanted: Sequence[Wanted],
     among: pl.Series | None = None,
+    parts: Range | None = None,
 ) -> Iterator[Part]:
     """Lists of every active user, ordered by user id, in parts of at most `listed_users.USERS_PER_PART` users.
+
+    `parts`: only these parts of all.
 
     Active are all users with a valid row, or those of the last `[export] active_days`; `among`: only these ids of them.
     A user of the fit is served with the history that the fit saw; a user whom the filters left out by fold-in of their
@@ -138,7 +141,7 @@ def recommend(
     explain = fitted.model.explainer() if per_item else None
     items = pl.read_parquet(encoded / "items.parquet")
     ids = items["item_id"]
-    for users in users_of(run, known, rows, encoded, items, among):
+    for users in users_of(run, known, rows, encoded, items, among, parts):
         makers = Makers(fitted, users, longest(fitted, wanted))
         default, *others = wanted
         lists, source = _lists(makers, default, ids)

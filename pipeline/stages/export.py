@@ -1,14 +1,13 @@
 """Turns the champion into tables with the source's ids: top-N for every user, similar and popular items, vectors."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.config.publishing import ByAttribute
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import eval_task
@@ -22,10 +21,9 @@ from pipeline.publishing import (
     business_rules,
     checks,
     cold_users,
-    explore,
-    holdback,
     item_conditions,
     item_tables,
+    list_parts,
     listed_users,
     rule_files,
     similar_items,
@@ -37,12 +35,9 @@ from pipeline.ranking.servable import both, servable
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.storage import journal, lake
-from pipeline.storage.expressions import night_date
 from pipeline.training.device import resolve_device, set_threads
-from pipeline.training.interactions import Interactions
 
 VERSION = 2
-OF_THE_NIGHT = ("run_id", "generated_at", "list_id")  # added when published, so that equal nights share this folder
 
 
 @dataclass(frozen=True)
@@ -74,56 +69,25 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         set_threads(run.settings.threads)
         eval_task.release()
         export, device = run.settings.export, resolve_device(run.settings.device)
-        model, label = load(champion, device), lake.info(champion)["label"]
-        rows = pl.read_parquet(raw / "interactions.parquet")
-        shape = lake.info(encoded)
-        frame = pl.read_parquet(encoded / "interactions.parquet")
-        recency = run.settings.recency
-        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency)
-        if not run.settings.attributes.used:  # which tell the age of new items
-            known = replace(known, ratings=None, timestamps=None)  # lists need neither
-        del frame
-        ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
-        attributes = item_tables.read_catalog(raw)
-        items = item_tables.items(rows, attributes)
-        known_items = ids.to_frame().join(items, on="item_id", how="left", maintain_order="left")
-        night = night_date(run.as_of, run.started_at)
-        described = item_conditions.of_raw(raw, known_items, run.settings.dataset.items, night)
-        for text, examples in rule_files.unknown_items(listed, items["item_id"]):
+        source = list_parts.Source(raw, encoded, champion, models.runner_up)
+        inputs = list_parts.Inputs.of(run, source, all_listed)
+        wanted, serving, known, ids, rows = inputs.wanted, inputs.serving, inputs.known, inputs.ids, inputs.rows
+        rules, allowed, model, label = wanted[0].rules, inputs.allowed, serving.fitted.model, serving.label
+        for text, examples in rule_files.unknown_items(listed, inputs.items["item_id"]):
             journal.note(run, f"warning: {text}", examples)
-        others = item_conditions.of_raw(
-            raw, items.filter(~pl.col("item_id").is_in(ids.implode())), run.settings.dataset.items, night
-        )
-        clock = explore.Clock(items["last_seen"].max(), described["last_seen"].max(), night)
-        basis = wanted_lists.Basis(run, explore.Frames(described, others, attributes), clock, rows)
-        wanted = wanted_lists.wanted(basis, all_listed)
-        rules, allowed = wanted[0].rules, servable(model, known, encoded)
-        wanted_lists.limit_to(allowed, wanted)
-        out = rules.out(ids)
-        unlisted = pl.concat([out, business_rules.excluded_of(export, listed, others, described["last_seen"].max())])
+        unlisted = pl.concat([rules.out(ids), business_rules.excluded_of(export, listed, inputs.others, inputs.newest)])
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
         _write_items(folder / checks.LISTABLE, ids, rules.listable)
         _write_items(folder / checks.SERVABLE, ids, allowed)
         unknown = ids.head(0) if allowed is None else ids.filter(~pl.Series(allowed.numpy()))
-
-        cold, by = _cold_users(run, raw, encoded, known), _by_attribute(run, raw, ids)
-        serving = holdback.Serving(user_lists.Fitted(model, known, cold, by), label)
-        lists, drawn, further, second = 0, 0, Counter[str](), models.runner_up
-        other = None
-        if second:
-            fitted_other = user_lists.Fitted(load(second, device), known, cold)
-            other = holdback.Serving(fitted_other, lake.info(second)["label"])
-        if export.holdback:
-            other = other or holdback.popularity(serving.fitted)
-            theirs = both(rules.listable, servable(other.fitted.model, known, encoded))
+        if inputs.other and export.holdback:
+            theirs = both(rules.listable, servable(inputs.other.fitted.model, known, encoded))
             _write_items(folder / checks.LISTABLE_OF_HELD, ids, theirs)
-        for number, part in enumerate(holdback.with_holdback(run, rows, encoded, wanted, (serving, other))):
-            lists += part.lists.height
-            drawn += part.lists.filter(source=explore.NAME).height
-            further.update(_write_part(folder, number, part, label))
+        written = list_parts.write_all(inputs, source, folder)
         if (explorer := wanted[0].explorer) is not None:
-            explorer.filled = drawn  # held-back users have other places than in the champion's lists
-        _note_lists(run, wanted, lists, further)
+            explorer.filled = written.drawn  # held-back users have other places than in the champion's lists
+        _note_lists(run, wanted, written.lists, written.further)
+        cold = serving.fitted.cold
         other_tables = {
             tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
             tables.SIMILAR_ITEMS: similar_items.similar_items(
@@ -133,7 +97,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
                 positive_rows(run, listable), export.popular_windows, export.popular_items
             ),
             tables.USERS: item_tables.users(rows),
-            tables.ITEMS: items,
+            tables.ITEMS: inputs.items,
             tables.INTERACTIONS_SUMMARY: item_tables.summary(rows),
             tables.USER_VECTORS: item_tables.vectors(encoded, label, "user", model.user_vectors()),
             tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
@@ -146,8 +110,8 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
         for table, content in other_tables.items():
-            _write(folder / f"{table.name}.parquet", table, content)
-        return lake.StageResult(rows_in=rows.height, rows_out=lists, info={"champion": label})
+            list_parts.write_table(folder / f"{table.name}.parquet", table, content)
+        return lake.StageResult(rows_in=rows.height, rows_out=written.lists, info={"champion": label})
 
     return lake.build(run, spec(run, raw, encoded, models), write)
 
@@ -156,20 +120,6 @@ def _write_items(path: Path, ids: pl.Series, kept: Tensor | None) -> None:
     """Write the ids that are kept, (I,) bool, for the audit; nothing where all are."""
     if kept is not None:
         ids.filter(pl.Series(kept.numpy())).to_frame().write_parquet(path)
-
-
-def _write_part(folder: Path, number: int, part: user_lists.Part, label: str) -> dict[str, int]:
-    """Write a part of the lists; returns the rows of further lists by name."""
-    name = f"{number:04d}.parquet"
-    _write(folder / f"recommendations-{name}", tables.RECOMMENDATIONS, part.lists)
-    _write(folder / f"reasons-{name}", tables.REASONS, part.reasons)
-    if part.by is not None:
-        _write(folder / f"recommendations_by-{name}", tables.RECOMMENDATIONS_BY, part.by)
-    if part.named is None:
-        return {}
-    named = part.named.with_columns(model=pl.lit(label))
-    _write(folder / f"recommendations_in-{name}", tables.RECOMMENDATIONS_IN, named)
-    return dict(part.named.group_by("list").len().iter_rows())
 
 
 def _note_lists(run: Run, wanted: list[user_lists.Wanted], rows: int, further: Counter[str]) -> None:
@@ -215,25 +165,6 @@ def _audiences(
     return {tables.AUDIENCES: of_items, tables.ATTRIBUTE_AUDIENCES: of_values}
 
 
-def _cold_users(run: Run, raw: Path, encoded: Path, known: Interactions) -> cold_users.ColdUsers | None:
-    """The fallback by an attribute of users; None without `export.fallback_by`."""
-    if (name := run.settings.export.fallback_by) is None:
-        return None
-    held = known.held_out()
-    users = pl.read_parquet(encoded / "users.parquet")["user_id"]
-    return cold_users.ColdUsers.of(raw, name, held.users, held.items, cold_users.Known(users, known.n_items))
-
-
-def _by_attribute(run: Run, raw: Path, ids: pl.Series) -> tuple[attribute_values.Values, ByAttribute] | None:
-    """The values of the attribute of `export.by`; None without it."""
-    if (by := run.settings.export.by) is None:
-        return None
-    values = attribute_values.Values.read(raw, by.attribute, ids)
-    text = f"recommendations_by: {by.attribute} has {len(values.names):,} values; each user gets lists of at most "
-    journal.note(run, f"{text}{by.values} of them, those with the best items (export.by.values)")
-    return values, by
-
-
 def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
     """Key of `export_tables`. Raises NotYetKnown where the champion is not fitted."""
     listed = wanted_lists.read_all(run)
@@ -272,7 +203,3 @@ def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.dev
         parts.append(item_tables.biases(encoded, name, "user", model.user_biases()))
         parts.append(item_tables.biases(encoded, name, "item", model.item_biases()))
     return pl.concat(parts)
-
-
-def _write(path: Path, table: Table, frame: pl.DataFrame) -> None:
-    table.without(*OF_THE_NIGHT).check(frame).write_parquet(path)

@@ -13,6 +13,7 @@ import pytest
 from flows.orchestration import cluster as cluster_engine
 from pipeline.config.run import Run
 from pipeline.core.errors import SettingsError
+from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from tests.support import ray_cluster as clusters
@@ -103,6 +104,34 @@ def test_a_worker_that_is_killed_in_a_fit_costs_time_only(ray_cluster: RayCluste
     assert hash_of(on_cluster) == hash_of(night(tmp_path / "two", SLOW))
     assert not any("goes on without" in text for text in notes(on_cluster))
     assert "cluster: 2 machines, 2 parts at once" in notes(on_cluster)
+
+
+@pytest.mark.usefixtures("_with_token")
+def test_a_machine_that_goes_away_in_the_export_costs_time_only(
+    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(listed_users, "USERS_PER_PART", 6)  # 40 parts
+    plain = night(tmp_path / "plain", "[models.ease]\n")
+    done: list[int] = []
+
+    def remove() -> None:
+        written = wait_for(lambda: parts_of_export(tmp_path / "cluster"), until=bool)
+        ray_cluster.tell("remove")
+        done.append(len(written))
+
+    with at_the_same_time(remove):
+        on_cluster = night(tmp_path / "cluster", "[models.ease]\n", *ray_cluster.settings)
+    ray_cluster.tell("add")
+    assert done and done[0] < 40
+    assert hash_of(on_cluster) == hash_of(plain)
+    assert len(list(on_cluster.home.lake(on_cluster.dataset).glob("7_recommendations/*/recommendations-*"))) == 40
+    assert not left_over(on_cluster)
+
+
+def parts_of_export(folder: Path) -> list[int]:
+    """Parts of the export that is under way."""
+    found = folder.glob("home/warehouse/lake/tastes/7_recommendations/.*/recommendations-[0-9]*.parquet")
+    return [int(path.stem[-4:]) for path in found]
 
 
 def fits(folder: Path) -> list[Path]:

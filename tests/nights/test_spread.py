@@ -1,0 +1,60 @@
+"""What an engine carries out in parts is what a stage makes at once: all lists on, in parts of a few users."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import conductor
+from pipeline.core import spread
+from pipeline.publishing import listed_users
+from pipeline.schemas import tables
+from pipeline.storage import journal
+from tests.support.full_shop import FullShop
+from tests.support.nights import without_views
+
+
+class Elsewhere(spread.Engine):
+    """Carries out every part at once, and hands over what JSON can hold where a process would."""
+
+    def __init__(self):
+        self.records: dict[str, spread.Records] = {}
+        self.parts: list[str] = []
+
+    @property
+    def is_elsewhere(self) -> bool:
+        return True
+
+    def each(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        self.parts += [function.__name__] * len(calls)
+        for call in calls:
+            function(*call)  # a part whose process died may run again
+            yield function(*call)
+
+    def begin(self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...]) -> None:
+        self.records[name] = json.loads(json.dumps(function(*call)))
+
+    def finished(self, name: str) -> spread.Records:
+        return self.records.get(name, {})
+
+
+def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = {}
+    monkeypatch.setattr(listed_users, "USERS_PER_PART", 7)
+    for name, engine in (("here", spread.Engine()), ("there", Elsewhere())):
+        shop = FullShop(tmp_path / name)
+        shop.fill(10)
+        run = shop.prepare()
+        with spread.using(engine):
+            assert conductor.conduct(run, without_views) == "published"
+        record = journal.read_run(run.home, run.dataset, run.run_id)
+        stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id).drop("run_id", "seconds")
+        metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).drop("run_id")
+        rows = {table: frame.height for table, frame in shop.tables().items()}
+        notes = sorted(journal.notes(run.home, run.dataset, run.run_id))
+        found[name] = record["logical_hash"], stages.to_dicts(), metrics.to_dicts(), rows, notes
+    assert found["here"] == found["there"]
+    assert engine.parts == ["write_range"] * 5
+    assert engine.records.keys() == {"ials", "pmf"}
