@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,60 @@ def test_each_process_has_the_cores_that_every_machine_can_give(cores: list[int]
             fit.cores()
     else:
         assert fit.cores() == each
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize(
+    ("rank", "error", "sent"),
+    [
+        (0, None, [("done", {"rows": 7})]),
+        (1, None, []),
+        (1, NotServable("nothing to learn from"), [("refused", "nothing to learn from")]),
+        (1, ProcessFailed("another one is gone"), [("again", "another one is gone")]),
+        (1, ValueError("planted"), [("failed", "process 1 of 2: ValueError: planted")]),
+    ],
+)
+def test_a_process_sends_its_result_or_why_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, rank: int, error: Exception | None, sent: list[tuple[str, Any]]
+):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[scale]'")
+    from flows.orchestration import fanout_hosts
+
+    found: list[tuple[str, Any]] = []
+
+    def function(world: ProcessGroup, rows: int) -> dict[str, int]:
+        assert (world.rank, world.size, world.per_machine) == (rank, 2, 1)
+        if error:
+            raise error
+        return {"rows": rows}
+
+    fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=rank, world_size=2)
+    monkeypatch.setattr(fanout_hosts, "RayFabric", lambda: fabric)
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    mailbox = SimpleNamespace(put=SimpleNamespace(remote=lambda kind, content: found.append((kind, content))))
+    config = {"mailbox": mailbox, "function": function, "arguments": (7,)}
+    with pytest.raises(type(error)) if error else nullcontext():
+        fanout_hosts.work(config)
+    first_lines = [(kind, content.partition("\n")[0] if kind == FAILED else content) for kind, content in found]
+    assert first_lines == sent
+
+
+def test_a_fit_that_is_given_up_names_the_last_reason(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("grpc", reason="Ray is not installed: pip install '.[scale]'")
+    from flows.orchestration import fanout_hosts
+
+    box = fanout_hosts.Mailbox()
+    for message in ((MESSAGE, ("begin", 7)), ("again", "another one is gone")):
+        box.put(*message)
+    fit, sent = object.__new__(fanout_hosts.Fit), []
+    fit.client = SimpleNamespace(ray=SimpleNamespace(get=lambda taken: taken))  # type: ignore[assignment]
+    fit.fit, fit.error, fit.reason = HostFit(len, (), 2, Path()), RuntimeError("of Ray"), ""
+    fit.mailbox = SimpleNamespace(take=SimpleNamespace(remote=box.take))
+    monkeypatch.setattr(fit, "_train", lambda: None)
+    fit.run(sent.append, lambda: True)
+    assert sent == [
+        (MESSAGE, ("begin", 7)), (FAILED, "a fit on 2 machines was given up: another one is gone"),
+    ]  # fmt: skip
 
 
 @pytest.fixture
