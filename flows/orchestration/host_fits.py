@@ -14,8 +14,9 @@ from pipeline.core.spread import Unavailable
 from pipeline.training.context import NotServable
 from pipeline.training.distributed import ProcessFailed
 
-PATIENCE = 90.0
-"""Seconds without a sign of life, after which the cluster counts as lost; connecting to it takes some."""
+PATIENCE = 180.0
+"""Seconds without a sign of life, after which the cluster counts as lost; a busy one needs some until the first. An
+address that nobody answers is noticed much earlier, by fanout.py."""
 
 
 def fit(wanted: Wanted, request: HostFit, on_message: Callable[..., None]) -> Any:
