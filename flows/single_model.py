@@ -13,6 +13,8 @@ from pipeline.config.run import Run
 from pipeline.core import spread
 from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.experiments import families
+from pipeline.experiments.fit import hosts_of
 from pipeline.schemas import tables
 from pipeline.stages import evaluate, train
 from pipeline.storage import journal, journal_entries, lake
@@ -48,8 +50,14 @@ def begin(run: Run, parts: Path, labels: list[str]) -> None:
     if not engine.is_elsewhere:
         return
     for label in labels:
-        if not _is_fitted(run, parts, label):
+        if not (_is_of_hosts(run, label) or _is_fitted(run, parts, label)):
             engine.begin(label, carry_out, (run, parts, label))
+
+
+def _is_of_hosts(run: Run, label: str) -> bool:
+    """Whether its fit takes several machines, which the night's own process asks for."""
+    family, _ = families.family_of(run.settings, label)
+    return hosts_of(run.settings, family) > 1
 
 
 def _is_fitted(run: Run, parts: Path, label: str) -> bool:

@@ -42,6 +42,7 @@ ONLY_IMPORTERS = {
     "prefect": ("flows/tasks.py", "flows/scheduled.py", "flows/serve.py", "flows/orchestration/"),
     "apprise": ("pipeline/reporting/notifications.py",),
     "psycopg": ("pipeline/destinations/",),
+    "ray": ("flows/orchestration/fanout.py", "flows/orchestration/fanout_hosts.py"),
 }
 FORBIDDEN = {
     "pipeline.models": ("pipeline.config", "pipeline.storage", "pipeline.schemas"),

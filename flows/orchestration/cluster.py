@@ -9,15 +9,15 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
-from flows.orchestration import cluster_access
+from flows.orchestration import cluster_access, cluster_process, host_fits, remote_calls
 from flows.orchestration.cluster_access import Door
-from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY, Wanted
+from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY, HostFit, Wanted
 from flows.orchestration.remote_calls import Outcome
 from pipeline.config.run import Run
-from pipeline.core import child_processes, progress, spread
+from pipeline.core import progress, spread
 from pipeline.core.errors import SettingsError
 from pipeline.storage import journal
 
@@ -84,6 +84,28 @@ class Cluster(spread.Engine):
                 yield ended.result
             progress.listener().advance("part", done + 1, len(calls))
 
+    def together(
+        self,
+        function: Callable[..., Any],
+        hosts: int,
+        on_message: Callable[..., None],
+        arguments: tuple[Any, ...],
+    ) -> Any:
+        """As `Engine.together`."""
+        if not self._connected():
+            raise spread.Unavailable("the cluster was lost")
+        with self._wanted() as wanted:
+            layer = self.run.home.lake(self.run.dataset) / "5_models"
+            scratch = layer / f".scratch-{secrets.token_hex(8)}"  # the next night removes one that is left
+            request = HostFit(function, arguments, hosts, scratch)
+            try:
+                return host_fits.fit(wanted, request, on_message)
+            except spread.Unavailable as why:
+                on_cpu = remote_calls.kind_of(self.run.settings.device) == "cpu"
+                instead = f"; {hosts} processes of this one do it instead" if on_cpu else ""
+                journal.note(self.run, f"warning: not fitted on {hosts} machines: {why}{instead}")
+                raise
+
     def close(self) -> None:
         """Let go of the cluster; what still runs there is ended."""
         if self.parent is not None:
@@ -116,29 +138,26 @@ class Cluster(spread.Engine):
         """Whether the cluster is there; connects at the first call."""
         if self.lost or self.parent is not None:
             return not self.lost
-        probe = self.run.home.lake(self.run.dataset) / f".probe-{secrets.token_hex(8)}"
+        with self._wanted() as wanted:
+            self._start(wanted)
+        return not self.lost
+
+    @contextmanager
+    def _wanted(self) -> Generator[Wanted]:
+        """What the night needs of the cluster; the probe is there while the block runs."""
+        settings, token = self.run.settings, secrets.token_hex(8)
+        probe = self.run.home.lake(self.run.dataset) / f".probe-{token}"
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
             probe.write_text(text := secrets.token_hex(16))
-            door = cluster_access.find(self.run.home, self.run.settings.scale.address)
-            settings = self.run.settings
-            self._start(Wanted(door.address, door.token, probe, text, settings.device, settings.threads))
+            door = cluster_access.find(self.run.home, settings.scale.address)
+            yield Wanted(door.address, door.token, probe, text, settings.device, settings.threads)
         finally:
             probe.unlink(missing_ok=True)
-        return not self.lost
 
     def _start(self, wanted: Wanted) -> None:
-        self.parent, child = Pipe()
-        environment = {
-            **child_processes.environment(),
-            **cluster_access.environment(Door(wanted.address, wanted.token)),
-        }
-        command = child_processes.command("flows.orchestration.fanout", str(child.fileno()))
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=[child.fileno()], start_new_session=True,
-        )  # fmt: skip
-        child.close()
+        door = Door(wanted.address, wanted.token)
+        self.process, self.parent = cluster_process.start("flows.orchestration.fanout", door)
         self.parent.send(wanted)
         self.heard = deadline = time.monotonic() + START_SECONDS
         while not self.slots and not self.lost:

@@ -1,11 +1,17 @@
 """Messages between a night's process (cluster.py) and the one that speaks with Ray (fanout.py)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 READY, LOST, DONE, DIED, ALIVE = "ready", "lost", "done", "died", "alive"
 """First part of what fanout.py sends: (READY, hosts, slots), (LOST, why), (DONE, number, Outcome), (DIED, number, why)
 and (ALIVE,). It gets a `Wanted`, then (number, function, arguments) of every part."""
+
+MESSAGE, REFUSED, FAILED = "message", "refused", "failed"
+"""What fanout_hosts.py sends has two parts: one of these, DONE, LOST or ALIVE, and the content: what a fit sends, its
+result, or a text. It gets (Wanted, HostFit)."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +27,15 @@ class Wanted:
     device: str
     threads: int
     """Cores of a part; 0: all of a machine."""
+
+
+@dataclass(frozen=True)
+class HostFit:
+    """A function that several machines carry out together, one process on each; picklable."""
+
+    function: Callable[..., Any]
+    """Called with the process group, then with the arguments."""
+    arguments: tuple[Any, ...]
+    hosts: int
+    scratch: Path
+    """A folder of the home for Ray Train's own files; removed afterwards."""

@@ -1,4 +1,4 @@
-"""The process that gives a night's parts to a Ray cluster. Nothing else imports Ray.
+"""The process that gives a night's parts to a Ray cluster. Only this module and fanout_hosts.py import Ray.
 
 It is a child of the night's process: Ray ends a process whose cluster goes away, and waits minutes for an address that
 nobody answers. Neither may happen to a night. Messages are tuples, over a pair of connected sockets; see cluster.py.

@@ -98,8 +98,8 @@ class Budget(Section):
 
 
 class Scale(Section):
-    """How the data stages are cut, and where parts of a night run. It changes no result, so it is in no key of the
-    lake."""
+    """How the data stages are cut, and where parts of a night run. Only `hosts` changes results, by rounding; the
+    others are in no key of the lake."""
 
     shards: Annotated[int, Field(ge=0, le=500)] = 0
     """Contiguous ranges of users that the stages clean, encode and split take one after another, so that their memory
@@ -111,6 +111,15 @@ class Scale(Section):
     RAY_AUTH_TOKEN_PATH. A part has `threads` cores; 0: all of a machine."""
     address: str = "auto"
     """HOST:PORT of the cluster; auto: that of `nightrecs up --ray`, or of RAY_ADDRESS."""
+    hosts: Annotated[int, Field(ge=1, le=64)] = 1
+    """Machines of the cluster that fit a gradient family together, one process on each; as `devices`, of which there is
+    then one. It changes how sums are rounded, so it is in the key of these fits."""
+
+    @model_validator(mode="after")
+    def _hosts_are_of_a_cluster(self) -> "Scale":
+        if self.hosts > 1 and self.engine == "none":
+            raise ValueError(f'hosts = {self.hosts} are machines of a cluster: set engine = "ray", or hosts = 1')
+        return self
 
 
 class Evaluation(Section):
@@ -214,6 +223,12 @@ class Settings(Section):
         if self.devices > 1 and ":" in self.device:
             kind = self.device.partition(":")[0]
             raise ValueError(f"device = {self.device!r} is one, and devices = {self.devices}: set device = {kind!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_host_has_one_process(self) -> "Settings":
+        if self.devices > 1 and self.scale.hosts > 1:
+            raise ValueError(f"devices = {self.devices} and scale.hosts = {self.scale.hosts}: set one of them to 1")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,10 @@ Records = dict[str, list[tuple[str, Any]]]
 """Journal entries of stages that ran elsewhere, by the stage's title."""
 
 
+class Unavailable(Exception):
+    """An engine can't do what it is asked for; the text says why."""
+
+
 class Engine:
     """Runs every part when it is asked for, in this process. Other engines override all methods."""
 
@@ -31,6 +35,21 @@ class Engine:
     def finished(self, name: str) -> Records:
         """Wait for what was begun under this name. Empty if nothing was, or if it did not succeed."""
         return {}
+
+    def together(
+        self,
+        function: Callable[..., Any],
+        hosts: int,
+        on_message: Callable[..., None],
+        arguments: tuple[Any, ...],
+    ) -> Any:
+        """The result of `function(world, *arguments)` in the first of `hosts` processes, each on another machine.
+
+        They run at once and exchange tensors by torch.distributed. `on_message(*message)` receives what the first one
+        sends. A function that lost a process runs again. Raises Unavailable where that many machines can't be had, and
+        what the function raises, as `training.launcher.launch` does.
+        """
+        raise Unavailable("there is no cluster")
 
     @property
     def is_elsewhere(self) -> bool:

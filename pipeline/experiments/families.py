@@ -43,7 +43,7 @@ def sized(settings: Settings, label: str, data: Path) -> tuple[type[Recommender]
     """
     family, config = family_of(settings, label)
     rows, on_cpu = rows_of(data), resolve_device(settings.device).type == "cpu"
-    if rows is None or not on_cpu or settings.devices > 1:
+    if rows is None or not on_cpu or settings.devices > 1 or settings.scale.hosts > 1:
         return family, config
     given = config.model_fields_set | {*(settings.models[label].search or {})}
     return family, family.config_at(config, rows, given)

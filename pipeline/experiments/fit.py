@@ -11,6 +11,7 @@ import torch
 
 from pipeline.config.run import Run
 from pipeline.config.settings import Settings
+from pipeline.core import spread
 from pipeline.core.seeding import seed_of
 from pipeline.core.stage_call import Fit
 from pipeline.evaluation.eval_task import Splits, load_splits
@@ -28,6 +29,7 @@ from pipeline.training import launcher
 from pipeline.training.attributes import NewItems
 from pipeline.training.context import ProcessGroup
 from pipeline.training.device import memory_budget, resolve_device, set_threads
+from pipeline.training.distributed import ProcessFailed
 from pipeline.training.interactions import Interactions
 from pipeline.training.loop import seeded
 from pipeline.training.lr_finder import RateFinder
@@ -116,23 +118,56 @@ def devices_of(settings: Settings, family: type[Recommender]) -> int:
     return settings.devices if issubclass(family.Config, TrainingConfig) else 1
 
 
+def hosts_of(settings: Settings, family: type[Recommender]) -> int:
+    """Number of machines for one fit, likewise."""
+    return settings.scale.hosts if issubclass(family.Config, TrainingConfig) else 1
+
+
 def fit_request(request: FitRequest, on_epoch: EpochCallback, folder: Path) -> FitResult:
-    """Fit the model on the configured number of devices; with several, it passes through `folder`.
+    """Fit the model on the configured number of devices or hosts; with several, it passes through `folder`.
 
     Raises NotServable where the family can't be used on this data, or diverged.
     """
     settings, started = request.run.settings, time.perf_counter()
     devices, device = devices_of(settings, request.family), resolve_device(settings.device)
-    if devices == 1:
+    hosts = hosts_of(settings, request.family)
+    if devices == hosts == 1:
         result = fit_here(request, device, on_epoch, ProcessGroup())
         return replace(result, seconds=result.seconds + time.perf_counter() - started)
 
     def forward(method: str, *values: Any) -> None:
         getattr(on_epoch, method)(*values)
 
-    rest = launcher.launch(fit_together, devices, device, forward, request, folder)
+    rest = None
+    if hosts > 1:
+        rest = _on_hosts(request, hosts, device, forward, folder)
+    if rest is None:
+        rest = launcher.launch(fit_together, max(devices, hosts), device, forward, request, folder)
     result = FitResult(model=load(folder), **rest)
     return replace(result, seconds=result.seconds + time.perf_counter() - started)
+
+
+def _on_hosts(
+    request: FitRequest, hosts: int, device: torch.device, forward: Callable[..., None], folder: Path
+) -> dict[str, Any] | None:
+    """The result of `fit_together` on several machines; None: as many processes of this one are to do it instead.
+
+    On the CPU they sum in the same order, so they learn the same bits, and go on from the checkpoint of the machines.
+    """
+    wall = None if request.deadline is None else time.time() + request.deadline - time.monotonic()
+    sent = replace(request, deadline=None)
+    try:
+        return spread.engine().together(fit_on_host, hosts, forward, (sent, wall, folder))
+    except spread.Unavailable as why:
+        if device.type != "cpu":  # sums of accelerators depend on how they are connected
+            raise ProcessFailed(f"scale.hosts = {hosts}: {why}") from why
+        return None
+
+
+def fit_on_host(world: Any, request: FitRequest, wall: float | None, folder: Path) -> dict[str, Any]:
+    """`fit_together` on one of several machines; `wall`: the deadline on time.time(), which machines share."""
+    deadline = None if wall is None else time.monotonic() + wall - time.time()
+    return fit_together(world, replace(request, deadline=deadline), folder)
 
 
 def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any]:
@@ -140,7 +175,7 @@ def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any
 
     Returns the fields of FitResult without the model, whose tensors can't be sent.
     """
-    set_threads(request.run.settings.threads, world.size)
+    set_threads(request.run.settings.threads, world.per_machine)
     result = fit_here(request, world.device, RemoteEpochLogger(world), world)
     if world.rank == 0:
         save(result.model, folder)
@@ -188,7 +223,7 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         deadline=request.deadline,
         finder=finding,
         previous=warm_start.previous(request.run, request.warm, request.data) if request.warm else None,
-        memory=memory_budget(settings.memory_limit, device) // (world.size if device.type == "cpu" else 1),
+        memory=memory_budget(settings.memory_limit, device) // (world.per_machine if device.type == "cpu" else 1),
         world=world,
         attributes=read_attributes(request.data, train.n_items, device),
     )

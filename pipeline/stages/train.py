@@ -14,7 +14,7 @@ from pipeline.core.errors import OutOfTime, Skipped
 from pipeline.core.stage_call import Fit, StageCall, StageName
 from pipeline.experiments import blend_members, budget, warm_start
 from pipeline.experiments.families import config_of, family_of, rows_of, sized
-from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request
+from pipeline.experiments.fit import FitRequest, FitResult, devices_of, fit_request, hosts_of
 from pipeline.models import ModelConfig, NotServable, Recommender, registry
 from pipeline.models.blend import BlendConfig
 from pipeline.models.serialization import save
@@ -150,7 +150,7 @@ def _spec(
 ) -> lake.Spec:
     """Key of a fit."""
     settings, feedback = run.settings, run.settings.dataset.feedback
-    devices = devices_of(settings, family)
+    devices, hosts = devices_of(settings, family), hosts_of(settings, family)
     return lake.Spec(
         call=call,
         layer="5_models",
@@ -163,6 +163,7 @@ def _spec(
             "normalize": feedback.normalize, "normalize_to": feedback.normalize_to,
             **({"finder": finder.model_dump()} if finder else {}),
             **({"devices": devices} if devices > 1 else {}),
+            **({"hosts": hosts} if hosts > 1 else {}),
         },
         parents=parents,
         head=f"{call.label}-{call.fit.replace('+', '-')}",

@@ -48,6 +48,8 @@ class ProcessGroup:
     """The processes that fit one model together. This class is the group of one; distributed.py has larger ones."""
 
     rank, size = 0, 1
+    per_machine = 1
+    """Processes that share a machine's memory and cores."""
 
     def broadcast(self, value: T) -> T:
         """The value of process 0, in all processes."""

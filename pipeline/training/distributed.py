@@ -51,6 +51,7 @@ class FabricProcessGroup(ProcessGroup):
     def __init__(self, fabric: Any, report: Callable[[str, Any], None]):
         self.fabric, self.report, self.device = fabric, report, fabric.device
         self.rank, self.size = fabric.global_rank, fabric.world_size
+        self.per_machine = self.size
 
     def broadcast(self, value: T) -> T:
         """The value of process 0, in all processes."""
