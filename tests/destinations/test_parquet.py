@@ -14,9 +14,10 @@ import pytest
 
 from pipeline.config.destinations import Publish
 from pipeline.core.paths import CHECKOUT
-from pipeline.destinations import delivery, file_stores, health, record
-from pipeline.destinations.file_stores import AlreadyThere, Bucket, Changed
+from pipeline.destinations import delivery, health, record
 from pipeline.schemas import tables
+from pipeline.storage.buckets import Bucket, explained_s3
+from pipeline.storage.file_stores import AlreadyThere, Changed, StoreError
 from tests.support.delivered_home import TOP, USERS, DeliveredHome
 from tests.support.s3_server import S3Server
 
@@ -187,6 +188,6 @@ def test_no_key_reaches_a_message_or_a_file(place: Place, monkeypatch: pytest.Mo
         "<AWSAccessKeyId>AKIA</AWSAccessKeyId><StringToSign>x</StringToSign></Error>"
     )
     named = r"SignatureDoesNotMatch: The signature does not match"
-    with pytest.raises(file_stores.NotDelivered, match=named) as error, file_stores.explained_s3():
+    with pytest.raises(StoreError, match=named) as error, explained_s3():
         raise denied
     assert "AKIA" not in str(error.value)
