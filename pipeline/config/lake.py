@@ -15,7 +15,7 @@ class Lake(Section):
 
     url: str | None = None
     """s3://bucket/prefix, gs://bucket/prefix, or file:///folder: homes with the same one share results. Absent: the
-    home's own disk only. Credentials are in the environment, or those of the machine."""
+    home's own disk only, as with "none". Credentials are in the environment, or those of the machine."""
     endpoint: str | None = None
     """URL of an S3 service other than AWS; absent: AWS_ENDPOINT_URL, or AWS. Plain http only on this machine."""
     region: str | None = None
@@ -24,7 +24,7 @@ class Lake(Section):
     @field_validator("url")
     @classmethod
     def _is_a_place(cls, value: str | None) -> str | None:
-        if value is None:
+        if value in (None, "none"):
             return None
         parts = urlsplit(value)
         if parts.query or parts.fragment or ".." in parts.path.split("/"):

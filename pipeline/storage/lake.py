@@ -87,7 +87,7 @@ def build(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
     A result with `kept_as` is stored and journaled under that spec. With `[lake] url`, the result is in the shared lake
     afterwards. Raises shared_lake.LakeDown if that can't be reached.
     """
-    target, shared = folder_of(run, spec), _shared(run, spec)
+    target, shared = folder_of(run, spec), shared_with(run, spec)
     with journal.stage(run, spec.call.title) as record:
         if progress.listener().shows_epochs and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
             progress.listener().rows(rows)
@@ -107,7 +107,7 @@ def build(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
     return target
 
 
-def _shared(run: Run, spec: Spec) -> "SharedLake | None":
+def shared_with(run: Run, spec: Spec) -> "SharedLake | None":
     """The shared lake of a result. None for a replay, which is to make everything again."""
     if not run.settings.lake or run.as_of or spec.private:
         return None

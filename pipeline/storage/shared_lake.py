@@ -162,7 +162,7 @@ class SharedLake:
         except StoreError as error:
             raise UnreadableInput(
                 f"lake.url {self.url}: {masked(str(error))}. Check the network and the credentials in the environment "
-                "(`nightrecs doctor`), or leave the lake out: --set lake.url=null"
+                "(`nightrecs doctor`), or leave the lake out: --set lake.url=none"
             ) from None
 
     def _found(self, folder: Path) -> Found | None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from flows.cli.doctor import home as doctor
+from flows.plan import OPEN, SHARED, Plan
 from pipeline.config.publishing import Keep
 from pipeline.config.run import Run, utcnow
 from pipeline.config.settings import Settings
 from pipeline.core.errors import UnreadableInput
+from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.maintenance import forget, gc, shared_results
 from pipeline.schemas import tables
@@ -181,12 +184,16 @@ def test_a_night_of_a_second_home_fits_nothing_and_both_forget_a_user(
     without_mlflow(monkeypatch)
     without_report_file(monkeypatch)
     one, two = (sharing(tmp_path / name, tmp_path / "shared") for name in ("one", "two"))
-    first, second = one.night(), two.night()
+    first = one.night()
+    planned = {each.call.title: each.state for each in Plan(two.prepare(), "evaluate").stages}
+    assert planned["ingest"] == planned["train mf"] == SHARED and planned["evaluate mf"] in (SHARED, OPEN)
+    second = two.night()
     assert len(made_itself(one, first)) >= 7 and made_itself(two, second) == set()
     hashes = {journal.read_run(data.home, "tiny", i)["logical_hash"] for data, i in ((one, first), (two, second))}
     assert len(hashes) == 1
     query = "from recommendations select user_id, rank, item_id, score order by all"
     assert one.ask(query).equals(two.ask(query))
+    assert [status for status, *_ in doctor.shared_lake(one.home)] == ["ok"]
     assert one.command("forget", "tiny", SECRET) == 0
     assert "shared lake: " in capsys.readouterr().out
     assert SECRET in two.ask("select user_id from users")["user_id"].to_list()
@@ -196,9 +203,10 @@ def test_a_night_of_a_second_home_fits_nothing_and_both_forget_a_user(
     (tmp_path / "shared").rename(tmp_path / "away")
     (tmp_path / "shared").write_text("no folder")
     words = ("run", str(one.folder / "tiny.toml"), "--recipe", str(one.folder / "cheap.toml"), "--no-prefect")
+    assert [status for status, *_ in doctor.shared_lake(Home(one.home_root))] == ["fail"]
     assert one.command(*words) == 2
     assert f"lake.url file://{tmp_path}/shared/tiny" in capsys.readouterr().err
-    assert journal.run_ids(gc.Home(one.home_root), "tiny") == [first]
+    assert journal.run_ids(Home(one.home_root), "tiny") == [first]
 
 
 def sharing(folder: Path, root: Path) -> Dataset:

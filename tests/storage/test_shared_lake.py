@@ -278,7 +278,7 @@ def test_a_place_that_can_not_be_written_or_has_no_conditional_put_is_named_befo
     assert homes.keys() == []
     (homes.folder / "file").touch()
     wrong = SharedLake(run.home, run.dataset, Lake(url=f"file://{homes.folder}/file"))
-    with pytest.raises(UnreadableInput, match=r"lake.url file://.*nightrecs doctor.*lake.url=null"):
+    with pytest.raises(UnreadableInput, match=r"lake.url file://.*nightrecs doctor.*lake.url=none"):
         wrong.check()
 
 
