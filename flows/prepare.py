@@ -200,7 +200,8 @@ def fetched_source(
         folder = Path(tempfile.mkdtemp(prefix="nightrecs-plan-"))
     atexit.register(delete, folder)
     fetching.own(folder)
-    request = fetching.Request(dataset, toml, own, settings.memory_limit, settings.threads)
+    layer = home.lake(dataset.name) / "1_raw"
+    request = fetching.Request(dataset, toml, own, settings.memory_limit, settings.threads, layer=layer)
     return settings.model_copy(update={"dataset": fetching.fetch(request, folder)}), folder, own
 
 

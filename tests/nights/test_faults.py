@@ -92,6 +92,8 @@ def test_every_point_is_in_the_code_and_the_other_way_round():
             *fault_injection.OF_BACKUP,
             *fault_injection.OF_DELIVERY,
             *fault_injection.OF_SHARED_LAKE,
+            *fault_injection.OF_FETCH,
+            *fault_injection.OF_FETCH,
         }
         and len(POINTS) >= 15
     )
