@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from pipeline.core.paths import CHECKOUT
 
-
 LONGEST = 300.0  # seconds
 
 
