@@ -10,7 +10,7 @@ from flows import single_model
 from flows.step import Step, Stopped
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE
-from pipeline.core.errors import OutOfTime, Refused, Skipped
+from pipeline.core.errors import LakeDown, OutOfTime, Refused, Skipped
 from pipeline.core.filesystem import is_full
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
@@ -250,7 +250,7 @@ def isolate_family(run: Run, label: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, Stopped) or is_full(error):  # a full disk affects every family
+        if isinstance(error, Stopped | LakeDown) or is_full(error):  # these affect every family
             raise
         skipped = isinstance(error, Skipped)
         verb = "skipped" if skipped else f"failed ({type(error).__name__})"

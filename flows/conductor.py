@@ -58,6 +58,7 @@ def conduct(
                 outcome.report_shortly(run)
             outcome.notify(run, ended, f"{type(error).__name__}: {error}".rstrip(": "))
             raise
+        _say_what_is_needed(run)
         outcome.end_in_mlflow(run, "published")
         outcome.note_overrun(run)
         outcome.alarm(run)
@@ -79,7 +80,19 @@ def _open(run: Run, until: str | None, overrides: Sequence[str] | None) -> None:
     special = {"until": until, "overrides": [masked(each) for each in overrides or []]}
     if any(special.values()):
         journal.update_run(run, **{key: value for key, value in special.items() if value})
+    if run.settings.lake and not run.as_of:
+        from pipeline.maintenance import gc, shared_results
+
+        restored += shared_results.begin(run, gc.needed_folders(run.home, run.dataset))
     for line in restored:
         journal.note(run, f"warning: {line}")
     for line in open_forgets:
         journal.note(run, f"warning: a user who is to be forgotten is still there: {line}")
+
+
+def _say_what_is_needed(run: Run) -> None:
+    """Tell other homes of a shared lake which results this one needs."""
+    if run.settings.lake and not run.as_of:
+        from pipeline.maintenance import gc, shared_results
+
+        shared_results.end(run, gc.needed_folders(run.home, run.dataset))

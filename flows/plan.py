@@ -13,16 +13,20 @@ from flows.nightly import data_stages
 from flows.step import Step, Stopped, stopping
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE
+from pipeline.core.console import log_once
+from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
 from pipeline.selection import incumbent, leaderboard
 from pipeline.selection.incumbent import Contest
 from pipeline.stages import LINE, clean, encode, evaluate, ingest, profile, search, split, train
 from pipeline.storage import journal, lake
+from pipeline.storage.file_stores import StoreError
 from pipeline.storage.generations import live_run_id
 
-CACHED, TO_DO, OPEN = "cached", "to do", "open"
-"""States of a planned stage. OPEN: an earlier stage decides whether it runs, or with which model."""
+CACHED, SHARED, TO_DO, OPEN = "cached", "shared", "to do", "open"
+"""States of a planned stage. SHARED: its result is fetched from the shared lake. OPEN: an earlier stage decides whether
+it runs, or with which model."""
 NIGHTS = 5
 """A stage is timed by the last nights that ran it, this many."""
 UNTIMED = (StageName.SELECT,)  # instant, and not in any journal
@@ -69,6 +73,8 @@ class Plan:
         self.stages: list[Planned] = []
         self.raw: Path | None = None
         """Where the rows as read are, or will be."""
+        self.shared: set[Path] = set()
+        """Folders of results that are only in the shared lake."""
         self.states: dict[Path, str] = {}
         """State of each result that is not in the lake, by the folder in which it will be."""
         with suppress(Stopped):
@@ -101,7 +107,9 @@ class Plan:
             self.add(call, TO_DO)
             return inputs[-1]
         state, folder = self.look(call, SPECS[stage], run, *inputs)
-        if state != CACHED:
+        if state == SHARED:
+            self.shared.add(folder)
+        elif state != CACHED:
             self.states[folder] = state
         self.add(call, state)
         return folder
@@ -113,13 +121,24 @@ class Plan:
                 raise lake.NotYetKnown(run.data)
             spec = spec_of(run, *inputs)
         except lake.NotYetKnown as missing:
-            if missing.place == journal.folder(run):  # tonight's metrics decide
+            if missing.place == journal.folder(run) or missing.place in self.shared:  # tonight's results decide
                 return OPEN, self.unknown(call)
             return self.waits([each for each in inputs if isinstance(each, Path)]) or TO_DO, self.unknown(call)
         folder, waits = lake.folder_of(run, spec), self.waits(spec.parents)
         if call.fit != "train" and call.label and leaderboard.is_blend(run.settings, call.label):
             return waits or OPEN, folder  # its members are fitted first
-        return waits or (CACHED if lake.is_complete(folder) else TO_DO), folder
+        if waits or lake.is_complete(folder):
+            return waits or CACHED, folder
+        return SHARED if self.is_shared(run, spec) else TO_DO, folder
+
+    def is_shared(self, run: Run, spec: lake.Spec) -> bool:
+        """Whether a night could fetch the result. One that can't be asked for is made, for all that is known here."""
+        shared = lake.shared_with(run, spec)
+        try:
+            return shared is not None and shared.has(lake.folder_of(run, spec))
+        except StoreError as error:
+            log_once(f"the shared lake can't be asked: {masked(str(error))}")
+            return False
 
     def waits(self, parents: Iterable[Path]) -> str | None:
         """State of a stage that waits for some of its inputs; None: all are there."""
@@ -171,7 +190,7 @@ class Plan:
 
     def add(self, call: StageCall, state: str) -> None:
         """Append a stage with the minutes that it took in past nights."""
-        seconds = 0.0 if state == CACHED or call.stage in UNTIMED else self.usual(call)
+        seconds = 0.0 if state in (CACHED, SHARED) or call.stage in UNTIMED else self.usual(call)
         self.stages.append(Planned(call, state, seconds and round(seconds / 60, 4)))
 
     def usual(self, call: StageCall) -> float | None:

@@ -68,6 +68,7 @@ def prepare(
         check_choices(settings)
     if not look_only:
         check_writable(place)
+        check_lake(place, settings)
     forgotten_users.read(
         place, settings.dataset.name
     )  # a list that can't be read is not an empty list: the night must not run
@@ -199,7 +200,8 @@ def fetched_source(
         folder = Path(tempfile.mkdtemp(prefix="nightrecs-plan-"))
     atexit.register(delete, folder)
     fetching.own(folder)
-    request = fetching.Request(dataset, toml, own, settings.memory_limit, settings.threads)
+    layer = home.lake(dataset.name) / "1_raw"
+    request = fetching.Request(dataset, toml, own, settings.memory_limit, settings.threads, layer=layer)
     return settings.model_copy(update={"dataset": fetching.fetch(request, folder)}), folder, own
 
 
@@ -224,6 +226,14 @@ def say_where(option: str | None) -> None:
         return
     place, why = default_home()
     log.info(f"home: {place}, {why}; --home or NIGHTRECS_HOME choose another")
+
+
+def check_lake(home: Home, settings: Settings) -> None:
+    """Raise UnreadableInput if the shared lake can't be used, if there is one."""
+    if settings.lake:
+        from pipeline.storage.shared_lake import SharedLake
+
+        SharedLake(home, settings.dataset.name, settings.lake).check()
 
 
 def check_writable(home: Home) -> None:

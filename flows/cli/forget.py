@@ -59,6 +59,9 @@ def describe(outcome: forgetting.Outcome) -> None:
         "lake_folders", "source_files", "rejected_lines", "of_them_undecided", "texts", "reports", "replay_homes"
     )}  # fmt: skip
     reached = f"destinations: {outcome.counts['destinations']} cleared\n" if "destinations" in outcome.counts else ""
+    shared = outcome.counts.get("shared_results")
+    if shared is not None:
+        print(f"shared lake: {shared} results deleted; other homes with it leave the user out of their next nights")
     print(
         f"lake: {count['lake_folders']} results deleted, {count['source_files']} kept source files rewritten\n"
         f"journal: {count['rejected_lines']} rejected lines blanked, {count['of_them_undecided']} of them because "

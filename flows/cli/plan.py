@@ -91,7 +91,7 @@ def memory_text(memory: dict[str, Any]) -> list[str]:
 
 def plan_text(answer: dict[str, Any]) -> str:
     """The plan as text."""
-    from flows.plan import CACHED, OPEN
+    from flows.plan import CACHED, OPEN, SHARED
 
     budgeted = answer["budget_minutes"] is not None
     lines = [f"night of {answer['dataset']}, recipe {answer['recipe']}"]
@@ -105,9 +105,13 @@ def plan_text(answer: dict[str, Any]) -> str:
     for stage in answer["stages"]:
         minutes, searches = stage["minutes"], budgeted and StageCall.parse(stage["stage"]).stage is StageName.SEARCH
         usual = "rest of the budget" if searches else "not timed yet" if minutes is None else in_minutes(minutes)
-        lines.append(f"  {stage['stage']:<28} {stage['state']:<7} {'' if stage['state'] == CACHED else usual}".rstrip())
+        lines.append(
+            f"  {stage['stage']:<28} {stage['state']:<7} {'' if stage['state'] in (CACHED, SHARED) else usual}".rstrip()
+        )
     if any(stage["state"] == OPEN for stage in answer["stages"]):
         lines.append("open: an earlier stage decides")
+    if any(stage["state"] == SHARED for stage in answer["stages"]):
+        lines.append("shared: the result is fetched from the shared lake")
     lines += [f"warning: {warning}" for warning in answer["warnings"]]
     return "\n".join([*lines, total_text(answer)])
 

@@ -6,6 +6,7 @@ __all__ = [
     "base",
     "dataset",
     "destinations",
+    "lake",
     "loader",
     "publishing",
     "queries",

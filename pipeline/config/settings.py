@@ -22,6 +22,7 @@ from pipeline.config.attributes import Attributes
 from pipeline.config.base import FileStem, Name, Section
 from pipeline.config.dataset import Dataset
 from pipeline.config.destinations import Publish
+from pipeline.config.lake import Lake
 from pipeline.config.publishing import Checks, Churn, Export, Gate, Keep, NamedList
 
 INCUMBENT, BASELINE = "incumbent", "popularity_floor"
@@ -191,6 +192,8 @@ class Settings(Section):
     search: Search = Search()
     budget: Budget = Budget()
     scale: Scale = Scale()
+    lake: Lake = Lake()
+    """A lake that several homes share."""
     export: Export = Export()
     lists: dict[Name, NamedList] = Field(default={})
     """Further lists of every user by name, e.g. [lists.email] for mails; the default list is that of [export]."""

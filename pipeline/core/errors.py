@@ -45,6 +45,10 @@ class Locked(RuntimeError):
     """Another run of the same data set holds the lock of this home: exit code 4."""
 
 
+class LakeDown(RuntimeError):
+    """The shared lake can't be reached in the middle of a night, which then can't go on: exit code 1."""
+
+
 class Skipped(Exception):
     """A model family can't be used on this data. The message says why."""
 

@@ -44,6 +44,14 @@ OF_DELIVERY = tuple(f"deliver:{place}" for place in (
     "after_pointer", "before_record",
 ))  # fmt: skip
 """Points of a copy to a destination, which a run without `[publish]` does not reach."""
+OF_SHARED_LAKE = tuple(f"lake:{place}" for place in (
+    "mid_fetch", "before_place", "before_upload", "mid_upload", "before_shared_manifest", "after_shared_manifest",
+))  # fmt: skip
+"""Points of a lake in a bucket, which a run without `[lake] url` does not reach."""
+OF_FETCH = tuple(f"fetch:{place}" for place in (
+    "mid_file", "after_file", "before_query", "after_query", "before_record", "after_record",
+))  # fmt: skip
+"""Points of what is fetched before a night, which a run on files of this machine does not reach."""
 
 _visits: Counter[str] = Counter()
 
@@ -86,7 +94,7 @@ def _parse(wanted: str) -> tuple[str, str, int]:
     if not match:
         raise SettingsError(f"{VARIABLE}={wanted!r}: write it as point:action, e.g. publish:before_rename:kill")
     point, action, visit = match[1], match[2], int(match[3] or 1)
-    if point not in (known_points := POINTS + OF_FORGET + OF_BACKUP + OF_DELIVERY):
+    if point not in (known_points := POINTS + OF_FORGET + OF_BACKUP + OF_DELIVERY + OF_SHARED_LAKE + OF_FETCH):
         known = f"{nearest(point, known_points)}; there are: {', '.join(known_points)}"
         raise SettingsError(f"{VARIABLE}={wanted!r}: no fault point is called {point!r}{known}")
     if action not in ACTIONS:

@@ -143,6 +143,10 @@ class Home:
         """What the destinations of `[publish]` have."""
         return self.journal(dataset) / "destinations.json"
 
+    def lakes(self, dataset: str) -> Path:
+        """The shared lakes that nights have used."""
+        return self.journal(dataset) / "lakes.json"
+
     @property
     def reports(self) -> Path:
         """Folder of the reports."""

@@ -8,7 +8,6 @@ __all__ = [
     "copy_text",
     "delivery",
     "errors",
-    "file_stores",
     "health",
     "parquet",
     "places",

@@ -14,11 +14,12 @@ from pipeline.core.fault_injection import fault
 from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
 from pipeline.destinations import record
-from pipeline.destinations.errors import NotDelivered, NotNow
+from pipeline.destinations.errors import NotDelivered
 from pipeline.destinations.places import SETTINGS, Settings, check_place, explained, made, names_of, settings_now
 from pipeline.destinations.published_file import live_night
 from pipeline.destinations.record import Entry
 from pipeline.storage import home_identity
+from pipeline.storage.file_stores import StoreDown
 
 PAUSES = (2.0, 5.0, 15.0, 30.0, 60.0)
 """Seconds between attempts; the last one repeats."""
@@ -79,7 +80,7 @@ class _Attempts:
             trouble = masked(explained(error))
             entry = record.read(self.home, self.dataset).get(self.name) or self._new_entry()
             record.write(self.home, self.dataset, replace(entry, trouble=trouble, since=entry.since or record.now()))
-            return False, trouble, isinstance(error, NotNow)
+            return False, trouble, isinstance(error, StoreDown)
 
     def _copied(self, patience: float) -> bool:
         night = live_night(self.home, self.dataset)

@@ -56,7 +56,7 @@ def check(home: Home, dataset: str, publish: Publish) -> list[tuple[str, str | N
             return made(settings, dataset).check(identity.id if identity else None)
 
         try:
-            found.append((name, None, _within(CHECK_SECONDS, look)))
+            found.append((name, None, within(CHECK_SECONDS, look)))
         except Exception as error:
             found.append((name, masked(explained(error)), ""))
     return found
@@ -75,7 +75,7 @@ def old_nights(home: Home, dataset: str) -> list[tuple[str, int, Callable[[], No
     place = Parquet(settings, dataset)
     try:
         check_place(home, settings)
-        found = _within(CHECK_SECONDS, lambda: place.leftovers(identity.id, settings.keep))
+        found = within(CHECK_SECONDS, lambda: place.leftovers(identity.id, settings.keep))
     except Exception as error:
         log.info(f"nothing is removed from {settings.url}: {masked(explained(error))}")
         return []
@@ -88,7 +88,7 @@ def old_nights(home: Home, dataset: str) -> list[tuple[str, int, Callable[[], No
 T = TypeVar("T")
 
 
-def _within(seconds: float, action: Callable[[], T]) -> T:
+def within(seconds: float, action: Callable[[], T]) -> T:
     """The result of an action that has so many seconds. After that it goes on in a thread that nothing waits for."""
     results: list[T] = []
     errors: list[Exception] = []

@@ -20,9 +20,9 @@ from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256
 from pipeline.core.run_ids import utcnow
 from pipeline.destinations.errors import NotDelivered, NotNow
-from pipeline.destinations.file_stores import AlreadyThere, Changed, FileStore, store_of
 from pipeline.destinations.published_file import Night, PublishedTable, opened, tables_of
 from pipeline.storage import warehouse
+from pipeline.storage.file_stores import AlreadyThere, Changed, FileStore, store_of
 
 FORMAT = 1
 """Raise it when readers of an earlier format can't read what this version writes."""
@@ -47,7 +47,7 @@ class Parquet:
         return f"{self.settings.endpoint} {self.settings.url}" if self.settings.endpoint else self.settings.url
 
     def check(self, home_id: str | None) -> str:
-        """Look whether the place can be published to. Raises NotDelivered; returns what is there."""
+        """Look whether the place can be published to. Raises StoreError; returns what is there."""
         store = store_of(self.settings)
         self._check_owner(store, home_id)
         latest = _json(store.read(LATEST))
@@ -56,7 +56,7 @@ class Parquet:
         return f"it has night {latest.get('run_id')}" if latest else "nothing is published there yet"
 
     def publish(self, night: Night, patience: float, say: Callable[[str], None], alone: bool = False) -> bool:
-        """Make `night` the latest one; false if it is already. `alone`: no other night stays. Raises NotDelivered."""
+        """Make `night` the latest one; false if it is already. `alone`: no other night stays. Raises StoreError."""
         store = store_of(self.settings)
         self._check_owner(store, night.home_id)
         self._take(store, night.home_id)
@@ -83,15 +83,15 @@ class Parquet:
     def old(self, store: FileStore, keep: int) -> dict[str, dict[str, int]]:
         """Nights that may go: bytes by key, by night; and what killed attempts left. Never the latest one."""
         nights: dict[str, dict[str, int]] = {}
-        for key, size in store.sizes(NIGHTS).items():
-            nights.setdefault(key.split("/")[1], {})[key] = size
+        for key, entry in store.entries(NIGHTS).items():
+            nights.setdefault(key.split("/")[1], {})[key] = entry.bytes
         latest = _json(store.read(LATEST)).get("folder", "").removeprefix(NIGHTS)
         whole = sorted(name for name in nights if f"{NIGHTS}{name}/{MANIFEST}" in nights[name] and name != latest)
         kept = {latest, *whole[len(whole) - min(keep - 1, len(whole)) :]}
         return {name: files for name, files in nights.items() if name not in kept}
 
     def leftovers(self, home_id: str, keep: int) -> dict[str, dict[str, int]]:
-        """What `gc` may remove. Raises NotDelivered."""
+        """What `gc` may remove. Raises StoreError."""
         store = store_of(self.settings)
         self._check_owner(store, home_id)
         return self.old(store, keep)
@@ -101,16 +101,16 @@ class Parquet:
         store_of(self.settings).remove(_keys({"": files}))
 
     def remove(self, home_id: str) -> bool:
-        """Remove what was published; false if nothing is there. Raises NotDelivered."""
+        """Remove what was published; false if nothing is there. Raises StoreError."""
         store = store_of(self.settings)
         if self._check_owner(store, home_id) is None:
             return False
         store.remove([LATEST])
-        store.remove([*(key for key in store.sizes(NIGHTS)), OWNER])
+        store.remove([*store.entries(NIGHTS), OWNER])
         return True
 
     def _check_owner(self, store: FileStore, home_id: str | None) -> str | None:
-        """The home that the place belongs to; None: nobody's yet. Raises NotDelivered if it is another's."""
+        """The home that the place belongs to; None: nobody's yet. Raises StoreError if it is another's."""
         owner = _json(store.read(OWNER))
         if not owner:
             if other := store.any_key():
@@ -181,7 +181,7 @@ def _keys(nights: dict[str, dict[str, int]]) -> list[str]:
 
 
 def _json(found: tuple[bytes, str] | None) -> dict[str, Any]:
-    """A JSON object; empty if there is no file. Raises NotDelivered if it is damaged."""
+    """A JSON object; empty if there is no file. Raises StoreError if it is damaged."""
     if found is None:
         return {}
     try:

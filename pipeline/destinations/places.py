@@ -10,6 +10,7 @@ from pipeline.core.redaction import without_examples
 from pipeline.destinations.errors import NotDelivered
 from pipeline.destinations.published_file import Night
 from pipeline.storage import journal
+from pipeline.storage.file_stores import StoreError
 
 INSTALL = "pip install 'nightrecs[connectors]'"
 Settings = PostgresDestination | ParquetDestination
@@ -18,7 +19,7 @@ SETTINGS: dict[str, type[Settings]] = {"postgres": PostgresDestination, "parquet
 
 
 class Destination(Protocol):
-    """A place that the tables are copied to. Methods raise NotDelivered, NotNow."""
+    """A place that the tables are copied to. Methods raise StoreError, or StoreDown where trying again may help."""
 
     kind: str
 
@@ -86,7 +87,7 @@ def check_place(home: Home, settings: Settings) -> None:
 
 def explained(error: Exception) -> str:
     """An error as a message, without what may be values of tables."""
-    if isinstance(error, NotDelivered):
+    if isinstance(error, StoreError):
         return str(error)
     if isinstance(error, ImportError):
         return f"{error.name} is not installed: {INSTALL}"

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import psycopg
 
@@ -18,8 +17,8 @@ LONGEST = 63
 """Bytes of a name. PostgreSQL cuts longer ones without an error, so two could become one."""
 LONGEST_KEY = 2_000
 """Bytes of text in a key. A row of an index must fit into a third of a page, 2,704 bytes."""
-VIEWS = (paths.SQL / "postgres", paths.SQL / "views")
-"""A view's SQL: in the first folder where PostgreSQL needs another text than DuckDB."""
+VIEWS = paths.SQL / "views"
+"""SQL of the views, which both DuckDB and PostgreSQL run."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def _add_key(
 
 def create_view(session: Session, schema: str, view: PublishedView) -> str | None:
     """Create a view with its comments; returns why it could not be created."""
-    path = view_file(view.name)
-    if path is None:
+    path = VIEWS / f"{view.name}.sql"
+    if not path.is_file():
         return f"the view {view.name} is left out: this version has no SQL for it"
     name = f"{quoted(schema)}.{quoted(view.name)}"
     try:
@@ -121,8 +120,3 @@ def create_view(session: Session, schema: str, view: PublishedView) -> str | Non
             raise
         return f"the view {view.name} is left out: {described(error)}"
     return None
-
-
-def view_file(name: str) -> Path | None:
-    """The SQL of a view for PostgreSQL."""
-    return next((path for folder in VIEWS if (path := folder / f"{name}.sql").is_file()), None)

@@ -10,5 +10,6 @@ __all__ = [
     "published_rebuild",
     "restore",
     "rollback",
+    "shared_results",
     "trace_decoders",
 ]

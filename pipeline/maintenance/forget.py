@@ -22,7 +22,7 @@ from pipeline.core.filesystem import delete, sha256, sync
 from pipeline.core.paths import Home
 from pipeline.destinations import delivery, record
 from pipeline.destinations.errors import NotDelivered
-from pipeline.maintenance import home_search, published_rebuild
+from pipeline.maintenance import home_search, published_rebuild, shared_results
 from pipeline.maintenance.gc import LAYERS, SOURCE_FILES
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import incremental
@@ -44,8 +44,12 @@ class Outcome:
 
 
 def forget(home: Home, dataset: str, user_id: str) -> Outcome:
-    """Take every step, and search the home; the caller holds the lock."""
+    """Take every step, and search the home; the caller holds the lock.
+
+    Raises UnreadableInput if a shared lake has to be reached first, and can't be.
+    """
     forgotten_users.drop_remains(home, dataset)
+    shared_results.before_forgetting(home, dataset)
     pending = forgotten_users.begin(home, dataset, user_id)
     fault("forget:after_record")
     return _carry_out(home, dataset, pending)
@@ -102,6 +106,7 @@ def _carry_out(home: Home, dataset: str, pending: Pending) -> Outcome:
         fault("forget:after_step")
     found = home_search.search(home, dataset, person)
     outcome.left += [f"{finding.path.relative_to(home.root)}: {finding.what}" for finding in found]
+    outcome.left += shared_results.search(home, dataset, person)
     fault("forget:before_done")
     if outcome.left:
         pending.left = outcome.left
@@ -198,6 +203,12 @@ def from_lake(home: Home, dataset: str, person: Person, outcome: Outcome) -> Non
     outcome.counts |= {"lake_folders": len(deleted), "source_files": rewritten}
 
 
+def from_shared_lakes(home: Home, dataset: str, person: Person, outcome: Outcome) -> None:
+    """Delete all results of the data set from the lakes that it shares with other homes."""
+    if home.lakes(dataset).exists():
+        outcome.counts["shared_results"] = shared_results.forget(home, dataset)
+
+
 def _rewrite_part(part: Path, person: Person) -> bool:
     """Whether a part named a forgotten user; then it is replaced, by a rename."""
     aside, old = part.with_name(f".{part.name}"), part.with_name(f".{part.name}.old")
@@ -288,6 +299,7 @@ STEPS: dict[str, Callable[[Home, str, Person, Outcome], None]] = {
     "published files": from_tables,
     "destinations": from_destinations,
     "lake": from_lake,
+    "shared lake": from_shared_lakes,
     "rejected lines": from_journals,
     "reports": from_reports,
     "replays": from_replays,

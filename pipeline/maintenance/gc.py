@@ -16,6 +16,7 @@ from pipeline.core.errors import Locked
 from pipeline.core.filesystem import delete
 from pipeline.core.paths import Home
 from pipeline.destinations import health
+from pipeline.maintenance import shared_results
 from pipeline.maintenance.rollback import next_target
 from pipeline.sources.connectors import fetching
 from pipeline.storage import checksums, journal, lake, state_files
@@ -45,12 +46,14 @@ def leftovers(home: Home, dataset: str, keep: Keep) -> list[Garbage]:
         gone.discard(next_target(home, dataset) or "")
     old = [path for run_id in sorted(gone) if _older(path := home.generation(dataset, run_id), before)]
     generations = set(kept_generations(home, dataset)) - {path.stem for path in old}
-    unused = _unused(home, dataset, needed_nights(home, dataset, keep, generations))
+    used = used_folders(home, dataset, needed_nights(home, dataset, keep, generations))
+    unused = _unused(home, dataset, used)
     found = [_generation(home, dataset, path) for path in old]
     found += [of_path("lake", path, home.root) for path in unused if _older(path, before)]
     old = [path for path in _reports(home, dataset, keep, generations) if _older(path, before)]
     found += [of_path("report", path, home.root) for path in old]
     found += [of_path("temporary", path, home.root) for path in _temporary(home, dataset)]
+    found += shared_results.leftovers(home, dataset, used, before)
     found += [Garbage("destination", *each) for each in health.old_nights(home, dataset)]
     return found + _in_mlflow(home, dataset, keep, generations, before)
 
@@ -100,8 +103,13 @@ def _named(home: Home, dataset: str, run_id: str) -> list[str]:
     return listed
 
 
-def _unused(home: Home, dataset: str, needed: list[str]) -> Iterator[Path]:
-    used = used_folders(home, dataset, needed)
+def needed_folders(home: Home, dataset: str) -> set[Path]:
+    """Results that stay by the `[keep]` of the newest night."""
+    nights = needed_nights(home, dataset, keep_of(home, dataset), set(kept_generations(home, dataset)))
+    return used_folders(home, dataset, nights)
+
+
+def _unused(home: Home, dataset: str, used: set[Path]) -> Iterator[Path]:
     for folder in sorted(home.lake(dataset).glob(f"{LAYERS}/[!.]*")):
         if folder.is_dir() and folder not in used and folder.name != SOURCE_FILES:
             yield folder

@@ -20,7 +20,7 @@ from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.extra_columns import common_types
 from pipeline.sources.file_reader import FileResult, read_file
 from pipeline.sources.parquet_writer import INTERACTIONS, REJECTED, read_batches, write_rows
-from pipeline.sources.source_files import SourceFiles, json_hash, layout_settings
+from pipeline.sources.source_files import SourceFiles, part_of
 from pipeline.storage import lake, warehouse
 
 CATALOG = "catalog.parquet"
@@ -112,8 +112,7 @@ class SourceAssembler:
         if self.dataset.source.mode != "incremental":
             assert name is not None
             return scratch, self._read(name, scratch)
-        layout = json_hash(layout_settings(self.dataset))
-        kept = incremental.folder(self.layer) / f"{digest[:16]}-{layout[:8]}"
+        kept = part_of(self.dataset, self.layer, digest)
         if lake.is_complete(kept):
             return kept, incremental.result_of(kept)
         if name is None:

@@ -89,6 +89,11 @@ def layout_settings(dataset: Dataset) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def part_of(dataset: Dataset, layer: Path, digest: str) -> Path:
+    """Folder with the rows of one file of an incremental source, by the SHA-256 of its content and how it is read."""
+    return incremental.folder(layer) / f"{digest[:16]}-{json_hash(layout_settings(dataset))[:8]}"
+
+
 def _reading(section: Reading, left_out: Sequence[str] = ("files", "columns")) -> dict[str, Any]:
     """The settings of a section with files; those of LATER only where they are set."""
     return section.model_dump(exclude={*left_out, *LATER, *CONNECTION}) | section.later_keys()
@@ -119,11 +124,15 @@ def _patterns(dataset: Dataset) -> list[str]:
 
 
 def _digests(folder: Path, patterns: list[str], may_be_empty: bool = False) -> dict[str, str]:
-    """Name to SHA-256 of the files that match."""
-    try:
-        names = files.find_files(folder, patterns)
-    except UnreadableInput:
-        if not may_be_empty:
-            raise
-        names = []
+    """Name to SHA-256 of the files that match. `may_be_empty`: a pattern need not match any."""
+    if may_be_empty:
+        patterns = [pattern for pattern in patterns if _has_files(folder, pattern)]
+    names = files.find_files(folder, patterns)
     return {name: files.fingerprint(folder / name) for name in names}
+
+
+def _has_files(folder: Path, pattern: str) -> bool:
+    try:
+        return bool(files.find_files(folder, [pattern]))
+    except UnreadableInput:
+        return False

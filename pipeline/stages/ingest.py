@@ -107,7 +107,8 @@ def spec(run: Run) -> lake.Spec:
 
 def _spec(run: Run, source: SourceFiles) -> lake.Spec:
     settings = {**key_settings(run.settings.dataset, source), **exclusions.key_settings(run)}
-    return lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings)
+    is_incremental = run.settings.dataset.source.mode == "incremental"  # which files were read is kept in the home
+    return lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings, private=is_incremental)
 
 
 def _layer(run: Run) -> Path:

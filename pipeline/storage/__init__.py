@@ -5,9 +5,11 @@ Only `warehouse` imports duckdb.
 
 # pyright: reportUnsupportedDunderAll=false
 __all__ = [
+    "buckets",
     "checksums",
     "copying",
     "expressions",
+    "file_stores",
     "forgotten_users",
     "garbage",
     "generations",
@@ -21,6 +23,8 @@ __all__ = [
     "operation_log",
     "optional_steps",
     "reader",
+    "shared_homes",
+    "shared_lake",
     "sqlite_files",
     "state_files",
     "statements",

@@ -85,10 +85,15 @@ def add(home: Home, dataset: str, user_id: str) -> Forgotten:
     found = read(home, dataset)
     found = found if found.salt else Forgotten(secrets.token_hex(16))
     found = replace(found, hashes=found.hashes | {found.hash_of(user_id)})
+    write(home, dataset, found)
+    return found
+
+
+def write(home: Home, dataset: str, listed: Forgotten) -> None:
+    """Replace the list, atomically."""
     path = home.forgotten(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"salt": found.salt, "users": sorted(found.hashes)}, indent=2))
-    return found
+    write_atomically(path, json.dumps({"salt": listed.salt, "users": sorted(listed.hashes)}, indent=2))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.run import Run
 from pipeline.core import progress
@@ -19,6 +19,9 @@ from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall
 from pipeline.schemas import tables
 from pipeline.storage import journal, state_files
+
+if TYPE_CHECKING:
+    from pipeline.storage.shared_lake import SharedLake
 
 SOURCE = "0_source"
 """Folder of the lake with source files that are generated, or given as frames."""
@@ -42,6 +45,8 @@ class Spec:
     parents: tuple[Path, ...] = ()
     head: str = ""
     """Readable prefix of the folder's name; by default the title."""
+    private: bool = False
+    """Never fetched from a shared lake, nor put there: building it leaves more in the home than the result."""
 
     @property
     def key(self) -> str:
@@ -76,25 +81,39 @@ class NotYetKnown(FileNotFoundError):
 
 
 def build(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
-    """Return the folder of `spec`; if it isn't complete, build it by `write(temporary folder)`.
+    """Return the folder of `spec`; if it isn't complete, fetch it from the shared lake or build it by
+    `write(temporary folder)`.
 
-    A result with `kept_as` is stored and journaled under that spec.
+    A result with `kept_as` is stored and journaled under that spec. With `[lake] url`, the result is in the shared lake
+    afterwards. Raises shared_lake.LakeDown if that can't be reached.
     """
-    target = folder_of(run, spec)
+    target, shared = folder_of(run, spec), shared_with(run, spec)
     with journal.stage(run, spec.call.title) as record:
         if progress.listener().shows_epochs and spec.parents and (rows := read_manifest(spec.parents[0])["rows_out"]):
             progress.listener().rows(rows)
         skipped = is_complete(target)
-        if not skipped:
+        fetched = not skipped and shared is not None and shared.fetch(target)
+        if not (skipped or fetched):
             target = _write(run, spec, write)
+        if shared and not fetched and (changed := shared.keep(target)):
+            journal.note(run, f"{journal.WARNING}{spec.call.title}: {changed}")
         manifest = read_manifest(target)
         journal.record_artifact(run, target)
         rows = {name: manifest[name] for name in ("rows_in", "rows_out")}
-        record.update(stage=manifest["stage"], skipped=skipped, **rows)
+        record.update(stage=manifest["stage"], skipped=skipped or fetched, **rows)
     if ledger := manifest["ledger"]:
         records = [{"stage": manifest["stage"], "reason": reason, "rows": rows} for reason, rows in ledger.items()]
         journal.append(run, tables.ROW_LEDGER, records)
     return target
+
+
+def shared_with(run: Run, spec: Spec) -> "SharedLake | None":
+    """The shared lake of a result. None for a replay, which is to make everything again."""
+    if not run.settings.lake or run.as_of or spec.private:
+        return None
+    from pipeline.storage.shared_lake import SharedLake
+
+    return SharedLake(run.home, run.dataset, run.settings.lake)
 
 
 def folder_of(run: Run, spec: Spec) -> Path:
@@ -116,7 +135,7 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
         fault(f"{stage}:before_manifest")
         _complete(temporary, spec, result)
         fault(f"{stage}:before_rename")
-        _place(temporary, target)
+        place(temporary, target)
         fault(f"{stage}:after_rename")
     finally:
         _remove(temporary)
@@ -124,7 +143,7 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
     return target
 
 
-def _place(temporary: Path, target: Path) -> None:
+def place(temporary: Path, target: Path) -> None:
     """Rename a complete folder to its name, unless a complete one has it: equal keys have equal content.
 
     A damaged folder that has the name goes. A rename never replaces a folder with content, so no process can take away

@@ -10,7 +10,8 @@ select
     runs.finished_at,
     (select max(generated_at) from recommendations) as generated_at,
     interactions_summary.last_timestamp as newest_interaction,
-    epoch(cast(now() at time zone 'UTC' as timestamp) - runs.finished_at) / 3600 as age_hours
+    cast(extract(epoch from cast(now() at time zone 'UTC' as timestamp) - runs.finished_at) as double precision)
+    / 3600 as age_hours
 from runs, interactions_summary
 where runs.outcome = 'published'
 order by runs.run_id desc

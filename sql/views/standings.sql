@@ -37,11 +37,13 @@ measured as (
 select
     measured.model,
     measured.model = newest.champion as champion,
-    metric || if(cutoff > 0, '@' || cutoff, '') || if(protocol = 'sampled_99', ' among 99', '') as figure,
-    round(valid, 4) as valid,
-    round(test, 4) as test,
-    round(ci_low, 4) as ci_low,
-    round(ci_high, 4) as ci_high,
+    metric || case when cutoff > 0 then '@' || cutoff else '' end
+    || case when protocol = 'sampled_99' then ' among 99' else '' end as figure,
+    -- four decimals, halves away from zero; PostgreSQL's round(double) rounds them to even
+    trunc(valid * 10000 + 0.5 * sign(valid)) / 10000 as valid,
+    trunc(test * 10000 + 0.5 * sign(test)) / 10000 as test,
+    trunc(ci_low * 10000 + 0.5 * sign(ci_low)) / 10000 as ci_low,
+    trunc(ci_high * 10000 + 0.5 * sign(ci_high)) / 10000 as ci_high,
     compared.against_best
 from measured
 join newest using (run_id)

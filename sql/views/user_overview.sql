@@ -8,11 +8,13 @@ create view user_overview as
 with lists as (
     select
         recommendations.user_id,
-        any_value(recommendations.model) as model,
-        any_value(recommendations.source order by source in ('promoted', 'explore')) as source,
+        min(recommendations.model) as model,
+        (array_agg(
+            recommendations.source order by recommendations.source in ('promoted', 'explore'), recommendations.rank
+        ))[1] as source,
         count(*) as n_recommended,
-        list(coalesce(items.title, recommendations.item_id) order by recommendations.rank) as recommended,
-        avg(items.n_interactions) as mean_popularity
+        array_agg(coalesce(items.title, recommendations.item_id) order by recommendations.rank) as recommended,
+        cast(avg(items.n_interactions) as double precision) as mean_popularity
     from recommendations
     left join items on items.item_id = recommendations.item_id
     group by recommendations.user_id

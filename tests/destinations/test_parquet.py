@@ -1,10 +1,7 @@
 """`[publish.parquet]` in a bucket: whole nights for readers, kills, two writers, credentials."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +11,12 @@ import pytest
 
 from pipeline.config.destinations import Publish
 from pipeline.core.paths import CHECKOUT
-from pipeline.destinations import delivery, file_stores, health, record
-from pipeline.destinations.file_stores import AlreadyThere, Bucket, Changed
+from pipeline.destinations import delivery, health, record
 from pipeline.schemas import tables
+from pipeline.storage.buckets import Bucket, explained_s3
+from pipeline.storage.file_stores import AlreadyThere, Changed, StoreError
 from tests.support.delivered_home import TOP, USERS, DeliveredHome
+from tests.support.forks import Forks, forks
 from tests.support.s3_server import S3Server
 
 obstore = pytest.importorskip("obstore")
@@ -52,6 +51,23 @@ class Place:
         """A table of the night that the pointer names."""
         at = f"to/shop/{(latest or self.latest())['folder']}/{name}.parquet"
         return pl.read_parquet(bytes(obstore.get(self.store, at).bytes()))
+
+
+DELIVER = """
+import sys
+from pathlib import Path
+from pipeline.core.paths import Home
+from pipeline.destinations import delivery
+from pipeline.destinations.places import settings_now
+home = Home(Path(sys.argv[1]))
+print(delivery.deliver(home, "shop", settings_now(home, "shop"), patient=False))
+"""
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Forks]:
+    with forks("pipeline.destinations.delivery", "pipeline.destinations.parquet") as found:
+        yield found
 
 
 @pytest.fixture
@@ -127,18 +143,11 @@ def test_readers_see_whole_nights_through_10_swaps(place: Place):
 @pytest.mark.parametrize(
     "point", ["mid_copy:kill@4", "before_manifest:kill", "before_pointer:kill", "after_pointer:kill"]
 )
-def test_a_publisher_killed_at_any_point_leaves_a_whole_night(place: Place, point: str):
+def test_a_publisher_killed_at_any_point_leaves_a_whole_night(place: Place, processes: Forks, point: str):
     first = place.shop.night(1)
     place.deliver()
     second = place.shop.night(2)
-    code = (
-        "import sys; from pathlib import Path; from pipeline.core.paths import Home; from pipeline.destinations import "
-        "delivery; from pipeline.destinations.places import settings_now; home = Home(Path(sys.argv[1])); "
-        "print(delivery.deliver(home, 'shop', settings_now(home, 'shop'), patient=False))"
-    )
-    environment = {**os.environ, "NIGHTRECS_FAULT": f"deliver:{point}", "PYTHONPATH": str(CHECKOUT)}
-    words = [sys.executable, "-c", code, str(place.shop.root)]
-    done = subprocess.run(words, env=environment, cwd=CHECKOUT, capture_output=True, text=True)
+    done = processes.run(DELIVER, str(place.shop.root), NIGHTRECS_FAULT=f"deliver:{point}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     wanted = second if point.startswith("after") else first
     assert place.latest()["run_id"] == wanted.run_id and set(place.table("recommendations")["run_id"]) == {
@@ -187,6 +196,6 @@ def test_no_key_reaches_a_message_or_a_file(place: Place, monkeypatch: pytest.Mo
         "<AWSAccessKeyId>AKIA</AWSAccessKeyId><StringToSign>x</StringToSign></Error>"
     )
     named = r"SignatureDoesNotMatch: The signature does not match"
-    with pytest.raises(file_stores.NotDelivered, match=named) as error, file_stores.explained_s3():
+    with pytest.raises(StoreError, match=named) as error, explained_s3():
         raise denied
     assert "AKIA" not in str(error.value)

@@ -1,9 +1,6 @@
 """`[publish.postgres]` against a server: equal tables and views, whole nights for readers, kills, grants, owners."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +11,6 @@ import polars as pl
 import pytest
 
 from pipeline.config.destinations import Publish
-from pipeline.core.paths import CHECKOUT
 from pipeline.destinations import copy_text, delivery, health, record
 from pipeline.destinations.errors import NotDelivered, NotNow
 from pipeline.destinations.postgres import Postgres
@@ -23,6 +19,7 @@ from pipeline.schemas import tables
 from pipeline.schemas.table import Column
 from pipeline.storage import journal
 from tests.support.delivered_home import TOP, USERS, DeliveredHome, build
+from tests.support.forks import Forks, forks
 from tests.support.postgres_server import PostgresServer
 
 psycopg = pytest.importorskip("psycopg")
@@ -60,6 +57,23 @@ class Database:
         """Schemas that are not PostgreSQL's own."""
         rows = self.ask("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|public)'")
         return sorted(name for (name,) in rows)
+
+
+DELIVER = """
+import sys
+from pathlib import Path
+from pipeline.core.paths import Home
+from pipeline.destinations import delivery
+from pipeline.destinations.places import settings_now
+home = Home(Path(sys.argv[1]))
+print(delivery.deliver(home, "shop", settings_now(home, "shop"), patient=False))
+"""
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Forks]:
+    with forks("pipeline.destinations.delivery", "pipeline.destinations.postgres") as found:
+        yield found
 
 
 @pytest.fixture
@@ -231,18 +245,11 @@ AFTER = ("after_swap:kill", "before_record:kill")
 
 
 @pytest.mark.parametrize("point", [*POINTS, *AFTER])
-def test_a_publisher_killed_at_any_point_leaves_a_whole_night(database: Database, point: str):
+def test_a_publisher_killed_at_any_point_leaves_a_whole_night(database: Database, processes: Forks, point: str):
     first = database.shop.night(1)
     database.deliver()
     second = database.shop.night(2)
-    code = (
-        "import sys; from pathlib import Path; from pipeline.core.paths import Home; from pipeline.destinations import "
-        "delivery; from pipeline.destinations.places import settings_now; home = Home(Path(sys.argv[1])); "
-        "print(delivery.deliver(home, 'shop', settings_now(home, 'shop'), patient=False))"
-    )
-    environment = {**os.environ, "NIGHTRECS_FAULT": f"deliver:{point}", "PYTHONPATH": str(CHECKOUT)}
-    words = [sys.executable, "-c", code, str(database.shop.root)]
-    done = subprocess.run(words, env=environment, cwd=CHECKOUT, capture_output=True, text=True)
+    done = processes.run(DELIVER, str(database.shop.root), NIGHTRECS_FAULT=f"deliver:{point}")
     assert done.returncode == -signal.SIGKILL, done.stderr
     wanted = second if point in AFTER else first
     query = "SELECT DISTINCT run_id, count(*) FROM shop.recommendations GROUP BY run_id"

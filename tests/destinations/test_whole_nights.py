@@ -3,16 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from pipeline.core.paths import CHECKOUT
+from pipeline.core.filesystem import delete
+from pipeline.core.paths import Home
 from pipeline.destinations import health
 from pipeline.schemas import tables
-from pipeline.storage import journal
+from pipeline.storage import journal, lake, reader
+from pipeline.storage.generations import live_run_id
+from tests.support.forks import forks
 from tests.support.postgres_server import PostgresServer
 from tests.support.published_nights import Dataset, without_mlflow, without_report_file
 from tests.support.s3_server import S3Server
@@ -89,22 +91,129 @@ def test_a_night_publishes_to_both_and_catches_up_what_was_down(
     assert nights.postgres.execute(count, database=nights.name) == [(0,)]
 
 
-@pytest.mark.parametrize(
-    "point", ["deliver:mid_copy:kill@3", "deliver:before_swap:kill", "deliver:before_manifest:kill"]
-)
-def test_a_night_killed_while_it_copies_is_published_and_the_next_one_is_whole(nights: Nights, point: str):
-    first = nights.data.night()
-    recipe = (nights.data.folder / "cheap.toml").read_text()
-    script = (
-        "import sys; from pathlib import Path; from tests.support.published_nights import Dataset; "
-        "data = Dataset(Path(sys.argv[1])); (data.folder / 'cheap.toml').write_text(sys.argv[2]); data.night('seed=2')"
-    )
-    environment = {**os.environ, "NIGHTRECS_FAULT": point, "PYTHONPATH": str(CHECKOUT)}
-    words = [sys.executable, "-c", script, str(nights.data.folder), recipe]
-    done = subprocess.run(words, env=environment, cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert nights.data.live_night() != first and nights.in_postgres() in (first, nights.data.live_night())
-    third = nights.data.night("seed=3")
-    assert (nights.in_postgres(), nights.in_bucket()) == (third, third)
-    ended = journal.read(nights.data.home, "tiny", tables.RUNS)
-    assert set(ended["outcome"]) == {"published"} and ended.height == 3
+POINTS = (
+    "fetch:mid_file", "fetch:after_file", "fetch:before_query", "fetch:after_query", "fetch:before_record",
+    "fetch:after_record", "lake:before_upload", "lake:mid_upload", "lake:before_shared_manifest",
+    "lake:after_shared_manifest", "train:before_rename", "train:after_rename", "lake:mid_fetch", "lake:before_place",
+    "audit:after_fill", "publish:before_replace", "publish:after_replace", "deliver:after_schema", "deliver:mid_copy@3",
+    "deliver:before_swap", "deliver:after_swap", "deliver:before_manifest", "deliver:before_pointer",
+    "deliver:after_pointer",
+)  # fmt: skip
+"""Where a night is killed, in the order in which it gets there. Each attempt goes on from what the one before left."""
+ATTEMPT = """
+import sys
+from flows import conductor
+from flows.prepare import discard, prepare
+from pipeline.stages import report, track
+track.best_effort = report.best_effort = lambda run, problem, action: None
+toml, recipe, home, *overrides = sys.argv[1:]
+run = prepare(toml, recipe, None, home, ["threads=1", *overrides])
+conductor.conduct(run)
+discard(run)
+"""
+IMPORTED = (
+    "flows.conductor", "flows.prepare", "flows.candidate_models", "pipeline.stages.audit", "pipeline.stages.deliver",
+    "pipeline.stages.export", "pipeline.stages.publish", "pipeline.stages.report", "pipeline.stages.track", "obstore",
+    "adbc_driver_postgresql.dbapi", "pipeline.destinations.postgres",
+)  # fmt: skip
+
+
+class Connected:
+    """A night that reads from a database and a bucket, shares its lake in a bucket, and publishes to both."""
+
+    def __init__(self, folder: Path, postgres: PostgresServer, s3: S3Server):
+        self.folder, self.postgres, self.name, bucket = folder, postgres, postgres.new_database(), s3.new_bucket()
+        self.store = s3.store(bucket)
+        rows = [(f"u{u:02d}", f"i{(5 * u + 3 * day) % 17:02d}", 1 + (u + day) % 5, 1_700_000_000 + 86_400 * day + u)
+                for day in range(10) for u in range(20)]  # fmt: skip
+        postgres.execute(
+            "CREATE TABLE plays (u text, i text, r int, t bigint)",
+            f"INSERT INTO plays VALUES {', '.join(map(str, rows))}",
+            database=self.name,
+        )
+        for number in range(2):
+            titles = "".join(f"i{item:02d},Title {item}\n" for item in range(number, 17, 2))
+            s3.client().put_object(Bucket=bucket, Key=f"items/{number}.csv", Body=f"item,title\n{titles}")
+        folder.mkdir()
+        (folder / "tiny.toml").write_text(
+            'name = "tiny"\n[source]\nquery = "select u, i, r, t from plays"\nurl_env = "SHOP_DB_URL"\n'
+            '[columns]\nuser = "u"\nitem = "i"\nrating = "r"\ntimestamp = "t"\n'
+            f'[items]\nfiles = ["s3://{bucket}/items/*.csv"]\nid = "item"\ntitle = "title"\n'
+        )
+        (folder / "cheap.toml").write_text(
+            '[split]\nkind = "leave_one_out"\n[models.mf]\nembedding_dim = 4\nepochs = 1\n[gate]\nenabled = false\n'
+            '[publish.postgres]\nurl_env = "SHOP_DB_URL"\nminutes = 0.02\n'
+            f'[publish.parquet]\nurl = "s3://{bucket}/out"\nminutes = 0.02\n[lake]\nurl = "s3://{bucket}/lake"\n'
+        )
+
+    def words(self, home: str) -> tuple[str, ...]:
+        """Arguments of ATTEMPT."""
+        return str(self.folder / "tiny.toml"), str(self.folder / "cheap.toml"), str(self.folder / home)
+
+    def readers_see(self) -> tuple[str | None, str | None]:
+        """The nights in the database and in the bucket, which are whole; None where there is none yet."""
+        import obstore
+
+        query = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'tiny'"
+        in_postgres = None
+        if self.postgres.execute(query, database=self.name) != [(0,)]:
+            lists = "SELECT run_id, count(DISTINCT user_id), (SELECT count(*) FROM tiny.items) FROM tiny.recommendations GROUP BY 1"
+            [(in_postgres, users, items)] = self.postgres.execute(lists, database=self.name)
+            assert (users, items) == (20, 17)
+        keys = {each["path"] for page in obstore.list(self.store, prefix="out") for each in page}
+        if "out/latest.json" not in keys:
+            return in_postgres, None
+        latest = json.loads(bytes(obstore.get(self.store, "out/latest.json").bytes()))
+        manifest = json.loads(bytes(obstore.get(self.store, f"out/{latest['manifest']}").bytes()))
+        assert {f"out/{latest['folder']}/{each['file']}" for each in manifest["tables"].values()} <= keys
+        return in_postgres, latest["run_id"]
+
+
+def test_a_night_between_servers_that_is_killed_at_each_step_ends_whole(
+    postgres: PostgresServer, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("obstore")
+    pytest.importorskip("adbc_driver_postgresql")
+    data = Connected(tmp_path / "data", postgres, s3)
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SHOP_DB_URL", postgres.url(data.name, password=True))
+    home, published = Home(data.folder / "home"), list[str]()
+    with forks(*IMPORTED) as processes:
+        for point in POINTS:
+            if point in ("lake:mid_fetch", "lake:before_place"):
+                delete(home.lake("tiny"))
+            ended = processes.run(
+                ATTEMPT,
+                *data.words("home"),
+                NIGHTRECS_FAULT=f"{point.replace('@', ':kill@')}{'' if '@' in point else ':kill'}",
+            )
+            assert ended.returncode == -signal.SIGKILL and "planted fault" in ended.stderr, (point, ended.stderr)
+            live = live_run_id(home, "tiny")
+            published += [live] if live and live not in published else []
+            assert {*data.readers_see()} <= {None, *published}, point
+        whole = processes.run(ATTEMPT, *data.words("home"))
+        assert whole.returncode == 0, whole.stderr
+        plain = data.folder / "plain.toml"
+        plain.write_text((data.folder / "cheap.toml").read_text().partition("[publish.postgres]")[0])
+        toml, _, other = data.words("other")
+        alone = processes.run(ATTEMPT, toml, str(plain), other)
+        assert alone.returncode == 0, alone.stderr
+    live = live_run_id(home, "tiny")
+    assert live not in published and data.readers_see() == (live, live) and health.troubles(home, "tiny") == []
+    assert lists_of(home) == lists_of(Home(Path(other)))
+    stages = journal.read(home, "tiny", tables.STAGES, live)
+    made = stages.filter(~pl.col("skipped"))["stage"].to_list()
+    assert not {"ingest", "clean", "split", "train mf"} & set(made), "attempts before it have made these"
+    assert set(journal.read(home, "tiny", tables.RUNS)["outcome"]) <= {"published", "crashed"}
+    for folder in home.lake("tiny").glob("[1-9]_*/*"):
+        assert lake.is_complete(folder)
+    assert not list((home.lake("tiny") / lake.SOURCE).glob(".fetched-*"))
+
+
+def lists_of(home: Home) -> list[tuple]:
+    """The published lists, and the ledger of their night."""
+    with reader.open_file(home.live("tiny")) as con:
+        query = "from row_ledger select stage, reason, rows where run_id in (select run_id from recommendations) order by all"
+        lists = "from recommendations select user_id, rank, item_id, score order by all"
+        return [*con.sql(lists).fetchall(), *con.sql(query).fetchall()]

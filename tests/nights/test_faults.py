@@ -85,7 +85,16 @@ def test_every_point_is_in_the_code_and_the_other_way_round():
         for place in re.findall(r'fault\(f"{stage}:(\w+)"\)', code)
     }
     assert (
-        named | built == {*POINTS, *fault_injection.OF_FORGET, *fault_injection.OF_BACKUP, *fault_injection.OF_DELIVERY}
+        named | built
+        == {
+            *POINTS,
+            *fault_injection.OF_FORGET,
+            *fault_injection.OF_BACKUP,
+            *fault_injection.OF_DELIVERY,
+            *fault_injection.OF_SHARED_LAKE,
+            *fault_injection.OF_FETCH,
+            *fault_injection.OF_FETCH,
+        }
         and len(POINTS) >= 15
     )
 

@@ -319,3 +319,22 @@ def test_a_view_describes_only_columns_that_it_has(published, path):
     found = map(database.HEADER_LINE.fullmatch, warehouse.read_sql(path).splitlines())
     described = {match[1] for match in found if match} - {"reads"}
     assert described <= set(published.sql(f"from {path.stem}").columns)
+
+
+def test_standings_round_halves_away_from_zero_as_round_does(good):
+    good.execute(
+        "insert into runs by name select 'r' as run_id, 'd' as dataset, 'published' as outcome, "
+        "now() as started_at, 'full' as recipe, 'x' as code_version"
+    )
+    values = [0.12345, -0.12345, 0.1, 0.00005, 0.99999, 12.34564, 1234.5]
+    for model, value in enumerate(values):
+        good.execute(
+            "insert into metrics by name select 'r' as run_id, $model as model, 'test' as split, 'full' as protocol, "
+            "'ndcg' as metric, 10 as cutoff, 'all' as segment, $value as value, 5 as n",
+            {"model": str(model), "value": value},
+        )
+    good.execute(warehouse.read_sql(paths.SQL / "views" / "standings.sql"))
+    found = dict(good.sql("select model, test from standings").fetchall())
+    assert found == {
+        str(n): good.sql(f"select round({value}::double, 4)").fetchall()[0][0] for n, value in enumerate(values)
+    }

@@ -14,6 +14,7 @@ from pipeline.core.redaction import masked
 from pipeline.datasets.names import runnable
 from pipeline.destinations import health, places
 from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
+from pipeline.storage.file_stores import StoreError
 from pipeline.storage.lock import lock_holder
 
 Lines = Iterator[tuple[str, str, str]]
@@ -188,6 +189,23 @@ def destinations(home: Home) -> Lines:
         yield "ok", "no data set has [publish]", ""
 
 
+def shared_lake(home: Home) -> Lines:
+    """The lake that a data set shares with other homes can be read and written, and has conditional writes."""
+    from pipeline.maintenance import shared_results
+
+    found = 0
+    for dataset in datasets(home):
+        if shared := shared_results.current(home, dataset):
+            found += 1
+            try:
+                yield "ok", f"{dataset}: {shared.url}: {health.within(health.CHECK_SECONDS, shared.probe)}", ""
+            except StoreError as error:
+                fix = "check the network and the credentials; without it: nightrecs run --set lake.url=none"
+                yield "fail", f"{dataset}: {shared.url}: {masked(str(error))}", fix
+    if not found:
+        yield "ok", "no data set shares a lake", ""
+
+
 def datasets(home: Home) -> list[str]:
     """Data sets with a journal or published files in this home."""
     folders = [home.journal("*").parent, home.generations("*").parent]
@@ -206,4 +224,5 @@ CHECKS = {
     "prefect": prefect,
     "mlflow": mlflow,
     "destinations": destinations,
+    "shared lake": shared_lake,
 }

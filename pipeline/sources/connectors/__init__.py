@@ -5,6 +5,7 @@
 """
 
 __all__ = [
+    "fetched_objects",
     "fetching",
     "file_queries",
     "object_stores",

@@ -17,8 +17,10 @@ from pathlib import Path
 from pipeline.config.dataset import Dataset, Reading
 from pipeline.config.queries import check_url
 from pipeline.core.console import log
+from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, write_atomically
 from pipeline.sources.connectors import (
+    fetched_objects,
     file_queries,
     object_stores,
     postgres_queries,
@@ -47,6 +49,8 @@ class Request:
     threads: int = 0
     rows: int | None = None
     """Only so many rows of each query, for a look at them."""
+    layer: Path | None = None
+    """The data set's `1_raw`: what an incremental source has read there is not downloaded again."""
 
 
 def is_needed(dataset: Dataset) -> bool:
@@ -85,7 +89,9 @@ def fetch(request: Request, folder: Path) -> Dataset:
         _mirror(request.own, folder)
         for name, section in sections.items():
             notes += _fetch_section(request, folder, name, section)
+        fault("fetch:before_record")
         write_atomically(folder / RECORD, json.dumps({"asked": asked, "notes": notes}))
+        fault("fetch:after_record")
     found = {name: section.model_copy(update={"files": _files(name, section, request.own)})
              for name, section in sections.items()}  # fmt: skip
     return dataset.model_copy(update=found)
@@ -161,15 +167,28 @@ def _fetch_section(request: Request, folder: Path, name: str, section: Reading) 
     """Fetch what one section needs; returns what there is to note."""
     where, notes = Where(request.toml, name), []
     for pattern in _remote(section):
-        files, size = object_stores.download(pattern, folder, where)
-        notes.append(f"{name}: {files:,} file{'s' * (files != 1)}, {size:,} bytes, of {pattern}")
+        known = _known(request) if name == "source" else None
+        files, size, unchanged = object_stores.download(pattern, folder, where, known)
+        if known and known.new and request.layer:
+            fetched_objects.write(request.layer, known)
+        kept = f"; {unchanged:,} unchanged since an earlier night were not downloaded" if unchanged else ""
+        notes.append(f"{name}: {files:,} file{'s' * (files != 1)}, {size:,} bytes, of {pattern}{kept}")
     if section.query is not None:
         log.info(f"{name}: the query runs …")
         target = folder / _result(name)
         delete(target)  # a link to a file of that name
+        fault("fetch:before_query")
         rows, place = _run(request, folder, section, target, where)
+        fault("fetch:after_query")
         notes.append(f"{name}: {rows:,} rows of the query{place}")
     return notes
+
+
+def _known(request: Request) -> "fetched_objects.Known | None":
+    """Objects of an incremental source whose rows are kept; None for other sources."""
+    if request.dataset.source.mode != "incremental" or request.layer is None:
+        return None
+    return fetched_objects.read(request.dataset, request.layer)
 
 
 def _run(request: Request, folder: Path, section: Reading, target: Path, where: Where) -> tuple[int, str]:

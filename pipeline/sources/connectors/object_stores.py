@@ -4,17 +4,22 @@ Credentials, endpoint and region are those of the environment: AWS_ACCESS_KEY_ID
 """
 
 import datetime as dt
+import hashlib
 import os
 import re
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import UnreadableInput
+from pipeline.core.fault_injection import fault
+from pipeline.sources.connectors.fetched_objects import Known, stamp_of
 from pipeline.sources.connectors.problems import Where, missing_extra, shortened
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 SCHEMES = ("s3", "gs", "https", "http")
@@ -28,8 +33,9 @@ def is_remote(pattern: str) -> bool:
     return bool(_REMOTE(pattern))
 
 
-def download(pattern: str, into: Path, where: Where) -> tuple[int, int]:
-    """Download what a pattern such as `s3://bucket/logs/*.csv` matches; returns the number of files and bytes.
+def download(pattern: str, into: Path, where: Where, known: Known | None = None) -> tuple[int, int, int]:
+    """Download what a pattern such as `s3://bucket/logs/*.csv` matches, but for objects of buckets that are `known`,
+    which gets the others; returns the number of files and bytes, and how many objects were left out.
 
     Below `into` the pattern itself matches the downloaded files. Raises SettingsError for other URLs or without the
     extra `connectors`, and UnreadableInput if nothing matches or the store can't be reached.
@@ -37,32 +43,48 @@ def download(pattern: str, into: Path, where: Where) -> tuple[int, int]:
     scheme, place, key = _parsed(pattern, where)
     try:
         import obstore
-        from obstore.exceptions import BaseError
     except ImportError:
         raise missing_extra(where, "files", pattern.partition("://")[0]) from None
-    files = size = 0
+    files = size = unchanged = 0
     try:
         store = _store(scheme, place)
-        for name in _matching(store, key) if _WILD(key) else [key]:
-            target = _target(into, scheme, place, name, where)
-            found = obstore.get(store, name if scheme in ("s3", "gs") else unquote(name))
-            with target.open("wb") as file:
-                for chunk in found.stream(min_chunk_size=_CHUNK):
-                    file.write(chunk)
-            if target.stat().st_size != found.meta["size"]:
-                raise where.unreadable("files", f"{scheme}://{place}/{name} was cut off while it was read: run again")
+        known = known if scheme in ("s3", "gs") else None
+        for name, meta in _matching(store, key) if _WILD(key) else _named(store, key, known is not None):
+            target, url = _target(into, scheme, place, name, where), f"{scheme}://{place}/{name}"
+            if known and meta and known.is_kept(url, stamp_of(meta)):
+                unchanged += 1
+                continue
+            found, digest = _get(store, name if scheme in ("s3", "gs") else unquote(name), target)
+            if known and (stamp := stamp_of(found)):
+                known.new[url] = (stamp, digest)
+            if target.stat().st_size != found["size"]:
+                raise where.unreadable("files", f"{url} was cut off while it was read: run again")
             files, size = files + 1, size + target.stat().st_size
+            fault("fetch:after_file")
     except FileNotFoundError as error:
         raise where.unreadable("files", f"there is no {pattern}: {shortened(str(error))}") from None
-    except (BaseError, PermissionError, ValueError) as error:
+    except (obstore.exceptions.BaseError, PermissionError, ValueError) as error:
         if isinstance(error, UnreadableInput):
             raise
         raise where.unreadable(
             "files", f"{pattern} can't be read: {shortened(str(error))}; {_advice(scheme)}"
         ) from None
-    if not files:
+    if not files + unchanged:
         raise where.unreadable("files", f"nothing matches {pattern}")
-    return files, size
+    return files, size, unchanged
+
+
+def _get(store: "ObjectStore", key: str, target: Path) -> tuple["ObjectMeta", str]:
+    """Write an object to a file; returns what its store says about it, and the SHA-256 of what was written."""
+    import obstore
+
+    found, digest = obstore.get(store, key), hashlib.sha256()
+    with target.open("wb") as file:
+        for chunk in found.stream(min_chunk_size=_CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            fault("fetch:mid_file")
+    return found.meta, digest.hexdigest()
 
 
 def _store(scheme: str, place: str) -> "ObjectStore":
@@ -117,14 +139,21 @@ def _parsed(pattern: str, where: Where) -> tuple[str, str, str]:
     return scheme, place, key
 
 
-def _matching(store: "ObjectStore", pattern: str) -> Iterator[str]:
-    """Keys that match a glob: `*` stays within a folder, `**` does not."""
+def _named(store: "ObjectStore", key: str, with_meta: bool) -> Iterator[tuple[str, "ObjectMeta | None"]]:
+    """One key, with what its store says about it."""
+    import obstore
+
+    yield key, obstore.head(store, key) if with_meta else None
+
+
+def _matching(store: "ObjectStore", pattern: str) -> Iterator[tuple[str, "ObjectMeta | None"]]:
+    """Keys that match a glob, with what their store says: `*` stays within a folder, `**` does not."""
     import obstore
 
     prefix = pattern[: _WILD(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
     matches = re.compile(_expression(pattern), re.DOTALL).fullmatch
     for batch in obstore.list(store, prefix=prefix or None):
-        yield from sorted(each["path"] for each in batch if matches(each["path"]))
+        yield from sorted(((each["path"], each) for each in batch if matches(each["path"])), key=itemgetter(0))
 
 
 def _expression(pattern: str) -> str:

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import SettingsError, UnreadableInput
+from pipeline.core.paths import Home
 from pipeline.sources import files
 from pipeline.sources.connectors import object_stores
 from pipeline.sources.connectors.problems import Where
-from tests.support.fetched_source import read, write_toml
+from tests.support.fetched_source import Read, read, write_toml
 from tests.support.s3_server import S3Server
 
 PART = st.text("ab.", min_size=1, max_size=3).filter(lambda part: part not in (".", ".."))
@@ -122,6 +123,38 @@ def test_incremental_files_of_a_bucket_add_up(s3: S3Server, bucket: str, tmp_pat
     s3.client().delete_object(Bucket=bucket, Key="a.csv")
     put(s3, bucket, "b.csv", "u,i\nann,y\n")
     assert [row[1] for row in read(toml, tmp_path / "home").rows] == ["x", "y"]
+
+
+def test_an_object_is_downloaded_again_only_if_it_changed(s3: S3Server, bucket: str, tmp_path: Path):
+    home = tmp_path / "home"
+    for key, text in (("a.csv", "u,i\nann,x\n"), ("b.csv", "u,i\nbob,y\n")):
+        put(s3, bucket, key, text)
+    one = f"s3://{bucket}/one.txt"
+    put(s3, bucket, "one.txt", "u,i\neve,z\n")
+    toml = write_toml(tmp_path, {"files": [f"s3://{bucket}/*.csv", one], "mode": "incremental"})
+    assert downloaded(read(toml, home)) == (["a.csv", "b.csv", "one.txt"], 3)
+    assert downloaded(read(toml, home)) == ([], 3)
+    put(s3, bucket, "a.csv", "u,i\ncid,x\n")  # of the same size
+    assert downloaded(read(toml, home)) == (["a.csv"], 4)
+    put(s3, bucket, "c.csv", "u,i\ndan,w\n")
+    assert downloaded(read(toml, home)) == (["c.csv"], 5)
+    assert downloaded(read(toml, tmp_path / "other"))[0] == ["a.csv", "b.csv", "c.csv", "one.txt"]
+    snapshot = write_toml(tmp_path, {"files": [f"s3://{bucket}/*.csv"]}, name="all")
+    assert downloaded(read(snapshot, home)) == downloaded(read(snapshot, home)) == (["a.csv", "b.csv", "c.csv"], 3)
+    for path in (Home(home).lake("shop") / "1_raw" / "files").glob("*/interactions.parquet"):
+        path.write_bytes(path.read_bytes()[:-1])
+    put(s3, bucket, "d.csv", "u,i\nfay,v\n")
+    with pytest.raises(UnreadableInput, match="has to be read again"):  # what a.csv was at first
+        read(toml, home)
+    put(s3, bucket, "e.csv", "u,i\nann,x\n")
+    names, rows = downloaded(read(toml, home))
+    assert (names, rows) == (["a.csv", "b.csv", "c.csv", "d.csv", "e.csv", "one.txt"], 6), "damaged rows are read again"
+
+
+def downloaded(found: Read) -> tuple[list[str], int]:
+    """Names of the files that were downloaded, and rows in all."""
+    names = [path.name for path in (found.run.data / "s3:").rglob("*") if path.is_file()]
+    return sorted(names), len(found.rows)
 
 
 def test_what_is_not_there_is_said(s3: S3Server, bucket: str, tmp_path: Path):
