@@ -41,9 +41,14 @@ def sized(settings: Settings, label: str, data: Path) -> tuple[type[Recommender]
 
     A refit, which takes the configuration of a fit, has those of that fit.
     """
+    return sized_for(settings, label, rows_of(data))
+
+
+def sized_for(settings: Settings, label: str, rows: int | None) -> tuple[type[Recommender], ModelConfig]:
+    """As `sized`, for so many train rows; None: not known yet, so the defaults of small fits."""
     family, config = family_of(settings, label)
-    rows, on_cpu = rows_of(data), resolve_device(settings.device).type == "cpu"
-    if rows is None or not on_cpu or settings.devices > 1 or settings.scale.hosts > 1:
+    alone = settings.devices == 1 and settings.scale.hosts == 1
+    if rows is None or not alone or resolve_device(settings.device).type != "cpu":
         return family, config
     given = config.model_fields_set | {*(settings.models[label].search or {})}
     return family, family.config_at(config, rows, given)

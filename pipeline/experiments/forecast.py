@@ -9,7 +9,7 @@ import polars as pl
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import device_speed, workload
-from pipeline.experiments.families import family_of
+from pipeline.experiments.families import sized_for
 from pipeline.experiments.workload import Shape
 from pipeline.models import ModelConfig
 from pipeline.selection import leaderboard
@@ -121,7 +121,7 @@ class Forecast:
         lists = workload.Work()
         for label in champion:
             if label in settings.models and not leaderboard.is_blend(settings, label):
-                family, config = leaderboard.family_name(settings, label), family_of(settings, label)[1]
+                family, config = leaderboard.family_name(settings, label), self._config(label)
                 lists += workload.of_lists(family, config, whole, whole)
                 if len(champion) == 1:  # a blend has no similarity of its own, so co-occurrence is used
                     lists += workload.of_similar(family, config, whole)
@@ -139,13 +139,17 @@ class Forecast:
         settings, label = self.run.settings, call.label or ""
         if label not in settings.models or leaderboard.is_blend(settings, label):
             return None
-        family, config = leaderboard.family_name(settings, label), family_of(settings, label)[1]
+        family, config = leaderboard.family_name(settings, label), self._config(label)
         if call.stage is StageName.TRAIN:
             shape = self.sizes.train if call.fit == "train" else self.sizes.whole
             return self.speed.seconds(workload.of_fit(family, config, shape))
         if call.stage is StageName.EVALUATE:
             return self._evaluation(family, config)
         return None
+
+    def _config(self, label: str) -> ModelConfig:
+        """Hyperparameters of the fit on train, which a refit has too: large fits may have other defaults."""
+        return sized_for(self.run.settings, label, self.sizes.train.rows)[1]
 
     def _evaluation(self, family: str, config: ModelConfig) -> float:
         train, length = self.sizes.train, self.sizes.train.length

@@ -17,6 +17,10 @@ SKEW = 3.0
 """Mean squared length of a history, over the squared mean length: lengths are skewed."""
 LEARNING_PASSES = 30
 """How often a step of a gradient fit touches an embedding: read, gradient, optimizer state, write."""
+MF_PASSES = 16
+"""The same for `mf` whose rows have negatives of their own."""
+SHARED_ROW, SHARED_CELL = 13_000.0, 500.0
+"""Bytes that `mf` with shared negatives moves per row, and per row and negative, apart from its rows' embeddings."""
 SMALL_PRODUCTS = 3.0
 """How much longer the products of small networks take than those of large matrices."""
 EVALUATION_STEPS, TABLES_STEPS, STAGE_STEPS = 1_200.0, 8_000.0, 120.0
@@ -168,6 +172,15 @@ def _gradient(config: ModelConfig, shape: Shape) -> Work:
     return Work(moved=moved, steps=_batches(config, shape.rows)) * epochs
 
 
+def _mf(config: ModelConfig, shape: Shape) -> Work:
+    epochs, negatives, dim = epochs_of(config) or 10, getattr(config, "n_negatives", 4), _dim(config)
+    if getattr(config, "shared_negatives", None):
+        per_row = SHARED_ROW + SHARED_CELL * negatives + LEARNING_PASSES * NUMBER * dim
+    else:
+        per_row = MF_PASSES * NUMBER * (negatives + 2) * dim
+    return Work(moved=per_row * shape.rows, steps=_batches(config, shape.rows)) * epochs
+
+
 def _autoencoder(config: ModelConfig, shape: Shape) -> Work:
     epochs, hidden = epochs_of(config) or 10, getattr(config, "hidden_dim", 600)
     products = SMALL_PRODUCTS * 6.0 * shape.users * shape.items * hidden
@@ -201,6 +214,7 @@ FITS: Mapping[str, Callable[[ModelConfig, Shape], Work]] = {
     "rp3beta": _neighbors,
     "ials": _ials,
     "graph_filter": _graph_filter,
+    "mf": _mf,
     "multvae": _autoencoder,
     "recvae": _autoencoder,
     "sasrec": _sequence,

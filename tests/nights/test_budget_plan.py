@@ -4,6 +4,7 @@ import datetime as dt
 import os
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from pipeline.experiments import budget, device_speed, workload
 from pipeline.experiments.device_speed import Speed, measured
 from pipeline.experiments.forecast import LEAST_DOUBT, MOST_DOUBT, Forecast, Sizes, slowdown_of
 from pipeline.experiments.workload import Shape, Work
-from pipeline.models import MODELS, FitContext, NotServable
+from pipeline.models import MODELS, FitContext, NotServable, mf
 from pipeline.models.ops import item_graph
 from pipeline.schemas import tables
 from pipeline.storage import journal
@@ -195,6 +196,25 @@ def test_tonights_stages_correct_forecasts_and_their_spread_is_the_safety_factor
     assert made.error == pytest.approx(8.0)  # the longest counts most
     timed(made, {"multvae": 4.0, "sasrec": 4.0}, tonight=True)
     assert made.error == pytest.approx(4.0) and made.doubt == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("rows", "shares"), [(mf.LARGE - 1, False), (mf.LARGE, True), (20_000_000, True)])
+def test_large_fits_are_forecast_the_way_they_are_fitted(tmp_path, monkeypatch, rows, shares):
+    monkeypatch.setattr(device_speed, "measured", lambda kind: MACHINES["2 cores"])
+    train = Shape(rows, 138_000, 27_000)
+
+    def seconds(*overrides: str) -> float:
+        settings, _ = loader.load_settings("sample", "nightly", ["device=cpu", *overrides], environ={})
+        run = Run(
+            run_id="20260101T000000.000Z-aaaa", home_root=tmp_path, data=tmp_path, settings=settings, started_at=START
+        )
+        forecast = Forecast(run, Sizes(replace(train, rows=rows * 10 // 8), train, 100, 100))
+        return forecast.raw(StageCall(StageName.TRAIN, "mf")) or 0.0
+
+    own, shared = (seconds(f"models.mf.shared_negatives={number}") for number in (0, 16))
+    assert own > 2 * shared  # measured: 2.4 to 3
+    assert seconds() == (shared if shares else own)
+    assert seconds("models.mf.sparse=false") == own  # which can't share
 
 
 @pytest.mark.parametrize(("factor", "slowdown"), [(1.0, 1.0), (0.5, 1.0), (3.0, 3.0), (50.0, 10.0)])

@@ -22,7 +22,7 @@ from pipeline.core.errors import OutOfTime
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget, device_speed, stopping, workload
 from pipeline.experiments.device_speed import Speed
-from pipeline.experiments.families import family_of
+from pipeline.experiments.families import sized_for
 from pipeline.experiments.forecast import Sizes
 from pipeline.experiments.study import Trial
 from pipeline.experiments.timings import Timings
@@ -92,12 +92,12 @@ class Machine:
         pass
 
     def fit(self, run: Run, label: str) -> float:
-        family, config = family_of(run.settings, label)
+        family, config = sized_for(run.settings, label, self.sizes.train.rows)
         work = workload.of_fit(family.family or "", config, self.sizes.train)
         return self.wrong(label) * self.speed.seconds(work) * self.draw.uniform(0.9, 1.1)
 
     def evaluation(self, run: Run, label: str) -> float:
-        family, config = family_of(run.settings, label)
+        family, config = sized_for(run.settings, label, self.sizes.train.rows)
         train, work = self.sizes.train, Work()
         for users in (self.sizes.valid, self.sizes.test):
             part = workload.part(train, round(users * train.length), users)
@@ -113,7 +113,7 @@ class Machine:
     def publishing(self, run: Run, champion: Sequence[str], runs: int) -> float:
         whole, work = self.sizes.whole, Work()
         for label in champion:
-            family, config = family_of(run.settings, label)
+            family, config = sized_for(run.settings, label, self.sizes.train.rows)
             work += workload.of_lists(family.family or "", config, whole, whole)
             work += workload.of_similar(family.family or "", config, whole) if len(champion) == 1 else Work()
         work += workload.of_tables(whole, run.settings.export.top_n) + workload.of_tracking(runs)
@@ -215,7 +215,7 @@ class SimulatedNight:
     def fit(self, call: StageCall, run: Run, fits: Any) -> Path:
         label = call.label or ""
         blend, info = leaderboard.is_blend(run.settings, label), {}
-        family, config = family_of(run.settings, label)
+        family, config = sized_for(run.settings, label, self.costs.sizes.train.rows)
         epochs, members = workload.epochs_of(config), self.members()
         if blend:
             seconds = 3 * sum(self.costs.evaluation(run, member) for member in members)
@@ -254,7 +254,7 @@ class SimulatedNight:
         limits, started = search._limits(run, label, fit, share, kept), self.now
         while limits(study) is None:
             seconds, left = self.costs.trial(run, label, len(study)), (limits.deadline() or math.inf) - self.now
-            cut = seconds > left and workload.epochs_of(family_of(run.settings, label)[1])
+            cut = seconds > left and workload.epochs_of(sized_for(run.settings, label, self.costs.sizes.train.rows)[1])
             seconds = left if cut else seconds
             self.now += seconds
             study.append(Trial(len(study), {}, "failed" if cut else "complete", 1.0, 1, seconds))
