@@ -126,7 +126,7 @@ def add_scheduling(command: Command) -> None:
     schedule.add_argument("--remove", action="store_true", help="remove the schedule of this data set")
     up = command(
         "flows.cli.up:up", "serve Prefect's UI, MLflow's UI and the scheduled nights on this machine, until Ctrl-C",
-        "up", "up --check", "up --prefect-port 4300 --mlflow-port 5100",
+        "up", "up --check", "up --ray", "up --prefect-port 4300 --mlflow-port 5100",
         more="Servers listen on 127.0.0.1 only. If a port is in use, the next free one is taken. Prefect's UI asks\n"
         "for a login: `up` prints the file that has it. Requests from pages of other origins are refused.\n\n"
         "exit codes: 0 stopped by Ctrl-C (--check: everything answers), 1 a server ended by itself,\n"
@@ -134,6 +134,10 @@ def add_scheduling(command: Command) -> None:
     )  # fmt: skip
     up.add_argument("--check", action="store_true", help="print what is running, and exit")
     up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="first to try (default: 4200)")
+    up.add_argument(
+        "--ray", action="store_true",
+        help="also start a Ray cluster of this machine, for nights with scale.engine=ray (needs the extra scale)",
+    )  # fmt: skip
     up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="first to try (default: 5000)")
 
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from flows.cli.watch import Watch
-from flows.orchestration import api_access, deployments, prefect_logs
+from flows.orchestration import api_access, cluster_access, deployments, prefect_logs
 from flows.orchestration.api_access import LOCK, running_up, state
 from flows.orchestration.deployments import Api
 from flows.orchestration.schedules import Schedule, schedules
@@ -63,6 +63,9 @@ def serve(home: Home, options: Namespace) -> int:
     auth = api_access.auth_of(home)
     nights = schedules(home)
     services, environment, api = plan(home, options, auth, nights)
+    if options.ray:
+        cluster, access = cluster_access.of_this_machine(home)
+        services, environment = [cluster, *services], {**environment, **access}
     hide(environment)
     logs = home.warehouse / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,7 @@ def serve(home: Home, options: Namespace) -> int:
         return watch(services, logs, Watch(home, nights))
     finally:
         state(home).unlink(missing_ok=True)
+        cluster_access.file_of(home).unlink(missing_ok=True)
         stop(services)
 
 

@@ -3,7 +3,6 @@
 The night's process never speaks with Ray itself: see fanout.py.
 """
 
-import importlib.util
 import secrets
 import subprocess
 import time
@@ -18,7 +17,6 @@ from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY,
 from flows.orchestration.remote_calls import Outcome
 from pipeline.config.run import Run
 from pipeline.core import progress, spread
-from pipeline.core.errors import SettingsError
 from pipeline.storage import journal
 
 START_SECONDS = 90.0
@@ -201,8 +199,7 @@ def check(run: Run) -> None:
     """Raise SettingsError if `[scale] engine` asks for what is not installed, or there is no address or token."""
     if run.settings.scale.engine == "none":
         return
-    if importlib.util.find_spec("ray") is None:
-        raise SettingsError("scale.engine = \"ray\" needs Ray: pip install 'nightrecs[scale]'")
+    cluster_access.require_ray('scale.engine = "ray"')
     cluster_access.find(run.home, run.settings.scale.address)
 
 

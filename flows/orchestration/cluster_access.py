@@ -1,12 +1,17 @@
 """Where the Ray cluster is, and the token that it asks for."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.orchestration.api_access import secret_at
+from flows.orchestration.subprocesses import HOST, Service, free_port
+from pipeline.core import child_processes
 from pipeline.core.errors import SettingsError
+from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 
 AUTO = "auto"
@@ -18,6 +23,11 @@ OF_RAY = Path(".ray") / "auth_token"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 STAY_ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Without it, set to 0, Ray takes an address of the loopback for the machine's own in the network."""
+
+
+FIRST_PORT = 6379
+STORE_BYTES = 100 * 2**20
+"""Of Ray's object store, which stays empty."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,26 @@ def environment(door: Door) -> dict[str, str]:
     if door.address.rpartition(":")[0] in LOOPBACK:
         found[STAY_ON_LOOPBACK] = "0"
     return found
+
+
+def of_this_machine(home: Home) -> tuple[Service, dict[str, str]]:
+    """The head of a cluster of this machine only, on loopback, and the environment of it and of the nights that use it.
+
+    It asks for a token that only the home's owner can read. Raises SettingsError if Ray is not installed.
+    """
+    require_ray("nightrecs up --ray")
+    address, token = f"{HOST}:{free_port(FIRST_PORT)}", secret_at(token_file_of(home))
+    arguments = ["--head", "--block", f"--node-ip-address={HOST}", f"--port={address.rpartition(':')[2]}"]
+    arguments += ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={STORE_BYTES}"]
+    write_atomically(file_of(home), json.dumps({"address": address}))
+    command = child_processes.command("ray.scripts.scripts", "start", *arguments)
+    return Service("Ray", command), environment(Door(address, token))
+
+
+def require_ray(what: str) -> None:
+    """Raise SettingsError if Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise SettingsError(f"{what} needs Ray: pip install 'nightrecs[scale]'")
 
 
 def _own(home: Home) -> str:

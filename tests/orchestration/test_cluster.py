@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,11 @@ import polars as pl
 import pytest
 
 from flows.orchestration import cluster as cluster_engine
+from flows.orchestration import cluster_access, subprocesses
 from pipeline.config.run import Run
+from pipeline.core import child_processes
 from pipeline.core.errors import SettingsError
+from pipeline.core.paths import Home
 from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import journal
@@ -225,23 +229,50 @@ def test_a_cluster_that_ends_in_the_middle_is_left(tmp_path: Path, monkeypatch: 
     assert hash_of(alone) == hash_of(night(tmp_path / "two", SLOW))
 
 
+@pytest.mark.scale
+@pytest.mark.usefixtures("_ray_installed")
+def test_the_cluster_of_up_is_found_by_nights_of_its_home(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    home = Home(tmp_path / "home")
+    home.warehouse.mkdir(parents=True)
+    service, access = cluster_access.of_this_machine(home)
+    port = int(service.command[-4].removeprefix("--port="))
+    subprocesses.start(service, {**child_processes.environment(), **access}, tmp_path)
+    try:
+        wait_for(lambda: [1] * is_open(port), until=bool)
+        on_cluster = night(tmp_path, MODELS, "scale.engine=ray")
+    finally:
+        subprocesses.stop([service])
+    assert any(text.startswith("cluster: 1 machines") for text in notes(on_cluster))
+    assert hash_of(on_cluster) == hash_of(plain)
+    assert not is_open(port)
+    assert cluster_access.token_file_of(home).stat().st_mode & 0o077 == 0
+
+
+def is_open(port: int) -> bool:
+    """Whether something listens on a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_no_token_is_a_mistake_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cluster_engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cluster_access.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(SettingsError, match=r"no token for the cluster at 127\.0\.0\.1:9\. Set RAY_AUTH_TOKEN"):
         night(tmp_path, MODELS, "scale.engine=ray", "scale.address=127.0.0.1:9")
 
 
 def test_without_an_address_the_message_names_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster_engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cluster_access.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(SettingsError, match="nightrecs up --ray"):
         night(tmp_path, MODELS, "scale.engine=ray")
 
 
 def test_without_ray_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cluster_engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster_access.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"pip install 'nightrecs\[scale\]'"):
         night(tmp_path, MODELS, "scale.engine=ray")
