@@ -40,6 +40,7 @@ def conduct(
         except Stopped:
             journal.close_run(run, "stopped", f"--until {until}")
             if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":
+                outcome.end_in_mlflow(run, "stopped")  # of a night with a budget: its plots, too
                 return "stopped"
         except Refused as reason:
             with suppress(OSError):

@@ -23,6 +23,8 @@ from pipeline.training.warm import PreviousFit
 
 SETTING = "warm_start"
 """Name of the key in the settings of a warm fit's spec, and in its info."""
+RULES = 2
+"""Version of how warm fits are shortened, in their keys. 2: gradient fits have a lower rate and validate the start."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def resolve(run: Run, cold: lake.Spec, family: type[Recommender]) -> tuple[lake.
     cold_epochs = before["cold_epochs"] if before else info.get("best_epoch")
     cold_seconds = before["cold_seconds"] if before else info.get("seconds")
     start = WarmStart(found, nights, cold_epochs, cold_seconds)
-    settings = {**cold.settings, SETTING: {"from": manifest["key"], "nights": nights}}
+    settings = {**cold.settings, SETTING: {"from": manifest["key"], "nights": nights, "rules": RULES}}
     return replace(cold, call=replace(cold.call, warm=True), settings=settings), start
 
 

@@ -8,6 +8,7 @@ __all__ = [
     "context",
     "device",
     "distributed",
+    "divergence",
     "event_weights",
     "interactions",
     "launcher",

@@ -1,6 +1,7 @@
 """Checkpoints of gradient fits between two epochs: one safetensors file with the progress as JSON in its header."""
 
 import json
+import math
 import os
 import secrets
 import time
@@ -33,12 +34,28 @@ class Progress:
     best: float | None = None
     best_epoch: int | None = None
     waited: int = 0
-    """Validations since the best one."""
+    """Validations since the best one, or since one that was better than the start of a warm fit."""
+    start: float | None = None
+    """Metric of the state that a warm fit starts from."""
     batch_size: int = 0
     halved: bool = False
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     seconds: float = 0.0
     """Time that the fit has taken, including processes that were killed."""
+
+    def is_better(self, epoch: int, value: float) -> bool:
+        """Count a validation; whether it is the best one of the epochs so far.
+
+        An epoch that is not better than the start of a warm fit is no improvement. The best epoch is kept all the same,
+        since new users and items have random values before the first.
+        """
+        self.waited += 1
+        if not value > (-math.inf if self.best is None else self.best):  # never NaN
+            return False
+        self.best, self.best_epoch = value, epoch
+        if self.start is None or value > self.start:
+            self.waited = 0
+        return True
 
 
 Snapshot = tuple[dict[str, Tensor], dict[str, str]]

@@ -17,8 +17,18 @@ from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Progress
 from pipeline.training.context import FitContext, NotServable, TooLate
 from pipeline.training.device import autocast
-from pipeline.training.optimizers import TrainingConfig, in_graphs, learning_rate, optimizers, set_rate, sparse_tables
+from pipeline.training.divergence import Diverged, refuse_non_finite
+from pipeline.training.optimizers import (
+    TrainingConfig,
+    in_graphs,
+    learning_rate,
+    optimizers,
+    set_rate,
+    slowed,
+    sparse_tables,
+)
 from pipeline.training.step_graphs import StepGraphs
+from pipeline.training.warm import RATE
 
 __all__ = ["Diverged", "Stepper", "Steps", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
 
@@ -40,10 +50,6 @@ class Steps:
     are replayed as graphs."""
     turn: Callable[[], Hashable] | None = None
     """Called before each step; steps with equal results run the same operations."""
-
-
-class Diverged(NotServable):
-    """The loss or the parameters are not finite any more."""
 
 
 @contextmanager
@@ -77,40 +83,32 @@ def fit_by_gradient(
     killed resumes from it, and ends in the same state as without the interruption. The caller removes the file.
 
     With `context.finder` the learning rate is the one that it finds, if any.
-
     All processes of `context.world` call this function together; the first one writes the checkpoints.
-
-    With `context.previous` the fit starts from that state and runs for fewer epochs (warm.py).
-
+    With `context.previous` the fit starts from that state, validates it too, and is shorter (warm.py).
     Raises Diverged if a loss or, after an epoch, a parameter is not finite.
     """
-    if context.previous is not None:
-        context.previous.carry_into(model, getattr(model, "rows_of_state", {}))
-        config = context.previous.shortened(config)
-    stepper = Stepper(model, n_rows, loss, config, context, steps)
-    if context.finder and (rate := context.finder(stepper)) is not None:
-        config = config.model_copy(update={"learning_rate": rate})
-        stepper = Stepper(model, n_rows, loss, config, context, steps)
+    stepper = _stepper(model, n_rows, loss, config, context, steps)
+    config = stepper.config
     validate = context.validate if context.epochs is None else None
     last_epoch = context.epochs or config.epochs
     identity = f"{type(model).__name__} {config.model_dump_json()} {n_rows} {context.seed} {last_epoch}"
     progress, best_state = stepper.resume(identity)
     context.stats.earlier_seconds, started = progress.seconds, time.monotonic()
+    if validate and context.previous is not None and not progress.epoch:
+        progress.start = _validated(model, validate)
     path = context.checkpoint if context.world.rank == 0 else None
     with checkpoint.CheckpointWriter(path, CHECKPOINT_SECONDS) as writer:
         for epoch in range(progress.epoch + 1, last_epoch + 1):
             if progress.waited >= config.patience:  # the checkpoint was written after the last validation
                 break
             values = {"loss": stepper.run_epoch(epoch)}
-            _refuse_non_finite(model, config)
+            refuse_non_finite(model, config)
             late = context.deadline is not None and context.world.broadcast(
                 stepper.next_epoch_ends() > context.deadline
             )
             if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
                 values["valid"] = _validated(model, validate)
-                progress.waited += 1
-                if values["valid"] > (-math.inf if progress.best is None else progress.best):
-                    progress.best, progress.best_epoch, progress.waited = values["valid"], epoch, 0
+                if progress.is_better(epoch, values["valid"]):
                     best_state = _copy(model)
             progress.epoch, progress.seconds = epoch, context.stats.earlier_seconds + time.monotonic() - started
             progress.logged.append((epoch, values))
@@ -127,6 +125,21 @@ def fit_by_gradient(
         model.load_state_dict(best_state)
     model.eval()
     return progress.best_epoch or progress.epoch
+
+
+def _stepper(
+    model: nn.Module, n_rows: int, loss: Loss, config: TrainingConfig, context: FitContext, steps: Steps | None
+) -> "Stepper":
+    """The stepper of a fit; its config is that of a warm fit, with the rate of the finder."""
+    share = 1.0
+    if context.previous is not None:
+        context.previous.carry_into(model, getattr(model, "rows_of_state", {}))
+        config, share = slowed(context.previous.shortened(config), RATE), RATE
+    stepper = Stepper(model, n_rows, loss, config, context, steps)
+    if context.finder and (rate := context.finder(stepper)) is not None:
+        config = config.model_copy(update={"learning_rate": share * rate})
+        stepper = Stepper(model, n_rows, loss, config, context, steps)
+    return stepper
 
 
 class Stepper:
@@ -295,13 +308,6 @@ class Stepper:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         log.warning("out of device memory: continuing with batch_size = %d", self.batch_size)
-
-
-def _refuse_non_finite(model: nn.Module, config: TrainingConfig) -> None:
-    finite = {name: torch.isfinite(parameter).all() for name, parameter in model.named_parameters()}
-    for name, all_are in zip(finite, torch.stack([*finite.values()]).tolist(), strict=True):  # one sync
-        if not all_are:
-            raise Diverged(f"{name} is no longer finite at learning rate {config.learning_rate:g}; lower the rate")
 
 
 def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:

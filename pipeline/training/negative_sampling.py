@@ -17,6 +17,10 @@ FILTER_FROM = 2_000_000
 """Pairs from which the search in them is slower, on a CPU, than a look whether an item is known."""
 BYTES_PER_PAIR = 2
 """Of the filter, at least: 3 % of the unknown pairs pass it and are searched."""
+RANK_CELLS = 1 << 26
+"""Largest number of cells of a table of ranks; 128 MiB in 16 bits."""
+CELLS_PER_PAIR = 64
+"""Most cells of it per pair: more take longer to fill than a fit of a few epochs gains."""
 
 
 class NegativeSampler:
@@ -63,6 +67,8 @@ class NegativeSampler:
             if device.type == "cpu" and len(pairs) >= FILTER_FROM
             else None
         )
+        in_table = device.type == "cpu" and not alpha and self.filter is None
+        self.ranks = ranks_of_points(keys, known.n_users, self.total + 1) if in_table else None  # (U * (total + 1),)
 
     def draw(self, users: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Items (B, n), which may repeat, and whether they are valid, (B,).
@@ -77,6 +83,8 @@ class NegativeSampler:
         """Items (B, n) at points of the shorter lines."""
         room, line, back = self.of_user[users].unsqueeze(2).unbind(1)  # (B, 1) each
         point = _points(room, len(users), n, generator).add_(line)  # (B, n) behind the lines of the users before
+        if self.ranks is not None:
+            return self._items_at(point.add_(self.ranks.take(point)).sub_(line))
         passed = torch.searchsorted(self.keys, point.to(self.keys.dtype), right=True)  # (B, n)
         point += passed if self.before is None else self.before[passed]
         point -= back  # (B, n) on the full line
@@ -168,6 +176,24 @@ class PairFilter:
     def _places(self, users: Tensor, items: Tensor) -> Tensor:
         """Bytes of pairs, broadcast."""
         return (self.masks.take(users) & self.bytes.take(items)).add_(self.starts.take(users))
+
+
+def ranks_of_points(keys: Tensor, n_users: int, width: int) -> Tensor | None:
+    """The number of keys of the same user up to and including each point, (U * width,): what a search would find.
+
+    A look-up misses the caches once, a search takes some 20 steps that nothing can foresee. None where the table would
+    be too large. `keys`: (N,) sorted, user * width + point.
+    """
+    if not len(keys) or n_users * width > min(RANK_CELLS, CELLS_PER_PAIR * len(keys)):
+        return None
+    ranks = torch.empty(n_users * width, dtype=torch.int16 if width < 1 << 15 else torch.int32)
+    step = width * max(1, (1 << 20) // width)  # points of whole users, few enough for the caches
+    for start in range(0, len(ranks), step):
+        end = min(start + step, len(ranks))
+        first, last = torch.searchsorted(keys, torch.tensor([start, end], dtype=keys.dtype)).tolist()
+        counts = torch.bincount(keys[first:last] - start, minlength=end - start).view(-1, width)  # (U', width)
+        ranks[start:end] = torch.cumsum(counts, 1).view(-1)
+    return ranks
 
 
 def _points(length: Tensor | int, rows: int, n: int, generator: torch.Generator) -> Tensor:

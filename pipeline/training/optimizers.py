@@ -173,6 +173,12 @@ def _optimizer(
             return adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=bool(graphed))
 
 
+def slowed(config: TrainingConfig, share: float) -> TrainingConfig:
+    """The config with this share of its learning rate, and of those of its schedule `step`."""
+    steps = tuple((epochs, share * rate) for epochs, rate in config.steps)
+    return config.model_copy(update={"learning_rate": share * config.learning_rate, "steps": steps})
+
+
 def learning_rate(config: TrainingConfig, at: float) -> float:
     """The rate at the moment `at`, in epochs since the start; a pure function, so refits and resumed fits repeat it."""
     share = min(at / config.epochs, 1.0)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 SHARES = {"epochs": 0.25, "patience": 0.2}
 """Of a warm fit, as a share of those of a cold one; rounded up."""
+RATE = 0.1
+"""Learning rate of a warm fit by gradient steps, as a share of that of a cold one. At the whole rate the first steps,
+whose moments are new, move the state away from the epoch that early stopping chose."""
 
 Config = TypeVar("Config", bound=BaseModel)
 

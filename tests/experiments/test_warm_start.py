@@ -89,7 +89,7 @@ def test_a_warm_fit_names_its_parent_starts_from_its_rows_and_is_shorter(tmp_pat
     nights = Nights(tmp_path, monkeypatch)
     cold, warm = nights.fit(150, label), nights.fit(200, label)
     assert warm["stage"] == f"train {label}, warm" and cold["stage"] == f"train {label}"
-    assert warm["settings"]["warm_start"] == {"from": cold["key"], "nights": 1}
+    assert warm["settings"]["warm_start"] == {"from": cold["key"], "nights": 1, "rules": 2}
     assert warm["info"]["warm_start"]["from"] == cold["folder"].name
     assert len(warm["info"]["history"]) <= 2 and len(cold["info"]["history"]) > 2
     (said,) = [

@@ -272,8 +272,15 @@ def test_what_mlflow_misses_is_logged_the_next_night(tmp_path, monkeypatch):
     client.set_registered_model_alias(
         "sample", "champion", client.get_model_version_by_alias("sample", "previous").version
     )
-    cheap_night(tmp_path, until="track")
-    assert night_of("champion") == second.run_id, "the alias is repaired to what is live"
+    third, outcome = cheap_night(tmp_path, "budget.minutes=10", until="track")
+    assert outcome == "stopped" and night_of("champion") == second.run_id, "the alias is repaired to what is live"
+    (stopped,) = [
+        run
+        for run in client.search_runs(["1"], "tags.`nightrecs.outcome` = 'stopped'")
+        if run.data.tags["nightrecs.run_id"] == third.run_id
+    ]
+    record = journal.read_run(third.home, "sample", third.run_id)
+    assert stopped.info.status == "FAILED" and record["mlflow_plots_of"] is None, "its plots were logged, too"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.training.context import FitContext, NotServable
 from pipeline.training.loop import Diverged, Stepper, fit_by_gradient, seeded
 from pipeline.training.optimizers import TrainingConfig, learning_rate, optimizers
+from pipeline.training.warm import PreviousFit
 
 X = torch.linspace(-1, 1, 64)  # (N,)
 Y = 3 * X - 1  # (N,)
@@ -100,6 +101,28 @@ def test_early_stopping_puts_the_best_state_back():
     assert [epoch for epoch, _ in logged] == [1, 2, 3, 4, 5]
     assert [values["valid"] for _, values in logged] == [0.1, 0.5, 0.4, 0.3, 0.2]
     assert logged[0][1]["loss"] > logged[4][1]["loss"] > 0
+
+
+def test_a_warm_fit_ends_where_no_epoch_is_better_than_its_start_but_keeps_one_for_what_is_new():
+    start = PreviousFit(Line().state_dict(), torch.tensor([]), torch.tensor([]))
+    for values, best, ends in (
+        ([0.5, 0.4, 0.9], 1, 1),  # the first is worse than the start
+        ([0.5, 0.6, 0.7, 0.6, 0.9], 2, 3),
+        ([0.5, 0.5, 0.9], 1, 1),
+    ):
+        metrics, logged = iter(values), {}
+        context = FitContext(validate=lambda model, left=metrics: next(left), log=logged.__setitem__, previous=start)
+        _, best_epoch = fitted(context, patience=1)
+        assert (best_epoch, max(logged)) == (best, ends)
+
+
+def test_a_warm_fit_has_a_tenth_of_the_learning_rate_that_of_a_schedule_too():
+    start = PreviousFit(Line().state_dict(), torch.tensor([]), torch.tensor([]))
+    keys = {"optimizer": "sgd", "batch_size": 0, "patience": 1}
+    for own in ({"learning_rate": 0.1}, {"schedule": "step", "steps": [(20, 0.1)]}):
+        warm, _ = fitted(FitContext(previous=start), **{**keys, **own, "epochs": 4})
+        cold, _ = fitted(FitContext(), **{**keys, **own, "epochs": 1})
+        assert warm.slope.item() == pytest.approx(cold.slope.item() / 10)
 
 
 def test_validates_every_so_many_epochs_and_after_the_last():

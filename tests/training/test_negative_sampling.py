@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.training import negative_sampling
 from pipeline.training.interactions import Interactions
-from pipeline.training.negative_sampling import NegativeSampler, PairFilter, SharedNegatives
+from pipeline.training.negative_sampling import CELLS_PER_PAIR, NegativeSampler, PairFilter, SharedNegatives
 
 
 def known(pairs: list[tuple[int, int]], n_users: int, n_items: int) -> Interactions:
@@ -48,6 +48,33 @@ def test_never_a_known_item_and_every_unknown_one_can_come(filtered: bool, data:
         if unknown:  # at 400 draws, one of at most 8 items is missed with a probability below 1e-15 (alpha = 0)
             drawn = set(items[user].tolist())
             assert drawn == unknown if alpha == 0 else drawn <= unknown
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), n_users=st.integers(1, 9), n_items=st.integers(1, 12), seed=st.integers(0, 99))
+def test_a_table_of_ranks_finds_what_a_search_finds(data: st.DataObject, n_users: int, n_items: int, seed: int):
+    pair = st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1))
+    log = known(data.draw(st.lists(pair, min_size=1, max_size=60)), n_users, n_items)
+    looked_up, searched = NegativeSampler(log), NegativeSampler(log)
+    assert looked_up.ranks is not None or n_users * (n_items + 1) > CELLS_PER_PAIR * len(searched.keys)
+    searched.ranks = None
+    users = torch.randint(n_users, (50,), generator=generator(seed))
+    for one, other in zip(*(each.draw(users, 7, generator(seed)) for each in (looked_up, searched)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_table_of_ranks_is_bounded_and_made_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    users = torch.arange(3000).repeat_interleave(20)
+    log = Interactions(users, (users * 7 + torch.arange(60_000) % 20 * 31) % 999, 3000, 999)
+    sampler = NegativeSampler(log)  # 3 million cells
+    assert sampler.ranks is not None and sampler.ranks.dtype == torch.int16
+    points = torch.randint(3000 * 1000, (5000,), generator=generator())
+    known_before = torch.searchsorted(sampler.keys, points // 1000 * 1000)
+    assert torch.equal(
+        sampler.ranks[points].long(), torch.searchsorted(sampler.keys, points, right=True) - known_before
+    )
+    monkeypatch.setattr(negative_sampling, "RANK_CELLS", 2_999_999)
+    assert NegativeSampler(log).ranks is None
 
 
 def test_uniform_over_the_unknown_items(filtered: bool):
