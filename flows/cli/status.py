@@ -116,14 +116,17 @@ def is_failed_experiment(night: dict[str, Any], usual: list[str] | None) -> bool
 
 
 def not_copied(home: Home, dataset: str, live: str | None, busy: bool) -> list[str]:
-    """Destinations of `[publish]` that lack the live night; while one may be copied to, those that failed before."""
+    """Destinations of `[publish]` that lack the live night or a part of it.
+
+    While one may be copied to: those that failed before.
+    """
     settings = journal.read_settings(home, dataset, live) if live else None
     configured = any(((settings or {}).get("publish") or {}).values())
     if not configured and not home.destinations(dataset).exists():
         return []
     from pipeline.destinations import health  # imports pydantic
 
-    return health.troubles(home, dataset, busy)
+    return health.troubles(home, dataset, busy) + ([] if busy else health.damaged(home, dataset))
 
 
 def changed(home: Home, dataset: str, deep: bool) -> list[str]:
