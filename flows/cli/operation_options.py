@@ -26,7 +26,7 @@ def add_maintenance(command: Command) -> None:
     )  # fmt: skip
     add_dataset(copies)
     action = copies.add_mutually_exclusive_group()
-    action.add_argument("--publish", action="store_true", help="copy the live tables to those that lack them or are damaged")
+    action.add_argument("--publish", action="store_true", help="copy the live tables to those that lack them")
     action.add_argument("--remove", metavar="NAME", help="remove the tables that are there, and forget the destination")
     action.add_argument(
         "--abandon", metavar="NAME", help="forget a destination that no longer exists; what is there stays"
