@@ -93,9 +93,17 @@ def test_forget_reaches_every_night_there_or_stays_open(shop: Shop, capsys: pyte
     shop.deliver()
     assert len(shop.names("u07")) >= 4
     shop.break_place()
-    assert shop.command("forget", "shop", "u07") == 3 and "belongs to the data set" in capsys.readouterr().err
+    assert shop.command("forget", "shop", "u07") == 3
+    shown = capsys.readouterr().err
+    assert (
+        "belongs to the data set" in shown and "1 place still names the user" in shown and "NotDelivered" not in shown
+    )
     [pending] = forgotten_users.pending(shop.home, "shop")
     assert "destinations" not in pending.done and shop.names("u07")
+    assert shop.command("status", "shop") == 3
+    shown = capsys.readouterr().out
+    assert shown.count("belongs to the data set") == 1 and "destinations, see above" in shown and "NotDelivered" not in shown
+    assert shown.rstrip().endswith(f"next     nightrecs --home {shop.root} destinations shop --publish")
     assert any("to be forgotten" in line for line in health.troubles(shop.home, "shop"))
     shop.mend_place()
     assert shop.command("gc", "shop") == 0  # any command goes on with it
