@@ -102,7 +102,11 @@ def test_forget_reaches_every_night_there_or_stays_open(shop: Shop, capsys: pyte
     assert "destinations" not in pending.done and shop.names("u07")
     assert shop.command("status", "shop") == 3
     shown = capsys.readouterr().out
-    assert shown.count("belongs to the data set") == 1 and "destinations, see above" in shown and "NotDelivered" not in shown
+    assert (
+        shown.count("belongs to the data set") == 1
+        and "destinations, see above" in shown
+        and "NotDelivered" not in shown
+    )
     assert shown.rstrip().endswith(f"next     nightrecs --home {shop.root} destinations shop --publish")
     assert any("to be forgotten" in line for line in health.troubles(shop.home, "shop"))
     shop.mend_place()
