@@ -12,12 +12,13 @@ from pipeline.core.console import log
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
-from pipeline.destinations import delivery, record
+from pipeline.destinations import delivery, health, record
 from pipeline.destinations.errors import NotDelivered
 from pipeline.destinations.places import names_of, settings_now
 from pipeline.destinations.published_file import live_night
 from pipeline.maintenance.rollback import between_nights
 from pipeline.storage import operation_log
+from pipeline.storage.lock import lock_holder
 
 
 def destinations(options: Namespace) -> int:
@@ -46,18 +47,25 @@ def destinations(options: Namespace) -> int:
 
 
 def listed(home: Home, dataset: str) -> list[dict[str, Any]]:
-    """One row for each destination of the settings or on record."""
+    """One row for each destination of the settings or on record, with what is really there.
+
+    While a night or a command holds the lock, and may be copying, only the record is read.
+    """
     entries, wanted, night = record.read(home, dataset), names_of(settings_now(home, dataset), dataset), None
     if entries or wanted:
         night = live_night(home, dataset)
+    looks = health.looks(home, dataset) if entries and lock_holder(home.lock(dataset)) is None else {}
     rows: list[dict[str, Any]] = []
     for name in [*wanted, *(name for name in entries if name not in wanted)]:
         entry = entries.get(name) or record.Entry(name, name.partition(" ")[0])
         is_live = night is not None and entry.has(night.run_id, night.sha256)
         state = "live" if is_live else "behind" if entry.run_id else "empty"
+        trouble, look = entry.trouble, looks.get(name)
+        if look and (look.damage or look.trouble):
+            state, trouble = "damaged" if look.damage else "not reached", str(look)
         rows.append({
             "name": name, "address": entry.address, "state": state if name in wanted else "not in the settings",
-            "night": entry.run_id, "copied_at": entry.at, "trouble": entry.trouble,
+            "night": entry.run_id, "copied_at": entry.at, "trouble": trouble,
         })  # fmt: skip
     return rows
 

@@ -41,7 +41,9 @@ def forget(options: Namespace) -> int:
     for file in known_backups(home, dataset):
         log.warning(f"the backup {file} is not reached: delete it, or forget the user again where it is restored")
     if outcome.left:
-        print(f"NOT done: {len(outcome.left)} places still name the user, or may:", file=sys.stderr)
+        number = len(outcome.left)
+        places = "1 place still names" if number == 1 else f"{number} places still name"
+        print(f"NOT done: {places} the user, or may:", file=sys.stderr)
         for line in outcome.left:
             print(f"  {line}", file=sys.stderr)
         print(

@@ -85,9 +85,12 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     except UnreadableInput as trouble:
         problems.append(f"the next night will not run: {trouble}")
     problems += changed(home, dataset, deep)
-    problems += not_copied(home, dataset, live, holder is not None)
+    uncopied = not_copied(home, dataset, live, holder is not None)
+    problems += uncopied
     if open_forgets := forgotten_users.pending(home, dataset):
         left = [line for pending in open_forgets for line in pending.left]
+        if uncopied:  # which says why
+            left = list(dict.fromkeys("destinations, see above" if x.startswith("destinations: ") else x for x in left))
         problems.append(
             f"{len(open_forgets)} forget{'s' * (len(open_forgets) > 1)} of a user not done"
             f"{': ' + '; '.join(left) if left else ''}: the next command that changes the data set goes on with it, "
@@ -100,7 +103,7 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
         "last_reason_ids": ids,
         "running": nights[-1]["run_id"] if running else None, "lock": holder,
         "rolled_back": current_rollback(home, dataset), "rollback_target": next_target(home, dataset),
-        "open_forgets": len(open_forgets),
+        "open_forgets": len(open_forgets), "not_copied": len(uncopied),
     }  # fmt: skip
 
 
@@ -116,14 +119,17 @@ def is_failed_experiment(night: dict[str, Any], usual: list[str] | None) -> bool
 
 
 def not_copied(home: Home, dataset: str, live: str | None, busy: bool) -> list[str]:
-    """Destinations of `[publish]` that lack the live night; while one may be copied to, those that failed before."""
+    """Destinations of `[publish]` that lack the live night or a part of it.
+
+    While one may be copied to: those that failed before.
+    """
     settings = journal.read_settings(home, dataset, live) if live else None
     configured = any(((settings or {}).get("publish") or {}).values())
     if not configured and not home.destinations(dataset).exists():
         return []
     from pipeline.destinations import health  # imports pydantic
 
-    return health.troubles(home, dataset, busy)
+    return health.troubles(home, dataset, busy) + ([] if busy else health.damaged(home, dataset))
 
 
 def changed(home: Home, dataset: str, deep: bool) -> list[str]:
@@ -177,7 +183,13 @@ def next_steps(answer: dict[str, Any], options: Namespace) -> list[str]:
     if answer["healthy"]:
         return [f"{start} leaderboard {name}"]
     steps = [f"{start} runs {name}"] if answer["last_night"] else []
-    return steps if answer["running"] else [*steps, f"{start} run {shlex.quote(runnable(options.dataset))}"]
+    if answer["running"]:
+        return steps
+    again = [f"{start} destinations {name} --publish"] if answer["not_copied"] else []
+    forgets = answer["open_forgets"] > 0  # the same command goes on with them
+    if again and len(answer["problems"]) == answer["not_copied"] + forgets:
+        return again
+    return [*steps, *again, f"{start} run {shlex.quote(runnable(options.dataset))}"]
 
 
 def shortened(raw: str) -> str:

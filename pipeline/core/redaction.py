@@ -4,10 +4,14 @@ import base64
 import os
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]*(?=@)")
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_USER_PARAMETER = re.compile(r"(?<=[?&])user=[^&]*&?")
+_ROLE = re.compile(r'\b(user|role) "[^"]*"')
 _SECRET_NAME = re.compile(
     r"PASSWORD|PASSWD|TOKEN|SECRET|API_KEY|ACCESS_KEY|AUTH_STRING|CREDENTIAL", re.IGNORECASE
 ).search
@@ -38,6 +42,25 @@ def masked(text: str, environ: Mapping[str, str] = os.environ) -> str:
 def without_user(address: str) -> str:
     """The URL without user and password, which urllib would read as part of the host."""
     return _USER.sub("", address)
+
+
+def without_users(tree: Any) -> Any:
+    """A tree of settings whose URLs have neither user nor password: `postgresql://reader@host/shop` loses `reader@`.
+
+    Also the parameters `user` of URLs. Texts that only contain a URL, e.g. queries, stay.
+    """
+    if isinstance(tree, dict):
+        return {key: without_users(value) for key, value in tree.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(tree, list):
+        return [without_users(value) for value in tree]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(tree, str) and _URL.fullmatch(tree):
+        return _USER_PARAMETER.sub("", without_user(tree)).rstrip("?&")
+    return tree
+
+
+def without_role(message: str) -> str:
+    """A message of PostgreSQL without the name of the user: `authentication failed for user "***"`."""
+    return _ROLE.sub(r'\1 "***"', message)
 
 
 def without_examples(text: str) -> str:

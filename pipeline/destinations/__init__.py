@@ -13,6 +13,7 @@ __all__ = [
     "places",
     "postgres",
     "postgres_grants",
+    "postgres_publication",
     "postgres_session",
     "postgres_tables",
     "published_file",

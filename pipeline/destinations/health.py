@@ -1,7 +1,8 @@
-"""Whether destinations can be reached, and whether they have the live night; for `doctor`, `run --plan`, `status`."""
+"""Whether destinations can be reached, and what of the live night is there; for `doctor`, `run --plan`, `status`."""
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.config.destinations import Publish
@@ -9,12 +10,33 @@ from pipeline.core.console import log
 from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
 from pipeline.destinations import record
-from pipeline.destinations.errors import NotNow
+from pipeline.destinations.errors import NotDelivered, NotNow
 from pipeline.destinations.places import Settings, check_place, explained, made, names_of, settings_now
 from pipeline.destinations.published_file import live_night
 from pipeline.storage import home_identity
 
 CHECK_SECONDS = 10.0
+LOOK_SECONDS = 5.0
+"""For `status`, which monitors call."""
+SHOWN = 3
+"""Missing parts that a message names."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a destination found that has the live night on record."""
+
+    damage: list[str]
+    """What is missing, e.g. `table recommendations is missing`."""
+    trouble: str | None = None
+    """Why nothing could be seen."""
+
+    def __str__(self) -> str:
+        """`damaged: table recommendations is missing, table users has 12 of 300 rows`."""
+        if self.trouble:
+            return f"it can't be looked at now: {self.trouble}"
+        more = f", and {len(self.damage) - SHOWN} more" if len(self.damage) > SHOWN else ""
+        return f"damaged: {', '.join(self.damage[:SHOWN])}{more}"
 
 
 def troubles(home: Home, dataset: str, busy: bool = False) -> list[str]:
@@ -43,6 +65,41 @@ def troubles(home: Home, dataset: str, busy: bool = False) -> list[str]:
         for name, entry in entries.items()
         if name not in wanted and entry.address
     ]
+
+
+def looks(home: Home, dataset: str, seconds: float | None = None) -> dict[str, Look]:
+    """What is really there, by destination; of those whose record says that they have the live night.
+
+    Each has `seconds` to answer, CHECK_SECONDS by default.
+    """
+    entries, wanted = record.read(home, dataset), names_of(settings_now(home, dataset), dataset)
+    night, found = live_night(home, dataset) if entries else None, dict[str, Look]()
+    if night is None:
+        return found
+    for name, settings in wanted.items():
+        entry = entries.get(name)
+        if entry is None or not entry.has(night.run_id, night.sha256):
+            continue
+
+        def look(settings: Settings = settings, address: str | None = entry.address) -> list[str]:
+            destination = made(settings, dataset)
+            if (now := destination.address()) != address:
+                raise NotDelivered(f"the settings lead to {now} now, and the tables are at {address}")
+            return destination.damage(night)
+
+        try:
+            found[name] = Look(within(CHECK_SECONDS if seconds is None else seconds, look))
+        except Exception as error:
+            found[name] = Look([], masked(explained(error)))
+    return found
+
+
+def damaged(home: Home, dataset: str) -> list[str]:
+    """Destinations that have lost a part of the live night. One that does not answer is not among them.
+
+    Each has LOOK_SECONDS to answer.
+    """
+    return [f"{name} is {look}" for name, look in looks(home, dataset, LOOK_SECONDS).items() if look.damage]
 
 
 def check(home: Home, dataset: str, publish: Publish) -> list[tuple[str, str | None, str]]:

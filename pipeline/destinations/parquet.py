@@ -20,7 +20,7 @@ from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, sha256
 from pipeline.core.run_ids import utcnow
 from pipeline.destinations.errors import NotDelivered, NotNow
-from pipeline.destinations.published_file import Night, PublishedTable, opened, tables_of
+from pipeline.destinations.published_file import Night, PublishedTable, opened, rows_of, tables_of
 from pipeline.storage import warehouse
 from pipeline.storage.file_stores import AlreadyThere, Changed, FileStore, store_of
 
@@ -50,7 +50,7 @@ class Parquet:
         """Look whether the place can be published to. Raises StoreError; returns what is there."""
         store = store_of(self.settings)
         self._check_owner(store, home_id)
-        latest = _json(store.read(LATEST))
+        latest = _content(store.read(LATEST))
         if not self.settings.is_bucket:
             _check_folder(Path(self.settings.url))
         return f"it has night {latest.get('run_id')}" if latest else "nothing is published there yet"
@@ -60,17 +60,21 @@ class Parquet:
         store = store_of(self.settings)
         self._check_owner(store, night.home_id)
         self._take(store, night.home_id)
-        name, found = f"{night.run_id}-{night.sha256[:12]}", store.read(LATEST)
-        manifest = f"{NIGHTS}{name}/{MANIFEST}"
-        is_latest = _json(found).get("manifest") == manifest
-        if store.read(manifest) is None:
-            self._upload(store, night, f"{NIGHTS}{name}/")
-            is_latest = False
+        folder, found = _folder(night), store.read(LATEST)
+        manifest = f"{folder}/{MANIFEST}"
+        is_latest = _content(found).get("manifest") == manifest
+        listed = store.read(manifest)
+        lost = _damage(store, night) if listed else []
+        if listed is None or lost:
+            if lost:
+                say(f"it was damaged, and is copied again: {'; '.join(lost)}")
+            self._upload(store, night, f"{folder}/", listed and listed[1])
+            is_latest = is_latest and bool(lost)
         if not is_latest:
             fault("deliver:before_pointer")
             pointer = {
                 "format": FORMAT, "dataset": night.dataset, "run_id": night.run_id, "night": night.started_at,
-                "published_at": utcnow().isoformat(), "folder": f"{NIGHTS}{name}", "manifest": manifest,
+                "published_at": utcnow().isoformat(), "folder": folder, "manifest": manifest,
             }  # fmt: skip
             try:
                 store.swap(LATEST, _bytes(pointer), found and found[1])
@@ -78,14 +82,27 @@ class Parquet:
                 raise NotNow(f"{LATEST} was changed by another process") from None
             fault("deliver:after_pointer")
         store.remove(_keys(self.old(store, 1 if alone else self.settings.keep)))
-        return not is_latest
+        return not is_latest or bool(lost)
+
+    def damage(self, night: Night) -> list[str]:
+        """What is missing of a night that was copied. Raises NotDelivered if the place can't be read."""
+        store = store_of(self.settings)
+        if store.read(OWNER) is None:
+            return [f"file {OWNER} is missing"]
+        self._check_owner(store, night.home_id)
+        folder, found = _folder(night), store.read(LATEST)
+        latest, lost = _content(found).get("folder"), _damage(store, night)
+        if latest == folder:
+            return lost
+        names = f"file {LATEST} names {latest or 'no night'}, not {folder}"
+        return [names if found else f"file {LATEST} is missing", *lost]
 
     def old(self, store: FileStore, keep: int) -> dict[str, dict[str, int]]:
         """Nights that may go: bytes by key, by night; and what killed attempts left. Never the latest one."""
         nights: dict[str, dict[str, int]] = {}
         for key, entry in store.entries(NIGHTS).items():
             nights.setdefault(key.split("/")[1], {})[key] = entry.bytes
-        latest = _json(store.read(LATEST)).get("folder", "").removeprefix(NIGHTS)
+        latest = _content(store.read(LATEST)).get("folder", "").removeprefix(NIGHTS)
         whole = sorted(name for name in nights if f"{NIGHTS}{name}/{MANIFEST}" in nights[name] and name != latest)
         kept = {latest, *whole[len(whole) - min(keep - 1, len(whole)) :]}
         return {name: files for name, files in nights.items() if name not in kept}
@@ -132,8 +149,8 @@ class Parquet:
             except AlreadyThere:
                 self._check_owner(store, home_id)
 
-    def _upload(self, store: FileStore, night: Night, prefix: str) -> None:
-        """Write every table, then the manifest."""
+    def _upload(self, store: FileStore, night: Night, prefix: str, version: str | None) -> None:
+        """Write every table, then the manifest; `version`: of the manifest that is there, for a damaged night."""
         with opened(night.path) as con:
             tables = tables_of(con)
         delete(night.work)
@@ -160,8 +177,8 @@ class Parquet:
             "sha256": night.sha256, "code_version": night.code_version, "tables": about,
         }  # fmt: skip
         try:
-            store.create(f"{prefix}{MANIFEST}", _bytes(content))
-        except AlreadyThere:
+            store.swap(f"{prefix}{MANIFEST}", _bytes(content), version)
+        except Changed:
             raise NotNow(f"{prefix}{MANIFEST} was put by another process") from None
 
 
@@ -173,6 +190,31 @@ def _write(con: warehouse.Connection, table: PublishedTable, path: Path, night: 
         f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {about})"
     )
     return con.sql(f"SELECT count(*) FROM night.{warehouse.quoted(table.name)}").fetchall()[0][0]
+
+
+def _folder(night: Night) -> str:
+    """`nights/<run id>-<sha>`."""
+    return f"{NIGHTS}{night.run_id}-{night.sha256[:12]}"
+
+
+def _damage(store: FileStore, night: Night) -> list[str]:
+    """Files of a night that are missing or have another size than its manifest says; empty if it is whole."""
+    folder = _folder(night)
+    there = {key: entry.bytes for key, entry in store.entries(f"{folder}/").items()}
+    if f"{folder}/{MANIFEST}" not in there:
+        return [f"file {folder}/{MANIFEST} is missing"]
+    about = _content(store.read(f"{folder}/{MANIFEST}")).get("tables", {})
+    with opened(night.path) as con:
+        names = list(rows_of(con))
+    try:
+        sizes: dict[str, int] = {f"{folder}/{about[name]['file']}": int(about[name]["bytes"]) for name in names}
+    except (KeyError, TypeError, ValueError):
+        return [f"file {folder}/{MANIFEST} is damaged"]
+    return [
+        f"file {key} has {there[key]:,} of {size:,} bytes" if key in there else f"file {key} is missing"
+        for key, size in sizes.items()
+        if there.get(key) != size
+    ]
 
 
 def _keys(nights: dict[str, dict[str, int]]) -> list[str]:
@@ -190,7 +232,15 @@ def _json(found: tuple[bytes, str] | None) -> dict[str, Any]:
             return content  # pyright: ignore[reportUnknownVariableType]
     except ValueError:
         pass
-    raise NotDelivered(f"{OWNER} or {LATEST} is damaged: it is no JSON object; restore or remove it")
+    raise NotDelivered(f"{OWNER} is damaged: it is no JSON object; restore or remove it")
+
+
+def _content(found: tuple[bytes, str] | None) -> dict[str, Any]:
+    """A JSON object that is replaced where it is damaged: then it counts as empty."""
+    try:
+        return _json(found)
+    except NotDelivered:
+        return {}
 
 
 def _bytes(content: dict[str, Any]) -> bytes:

@@ -40,6 +40,10 @@ class Destination(Protocol):
         """Copy a night; false if it is there already. `alone`: no other night stays."""
         ...
 
+    def damage(self, night: Night) -> list[str]:
+        """What is missing there of a night that was copied; empty if it is whole."""
+        ...
+
     def remove(self, home_id: str) -> bool:
         """Remove what was published; false if nothing is there."""
         ...

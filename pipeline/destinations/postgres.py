@@ -11,7 +11,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import psycopg
 
@@ -19,6 +18,7 @@ from pipeline.config.destinations import PostgresDestination, schema_trouble
 from pipeline.core.fault_injection import fault
 from pipeline.destinations import postgres_grants, postgres_tables
 from pipeline.destinations.errors import NotDelivered, NotNow
+from pipeline.destinations.postgres_publication import COLUMNS, DOC, PUBLICATION, Published, damage_of, published_in
 from pipeline.destinations.postgres_session import (
     Session,
     address_of,
@@ -31,37 +31,10 @@ from pipeline.destinations.postgres_session import (
 )
 from pipeline.destinations.published_file import Night, opened, tables_of, views_of
 
-PUBLICATION = "nightrecs_publication"
-"""One row: whose the schema is, and which night is in it."""
-_COLUMNS = (
-    ("home_id", "text", "Id of the home that the schema belongs to"),
-    ("dataset", "text", "Data set that the schema belongs to"),
-    ("run_id", "text", "Night whose tables are in the schema"),
-    ("night", "timestamp", "When the night began, UTC"),
-    ("published_at", "timestamp", "When the tables were copied here, UTC"),
-    ("sha256", "text", "SHA-256 of the published file that they were copied from"),
-    ("code_version", "text", "Version of nightrecs"),
-    ("tables", "text[]", "Tables that nightrecs made in the schema"),
-    ("views", "text[]", "Views that nightrecs made in the schema"),
-    ("notes", "text[]", "What differs from the published file"),
-)
-_DOC = "Which night is in this schema. A transaction that reads it first keeps that night until it ends"
 LONGEST_HOLD = 0.4
 """Seconds in which all locks must be had; a reader waits no longer. PostgreSQL looks for deadlocks after 1 s."""
 LOCK_SECONDS = 20
 """How long to wait for another publisher of the same schema: a dead one's session ends within that time."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """What is in a schema."""
-
-    home_id: str
-    dataset: str
-    run_id: str
-    sha256: str
-    tables: list[str]
-    views: list[str]
 
 
 class Postgres:
@@ -97,7 +70,9 @@ class Postgres:
             self._lock(session)
             before = self._checked(session, night.home_id)
             if before and (before.run_id, before.sha256) == (night.run_id, night.sha256):
-                return False
+                if not (lost := damage_of(session, self.schema, night)):
+                    return False
+                say(f"it was damaged, and is copied again: {'; '.join(lost)}")
             self._remove_leftovers(session, night.home_id)
             following = self._new_schema(session, night.home_id)
             try:
@@ -114,6 +89,11 @@ class Postgres:
             for note in notes:
                 say(note)
             return True
+
+    def damage(self, night: Night) -> list[str]:
+        """What is missing of a night that was copied. Raises NotDelivered if the server can't be asked."""
+        with connected(self.settings.url_env) as session:
+            return damage_of(session, self.schema, night)
 
     def remove(self, home_id: str) -> bool:
         """Remove what was published; false if nothing is there. Raises NotDelivered."""
@@ -141,14 +121,15 @@ class Postgres:
             return None
         if not owned:
             raise NotDelivered(f"the schema {self.schema!r} belongs to another role: ALTER SCHEMA … OWNER TO the role")
-        found = _published_in(session, self.schema)
+        found = published_in(session, self.schema)
         if found is None:
             query = (
                 "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE nspname = %s"
             )
             if session.value(query, [self.schema]):
                 raise NotDelivered(
-                    f"the schema {self.schema!r} has tables that nightrecs did not make; choose another schema_name"
+                    f"the schema {self.schema!r} has tables that nightrecs did not make, or lost its {PUBLICATION}; "
+                    "choose another schema_name, or drop it"
                 )
             return None
         if (home_id is not None and found.home_id != home_id) or found.dataset != self.dataset:
@@ -208,9 +189,9 @@ class Postgres:
         )  # fmt: skip
         name = f"{quoted(schema)}.{PUBLICATION}"
         with session.transaction():
-            session.run(f"CREATE TABLE {name} ({', '.join(f'{column} {dtype}' for column, dtype, _ in _COLUMNS)})")
-            session.run(f"COMMENT ON TABLE {name} IS {literal(_DOC)}")
-            for column, _, doc in _COLUMNS:
+            session.run(f"CREATE TABLE {name} ({', '.join(f'{column} {dtype}' for column, dtype, _ in COLUMNS)})")
+            session.run(f"COMMENT ON TABLE {name} IS {literal(DOC)}")
+            for column, _, doc in COLUMNS:
                 session.run(f"COMMENT ON COLUMN {name}.{column} IS {literal(doc)}")
             session.run(
                 f"INSERT INTO {name} VALUES (%s, %s, %s, %s::timestamp, clock_timestamp() AT TIME ZONE 'UTC', "
@@ -244,7 +225,7 @@ class Postgres:
         )
         notes: list[str] = []
         if comment is not None:
-            before = _published_in(session, self.schema)
+            before = published_in(session, self.schema)
             if before:
                 _lock_all(session, self.schema, before)
             before = self._checked(session, home_id)  # again: it may have changed before the locks were had
@@ -254,15 +235,6 @@ class Postgres:
         kept = comment or f"Tables of the data set {self.dataset}, published by nightrecs every night"
         session.run(f"COMMENT ON SCHEMA {name} IS {literal(kept)}")
         return notes
-
-
-def _published_in(session: Session, schema: str) -> Published | None:
-    """The row of nightrecs_publication; None if there is no such table."""
-    name = f"{quoted(schema)}.{PUBLICATION}"
-    if session.value("SELECT to_regclass(%s)", [name]) is None:
-        return None
-    rows = session.run(f"SELECT home_id, dataset, run_id, sha256, tables, views FROM {name}")
-    return Published(*rows[0]) if rows else None
 
 
 def _existing(session: Session, schema: str, published: Published) -> tuple[list[str], list[str]]:

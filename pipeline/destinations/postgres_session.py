@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from pipeline.core.redaction import without_role
 from pipeline.destinations.errors import NotDelivered, NotNow
 
 CONNECT_SECONDS = 10
@@ -105,16 +106,16 @@ def described(error: psycopg.Error) -> NotDelivered:
     if not state or primary is None:
         text = " ".join(str(error).split()) or type(error).__name__
         denied = any(words in text for words in _DENIED)
-        return (NotDelivered if denied else NotNow)(f"PostgreSQL does not take the connection: {text}")
+        return (NotDelivered if denied else NotNow)(f"PostgreSQL does not take the connection: {without_role(text)}")
     kind = f"{type(error).__name__}, SQLSTATE {state}"
     where = f" in table {error.diag.table_name}" if error.diag.table_name else ""
     if state[:2] in ("21", "22", "23"):
         where = where or f" ({(error.diag.context or '').partition(',')[0]})".replace(" ()", "")
         return NotDelivered(f"PostgreSQL does not take a value{where}: {kind}")
     if state[:2] in ("08", "40", "53", "57", "58") or state == "55P03":
-        return NotNow(f"{primary} ({kind})")
+        return NotNow(f"{without_role(primary)} ({kind})")
     hint = error.diag.message_detail if state == "2BP01" else error.diag.message_hint
-    return NotDelivered(f"{primary}{': ' + ' '.join(hint.split()) if hint else ''} ({kind})")
+    return NotDelivered(f"{without_role(primary)}{': ' + ' '.join(hint.split()) if hint else ''} ({kind})")
 
 
 def is_locked(error: psycopg.Error) -> bool:

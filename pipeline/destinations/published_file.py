@@ -106,6 +106,14 @@ def tables_of(con: warehouse.Connection) -> list[PublishedTable]:
     return made
 
 
+def rows_of(con: warehouse.Connection) -> dict[str, int]:
+    """Number of rows of each table of a published file, by name."""
+    names = con.sql(f"SELECT table_name FROM duckdb_tables() WHERE {_IN_FILE} ORDER BY table_name").fetchall()
+    counts = [f"(SELECT count(*) FROM {warehouse.quoted(name)})" for (name,) in names]
+    found = con.sql(f"SELECT {', '.join(counts)}").fetchall()[0] if counts else ()
+    return {name: rows for (name,), rows in zip(names, found, strict=True)}
+
+
 def views_of(con: warehouse.Connection) -> list[PublishedView]:
     """The views of a published file, by name."""
     query = """SELECT view_name, coalesce(v.comment, ''), map(list(column_name), list(coalesce(c.comment, '')))

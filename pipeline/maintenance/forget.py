@@ -99,7 +99,8 @@ def _carry_out(home: Home, dataset: str, pending: Pending) -> Outcome:
             step(home, dataset, person, outcome)
         except Exception as error:
             why = person.redacted_message((str(error) or type(error).__name__).splitlines()[0])
-            outcome.left.append(f"{name}: {type(error).__name__}: {why}")
+            kind = "" if isinstance(error, NotDelivered) else f"{type(error).__name__}: "
+            outcome.left.append(f"{name}: {kind}{why}")
             continue
         pending.done.append(name)
         pending.save()

@@ -24,7 +24,7 @@ from pipeline.core.errors import Ids
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
-from pipeline.core.redaction import masked
+from pipeline.core.redaction import masked, without_users
 from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
@@ -67,7 +67,7 @@ def open_run(run: "Run") -> None:
     """Begin the journal of a run."""
     at = folder(run)
     at.mkdir(parents=True)
-    (at / "settings.json").write_text(run.settings.model_dump_json(indent=2))
+    (at / "settings.json").write_text(_settings_text(run))
     record = {
         "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
         "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.origin,
@@ -76,6 +76,14 @@ def open_run(run: "Run") -> None:
     if target := home_identity.target_of(run.home):
         record["target"] = target.name
     write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
+
+
+def _settings_text(run: "Run") -> str:
+    """The settings as JSON. Reports and MLflow show them, so their URLs have no users."""
+    text = run.settings.model_dump_json(indent=2)
+    tree = json.loads(text)
+    cleared = without_users(tree)
+    return text if cleared == tree else json.dumps(cleared, indent=2, ensure_ascii=False)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW
 
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
+from pipeline.core.redaction import without_users
 from pipeline.reporting.plots.worker import Drawer
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
@@ -48,7 +49,7 @@ def log_night(run: Run) -> tuple[str, dict[str | None, str]]:
     if target := record.get("target"):
         tags["nightrecs.target"] = target
     parent = _start(client, experiment, run, f"{run.started_at:%Y-%m-%d %H:%M} {champion}", tags, run.started_at)
-    settings = {k: v for k, v in run.settings.model_dump(mode="json").items() if k != "models"}
+    settings = {k: v for k, v in without_users(run.settings.model_dump(mode="json")).items() if k != "models"}
     _log(client, parent, params={**naming.flat(settings), "split.chosen": data["kind"], "data_hash": data["data_hash"]})
     source = json.dumps({"uri": str(run.origin), "run_id": run.run_id})
     content = Dataset(run.dataset, data["data_hash"][:36], "local", source, profile=json.dumps(data["rows"]))

@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pipeline.core.redaction import masked
+from pipeline.core.redaction import masked, without_role, without_users
 
 PASSWORDS = ["hunter2-hunter2", "p@ss/w:rd!", "with space", "100%41secret", "é€secret"]
 
@@ -24,3 +24,20 @@ def test_a_password_of_a_database_is_masked_in_any_form(password: str, form: str
 def test_keys_of_a_bucket_are_masked():
     environ = {"AWS_ACCESS_KEY_ID": "AKIA12345678", "AWS_SECRET_ACCESS_KEY": "abcdefgh", "HOME_PAGE": "https://x.org/a"}
     assert masked("AKIA12345678 abcdefgh https://x.org/a", environ) == "*** *** https://x.org/a"
+
+
+def test_urls_of_settings_lose_their_users():
+    query = "select 'http://'||'a@b.c' from t where mail = 'x@y.z'"
+    tree = {"source": {"url": "postgresql://reader@db.example.com/shop?user=reader&sslmode=require", "query": query},
+            "many": ["postgresql://reader:pw@h/d?sslmode=require&user=reader", 1.5, None, "reader@h"]}  # fmt: skip
+    assert without_users(tree) == {
+        "source": {"url": "postgresql://db.example.com/shop?sslmode=require", "query": query},
+        "many": ["postgresql://h/d?sslmode=require", 1.5, None, "reader@h"],
+    }
+
+
+def test_a_server_s_message_loses_the_user():
+    message = 'FATAL: password authentication failed for user "reader"; table "reader" is another one'
+    assert without_role(message) == (
+        'FATAL: password authentication failed for user "***"; table "reader" is another one'
+    )

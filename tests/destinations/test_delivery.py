@@ -95,9 +95,21 @@ def test_forget_reaches_every_night_there_or_stays_open(shop: Shop, capsys: pyte
     shop.deliver()
     assert len(shop.names("u07")) >= 4
     shop.break_place()
-    assert shop.command("forget", "shop", "u07") == 3 and "belongs to the data set" in capsys.readouterr().err
+    assert shop.command("forget", "shop", "u07") == 3
+    shown = capsys.readouterr().err
+    assert (
+        "belongs to the data set" in shown and "1 place still names the user" in shown and "NotDelivered" not in shown
+    )
     [pending] = forgotten_users.pending(shop.home, "shop")
     assert "destinations" not in pending.done and shop.names("u07")
+    assert shop.command("status", "shop") == 3
+    shown = capsys.readouterr().out
+    assert (
+        shown.count("belongs to the data set") == 1
+        and "destinations, see above" in shown
+        and "NotDelivered" not in shown
+    )
+    assert shown.rstrip().endswith(f"next     nightrecs --home {shop.root} destinations shop --publish")
     assert any("to be forgotten" in line for line in health.troubles(shop.home, "shop"))
     shop.mend_place()
     assert shop.command("gc", "shop") == 0  # any command goes on with it
@@ -196,6 +208,61 @@ def test_doctor_looks_at_the_destinations(shop: Shop):
     assert [(status, shop.name in text) for status, text, _ in doctor.destinations(shop.home)] == [("ok", True)]
     shop.break_place()
     assert [status for status, _, _ in doctor.destinations(shop.home)] == ["fail"]
+
+
+def test_a_damaged_folder_is_seen_and_copied_again(shop: Shop, capsys: pytest.CaptureFixture):
+    folder = shop.place / json.loads((shop.place / "latest.json").read_text())["folder"]
+    whole = contents(shop.place)
+    lists = folder / "recommendations.parquet"
+    damages = {
+        "recommendations.parquet is missing": lists.unlink,
+        "recommendations.parquet has 7 of": lambda: lists.write_bytes(b"damaged"),
+        "file latest.json is missing": (shop.place / "latest.json").unlink,
+        "file latest.json names no night": lambda: (shop.place / "latest.json").write_text("{torn"),
+        "manifest.json is missing": (folder / "manifest.json").unlink,
+        "manifest.json is damaged": lambda: (folder / "manifest.json").write_text('{"tables": {"users": []}}'),
+        "file owner.json is missing": lambda: shutil.rmtree(shop.place),
+        "and ": lambda: [path.unlink() for path in folder.glob("*.parquet")],
+    }
+    for number, (message, damage) in enumerate(damages.items()):
+        damage()
+        [line] = health.damaged(shop.home, "shop")
+        assert line.startswith(f"{shop.name} is damaged: ") and message in line
+        if number == 0:
+            assert shop.command("status", "shop") == 3 and message in capsys.readouterr().out
+            [(state, text, fix)] = doctor.destinations(shop.home)
+            assert state == "fail" and message in text and fix == "nightrecs destinations shop --publish"
+            assert shop.command("destinations", "shop", "--json") == 0
+            [row] = json.loads(capsys.readouterr().out)
+            assert row["state"] == "damaged" and message in row["trouble"]
+            assert shop.command("destinations", "shop", "--publish") == 0
+            assert shop.command("status", "shop") == 0 and not shop.deliver().copied
+        else:
+            assert shop.deliver().copied
+        assert contents(shop.place) == whole and health.damaged(shop.home, "shop") == [], message
+
+
+def contents(place: Path) -> dict[str, int | str]:
+    """Sizes of all files but the JSON ones, which have times; of those whether they are there."""
+    files = [path for path in place.rglob("*") if path.is_file()]
+    return {
+        path.relative_to(place).as_posix(): "json" if path.suffix == ".json" else path.stat().st_size for path in files
+    }
+
+
+def test_the_next_night_is_whole_at_a_damaged_place(shop: Shop):
+    for path in shop.place.rglob("*.parquet"):
+        path.unlink()
+    shop.night(2)
+    assert "does not have the live night" in health.troubles(shop.home, "shop")[0]
+    assert shop.deliver().copied and health.damaged(shop.home, "shop") == [] and shop.latest()
+
+
+def test_a_place_that_can_not_be_looked_at_is_not_called_damaged(shop: Shop, capsys: pytest.CaptureFixture):
+    shop.break_place()
+    assert health.damaged(shop.home, "shop") == [] and shop.command("destinations", "shop", "--json") == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert row["state"] == "not reached" and "another" in row["trouble"]
 
 
 def test_a_place_that_does_not_answer_is_left_after_the_limit(shop: Shop, monkeypatch: pytest.MonkeyPatch):

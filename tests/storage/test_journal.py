@@ -4,10 +4,12 @@ import datetime as dt
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline.config.run import new_run_id
+from pipeline.config.run import Run, new_run_id, utcnow
+from pipeline.config.settings import Settings
 from pipeline.core.errors import Locked
 from pipeline.schemas import tables
 from pipeline.storage import journal, journal_entries
@@ -110,3 +112,15 @@ def test_a_task_writes_nothing_and_the_driver_takes_its_entries(run):
     own = files()
     assert own.pop("stages.jsonl") and taken.pop("stages.jsonl")  # they have the seconds
     assert own == taken
+
+
+def test_no_file_of_a_journal_names_the_user_of_a_url(tmp_path: Path):
+    tree = {"name": "shop", "source": {"query": "select 1", "url": "postgresql://reader@db.example.com/shop"}}
+    settings = Settings.model_validate({"dataset": tree, "models": {"popularity": {}}})
+    run_id = "20260101T000000.000Z-aaaa"
+    run = Run(run_id=run_id, home_root=tmp_path, data=tmp_path, started_at=utcnow(), settings=settings)
+    journal.open_run(run)
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("postgresql://db.example.com/shop" in text for text in texts)
+    assert not any("reader" in text for text in texts)
+    assert journal.load_run(run.home, "shop", run_id).settings.dataset.source.query == "select 1"

@@ -178,9 +178,14 @@ def destinations(home: Home) -> Lines:
     """The destinations of every data set answer, and belong to it."""
     found = 0
     for dataset in datasets(home):
-        for name, trouble, there in health.check(home, dataset, places.settings_now(home, dataset)):
+        checked = health.check(home, dataset, places.settings_now(home, dataset))
+        looks = health.looks(home, dataset) if checked and lock_holder(home.lock(dataset)) is None else {}
+        for name, trouble, there in checked:
             found += 1
-            if trouble:
+            if (look := looks.get(name)) and look.damage:
+                fix = f"nightrecs destinations {dataset} --publish"
+                yield "fail", f"{dataset}: {name} is {look}", fix
+            elif trouble:
                 fix = "nights publish here without it, and copy what it lacks once it answers"
                 yield "fail", f"{dataset}: {name}: {trouble}", fix
             else:

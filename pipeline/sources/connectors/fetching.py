@@ -19,6 +19,7 @@ from pipeline.config.queries import check_url
 from pipeline.core.console import log
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import delete, write_atomically
+from pipeline.core.redaction import without_users
 from pipeline.sources.connectors import (
     fetched_objects,
     file_queries,
@@ -82,7 +83,8 @@ def fetch(request: Request, folder: Path) -> Dataset:
     Returns the data set whose files are in it. Raises SettingsError and UnreadableInput that name the key.
     """
     dataset = request.dataset
-    asked = json.loads(json.dumps({"dataset": dataset.model_dump(mode="json"), "own": str(request.own)}))
+    named = without_users(dataset.model_dump(mode="json"))
+    asked = json.loads(json.dumps({"dataset": named, "own": str(request.own)}))
     before = state_files.read(folder / RECORD, dict)
     sections, notes = dict(_sections(dataset)), []
     if before is None or before.get("asked") != asked:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from pipeline.config.queries import Queried
-from pipeline.core.redaction import without_user
+from pipeline.core.redaction import without_role, without_user
 from pipeline.sources.connectors import query_results
 from pipeline.sources.connectors.file_queries import Limits
 from pipeline.sources.connectors.problems import Where, missing_extra, shortened
@@ -76,7 +76,9 @@ def write(query: str, server: Server, path: Path, where: Where, limits: Limits) 
     try:
         connected = adbc.connect(server.uri)
     except failure as error:
-        raise where.unreadable("url", _no_connection(server, shortened(str(error))), server.secrets) from None
+        raise where.unreadable(
+            "url", _no_connection(server, without_role(shortened(str(error)))), server.secrets
+        ) from None
     sorting = warehouse.connect(temporary=limits.temporary, threads=limits.threads, memory_limit=limits.memory_limit)
     with closing(sorting), closing(connected) as con:
         try:
@@ -88,7 +90,7 @@ def write(query: str, server: Server, path: Path, where: Where, limits: Limits) 
                 sorting.register("_rows", rows)
                 return query_results.write(sorting, _select(rows.schema), path)
         except (failure, warehouse.DatabaseError) as error:
-            text = shortened(str(error))
+            text = without_role(shortened(str(error)))
             raise where.unreadable("query", f"it failed on {server.shown}: {text}", server.secrets) from None
 
 
