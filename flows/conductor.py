@@ -5,8 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 from flows import outcome
+from flows.engine_step import after_engine
 from flows.nightly import night
-from flows.single_model import after_engine
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
 from pipeline.core.console import log

@@ -3,21 +3,17 @@
 The line then finds the results in the lake. What failed there, the line does itself and so reports.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.step import Step
 from pipeline.config.run import Run
 from pipeline.core import spread
-from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import families
 from pipeline.experiments.fit import hosts_of
-from pipeline.schemas import tables
 from pipeline.stages import evaluate, train
-from pipeline.storage import journal, journal_entries, lake
+from pipeline.storage import journal_entries, lake
 
 
 def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
@@ -64,42 +60,3 @@ def _is_fitted(run: Run, parts: Path, label: str) -> bool:
     if run.settings.models[label].search:
         return False
     return (lake.folder_of(run, train.fit_spec(run, parts, label)) / lake.MANIFEST).exists()
-
-
-def after_engine(step: Step, run: Run) -> Step:
-    """A step whose stages of models wait for the engine, and take its journal entries where it built the result."""
-
-    def waiting(call: StageCall, stage: Callable[..., Any], *inputs: Any) -> Any:
-        label = call.label
-        if label is None or not spread.engine().is_elsewhere:
-            return step(call, stage, *inputs)
-
-        @functools.wraps(stage)
-        def awaited(*own: Any) -> Any:
-            theirs = spread.engine().finished(label).get(call.title)
-            if theirs is None:
-                return stage(*own)
-            with journal_entries.aside() as entries:
-                result = stage(*own)
-            if _was_there(entries):
-                entries = theirs
-                log.info(f"  {call.title}: {_seconds(theirs):.1f} s, by the cluster")
-            journal.take(run, entries)
-            return result
-
-        return step(call, awaited, *inputs)
-
-    return waiting
-
-
-def _stage_rows(entries: list[journal_entries.Entry]) -> list[dict[str, Any]]:
-    return [row for kind, content in entries if kind == tables.STAGES.name for row in content]
-
-
-def _was_there(entries: list[journal_entries.Entry]) -> bool:
-    """Whether a stage found its result in the lake."""
-    return all(row["skipped"] for row in _stage_rows(entries))
-
-
-def _seconds(entries: list[journal_entries.Entry]) -> float:
-    return sum(row["seconds"] for row in _stage_rows(entries))

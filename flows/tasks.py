@@ -15,7 +15,7 @@ from prefect.task_engine import TaskRunTimeoutError
 
 from flows.conductor import conduct
 from flows.orchestration.artifacts import show
-from flows.orchestration.cluster import engine_of
+from flows.orchestration.engines import engine_of
 from flows.orchestration.fallback import Reporting
 from flows.orchestration.prefect_logs import leave_out_completed
 from flows.orchestration.stale_flow_runs import end_flow_runs

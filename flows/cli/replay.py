@@ -13,7 +13,7 @@ import shutil
 from argparse import Namespace
 
 from flows.conductor import conduct
-from flows.orchestration.cluster import engine_of
+from flows.orchestration.engines import engine_of
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.console import log

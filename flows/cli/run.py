@@ -16,7 +16,7 @@ from flows.conductor import conduct
 from flows.failed_start import recording
 from flows.orchestration import prefect_logs, subprocesses
 from flows.orchestration.api_access import protect_server
-from flows.orchestration.cluster import engine_of
+from flows.orchestration.engines import engine_of
 from flows.prepare import discard, prepare, say_where
 from flows.step import plainly
 from pipeline.config.run import Run, new_run_id, utcnow

@@ -193,26 +193,3 @@ class Cluster(spread.Engine):
         self.lost = True
         journal.note(self.run, f"warning: the night goes on without the cluster: {why}")
         self.close()
-
-
-def check(run: Run) -> None:
-    """Raise SettingsError if `[scale] engine` asks for what is not installed, or there is no address or token."""
-    if run.settings.scale.engine == "none":
-        return
-    cluster_access.require_ray('scale.engine = "ray"')
-    cluster_access.find(run.home, run.settings.scale.address)
-
-
-@contextmanager
-def engine_of(run: Run) -> Generator[None]:
-    """The engine of `[scale]` for the night that runs in the block. Raises SettingsError as `check` does."""
-    check(run)
-    if run.settings.scale.engine == "none":
-        yield
-        return
-    cluster = Cluster(run)
-    try:
-        with spread.using(cluster):
-            yield
-    finally:
-        cluster.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import conductor as line
-from flows.orchestration.cluster import engine_of
+from flows.orchestration.engines import engine_of
 from flows.prepare import prepare
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
