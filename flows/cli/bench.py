@@ -92,6 +92,10 @@ def measured(run: Run, protocol: dict[str, Any], seed: int, fits: dict[str, Path
         {
             "seed": seed, "model": model, "champion": model == champion, "seconds": fit_seconds(fits[model]),
             "values": [found.filter(model=model, name=metric)["value"][0] for metric in protocol["metrics"]],
+            "intervals": [
+                list(found.filter(model=model, name=metric).select("ci_low", "ci_high").row(0))
+                for metric in protocol["metrics"]
+            ],
         }
         for model in found["model"].unique(maintain_order=True)
         if set(protocol["metrics"]) <= set(found.filter(model=model)["name"])
@@ -127,7 +131,8 @@ def read(home: Home, name: str) -> list[Row]:
 def table(name: str, protocol: dict[str, Any], rows: list[Row]) -> str:
     """A Markdown table: our models, best first by the first metric, then the published ones.
 
-    Values are mean ± standard deviation over seeds. Seconds are those of the fit that is evaluated on test.
+    Values are mean ± standard deviation over seeds, of one seed with its 95 % interval over users. Seconds are those of
+    the fit that is evaluated on test.
     """
     metrics = protocol["metrics"]
     head = ["model", *metrics, "seconds", "seeds", "source"]
@@ -137,7 +142,10 @@ def table(name: str, protocol: dict[str, Any], rows: list[Row]) -> str:
     ours = [
         [
             model + _mark(own[model]),
-            *(_mean([row["values"][at] for row in own[model]]) for at in range(len(metrics))),
+            *(
+                _mean([row["values"][at] for row in own[model]]) + _interval(own[model], at)
+                for at in range(len(metrics))
+            ),
             f"{statistics.fmean(row['seconds'] for row in own[model]):.0f}",
             str(len(own[model])),
             "Nightrecs",
@@ -160,6 +168,12 @@ def _mark(rows: list[Row]) -> str:
 def _mean(values: list[float]) -> str:
     spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.4f}{spread}"
+
+
+def _interval(rows: list[Row], at: int) -> str:
+    """The interval of a metric that was measured with one seed; results from before intervals were kept have none."""
+    low, high = rows[0].get("intervals", [(None, None)] * (at + 1))[at] if len(rows) == 1 else (None, None)
+    return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
 
 
 def _row(cells: list[str]) -> str:

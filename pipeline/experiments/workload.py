@@ -21,6 +21,8 @@ MF_PASSES = 16
 """The same for `mf` whose rows have negatives of their own."""
 SHARED_ROW, SHARED_CELL = 13_000.0, 500.0
 """Bytes that `mf` with shared negatives moves per row, and per row and negative, apart from its rows' embeddings."""
+PAIR_PASSES, SORT_PASSES = 20, 300
+"""How often a pair of items is touched when it is added to a score, and when pairs are sorted and counted."""
 SMALL_PRODUCTS = 3.0
 """How much longer the products of small networks take than those of large matrices."""
 EVALUATION_STEPS, TABLES_STEPS, STAGE_STEPS = 1_200.0, 8_000.0, 120.0
@@ -79,6 +81,9 @@ def of_lists(family: str, config: ModelConfig, shape: Shape, fitted: Shape) -> W
         score = Work(moved=0.4 * NUMBER * shape.rows * shape.items)  # whole rows of the matrix, one after another
     elif family == "graph_filter":
         score = _filtered(config, shape.users, fitted)
+    elif family == "next_item":
+        read = min(float(shape.rows), shape.users * getattr(config, "latest", 30))
+        score = Work(moved=PAIR_PASSES * NUMBER * read * min(shape.items, getattr(config, "neighbors", 200)))
     elif family == "sasrec":
         score = _forward(config, shape) + Work(2.0 * shape.users * shape.items * _dim(config))
     else:
@@ -137,6 +142,11 @@ def _slim(config: ModelConfig, shape: Shape) -> Work:
 
 def _neighbors(config: ModelConfig, shape: Shape) -> Work:
     return Work(moved=6.0 * NUMBER * _pairs(shape) + NEAREST * NUMBER * shape.items**2)
+
+
+def _pairs_in_reach(config: ModelConfig, shape: Shape) -> Work:
+    reach = min(2.0 * getattr(config, "reach", 10), SKEW * shape.length)
+    return Work(moved=SORT_PASSES * NUMBER * shape.rows * reach)
 
 
 def _ials(config: ModelConfig, shape: Shape) -> Work:
@@ -212,6 +222,7 @@ FITS: Mapping[str, Callable[[ModelConfig, Shape], Work]] = {
     "slim": _slim,
     "item_knn": _neighbors,
     "rp3beta": _neighbors,
+    "next_item": _pairs_in_reach,
     "ials": _ials,
     "graph_filter": _graph_filter,
     "mf": _mf,

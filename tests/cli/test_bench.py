@@ -157,6 +157,14 @@ def test_of_errors_the_lowest_is_on_top():
     assert shown[4:] == ["| b (best on valid) | 0.8000 | 2 | 1 | Nightrecs |", "| a | 0.9000 | 2 | 1 | Nightrecs |"]
 
 
+def test_values_of_one_seed_have_their_interval():
+    protocol = {"title": "T", "metrics": ["ndcg@10"], "published": []}
+    rows = [{**row, "intervals": [[0.85, 0.95]]} for row in rows_of({"a": [[0.9]]}, ["b"])]
+    assert bench.table("X", protocol, rows).splitlines()[4] == "| a | 0.9000 [0.8500, 0.9500] | 2 | 1 | Nightrecs |"
+    without = [{**row, "intervals": [[None, None]]} for row in rows]
+    assert "[" not in bench.table("X", protocol, without) and "[" not in bench.table("X", protocol, rows + rows)
+
+
 @pytest.mark.parametrize("name", bench.protocols())
 def test_every_protocol_has_a_recipe_that_measures_it(name):
     from pipeline.config.loader import load_settings

@@ -53,7 +53,7 @@ def test_every_data_set_is_valid_and_described(path):
         ("ml-100k", 100_000, 943, 1682, 1682), ("ml-latest-small", 100_836, 610, 9724, 9742),
         ("lastfm-hetrec", 92_834, 1892, 17_632, 17_632), ("ml-1m-untimed", 1_000_209, 6040, 3706, 3883),
         ("ml-1m-timed", 693_098, 6040, 3601, 3883), ("ml-1m-ncf", 1_000_209, 6040, 3706, None),
-        ("amazon-sports", 296_337, 35_598, 18_357, None),
+        ("amazon-sports", 296_337, 35_598, 18_357, None), ("amazon-sports-order", 296_337, 35_598, 18_357, None),
     ],
 )  # fmt: skip
 def test_real_files_are_read_whole_and_fast(tmp_path, name, rows, users, items, catalog):
