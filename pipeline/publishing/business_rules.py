@@ -62,8 +62,8 @@ class Ruled:
     """(N, k) bool."""
     held: Held
     """What the rules kept out of lists."""
-    settled: Tensor | None = None
-    """(N, k) bool: items that promotions want where they are; None: the promoted ones."""
+    by_score: list[tuple[Tensor, int]] = field(default_factory=list[tuple[Tensor, int]])
+    """Items that must not move below a column, (N,) or -1: they have the place of a promotion by their score."""
 
 
 def rules_of(export: Export, listed: Listed, frame: pl.DataFrame, catalog: pl.DataFrame) -> Rules:
@@ -220,10 +220,10 @@ def apply(rules: Rules, make: MakeLists, k: int, n_items: int) -> Ruled:
     held: Held = {}
     for item, users in missing(plain.items, lists.items):
         held[item, rules.rule[item] or "max_per_attribute", rules.reason[item]] = users
-    ruled, promoted, settled = promote(lists, rules.promotions, make, rules.allowed)
+    ruled, promoted, by_score = promote(lists, rules.promotions, make, rules.allowed)
     for item, users in missing(lists.items, ruled.items):
         held[item, "promote", ""] = users
-    return Ruled(ruled, promoted, held, settled)
+    return Ruled(ruled, promoted, held, by_score)
 
 
 def missing(before: Tensor, after: Tensor) -> list[tuple[int, int]]:

@@ -143,38 +143,36 @@ class Explorer:
     def fill(self, ruled: Ruled, users: pl.Series) -> tuple[Ruled, Tensor]:
         """Lists (N, k) of `users` (N,), ids, with new items in some places, and which places those are, (N, k) bool.
 
-        Promoted items keep their place, and so do those that a promotion wants where they are, and the top; of the
-        other items those with the lowest scores give way. A list that has no item left to draw keeps its own.
+        Promoted items keep their place, and so does the top; of the other items those with the lowest scores give way.
+        An item that has the place of a promotion by its score is promoted to it where it would move below. A list that
+        has no item left to draw keeps its own.
         """
         explored = torch.zeros_like(ruled.promoted)  # (N, k)
         if not (len(self.ids) and self.count):
             return ruled, explored
         hashes = np.array([stable_hash(user) for user in users], dtype=np.uint64)  # (N,)
         items, scores = ruled.lists.items.cpu().clone(), ruled.lists.scores.cpu().clone()
-        promoted = ruled.promoted.cpu()
-        settled = promoted if ruled.settled is None else ruled.settled.cpu()
+        promoted, by_score = ruled.promoted.cpu().clone(), [(item.cpu(), at) for item, at in ruled.by_score]
         here = users.alias("user_id").to_frame().with_row_index("row").join(self.had, on="user_id")
         self.seen = torch.from_numpy((here["row"].cast(pl.Int64) * len(self.ids) + here["e"]).to_numpy(writable=True))
         rows = torch.arange(len(items))  # (N,)
         for tile in rows.split(max(1, CELLS // (DRAWS * self.widest))):
-            fixed = promoted[tile], settled[tile]
-            chosen = self._draw(items[tile], fixed, hashes[tile.numpy()], rows[tile])  # (B, m)
-            at = self._places(items[tile], settled[tile], hashes[tile.numpy()], (chosen >= 0).sum(1))  # (B, k)
-            items[tile], scores[tile] = _placed(items[tile], scores[tile], settled[tile], chosen, at)
+            chosen = self._draw(items[tile], promoted[tile], hashes[tile.numpy()], rows[tile])  # (B, m)
+            fixed = promoted[tile] | _reserved(by_score, promoted[tile], tile)
+            at = self._places(items[tile], fixed, hashes[tile.numpy()], (chosen >= 0).sum(1))  # (B, k)
+            for item, column in by_score:
+                _keep_above(items, scores, promoted, (tile, item[tile], column, at))
+            items[tile], scores[tile] = _placed(items[tile], scores[tile], promoted[tile], chosen, at)
             explored[tile] = at.to(explored.device)
         self.filled += int(explored.sum())
         device = ruled.lists.items.device
         held = ruled.held | displaced(ruled.lists.items.cpu(), items)
         lists = Lists(items.to(device), scores.to(device), ruled.lists.from_fallback)
-        return Ruled(lists, ruled.promoted, held, ruled.settled), explored
+        return Ruled(lists, promoted.to(device), held, ruled.by_score), explored
 
-    def _draw(self, items: Tensor, fixed: tuple[Tensor, Tensor], hashes: np.ndarray, rows: Tensor) -> Tensor:
-        """Codes of the new items for each list (B, k), first drawn first and -1 where none is left, (B, m).
-
-        `fixed`: which items are promoted, and which keep their place, (B, k) bool each.
-        """
-        promoted, settled = fixed
-        room = ((items >= 0) & ~settled)[:, 1:].sum(1).clamp(max=self.count)  # (B,)
+    def _draw(self, items: Tensor, promoted: Tensor, hashes: np.ndarray, rows: Tensor) -> Tensor:
+        """Codes of the new items for each list (B, k), first drawn first and -1 where none is left, (B, m)."""
+        room = ((items >= 0) & ~promoted)[:, 1:].sum(1).clamp(max=self.count)  # (B,)
         every = len(self.ids) <= DRAWS
         chosen = self._among(self._order(hashes, every), items, promoted, rows)
         short = ((chosen >= 0).sum(1) < room).nonzero().squeeze(1)
@@ -215,13 +213,13 @@ class Explorer:
                 count += has[one.clamp(min=0)] & (one >= 0).unsqueeze(1)
         return torch.stack(chosen, 1)
 
-    def _places(self, items: Tensor, settled: Tensor, hashes: np.ndarray, wanted: Tensor) -> Tensor:
-        """`wanted` (B,) places of each list (B, k), drawn below the top from those not settled, (B, k) bool."""
+    def _places(self, items: Tensor, fixed: Tensor, hashes: np.ndarray, wanted: Tensor) -> Tensor:
+        """`wanted` (B,) places of each list (B, k), drawn below the top from those not `fixed`, (B, k) bool."""
         n, k = items.shape
         keys = mix(np.full(n * k, self.salt + 1, dtype=np.uint64), np.repeat(hashes, k),
                    np.tile(np.arange(k, dtype=np.uint64), n)).reshape(n, k)  # fmt: skip
         ordered = torch.from_numpy((keys >> np.uint64(1)).astype(np.int64))  # (B, k)
-        taken = settled | (items < 0)
+        taken = fixed | (items < 0)
         taken[:, 0] = True
         ordered[taken] = torch.iinfo(torch.int64).max
         turn = ordered.argsort(dim=1, stable=True).argsort(dim=1)  # (B, k) place in the drawn order
@@ -234,9 +232,9 @@ def _counts(items: Tensor, promoted: Tensor, has: Tensor) -> Tensor:
     return sum((has[items[:, j].clamp(min=0)] & counted[:, j : j + 1]).int() for j in range(items.shape[1]))  # type: ignore
 
 
-def _placed(items: Tensor, scores: Tensor, settled: Tensor, chosen: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Lists (B, k) with `chosen` (B, m) at the places `at` (B, k), settled items as they were, others in order."""
-    rest = (items >= 0) & ~settled  # (B, k)
+def _placed(items: Tensor, scores: Tensor, promoted: Tensor, chosen: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Lists (B, k) with `chosen` (B, m) at the places `at` (B, k), promoted items as they were, others in order."""
+    rest = (items >= 0) & ~promoted  # (B, k)
     slots = rest & ~at
     source = (~rest).int().argsort(dim=1, stable=True)  # (B, k): places of the rest, best first
     own = source.gather(1, (slots.int().cumsum(1) - 1).clamp(min=0))  # (B, k)
@@ -244,6 +242,36 @@ def _placed(items: Tensor, scores: Tensor, settled: Tensor, chosen: Tensor, at: 
     new_items = torch.where(at, chosen.gather(1, turn), torch.where(slots, items.gather(1, own), items))
     new_scores = torch.where(at, SCORE, torch.where(slots, scores.gather(1, own), scores))
     return new_items, new_scores
+
+
+def _reserved(by_score: list[tuple[Tensor, int]], promoted: Tensor, rows: Tensor) -> Tensor:
+    """Columns of promotions whose item has the place by its score, in the lists `rows` (B,), (B, k) bool."""
+    reserved = torch.zeros_like(promoted)
+    for item, column in by_score:
+        if column < reserved.shape[1]:
+            reserved[:, column] |= item[rows] >= 0
+    return reserved
+
+
+def _keep_above(items: Tensor, scores: Tensor, promoted: Tensor, wanted: tuple[Tensor, Tensor, int, Tensor]) -> None:
+    """Promote items to their column, in place, where new items at the places `at` (B, k) would move them below it.
+
+    `wanted`: the lists (B,), their item or -1, (B,), the column, and `at`.
+    """
+    lists, item, column, at = wanted
+    if column >= items.shape[1]:
+        return
+    rest = (items[lists] >= 0) & ~promoted[lists]  # (B, k)
+    is_it = (items[lists] == item.unsqueeze(1)) & rest  # (B, k)
+    before = (rest.int().cumsum(1) * is_it).sum(1) - 1  # (B,): items of the rest above it
+    slots = (rest & ~at)[:, : column + 1].sum(1)  # (B,): places for the rest down to the column
+    falls = is_it.any(1) & (before >= slots) & rest[:, column]
+    for row in falls.nonzero().squeeze(1).tolist():  # few
+        own, now = int(lists[row]), int(is_it[row].int().argmax())
+        columns = [at for at in range(now, column + 1) if rest[row, at]]
+        for values in (items, scores):
+            values[own, columns] = values[own, [*columns[1:], now]]
+        promoted[own, column] = True
 
 
 def displaced(before: Tensor, after: Tensor) -> business_rules.Held:

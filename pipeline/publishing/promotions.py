@@ -24,9 +24,11 @@ class Promotion:
 
 def promote(
     lists: Lists, promotions: Sequence[Promotion], make: MakeLists, allowed: Tensor | None
-) -> tuple[Lists, Tensor, Tensor]:
-    """Lists (N, k) with promoted items at their places, which of their items are promoted, (N, k) bool, and which must
-    stay where they are: those, and the ones that had their place already, (N, k) bool.
+) -> tuple[Lists, Tensor, list[tuple[Tensor, int]]]:
+    """Lists (N, k) with promoted items at their places, and which of their items are promoted, (N, k) bool.
+
+    Then, for each promotion, the item of each list that has the place or a higher one by its score, (N,), or -1, and
+    the column of the place.
 
     For each user the best of a promotion's items that is allowed, not masked and not chosen for another place goes to
     the place, and what stood there moves down. If that item is in the list at this place or above, the list stays as
@@ -36,6 +38,7 @@ def promote(
     device, k = items.device, items.shape[1]
     promoted = torch.zeros_like(items, dtype=torch.bool)  # (N, k)
     chosen: list[Tensor] = []  # (N,) each
+    by_score: list[tuple[Tensor, int]] = []
     column = torch.arange(k, device=device)  # (k,)
     for promotion in sorted(promotions, key=lambda each: each.place):
         among = promotion.items if allowed is None else promotion.items & allowed  # (I,)
@@ -46,6 +49,7 @@ def promote(
         is_there = items == best[0].unsqueeze(1)  # (N, k)
         at = torch.where(is_there.any(1), is_there.int().argmax(1), k)  # (N,); k: not in the list
         moves = (best[0] >= 0) & (at >= promotion.place)  # (N,)
+        by_score.append((torch.where(moves, -1, best[0]), promotion.place - 1))
         target = (items >= 0).sum(1).clamp(max=promotion.place - 1)  # (N,)
         shifted = (column > target.unsqueeze(1)) & (column <= at.unsqueeze(1)) & moves.unsqueeze(1)  # (N, k)
         source = column - shifted.long()  # (N, k)
@@ -53,10 +57,7 @@ def promote(
         items = torch.where(placed, best[0].unsqueeze(1), items.gather(1, source))
         scores = torch.where(placed, best[1].unsqueeze(1), scores.gather(1, source))
         promoted = placed | (promoted.gather(1, source) & ~placed)
-    settled = promoted.clone()
-    for item in chosen:
-        settled |= (items == item.unsqueeze(1)) & (items >= 0)
-    return Lists(items, scores, lists.from_fallback), promoted, settled
+    return Lists(items, scores, lists.from_fallback), promoted, by_score
 
 
 def _first_free(candidates: Lists, chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

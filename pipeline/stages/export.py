@@ -178,12 +178,17 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
             **({"trending_prior": "mixture"} if run.settings.export.trending else {}),
+            **({"explore_below_promotions": True} if _explores_and_promotes(run) else {}),
             **({"fallback_limits": True} if export.fallback_by and export.max_per_attribute else {}),
             **({"popular_events": "target"} if run.settings.dataset.events else {}),
         },
         parents=(raw, encoded, *models.folders),
         head=lake.info(models.champion)["label"],
     )
+
+
+def _explores_and_promotes(run: Run) -> bool:
+    return any(each.explore and each.promote for each in wanted_lists.exports_of(run.settings).values())
 
 
 def positive_rows(run: Run, rows: pl.DataFrame) -> pl.DataFrame:

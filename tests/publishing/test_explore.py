@@ -30,20 +30,36 @@ def explorer(count: int, had: dict[str, list[int]], limit: int | None = None, sa
     return Explorer(ids, torch.tensor(CODES), FIT, count, salt, frame, groups)
 
 
-def ruled(items: list[list[int]], promoted: list[list[bool]], settled: list[list[bool]] | None = None) -> Ruled:
-    table, fixed = torch.tensor(items), None if settled is None else torch.tensor(settled)
+def ruled(items: list[list[int]], promoted: list[list[bool]], by_score: dict[int, int] | None = None) -> Ruled:
+    """`by_score`: by column, the item of the only list that has it by its score."""
+    table = torch.tensor(items)
     scores = torch.where(table >= 0, -torch.arange(table.shape[1]).float(), -torch.inf)
-    return Ruled(Lists(table, scores, torch.zeros(len(items), dtype=torch.bool)), torch.tensor(promoted), {}, fixed)
+    kept = [(torch.tensor([item]), column) for column, item in sorted((by_score or {}).items())]
+    return Ruled(Lists(table, scores, torch.zeros(len(items), dtype=torch.bool)), torch.tensor(promoted), {}, kept)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.booleans(), min_size=6, max_size=6), st.integers(1, 5))
-def test_an_item_that_a_promotion_wants_where_it_is_stays_there(settled: list[bool], count: int):
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(1, 5), st.sampled_from([0, 1, 2, 3]))
+def test_new_items_move_nothing_below_the_place_of_its_promotion(data, count: int, salt: int):
     before = [0, 1, 2, 3, 4, 5]
-    found, _ = explorer(count, {}).fill(ruled([before], [[False] * 6], [settled]), pl.Series(["u"]))
-    after = found.lists.items[0].tolist()
-    assert [after[at] for at in range(6) if settled[at]] == [at for at in range(6) if settled[at]]
-    assert sum(item in CODES for item in after) == min(count, settled[1:].count(False))
+    promoted = [data.draw(st.booleans()) for _ in before]
+    free = [at for at in range(6) if not promoted[at]]
+    columns = data.draw(st.lists(st.sampled_from(free), unique=True, max_size=2)) if free else []
+    taken: dict[int, int] = {}
+    for column in sorted(columns):
+        above = [at for at in free if at <= column and at not in taken.values()]
+        if above:
+            taken[column] = data.draw(st.sampled_from(above))
+    found, marks = explorer(count, {}, salt=salt).fill(ruled([before], [promoted], taken), pl.Series(["u"]))
+    after, fixed = found.lists.items[0].tolist(), found.promoted[0].tolist()
+    assert len(set(after)) == 6
+    assert [at for at in range(6) if promoted[at] and after[at] != at] == []
+    for column, item in taken.items():
+        assert item in after[: column + 1]
+        assert after.index(item) == column or not fixed[after.index(item)]
+    rest = [item for item, mark, kept in zip(after, marks[0].tolist(), fixed, strict=True) if not mark and not kept]
+    assert rest == sorted(rest)
+    assert all(found.lists.scores[0, at] == -float(after[at]) for at in range(6) if not marks[0, at])
 
 
 @st.composite
