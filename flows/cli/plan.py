@@ -18,6 +18,9 @@ from pipeline.sources import row_estimate
 from pipeline.sources.row_estimate import RowCount
 from pipeline.storage import lake
 
+OF_OPTION = "--rows"
+"""Where the number of rows is from, if not from the source."""
+
 
 def show_plan(options: Namespace) -> int:
     """Print the plan. Settings and input are checked as at the start of a night.
@@ -62,7 +65,7 @@ def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
     `fits` is None where the number of rows is not known.
     """
     if rows:
-        count, how = RowCount(rows, True), "--rows"
+        count, how = RowCount(rows, True), OF_OPTION
     elif raw and lake.is_complete(raw):
         count, how = RowCount(lake.read_manifest(raw)["rows_out"], True), "as read"
     else:
@@ -102,6 +105,8 @@ def plan_text(answer: dict[str, Any]) -> str:
         found = f"NOT reached: {each['trouble']}" if each["trouble"] else each["found"]
         lines.append(f"  copies   {each['name']}: {found}")
     lines += memory_text(answer["memory"])
+    if answer["memory"]["rows_from"] == OF_OPTION:
+        lines.append("stages and times are those of the source as it is, not of so many rows:")
     for stage in answer["stages"]:
         minutes, searches = stage["minutes"], budgeted and StageCall.parse(stage["stage"]).stage is StageName.SEARCH
         usual = "rest of the budget" if searches else "not timed yet" if minutes is None else in_minutes(minutes)

@@ -24,6 +24,9 @@ START_SECONDS = 90.0
 PATIENCE = 60.0
 """Seconds without a sign of life, after which the cluster counts as lost."""
 
+PROBES = "0_probe"
+"""Folder of the lake for the files that every machine must see; a killed night's are removed as its unfinished ones."""
+
 
 class Died(RuntimeError):
     """The process that carried out a part died, whenever it was tried."""
@@ -144,7 +147,7 @@ class Cluster(spread.Engine):
     def _wanted(self) -> Generator[Wanted]:
         """What the night needs of the cluster; the probe is there while the block runs."""
         settings, token = self.run.settings, secrets.token_hex(8)
-        probe = self.run.home.lake(self.run.dataset) / f".probe-{token}"
+        probe = self.run.home.lake(self.run.dataset) / PROBES / f".probe.{token}"
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
             probe.write_text(text := secrets.token_hex(16))
