@@ -38,7 +38,7 @@ def test_texts_and_lists_of_texts_are_read_back(rows):
         PublishedColumn(name, dtype, "", True) for name, dtype in (('a "b"', "VARCHAR"), ("l", "VARCHAR[]"))
     )
     table = PublishedTable("t", "", columns, ())
-    with warehouse.scratch(threads=1) as con:
+    with warehouse.connect(threads=1) as con:
         con.execute('CREATE TABLE t ("a ""b""" VARCHAR, l VARCHAR[])')
         if rows:
             con.executemany("INSERT INTO t VALUES (?, ?)", [list(row) for row in rows])
@@ -56,7 +56,7 @@ def test_numbers_times_and_bytes():
     query = """CREATE TABLE t AS SELECT 0.1::DOUBLE AS d, 'inf'::DOUBLE AS i, true AS b, DATE '0044-03-15 (BC)' AS bc,
         TIMESTAMP '2026-01-02 03:04:05.000006' AS t, [1.5, NULL]::FLOAT[] AS f, '\\xFF\\x00'::BLOB AS x,
         {'a': [1]} AS s, 1.250::DECIMAL(9, 3) AS n"""
-    with warehouse.scratch(threads=1) as con:
+    with warehouse.connect(threads=1) as con:
         con.execute(query)
         rows = con.sql("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 't'").fetchall()
         table = PublishedTable("t", "", tuple(PublishedColumn(name, dtype, "", True) for name, dtype in rows), ())

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows.orchestration import cluster, cluster_process, host_fits
+from flows.orchestration import cluster, cluster_process, engines, host_fits
 from flows.orchestration.cluster_messages import ALIVE, DONE, FAILED, LOST, MESSAGE, REFUSED, HostFit, Wanted
 from pipeline.config.run import Run
 from pipeline.core.errors import SettingsError
@@ -136,7 +136,7 @@ def test_with_too_few_machines_processes_of_this_one_do_it(tmp_path: Path, monke
     monkeypatch.setattr(host_fits, "fit", no_cluster)
     monkeypatch.setattr(cluster.Cluster, "_connected", lambda engine: True)
     monkeypatch.setattr(cluster.Cluster, "begin", lambda *_: None)
-    monkeypatch.setattr(cluster, "check", lambda run: None)
+    monkeypatch.setattr(engines, "check", lambda run: None)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "no matter")
     alone = night(tmp_path, "scale.engine=ray", "scale.address=127.0.0.1:9", "scale.hosts=3")
     assert launched == [3]

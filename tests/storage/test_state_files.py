@@ -193,7 +193,9 @@ def test_a_damaged_list_of_the_forgotten_refuses_the_night(place: Place, damage)
             assert code == 2 and str(path) in output and "backup" in output, (code, output)
         assert "the next night will not run" in json.dumps(health(place))
         assert place.says("runs", "tiny")[0] == 0
-    assert journal.run_ids(place.home, "tiny") == before and "u01" in forgotten_users.read(place.home, "tiny")
+    *_, last = ids = journal.run_ids(place.home, "tiny")
+    assert journal.read_run(place.home, "tiny", last)["outcome"] == "crashed" and set(before) < set(ids)
+    assert "u01" in forgotten_users.read(place.home, "tiny")
     path.unlink()
 
 
