@@ -35,7 +35,8 @@ def is_for_arrow(piece: Sequence[Block], layout: Layout, dataset: Dataset) -> bo
     numbers = [places[role] for role in ("rating", "timestamp") if role in places]
     texts = [place for name, place in places.items() if name not in ("rating", "timestamp")]
     return (
-        len(layout.delimiter.encode()) == 1
+        {"user", "item"} <= places.keys()  # else the other readers say what is missing
+        and len(layout.delimiter.encode()) == 1
         and NumberFormat.of_columns(columns).is_usual
         and (not columns.timestamp or columns.timestamp_unit in SCALES)
         and len({*numbers, *texts}) == len(numbers) + len(texts)
