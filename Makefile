@@ -47,9 +47,9 @@ test-server: install
 test-connectors: $(SERVERS)
 	$(PYTEST) -m connectors -rs
 
-# on a Ray cluster of two nodes that the tests start, so one after another
+# on a Ray cluster of two nodes that the tests start, so one after another; slow ones, with clusters of their own, are for test-all
 test-scale: $(RAY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'scale and not slow' -rs
 
 test-all: install
 	$(BIN)/python -m pytest -m ''

@@ -202,6 +202,7 @@ def test_a_wrong_token_is_told_and_the_night_goes_on(
     assert hash_of(alone) == hash_of(plain)
 
 
+@pytest.mark.slow  # a cluster of its own
 @pytest.mark.scale
 @pytest.mark.usefixtures("_ray_installed")
 def test_a_cluster_that_asks_for_no_token_is_not_used(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -212,6 +213,7 @@ def test_a_cluster_that_asks_for_no_token_is_not_used(plain: Run, tmp_path: Path
     assert hash_of(alone) == hash_of(plain)
 
 
+@pytest.mark.slow  # a cluster of its own
 @pytest.mark.scale
 @pytest.mark.usefixtures("_ray_installed")
 def test_a_cluster_that_ends_in_the_middle_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -229,6 +231,7 @@ def test_a_cluster_that_ends_in_the_middle_is_left(tmp_path: Path, monkeypatch: 
     assert hash_of(alone) == hash_of(night(tmp_path / "two", SLOW))
 
 
+@pytest.mark.slow  # a cluster of its own
 @pytest.mark.scale
 @pytest.mark.usefixtures("_ray_installed")
 def test_the_cluster_of_up_is_found_by_nights_of_its_home(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
