@@ -12,7 +12,6 @@ from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.errors import ErrorWithIds, Refused
 from pipeline.core.filesystem import is_full
-from pipeline.core.redaction import masked
 from pipeline.maintenance.rollback import finish_forgetting
 from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id, restore_live
@@ -77,10 +76,7 @@ def _open(run: Run, until: str | None, overrides: Sequence[str] | None) -> None:
         log.info(f"night {stale} never ended; it is closed as {ended}")
     outcome.end_stale_in_mlflow(run, list(closed))
     open_forgets = finish_forgetting(run.home, run.dataset, prove=False)
-    journal.open_run(run)
-    special = {"until": until, "overrides": [masked(each) for each in overrides or []]}
-    if any(special.values()):
-        journal.update_run(run, **{key: value for key, value in special.items() if value})
+    journal.open_run(run, until, overrides)
     if run.settings.lake and not run.as_of:
         from pipeline.maintenance import gc, shared_results
 

@@ -10,7 +10,6 @@ from pipeline.config import loader
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.errors import ErrorWithIds, SettingsError, UnreadableInput
 from pipeline.core.paths import Home
-from pipeline.core.redaction import masked
 from pipeline.storage import home_identity, journal
 
 
@@ -53,9 +52,6 @@ def _record(run: Run | None, error: Exception, until: str | None, overrides: Seq
         return
     reason = f"{type(error).__name__}: {error}"
     home_identity.settle(run.home)
-    journal.open_run(run)
-    special = {"until": until, "overrides": [masked(each) for each in overrides or []]}
-    if any(special.values()):
-        journal.update_run(run, **{key: value for key, value in special.items() if value})
+    journal.open_run(run, until, overrides)
     journal.close_run(run, "crashed", reason, error.ids if isinstance(error, ErrorWithIds) else None)
     outcome.notify(run, "crashed", reason)

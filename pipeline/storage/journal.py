@@ -11,7 +11,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,18 +63,22 @@ def run_ids(home: Home, dataset: str) -> list[str]:
     return sorted(name for name in folders if find_run(home, dataset, name))
 
 
-def open_run(run: "Run") -> None:
-    """Begin the journal of a run."""
+def open_run(run: "Run", until: str | None = None, overrides: Sequence[str] | None = None) -> None:
+    """Begin the journal of a run. `until` and `overrides` are those of a run that a user started, if it has any."""
     at = folder(run)
     at.mkdir(parents=True)
     (at / "settings.json").write_text(_settings_text(run))
-    record = {
+    record: dict[str, object] = {
         "run_id": run.run_id, "dataset": run.dataset, "recipe": run.settings.recipe, "outcome": "running",
         "started_at": run.started_at, "code_version": code_version(), "pid": os.getpid(), "data": run.origin,
         "flow_run_id": run.flow_run_id,
     }  # fmt: skip
     if target := home_identity.target_of(run.home):
         record["target"] = target.name
+    if until:
+        record["until"] = until
+    if overrides:
+        record["overrides"] = [masked(each) for each in overrides]
     write_atomically(at / "run.json", json.dumps(record, indent=2, default=str))
 
 
