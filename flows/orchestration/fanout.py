@@ -137,7 +137,8 @@ def serve(parent: Connection) -> None:
     """Serve the night until it closes the connection."""
     client, looked = None, 0.0
     try:
-        wanted: Wanted = parent.recv()
+        wanted: Wanted
+        (wanted,) = parent.recv()
         client = Client(wanted)
         parent.send((READY, [node["NodeManagerHostname"] for node in client.machines()], client.slots))
         while True:

@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from flows import conductor
+from flows.engine_step import after_engine
 from flows.notebook import Published
+from flows.step import plainly
 from pipeline.core import spread
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from tests.support.full_shop import FullShop
 from tests.support.nights import without_views
+from tests.support.stage_runs import make_run
+
+STAGE = {"stage": "train ease", "rows_in": None, "rows_out": None, "skipped": False}
 
 
 class Elsewhere(spread.Engine):
@@ -62,3 +68,21 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
     with pytest.warns(UserWarning, match=r"1 known users of tiny got no list at night .* such as 'old'"):
         lists = Published("tiny", shop.home_root).recommend(["u00", "old"])
     assert set(lists["user_id"]) == {"u00"}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_stage_that_fails_after_the_engine_built_it_leaves_its_own_entries(tmp_path: Path, damaged: bool):
+    run, engine = make_run(tmp_path), Elsewhere()
+    engine.records["ease"] = {"train ease": [(tables.STAGES.name, [{**STAGE, "seconds": 5.0}])]}
+
+    def stage() -> None:
+        with journal.stage(run, "train ease") as record:
+            record["skipped"] = not damaged
+        journal.note(run, "warning: own")
+        raise ValueError("planted")
+
+    with spread.using(engine), pytest.raises(ValueError, match="planted"):
+        after_engine(plainly, run)(StageCall(StageName.TRAIN, "ease"), stage)
+    stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)
+    assert stages["stage"].to_list() == ["train ease"] and stages["skipped"].to_list() == [not damaged]
+    assert journal.notes(run.home, run.dataset, run.run_id) == ["warning: own"]
