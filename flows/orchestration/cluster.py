@@ -47,10 +47,12 @@ class Cluster(spread.Engine):
         """Whether the cluster is not lost."""
         return not self.lost
 
-    def begin(self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...]) -> None:
+    def begin(
+        self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...], after: Sequence[str] = ()
+    ) -> None:
         """As `Engine.begin`."""
         if self._connected():
-            self.begun[name] = self._submit(function, call)
+            self.begun[name] = self._submit(function, call, [self.begun[other] for other in after])
 
     def finished(self, name: str) -> spread.Records:
         """As `Engine.finished`. Raises Died."""
@@ -109,11 +111,11 @@ class Cluster(spread.Engine):
             self.process.close()
             self.process = None
 
-    def _submit(self, function: Callable[..., Any], call: tuple[Any, ...]) -> int:
+    def _submit(self, function: Callable[..., Any], call: tuple[Any, ...], after: Sequence[int] = ()) -> int:
         self.count += 1
         try:
             if self.process is not None:
-                self.process.send(self.count, function, call)
+                self.process.send(self.count, function, call, after)
         except Gone as why:
             self._lose(str(why))
         return self.count

@@ -65,6 +65,12 @@ def metrics(run: Run) -> pl.DataFrame:
     return journal.read(run.home, run.dataset, tables.METRICS, run.run_id).drop("run_id")
 
 
+def trials(run: Run) -> list[tuple]:
+    """The trials of the search."""
+    (found,) = run.home.lake(run.dataset).glob("5_searches/ials-*/trials.parquet")
+    return pl.read_parquet(found).drop("seconds").rows()
+
+
 def left_over(run: Run) -> list[Path]:
     """Unfinished folders and probes in the lake. Studies stay."""
     return [path for path in run.home.lake(run.dataset).rglob(".*") if not path.name.startswith(".study-")]
@@ -93,6 +99,7 @@ def test_a_night_on_a_cluster_has_the_hash_and_the_journal_of_a_plain_one(
     (cleaned,) = on_cluster.home.lake(on_cluster.dataset).glob("2_clean/clean-*")
     assert len(lake.info(cleaned)["shards"]) == 3
     assert metrics(on_cluster).equals(metrics(plain))
+    assert trials(on_cluster) == trials(plain)
     assert not left_over(on_cluster)
 
 

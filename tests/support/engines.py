@@ -32,7 +32,10 @@ class Elsewhere(spread.Engine):
         for number, call in enumerate(calls):
             yield ended[number] if number in ended else function(*call)
 
-    def begin(self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...]) -> None:
+    def begin(
+        self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...], after: Sequence[str] = ()
+    ) -> None:
+        assert set(after) <= self.records.keys()
         self.records[name] = pickle.loads(pickle.dumps(function(*call)))
 
     def finished(self, name: str) -> spread.Records:
