@@ -122,8 +122,7 @@ class Candidates:
         With a budget the first fits come first, cheap ones before long ones, so that there is something to publish.
         """
         labels = budget.cheapest_first(self.run, self.parts)
-        if not self.budgeted:  # which measures one fit after another
-            single_model.begin(self.run, self.parts, labels)
+        single_model.begin(self.run, self.parts, labels)
         for label in labels:
             entry = self.run.settings.models[label]
             if entry.search and not self.budgeted:

@@ -13,7 +13,7 @@ from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import families
 from pipeline.experiments.fit import hosts_of
 from pipeline.stages import evaluate, train
-from pipeline.storage import journal_entries, lake
+from pipeline.storage import journal, journal_entries, lake
 
 
 def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
@@ -41,9 +41,19 @@ def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
 
 
 def begin(run: Run, parts: Path, labels: list[str]) -> None:
-    """Let the engine carry out these models, but those whose fit is in the lake already."""
+    """Let the engine carry out these models, but those whose fit is in the lake already.
+
+    With a budget none: it measures one fit after another on this machine, and a note says so.
+    """
     engine = spread.engine()
     if not engine.is_elsewhere:
+        return
+    if run.settings.budget.minutes:
+        journal.note(
+            run,
+            f"budget.minutes = {run.settings.budget.minutes:g}: models are fitted one after another on the night's own "
+            "machine, not by the cluster, since the budget measures how long they take here",
+        )
         return
     for label in labels:
         if not (_is_of_hosts(run, label) or _is_fitted(run, parts, label)):

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +20,8 @@ from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY,
 CONNECT_SECONDS = 8.0
 RETRIES = 2
 """Of a part whose worker died. A family that always ends its worker costs three times its time."""
+GRACE = 8.0
+"""Seconds for the last checkpoints of fits whose night has ended."""
 LOOK = 5.0
 """Seconds between two looks at the cluster's machines."""
 CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -118,6 +121,18 @@ class Client:
         reference = task.remote(function, arguments, *(self.begun[other] for other in after))
         self.running[reference], self.begun[number] = number, reference
 
+    def stop(self) -> None:
+        """Interrupt the parts that still run: their fits write a last checkpoint, as on a signal."""
+        busy = min(len(self.running), self.slots) * self.cores()
+        expected, deadline = self._free() + busy, time.monotonic() + GRACE
+        for reference in self.running:
+            self.ray.cancel(reference)  # its result counts as there at once
+        while busy and self._free() < expected and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _free(self) -> float:
+        return float(self.ray.available_resources().get("CPU", 0))
+
     def ended(self) -> list[tuple[Any, ...]]:
         """Messages about the parts that ended since, after at most a second."""
         if not self.running:
@@ -161,7 +176,9 @@ def serve(parent: Connection) -> None:
         pass  # the night has ended
     finally:
         if client is not None:
-            client.ray.shutdown()  # ends the parts that still run
+            with suppress(Exception):  # where the cluster is lost
+                client.stop()
+            client.ray.shutdown()
 
 
 if __name__ == "__main__":

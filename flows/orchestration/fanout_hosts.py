@@ -3,6 +3,7 @@
 It is a child of the night's process, as fanout.py is, and for the same reasons; see host_fits.py for the other end.
 """
 
+import ctypes
 import multiprocessing.connection
 import os
 import sys
@@ -10,10 +11,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flows.orchestration.cluster_messages import ALIVE, DONE, FAILED, LOST, MESSAGE, REFUSED, HostFit, Wanted
-from flows.orchestration.fanout import Client, Unusable
+from flows.orchestration.fanout import GRACE, Client, Unusable
 from pipeline.core.redaction import masked
 from pipeline.training.context import NotServable
 from pipeline.training.distributed import FabricProcessGroup, ProcessFailed
@@ -22,8 +24,8 @@ FAILURES = 2
 """Processes that may die in one fit; all of them then start again, from the last checkpoint."""
 WAIT_SECONDS = 1800
 """Longest time that a process waits for the others, one of which may be evaluating on valid."""
-AGAIN = "again"
-"""Kind of a message that stays here: why a process asks for another try."""
+AGAIN, STOPPED = "again", "stopped"
+"""Kinds of messages that stay here: why a process asks for another try; that one has ended as the night did."""
 LOOK = 0.3
 ALIVE_EVERY = 5.0
 WITHOUT_MACHINES = 60.0
@@ -35,6 +37,15 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Any]] = []
+        self.wanted = True
+
+    def is_wanted(self) -> bool:
+        """Whether the night still waits for the fit."""
+        return self.wanted
+
+    def end(self) -> None:
+        """It does not."""
+        self.wanted = False
 
     def put(self, kind: str, content: Any) -> None:
         """Keep a message."""
@@ -76,12 +87,17 @@ def work(config: dict[str, Any]) -> None:
     def report(kind: str, content: Any) -> None:
         ray.get(config["mailbox"].put.remote(kind, content))
 
-    world = FabricProcessGroup(RayFabric(), report)
+    world, ended = FabricProcessGroup(RayFabric(), report), threading.Event()
     world.per_machine = 1
+    if world.rank == 0:
+        watch = (config["mailbox"], threading.get_ident(), ended)
+        threading.Thread(target=_interrupt_unwanted, args=watch, daemon=True).start()
     try:
         result = config["function"](world, *config["arguments"])
         if world.rank == 0:
             report(DONE, result)
+    except KeyboardInterrupt:
+        report(STOPPED, None)
     except ProcessFailed as error:
         report(AGAIN, str(error))
         raise
@@ -92,6 +108,22 @@ def work(config: dict[str, Any]) -> None:
         text = f"process {world.rank} of {world.size}: {type(error).__name__}: {error}"
         report(FAILED, masked(f"{text[:1000]}\n{traceback.format_exc()[-2000:]}"))
         raise
+    finally:
+        ended.set()
+
+
+def _interrupt_unwanted(mailbox: Any, fit: int, ended: threading.Event) -> None:
+    """Raise KeyboardInterrupt in the thread `fit` when the night has ended, so that the fit writes a last checkpoint.
+
+    Ray Train carries out the fit in a thread, which no signal reaches.
+    """
+    import ray
+
+    with suppress(Exception):  # the cluster goes away
+        while not ended.wait(LOOK):
+            if not ray.get(mailbox.is_wanted.remote()):
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(fit), ctypes.py_object(KeyboardInterrupt))
+                return
 
 
 class Fit:
@@ -103,6 +135,7 @@ class Fit:
         self.error: BaseException | None = None
         self.reason = ""
         """Why a process asked for another try."""
+        self.is_over = False
         self.cores()
         ray = self.client.ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -143,7 +176,10 @@ class Fit:
             self.error = error
 
     def run(self, send: Callable[[tuple[Any, ...]], None], is_wanted: Callable[[], bool]) -> None:
-        """Send messages of the processes until there is a result. Raises Unusable where machines went away."""
+        """Send messages of the processes until there is a result, or until nobody wants one.
+
+        Raises Unusable where machines went away.
+        """
         training = threading.Thread(target=self._train, daemon=True)
         training.start()
         enough = alive = time.monotonic()
@@ -153,10 +189,12 @@ class Fit:
                 if kind == AGAIN:
                     self.reason = content
                     continue
+                self.is_over = kind != MESSAGE
                 send((kind, content))
-                if kind != MESSAGE:
+                if self.is_over:
                     return
             if ended:
+                self.is_over = True
                 known = f"{self.reason or self.error}".strip().splitlines() or ["the reason is unknown"]
                 return send((FAILED, f"a fit on {self.fit.hosts} machines was given up: {known[0]}"))
             now = time.monotonic()
@@ -168,8 +206,18 @@ class Fit:
                     enough = now
                 except Unusable:
                     if now - enough > WITHOUT_MACHINES:
+                        self.is_over = True
                         raise
             training.join(LOOK)
+
+    def stop(self) -> None:
+        """End a fit that nobody wants any more. The first process gets the time for a last checkpoint."""
+        ray, deadline = self.client.ray, time.monotonic() + GRACE
+        ray.get(self.mailbox.end.remote())
+        while time.monotonic() < deadline:
+            if any(kind != MESSAGE for kind, _ in ray.get(self.mailbox.take.remote())):
+                return
+            time.sleep(LOOK)
 
 
 def serve(parent: multiprocessing.connection.Connection) -> None:
@@ -185,6 +233,8 @@ def serve(parent: multiprocessing.connection.Connection) -> None:
         pass  # the night has ended
     finally:
         if fit is not None:
+            if not fit.is_over:
+                fit.stop()
             fit.client.ray.shutdown()  # ends the processes that still run
 
 

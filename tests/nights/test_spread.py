@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import conductor
+from flows import conductor, single_model
 from flows.engine_step import after_engine
 from flows.notebook import Published
 from flows.step import plainly
@@ -69,3 +69,12 @@ def test_a_stage_that_fails_after_the_engine_built_it_leaves_its_own_entries(tmp
     stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)
     assert stages["stage"].to_list() == ["train ease"] and stages["skipped"].to_list() == [not damaged]
     assert journal.notes(run.home, run.dataset, run.run_id) == ["warning: own"]
+
+
+def test_with_a_budget_the_engine_gets_no_model_and_a_note_says_so(tmp_path: Path):
+    run, engine = make_run(tmp_path, budget={"minutes": 5}), Elsewhere()
+    with spread.using(engine):
+        single_model.begin(run, tmp_path, ["popularity"])
+    assert not engine.records
+    (note,) = journal.notes(run.home, run.dataset, run.run_id)
+    assert note.startswith("budget.minutes = 5: models are fitted one after another on the night's own machine")

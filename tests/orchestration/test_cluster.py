@@ -14,7 +14,7 @@ import pytest
 from flows.orchestration import cluster as cluster_engine
 from flows.orchestration import cluster_access, subprocesses
 from pipeline.config.run import Run
-from pipeline.core import child_processes
+from pipeline.core import child_processes, spread
 from pipeline.core.errors import SettingsError
 from pipeline.core.paths import Home
 from pipeline.publishing import listed_users
@@ -35,6 +35,7 @@ embedding_dim = 4
 [models.ials.search]
 l2 = [0.01, 0.1]
 """
+LONG = "[models.mf]\nepochs = 9999\npatience = 9999\nembedding_dim = 8\n"
 SLOW = "[models.ease]\n[models.mf]\nepochs = 60\nembedding_dim = 32\n"
 
 
@@ -118,6 +119,22 @@ def test_a_worker_that_is_killed_in_a_fit_costs_time_only(ray_cluster: RayCluste
     assert hash_of(on_cluster) == hash_of(night(tmp_path / "two", SLOW))
     assert not any("goes on without" in text for text in notes(on_cluster))
     assert "cluster: 2 machines, 2 parts at once" in notes(on_cluster)
+
+
+@pytest.mark.usefixtures("_with_token")
+def test_a_part_is_interrupted_as_by_a_signal_when_its_night_is(
+    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A fit then writes a last checkpoint and cleans up; a worker that is killed leaves its unfinished folder."""
+
+    def interrupted(*_: object) -> spread.Records:
+        wait_for(ray_cluster.workers, until=lambda found: bool(found) and fits_of_mf(tmp_path))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cluster_engine.Cluster, "finished", interrupted)
+        night(tmp_path, LONG, *ray_cluster.settings)
+    assert not fits_of_mf(tmp_path) and not ray_cluster.workers()
 
 
 @pytest.mark.usefixtures("_with_token")

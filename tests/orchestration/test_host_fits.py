@@ -216,6 +216,41 @@ def test_a_fit_that_is_given_up_names_the_last_reason(monkeypatch: pytest.Monkey
     ]  # fmt: skip
 
 
+def test_the_first_process_is_interrupted_when_the_night_has_ended(monkeypatch: pytest.MonkeyPatch):
+    """Ray Train carries out a fit in a thread, which no signal reaches; the fit then writes its last checkpoint."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[scale]'")
+    from flows.orchestration import fanout_hosts
+
+    box, at_work, ended = fanout_hosts.Mailbox(), threading.Event(), []
+
+    def function(world: ProcessGroup) -> None:
+        try:
+            for _ in range(2000):
+                at_work.set()
+                time.sleep(0.01)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    monkeypatch.setattr(fanout_hosts, "LOOK", 0.01)
+    fabric = SimpleNamespace(device=torch.device("cpu"), global_rank=0, world_size=2)
+    monkeypatch.setattr(fanout_hosts, "RayFabric", lambda: fabric)
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    methods = ("put", "take", "end", "is_wanted")
+    mailbox = SimpleNamespace(**{name: SimpleNamespace(remote=getattr(box, name)) for name in methods})
+    config = {"mailbox": mailbox, "function": function, "arguments": ()}
+    working = threading.Thread(target=fanout_hosts.work, args=(config,))
+    working.start()
+    assert at_work.wait(10)
+    fit = object.__new__(fanout_hosts.Fit)
+    fit.client, fit.mailbox = SimpleNamespace(ray=ray), mailbox  # type: ignore[assignment]
+    started = time.monotonic()
+    fit.stop()
+    working.join(5)
+    assert ended == [KeyboardInterrupt] and not working.is_alive()
+    assert time.monotonic() - started < fanout_hosts.GRACE, "it does not wait longer than needed"
+
+
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> Connection:
     """The end of the process that speaks with Ray; the process itself only waits for the end of a pipe."""
