@@ -85,6 +85,7 @@ def test_the_examples_of_the_command_itself_parse():
         ('run --until "a\'b"', "there is no"),
         ("recommend sample u1 extra", "unrecognized arguments: extra"),
         ("recommend sample", "required: user"),
+        ("recommend sample u\udcff", r"'u\udcff' is not UTF-8"),
         ("", "required: COMMAND"),
     ],
 )

@@ -252,15 +252,19 @@ def test_json_lines_are_rows_or_rejects(tmp_path):
         '{"user": {"id": "8"}, "item": ["x"], "stars": 1, "at": 1}', '{"user": {"id": 8}, "stars": 1, "at": 1}',
         '{"user": {"id": 12345678901234567890}, "item": 1.0, "stars": NaN, "at": 1}',
         '{"user": {"id": 12345678901234567890}, "item": 1.0, "stars": 3, "at": 1700000000}',
+        r'{"user": {"id": "a\ud83d"}, "item": "x", "stars": 3, "at": 1}', r'{"user": {"id": 1}, "\uDE00": "x"}',
+        r'{"user": {"id": "\ud83d\ude00"}, "item": "\\ud83d", "stars": 3, "at": 1}',
     ]  # fmt: skip
     path = tmp_path / "a.jsonl"
     path.write_bytes("\n".join(lines).encode("latin-1"))
     columns = {"user": "user.id", "item": "item", "rating": "stars", "timestamp": "at"}
     dataset = Dataset.model_validate({"name": "x", "source": {"files": ["a.jsonl"]}, "columns": columns})
     found = read_as(path, dataset, tmp_path)
-    assert [row[:3] for row in found.rows] == [("7", "x", 4.5), ("12345678901234567890", "1.0", 3.0)]
+    kept = [("7", "x", 4.5), ("12345678901234567890", "1.0", 3.0), ("\U0001f600", "\\ud83d", 3.0)]
+    assert [row[:3] for row in found.rows] == kept
     reasons = ["empty_line", "bad_json", "bad_json", "bad_encoding", "nested_value", "empty_item", "bad_json"]
-    assert found.rejects == list(enumerate(reasons, start=2))
+    halves = [(10, "bad_encoding"), (11, "bad_encoding")]  # of surrogate pairs
+    assert found.rejects == [*enumerate(reasons, start=2), *halves]
     wrong = dataset.model_copy(update={"columns": dataset.columns.model_copy(update={"user": "usr.id"})})
     with pytest.raises(UnreadableInput, match=r"no column 'usr\.id'"):
         read_as(path, wrong, tmp_path)
