@@ -310,6 +310,16 @@ def test_nested_parquet_columns_are_named_with_their_type(tmp_path, column, kind
         sniff(tmp_path / "log.parquet")
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_not_a_number_in_a_parquet_id_is_a_missing_id(tmp_path, exact):
+    users = pa.array([1.0, float("nan"), None, 2.5], pa.float64())  # as pandas stores whole numbers with gaps
+    pq.write_table(pa.table({"user": users, "item": ["a", "b", "c", "nan"]}), tmp_path / "log.parquet")
+    dataset = Dataset.model_validate({"name": "x", "source": {"files": ["log.parquet"]}})
+    found = read_as(tmp_path / "log.parquet", dataset, tmp_path, exact)
+    assert [row[:2] for row in found.rows] == [("1.0", "a"), ("2.5", "nan")]
+    assert found.ledger == {"kept": 2, "empty_user": 2}
+
+
 def test_only_a_damaged_parquet_file_is_called_damaged(tmp_path):
     content = (CASES / "ns-utc.parquet").read_bytes()
     (tmp_path / "log.parquet").write_bytes(content[:40] + b"\0" * 200 + content[240:])
