@@ -310,6 +310,15 @@ def test_nested_parquet_columns_are_named_with_their_type(tmp_path, column, kind
         sniff(tmp_path / "log.parquet")
 
 
+def test_times_beyond_the_calendar_do_not_stop_init(tmp_path):
+    times = pa.array([2**62, *(1_700_000_000_000_000 + day * 86_400_000_000 for day in range(20))], pa.timestamp("us"))
+    table = pa.table({"user": list("ab") * 10 + ["c"], "item": ["x"] * 21, "at": times})
+    pq.write_table(table, tmp_path / "log.parquet")
+    found = read_sniffed(tmp_path / "log.parquet", tmp_path)
+    assert found.dataset.columns.timestamp == "at" and found.ledger["kept"] == 20
+    assert found.rejects == [(1, "timestamp_unreadable")]
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_not_a_number_in_a_parquet_id_is_a_missing_id(tmp_path, exact):
     users = pa.array([1.0, float("nan"), None, 2.5], pa.float64())  # as pandas stores whole numbers with gaps
