@@ -208,7 +208,8 @@ def _sequence(config: ModelConfig, shape: Shape) -> Work:
 def _forward(config: ModelConfig, shape: Shape) -> Work:
     """The blocks of a sequence model, forward, for all rows."""
     dim, width = _dim(config), getattr(config, "max_length", 200)
-    blocks = getattr(config, "blocks", 2) * (12 * dim**2 + 2 * dim * min(width, shape.length))
+    weights = 18 if getattr(config, "block", "plain") == "ligr" else 12  # of a block, in dim**2
+    blocks = getattr(config, "blocks", 2) * (weights * dim**2 + 2 * dim * min(width, shape.length))
     return Work(SMALL_PRODUCTS * 2.0 * shape.rows * blocks)
 
 
