@@ -234,7 +234,7 @@ FITS: Mapping[str, Callable[[ModelConfig, Shape], Work]] = {
 SPARSE_SCORES = ("ease", "slim", "item_knn", "rp3beta")
 """Families that score by summing rows of a matrix of items, not by products of vectors."""
 
-IN_PIECES = ("item_knn", "rp3beta")
+IN_PIECES = ("item_knn", "next_item", "rp3beta")
 """Families whose fit gives up early, after a small part, where it would not end in time (`FitContext.in_time`)."""
 
 
