@@ -79,7 +79,10 @@ def test_clean_in_row_groups_is_clean_in_one_frame(seed, by_user, rule, size):
         assert (found.n_raw, found.positive) == (rows.height, expected["positive"].sum())
         assert non_positive == expected.filter("positive", pl.col("rating") <= 0).height
         encoded: list[pl.DataFrame] = []  # ids of rows that were left out may be in dictionaries, and get no index
-        users, items = encode_file(into, 7, (), encoded.append)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoding, "ROWS_AT_ONCE", max(size // 3, 1))
+            patch.setattr(encoding, "_COMPARED", max(size // 4, 1))
+            users, items = encode_file(into, 7, (), encoded.append)
         assert [pl.concat(encoded), users, items] == _Frames(encode_rows(expected, 7))
 
 
