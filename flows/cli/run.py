@@ -22,6 +22,7 @@ from flows.step import plainly
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.console import log
 from pipeline.core.errors import OURS, Refused, SettingsError
+from pipeline.core.memory import keep_freed_memory
 from pipeline.core.redaction import without_user
 from pipeline.storage import journal, reader
 
@@ -38,6 +39,7 @@ def run_night(options: Namespace) -> int:
         return show_plan(options)
     if options.rows:
         raise SettingsError("--rows is for --plan: it says what a source of so many rows needs")
+    keep_freed_memory()
     say_where(options.home)
     asked = (options.dataset, options.recipe, options.data, options.home, options.overrides)
     with recording(*asked, until=options.until):
