@@ -12,6 +12,7 @@ import mlflow
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from pipeline.core import collector
 from pipeline.core.paths import Home
 from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
@@ -30,7 +31,7 @@ def connect(home: Home) -> MlflowClient:
     refuse_dead_server(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    with initialised_alone(home):
+    with initialised_alone(home), collector.paused():  # the store is imported now
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)  # creates or migrates the database
     return client
