@@ -1,5 +1,6 @@
 """Garbage collection, put off while big packages are imported."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Generator
@@ -24,5 +25,6 @@ def paused() -> Generator[None]:
     finally:
         if len(sys.modules) >= n_modules + BIG:
             gc.freeze()
+            atexit.register(gc.unfreeze)  # else duckdb reports what is not collected at the end as leaks
         if was_enabled:
             gc.enable()
