@@ -16,7 +16,6 @@ from pipeline.sources.connectors import fetching
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.sources.source_files import VERSION, SourceFiles, find_source_files, key_settings
-from pipeline.sources.unused_times import unused_times
 from pipeline.storage import forgotten_users, journal, lake
 
 LAYER = "1_raw"
@@ -66,6 +65,10 @@ def read_source(run: Run) -> Path:
 
 def _note_unused_times(run: Run, source: SourceFiles) -> None:
     """Warn if the first file has a column of times that the data set does not name: the split is then random."""
+    if run.settings.dataset.columns.timestamp:
+        return
+    from pipeline.sources.unused_times import unused_times  # imports what guesses encodings and dialects
+
     for name in sorted(source.present)[:1]:
         if column := unused_times(run.settings.dataset, run.data / name):
             journal.note(
