@@ -19,7 +19,7 @@ LEARNING_PASSES = 30
 """How often a step of a gradient fit touches an embedding: read, gradient, optimizer state, write."""
 MF_PASSES = 16
 """The same for `mf` whose rows have negatives of their own."""
-SHARED_ROW, SHARED_CELL = 13_000.0, 500.0
+SHARED_ROW, SHARED_CELL = 4_000.0, 250.0
 """Bytes that `mf` with shared negatives moves per row, and per row and negative, apart from its rows' embeddings."""
 PAIR_PASSES, SORT_PASSES = 20, 300
 """How often a pair of items is touched when it is added to a score, and when pairs are sorted and counted."""

@@ -16,11 +16,14 @@ from pipeline.training.event_weights import WeightsConfig, row_weights
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.loop import Loss, Steps, TrainingConfig, fit_by_gradient, seeded
 from pipeline.training.negative_sampling import FILTER_FROM, Negatives, NegativeSampler, SharedNegatives
+from pipeline.training.row_order import CHUNK, ChunkedOrder
 
 LARGE = FILTER_FROM
 """Rows from which a fit shares negatives."""
 SHARING = 16
 """Rows that then share them."""
+LARGE_BATCH = 16_384
+"""Rows per step of large fits."""
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 
 
@@ -53,7 +56,8 @@ class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     shared_negatives: NonNegativeInt | None = None
     """So many rows of a step share their `n_negatives` drawn items, less those that a row's user knows; 0: every row
     has its own. Unset: 16 for fits of 2 million rows and more on one CPU process, which then also have, where they are
-    not set or searched, `optimizer = "row_adagrad"` with `learning_rate = 0.1`, and `patience = 2`."""
+    not set or searched, `optimizer = "row_adagrad"` with `learning_rate = 0.1` and `batch_size = 16384`, and
+    `patience = 2`. On a CPU an epoch takes random chunks of 4,096 users, one after another."""
 
     added_later: ClassVar[tuple[str, ...]] = (*WeightsConfig.added_later, "shared_negatives")
 
@@ -74,7 +78,7 @@ class MatrixFactorization(Recommender):
 
     family = "mf"
     Config = MatrixFactorizationConfig
-    later_versions: ClassVar[Mapping[int, int]] = {FILTER_FROM: 2}
+    later_versions: ClassVar[Mapping[int, int]] = {FILTER_FROM: 3}
     rows_of_state: ClassVar[Mapping[str, str]] = {"user.weight": "users", "item.weight": "items"}
 
     def __init__(self, config: MatrixFactorizationConfig, n_users: int, n_items: int):
@@ -99,6 +103,7 @@ class MatrixFactorization(Recommender):
         changes: dict[str, Any] = {"shared_negatives": SHARING}
         if not {"optimizer", "learning_rate"} & {*given}:
             changes |= {"optimizer": "row_adagrad", "learning_rate": 0.1}
+            changes |= {} if "batch_size" in given else {"batch_size": LARGE_BATCH}
         if "patience" not in given:
             changes["patience"] = 2
         return config.model_copy(update=changes)
@@ -117,7 +122,10 @@ class MatrixFactorization(Recommender):
         weights = None if weights is None else weights / weights.mean().clamp(min=1e-9)
         sharing = bool(self.config.shared_negatives)
         loss = (self._shared_loss if sharing else self._own_loss)(train, rows, weights, context.seed)
-        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, Steps(static=not sharing))
+        chunked = sharing and context.device.type == "cpu" and self.n_users > CHUNK
+        order = ChunkedOrder(rows.users, self.n_users) if chunked else None
+        steps = Steps(static=not sharing, order=order)
+        self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, steps)
 
     def _own_loss(self, train: Interactions, rows: Interactions, weights: Tensor | None, seed: int) -> Loss:
         """The loss of steps whose rows have negatives of their own."""

@@ -18,6 +18,7 @@ __all__ = [
     "negative_sampling",
     "normalizer",
     "optimizers",
+    "row_order",
     "step_graphs",
     "warm",
 ]

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -27,7 +26,7 @@ from pipeline.training.optimizers import (
     slowed,
     sparse_tables,
 )
-from pipeline.training.step_graphs import StepGraphs
+from pipeline.training.step_graphs import StepGraphs, Steps
 from pipeline.training.warm import RATE
 
 __all__ = ["Diverged", "Stepper", "Steps", "TrainingConfig", "fit_by_gradient", "generators", "seeded"]
@@ -39,17 +38,6 @@ CHECKPOINT_SECONDS = 180.0
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
 """Mean loss of the rows (B,) of a batch; all random numbers come from the generator."""
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Properties of a family's steps."""
-
-    static: bool = False
-    """Batches of one size give tensors of constant shapes, and the loss never waits for the device. On CUDA such steps
-    are replayed as graphs."""
-    turn: Callable[[], Hashable] | None = None
-    """Called before each step; steps with equal results run the same operations."""
 
 
 @contextmanager
@@ -160,8 +148,8 @@ class Stepper:
         self.batch_size = min(config.batch_size or n_rows, n_rows)
         self.smallest_batch = -(-self.batch_size // MOST_PARTS)
         self.optimizers = optimizers(model, config)
-        self.turn = (steps or Steps()).turn
-        static = (steps or Steps()).static and context.graphs and context.device.type == "cuda"
+        self.steps = steps or Steps()
+        static = self.steps.static and context.graphs and context.device.type == "cuda"
         alone = context.world.size == 1 and not sparse_tables(model)
         self.graphs = (
             StepGraphs(self._add_step, context.device) if static and alone and in_graphs(self.optimizers) else None
@@ -205,8 +193,11 @@ class Stepper:
     def _pass(self, epoch: int, of_order: torch.Generator, generator: torch.Generator) -> float:
         device = self.context.device
         one_batch = self.batch_size >= self.n_rows  # its order does not matter
-        draw = torch.arange if one_batch else partial(torch.randperm, generator=of_order)
-        order = draw(self.n_rows, device=device)  # (N,)
+        if self.steps.order and not one_batch:
+            order = self.steps.order(of_order)  # (N,)
+        else:
+            draw = torch.arange if one_batch else partial(torch.randperm, generator=of_order)
+            order = draw(self.n_rows, device=device)  # (N,)
         self.total.zero_()  # stays on the device: the only sync is at the end of the epoch
         self.generator = generator
         self.model.train()
@@ -231,7 +222,7 @@ class Stepper:
 
     def _take(self, rows: Tensor) -> None:
         """One step on rows (B,), by a graph if possible; the last batch of an epoch may be smaller and runs without."""
-        kind = self.turn() if self.turn else None
+        kind = self.steps.turn() if self.steps.turn else None
         if self.graphs and len(rows) == self.batch_size:
             self.graphs.take(kind, rows)
         else:
@@ -245,8 +236,8 @@ class Stepper:
 
     def step(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """One update on rows (B,); returns their mean loss, still on the device."""
-        if self.turn:
-            self.turn()
+        if self.steps.turn:
+            self.steps.turn()
         try:
             return self._step(rows, generator)
         except torch.OutOfMemoryError as error:

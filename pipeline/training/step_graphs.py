@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,19 @@ from pipeline.core.console import log
 
 WARM_UP = 3
 """Steps of each kind that run normally before one is captured: they create the state of libraries and optimizers."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Properties of a family's steps."""
+
+    static: bool = False
+    """Batches of one size give tensors of constant shapes, and the loss never waits for the device. On CUDA such steps
+    are replayed as graphs."""
+    turn: Callable[[], Hashable] | None = None
+    """Called before each step; steps with equal results run the same operations."""
+    order: Callable[[torch.Generator], Tensor] | None = None
+    """The rows (N,) in the order of an epoch, by a generator that all processes have alike; None: a random order."""
 
 
 class StepGraphs:

@@ -8,11 +8,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.models import mf as module
 from pipeline.models.conformance import checkerboard, scores
 from pipeline.models.mf import LARGE, MatrixFactorization, MatrixFactorizationConfig
 from pipeline.models.ops.pair_scores import pair_scores, weighted_norms
 from pipeline.training.context import FitContext
 from pipeline.training.interactions import Interactions
+from pipeline.training.row_order import ChunkedOrder
 from tests.support import models
 from tests.support.real_data import hit_rate, leave_last_out
 
@@ -114,7 +116,8 @@ def test_large_fits_share_negatives_unless_the_recipe_says_otherwise():
         return {name: value for name, value in found.items() if config.model_dump().get(name) != value}
 
     rate = {"optimizer": "row_adagrad", "learning_rate": 0.1}
-    assert at() == {"shared_negatives": 16, **rate, "patience": 2}
+    assert at() == {"shared_negatives": 16, **rate, "batch_size": 16_384, "patience": 2}
+    assert at(batch_size=512) == at(given=("batch_size",)) == {"shared_negatives": 16, **rate, "patience": 2}
     assert at(LARGE - 1) == at(shared_negatives=0) == at(sparse=False) == at(negatives="static") == {}
     assert at(learning_rate=0.02) == at(given=("learning_rate",)) == {"shared_negatives": 16, "patience": 2}
     assert at(patience=9, optimizer="adam") == {"shared_negatives": 16}
@@ -122,6 +125,25 @@ def test_large_fits_share_negatives_unless_the_recipe_says_otherwise():
     for other in ({"negatives": "static"}, {"sparse": False}):
         with pytest.raises(ValidationError, match="shared_negatives"):
             MatrixFactorizationConfig(shared_negatives=4, **other)
+
+
+def test_large_fits_take_chunks_of_users_and_learn_as_well(monkeypatch: pytest.MonkeyPatch):
+    made: list[ChunkedOrder] = []
+
+    def chunked(users: torch.Tensor, n_users: int) -> ChunkedOrder:
+        made.append(ChunkedOrder(users, n_users, size=8))
+        return made[-1]
+
+    keys = {"shared_negatives": 8, "epochs": 6, "optimizer": "row_adagrad", "learning_rate": 0.2, "batch_size": 32}
+    monkeypatch.setattr(module, "ChunkedOrder", chunked)
+    plain = fitted(**keys)
+    assert not made, "few users are one chunk"
+    monkeypatch.setattr(module, "CHUNK", 8)
+    of_chunks, again = fitted(**keys), fitted(**keys)
+    assert len(made) == 2 and torch.equal(of_chunks.item.weight, again.item.weight)
+    assert not torch.equal(of_chunks.item.weight, plain.item.weight)
+    fitted(**keys | {"shared_negatives": 0})
+    assert len(made) == 2, "rows with negatives of their own are in any order, as before"
 
 
 def test_fits_with_shared_negatives_repeat_and_never_draw_what_a_user_knows():

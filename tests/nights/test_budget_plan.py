@@ -212,8 +212,8 @@ def test_large_fits_are_forecast_the_way_they_are_fitted(tmp_path, monkeypatch, 
         return forecast.raw(StageCall(StageName.TRAIN, "mf")) or 0.0
 
     own, shared = (seconds(f"models.mf.shared_negatives={number}") for number in (0, 16))
-    assert own > 2 * shared  # measured: 2.4 to 3
-    assert seconds() == (shared if shares else own)
+    assert own > 2 * shared  # measured: 3.5 to 5
+    assert seconds() == (pytest.approx(shared, rel=0.05) if shares else own)  # in larger batches
     assert seconds("models.mf.sparse=false") == own  # which can't share
 
 
