@@ -7,6 +7,7 @@ have: numbers as they are written, `true` and `false`, and null as an empty text
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +31,8 @@ from pipeline.storage.warehouse import Connection
 
 _AT_ONCE = 8
 """Blocks that are parsed at a time, 4 MB."""
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of characters outside the basic plane, one without the other."""
 SAMPLED = 1000
 """Lines whose keys are the columns of a file."""
 JsonLine = tuple[int, bytes, dict[str, object] | Reason]
@@ -185,19 +188,28 @@ def objects(
 
 
 def cell(found: dict[str, object], column: str) -> str:
-    """The text of a column. Raises Rejected for a list or an object: it is no single value."""
-    value: object = found.get(column)
-    if value is None and "." in column:
-        value = found
-        for key in column.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+    """The text of a column. Raises Rejected for a list or an object, which is no single value, and for half a character
+    (an escape such as `\\ud83d` alone), which no file can hold."""
+    value = _value(found, column)
     if isinstance(value, str):
+        if not value.isascii() and _HALVES.search(value):
+            raise Rejected(Reason.BAD_ENCODING, column)
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
         return ""
     raise Rejected(Reason.NESTED_VALUE, column)
+
+
+def _value(found: dict[str, object], column: str) -> object:
+    """The value of a key, else the one that its path has."""
+    value: object = found.get(column)
+    if value is None and "." in column:
+        value = found
+        for key in column.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def items_of(found: dict[str, object], column: str, separator: str) -> list[str]:
@@ -209,11 +221,12 @@ def items_of(found: dict[str, object], column: str, separator: str) -> list[str]
 
 
 def any_cell(found: dict[str, object], column: str) -> str:
-    """The text of a column; lists and objects as JSON."""
+    """The text of a column; lists and objects as JSON, and half a character as U+FFFD."""
     try:
         return cell(found, column)
     except Rejected:
-        return json.dumps(found.get(column), ensure_ascii=False)
+        value = _value(found, column)
+        return _HALVES.sub("\ufffd", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def parse_object(line: str) -> dict[str, object] | None:
