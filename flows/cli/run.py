@@ -166,7 +166,7 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
     with reader.open_live(run.home, run.dataset) as con:
         user = con.sql(
             "select user_id from users order by user_id in (from (select distinct user_id from recommendations)) desc, "
-            "n_interactions desc, user_id limit 1"
+            r"regexp_matches(user_id, '[^\pL\pN\pP\pS ]'), n_interactions desc, user_id limit 1"  # it is to be typed
         ).fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = this_command()

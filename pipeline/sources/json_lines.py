@@ -31,8 +31,6 @@ from pipeline.storage.warehouse import Connection
 
 _AT_ONCE = 8
 """Blocks that are parsed at a time, 4 MB."""
-_HALVES = re.compile("[\ud800-\udfff]")
-"""Halves of characters outside the basic plane, one without the other."""
 SAMPLED = 1000
 """Lines whose keys are the columns of a file."""
 JsonLine = tuple[int, bytes, dict[str, object] | Reason]
@@ -188,12 +186,9 @@ def objects(
 
 
 def cell(found: dict[str, object], column: str) -> str:
-    """The text of a column. Raises Rejected for a list or an object, which is no single value, and for half a character
-    (an escape such as `\\ud83d` alone), which no file can hold."""
+    """The text of a column. Raises Rejected for a list or an object: it is no single value."""
     value = _value(found, column)
     if isinstance(value, str):
-        if not value.isascii() and _HALVES.search(value):
-            raise Rejected(Reason.BAD_ENCODING, column)
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -221,12 +216,11 @@ def items_of(found: dict[str, object], column: str, separator: str) -> list[str]
 
 
 def any_cell(found: dict[str, object], column: str) -> str:
-    """The text of a column; lists and objects as JSON, and half a character as U+FFFD."""
+    """The text of a column; lists and objects as JSON."""
     try:
         return cell(found, column)
     except Rejected:
-        value = _value(found, column)
-        return _HALVES.sub("\ufffd", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        return json.dumps(_value(found, column), ensure_ascii=False)
 
 
 def parse_object(line: str) -> dict[str, object] | None:
@@ -243,6 +237,8 @@ def _no_number(text: str) -> NoReturn:
     raise _NoNumber(text)
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape that may be half of a surrogate pair."""
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_no_number)
 
 
@@ -250,8 +246,11 @@ def _parsed(raw: bytes, encoding: str) -> dict[str, object] | Reason:
     if reason := Lines.fault(raw):
         return reason
     try:
-        found = _DECODER.decode(raw.decode(encoding))
-    except UnicodeDecodeError:
+        text = raw.decode(encoding)
+        found = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()  # half of a pair, which no file can store
+    except UnicodeError:
         return Reason.BAD_ENCODING
     except (ValueError, RecursionError):
         return Reason.BAD_JSON

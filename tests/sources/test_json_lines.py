@@ -180,27 +180,6 @@ def test_a_line_longer_than_allowed_is_rejected_alone(tmp_path: Path):
         assert_same(path, dataset, tmp_path)
 
 
-def test_half_a_character_is_rejected_in_a_value_that_is_needed(tmp_path: Path):
-    columns = {"user": "user", "item": "item"}
-    described = {
-        "name": "x",
-        "source": {"files": ["a.jsonl"]},
-        "columns": columns,
-        "feedback": {"keep_if": "kind <> 'no'"},
-    }
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(
-        rb"""{"user": "u", "item": "\ud83d\ude00", "kind": "\ude00", "note": "\ud83d"}
-{"user": "a\ud83d", "item": "i", "kind": "k"}
-{"user": "v", "item": "\ude00\ud83d", "kind": "k"}"""
-    )
-    dataset = Dataset.model_validate(described)
-    assert_same(path, dataset, tmp_path)
-    found, _ = read(path, dataset, False, tmp_path)
-    assert found["rows"] == [("u", "😀", None, None, "\ufffd")]
-    assert [row[2:5] for row in found["rejected"]] == [(2, "user", "bad_encoding"), (3, "item", "bad_encoding")]
-
-
 def test_doubts_are_those_of_lines_and_not_of_what_is_around_them():
     usual = b'{"a": 1}\n{"b": "NaN [1]"}\r\n{}'
     assert json_arrow.doubts(usual, "utf-8") == ""
