@@ -187,11 +187,7 @@ def objects(
 
 def cell(found: dict[str, object], column: str) -> str:
     """The text of a column. Raises Rejected for a list or an object: it is no single value."""
-    value: object = found.get(column)
-    if value is None and "." in column:
-        value = found
-        for key in column.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+    value = _value(found, column)
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -199,6 +195,16 @@ def cell(found: dict[str, object], column: str) -> str:
     if value is None:
         return ""
     raise Rejected(Reason.NESTED_VALUE, column)
+
+
+def _value(found: dict[str, object], column: str) -> object:
+    """The value of a key, else the one that its path has."""
+    value: object = found.get(column)
+    if value is None and "." in column:
+        value = found
+        for key in column.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def items_of(found: dict[str, object], column: str, separator: str) -> list[str]:
@@ -214,7 +220,7 @@ def any_cell(found: dict[str, object], column: str) -> str:
     try:
         return cell(found, column)
     except Rejected:
-        return json.dumps(found.get(column), ensure_ascii=False)
+        return json.dumps(_value(found, column), ensure_ascii=False)
 
 
 def parse_object(line: str) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from pipeline.config.dataset import Dataset
+from pipeline.core.errors import UnreadableInput
 from pipeline.sources import blocks, file_reader, json_arrow
 from pipeline.storage import warehouse
 
@@ -50,6 +52,10 @@ ODD: list[Callable[[random.Random, dict[str, Any]], bytes]] = [
     lambda draw, row: dumped({key: value for key, value in row.items() if key != draw.choice(list(row))}),
     lambda draw, row: dumped({**row, draw.choice(list(row)): draw.choice(VALUES)}),
     lambda draw, row: dumped({**row, draw.choice(list(row)): draw.choice(VALUES)}),
+    lambda draw, row: dumped(row).replace(b'"item": ', rb'"item": "\ud83d\ude00", "was": '),
+    lambda draw, row: dumped(row).replace(b'"item": ', rb'"item": "a\ud800b", "was": '),
+    lambda draw, row: dumped(row).replace(b'"stars": ', rb'"stars": "\udfff", "was": '),
+    lambda draw, row: dumped(row).replace(b'"kind": ', rb'"kind": "\udfff", "was": '),
     lambda draw, row: dumped(row).replace(b'"at": ', b'"at": -0, "was": '),
     lambda draw, row: dumped(row).replace(b'"item": ', b'"item": -0, "was": '),
     lambda draw, row: dumped(row).replace(b'"stars": ', b'"stars": 1e400, "was": '),
@@ -59,7 +65,7 @@ ODD: list[Callable[[random.Random, dict[str, Any]], bytes]] = [
 """Lines that a careless program writes."""
 VALUES: list[Any] = [
     None, True, False, "", " ", "x", "4.5", " 4.5", "+3", "1_0", "nan", "inf", "0x10", "١", 0, -1, 5, 10**30, 2**63,
-    4.25, 1.0, 0.1, 1e300, [], ["a"], {}, {"id": "z"}, {"id": None}, "é" * 600, "a\0b", "\ud83d\ude00", "line\nfeed",
+    4.25, 1.0, 0.1, 1e300, [], ["a"], {}, {"id": "z"}, {"id": None}, "é" * 600, "a\0b", "😀", "line\nfeed",
     1_700_000_000, 1_700_000_000.0, 1_700_000_000.5, -5, 99_999_999_999_999, "1700000000", "2024-03-09", "NaN",
 ]  # fmt: skip
 
@@ -125,7 +131,12 @@ def read(path: Path, dataset: Dataset, exact: bool, scratch: Path) -> tuple[dict
 
 def assert_same(path: Path, dataset: Dataset, scratch: Path) -> str | None:
     """Both ways of reading give the same; returns what the fast one read line by line."""
-    slowly, _ = read(path, dataset, True, scratch)
+    try:
+        slowly, _ = read(path, dataset, True, scratch)
+    except UnreadableInput as error:  # no line has one of the columns
+        with pytest.raises(UnreadableInput, match="^" + re.escape(str(error)) + "$"):
+            read(path, dataset, False, scratch)
+        return "0"
     quickly, rescanned = read(path, dataset, False, scratch)
     assert repr(quickly) == repr(slowly)  # -0.0 is not 0.0
     n_lines = path.read_bytes().count(b"\n") + (not path.read_bytes().endswith(b"\n"))
