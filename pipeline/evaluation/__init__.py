@@ -14,5 +14,6 @@ __all__ = [
     "rating_predictions",
     "realised",
     "segments",
+    "split_files",
     "until_next_night",
 ]

@@ -5,6 +5,7 @@ model was fitted on; the catalog consists of the items with a row.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from pipeline.training.interactions import History
 
 DECILES = 10
 SKETCH_DIM = 256
+SKETCH_USERS = 1 << 16
+"""Users whose random numbers are in memory at once, on a CPU: 64 MB."""
 DEBIAS_POWER = 0.75
 """Of the inverse popularity; (γ + 1) / 2 with γ = 0.5 in Yang et al. 2018, sec. 4."""
 
@@ -53,13 +56,26 @@ def signatures(history: History, generator: torch.Generator) -> Tensor:
 
     Random projection of the columns of the history (Johnson and Lindenstrauss 1984): never items x items.
     """
-    device = history.items.device
-    plane = torch.randn(len(history), SKETCH_DIM, generator=generator, device=device) / SKETCH_DIM**0.5  # (U, D)
-    by_item = history.distinct().transposed()
-    sums = torch.nn.functional.embedding_bag(
-        by_item.items, plane, by_item.offsets, mode="sum", include_last_offset=True
-    )  # (I, D)
-    return sums / by_item.lengths.clamp(min=1).sqrt().unsqueeze(1)
+    device, users, n = history.items.device, len(history), history.n_items
+    size = SKETCH_USERS if device.type == "cpu" else max(users, 1)  # blocks of a CUDA generator are other numbers
+    sums, counts = torch.zeros(n, SKETCH_DIM, device=device), torch.zeros(n, dtype=torch.long, device=device)
+    for start in range(0, users, size):
+        rows = torch.arange(start, min(start + size, users), device=device)  # (B,)
+        plane = torch.randn(len(rows), SKETCH_DIM, generator=generator, device=device) / SKETCH_DIM**0.5  # (B, D)
+        part = history[rows]
+        by_item = replace(part, items=part.items.long(), offsets=part.offsets.long()).distinct().transposed()
+        own = (by_item.lengths > 0).nonzero().squeeze(1)  # (J,) items of these users
+        # The sums so far come first in each row, so that additions are in the order of users whatever the blocks are.
+        some = by_item[own]
+        starts = some.offsets + torch.arange(len(own) + 1, device=device)  # (J + 1,)
+        index = torch.empty(len(some.items) + len(own), dtype=torch.long, device=device)
+        is_sum = torch.zeros(len(index), dtype=torch.bool, device=device)
+        is_sum[starts[:-1]] = True
+        index[is_sum], index[~is_sum] = torch.arange(len(own), device=device), some.items + len(own)
+        table = torch.cat([sums[own], plane])  # (J + B, D)
+        sums[own] = torch.nn.functional.embedding_bag(index, table, starts, mode="sum", include_last_offset=True)
+        counts += by_item.lengths
+    return sums.div_(counts.clamp(min=1).sqrt().unsqueeze(1))
 
 
 def diversity(items: Tensor, vectors: Tensor, cutoffs: Sequence[int]) -> Tensor:

@@ -1,9 +1,11 @@
 """The splits on one device, and evaluation tasks: what a model may read, what is masked, what it must find."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -12,12 +14,14 @@ from pipeline.config.settings import Settings
 from pipeline.core.memory import total_memory
 from pipeline.evaluation import beyond_accuracy
 from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.evaluation.split_files import SplitFiles
 from pipeline.models import Recommender
 from pipeline.preparation.seen import HIDE, SeenRule
 from pipeline.ranking.ranks import refuse_leak
 from pipeline.sources import model_attributes
 from pipeline.storage import lake
 from pipeline.training.attributes import ItemAttributes, NewItems
+from pipeline.training.encoded_rows import NARROW, Wanted, in_blocks, interactions_of
 from pipeline.training.interactions import History, Interactions
 from pipeline.training.normalizer import Normalizer
 
@@ -32,7 +36,7 @@ KEPT = total_memory() // 16
 class Splits:
     """Train, valid and test on one device."""
 
-    frames: dict[str, pl.DataFrame]
+    frames: Mapping[str, pl.DataFrame]
     n_users: int
     n_items: int
     device: torch.device
@@ -45,26 +49,43 @@ class Splits:
     tasks: "dict[tuple[str, str], EvalTask]" = field(default_factory=dict, compare=False, repr=False)
     """Tasks that were asked for, by split and fit; on a CPU, as long as they need no more than KEPT bytes."""
 
-    def of(self, *names: str) -> Interactions:
-        """Rows of the named splits, ordered by user, then time."""
-        frame = _by_user([self.frames[name] for name in names])
-        return Interactions.of_frame(frame, self.n_users, self.n_items, self.device, self.recency)
+    def of(self, *names: str, ids_only: bool = False) -> Interactions:
+        """Rows of the named splits, ordered by user, then time; `ids_only` as in encoded_rows.py."""
+        return interactions_of(self._blocks(names), self._shape, self.device, Wanted(self.recency, ids_only))
 
-    def masked(self, split: str) -> History:
+    def masked(self, split: str, of: Tensor | None = None) -> History:
         """By user, the interactions before `split` that mask their item in its lists: all, positive or not.
 
-        Of event types, those that mask; with `seen = "allow"` none, or those of the last `hide_days`.
+        Of event types, those that mask; with `seen = "allow"` none, or those of the last `hide_days`. `of` (N,): only
+        those of these users.
         """
-        parts = [self.frames[name] for name in EARLIER[split]]
-        needed = [name for name in parts[0].columns if name not in ("rating", "positive", "event", "quantity")]
-        rows = _by_user([part.select(needed) for part in parts])
-        if self.seen.allow or "masks" in rows.columns:
-            rows = rows.filter(self.seen.masking(rows, self.frames[split], self.kind))
+        some = None
+        if of is not None:
+            some = np.zeros(self.n_users, dtype=bool)  # (U,)
+            some[of.cpu().numpy()] = True
+        kept: list[pl.DataFrame] = []
+        by_rule = self.seen.allow
+        held = self.frames[split] if by_rule else pl.DataFrame()
+        for block in self._blocks(EARLIER[split], ("rating", "positive", "event", "quantity")):
+            rows = block if some is None else block.filter(pl.Series(some[block["user_idx"].to_numpy()]))
+            if by_rule or "masks" in rows.columns:
+                rows = rows.filter(self.seen.masking(rows, held, self.kind))
+            kept.append(rows.select("user_idx", "item_idx"))
         users, items = (
-            torch.from_numpy(rows[name].cast(pl.Int64).to_numpy(writable=True)).to(self.device)
+            torch.from_numpy(np.concatenate([rows[name].to_numpy() for rows in kept]).astype(np.int64)).to(self.device)
             for name in ("user_idx", "item_idx")
         )
         return History.of(users, items, self.n_users, self.n_items)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.n_users, self.n_items
+
+    def _blocks(self, names: Sequence[str], left_out: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
+        """Rows of several splits, ordered by user, then time, in blocks; without the columns `left_out`."""
+        scans = [self.frames.scan(n) if isinstance(self.frames, SplitFiles) else self.frames[n].lazy() for n in names]
+        columns = [name for name in scans[0].collect_schema().names() if name not in left_out]
+        return in_blocks(scans, self.n_users, columns)
 
     def off_limits(self, split: str) -> History:
         """By user, the interactions whose items are no negatives in `split`: those of all splits.
@@ -91,28 +112,28 @@ class Splits:
         held = rows["positive"] & rows["target"] if "target" in rows.columns else rows["positive"]
         return bool(held.any())
 
-    def fitted_on(self, fit: str) -> Interactions:
+    def fitted_on(self, fit: str, ids_only: bool = False) -> Interactions:
         """The rows that a fit on `train` or `train+valid` learns from."""
-        return self.of(*FITTED_ON[fit])
+        return self.of(*FITTED_ON[fit], ids_only=ids_only)
 
 
 def load_splits(split_dir: Path, device: torch.device, recency: bool = False) -> Splits:
     """Read the folder of the stage `split`; it includes `candidates` where candidates were published.
 
     On a CPU the last ones that were read stay in memory if they need no more than KEPT bytes: all models of a night are
-    fitted and evaluated on the same.
+    fitted and evaluated on the same. Large ones stay on the disk.
     """
     files = sorted(split_dir.glob("*.parquet"))
     key = (str(split_dir.resolve()), str(device), recency, *((path.name, path.stat().st_mtime_ns) for path in files))
     if key in _LOADED:
         return _LOADED[key]
     info = lake.info(split_dir)
-    frames = {path.stem: pl.read_parquet(path) for path in files}
+    frames = SplitFiles({path.stem: path for path in files})
     splits = Splits(frames, info["n_users"], info["n_items"], device, recency, SeenRule.of(info), info.get("kind", ""))
     for other in [other for other in _LOADED if (other[0], *other[3:]) != (key[0], *key[3:])]:
         del _LOADED[other]  # of another night
-    held = [*_LOADED.values(), splits]  # with and without recency
-    if device.type == "cpu" and sum(frame.estimated_size() for of in held for frame in of.frames.values()) <= KEPT:
+    held = [frames, *(other.frames for other in _LOADED.values())]  # with and without recency
+    if device.type == "cpu" and sum(of.size for of in held if isinstance(of, SplitFiles)) <= KEPT:
         _LOADED[key] = splits
     return splits
 
@@ -156,7 +177,7 @@ class EvalTask:
     mask: History  # (N rows) every earlier interaction that masks its item, positive or not
     holdout: History  # (N rows) positives of the split, of the target's event types
     popular: Tensor  # (I,) positives per item in the rows fitted on, of the target's event types
-    fitted: History  # (U rows) positives of all users in the rows fitted on
+    fitted: History  # (U rows) positives of all users in the rows fitted on; ids of 32 bits where they do
     new: NewItems | None = None  # with `[attributes]`
 
     _signatures: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -193,20 +214,28 @@ def eval_task(splits: Splits, split: str, fit: str) -> EvalTask:
         return splits.tasks[split, fit]
     held = _held(splits.of(split))
     users = torch.nonzero(held.lengths).flatten()  # (N,)
-    mask = splits.masked(split)[users]  # before the rows fitted on, so that memory never holds both as they are made
-    fitted = splits.fitted_on(fit)
-    history = fitted.history()
-    new = None if splits.attributes is None else NewItems.of(fitted, splits.attributes)
-    task = EvalTask(users, history[users], mask, held[users], fitted.fallback_counts(), history, new)
+    mask = splits.masked(split, users)[users]
+    same = next((task for (_, of), task in splits.tasks.items() if of == fit), None) or _of_fit(splits, fit)
+    task = replace(same, users=users, history=_wide(same.fitted[users]), mask=mask, holdout=held[users])
     if splits.device.type == "cpu" and task.size + sum(other.size for other in splits.tasks.values()) <= KEPT:
         splits.tasks[split, fit] = task
     return task
 
 
-def _by_user(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """The rows of several splits, ordered by user, then time."""
-    frame = pl.concat(frames)
-    return frame.sort("user_idx", "timestamp", maintain_order=True) if len(frames) > 1 else frame
+def _of_fit(splits: Splits, fit: str) -> EvalTask:
+    """A task without users, for a model fitted on `fit`."""
+    attributes = splits.attributes
+    rows = splits.fitted_on(fit, ids_only=attributes is None)
+    new = None if attributes is None else NewItems.of(rows, attributes)
+    none = History.of_lists([], splits.n_items, splits.device)
+    fitted = rows.history()
+    narrow = replace(fitted, items=fitted.items.int() if splits.n_items <= NARROW else fitted.items)
+    return EvalTask(none.items, none, none, none, rows.fallback_counts(), narrow, new)
+
+
+def _wide(history: History) -> History:
+    """The same with ids of 64 bits, as models read them."""
+    return replace(history, items=history.items.long())
 
 
 def _held(rows: Interactions) -> History:

@@ -30,6 +30,7 @@ from pipeline.training.attributes import NewItems
 from pipeline.training.context import ProcessGroup
 from pipeline.training.device import memory_budget, resolve_device, set_threads
 from pipeline.training.distributed import ProcessFailed
+from pipeline.training.encoded_rows import Wanted, in_blocks, interactions_of
 from pipeline.training.interactions import Interactions
 from pipeline.training.loop import seeded
 from pipeline.training.lr_finder import RateFinder
@@ -277,12 +278,19 @@ class Stopwatch:
 
 def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:
     """The rows to fit on, and the splits that they are from; None for a fit on `all`."""
+    settings = request.run.settings
+    ids_only = (
+        request.family.fits_on_ids(request.config)
+        and settings.dataset.feedback.normalize == "none"
+        and not settings.attributes.used
+    )
     if request.fit != "all":
-        splits = load_splits(request.data, device, request.run.settings.recency)
-        return splits.fitted_on(request.fit), splits
-    shape, frame = lake.info(request.data), pl.read_parquet(request.data / "interactions.parquet")
-    recency = request.run.settings.recency
-    return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, recency), None
+        splits = load_splits(request.data, device, settings.recency)
+        return splits.fitted_on(request.fit, ids_only), splits
+    shape = lake.info(request.data)
+    n_users, n_items = shape["n_users"], shape["n_items"]
+    blocks = in_blocks([pl.scan_parquet(request.data / "interactions.parquet")], n_users)
+    return interactions_of(blocks, (n_users, n_items), device, Wanted(settings.recency, ids_only)), None
 
 
 def guided_by_first(objective: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:

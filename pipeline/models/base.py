@@ -77,6 +77,12 @@ class Recommender(nn.Module, ABC):
         """
         return config
 
+    @classmethod
+    def fits_on_ids(cls, config: ModelConfig) -> bool:
+        """Whether `fit` needs users, items and what weights depend on, in ids of 32 or of 64 bits, and no ratings and
+        times; it then gets none, and needs half the memory. Default: no."""
+        return False
+
     def weighed(self, history: History) -> History:
         """The history with the weights of the config, as `fit` saw it; as it is for families that don't weigh."""
         return weighed(history, self.config)

@@ -16,16 +16,24 @@ from torch import Tensor
 
 from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
-from pipeline.models.base import Explainer, FitContext, NotServable, Recommender
+from pipeline.models.base import Explainer, FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.ials_config import IalsConfig
 from pipeline.models.ops.attribute_map import AttributePrior
 from pipeline.models.ops.fingerprints import fingerprints
-from pipeline.models.ops.least_squares import Rows, eigenbasis, products, solve_by_gradients, solve_exactly
+from pipeline.models.ops.least_squares import (
+    Rows,
+    eigenbasis,
+    products,
+    solve_by_gradients,
+    solve_exactly,
+    solve_in_place,
+)
 from pipeline.training.event_weights import history_of
 from pipeline.training.interactions import History, Interactions, stable_order
 from pipeline.training.warm import PreviousFit
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
+PIECE = 1 << 16  # rows that are checked at once
 
 
 class Ials(Recommender):
@@ -63,6 +71,11 @@ class Ials(Recommender):
         self.register_buffer("placed", torch.zeros(0, dtype=torch.long))  # (N,) items placed by attributes
         self._solved_by: Tensor | None = None  # `items` with 0 for those
 
+    @classmethod
+    def fits_on_ids(cls, config: ModelConfig) -> bool:
+        """Unless weights come from ratings."""
+        return isinstance(config, IalsConfig) and not config.use_weights
+
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Alternate; the loss of an epoch is eq. 1 of Rendle et al., divided by the number of interactions.
 
@@ -75,7 +88,7 @@ class Ials(Recommender):
         self.mean_weight = by_user.weights.mean()
         random = torch.Generator().manual_seed(seed_of(context.seed, "ials", "init"))
         stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
-        self.users = (torch.randn(self.users.shape, generator=random) * stddev).to(context.device)  # (U, D)
+        self.users = torch.randn(self.users.shape, generator=random).mul_(stddev).to(context.device)  # (U, D)
         self.items = torch.zeros_like(self.items)  # (I, D)
         self.placed, self._solved_by = self.placed[:0], None
         config, self.best_epoch = self.config, None
@@ -113,7 +126,7 @@ class Ials(Recommender):
             self.users, self.items = kept
         self.users = self._solve(by_user, self.users)
         self.fingerprints = fingerprints(train.history())
-        if not (torch.isfinite(self.users).all() and torch.isfinite(self.items).all()):
+        if not all(bool(part.isfinite().all()) for table in (self.users, self.items) for part in table.split(PIECE)):
             raise NotServable("ials: the factors are not finite; raise l2 or lower weight_scale")
 
     def _fold_in_new(self, by_user: Rows, by_item: Rows, previous: PreviousFit) -> None:
@@ -246,7 +259,7 @@ class Ials(Recommender):
         if self.config.solver == "exact":
             x, loss = solve_exactly(rows, q, a)
         else:
-            x, loss = solve_by_gradients(rows, x, q, a, self.config.cg_steps)
+            x, loss = solve_in_place(rows, x, q, a, self.config.cg_steps)
         return x, q, loss, rows.size(x)
 
     def _sides(self, train: Interactions) -> tuple[Rows, Rows]:
@@ -259,16 +272,16 @@ class Ials(Recommender):
             by_item = learnt.transposed()
             assert by_item.weights is not None
             return self._rows(learnt, self._known_weights(learnt)), self._rows(by_item, self._known_weights(by_item))
-        by_user = train.history()
-        by_item = by_user.transposed()
+        by_user = train.history().narrow()
+        by_item = by_user.transposed().narrow()
         if self.config.use_weights:
             of_rows, order, weights = stable_order(rows.users), stable_order(by_user.items), self._weights(rows)
             weights = weights if of_rows is None else weights[of_rows]  # (E,)
             weights_by_item = weights if order is None else weights[order]  # (E,)
         else:
             if by_item.doubled():
-                by_user = by_user.once()
-                by_item = by_user.transposed()
+                by_user = by_user.once().narrow()
+                by_item = by_user.transposed().narrow()
             weights = weights_by_item = self.mean_weight.new_ones(len(by_user.items))
         return self._rows(by_user, weights), self._rows(by_item, weights_by_item)
 

@@ -31,31 +31,33 @@ def similar_items(
         return tables.SIMILAR_ITEMS.without("run_id").empty()
     probe = model.similar(torch.zeros(1, dtype=torch.long, device=device))
     similarity = model.similar if probe is not None else cooccurrence(by_user)
-    parts = []
-    tile = max(1, TILE_BYTES // (4 * max(n_items, len(by_user))))
+    width = n_items if probe is not None else max(n_items, len(by_user))
+    tile = max(1, TILE_BYTES // (4 * max(width, 1)))
+    # One table for all: small tensors that stay between large ones that go would scatter the memory of the process.
+    near = torch.full((n_items, k), -1, dtype=torch.long)
+    values = torch.zeros(n_items, k)
     for start in range(0, n_items, tile):
         items = torch.arange(start, min(start + tile, n_items), device=device)  # (B,)
         scores = similarity(items)
         assert scores is not None
         if allowed is not None:
             scores = scores.masked_fill(~allowed.to(device), -torch.inf)
-        parts.append(_nearest(scores, items, ids, k))
-    return pl.concat(parts).select(
-        "item_id", "rank", "similar_item_id", "score",
-        pl.lit(label if probe is not None else COOCCURRENCE).alias("model"),
-    )  # fmt: skip
+        scores = scores.float().clone()  # (B, I)
+        scores[torch.arange(len(items), device=device), items] = -torch.inf  # not similar to itself
+        of_tile, similar, _ = largest(scores, k)  # (B, k) each
+        values[start : start + tile], near[start : start + tile] = of_tile.cpu(), similar.cpu()
+    return _frame(near, values, ids).with_columns(pl.lit(label if probe is not None else COOCCURRENCE).alias("model"))
 
 
-def _nearest(scores: Tensor, items: Tensor, ids: pl.Series, k: int) -> pl.DataFrame:
-    scores = scores.float().clone()  # (B, I)
-    scores[torch.arange(len(items), device=items.device), items] = -torch.inf  # not similar to itself
-    values, similar, _ = largest(scores, k)  # (B, k) each
+def _frame(near: Tensor, values: Tensor, ids: pl.Series) -> pl.DataFrame:
+    """Rows of the table: the items of positive similarity (I, k), nearest first."""
+    n_items, k = near.shape
     flat = pl.DataFrame(
         {
-            "item": items.repeat_interleave(k).cpu().numpy(),
-            "similar": similar.flatten().cpu().numpy(),
-            "score": values.flatten().double().cpu().numpy(),
-            "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(len(items)).numpy(),
+            "item": torch.arange(n_items).repeat_interleave(k).numpy(),
+            "similar": near.flatten().numpy(),
+            "score": values.flatten().double().numpy(),
+            "rank": torch.arange(1, k + 1, dtype=torch.int32).repeat(n_items).numpy(),
         }
     ).filter(pl.col("score") > 0)
     return flat.select(

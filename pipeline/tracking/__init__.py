@@ -10,4 +10,5 @@ __all__ = [
     "registry",
     "server",
     "server_app",
+    "store_file",
 ]

@@ -9,6 +9,7 @@ __all__ = [
     "device",
     "distributed",
     "divergence",
+    "encoded_rows",
     "event_weights",
     "interactions",
     "launcher",

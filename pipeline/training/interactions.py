@@ -66,8 +66,8 @@ def stable_order(index: Tensor) -> Tensor | None:
 class History:
     """Events of B users, oldest first within a user; row b is `items[offsets[b] : offsets[b + 1]]`."""
 
-    offsets: Tensor  # (B + 1,) int64
-    items: Tensor  # (E,) int64
+    offsets: Tensor  # (B + 1,) int64; int32 where it is narrow
+    items: Tensor  # (E,) int64; int32 likewise
     n_items: int
     facts: Facts | None = None  # of the events
     weights: Tensor | None = None  # (E,) float32, of distinct items; None: all count alike
@@ -95,7 +95,7 @@ class History:
 
     def __getitem__(self, rows: Tensor) -> "History":
         """The rows with these indices (B',), in that order."""
-        offsets = torch.zeros(len(rows) + 1, dtype=torch.long, device=rows.device)
+        offsets = torch.zeros(len(rows) + 1, dtype=self.offsets.dtype, device=rows.device)
         torch.cumsum(self.lengths[rows], 0, out=offsets[1:])
         return replace(self, offsets=offsets, **self._taken(self.places(rows)))
 
@@ -157,9 +157,15 @@ class History:
         kept = ~again
         return History.of(self.rows[kept], self.items[kept], len(self), self.n_items)
 
+    def narrow(self) -> "History":
+        """With ids and places of 32 bits, half the memory, on a CPU and where they do; else of 64 bits."""
+        fits = self.items.device.type == "cpu" and max(self.n_items, len(self.items)) < 2**31
+        kind = torch.int32 if fits else torch.int64
+        return replace(self, offsets=self.offsets.to(kind), items=self.items.to(kind))
+
     def transposed(self) -> "History":
         """The transposed matrix: items as rows of the users that have them, ordered by user."""
-        turned = History.of(self.items, self.rows, self.n_items, len(self))
+        turned = History.of(self.items, self.rows.to(self.items.dtype), self.n_items, len(self))
         if self.weights is None:
             return turned
         return replace(turned, weights=self.weights[torch.argsort(self.items, stable=True)])
@@ -204,8 +210,8 @@ class History:
 class Interactions:
     """N interactions that a fit may read, ordered by user, then time. All tensors are (N,) and on one device."""
 
-    users: Tensor  # int64
-    items: Tensor  # int64
+    users: Tensor  # int64; int32 for families that need no more (`fits_on_ids`)
+    items: Tensor  # likewise
     n_users: int
     n_items: int
     ratings: Tensor | None = None  # float32, NaN where a row has none
@@ -232,32 +238,9 @@ class Interactions:
         `recency`: with ages, which rows with event types or quantities have in any case.
         """
 
-        def tensor(name: str, dtype: pl.DataType | type[pl.DataType]) -> Tensor:
-            return torch.from_numpy(frame[name].cast(dtype).to_numpy(writable=True)).to(device)
+        from pipeline.training.encoded_rows import Wanted, interactions_of
 
-        has_ratings = frame["rating"].null_count() < frame.height
-        has_times = frame.height > 0 and frame["timestamp"].null_count() == 0
-        is_weighted = "event" in frame.columns
-        facts = Facts(
-            kinds=tensor("event", pl.Int64) if is_weighted else None,
-            quantities=tensor("quantity", pl.Float32) if is_weighted else None,
-            ages=_ages(frame["timestamp"]).to(device) if has_times and (recency or is_weighted) else None,
-        )
-        rated = frame.with_columns(pl.col("rating").fill_null(float("nan"))) if has_ratings else frame
-        return cls(
-            users=tensor("user_idx", pl.Int64),
-            items=tensor("item_idx", pl.Int64),
-            n_users=n_users,
-            n_items=n_items,
-            ratings=torch.from_numpy(rated["rating"].to_numpy(writable=True)).float().to(device)
-            if has_ratings
-            else None,
-            timestamps=tensor("timestamp", pl.Int64) if has_times else None,
-            positive=None if frame["positive"].all() else tensor("positive", pl.Boolean),
-            facts=facts if is_weighted or facts.ages is not None else None,
-            target=tensor("target", pl.Boolean) if is_weighted else None,
-            masks=tensor("masks", pl.Boolean) if is_weighted else None,
-        )
+        return interactions_of([frame], (n_users, n_items), device, Wanted(recency))
 
     def select(self, rows: Tensor) -> "Interactions":
         """The rows of a mask or of indices, in order."""
@@ -310,9 +293,3 @@ class Interactions:
     def to(self, device: torch.device | str) -> "Interactions":
         """The same rows on another device."""
         return replace(self, **{n: None if t is None else t.to(device) for n, t in self._parts().items()})
-
-
-def _ages(times: pl.Series) -> Tensor:
-    """Days before the newest of the times, (N,) float32."""
-    stamps = torch.from_numpy(times.cast(pl.Int64).to_numpy(writable=True))  # (N,)
-    return ((stamps.max() - stamps).double() / DAY).float()

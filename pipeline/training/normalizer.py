@@ -34,8 +34,10 @@ class Normalizer:
     @classmethod
     def fit(cls, kind: str, ratings: Tensor | None, to: tuple[float, float] = (0.0, 1.0)) -> "Normalizer":
         """From ratings (N,), NaN where a row has none; NotServable if `kind` is not defined for them."""
-        known = None if ratings is None else ratings[~ratings.isnan()].double()  # (N',)
-        if kind == "none" or known is None or not len(known):
+        if kind == "none" or ratings is None:
+            return cls()
+        known = ratings[~ratings.isnan()].double()  # (N',)
+        if not len(known):
             return cls()
         low, high = float(known.min()), float(known.max())
         shift, scale = 0.0, 1.0

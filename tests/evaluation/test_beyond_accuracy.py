@@ -1,6 +1,7 @@
 """Beyond accuracy: by hand, and at the ends of every scale."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,3 +81,23 @@ def test_rare_items_weigh_more():
     weights = beyond_accuracy.debiased_weights(torch.tensor([0, 3, 4]), POPULAR)
     assert weights[1] > weights[0] and weights[1] == weights[2]
     assert weights[0] == pytest.approx(8**-beyond_accuracy.DEBIAS_POWER)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_signatures_have_the_same_bits_in_blocks_of_users(monkeypatch: pytest.MonkeyPatch, kind: torch.dtype):
+    random = torch.Generator().manual_seed(1)
+    users, items = torch.randint(0, 40, (600,), generator=random), torch.randint(0, 30, (600,), generator=random)
+    history = History.of(users, items, 41, 31)  # a user and an item without rows
+    by_item = history.distinct().transposed()
+    plane = (
+        torch.randn(41, beyond_accuracy.SKETCH_DIM, generator=torch.Generator().manual_seed(7))
+        / beyond_accuracy.SKETCH_DIM**0.5
+    )
+    sums = torch.nn.functional.embedding_bag(
+        by_item.items, plane, by_item.offsets, mode="sum", include_last_offset=True
+    )
+    whole = sums / by_item.lengths.clamp(min=1).sqrt().unsqueeze(1)
+    given = replace(history, items=history.items.to(kind))
+    for size in (41, 7, 1):
+        monkeypatch.setattr(beyond_accuracy, "SKETCH_USERS", size)
+        assert torch.equal(beyond_accuracy.signatures(given, torch.Generator().manual_seed(7)), whole)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pipeline.training.interactions import History
 
+ROWS = 1 << 17  # that are summed at once
 GOLDEN = -0x61C8864680B583EB  # 2**64 / the golden ratio, as int64
 
 
@@ -18,9 +19,14 @@ def fingerprints(history: History) -> Tensor:
     z = (z ^ _shifted(z, 30)) * -0x40A7B892E31B1A47
     z = (z ^ _shifted(z, 27)) * -0x6B2FB644ECCEEE15
     z = z ^ _shifted(z, 31)
-    sums = torch.zeros(len(history.items) + 1, dtype=torch.long, device=z.device)  # (E + 1,)
-    torch.cumsum(z[history.items], 0, out=sums[1:])
-    return sums[history.offsets[1:]] - sums[history.offsets[:-1]]
+    found = torch.empty(len(history), dtype=torch.long, device=z.device)  # (B,)
+    for start in range(0, len(history), ROWS):
+        offsets = history.offsets[start : start + ROWS + 1].long()  # (R + 1,)
+        first, last = int(offsets[0]), int(offsets[-1])
+        sums = z.new_zeros(last - first + 1)
+        torch.cumsum(z[history.items[first:last]], 0, out=sums[1:])
+        found[start : start + ROWS] = sums[offsets[1:] - first] - sums[offsets[:-1] - first]
+    return found
 
 
 def _shifted(values: Tensor, bits: int) -> Tensor:

@@ -22,6 +22,7 @@ from pipeline.training.interactions import History
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 TILE = 1 << 24  # numbers in one temporary matrix: 64 MB
+CPU_TILE = 1 << 22  # the same for conjugate gradients on a CPU, which have ten such matrices
 WORTH = 0.7  # share of rows still to be solved below which the others are left out
 MANY, PIECE = 1 << 20, 256  # entries from which CUDA sums rows in pieces, and of a piece
 
@@ -65,8 +66,9 @@ class Rows:
         return self.sums(of_entries if self.even else of_entries.mul_(self.weights), q)
 
     def tiles(self, dim: int) -> Iterator[tuple[slice, "Rows"]]:
-        """Consecutive rows, so many that their factors are no more than TILE numbers."""
-        size = max(1, TILE // dim)
+        """Consecutive rows, so many that their factors are no more than TILE numbers, or CPU_TILE."""
+        on_cpu = self.history.items.device.type == "cpu"
+        size = max(1, (min(TILE, CPU_TILE) if on_cpu else TILE) // dim)
         if 0 < len(self.l2) <= size:  # no length is asked for
             yield slice(0, len(self.l2)), self
             return
@@ -124,10 +126,17 @@ def solve_by_gradients(
 
     Returns x (B, D) and the loss of these rows: the quadratic at x is sum(w) - x·(b + residual).
     """
-    x, loss = torch.empty_like(start), torch.zeros((), dtype=torch.float64, device=start.device)
+    return solve_in_place(rows, start.clone(), q, unobserved_weight, steps, tolerance)
+
+
+def solve_in_place(
+    rows: Rows, x: Tensor, q: Tensor, unobserved_weight: float, steps: int, tolerance: float = 0.0
+) -> tuple[Tensor, float]:
+    """`solve_by_gradients` that puts the solution where `x` (B, D) starts from: half the memory."""
+    loss = torch.zeros((), dtype=torch.float64, device=x.device)
     gramian = q.square().sum(0)  # (D,)
     for tile, part in rows.tiles(q.shape[1]):
-        x[tile], r, b = _gradients(part, start[tile], q, gramian, unobserved_weight, steps, tolerance)
+        x[tile], r, b = _gradients(part, x[tile], q, gramian, unobserved_weight, steps, tolerance)
         loss += part.weights.sum(dtype=torch.float64) - (x[tile] * (b + r)).sum(dtype=torch.float64)
     return x, float(loss)
 
