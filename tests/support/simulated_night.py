@@ -164,7 +164,9 @@ class SimulatedNight:
         champion = leaderboard.best_first(night)[0]
         members = lake.info(candidates.fitted[champion]).get("members") or {champion: ""}
         second = leaderboard.runner_up(night, champion, candidates.measured) if settings.export.holdback else None
-        for label in dict.fromkeys([*members, *([second] if second else [])]):
+        refitted: list[str] = [*members]
+        refitted += [second] if second and second not in members else []
+        for label in refitted:
             fit = lake.info(candidates.fitted[label])["seconds"]  # with its epochs, which may have been cut short
             self.take(StageCall(StageName.TRAIN, label, fit="all"), self.costs.refit(night, label, fit))
         runs = Timings(night).runs(night.run_id)
