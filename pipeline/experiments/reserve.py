@@ -160,11 +160,12 @@ class Reserve:
         rest = ranked if label else ranked[1:]
         refits = {each: known.refit(each) for each in rest if each not in self.with_refit_of(first)}
         incumbent_wins = known.refit(first) if known.gated and not label and first else 0.0
-        held = max([*list(refits.values())[:1], incumbent_wins]) if settings.export.holdback else 0.0
+        second = rest[:2] if label else rest[:1]  # two: the model that is fitted now may be worse than both
+        held = max([*(refits.get(each, 0.0) for each in second), incumbent_wins]) if settings.export.holdback else 0.0
         if not known.gated or settings.gate.prefer != "steadier":
             return held
         equal = sum(seconds for each, seconds in refits.items() if each in self.equals)
-        return equal if next(iter(refits), "") in self.equals else equal + held
+        return equal if set(second) <= set(self.equals) else equal + held
 
     def with_refit_of(self, label: str) -> list[str]:
         """Models that are refitted with `label`: the members of a blend."""
