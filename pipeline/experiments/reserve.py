@@ -10,6 +10,7 @@ from functools import cached_property
 from pipeline.config.run import Run
 from pipeline.config.settings import BASELINE, INCUMBENT
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.evaluation.ranking_metrics import sign_of
 from pipeline.experiments import workload
 from pipeline.experiments.timings import AFTER_FITS, DOUBT, LEARNING, Timings
 from pipeline.models import MODELS
@@ -59,6 +60,8 @@ class Reserve:
         best, known = self.known.best_first[:1], self.known
         parts = [f"MLflow {known.tracking():.0f} s"]
         if best:
+            others = self.other_refits()
+            parts = [f"other refits {others:.0f} s", *parts] if others else parts
             parts = [f"refit of {best[0]} {known.refit(best[0]):.0f} s", *parts]
             parts += [f"tables {self.publishing(best[0]) - known.tracking():.0f} s"]
         return f"{', '.join(parts)}; {self.shortest_end:.0f} s with caution"
@@ -137,11 +140,50 @@ class Reserve:
 
     def after_blend(self, blend: str) -> float:
         """From the end of the fit of a blend to the end of the night."""
-        return self.known.evaluation(blend) + self.gate + max(self.shortest_end, self.end(blend))
+        end = max(self.shortest_end, self.end(blend))
+        return self.known.evaluation(blend) + self.gate + end + self.other_refits(blend)
 
     def before_refit(self, label: str, blending: float = BLENDING) -> float:
         """From the end of a fit of `label` to the end of the night, without the champion's refit and publishing."""
-        return self.known.evaluation(label) + self.gate + self.blending(label, blending)
+        return self.known.evaluation(label) + self.gate + self.blending(label, blending) + self.other_refits(label)
+
+    def other_refits(self, label: str = "") -> float:
+        """Refits besides the champion's and the incumbent's, of the models so far.
+
+        The runner-up's is for held-back users (`[export.holdback]`), those of challengers of equal quality are for the
+        gate, which compares their lists (`gate.prefer = "steadier"`). `label`: the model that is fitted now; its own
+        refit is counted as the champion's. Without one the best on valid has that place, unless the incumbent takes it.
+        """
+        settings, known = self.run.settings, self.known
+        ranked = [each for each in known.best_first if each in known.labels and each != label]
+        first = label or next(iter(ranked), "")
+        rest = ranked if label else ranked[1:]
+        refits = {each: known.refit(each) for each in rest if each not in self.with_refit_of(first)}
+        incumbent_wins = known.refit(first) if known.gated and not label and first else 0.0
+        second = rest[:2] if label else rest[:1]  # two: the model that is fitted now may be worse than both
+        held = max([*(refits.get(each, 0.0) for each in second), incumbent_wins]) if settings.export.holdback else 0.0
+        if not known.gated or settings.gate.prefer != "steadier":
+            return held
+        equal = sum(seconds for each, seconds in refits.items() if each in self.equals)
+        return equal if set(second) <= set(self.equals) else equal + held
+
+    def with_refit_of(self, label: str) -> list[str]:
+        """Models that are refitted with `label`: the members of a blend."""
+        return self.known.members(label) if label in self.known.blends else []
+
+    @cached_property
+    def equals(self) -> list[str]:
+        """Models so far whose metric on valid is within `gate.margin` of the published configuration's, or the best's.
+
+        Fewer of them will be shown to be equal, which depends on their users.
+        """
+        found, select = self.known.on_valid, self.run.settings.select
+        values = {label: sign_of(select.metric) * value for label, value in found.items()}
+        if not values:
+            return []
+        reference = values.get(self.published_label, max(values.values()))
+        least = reference - self.run.settings.gate.margin * abs(reference)
+        return [label for label, value in values.items() if value >= least and label != self.published_label]
 
     def share(self, label: str, spare: float) -> float:
         """Seconds for the first fit of a label: an equal share, or as much as it needs if the others can do without.

@@ -180,9 +180,14 @@ class Timings:
         """Labels that are evaluated in this night."""
         return {call.label for call in self.tonight(StageName.EVALUATE)}
 
-    @cached_property
+    @property
     def best_first(self) -> list[str]:
         """The leaderboard so far."""
+        return list(self.on_valid)
+
+    @cached_property
+    def on_valid(self) -> dict[str, float]:
+        """The selecting metric on valid so far, best first."""
         metrics = journal.folder(self.run) / f"{tables.METRICS.name}.jsonl"
         night = Night((self.run.home.root, self.run.dataset, self.run_id), self.run)
         return best_of(night, metrics.stat().st_size if metrics.exists() else 0)
@@ -258,6 +263,6 @@ class Night:
 
 
 @lru_cache(maxsize=1)
-def best_of(night: Night, size: int) -> list[str]:
+def best_of(night: Night, size: int) -> dict[str, float]:
     """The leaderboard of a night whose journal of metrics has `size` bytes: reading it takes tenths of a second."""
-    return leaderboard.best_first(night.run)
+    return leaderboard.on_valid(night.run)

@@ -26,6 +26,11 @@ def best_first(run: Run) -> list[str]:
 
     Raises NotYetKnown if the night has not started.
     """
+    return list(on_valid(run))
+
+
+def on_valid(run: Run) -> dict[str, float]:
+    """The selecting metric on valid by label, in the order of `best_first`, and with its errors."""
     if not journal.folder(run).is_dir():
         raise lake.NotYetKnown(journal.folder(run))
     select = run.settings.select
@@ -36,7 +41,7 @@ def best_first(run: Run) -> list[str]:
     found = metrics.drop_nans("value").sort(
         "value", descending=ranking_metrics.higher_is_better(select.metric), maintain_order=True
     )
-    return found["model"].to_list()
+    return dict(found.select("model", "value").iter_rows())
 
 
 def runner_up(run: Run, champion: str, fitted: Container[str]) -> str | None:

@@ -135,6 +135,8 @@ class SimulatedNight:
     minutes: float
     costs: Costs
     blend_quality: float = 0.95
+    overrides: tuple[str, ...] = ()
+    """Further settings, KEY=VALUE."""
     now: float = 0.0
     log: list[tuple[str, float]] = field(default_factory=list)
     skipped: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -143,7 +145,9 @@ class SimulatedNight:
 
     def run(self, patch: pytest.MonkeyPatch) -> float:
         """The share of the budget that was used."""
-        settings, _ = loader.load_settings("sample", "best", [f"budget.minutes={self.minutes}"], environ={})
+        settings, _ = loader.load_settings(
+            "sample", "best", [f"budget.minutes={self.minutes}", *self.overrides], environ={}
+        )
         night = Run(run_id="20260101T000000.000Z-aaaa", home_root=self.home, data=self.home, settings=settings,
                     started_at=START)  # fmt: skip
         journal.open_run(night)
@@ -159,8 +163,11 @@ class SimulatedNight:
         candidates, _ = fit_candidates(night, self.step, parts)
         champion = leaderboard.best_first(night)[0]
         members = lake.info(candidates.fitted[champion]).get("members") or {champion: ""}
-        for label in members:  # with the epochs of the fit on train, which may have been cut short
-            fit = lake.info(candidates.fitted[label])["seconds"]
+        second = leaderboard.runner_up(night, champion, candidates.measured) if settings.export.holdback else None
+        refitted: list[str] = [*members]
+        refitted += [second] if second and second not in members else []
+        for label in refitted:
+            fit = lake.info(candidates.fitted[label])["seconds"]  # with its epochs, which may have been cut short
             self.take(StageCall(StageName.TRAIN, label, fit="all"), self.costs.refit(night, label, fit))
         runs = Timings(night).runs(night.run_id)
         self.now += 6 * self.costs.between
