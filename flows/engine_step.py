@@ -26,8 +26,13 @@ def after_engine(step: Step, run: Run) -> Step:
             theirs = spread.engine().finished(label).get(call.title)
             if theirs is None:
                 return stage(*own)
-            with journal_entries.aside() as entries:
-                result = stage(*own)
+            entries: list[journal_entries.Entry] = []
+            try:
+                with journal_entries.aside() as entries:
+                    result = stage(*own)
+            except BaseException:  # after a damaged result was built again, for instance
+                journal.take(run, entries)
+                raise
             if _was_there(entries):
                 entries = theirs
                 log.info(f"  {call.title}: {_seconds(theirs):.1f} s, by the cluster")

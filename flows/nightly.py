@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.step import Step
 from pipeline.config.run import Run
+from pipeline.core import collector
 from pipeline.core.errors import Refused, Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.stages import admit, clean, encode, ingest, split
@@ -38,7 +39,8 @@ def night(run: Run, step: Step) -> None:
     """CSV in, published tables out. Each stage returns the folder (or file) that the next ones read."""
     data = data_stages(run, step)
 
-    from flows.candidate_models import fit_candidates, fit_runner_up, refit_for_lists  # imports torch: takes seconds
+    with collector.paused():  # imports torch: takes seconds
+        from flows.candidate_models import fit_candidates, fit_runner_up, refit_for_lists
     from pipeline.experiments import budget
     from pipeline.stages import audit, compare, deliver, export, leaks, profile, publish, report, select, track, train
 

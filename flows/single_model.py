@@ -47,7 +47,33 @@ def begin(run: Run, parts: Path, labels: list[str]) -> None:
         return
     for label in labels:
         if not (_is_of_hosts(run, label) or _is_fitted(run, parts, label)):
-            engine.begin(label, carry_out, (run, parts, label))
+            engine.begin(label, carry_out, (run, parts, label), _begin_trials(run, parts, label))
+
+
+def carry_out_trial(*call: Any) -> spread.Records:
+    """Carry out a trial ahead of its search, as `trials_ahead.carry_out`."""
+    from pipeline.experiments import trials_ahead  # imports optuna
+
+    trials_ahead.carry_out(*call)
+    return {}
+
+
+def _begin_trials(run: Run, parts: Path, label: str) -> list[str]:
+    """Let the engine carry out the trials that no metric of another one decides; returns what to wait for."""
+    if not run.settings.models[label].search:
+        return []
+    from pipeline.stages import search
+
+    try:
+        calls = search.trials_ahead(run, parts, label)
+    except Exception:  # the search itself meets the same error, and the family is left out
+        return []
+    if len(calls) < 2:
+        return []
+    names = [f"{label} trial {number}" for number in range(len(calls))]
+    for name, call in zip(names, calls, strict=True):
+        spread.engine().begin(name, carry_out_trial, call)
+    return names
 
 
 def _is_of_hosts(run: Run, label: str) -> bool:

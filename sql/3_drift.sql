@@ -1,31 +1,24 @@
 -- 3_drift: how users, items and activity of tonight's source differ from those of the live tables.
--- reads:  source_rows; before_users (user_id), before_items (item_id), before_rows (rows) of the live tables, or empty
+-- reads:  source_rows; source_items (item_id, rows), its items; before_users (user_id), before_items (item_id), before_rows (rows) of the live tables, or empty
 -- writes: nothing; returns measure and value, one row for each measure that can be computed
 -- params: none
 with of_users as (
     select
         user_id,
-        count(*) as rows,
         max(timestamp) as last_seen
     from source_rows
     group by user_id
 ),
 
 of_items as (
-    select
-        item_id,
-        count(*) as rows
-    from source_rows
-    group by item_id
+    select * from source_items
 ),
 
 totals as (
     select
-        count(*) as rows,
-        count(timestamp) as timed,
-        max(timestamp) as newest,
-        avg(rating) as rating_mean
-    from source_rows
+        (select count(*) from source_rows) as rows,
+        (select max(timestamp) from source_rows) as newest,
+        (select avg(rating) from source_rows) as rating_mean
 ),
 
 users as (
@@ -70,7 +63,7 @@ measured as (
     union all
     select 'users_lost', 1 - shared.users / nullif(before.users, 0) from before, shared
     union all
-    select 'users_active', case when totals.timed > 0 then users.active / users.n end from totals, users
+    select 'users_active', case when totals.newest is not null then users.active / users.n end from totals, users
     union all
     select 'items_new', case when before.items > 0 then 1 - shared.items / items.n end from items, before, shared
     union all

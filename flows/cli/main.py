@@ -14,7 +14,7 @@ from typing import NoReturn
 from flows.cli.options import build_parser
 from pipeline.core import child_processes
 from pipeline.core.errors import Held, Locked, Refused, SettingsError, UnreadableInput, with_ids
-from pipeline.core.filesystem import ADVICE, is_full
+from pipeline.core.filesystem import ADVICE, is_full, is_utf8
 from pipeline.core.redaction import masked
 from pipeline.core.terminal import plain
 
@@ -37,7 +37,7 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    options = build_parser().parse_args(argv)
+    options = parsed(sys.argv[1:] if argv is None else argv)
     debug = getattr(options, "debug", False)
     options.home = getattr(options, "home", None)
     for name, value in FOR_LIBRARIES.items():
@@ -69,6 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif code == CRASHED and not debug:
             print("This should not happen. Add --debug to see where it did.", file=sys.stderr)
         return code
+
+
+def parsed(arguments: Sequence[str]) -> Namespace:
+    """The options of a command line. Ends with exit code 2 where it is wrong."""
+    parser = build_parser()
+    for value in (*arguments, os.environ.get("NIGHTRECS_HOME", "")):
+        if not is_utf8(value):
+            parser.error(f"{value!a} is not UTF-8: no file or table could store it")
+    return parser.parse_args(arguments)
 
 
 def execute(options: Namespace) -> int:

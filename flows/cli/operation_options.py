@@ -1,6 +1,6 @@
 """Options of the commands that operate nights: maintenance, scheduling and diagnostics."""
 
-from flows.cli.parser import Command, add_dataset
+from flows.cli.parser import Command, add_dataset, not_negative, positive
 
 
 def add_maintenance(command: Command) -> None:
@@ -68,8 +68,8 @@ def add_maintenance(command: Command) -> None:
         ("lake-nights", "number of nights whose lake results are kept"),
         ("mlflow-nights", "number of nights to keep in MLflow"),
     ):
-        collect.add_argument(f"--keep-{name}", type=int, metavar="N", help=what)
-    collect.add_argument("--keep-days", type=float, metavar="DAYS", help="keep everything that is younger")
+        collect.add_argument(f"--keep-{name}", type=positive, metavar="N", help=what)
+    collect.add_argument("--keep-days", type=not_negative, metavar="DAYS", help="keep everything that is younger")
     forget = command(
         "flows.cli.forget:forget", "remove one user everywhere, and exclude them from every later night",
         "forget sample u0001", "forget sample u0001 --json",
@@ -174,7 +174,7 @@ def add_diagnostics(command: Command) -> None:
     )  # fmt: skip
     bench.add_argument("what", choices=("quality",), help="quality: the protocols of flows/quality")
     bench.add_argument("--only", metavar="P1,P2", help="only these protocols")
-    bench.add_argument("--seeds", type=int, metavar="N", help="only the first N seeds of each")
+    bench.add_argument("--seeds", type=positive, metavar="N", help="only the first N seeds of each")
     bench.add_argument("--markdown", action="store_true", help="also write the tables into flows/quality/README.md")
     completion = command(
         "flows.cli.completion:completion", "print a shell completion script",

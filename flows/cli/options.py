@@ -3,7 +3,7 @@
 import argparse
 
 from flows.cli.operation_options import add_diagnostics, add_maintenance, add_scheduling
-from flows.cli.parser import Command, Parser, Version, add_dataset, commands_of, number_of_rows
+from flows.cli.parser import Command, Parser, Version, add_dataset, commands_of, number_of_rows, positive
 from pipeline.stages import LINE
 
 STAGES = " ".join(LINE)
@@ -128,7 +128,7 @@ def _add_queries(command: Command) -> None:
         )
         add_dataset(query)
         query.add_argument(what, help=f"{what} id, as in the source")
-        query.add_argument("-n", type=int, default=20, help="number of items (default: 20)")
+        query.add_argument("-n", type=positive, default=20, help="number of items (default: 20)")
         if name == "recommend":
             query.add_argument(
                 "--list", metavar="NAME", default="", help="another list than the default one: [lists.NAME]"
@@ -149,7 +149,7 @@ def _add_queries(command: Command) -> None:
     audience.add_argument("item", nargs="?", help="item id, as in the source")
     audience.add_argument("--attribute", metavar="NAME", help="instead of an item: an attribute of items")
     audience.add_argument("--value", help="value of the attribute")
-    audience.add_argument("-n", type=int, default=100, help="number of users (default: 100)")
+    audience.add_argument("-n", type=positive, default=100, help="number of users (default: 100)")
     explain = command(
         "flows.cli.explain:explain", "explain a published model's score of an item for a user",
         "explain sample u0001 b0001", "explain sample u0001 b0001 --model ials --json",
@@ -160,7 +160,7 @@ def _add_queries(command: Command) -> None:
     explain.add_argument("user", help="user id, as in the source")
     explain.add_argument("item", help="item id, as in the source")
     explain.add_argument("--model", metavar="LABEL", help="another model of the published night than its champion")
-    explain.add_argument("-n", type=int, default=10, help="number of history items (default: 10; JSON has all)")
+    explain.add_argument("-n", type=positive, default=10, help="number of history items (default: 10; JSON has all)")
     board = command(
         "flows.cli.leaderboard:leaderboard", "compare the models of the published night",
         "leaderboard sample", "leaderboard sample --split valid --all --json",
@@ -172,7 +172,7 @@ def _add_queries(command: Command) -> None:
         "flows.cli.runs:runs", "list the nights of a data set, newest first", "runs sample", "runs sample -n 5 --json"
     )
     add_dataset(runs)
-    runs.add_argument("-n", type=int, default=20, help="number of nights (default: 20)")
+    runs.add_argument("-n", type=positive, default=20, help="number of nights (default: 20)")
     sql = command(
         "flows.cli.query:sql", "run a read-only query on the published tables",
         "sql sample \"select * from recommendations_titled where user_id = 'u0001' order by rank\"",

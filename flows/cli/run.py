@@ -22,6 +22,7 @@ from flows.step import plainly
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.console import log
 from pipeline.core.errors import OURS, Refused, SettingsError
+from pipeline.core.memory import keep_freed_memory
 from pipeline.core.redaction import without_user
 from pipeline.storage import journal, reader
 
@@ -38,6 +39,7 @@ def run_night(options: Namespace) -> int:
         return show_plan(options)
     if options.rows:
         raise SettingsError("--rows is for --plan: it says what a source of so many rows needs")
+    keep_freed_memory()
     say_where(options.home)
     asked = (options.dataset, options.recipe, options.data, options.home, options.overrides)
     with recording(*asked, until=options.until):
@@ -164,7 +166,7 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
     with reader.open_live(run.home, run.dataset) as con:
         user = con.sql(
             "select user_id from users order by user_id in (from (select distinct user_id from recommendations)) desc, "
-            "n_interactions desc, user_id limit 1"
+            r"regexp_matches(user_id, '[^\pL\pN\pP\pS ]'), n_interactions desc, user_id limit 1"  # it is to be typed
         ).fetchall()[0][0]
         rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = this_command()

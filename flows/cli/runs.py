@@ -13,6 +13,7 @@ from pipeline.datasets.names import dataset_name, unknown_dataset
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.storage.generations import kept_generations, live_run_id
+from pipeline.storage.lock import lock_holder
 
 
 def runs(options: Namespace) -> None:
@@ -25,8 +26,13 @@ def runs(options: Namespace) -> None:
     frame = frame.with_columns(pl.col("started_at").dt.truncate("1s"), seconds=seconds.round(1))
     live, kept = live_run_id(home, dataset), set(kept_generations(home, dataset))
     records = []
-    for night in frame.iter_rows(named=True):
+    is_held = lock_holder(home.lock(dataset)) is not None
+    for place, night in enumerate(frame.iter_rows(named=True)):
         run_id = night["run_id"]
+        if night["outcome"] == "running" and (place or not is_held):  # the next night closes it
+            night |= (
+                {"outcome": "crashed", "reason": journal.ENDED_EARLY} if run_id != live else {"outcome": "published"}
+            )
         record = {key: night[key] for key in ("run_id", "started_at", "seconds", "outcome", "champion")}
         record["figure"], record["value"] = selection_metric(home, dataset, run_id, night["champion"])
         record["tables"] = "live" if run_id == live else "kept" if run_id in kept else None

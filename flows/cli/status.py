@@ -73,7 +73,7 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
     last = counted[-1] if counted else {}
     outcome, reason, ids, problems = last.get("outcome"), last.get("reason"), journal.ids_of(last), []
     if outcome == "running":
-        outcome, reason = "crashed", "the process ended before the night did"
+        outcome, reason = "crashed", journal.ENDED_EARLY
     if counted and outcome != "published":
         problems.append(with_ids(f"the last night did not publish: {outcome}: {reason}", ids))
     if live is None and not home.live(dataset).exists():

@@ -21,7 +21,7 @@ from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.storage import home_identity
 from pipeline.storage.lock import lock, lock_holder
-from pipeline.tracking.server import tracking_uri
+from pipeline.tracking.server import sqlite_url, tracking_uri
 
 NOT_WELL = 3
 APP = "nightrecs"
@@ -142,6 +142,10 @@ def plan(
         "NIGHTRECS_HOME": str(home.root),
     }  # fmt: skip
     own_store = tracking_uri(home)
+    if own_store == sqlite_url(home.mlflow_db) and not home.mlflow_db.exists():
+        from pipeline.tracking.client import connect
+
+        connect(home)  # MLflow's server would create it in place
     hosts = [place for local in api_access.LOCAL for place in (local, f"{local}:*")]  # any port: there are tunnels
     services = [
         Service(

@@ -4,16 +4,15 @@ The night's process never speaks with Ray itself: see fanout.py.
 """
 
 import secrets
-import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from contextlib import contextmanager
 from typing import Any
 
-from flows.orchestration import cluster_access, cluster_process, host_fits, remote_calls
+from flows.orchestration import cluster_access, host_fits, remote_calls
 from flows.orchestration.cluster_access import Door
 from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY, HostFit, Wanted
+from flows.orchestration.cluster_process import Gone, RayProcess
 from flows.orchestration.remote_calls import Outcome
 from pipeline.config.run import Run
 from pipeline.core import progress, spread
@@ -37,24 +36,23 @@ class Cluster(spread.Engine):
 
     def __init__(self, run: Run):
         self.run = run
-        self.parent: Connection | None = None
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: RayProcess | None = None
         self.lost = False
         self.slots, self.count = 0, 0
         self.begun: dict[str, int] = {}
         self.ended: dict[int, Outcome | Died] = {}
-        self.heard = 0.0
-        """When there was the last sign of life."""
 
     @property
     def is_elsewhere(self) -> bool:
         """Whether the cluster is not lost."""
         return not self.lost
 
-    def begin(self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...]) -> None:
+    def begin(
+        self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...], after: Sequence[str] = ()
+    ) -> None:
         """As `Engine.begin`."""
         if self._connected():
-            self.begun[name] = self._submit(function, call)
+            self.begun[name] = self._submit(function, call, [self.begun[other] for other in after])
 
     def finished(self, name: str) -> spread.Records:
         """As `Engine.finished`. Raises Died."""
@@ -109,35 +107,29 @@ class Cluster(spread.Engine):
 
     def close(self) -> None:
         """Let go of the cluster; what still runs there is ended."""
-        if self.parent is not None:
-            self.parent.close()
-            self.parent = None
         if self.process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
-            self.process.kill()
-            self.process.wait()
+            self.process.close()
             self.process = None
 
-    def _submit(self, function: Callable[..., Any], call: tuple[Any, ...]) -> int:
+    def _submit(self, function: Callable[..., Any], call: tuple[Any, ...], after: Sequence[int] = ()) -> int:
         self.count += 1
         try:
-            if self.parent is not None:
-                self.parent.send((self.count, function, call))
-        except OSError:
-            self._lose("the connection was closed")
+            if self.process is not None:
+                self.process.send(self.count, function, call, after)
+        except Gone as why:
+            self._lose(str(why))
         return self.count
 
     def _wait(self, number: int) -> Outcome | Died:
         while number not in self.ended:
             if self.lost:
                 return Outcome(error="the cluster was lost")
-            self._hear(time.monotonic() + 1)
+            self._hear()
         return self.ended[number]
 
     def _connected(self) -> bool:
         """Whether the cluster is there; connects at the first call."""
-        if self.lost or self.parent is not None:
+        if self.lost or self.process is not None:
             return not self.lost
         with self._wanted() as wanted:
             self._start(wanted)
@@ -157,27 +149,27 @@ class Cluster(spread.Engine):
             probe.unlink(missing_ok=True)
 
     def _start(self, wanted: Wanted) -> None:
-        door = Door(wanted.address, wanted.token)
-        self.process, self.parent = cluster_process.start("flows.orchestration.fanout", door)
-        self.parent.send(wanted)
-        self.heard = deadline = time.monotonic() + START_SECONDS
+        self.process = RayProcess("flows.orchestration.fanout", Door(wanted.address, wanted.token), PATIENCE)
+        self.process.wait_longer(START_SECONDS)
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            self.process.send(wanted)
+        except Gone as why:
+            self._lose(str(why))
         while not self.slots and not self.lost:
-            self._hear(deadline)
+            self._hear()
             if time.monotonic() > deadline and not self.lost:
                 self._lose(f"the cluster at {wanted.address} was not ready after {START_SECONDS:.0f} s")
 
-    def _hear(self, until: float) -> None:
-        """Take one message, if there is one before `until`."""
-        assert self.parent is not None
+    def _hear(self) -> None:
+        """Take one message, if there is one within a second."""
+        assert self.process is not None
         try:
-            message = self.parent.recv() if self.parent.poll(max(until - time.monotonic(), 0)) else None
-        except (EOFError, OSError):
-            return self._lose("the process that speaks with Ray ended")
+            message = self.process.receive()
+        except Gone as why:
+            return self._lose(str(why))
         if message is None:
-            if time.monotonic() - self.heard > PATIENCE:
-                self._lose(f"no sign of life for {PATIENCE:.0f} s")
             return None
-        self.heard = max(self.heard, time.monotonic())
         kind, *content = message
         if kind == READY:
             hosts, self.slots = content

@@ -7,7 +7,7 @@ nobody answers. Neither may happen to a night. Messages are tuples, over a pair 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -67,6 +67,8 @@ class Client:
             raise Unusable(f"Ray can't connect to {wanted.address}: {error}") from None
         self.running: dict[Any, int] = {}
         """Number of the part by Ray's reference."""
+        self.begun: dict[int, Any] = {}
+        """Reference by number, of those that others may wait for."""
         self.on_gpu = remote_calls.kind_of(wanted.device) not in ("cpu", "mps")
         self._check_machines(wanted)
 
@@ -106,12 +108,15 @@ class Client:
             if why := machine.differs(code, device):
                 raise Unusable(why)
 
-    def submit(self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        """Start a part."""
+    def submit(
+        self, number: int, function: Callable[..., Any], arguments: tuple[Any, ...], after: Sequence[int]
+    ) -> None:
+        """Start a part, once the parts with the numbers `after` have ended."""
         task = self.ray.remote(
             num_cpus=self.cores(), num_gpus=int(self.on_gpu), max_retries=RETRIES, scheduling_strategy="SPREAD"
         )(remote_calls.call)
-        self.running[task.remote(function, arguments)] = number
+        reference = task.remote(function, arguments, *(self.begun[other] for other in after))
+        self.running[reference], self.begun[number] = number, reference
 
     def ended(self) -> list[tuple[Any, ...]]:
         """Messages about the parts that ended since, after at most a second."""
@@ -137,7 +142,8 @@ def serve(parent: Connection) -> None:
     """Serve the night until it closes the connection."""
     client, looked = None, 0.0
     try:
-        wanted: Wanted = parent.recv()
+        wanted: Wanted
+        (wanted,) = parent.recv()
         client = Client(wanted)
         parent.send((READY, [node["NodeManagerHostname"] for node in client.machines()], client.slots))
         while True:

@@ -48,8 +48,11 @@ class Machine:
         return None if self.device == device else f"{self.host} computes on {self.device}, not on {device}"
 
 
-def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
-    """Carry out a part. An error is returned as text: the night's own process then does the part itself."""
+def call(function: Callable[..., Any], arguments: tuple[Any, ...], *after: Outcome) -> Outcome:
+    """Carry out a part. An error is returned as text: the night's own process then does the part itself.
+
+    `after`: those that it has waited for; what they wrote is in files.
+    """
     with journal_entries.aside() as entries:
         try:
             result = function(*arguments)

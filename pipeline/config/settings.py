@@ -103,9 +103,9 @@ class Scale(Section):
     others are in no key of the lake."""
 
     shards: Annotated[int, Field(ge=0, le=500)] = 0
-    """Contiguous ranges of users that the stages clean, encode and split take one after another, so that their memory
-    is bounded. 0: as many as the rows need to stay within half of `memory_limit`, which is 1 for most data sets; 1: all
-    rows at once."""
+    """Contiguous ranges of users that the stages clean, encode and split take one after another, or several at once
+    with an engine, so that their memory is bounded. 0: as many as the rows need to stay within half of `memory_limit`,
+    which is 1 for most data sets; 1: all rows at once."""
     engine: Literal["none", "ray"] = "none"
     """ray: models and shards are carried out on a Ray cluster that shares the home, ahead of the night, which does by
     itself what failed there. Needs the extra `scale`, and the cluster's token in RAY_AUTH_TOKEN or

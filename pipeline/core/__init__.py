@@ -4,6 +4,7 @@
 __all__ = [
     "bootstrap",
     "child_processes",
+    "collector",
     "console",
     "errors",
     "fault_injection",

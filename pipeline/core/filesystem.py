@@ -28,6 +28,15 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold the text. Arguments and file names with other bytes reach Python as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sync(path: Path) -> None:
     """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,11 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 GIB = 2**30
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt`, as in malloc.h of the GNU C library."""
+_KEPT, _OWN_PAGES = 128 * 2**20, 32 * 2**20
+"""Free bytes that stay at the end of the heap, and the size (the largest) from which on a block has its own pages."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -24,6 +29,23 @@ def available_memory() -> tuple[int, int]:
         if line.startswith("MemAvailable:"):
             return min(int(line.split()[1]) * 1024, total), total
     return total, total
+
+
+def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
+    """Let the C library keep up to 128 MB that were freed for the next arrays; returns whether it does.
+
+    By default it returns most of it at once, and the kernel clears a page each time that it is handed out again: a
+    quarter of the page faults of the data stages. Does nothing if the environment sets MALLOC_ variables, which are the
+    user's, or with another C library.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in environ):
+        return False
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
+        return False
+    return all([mallopt(_MMAP_THRESHOLD, _OWN_PAGES), mallopt(_TRIM_THRESHOLD, _KEPT)])
 
 
 def parse_bytes(text: str) -> int:

@@ -28,9 +28,13 @@ class Engine:
         """
         return (function(*call) for call in calls)
 
-    def begin(self, name: str, function: Callable[..., Records], call: tuple[Any, ...]) -> None:
-        """Start `function(*call)` elsewhere, if there is such a place. It carries out stages and returns their journal
-        entries; `name` is unique."""
+    def begin(
+        self, name: str, function: Callable[..., Records], call: tuple[Any, ...], after: Sequence[str] = ()
+    ) -> None:
+        """Start `function(*call)` elsewhere, if there is such a place, once those of the names `after` have ended.
+
+        It returns the journal entries of the stages that it carried out. `name` is unique.
+        """
 
     def finished(self, name: str) -> Records:
         """Wait for what was begun under this name. Empty if nothing was, or if it did not succeed."""

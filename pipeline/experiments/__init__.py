@@ -14,6 +14,7 @@ __all__ = [
     "study",
     "timings",
     "trial",
+    "trials_ahead",
     "warm_start",
     "workload",
 ]

@@ -22,6 +22,8 @@ from pipeline.experiments.space import Choices, Range, Space, grid_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+STARTUP = 5
+"""Trials of `tpe` with a metric that are drawn at random before it learns from them."""
 SAME = 10
 """A search ends after this many trials in a row that repeat earlier ones, or that fail from the start."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -83,6 +85,8 @@ class Search:
     on_trial: Callable[[Trial], None] = lambda trial: None
     """Called after each trial."""
     clock: Callable[[], float] = time.monotonic
+    seconds_before: Callable[[], float] = lambda: 0.0
+    """Seconds that the last trial took ahead of the search."""
 
     def run(self) -> tuple[list[Trial], str]:
         """Run trials until `limit` says stop or nothing new is left; all trials of the study, and why it ended."""
@@ -92,13 +96,35 @@ class Search:
             done = trials_of(study)
             if ended := self.limit(done) or _nothing_new(done, grid):
                 return done, ended
-            tried = [trial.params for trial in done]
-            point = next(p for p in grid if p not in tried) if grid is not None else None if done else self.first
-            study.sampler = _sampler(self.sampler, seed_of(self.seed, "trial", len(done)), self.space, point)
+            trial, point = self._ask(study, [trial.params for trial in done], grid)
             known = self.known if point is not None and point == self.first else None
-            trial = study.ask({name: _distribution(of) for name, of in self.space.items()})
             self._run_trial(study, trial, done, known)
             self.on_trial(trials_of(study)[-1])
+
+    def _ask(
+        self, study: optuna.Study, tried: list[dict[str, Any]], grid: list[dict[str, Any]] | None
+    ) -> tuple[optuna.Trial, dict[str, Any] | None]:
+        """The next trial after those that were tried, and its point if that is not for the sampler to say."""
+        point = next(p for p in grid if p not in tried) if grid is not None else None if tried else self.first
+        study.sampler = _sampler(self.sampler, seed_of(self.seed, "trial", len(tried)), self.space, point)
+        return study.ask({name: _distribution(of) for name, of in self.space.items()}), point
+
+    def independent(self, most: int) -> list[dict[str, Any]]:
+        """Hyperparameters of the first trials, at most so many, that no metric of another trial decides; no two equal.
+
+        All of a grid and of random ones; of `tpe` those before it has metrics to learn from.
+        """
+        grid = grid_of(self.space) if self.sampler == "grid" else None
+        most = min(most, len(grid) if grid is not None else STARTUP if self.sampler == "tpe" else most)
+        study, tried = optuna.create_study(), []
+        while len(tried) < most:
+            trial, _ = self._ask(study, tried, grid)
+            tried.append(self._params(trial))
+            study.tell(trial, 0.0)
+        return [params for number, params in enumerate(tried) if params not in tried[:number]]
+
+    def _params(self, trial: optuna.Trial) -> dict[str, Any]:
+        return {name: _decoded(of, trial.params[name]) for name, of in self.space.items()}
 
     def _run_trial(self, study: optuna.Study, trial: optuna.Trial, done: list[Trial], known: float | None) -> None:
         """Run one trial and record its result in the study."""
@@ -108,7 +134,7 @@ class Search:
             if self.prune and trial.should_prune():
                 raise Pruned
 
-        params = {name: _decoded(of, trial.params[name]) for name, of in self.space.items()}
+        params = self._params(trial)
         started, value, state = self.clock(), None, TrialState.FAIL
         twin = next((t for t in done if t.params == params and t.state == "complete"), None)
         try:
@@ -125,7 +151,8 @@ class Search:
             state, reason = TrialState.PRUNED, None
         except Failed as error:
             reason = str(error)
-        ended = {"params": params, "seconds": round(self.clock() - started, 3), "reason": reason}
+        seconds = self.clock() - started + self.seconds_before()
+        ended = {"params": params, "seconds": round(seconds, 3), "reason": reason}
         trial.set_user_attr("ended", ended)
         study.tell(trial, value, state)
 
@@ -203,7 +230,7 @@ def _sampler(name: str, seed: int, space: Space, point: dict[str, Any] | None) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.PartialFixedSampler(fixed, random)
-    return optuna.samplers.TPESampler(seed=seed % (1 << 32), n_startup_trials=5) if name == "tpe" else random
+    return optuna.samplers.TPESampler(seed=seed % (1 << 32), n_startup_trials=STARTUP) if name == "tpe" else random
 
 
 def _distribution(of: Choices | Range) -> BaseDistribution:

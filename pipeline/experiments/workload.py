@@ -208,7 +208,8 @@ def _sequence(config: ModelConfig, shape: Shape) -> Work:
 def _forward(config: ModelConfig, shape: Shape) -> Work:
     """The blocks of a sequence model, forward, for all rows."""
     dim, width = _dim(config), getattr(config, "max_length", 200)
-    blocks = getattr(config, "blocks", 2) * (12 * dim**2 + 2 * dim * min(width, shape.length))
+    weights = 18 if getattr(config, "block", "plain") == "ligr" else 12  # of a block, in dim**2
+    blocks = getattr(config, "blocks", 2) * (weights * dim**2 + 2 * dim * min(width, shape.length))
     return Work(SMALL_PRODUCTS * 2.0 * shape.rows * blocks)
 
 
@@ -233,7 +234,7 @@ FITS: Mapping[str, Callable[[ModelConfig, Shape], Work]] = {
 SPARSE_SCORES = ("ease", "slim", "item_knn", "rp3beta")
 """Families that score by summing rows of a matrix of items, not by products of vectors."""
 
-IN_PIECES = ("item_knn", "rp3beta")
+IN_PIECES = ("item_knn", "next_item", "rp3beta")
 """Families whose fit gives up early, after a small part, where it would not end in time (`FitContext.in_time`)."""
 
 

@@ -86,12 +86,11 @@ class NextItem(Recommender):
         history, places = train.history(), 2 * self.config.reach
         by_item = torch.argsort(history.items, stable=True)  # (E,)
         ends = torch.cumsum(torch.bincount(history.items, minlength=self.n_items), 0)  # (I,)
-        tiles = context.in_time(_tiles(ends, max(1, TILE // (4 * places))), self.n_items, len)
+        tiles = context.in_time(_tiles(ends, max(1, TILE // (4 * places))), len(by_item), len)
         self.neighbors.zero_()
         self.weights.zero_()
-        for items in tiles:
-            start = 0 if not items[0] else int(ends[items[0] - 1])
-            self._keep(*self._pairs(history, by_item[start : int(ends[items[-1]])]), factor)
+        for events in tiles:
+            self._keep(*self._pairs(history, by_item[events]), factor)
 
     def _recent(self, rows: Interactions, times: Tensor) -> Tensor:
         """Events of each item, weighted by their age, (I,) float64: added on the CPU in the order of the rows."""
@@ -153,9 +152,13 @@ class NextItem(Recommender):
 
 
 def _tiles(ends: Tensor, most: int) -> Iterator[Tensor]:
-    """All items in tiles of up to `most` events, at least one item each; `ends` (I,): events of items up to each."""
-    start, before = 0, 0
-    while start < len(ends):
-        stop = max(start + 1, int(torch.searchsorted(ends, before + most, right=True)))
-        yield torch.arange(start, stop, device=ends.device)
-        start, before = stop, int(ends[stop - 1])
+    """Places of all events, ordered by item, in tiles of whole items: up to `most` events, at least one item each.
+
+    `ends` (I,): events of items up to each.
+    """
+    item, before = 0, 0
+    while item < len(ends):
+        item = max(item + 1, int(torch.searchsorted(ends, before + most, right=True)))
+        stop = int(ends[item - 1])
+        yield torch.arange(before, stop, device=ends.device)
+        before = stop

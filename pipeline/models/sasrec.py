@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import FitContext, NotServable, Recommender, pick
-from pipeline.models.ops.attention import Block, Dropout
+from pipeline.models.ops.attention import Block, Dropout, GatedBlock
 from pipeline.models.ops.pair_scores import short
 from pipeline.models.ops.sequences import Pieces, latest, moments_of
 from pipeline.training.interactions import History, Interactions
@@ -29,6 +29,9 @@ class SasRecConfig(TrainingConfig):
     """Transformer blocks: attention and feed-forward."""
     heads: PositiveInt = 2
     """Attention heads; must divide embedding_dim."""
+    block: Literal["plain", "ligr"] = "plain"
+    """plain: x + f(norm(x)), layers with GELU. ligr: gated residuals x + σ(W x) f(norm(x)) and SwiGLU, as in eSASRec
+    (2025, arXiv 2508.06450), which has half as many weights again."""
     max_length: PositiveInt = 200
     """Events that are read. Longer histories are cut into pieces in the fit, and served by their latest events."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -50,12 +53,15 @@ class SasRecConfig(TrainingConfig):
     patience: PositiveInt = 6
     """Validations without improvement after which the fit ends; next-item metrics are noisy."""
 
+    added_later: ClassVar[tuple[str, ...]] = ("block",)
+
 
 class SasRec(Recommender):
     """score(u, i) = <h, q_i>, where h is the last state of a causal transformer over the user's history.
 
     Item vectors q are shared by input and output. Blocks normalise before each part (Xiong et al. 2020). Events of
-    one moment have no order; the fit shuffles them every time.
+    one moment have no order; the fit shuffles them every time. eSASRec (RecSys 2025) is `block = "ligr"` with
+    `loss = "sampled_softmax"`.
     """
 
     family = "sasrec"
@@ -72,7 +78,8 @@ class SasRec(Recommender):
             raise NotServable(f"sasrec: embedding_dim = {dim} can't be divided among heads = {config.heads}")
         self.item = nn.Embedding(n_items, dim)
         self.place = nn.Embedding(config.max_length, dim)
-        self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
+        kind = GatedBlock if config.block == "ligr" else Block
+        self.blocks = nn.ModuleList(kind(dim, config.heads, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(dim)
         self.drop = Dropout(config.dropout)
 
@@ -163,7 +170,7 @@ def _start(module: nn.Module) -> None:
     """Small normal weights; biases 0, norms as torch makes them."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.LayerNorm):
         module.reset_parameters()

@@ -14,8 +14,10 @@ __all__ = [
     "published_split",
     "row_names",
     "seen",
+    "shard_parts",
     "shards",
     "split_checks",
+    "split_parts",
     "split_shards",
     "splitters",
 ]

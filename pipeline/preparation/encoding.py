@@ -1,8 +1,8 @@
 """Dense indices for users and items, and the row order of the contract `encoded`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from pipeline.sources.parsing import END_OF_TIME
 
 ROWS_AT_ONCE = 2**20
 """Rows that are put into their order and written at a time."""
+_COMPARED = 2**18
+"""Neighbours that are compared at a time, which fit into a cache."""
 NO_TIME = -1
 """Stands for a null: times are 1970 or later. For ratings, which are finite, NaN does."""
 _COLUMNS = {
@@ -41,7 +43,8 @@ def encode_rows(
             Coded(codes.to_numpy(), ids) for codes, ids in both.map(codes_of, (clean["user_id"], clean["item_id"]))
         )
     found = _Rows(user, item, _others([clean], clean.height, kinds))
-    return found.take(found.order(seed)), _index("user", user.ids), _index("item", item.ids)
+    parts = list(found.order(seed).parts()) or [np.zeros(0, np.int64)]
+    return found.take(np.concatenate(parts)), _index("user", user.ids), _index("item", item.ids)
 
 
 def encode_file(
@@ -54,9 +57,8 @@ def encode_file(
         groups = (file.read_row_group(number, columns=stored) for number in range(file.num_row_groups))
         others = _others((pl.DataFrame(pl.from_arrow(group)) for group in groups), len(user.codes), kinds)
     found = _Rows(user, item, others)
-    order = found.order(seed)
-    for start in range(0, len(order), ROWS_AT_ONCE):
-        write(found.take(order[start : start + ROWS_AT_ONCE]))
+    for places in found.order(seed).parts():
+        write(found.take(places))
     return _index("user", user.ids), _index("item", item.ids)
 
 
@@ -113,62 +115,107 @@ class _Rows:
         """Whether a row has no time."""
         return bool(self.others["timestamp"].min(initial=0) == NO_TIME)
 
-    def order(self, seed: int) -> np.ndarray:
-        """Place of each row of `encoded`, (R,)."""
+    def order(self, seed: int) -> "_Order":
+        """The order of the rows of `encoded`."""
         time = self.others["timestamp"]
-        order, again = _of_runs(self.user, time) or _of_keys(self.user, time)
-        before = np.append(False, again)[: len(again)]  # (R,): as the row before
-        tied = np.flatnonzero(again | before)  # (T,): only rows of equal user and time need a hash
+        order = _of_runs(self.user, time) or _of_keys(self.user, time)
+        tied = np.union1d(order.again, order.again + 1)  # (T,): only rows of equal user and time need a hash
         if not len(tied):
             return order
-        source = order[tied]  # rows that are equal in all of it are in source order, in shards as in one piece
+        source = order.source_of(
+            tied
+        )  # rows that are equal in all of it are in source order, in shards as in one piece
         pairs = pl.DataFrame({"user_idx": self.user.codes[source], "item_idx": self.item.codes[source]})
         further = {name: self.others[name][source] for name in ("event", "quantity") if name in self.others}
         equal = pl.DataFrame(
             {
-                "group": np.cumsum(~before[tied]),
+                "group": np.cumsum(~np.isin(tied - 1, order.again, assume_unique=True)),
                 "hash": pair_hashes(pairs, self.user.ids, self.item.ids, seed, "tie"),
                 **further,
                 "source": source,
             }
         )
         by_hash = equal.select(pl.arg_sort_by(*equal.columns)).to_series()
-        order[tied] = source[by_hash.to_numpy()]
-        return order
+        return replace(order, moved=tied, moved_from=source[by_hash.to_numpy()])
 
 
-def _of_runs(user: Coded, time: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+@dataclass(frozen=True)
+class _Order:
+    """Which row of the source each row of `encoded` is."""
+
+    again: np.ndarray
+    """Rows that have the user and the time of the next one, (A,) ascending."""
+    rows: np.ndarray | None = None
+    """The places of all rows in the source, (R,); None: they are known by user."""
+    ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Index after each user's last row, (U,)."""
+    ahead: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """How far ahead of its place in `encoded` a user's row is in the source, (U,)."""
+    moved: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Rows for which that does not hold, (T,) ascending,"""
+    moved_from: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """and their places in the source, (T,)."""
+
+    def source_of(self, places: np.ndarray) -> np.ndarray:
+        """Places in the source of these rows (N,) of `encoded`, but for those moved, (N,)."""
+        if self.rows is not None:
+            return self.rows[places].astype(np.int64)
+        return places + self.ahead[np.searchsorted(self.ends, places, side="right")]
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Places in the source of ROWS_AT_ONCE rows at a time, (N,), in order."""
+        n_rows = len(self.rows) if self.rows is not None else int(self.ends[-1]) if len(self.ends) else 0
+        for start in range(0, n_rows, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, n_rows)
+            places = self._between(start, stop)
+            moved = slice(*np.searchsorted(self.moved, (start, stop)))
+            places[self.moved[moved] - start] = self.moved_from[moved]
+            yield places
+
+    def _between(self, start: int, stop: int) -> np.ndarray:
+        if self.rows is not None:
+            return self.rows[start:stop].copy()
+        first, last = np.searchsorted(self.ends, (start, stop - 1), side="right")
+        ends = np.minimum(self.ends[first : last + 1], stop)  # (V,): of the users in between
+        return np.arange(start, stop) + np.repeat(self.ahead[first : last + 1], np.diff(ends, prepend=start))
+
+
+def _of_runs(user: Coded, time: np.ndarray) -> _Order | None:
     """As `_of_keys`, for rows of which each user's come one after another and in order of time; None for others.
 
     Many sources are like that. Users are then sorted, and no rows.
     """
-    codes = user.codes
-    starts = np.flatnonzero(codes[1:] != codes[:-1]) + 1  # first rows of users, but for the first user
-    if len(starts) + 1 != len(user.ids):
+    starts = np.append(0, _where(user.codes, np.not_equal) + 1)[: len(user.codes)]  # (U,) first rows of users
+    if len(starts) != len(user.ids):
         return None
-    earlier = time[1:] < time[:-1]  # (R - 1,)
-    earlier[starts - 1] = False
-    if earlier.any():
+    if not np.isin(_where(time, np.greater) + 1, starts, assume_unique=True).all():
         return None
-    again = np.append(time[1:] == time[:-1], False)  # (R,)
-    again[starts - 1] = False
-    starts = np.append(0, starts)  # (U,)
-    by_user = np.argsort(codes[starts])
-    counts = np.diff(starts, append=len(codes))[by_user]
-    ahead = starts[by_user] - (np.cumsum(counts) - counts)  # (U,): how far a user's rows are from their new place
-    order = np.arange(len(codes), dtype=np.int32 if len(codes) < 2**31 else np.int64)
-    order += np.repeat(ahead.astype(order.dtype), counts)
-    return order, again[order]
+    equal = _where(time, np.equal)  # (A,): rows with the time of the next one
+    equal = equal[~np.isin(equal + 1, starts, assume_unique=True)]
+    by_user = np.argsort(user.codes[starts])
+    counts = np.diff(starts, append=len(user.codes))[by_user]
+    ends = np.cumsum(counts)
+    ahead = starts[by_user] - (ends - counts)  # (U,)
+    of_user = user.codes[equal]
+    return _Order(np.sort(equal - ahead[of_user]), ends=ends, ahead=ahead)
 
 
-def _of_keys(user: Coded, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order of rows by user and time, (R,), and whether a row has the user and the time of the next one, (R,)."""
+def _where(numbers: np.ndarray, relation: np.ufunc) -> np.ndarray:
+    """Places at which a number is in this relation to the next one, ascending; found some at a time to save memory."""
+    last = len(numbers) - 1
+    found = [np.zeros(0, np.int64)]
+    for start in range(0, last, _COMPARED):
+        stop = min(start + _COMPARED, last)
+        found.append(np.flatnonzero(relation(numbers[start:stop], numbers[start + 1 : stop + 1])) + start)
+    return np.concatenate(found)
+
+
+def _of_keys(user: Coded, time: np.ndarray) -> _Order:
+    """The order of rows by user and time."""
     keys = user_time_keys(user.codes, time)
-    order = keys.arg_sort().to_numpy(writable=True)
+    order = keys.arg_sort().to_numpy()
     ordered = keys.to_numpy()[order]
-    again = np.zeros(len(order), dtype=bool)
-    again[:-1] = ordered[1:] == ordered[:-1]
-    return order, again
+    return _Order(_where(ordered, np.equal), order)
 
 
 def user_time_keys(users: np.ndarray, time: np.ndarray) -> pl.Series:

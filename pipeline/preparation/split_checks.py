@@ -162,9 +162,40 @@ class Summary:
             [(self._announced, announced(parts))] if "target" in rows.columns and self.kind != "global_time" else []
         )
         for total, found in counts:
-            for name, (some, held) in found.items():
-                before = total.get(name, (0, 0))
-                total[name] = (before[0] + some, before[1] + held)
+            self._add_pairs(total, found)
+
+    def by_item(self) -> pl.DataFrame:
+        """What is counted by item, for `merge`: (I,) rows."""
+        held = {f"{name}_{what}": column for name, held in self._held.items() for what, column in held.by_item.items()}
+        return pl.DataFrame({"train": self._train_items, **held})
+
+    def counts(self) -> dict[str, Any]:
+        """What else is counted, for `merge`."""
+        sums = {name: dict(getattr(self, name)) for name in ("rows", "users", "targets")}
+        pairs = {name: dict(getattr(self, name)) for name in ("_again", "_announced")}
+        held = {name: held.counts for name, held in self._held.items()}
+        return {"sums": sums, "pairs": pairs, "held": held, "newest": self._newest, "repeated": self.repeated_targets}
+
+    def merge(self, by_item: pl.DataFrame, counts: dict[str, Any]) -> None:
+        """Add what another one has counted of other users; it is of the same kind of split."""
+        self._train_items |= by_item["train"].to_numpy()
+        self.repeated_targets += counts["repeated"]
+        for name, held in self._held.items():
+            columns = {what: by_item[f"{name}_{what}"].to_numpy() for what in held.by_item}
+            held.merge(columns, counts["held"][name])
+        for attribute, found in counts["sums"].items():
+            total = getattr(self, attribute)
+            total.update({name: total.get(name, 0) + n for name, n in found.items()})
+        for attribute, found in counts["pairs"].items():
+            self._add_pairs(getattr(self, attribute), found)
+        for name, newest in counts["newest"].items():
+            self._newest[name] = max(newest, self._newest.get(name, newest))
+
+    @staticmethod
+    def _add_pairs(total: dict[str, tuple[int, int]], found: dict[str, tuple[int, int]]) -> None:
+        for name, (some, held) in found.items():
+            before = total.get(name, (0, 0))
+            total[name] = (before[0] + some, before[1] + held)
 
     def info(self) -> dict[str, Any]:
         """What the manifest says: `statistics`, targets where there are any, and repeats where they may be found."""
@@ -216,9 +247,29 @@ class _Held:
         self._rows += int(cold.sum())
         self._items[item] = True
         self._rows_of_warm += np.bincount(item[~cold], minlength=len(self._items))
-        oldest = part["timestamp"].to_physical().min()
-        if isinstance(oldest, int):
-            self.oldest = oldest if self.oldest is None else min(oldest, self.oldest)
+        self._is_as_old_as(part["timestamp"].to_physical().min())
+
+    def _is_as_old_as(self, time: object) -> None:
+        if isinstance(time, int):
+            self.oldest = time if self.oldest is None else min(time, self.oldest)
+
+    @property
+    def by_item(self) -> dict[str, np.ndarray]:
+        """(I,) each, for `merge`."""
+        return {"items": self._items, "rows_of_warm": self._rows_of_warm}
+
+    @property
+    def counts(self) -> tuple[int, int, int, int | None]:
+        """For `merge`."""
+        return self.ties, self._users, self._rows, self.oldest
+
+    def merge(self, by_item: dict[str, np.ndarray], counts: tuple[int, int, int, int | None]) -> None:
+        """Add what was counted of other users."""
+        self._items |= by_item["items"]
+        self._rows_of_warm += by_item["rows_of_warm"]
+        ties, users, rows, oldest = counts
+        self.ties, self._users, self._rows = self.ties + ties, self._users + users, self._rows + rows
+        self._is_as_old_as(oldest)
 
     def cold(self, train_items: np.ndarray) -> dict[str, int]:
         """Users, items and rows that are not in train, which has the items that are flagged (I,)."""

@@ -7,15 +7,17 @@ time, and the hashes up to which rows are held out.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipeline.config.settings import Split
-from pipeline.preparation import splitters
-from pipeline.preparation.seen import SeenRule
+from pipeline.preparation import shard_parts, split_parts, splitters
+from pipeline.preparation.shard_parts import Part
 from pipeline.preparation.shards import Shards
-from pipeline.preparation.splitters import TEST, TRAIN, VALID, Draw, Drawn, TimeCuts
+from pipeline.preparation.split_parts import Decided, Place, Shard, Wanted
+from pipeline.preparation.splitters import TEST, TRAIN, VALID, Drawn, TimeCuts
 
 Chunks = Callable[[], Iterator[np.ndarray]]
 """Numbers in parts, uint64, as often as asked."""
@@ -53,67 +55,45 @@ class RowDraw:
     def __init__(self, chunks: Chunks, valid: float, test: float):
         n_rows = sum(len(hashes) for hashes in chunks())
         n_test = min(splitters.rounded(test, n_rows), n_rows)
-        self._ends = [n_test, min(n_test + splitters.rounded(valid, n_rows), n_rows)]
+        self._ends = (n_test, min(n_test + splitters.rounded(valid, n_rows), n_rows))
         self._last = order_statistics(chunks, [max(end - 1, 0) for end in self._ends]) if n_rows else [0, 0]
         below = [0, 0]
+        self._equal: list[list[int]] = []
+        """Rows with the last hash, of test and of valid, in each part."""
         for hashes in chunks():
             for at, last in enumerate(self._last):
                 below[at] += int((hashes < np.uint64(last)).sum())
-        self._equal = [end - n if end else 0 for end, n in zip(self._ends, below, strict=True)]
-        """Rows with the last hash that are still before the end; equal ones are taken in the order of rows."""
+            self._equal.append([int((hashes == np.uint64(last)).sum()) for last in self._last])
+        self._left = [end - n if end else 0 for end, n in zip(self._ends, below, strict=True)]
+        """Of them, those that are still before the end; equal ones are taken in the order of rows."""
+
+    def of(self, number: int) -> "PartDraw":
+        """That of a part."""
+        earlier = [sum(equal[at] for equal in self._equal[:number]) for at in range(2)]
+        left = [max(left - n, 0) for left, n in zip(self._left, earlier, strict=True)]
+        return PartDraw(self._ends, list(self._last), left)
+
+
+@dataclass(frozen=True)
+class PartDraw:
+    """Labels (N,) of a part's rows by their hashes."""
+
+    ends: tuple[int, int]
+    """Rows of all parts that are in test; in test or valid."""
+    last: list[int]
+    """The last hashes before these ends."""
+    left: list[int]
+    """Rows of the part with these hashes that are before the ends, at most."""
 
     def __call__(self, hashes: np.ndarray, valid: float, test: float) -> np.ndarray:
-        """Labels (N,) of the next part."""
+        """As `splitters.random_by_row`, for all rows of the part."""
         labels = np.full(len(hashes), TRAIN, dtype=np.int8)
         for at, label in ((1, VALID), (0, TEST)):
-            if not self._ends[at]:
+            if not self.ends[at]:
                 continue
-            labels[hashes < np.uint64(self._last[at])] = label
-            equal = np.flatnonzero(hashes == np.uint64(self._last[at]))[: self._equal[at]]
-            self._equal[at] -= len(equal)
-            labels[equal] = label
+            labels[hashes < np.uint64(self.last[at])] = label
+            labels[np.flatnonzero(hashes == np.uint64(self.last[at]))[: self.left[at]]] = label
         return labels
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard's rows in encoded order, with indices of users from 0 on."""
-
-    rows: pl.DataFrame
-    users: pl.Series
-    """Their source ids."""
-    first: int
-    """Index of the first user among those of all shards."""
-
-    def of(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """The pairs of users of this shard, with its indices."""
-        own = pairs.filter(pl.col("user_idx").is_between(self.first, self.first + len(self.users) - 1))
-        return own.with_columns(pl.col("user_idx") - self.first)
-
-    def among_all(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows with the indices of users among those of all shards."""
-        return rows.with_columns(pl.col("user_idx") + self.first)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How rows are split."""
-
-    split: Split
-    rule: SeenRule
-    seed: int
-    items: pl.Series
-    """Source ids by index."""
-    pairs: pl.DataFrame | None = None
-    """user_idx and item_idx that a published split has in test."""
-
-    def label(self, shard: Shard, kind: str, timed: bool | None, by_row: Drawn) -> np.ndarray:
-        """Labels (R,) of all rows, or of a shard for which `timed` and `by_row` are given."""
-        draw = Draw(shard.users, self.items, self.seed, by_row)
-        if self.rule.allow and kind == "random":
-            return splitters.random_repeats(shard.rows, draw, self.split)
-        listed = shard.of(self.pairs) if self.pairs is not None else None
-        return splitters.label_rows(shard.rows, draw, kind, self.split, listed, timed)
 
 
 @dataclass(frozen=True)
@@ -166,25 +146,33 @@ class WholeRows:
 
 @dataclass(frozen=True)
 class ShardedRows:
-    """Rows of one shard after another."""
+    """Rows of one shard after another, or of several at once by an engine."""
 
     rows: Shards
     users: Shards
     wanted: Wanted
+    scratch: Path
+    """A folder for what is made on the way."""
 
     @property
     def height(self) -> int:
         """Number of rows."""
         return sum(self.rows.rows)
 
-    def __iter__(self) -> Iterator[Shard]:
-        """Shard after shard."""
-        first = 0
-        for number in range(len(self.rows.rows)):
-            users = self.users.read(number)["user_id"]
-            rows = self.rows.read(number).with_columns(pl.col("user_idx") - first)
-            yield Shard(rows, users, first)
-            first += len(users)
+    @cached_property
+    def _places(self) -> list[Place]:
+        wanted, items, pairs = self.wanted, self.scratch / "items.parquet", self.scratch / "pairs.parquet"
+        wanted.items.alias("item_id").to_frame().write_parquet(items)
+        if wanted.pairs is not None:
+            wanted.pairs.write_parquet(pairs)
+        listed = pairs if wanted.pairs is not None else None
+        return [
+            Place(number, self.rows, self.users, wanted.split, wanted.rule, wanted.seed, items, listed)
+            for number in range(len(self.rows.rows))
+        ]
+
+    def _of_shards(self, function: Callable[..., Part], *arguments: Any) -> Iterator[Part]:
+        return shard_parts.parts(function, [(place, *arguments) for place in self._places], self.scratch)
 
     @cached_property
     def untimed(self) -> int:
@@ -212,41 +200,28 @@ class ShardedRows:
         return splitters.kind_of((self.untimed, self.height), self.wanted.split, has_published, self._warm_by_time)
 
     def _warm_by_time(self) -> int:
-        return sum(splitters.warm_by_time(shard.rows, self.cuts) for shard in self)
+        return sum(part.counts["warm"] for part in self._of_shards(split_parts.warm_of_shard, self.cuts))
 
-    def labelled(self, kind: str) -> Iterator[tuple[Shard, np.ndarray]]:
-        """Every shard with the labels of its rows, as of `splitters.label_rows`."""
+    def divided(self, kind: str) -> Iterator[Part]:
+        """What `split_parts.split_shard` makes of every shard, in order."""
         split, timed = self.wanted.split, self._rest_is_timed() if kind == "published" else None
-        by_row = splitters.random_by_row
+        decided = Decided(kind, self.cuts if kind == "global_time" else None, timed)
+        draws: list[Drawn] = [splitters.random_by_row for _ in self._places]
         if split.by == "row" and (kind == "random" or (kind == "published" and not timed)):
-            drawn_for_test = split.test if kind == "random" else 0.0
-            by_row = RowDraw(lambda: self._hashes(kind, timed), split.valid, drawn_for_test)
-        for shard in self:
-            if kind == "global_time":
-                yield shard, splitters.label_by_time(shard.rows, self.cuts)
-            else:
-                yield shard, self.wanted.label(shard, kind, timed, by_row)
+            draw = RowDraw(self._hashes(decided), split.valid, split.test if kind == "random" else 0.0)
+            draws = [draw.of(place.number) for place in self._places]
+        calls = [(place, decided, by_row) for place, by_row in zip(self._places, draws, strict=True)]
+        return shard_parts.parts(split_parts.split_shard, calls, self.scratch)
 
-    def _hashes(self, kind: str, timed: bool | None) -> Iterator[np.ndarray]:
-        """The hashes by which rows are drawn, of each shard: what its labels are made of."""
-        for shard in self:
-            seen: list[np.ndarray] = []
-
-            def record(hashes: np.ndarray, valid: float, test: float, seen: list[np.ndarray] = seen) -> np.ndarray:
-                seen.append(hashes)
-                return splitters.random_by_row(hashes, valid, test)
-
-            self.wanted.label(shard, kind, timed, record)
-            yield from seen
+    def _hashes(self, decided: Decided) -> Chunks:
+        """The hashes by which rows are drawn, of each shard."""
+        kept = [self.scratch / f"hashes-{place.number:04d}.parquet" for place in self._places]
+        for number, part in enumerate(self._of_shards(split_parts.hashes_of_shard, decided)):
+            part.frames.pop("hashes").write_parquet(kept[number])
+        return lambda: (pl.read_parquet(path)["hash"].to_numpy() for path in kept)
 
     def _rest_is_timed(self) -> bool:
         """Whether all rows that a published split leaves for train have times."""
         if not self.untimed:
             return True
-        pairs = self.wanted.pairs
-        assert pairs is not None
-        for shard in self:
-            rest = shard.rows.filter(splitters.listed_as_test(shard.rows, shard.of(pairs)) == TRAIN)
-            if rest["timestamp"].null_count():
-                return False
-        return True
+        return not sum(part.counts["untimed"] for part in self._of_shards(split_parts.untimed_rest_of_shard))

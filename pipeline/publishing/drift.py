@@ -28,7 +28,7 @@ MEASURES = {
 
 
 def measure(con: warehouse.Connection, run: Run, live: str | None) -> pl.DataFrame:
-    """Measure and journal tables.DRIFT of this night, of `source_rows` in `con`; which is returned.
+    """Measure and journal tables.DRIFT of this night, of `source_rows` and `source_items` in `con`; which is returned.
 
     Without live tables, or where they can't be read (a note says so), only what needs none is measured.
     """

@@ -20,6 +20,7 @@ __all__ = [
     "exclusions",
     "extra_columns",
     "file_kinds",
+    "file_parts",
     "file_reader",
     "files",
     "incremental",

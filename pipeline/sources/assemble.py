@@ -11,14 +11,15 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.config.run import Run
-from pipeline.core import progress
+from pipeline.core import progress, spread
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import attributes, catalog_ids, column_types, exclusions, files, incremental
+from pipeline.sources import attributes, catalog_ids, column_types, files, incremental
 from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.extra_columns import common_types
-from pipeline.sources.file_reader import FileResult, read_file
+from pipeline.sources.file_parts import read_ahead, read_into
+from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.sources.source_files import SourceFiles, part_of
 from pipeline.storage import lake, warehouse
@@ -36,6 +37,8 @@ class SourceAssembler:
         self.run, self.source, self.folder = run, source, folder
         self.dataset, self.layer = run.settings.dataset, folder.parent
         self._names = source.present_names
+        self._ahead: dict[int, tuple[Path, FileResult]] = {}
+        """What an engine has read, by number."""
         self._stamps = {name: _stamp(run.data / name) for name in source.present}
 
     def __enter__(self) -> "SourceAssembler":
@@ -56,6 +59,7 @@ class SourceAssembler:
         parts: list[Path] = []
         results: list[FileResult] = []
         rows = 0
+        self._ahead = read_ahead(self.run, self._to_read(), self.scratch) if spread.engine().is_elsewhere else {}
         for number, (_, digest) in enumerate(self.source.order):
             part, result = self._part(digest, number)
             parts.append(part)
@@ -106,28 +110,39 @@ class SourceAssembler:
                     f"{self.run.data / name} changed while it was read: run again when it is complete"
                 )
 
+    def _to_read(self) -> dict[int, tuple[str, str]]:
+        """Name and digest by number of the files that no earlier night has read."""
+        files_of = {number: (self._names.get(digest), digest) for number, (_, digest) in enumerate(self.source.order)}
+        is_kept = self.dataset.source.mode == "incremental"
+        return {
+            number: (name, digest)
+            for number, (name, digest) in files_of.items()
+            if name is not None and not (is_kept and lake.is_complete(part_of(self.dataset, self.layer, digest)))
+        }
+
     def _part(self, digest: str, number: int) -> tuple[Path, FileResult]:
         """Folder with the rows and rejects of one file: from the lake if an earlier night read it, else read now."""
-        name, scratch = self._names.get(digest), self.scratch / f"part-{number}"
+        name = self._names.get(digest)
         if self.dataset.source.mode != "incremental":
             assert name is not None
-            return scratch, self._read(name, scratch)
+            return self._read(name, number)
         kept = part_of(self.dataset, self.layer, digest)
         if lake.is_complete(kept):
             return kept, incremental.result_of(kept)
         if name is None:
             raise incremental.missing_file(digest[:16])
-        result = self._read(name, scratch)
+        scratch, result = self._read(name, number)
         incremental.complete(scratch, result)
         files.remove(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         scratch.rename(kept)
         return kept, result
 
-    def _read(self, name: str, into: Path) -> FileResult:
-        into.mkdir()
-        result = read_file(self._con, self.run.data / name, name, self.dataset, into)
-        return exclusions.apply(self.run, into, result)
+    def _read(self, name: str, number: int) -> tuple[Path, FileResult]:
+        if number in self._ahead:
+            return self._ahead[number]
+        into = self.scratch / f"part-{number}"
+        return into, read_into(self._con, self.run, name, into)
 
     def _concatenate(self, parts: list[Path]) -> None:
         rows = [part / INTERACTIONS for part in parts]

@@ -105,6 +105,8 @@ def _as_text(column: str | None, role: str, types: dict[str, str]) -> str:
         quoted = f"CAST({quoted} AS TIMESTAMP)"
     elif kind in ("FLOAT", "DOUBLE") or (kind.startswith("DECIMAL") and role == "rating"):
         quoted = f"CAST({quoted} AS DOUBLE)"
+        if role in ("user", "item"):
+            quoted = f"CASE WHEN NOT isnan({quoted}) THEN {quoted} END"  # what pandas writes for a missing value
     elif kind == "BLOB":  # texts that were written without their type
         quoted = f"TRY(decode({quoted}))"
     return f"CAST({quoted} AS VARCHAR)"

@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from pipeline.core.errors import UnreadableInput
-from pipeline.core.filesystem import sha256
+from pipeline.core.filesystem import is_utf8, sha256
 
 _BLOCK = 2**19  # bytes
 _SIZED_BLOCKS = 8  # decompressed to estimate a size
@@ -39,7 +39,8 @@ _OFFICE = {
 
 
 def find_files(folder: Path, patterns: list[str]) -> list[str]:
-    """Sorted names, relative to `folder`, of the files that match. Raises UnreadableInput if a pattern has no match.
+    """Sorted names, relative to `folder`, of the files that match. Raises UnreadableInput if a pattern has no match
+    or a file a name that is not UTF-8.
 
     A file that is reachable by several names through symbolic links is listed once: by its own name, else by the one
     with the fewest parts.
@@ -53,6 +54,10 @@ def find_files(folder: Path, patterns: list[str]) -> list[str]:
                 f"no file matches {pattern!r} in {folder}: put the file there, or name its folder with --data"
             )
         for name in matches:
+            if not is_utf8(name):
+                raise UnreadableInput(
+                    f"the name of the file {name!a} in {folder} is not UTF-8, so no table can name it: rename it"
+                )
             real = (folder / name).resolve()
             names[real] = min(names.get(real, name), name, key=partial(_preference, root, real))
     return sorted(names.values())

@@ -5,6 +5,7 @@ have: numbers as they are written, `true` and `false`, and null as an empty text
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -119,6 +120,8 @@ def _no_number(text: str) -> NoReturn:
     raise _NoNumber(text)
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape that may be half of a surrogate pair."""
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_no_number)
 
 
@@ -126,8 +129,11 @@ def _parsed(raw: bytes, encoding: str) -> dict[str, object] | Reason:
     if reason := Lines.fault(raw):
         return reason
     try:
-        found = _DECODER.decode(raw.decode(encoding))
-    except UnicodeDecodeError:
+        text = raw.decode(encoding)
+        found = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()  # half of a pair, which no file can store
+    except UnicodeError:
         return Reason.BAD_ENCODING
     except (ValueError, RecursionError):
         return Reason.BAD_JSON

@@ -7,9 +7,11 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.errors import Refused
+from pipeline.preparation.id_columns import count_rows
 from pipeline.publishing import checks, drift
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT
+from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.storage import journal, lake, warehouse
 from pipeline.storage.generations import live_run_id
 
@@ -26,7 +28,7 @@ def admit_source(run: Run, raw: Path) -> Path:
     """
     limits = (run.settings.threads, run.settings.memory_limit)
     with journal.stage(run, "admit") as record, warehouse.scratch(*limits) as con:
-        source = warehouse.literal(raw / "interactions.parquet")
+        source = warehouse.literal(raw / INTERACTIONS)
         con.execute(f"CREATE TEMP VIEW source_rows AS SELECT * FROM read_parquet({source})")
         statistics = describe(run, raw, con.sql("SELECT max(timestamp) FROM source_rows").fetchall()[0][0])
         record.update(rows_in=statistics["rows"], rows_out=statistics["rows"])
@@ -36,6 +38,7 @@ def admit_source(run: Run, raw: Path) -> Path:
         tonight = pl.DataFrame([{"run_id": run.run_id, **statistics}], schema=tables.INPUTS.schema, orient="row")
         checks.temporary(con, "tonight", tonight)
         checks.temporary(con, "earlier_nights", earlier)
+        checks.temporary(con, "source_items", count_rows(raw / INTERACTIONS, "item_id"))
         checks.temporary(con, "drift", drift.measure(con, run, live_run_id(run.home, run.dataset)))
         checks.bounds(con, run)
         failed = checks.run_checks(con, run, "input")

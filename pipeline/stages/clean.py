@@ -1,13 +1,13 @@
 """Decides which raw rows take part: the latest of each user and item, kept by condition, sampled, dense enough."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 
 from pipeline.config.dataset import Events
 from pipeline.config.run import Run
+from pipeline.core import spread
 from pipeline.core.console import log
 from pipeline.core.errors import Refused
 from pipeline.core.shares import as_percent, of_rows
@@ -89,9 +89,9 @@ def _in_shards(run: Run, raw: Path, folder: Path, shards: int) -> lake.StageResu
     names = RowNames.of(run).learnt_from(source, dataset.feedback)
     column_types.report(names.types, "the source")
     rule = RowFilter(dataset.feedback, dataset.filter, run.settings.seed, names, dataset.events)
-    with TemporaryDirectory(dir=folder, prefix=".shards-") as scratch:
-        parts = shards_of.scatter(source, shards_of.cut(source, shards, run.settings, Path(scratch)), Path(scratch))
-        log.info(f"  {len(parts)} shards of users, one after another")
+    with lake.scratch(folder) as scratch:
+        parts = shards_of.scatter(source, shards_of.cut(source, shards, run.settings, scratch), scratch)
+        log.info(f"  {len(parts)} shards of users{'' if spread.engine().is_elsewhere else ', one after another'}")
         with RowsWriter(folder / INTERACTIONS, **LAKE_PARQUET) as writer:
 
             def write(rows: pl.DataFrame) -> None:
@@ -99,7 +99,7 @@ def _in_shards(run: Run, raw: Path, folder: Path, shards: int) -> lake.StageResu
                 non_positive += _non_positive(rows)
                 writer.add(_contract(run).check(rows, unique=False))
 
-            found = clean_shards(parts, rule, Path(scratch), write)
+            found = clean_shards(parts, rule, scratch, write)
     kept = sum(found.rows)
     ledger = {str(Reason.KEPT): kept, **found.ledger}
     info = {**_info(run, raw, names, non_positive, found.events), "shards": found.rows}

@@ -59,6 +59,7 @@ def encode_ids(run: Run, clean: Path, raw: Path | None = None) -> Path:
 def _in_shards(run: Run, cleaned: Shards, folder: Path) -> tuple[pl.DataFrame, int, dict[str, list[int]]]:
     """The same for one range of users after another; returns items, rows in all, and rows and users of each shard."""
     with (
+        lake.scratch(folder) as scratch,
         RowsWriter(folder / INTERACTIONS, **ENCODED_PARQUET) as to_rows,
         RowsWriter(folder / "users.parquet", "zstd") as to_users,
     ):
@@ -67,7 +68,7 @@ def _in_shards(run: Run, cleaned: Shards, folder: Path) -> tuple[pl.DataFrame, i
             to_rows.add(tables.encoded(rows).check(rows, unique=False))
             to_users.add(users)
 
-        items = encode_shards(cleaned, run.settings.seed, _kinds(run), write)
+        items = encode_shards(cleaned, run.settings.seed, _kinds(run), scratch, write)
     return items, sum(to_rows.rows), {"rows": to_rows.rows, "users": to_users.rows}
 
 

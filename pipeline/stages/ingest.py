@@ -49,6 +49,7 @@ def read_source(run: Run) -> Path:
         return report
 
     folder = lake.build(run, _spec(run, source), write)
+    journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
     for note in fetching.notes_of(run.data):
@@ -96,6 +97,7 @@ def cut_source(run: Run, whole: Path) -> Path:
         return lake.StageResult(manifest["rows_in"], kept, {str(reason): n for reason, n in ledger.items()}, info)
 
     folder = lake.build(run, lake.Spec(StageCall(StageName.INGEST), LAYER, VERSION, settings), write)
+    journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     return folder
 

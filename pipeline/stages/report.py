@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.run import Run
+from pipeline.core import collector
 from pipeline.core.console import log
 from pipeline.stages import track
 from pipeline.storage import journal
@@ -29,8 +30,9 @@ def write_report(run: Run) -> Path | None:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    from pipeline.reporting.html import page  # imports altair, which takes a second
-    from pipeline.reporting.night import Night
+    with collector.paused():
+        from pipeline.reporting.html import page  # imports altair, which takes a second
+        from pipeline.reporting.night import Night
 
     return page.content(Night(run.home, run.dataset, run.run_id))
 

@@ -1,6 +1,7 @@
 """Searches the hyperparameters of one model and keeps every trial."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from pipeline.experiments.families import family_of, rows_of, sized
 from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
 from pipeline.experiments.stopping import Limits
-from pipeline.experiments.study import Search, Trial, best_of
+from pipeline.experiments.study import Limit, Objective, Report, Search, Trial, best_of
 from pipeline.experiments.trial import TrialObjective
+from pipeline.experiments.trials_ahead import Ahead
 from pipeline.models import registry
 from pipeline.schemas import table, tables
 from pipeline.selection.leaderboard import family_name
@@ -58,18 +60,14 @@ def search_model(
         space, config = space_of(settings, label), config_of_trials(settings, label, split_dir)
         limits = _limits(run, label, train_fit, seconds, kept)
         logger.begin(limits.trials)
-        trials, ended = Search(
-            path=study_file(run, split_dir, label),
-            space=space,
-            objective=TrialObjective(run, split_dir, label, config, limits),
-            limit=limits,
-            sampler=settings.search.sampler,
-            prune=settings.search.prune and settings.search.sampler != "grid",
-            seed=settings.seed,
-            first=usual_point(space, config),
+        objective = Ahead(TrialObjective(run, split_dir, label, config, limits), trials_folder(run, split_dir, label))
+        search = replace(
+            _search(run, split_dir, label, objective, limits),
             known=_known_metric(train_fit, settings),
             on_trial=logger,
-        ).run()
+            seconds_before=lambda: objective.seconds,
+        )
+        trials, ended = search.run()
         if not trials:
             raise Skipped(f"no trial: {ended}")
         sign, best = logger.sign, best_of(trials)
@@ -91,8 +89,44 @@ def search_model(
         return lake.StageResult(rows_out=len(trials), info=info)
 
     folder = lake.build(run, wanted, write)
+    shutil.rmtree(trials_folder(run, split_dir, label), ignore_errors=True)
     (log.info if seconds is not None else partial(journal.note, run))(f"{title}: {summary_of(folder)}")
     return folder
+
+
+def _search(run: Run, split_dir: Path, label: str, objective: Objective, limit: Limit) -> Search:
+    settings, space = run.settings, space_of(run.settings, label)
+    return Search(
+        path=study_file(run, split_dir, label),
+        space=space,
+        objective=objective,
+        limit=limit,
+        sampler=settings.search.sampler,
+        prune=settings.search.prune and settings.search.sampler != "grid",
+        seed=settings.seed,
+        first=usual_point(space, config_of_trials(settings, label, split_dir)),
+    )
+
+
+def trials_ahead(run: Run, split_dir: Path, label: str) -> list[tuple[Any, ...]]:
+    """Calls of `trials_ahead.carry_out`, at most 100, for a search without a time limit that is not begun yet."""
+    is_begun = study_file(run, split_dir, label).exists()
+    if is_begun or run.settings.search.minutes or run.settings.budget.minutes:
+        return []
+    limits = _limits(run, label, None, None)
+    search = _search(run, split_dir, label, _never, limits)
+    config, into = config_of_trials(run.settings, label, split_dir), trials_folder(run, split_dir, label)
+    points = search.independent(min(limits.trials or MOST_TRIALS, MOST_TRIALS))
+    return [(run, split_dir, label, config, params, into) for params in points]
+
+
+def _never(params: dict[str, Any], report: Report) -> float:
+    raise AssertionError("no trial is carried out")
+
+
+def trials_folder(run: Run, split_dir: Path, label: str) -> Path:
+    """Where trials are that were carried out ahead. It goes after the search, or at the start of the next night."""
+    return study_file(run, split_dir, label).with_name(f".scratch-{label}-{study_spec(run, split_dir, label).key}")
 
 
 def spec(

@@ -14,13 +14,13 @@ from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
-from pipeline.preparation import published_split, split_checks, splitters
+from pipeline.preparation import published_split, split_checks, split_parts, splitters
 from pipeline.preparation.ids import ENCODED_PARQUET
 from pipeline.preparation.seen import SeenRule
 from pipeline.preparation.shards import RowsWriter, Shards
 from pipeline.preparation.split_checks import Summary
-from pipeline.preparation.split_shards import Shard, ShardedRows, Wanted, WholeRows
-from pipeline.schemas import tables
+from pipeline.preparation.split_parts import Decided, Shard, Wanted
+from pipeline.preparation.split_shards import ShardedRows, WholeRows
 from pipeline.sources import model_attributes
 from pipeline.storage import journal, lake
 
@@ -54,7 +54,8 @@ def split_interactions(run: Run, encoded: Path) -> Path:
         if cut := info.pop("shards", None):
             del users
             of = {name: Shards(encoded / f"{name}.parquet", cut[rows]) for name, rows in OF_SHARDS.items()}
-            info |= _split(ShardedRows(of["interactions"], of["users"], how), encoded, folder)
+            with lake.scratch(folder) as scratch:
+                info |= _split(ShardedRows(of["interactions"], of["users"], how, scratch), encoded, folder)
         else:
             rows = pl.read_parquet(encoded / "interactions.parquet")
             info |= _split(WholeRows(rows, users["user_id"], how), encoded, folder)
@@ -79,29 +80,36 @@ def _split(data: WholeRows | ShardedRows, encoded: Path, folder: Path) -> dict[s
     rule, untimed = data.wanted.rule, data.untimed
     rule.check_times(untimed, data.height)
     kind, reason = data.choose_kind()
-    cuts = data.cuts if kind == "global_time" else None
     summary = Summary(kind, len(data.wanted.items), rule)
     for name in (model_attributes.ITEM_VALUES, model_attributes.NUMBERS):  # with `[attributes]`
         if (encoded / name).exists():
             shutil.copyfile(encoded / name, folder / name)
-    with ExitStack() as stack, ThreadPoolExecutor(1) as background:
+    with ExitStack() as stack:
         writers = {
             name: stack.enter_context(RowsWriter(folder / f"{name}.parquet", **ENCODED_PARQUET))
             for name in splitters.SPLITS
         }
-        for shard, labels in data.labelled(kind):
-            rows = shard.rows
-            if "target" in rows.columns:
-                rows, repeated = splitters.without_repeated_targets(rows, labels, kind, rule, cuts)
-                summary.repeated_targets += repeated
-            splits = {name: rows.filter(labels == label) for label, name in enumerate(splitters.SPLITS)}
-            written = background.submit(_write, shard, splits, writers)
-            split_checks.assert_no_leak(splits["train"], splits["valid"], splits["test"], kind, rule, cuts)
-            summary.add(rows, labels, splits)
-            written.result()
+        if isinstance(data, ShardedRows):
+            for part in data.divided(kind):
+                summary.merge(part.frames.pop("by_item"), part.counts)
+                for name, writer in writers.items():
+                    writer.add(part.frames.pop(name))
+        else:
+            _divide(data, kind, summary, writers)
     _refuse_empty(summary)
     is_untimed = kind == "published" and untimed
     return {"kind": kind, "reason": reason, **summary.info(), **({"timed": False} if is_untimed else {})}
+
+
+def _divide(data: WholeRows, kind: str, summary: Summary, writers: dict[str, RowsWriter]) -> None:
+    """Label, check, count and write rows that are in memory; some are written while others are checked."""
+    decided = Decided(kind, data.cuts if kind == "global_time" else None)
+    with ThreadPoolExecutor(1) as background:
+        for shard, labels in data.labelled(kind):
+            rows, splits = split_parts.divide(shard.rows, labels, decided, summary)
+            written = background.submit(_write, shard, splits, writers)
+            split_parts.check(rows, labels, splits, decided, summary)
+            written.result()
 
 
 def _refuse_empty(summary: Summary) -> None:
@@ -195,5 +203,4 @@ def in_words(info: dict[str, Any]) -> str:
 def _write(shard: Shard, splits: dict[str, pl.DataFrame], writers: dict[str, RowsWriter]) -> None:
     """Add the splits of a shard to the files of `writers`."""
     for name, rows in splits.items():
-        checked = tables.encoded(rows).check(rows, unique=False)  # `encoded` has no duplicates
-        writers[name].add(shard.among_all(checked))
+        writers[name].add(shard.among_all(split_parts.checked(rows)))

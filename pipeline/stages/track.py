@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.run import Run
+from pipeline.core import collector
 from pipeline.core.fault_injection import fault
 from pipeline.core.paths import Home
 from pipeline.storage import journal
@@ -173,6 +174,7 @@ def _listed(folders: str | list[str]) -> list[str]:
 
 def _tracking() -> Any:
     """The module that imports mlflow, which takes seconds and may fail."""
-    from pipeline.tracking import nights
+    with collector.paused():
+        from pipeline.tracking import nights
 
     return nights

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 WARNING = "warning: "
 """Prefix of the text of a note that is a warning."""
+ENDED_EARLY = "the process ended before the night did"
+"""The reason of a night that never ended."""
 
 
 def take(run: "Run", entries: list[Entry]) -> None:
@@ -196,7 +198,7 @@ def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, 
     stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
     outcomes = {run_id: "published" if run_id == live else "crashed" for run_id in stale}
     for run_id, outcome in outcomes.items():
-        reason = None if run_id == live else "the process ended before the night did"
+        reason = None if run_id == live else ENDED_EARLY
         ended = {"outcome": outcome, "reason": reason, "finished_at": utcnow().isoformat()}
         _update(home.journal(dataset) / run_id, ended)
     return outcomes

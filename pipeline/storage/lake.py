@@ -4,9 +4,10 @@ import errno
 import hashlib
 import json
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,20 @@ def _write(run: Run, spec: Spec, write: Callable[[Path], StageResult]) -> Path:
         _remove(temporary)
     sync(target.parent)
     return target
+
+
+@contextmanager
+def scratch(folder: Path) -> Generator[Path]:
+    """A folder next to `folder`, an unfinished result, for what it is made of; other machines may write there too.
+
+    It goes with the block. What one of them still adds goes at the start of the next night.
+    """
+    made = folder.with_name(f".scratch-{secrets.token_hex(8)}")
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def place(temporary: Path, target: Path) -> None:

@@ -12,10 +12,11 @@ import mlflow
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from pipeline.core import collector
 from pipeline.core.paths import Home
 from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
-from pipeline.tracking.server import initialised_alone, refuse_dead_server, tracking_uri
+from pipeline.tracking.server import initialised_alone, refuse_dead_server, sqlite_url, tracking_uri
 
 NIGHT = "nightrecs.run_id"
 """Tag with the night's id, on runs and model versions."""
@@ -30,9 +31,13 @@ def connect(home: Home) -> MlflowClient:
     refuse_dead_server(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    with initialised_alone(home):
+    with initialised_alone(home), collector.paused():  # the store is imported now
+        if uri == sqlite_url(home.mlflow_db):
+            from pipeline.tracking.store_file import bring_up_to_date
+
+            bring_up_to_date(home.mlflow_db)
         client = MlflowClient(uri, uri)
-        client.search_experiments(max_results=1)  # creates or migrates the database
+        client.search_experiments(max_results=1)  # creates the tables of a database of the user's
     return client
 
 

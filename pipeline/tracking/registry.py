@@ -6,34 +6,15 @@ from pipeline.tracking.client import NIGHT, connect, experiment_of  # before mlf
 from contextlib import suppress
 from pathlib import Path
 
-import mlflow
-import pandas as pd
 import polars as pl
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.storage import journal, lake
 from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
-
-PYFUNC = Path(__file__).with_name("champion_pyfunc.py")
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "user_id")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "user_id"),
-            ColSpec(DataType.long, "rank"),
-            ColSpec(DataType.string, "item_id"),
-            ColSpec(DataType.double, "score"),
-            ColSpec(DataType.string, "source"),
-        ]
-    ),
-    params=ParamSchema([ParamSpec("top_n", DataType.integer, 0)]),
-)
 
 
 def ensure_champion(run: Run, register: bool = True) -> str | None:
@@ -73,25 +54,23 @@ def without_champion(home: Home, dataset: str) -> bool:
 
 def _register(client: MlflowClient, run: Run) -> str:
     """Log the refitted model, with the files it needs to serve users, as a new version."""
+    from pipeline.tracking.logged_model import Content, log_champion  # imports pandas and all of pyfunc
+
     record, name = journal.read_run(run.home, run.dataset, run.run_id), name_in_services(run.home, run.dataset)
     encoded, refit = Path(record["made"]["encoded"]), Path(record["made"]["refit"])
-    users = pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list()
-    parts = {"model": refit, "encoded": encoded, "settings": journal.folder(run) / "settings.json"}
-    with mlflow.start_run(run_id=record["mlflow_run_id"]):
-        logged = mlflow.pyfunc.log_model(
-            name="champion",
-            python_model=str(PYFUNC),
-            artifacts={name: path.as_uri() for name, path in parts.items()},  # a plain path ends at a `#`
-            signature=SIGNATURE,
-            input_example=(pd.DataFrame({"user_id": users}), {"top_n": 5}),
-            pip_requirements=[f"nightrecs=={journal.code_version()}"],
-            metadata={"run_id": run.run_id, "label": lake.info(refit)["label"]},
-        )
+    label = lake.info(refit)["label"]
+    content = Content(
+        artifacts={"model": refit, "encoded": encoded, "settings": journal.folder(run) / "settings.json"},
+        users=pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list(),
+        metadata={"run_id": run.run_id, "label": label},
+        requirements=[f"nightrecs=={journal.code_version()}"],
+    )
+    source = log_champion(client, record["mlflow_run_id"], content)
     with suppress(MlflowException):  # it exists
         client.create_registered_model(name, description=naming.ABOUT_MODEL.format(dataset=name))
-    label, gate = lake.info(refit)["label"], (record.get("gate") or {}).get("text")
+    gate = (record.get("gate") or {}).get("text")
     description = f"{label}, refitted on all rows of night {run.run_id}; gate: {gate}. In: user_id. Out: top-N items."
     parent = record["mlflow_run_id"]
-    version = client.create_model_version(name, logged.model_uri, parent, description=description).version
+    version = client.create_model_version(name, source, parent, description=description).version
     client.set_model_version_tag(name, version, NIGHT, run.run_id)
     return version

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from pipeline.training.attributes import ItemAttributes
@@ -22,6 +22,8 @@ class ModelConfig(BaseModel):
     """Hyperparameters of a family; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+    added_later: ClassVar[tuple[str, ...]] = ()
+    """Fields that are written down only where they are set, so that lake keys of fits without them don't change."""
 
     def value_of(self, name: str) -> Any:
         """The value of a hyperparameter."""
@@ -31,6 +33,13 @@ class ModelConfig(BaseModel):
     def names(self) -> list[str]:
         """Names of the hyperparameters, as a search knows them."""
         return list(type(self).model_fields)
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        written = dump(self)
+        unset = {name for name in self.added_later if name in written and written[name] == fields[name].get_default()}
+        return {name: value for name, value in written.items() if name not in unset}
 
 
 class NotServable(ValueError):

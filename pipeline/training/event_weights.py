@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from pipeline.training.context import ModelConfig, NotServable
@@ -28,7 +28,6 @@ class WeightsConfig(ModelConfig):
     """An interaction that is so many days older than the newest one counts half. Unset: age doesn't matter."""
 
     added_later: ClassVar[tuple[str, ...]] = ("use_weights", "event_weights", "quantity_exponent", "half_life_days")
-    """Fields that are written down only where they are set, so that lake keys of fits without them don't change."""
 
     def value_of(self, name: str) -> Any:
         """The value of a hyperparameter, or of one event type (`event_weights.view`)."""
@@ -57,13 +56,6 @@ class WeightsConfig(ModelConfig):
             return values
         others = {name: of for name, of in values.items() if not name.startswith(SEARCHED)}
         return {**others, "event_weights": {**(others.get("event_weights") or {}), **single}}
-
-    @model_serializer(mode="wrap")
-    def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        defaults = {name: field.get_default() for name, field in type(self).model_fields.items()}
-        return {
-            name: value for name, value in dump(self).items() if name not in self.added_later or value != defaults[name]
-        }
 
 
 def weighed(history: History, config: ModelConfig) -> History:

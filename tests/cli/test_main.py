@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -85,6 +86,11 @@ def test_the_examples_of_the_command_itself_parse():
         ('run --until "a\'b"', "there is no"),
         ("recommend sample u1 extra", "unrecognized arguments: extra"),
         ("recommend sample", "required: user"),
+        ("recommend sample u1 -n -3", "'-3' is not a whole number from 1 on"),
+        ("gc sample --keep-generations -3", "'-3' is not a whole number from 1 on"),
+        ("gc sample --keep-days nan", "'nan' is not a number from 0 on"),
+        ("explain sample u1 i1 -n 0", "'0' is not a whole number from 1 on"),
+        ("recommend sample u\udcff", r"'u\udcff' is not UTF-8"),
         ("", "required: COMMAND"),
     ],
 )
@@ -267,6 +273,8 @@ def test_runs_are_newest_first_with_time_outcome_and_champion(published_home, ca
     assert (night["outcome"], night["champion"], night["recipe"]) == ("published", "ease", "cheap")
     assert night["seconds"] > 0 and night["started_at"].startswith("20")
     assert list(night)[:5] == ["run_id", "started_at", "seconds", "outcome", "champion"]
+    (stored,) = printed(published_home, capsys, "sql", "tiny", "select data_hash from runs")
+    assert re.fullmatch("[0-9a-f]{64}", stored["data_hash"])
 
 
 def test_status_of_a_published_night(published_home, capsys):
@@ -303,7 +311,8 @@ def test_status_after_a_night_that_ended_otherwise(published_home, tmp_path, cap
     assert output["healthy"] == (code == 0) and output["live"] != night.name
     if code:
         assert ("for a reason" in output["problems"][0]) != (outcome == "running")
-        assert output["last_outcome"] == ("crashed" if outcome == "running" else outcome)
+        ended = "crashed" if outcome == "running" else outcome
+        assert output["last_outcome"] == ended == printed(home, capsys, "runs", "tiny")[0]["outcome"]
         assert any(" run ./tiny.toml" in step for step in output["next"]), "one of your own is given by its file"
 
 
@@ -312,6 +321,7 @@ def test_status_while_a_night_runs(published_home, tmp_path, capsys):
     night = later_night(home, "running")
     with lock(Home(home), "tiny", night.name):
         output = printed(home, capsys, "status", "tiny")
+        assert printed(home, capsys, "runs", "tiny")[0]["outcome"] == "running"
     assert output["running"] == night.name and night.name in output["lock"] and output["last_outcome"] == "published"
 
 

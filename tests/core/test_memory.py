@@ -1,11 +1,14 @@
 """Memory of the machine or of its container, and sizes in words."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.core import memory
 from pipeline.core.memory import parse_bytes, total_memory
+from pipeline.core.paths import CHECKOUT
 
 
 def test_sizes_in_words():
@@ -42,3 +45,20 @@ def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatc
         assert memory.available_memory()[0] <= 2**28
     finally:
         total_memory.cache_clear()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt of the GNU C library")
+def test_freed_memory_is_kept_unless_the_user_has_set_how():
+    code = (
+        "import resource, sys\nfrom pipeline.core.memory import keep_freed_memory\n"
+        "assert keep_freed_memory({'MALLOC_ARENA_MAX': '1'}) is False\n"
+        "kept = sys.argv[1] == 'no' or keep_freed_memory({})\n"
+        "for _ in range(10):\n    rows = [bytes(2**21) and bytearray(2**21) for _ in range(8)]\n    del rows\n"
+        "print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+        for asked in ("no", "yes")
+    ]
+    (_, without), (kept, faults) = (map(int, run.stdout.split()) for run in runs)
+    assert not kept or faults < 0.6 * without

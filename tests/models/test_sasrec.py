@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.models.ops.attention import Dropout
+from pipeline.models.ops.attention import Dropout, GatedBlock
 from pipeline.models.ops.sequences import Pieces, latest, moments_of
 from pipeline.models.sasrec import SasRec, SasRecConfig
 from pipeline.training.context import FitContext, NotServable
@@ -93,9 +94,13 @@ def test_events_of_one_moment_come_in_any_order_and_no_others():
     assert pieces.batch(torch.tensor([0]))[0].tolist() == [[0, 1, 2, 3]], "without a generator as it is"
 
 
-def test_the_next_item_of_a_ring_wins():
+@pytest.mark.parametrize("block", ["plain", "ligr"])
+def test_the_next_item_of_a_ring_wins(block):
     train = ring(n_users=40, n_items=12, length=9)
-    model = SasRec(SasRecConfig(embedding_dim=16, epochs=40, batch_size=16, learning_rate=0.01), 40, 12)
+    config = SasRecConfig(
+        embedding_dim=16, epochs=40 if block == "plain" else 15, batch_size=16, learning_rate=0.01, block=block
+    )
+    model = SasRec(config, 40, 12)
     model.fit(train, FitContext())
     model.eval()
     with torch.no_grad():
@@ -106,8 +111,9 @@ def test_the_next_item_of_a_ring_wins():
     assert unknown.tolist() == [8]
 
 
-def test_the_future_is_not_seen_and_padding_does_not_matter():
-    model = SasRec(SasRecConfig(embedding_dim=8, max_length=5), 1, 9).eval()
+@pytest.mark.parametrize("block", ["plain", "ligr"])
+def test_the_future_is_not_seen_and_padding_does_not_matter(block):
+    model = SasRec(SasRecConfig(embedding_dim=8, max_length=5, block=block), 1, 9).eval()
     torch.nn.init.normal_(model.item.weight)
     places = torch.arange(4)
     short, longer = torch.tensor([[3, 4, 0, 0]]), torch.tensor([[3, 4, 8, 1]])
@@ -115,8 +121,54 @@ def test_the_future_is_not_seen_and_padding_does_not_matter():
         of_short = model._states(short, places[None] < 2)  # (2, D)
         of_longer = model._states(longer, places[None] < 4)  # (4, D)
         together = model._states(torch.cat([short, longer]), places < torch.tensor([[2], [4]]))  # (6, D)
+        everywhere = model._states(longer, places[None] < 4, padded=True)  # (4, D)
     torch.testing.assert_close(of_short, of_longer[:2])
     torch.testing.assert_close(together, torch.cat([of_short, of_longer]))
+    torch.testing.assert_close(everywhere, of_longer)
+
+
+def test_a_gated_block_by_hand():
+    """The same numbers in numpy, a place and a head at a time, from the formulas alone."""
+    dim, heads, length = 4, 2, 3
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        block = GatedBlock(dim, heads, dropout=0.5).eval()
+        for weight in block.parameters():
+            torch.nn.init.normal_(weight)
+        states = torch.randn(length, dim)
+    of = {name: weight.detach().double().numpy() for name, weight in block.named_parameters()}
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return of[f"{name}.weight"] @ x + of.get(f"{name}.bias", 0.0)
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * of[f"{name}.weight"] + of[f"{name}.bias"]
+
+    rows = states.double().numpy()
+    query, key, value = np.split(np.stack([linear("to_qkv", norm("before_attention", x)) for x in rows]), 3, axis=1)
+    expected = []
+    for place, x in enumerate(rows):
+        mixed = []
+        for part in np.split(np.arange(dim), heads):
+            chances = np.exp(key[: place + 1, part] @ query[place, part] / math.sqrt(dim / heads))
+            mixed.append(chances / chances.sum() @ value[: place + 1, part])
+        y = x + sigmoid(linear("attention_gate", x)) * linear("from_heads", np.concatenate(mixed))
+        switch, other = np.split(linear("to_hidden", norm("before_layers", y)), 2)
+        layered = linear("from_hidden", switch * sigmoid(switch) * other)
+        expected.append(y + sigmoid(linear("layers_gate", y)) * layered)
+    with torch.no_grad():
+        got = block(states, torch.arange(length), torch.Size([1, length]))
+    np.testing.assert_allclose(got.numpy(), np.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_kind_of_block_is_written_down_only_where_it_is_set():
+    assert "block" not in SasRecConfig().model_dump() and "block" not in SasRecConfig(block="plain").model_dump()
+    written = SasRecConfig(block="ligr").model_dump()
+    assert written["block"] == "ligr" and SasRecConfig(**written).block == "ligr"
+    assert set(written) - {"block"} == set(SasRecConfig().model_dump())
 
 
 def with_vectors(loss: str, **more) -> tuple[SasRec, torch.Tensor, torch.Tensor]:

@@ -21,12 +21,12 @@ from pipeline.experiments import budget, device_speed, workload
 from pipeline.experiments.device_speed import Speed, measured
 from pipeline.experiments.forecast import LEAST_DOUBT, MOST_DOUBT, Forecast, Sizes, slowdown_of
 from pipeline.experiments.workload import Shape, Work
-from pipeline.models import MODELS, FitContext, NotServable, mf
+from pipeline.models import MODELS, FitContext, NotServable, mf, next_item
 from pipeline.models.ops import item_graph
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from pipeline.training import context
-from pipeline.training.interactions import Interactions
+from pipeline.training.interactions import DAY, Interactions
 from tests.support.recorded_night import Recorded
 from tests.support.simulated_night import START, Machine, SimulatedNight
 
@@ -232,9 +232,11 @@ def test_times_of_past_nights_grow_with_what_tonights_stages_take(factor, slowdo
 def test_a_fit_in_pieces_gives_up_when_it_would_not_end_in_time(family, monkeypatch):
     rng = np.random.default_rng(0)
     users, items = np.sort(rng.integers(0, 50, 4000)), rng.integers(0, 400, 4000)
-    rows = Interactions(torch.from_numpy(users), torch.from_numpy(items), n_users=50, n_items=400)
+    days = torch.arange(4000) * DAY
+    rows = Interactions(torch.from_numpy(users), torch.from_numpy(items), n_users=50, n_items=400, timestamps=days)
     clock, pieces = iter(range(1000)), []
     monkeypatch.setattr(item_graph, "TILE", 16 * 400)  # 25 tiles
+    monkeypatch.setattr(next_item, "TILE", 4 * 20 * 4000 // 25)
     monkeypatch.setattr(context, "time", SimpleNamespace(monotonic=lambda: pieces.append(1) or float(next(clock))))
     model = MODELS[family](MODELS[family].Config(), 50, 400)
     with pytest.raises(NotServable, match="given up after 2 s"):

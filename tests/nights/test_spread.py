@@ -1,44 +1,32 @@
 """What an engine carries out in parts is what a stage makes at once: all lists on, in parts of a few users."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flows import conductor
+from flows.engine_step import after_engine
 from flows.notebook import Published
+from flows.step import plainly
+from pipeline.config.run import Run
 from pipeline.core import spread
+from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import journal
+from tests.support.engines import Elsewhere
 from tests.support.full_shop import FullShop
 from tests.support.nights import without_views
+from tests.support.stage_runs import make_run
+
+STAGE = {"stage": "train ease", "rows_in": None, "rows_out": None, "skipped": False}
 
 
-class Elsewhere(spread.Engine):
-    """Carries out every part at once, and hands over what JSON can hold where a process would."""
-
-    def __init__(self):
-        self.records: dict[str, spread.Records] = {}
-        self.parts: list[str] = []
-
-    @property
-    def is_elsewhere(self) -> bool:
-        return True
-
-    def each(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        self.parts += [function.__name__] * len(calls)
-        for call in calls:
-            function(*call)  # a part whose process died may run again
-            yield function(*call)
-
-    def begin(self, name: str, function: Callable[..., spread.Records], call: tuple[Any, ...]) -> None:
-        self.records[name] = json.loads(json.dumps(function(*call)))
-
-    def finished(self, name: str) -> spread.Records:
-        return self.records.get(name, {})
+def in_shards(run: Run) -> Run:
+    """The night in three shards."""
+    scale = run.settings.scale.model_copy(update={"shards": 3})
+    return run.model_copy(update={"settings": run.settings.model_copy(update={"scale": scale})})
 
 
 def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -47,7 +35,7 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
     for name, engine in (("here", spread.Engine()), ("there", Elsewhere())):
         shop = FullShop(tmp_path / name)
         shop.fill(10)
-        run = shop.prepare()
+        run = in_shards(shop.prepare()) if engine.is_elsewhere else shop.prepare()
         with spread.using(engine):
             assert conductor.conduct(run, without_views) == "published"
         record = journal.read_run(run.home, run.dataset, run.run_id)
@@ -57,8 +45,27 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
         notes = sorted(journal.notes(run.home, run.dataset, run.run_id))
         found[name] = record["logical_hash"], stages.to_dicts(), metrics.to_dicts(), rows, notes
     assert found["here"] == found["there"]
-    assert engine.parts == ["write_range"] * 5
-    assert engine.records.keys() == {"ials", "pmf"}
+    of_shards = 3 * len(("clean", "items", "encode", "split"))
+    assert Counter(engine.parts) == {"store": of_shards, "write_range": 5}
+    assert engine.records.keys() == {"ials", "ials trial 0", "ials trial 1", "pmf"}
     with pytest.warns(UserWarning, match=r"1 known users of tiny got no list at night .* such as 'old'"):
         lists = Published("tiny", shop.home_root).recommend(["u00", "old"])
     assert set(lists["user_id"]) == {"u00"}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_stage_that_fails_after_the_engine_built_it_leaves_its_own_entries(tmp_path: Path, damaged: bool):
+    run, engine = make_run(tmp_path), Elsewhere()
+    engine.records["ease"] = {"train ease": [(tables.STAGES.name, [{**STAGE, "seconds": 5.0}])]}
+
+    def stage() -> None:
+        with journal.stage(run, "train ease") as record:
+            record["skipped"] = not damaged
+        journal.note(run, "warning: own")
+        raise ValueError("planted")
+
+    with spread.using(engine), pytest.raises(ValueError, match="planted"):
+        after_engine(plainly, run)(StageCall(StageName.TRAIN, "ease"), stage)
+    stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id)
+    assert stages["stage"].to_list() == ["train ease"] and stages["skipped"].to_list() == [not damaged]
+    assert journal.notes(run.home, run.dataset, run.run_id) == ["warning: own"]

@@ -19,7 +19,7 @@ from pipeline.core.errors import SettingsError
 from pipeline.core.paths import Home
 from pipeline.publishing import listed_users
 from pipeline.schemas import tables
-from pipeline.storage import journal
+from pipeline.storage import journal, lake
 from tests.support import ray_cluster as clusters
 from tests.support.ray_cluster import RayCluster
 from tests.support.tastes import one_night, write_log
@@ -65,6 +65,12 @@ def metrics(run: Run) -> pl.DataFrame:
     return journal.read(run.home, run.dataset, tables.METRICS, run.run_id).drop("run_id")
 
 
+def trials(run: Run) -> list[tuple]:
+    """The trials of the search."""
+    (found,) = run.home.lake(run.dataset).glob("5_searches/ials-*/trials.parquet")
+    return pl.read_parquet(found).drop("seconds").rows()
+
+
 def left_over(run: Run) -> list[Path]:
     """Unfinished folders and probes in the lake. Studies stay."""
     return [path for path in run.home.lake(run.dataset).rglob(".*") if not path.name.startswith(".study-")]
@@ -85,11 +91,15 @@ def _with_token(monkeypatch: pytest.MonkeyPatch, ray_cluster: RayCluster) -> Non
 def test_a_night_on_a_cluster_has_the_hash_and_the_journal_of_a_plain_one(
     ray_cluster: RayCluster, plain: Run, tmp_path: Path
 ):
-    on_cluster = night(tmp_path, MODELS, *ray_cluster.settings)
+    on_cluster = night(tmp_path, MODELS, *ray_cluster.settings, "scale.shards=3")
     assert hash_of(on_cluster) == hash_of(plain)
     assert stages(on_cluster) == stages(plain)
     assert "cluster: 2 machines, 2 parts at once" in notes(on_cluster)
+    assert not any("failed in the cluster" in text for text in notes(on_cluster))
+    (cleaned,) = on_cluster.home.lake(on_cluster.dataset).glob("2_clean/clean-*")
+    assert len(lake.info(cleaned)["shards"]) == 3
     assert metrics(on_cluster).equals(metrics(plain))
+    assert trials(on_cluster) == trials(plain)
     assert not left_over(on_cluster)
 
 

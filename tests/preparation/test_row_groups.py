@@ -16,7 +16,7 @@ from pipeline.preparation import encoding, id_columns
 from pipeline.preparation.clean_rows import clean_file
 from pipeline.preparation.encoding import encode_file, encode_rows
 from pipeline.preparation.filters import RowFilter, apply_filters
-from pipeline.preparation.id_columns import Coded, any_pair_twice, read_coded
+from pipeline.preparation.id_columns import Coded, any_pair_twice, count_rows, read_coded
 from tests.support.stage_runs import DAY
 
 USERS = ["10", "9", "é", "a b", "日本", "u1", "u10", "u2"]
@@ -79,7 +79,10 @@ def test_clean_in_row_groups_is_clean_in_one_frame(seed, by_user, rule, size):
         assert (found.n_raw, found.positive) == (rows.height, expected["positive"].sum())
         assert non_positive == expected.filter("positive", pl.col("rating") <= 0).height
         encoded: list[pl.DataFrame] = []  # ids of rows that were left out may be in dictionaries, and get no index
-        users, items = encode_file(into, 7, (), encoded.append)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoding, "ROWS_AT_ONCE", max(size // 3, 1))
+            patch.setattr(encoding, "_COMPARED", max(size // 4, 1))
+            users, items = encode_file(into, 7, (), encoded.append)
         assert [pl.concat(encoded), users, items] == _Frames(encode_rows(expected, 7))
 
 
@@ -116,4 +119,6 @@ def test_pairs_that_repeat_are_found_with_and_without_a_sort(seed, by_user, size
         assert user.ids.to_list() == sorted(set(rows["user_id"]), key=str.encode)
         assert user.ids[user.codes].to_list() == rows["user_id"].to_list()
         assert item.ids[item.codes].to_list() == rows["item_id"].to_list()
+        counted = rows.group_by("item_id").agg(rows=pl.len().cast(pl.Int64)).sort("item_id")
+        assert count_rows(Path(folder) / "raw.parquet", "item_id").equals(counted)
         assert any_pair_twice(user, item) == rows.select("user_id", "item_id").is_duplicated().any()

@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.settings import Settings
+from pipeline.core import spread
 from pipeline.core.errors import Refused, SettingsError
 from pipeline.preparation import shards, splitters
 from pipeline.preparation.filters import k_core, k_core_of_parts
 from pipeline.preparation.split_shards import RowDraw, as_unsigned, order_statistics
+from pipeline.schemas import tables
 from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.stages import clean, encode, split
-from pipeline.storage import lake
+from pipeline.storage import journal, lake
+from tests.support.engines import Elsewhere
 from tests.support.stage_runs import DAY, make_run, store
 
 USERS = [
@@ -97,9 +100,11 @@ def log(seed: int, untimed: bool) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def until_split(rows: pl.DataFrame, tree: dict[str, Any], n: int) -> dict[str, Any]:
-    """Frames, ledgers and infos of the data stages in `n` shards; or the error that ended them."""
-    with tempfile.TemporaryDirectory() as folder:
+def until_split(
+    rows: pl.DataFrame, tree: dict[str, Any], n: int, engine: spread.Engine | None = None
+) -> dict[str, Any]:
+    """Frames, ledgers, infos and notes of the data stages in `n` shards; or the error that ended them."""
+    with tempfile.TemporaryDirectory() as folder, spread.using(engine or spread.Engine()):
         home = Path(folder)
         if tree.get("split", {}).get("kind") == "published":
             draw = np.random.default_rng(rows.height)
@@ -123,6 +128,9 @@ def until_split(rows: pl.DataFrame, tree: dict[str, Any], n: int) -> dict[str, A
                 assert {p.suffix for p in at.iterdir()} == {".parquet", ".json"}
         except (Refused, SettingsError) as error:
             found["error"] = f"{type(error).__name__}: {error}"
+        found["notes"] = journal.notes(run.home, run.dataset, run.run_id)
+        found["ledger"] = journal.read(run.home, run.dataset, tables.ROW_LEDGER, run.run_id)
+        assert not list(home.rglob(".scratch-*"))
         return found
 
 
@@ -157,8 +165,11 @@ def test_shards_change_nothing(splitting: str, seed: int, data: str, seen: str, 
     if seen != "hide":
         dataset["feedback"] = {**dataset.get("feedback", {}), "repeats": "separate"}
     tree = {"dataset": dataset, "split": SPLITS[splitting], **SEEN[seen]}
-    rows = log(seed, untimed)
-    assert_same(until_split(rows, tree, 1), until_split(rows, tree, n))
+    rows, engine = log(seed, untimed), Elsewhere(seed)
+    whole = until_split(rows, tree, 1)
+    assert_same(whole, until_split(rows, tree, n))
+    assert_same(whole, until_split(rows, tree, n, engine))
+    assert engine.parts == [] if rows["user_id"].n_unique() == 1 else set(engine.parts) == {"store"}
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=60), st.integers(1, 4), st.data())
@@ -178,7 +189,7 @@ def test_rows_are_drawn_in_parts_as_all_at_once_even_with_equal_hashes(hashes, p
     whole = np.array(hashes, dtype=np.uint64)
     chunks = np.array_split(whole, parts)
     draw = RowDraw(lambda: iter(chunks), *fractions)
-    labels = np.concatenate([draw(chunk, *fractions) for chunk in chunks])
+    labels = np.concatenate([draw.of(number)(chunk, *fractions) for number, chunk in enumerate(chunks)])
     assert labels.tolist() == splitters.random_by_row(whole, *fractions).tolist()
 
 

@@ -32,6 +32,7 @@ def measured(rows: list[tuple], users: list[str], items: list[str], before: int 
             con.execute(
                 "insert into source_rows values ($u, $i, $r, $t)", {"u": user, "i": item, "r": rating, "t": time}
             )
+        con.execute("create view source_items as select item_id, count(*) as rows from source_rows group by item_id")
         for table, ids in (("before_users", users), ("before_items", items)):
             con.execute(f"insert into {table} select unnest($ids)", {"ids": ids}) if ids else None
         if before is not None:

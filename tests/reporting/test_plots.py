@@ -4,10 +4,10 @@ import json
 import struct
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from flows import conductor as line
 from flows.prepare import prepare
@@ -29,13 +29,12 @@ def width_and_height(path: Path) -> tuple[int, int]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch):
-    """Figures stay open until the test has looked at them."""
-    metric_rows = []
-    monkeypatch.setattr(plt, "close", metric_rows.append)
-    yield metric_rows
-    monkeypatch.undo()
-    for figure in metric_rows:
-        plt.close(figure)
+    """The figures that were saved, in order."""
+    figures, save = [], FigureCanvasAgg.print_png
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_png", lambda canvas, path: (figures.append(canvas.figure), save(canvas, path))
+    )
+    return figures
 
 
 def texts(figure) -> str:

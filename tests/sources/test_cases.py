@@ -252,15 +252,19 @@ def test_json_lines_are_rows_or_rejects(tmp_path):
         '{"user": {"id": "8"}, "item": ["x"], "stars": 1, "at": 1}', '{"user": {"id": 8}, "stars": 1, "at": 1}',
         '{"user": {"id": 12345678901234567890}, "item": 1.0, "stars": NaN, "at": 1}',
         '{"user": {"id": 12345678901234567890}, "item": 1.0, "stars": 3, "at": 1700000000}',
+        r'{"user": {"id": "a\ud83d"}, "item": "x", "stars": 3, "at": 1}', r'{"user": {"id": 1}, "\uDE00": "x"}',
+        r'{"user": {"id": "\ud83d\ude00"}, "item": "\\ud83d", "stars": 3, "at": 1}',
     ]  # fmt: skip
     path = tmp_path / "a.jsonl"
     path.write_bytes("\n".join(lines).encode("latin-1"))
     columns = {"user": "user.id", "item": "item", "rating": "stars", "timestamp": "at"}
     dataset = Dataset.model_validate({"name": "x", "source": {"files": ["a.jsonl"]}, "columns": columns})
     found = read_as(path, dataset, tmp_path)
-    assert [row[:3] for row in found.rows] == [("7", "x", 4.5), ("12345678901234567890", "1.0", 3.0)]
+    kept = [("7", "x", 4.5), ("12345678901234567890", "1.0", 3.0), ("\U0001f600", "\\ud83d", 3.0)]
+    assert [row[:3] for row in found.rows] == kept
     reasons = ["empty_line", "bad_json", "bad_json", "bad_encoding", "nested_value", "empty_item", "bad_json"]
-    assert found.rejects == list(enumerate(reasons, start=2))
+    halves = [(10, "bad_encoding"), (11, "bad_encoding")]  # of surrogate pairs
+    assert found.rejects == [*enumerate(reasons, start=2), *halves]
     wrong = dataset.model_copy(update={"columns": dataset.columns.model_copy(update={"user": "usr.id"})})
     with pytest.raises(UnreadableInput, match=r"no column 'usr\.id'"):
         read_as(path, wrong, tmp_path)
@@ -304,6 +308,25 @@ def test_nested_parquet_columns_are_named_with_their_type(tmp_path, column, kind
         read_as(tmp_path / "log.parquet", dataset, tmp_path)
     with pytest.raises(UnreadableInput, match=r"'item' \(columns.item\) has the type (list|struct)<"):
         sniff(tmp_path / "log.parquet")
+
+
+def test_times_beyond_the_calendar_do_not_stop_init(tmp_path):
+    times = pa.array([2**62, *(1_700_000_000_000_000 + day * 86_400_000_000 for day in range(20))], pa.timestamp("us"))
+    table = pa.table({"user": list("ab") * 10 + ["c"], "item": ["x"] * 21, "at": times})
+    pq.write_table(table, tmp_path / "log.parquet")
+    found = read_sniffed(tmp_path / "log.parquet", tmp_path)
+    assert found.dataset.columns.timestamp == "at" and found.ledger["kept"] == 20
+    assert found.rejects == [(1, "timestamp_unreadable")]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_not_a_number_in_a_parquet_id_is_a_missing_id(tmp_path, exact):
+    users = pa.array([1.0, float("nan"), None, 2.5], pa.float64())  # as pandas stores whole numbers with gaps
+    pq.write_table(pa.table({"user": users, "item": ["a", "b", "c", "nan"]}), tmp_path / "log.parquet")
+    dataset = Dataset.model_validate({"name": "x", "source": {"files": ["log.parquet"]}})
+    found = read_as(tmp_path / "log.parquet", dataset, tmp_path, exact)
+    assert [row[:2] for row in found.rows] == [("1.0", "a"), ("2.5", "nan")]
+    assert found.ledger == {"kept": 2, "empty_user": 2}
 
 
 def test_only_a_damaged_parquet_file_is_called_damaged(tmp_path):

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_links_to_files_and_folders_elsewhere_are_sources(tmp_path):
     assert find_files(tmp_path / "data", ["**/*.csv"]) == ["a.csv", "linked.csv", "more/y.csv"]
     (tmp_path / "data" / "again.csv").symlink_to("a.csv")
     assert find_files(tmp_path / "data", ["*.csv"]) == ["a.csv", "linked.csv"], "the same file twice"
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    with suppress(OSError):  # some file systems have no such names
+        os.close(os.open(os.fsencode(tmp_path) + b"/a\xff.csv", os.O_CREAT))
+        with pytest.raises(UnreadableInput, match=r"'a\\udcff\.csv' .* is not UTF-8.*rename it"):
+            find_files(tmp_path, ["*.csv"])
 
 
 def test_hard_links_are_files_of_their_own_and_dead_links_none(tmp_path):

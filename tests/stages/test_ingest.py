@@ -20,7 +20,7 @@ from pipeline.config.settings import Settings
 from pipeline.core import paths
 from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.schemas import tables
-from pipeline.sources import assemble, blocks, file_reader, line_reader
+from pipeline.sources import blocks, file_parts, file_reader, line_reader
 from pipeline.sources.dialect import LINE_LIMIT
 from pipeline.sources.parsing import clock
 from pipeline.stages import ingest
@@ -298,7 +298,7 @@ def test_too_many_rejects_are_refused_and_kept_for_looking(tmp_path):
 def test_the_second_night_reads_nothing_again_and_journals_the_same(tmp_path, monkeypatch):
     data = write(tmp_path / "data", HEADER + GOOD * 30 + b"1,2,oops,1\n")
     first = ingest.read_source(make_run(tmp_path, data))
-    monkeypatch.setattr(assemble, "read_file", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(file_parts, "read_file", lambda *_: pytest.fail("read again"))
     run = make_run(tmp_path, data)
     assert ingest.read_source(run) == first
     assert pl.read_parquet(journal.folder(run) / "rejected_rows.parquet").height == 1
@@ -306,8 +306,8 @@ def test_the_second_night_reads_nothing_again_and_journals_the_same(tmp_path, mo
 
 def test_incremental_adds_up_and_knows_files_by_content(tmp_path, monkeypatch):
     data, read_names = write(tmp_path / "data", HEADER + b"1,a,1,964982703\n", "z.csv"), []
-    original = assemble.read_file
-    monkeypatch.setattr(assemble, "read_file", lambda *a: (read_names.append(a[2]), original(*a))[1])
+    original = file_parts.read_file
+    monkeypatch.setattr(file_parts, "read_file", lambda *a: (read_names.append(a[2]), original(*a))[1])
     source = {"mode": "incremental"}
     assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["a"]
     write(data, HEADER + b"1,b,1,964982703\n,,,\n", "a.csv")

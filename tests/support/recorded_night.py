@@ -8,11 +8,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pipeline.config import loader
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall, StageName
@@ -22,6 +24,7 @@ from pipeline.experiments.families import family_of
 from pipeline.experiments.forecast import Forecast, Sizes, sizes_of
 from pipeline.experiments.timings import AFTER_FITS
 from pipeline.experiments.workload import Shape, Work
+from pipeline.models import Recommender
 from pipeline.storage import journal, lake, state_files
 
 IDLE = Speed(1.2e11, 9e9, 6e3)
@@ -96,6 +99,17 @@ class Recorded:
     def of(cls, file: Path) -> "Recorded":
         """From a file of `tests/nights/recorded`."""
         return cls(json.loads(file.read_text()))
+
+    def is_refused(self, family: type[Recommender]) -> bool:
+        """Whether this family can't be fitted on the data of the night, which may have no times."""
+        return family.needs_time and not self.timed
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether the data set has times."""
+        return (
+            loader.load_settings(self.night["dataset"], "best", [], environ={})[0].dataset.columns.timestamp is not None
+        )
 
     def prepare(self, run: Run) -> None:
         """Find how much slower than an idle machine this one was, which the probes see: by the fits, and by MLflow."""

@@ -18,7 +18,7 @@ import pytest
 from flows.candidate_models import fit_candidates
 from pipeline.config import loader
 from pipeline.config.run import Run
-from pipeline.core.errors import OutOfTime
+from pipeline.core.errors import OutOfTime, Skipped
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget, device_speed, stopping, workload
 from pipeline.experiments.device_speed import Speed
@@ -27,7 +27,7 @@ from pipeline.experiments.forecast import Sizes
 from pipeline.experiments.study import Trial
 from pipeline.experiments.timings import Timings
 from pipeline.experiments.workload import Shape, Work
-from pipeline.models import NotServable
+from pipeline.models import NotServable, Recommender
 from pipeline.schemas import tables
 from pipeline.selection import leaderboard
 from pipeline.stages import search
@@ -48,6 +48,10 @@ class Costs(Protocol):
     """From the start of the night to the split."""
     between: float
     """Between two stages."""
+
+    def is_refused(self, family: type[Recommender]) -> bool:
+        """Whether the data can't be used by this family."""
+        ...
 
     def prepare(self, run: Run) -> None:
         """Called once, when the settings are known."""
@@ -87,6 +91,9 @@ class Machine:
         self.sizes = Sizes(self.shape, replace(self.shape, rows=rows * 8 // 10), valid, valid)
         self.before_fits = 5.0 + 1e-5 * rows
         self.draw = random.Random(1)
+
+    def is_refused(self, family: type[Recommender]) -> bool:
+        return False
 
     def prepare(self, run: Run) -> None:
         pass
@@ -216,6 +223,9 @@ class SimulatedNight:
         label = call.label or ""
         blend, info = leaderboard.is_blend(run.settings, label), {}
         family, config = sized_for(run.settings, label, self.costs.sizes.train.rows)
+        if self.costs.is_refused(family):
+            self.now += 0.1
+            raise Skipped("the data has no times")
         epochs, members = workload.epochs_of(config), self.members()
         if blend:
             seconds = 3 * sum(self.costs.evaluation(run, member) for member in members)

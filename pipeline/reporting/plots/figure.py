@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,29 +23,32 @@ MAIN, SECOND, QUIET = "#2b6cb0", "#dd6b20", "#718096"
 @contextmanager
 def picture(path: Path, title: str, panels: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> Iterator[list[Axes]]:
     """Axes of `panels` side by side, each `size` inches large; the file is saved when the block ends."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     inches = size[0] * panels, size[1]
-    figure, axes = plt.subplots(1, panels, figsize=inches, dpi=DPI, squeeze=False, layout="constrained")
+    figure = Figure(inches, DPI, layout="constrained")  # without pyplot, whose import is slow
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)
     figure.suptitle(title)  # now, so that places are final once drawn
-    try:
-        for axis in axes[0]:
-            axis.spines[["top", "right"]].set_visible(False)
-        yield list(axes[0])
-        figure.savefig(path)
-    finally:
-        plt.close(figure)
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+    yield list(axes[0])
+    canvas.print_png(path)  # `savefig` draws twice, for formats that need it
 
 
 def plain(text: str) -> str:
     """A title that matplotlib can draw: `$` is escaped, and characters that the font lacks become a box."""
+    known = _characters()
+    return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text).replace("$", r"\$")
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """The characters that the font has; to list them takes long, and a plot has hundreds of titles."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    known = get_font(findfont(FontProperties())).get_charmap()
-    return "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in text).replace("$", r"\$")
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def training_curve(info: dict[str, Any], path: Path, valid: str = "metric") -> Path:

@@ -183,4 +183,9 @@ def as_texts(column: pa.Array) -> list[str]:
         return ["" if v is None else v.decode(errors="replace") for v in column.to_pylist()]
     if pa.types.is_boolean(column.type):
         return ["" if v is None else str(v).lower() for v in column.to_pylist()]
-    return ["" if v is None else str(v) for v in column.to_pylist()]
+    try:
+        values = column.to_pylist()
+    except (OverflowError, ValueError):  # times that Python does not have, such as PostgreSQL's infinity
+        texts = column.cast(pa.string()).to_pylist()
+        values = [None if text and text.startswith("<") else text for text in texts]
+    return ["" if v is None else str(v) for v in values]

@@ -1,9 +1,9 @@
 -- severity: error
 -- reads: source_rows, tonight
 -- Every row has a user and an item, a finite rating or none, and a time if and only if a time column is configured.
-select * from source_rows where coalesce(user_id, '') = ''
+select * from source_rows where user_id is null or user_id = ''
 union all
-select * from source_rows where coalesce(item_id, '') = ''
+select * from source_rows where item_id is null or item_id = ''
 union all
 select * from source_rows where not isfinite(rating)
 union all
