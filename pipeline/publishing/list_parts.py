@@ -91,7 +91,9 @@ class Inputs:
         n_users, n_items = shape["n_users"], shape["n_items"]
         blocks = in_blocks([pl.scan_parquet(encoded / "interactions.parquet")], n_users)
         ids_only = not run.settings.attributes.used  # which tell the age of new items
-        known = interactions_of(blocks, (n_users, n_items), device, Wanted(run.settings.recency, ids_only))
+        known = interactions_of(
+            blocks, (n_users, n_items), device, Wanted(run.settings.recency, ids_only, narrow=ids_only)
+        )
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)

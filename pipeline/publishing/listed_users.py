@@ -22,7 +22,7 @@ from pipeline.schemas import tables
 from pipeline.training.interactions import DAY, Facts, History, Interactions
 
 USERS_PER_PART = 50_000
-ROWS_PER_BLOCK = 4_000_000
+ROWS_PER_BLOCK = 1_000_000
 """Source rows, about, of the users whose rows are looked up together."""
 
 
@@ -200,6 +200,7 @@ def _first_known(own: History, filtered_out: History, index: Tensor) -> History:
     """Row b: the history of user index[b] that the fit saw, or, for an index of -1, row b of `filtered_out`."""
     known = index >= 0
     mine = own[index[known]]
+    mine = replace(mine, items=mine.items.long())
     if len(mine) == len(index):
         return mine
     theirs = filtered_out[(~known).nonzero().squeeze(1)]

@@ -1,6 +1,7 @@
 """Similar items: by the model where it has a similarity, else items with which the same users interacted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import polars as pl
 import torch
@@ -75,6 +76,7 @@ def cooccurrence(by_user: History) -> Callable[[Tensor], Tensor]:
 
     Of large histories of not too many items, all pairs are counted at once.
     """
+    by_user = replace(by_user, items=by_user.items.long())
     users_of = History.of(by_user.items, by_user.rows, by_user.n_items, len(by_user))  # rows are items
     length = users_of.lengths.clamp(min=1).rsqrt()  # (I,)
     if by_user.n_items <= COUNTED_ITEMS and len(by_user.items) * by_user.n_items > COUNTED_FROM:

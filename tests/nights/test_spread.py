@@ -41,7 +41,10 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
         record = journal.read_run(run.home, run.dataset, run.run_id)
         stages = journal.read(run.home, run.dataset, tables.STAGES, run.run_id).drop("run_id", "seconds")
         metrics = journal.read(run.home, run.dataset, tables.METRICS, run.run_id).drop("run_id")
-        rows = {table: frame.height for table, frame in shop.tables().items()}
+        published = shop.tables()
+        rows = {table: frame.height for table, frame in published.items()}
+        places = published["recommendations"].select("user_id", "rank")
+        assert places.equals(places.sort("user_id", "rank"))  # parts are inserted one after the other
         notes = sorted(journal.notes(run.home, run.dataset, run.run_id))
         found[name] = record["logical_hash"], stages.to_dicts(), metrics.to_dicts(), rows, notes
     assert found["here"] == found["there"]
