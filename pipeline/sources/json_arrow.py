@@ -28,6 +28,10 @@ _AT_ONCE = 2**20
 _DEEP = 200
 """Brackets in a line from which on Python's parser may give up, which the line reader uses."""
 _NOT_FINITE = re.compile(rb"[:,\[\s]-?(?:NaN|Inf)").search
+_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
+_ESCAPED = re.compile(rb"\\\\u[dD][89a-fA-F]").search
+"""A backslash before it: what looks like a pair may be half of one."""
 _NEGATIVE_ZERO = re.compile(rb"-0\s*[,}]").search
 _TEXT, _WHOLE, _NUMBER, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 Kind = Literal["text", "whole", "number", "flag"]
@@ -144,6 +148,8 @@ def doubts(block: bytes, encoding: str) -> str:
         return "a line that is no object"  # else a line could have several, or continue on the next one
     if (b"NaN" in block or b"Inf" in block) and _NOT_FINITE(block):
         return "a number that is not finite"
+    if _SURROGATE(block) and (_ESCAPED(block) or _SURROGATE(_PAIR.sub(b"", block))):
+        return "half of a surrogate pair"
     brackets = np.add.reduceat((text == ord("{")) | (text == ord("[")), starts, dtype=np.int32)  # (L,)
     return "deeply nested values" if brackets.max(initial=0) > _DEEP else ""
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models import NotServable
+from pipeline.models import FitContext, NotServable
 from pipeline.models import next_item as module
 from pipeline.models.next_item import NextItem
 from pipeline.training.interactions import DAY, History, Interactions
@@ -96,3 +96,12 @@ def test_rows_without_times_are_refused():
     train = Interactions(torch.tensor([0, 0]), torch.tensor([0, 1]), 1, 2)
     with pytest.raises(NotServable, match="order of events"):
         fitted(NextItem, train)
+
+
+def test_nothing_depends_on_the_seed():
+    drawn = random_interactions()
+    train = replace(drawn, timestamps=torch.arange(len(drawn)) * DAY)
+    one, other = (NextItem(NextItem.Config(), train.n_users, train.n_items) for _ in range(2))
+    one.fit(train, FitContext(seed=1))
+    other.fit(train, FitContext(seed=2))
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in one.state_dict().items())

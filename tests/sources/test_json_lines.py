@@ -16,6 +16,11 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.sources import blocks, file_reader, json_arrow
 from pipeline.storage import warehouse
 
+SURROGATES = [
+    rb"\ud800", rb"\uDE00", rb"\ud83d\ude00", rb"a\ud83dA", rb"\\ud83d\ude00", rb"\\\ud83d\ude00", rb"\ud83d\ud83d\ude00",
+    rb"\\ud83d", rb"\ud83d\uD83D",
+]  # fmt: skip
+"""Whole pairs, halves, and backslashes before what looks like one."""
 ODD: list[Callable[[random.Random, dict[str, Any]], bytes]] = [
     lambda draw, row: dumped(row)[: draw.randrange(1, 30)],
     lambda draw, row: b"",
@@ -35,7 +40,8 @@ ODD: list[Callable[[random.Random, dict[str, Any]], bytes]] = [
     lambda draw, row: dumped(row).replace(b"}", b', "note": -Infinity}'),
     lambda draw, row: dumped(row).replace(b"}", b', "note": "to, Infinity"}'),
     lambda draw, row: dumped(row).replace(b"}", b', "note": 01}'),
-    lambda draw, row: dumped(row).replace(b"}", b', "note": "\\ud800"}'),
+    lambda draw, row: dumped(row).replace(b"}", b', "note": "%s"}' % draw.choice(SURROGATES)),
+    lambda draw, row: dumped(row).replace(b'"item": ', b'"item": "%s", "was": ' % draw.choice(SURROGATES)),
     lambda draw, row: dumped(row).replace(b"}", b', "note": 1, "note": [2]}'),
     lambda draw, row: dumped(row).replace(b"}", b', "item": "twice"}'),
     lambda draw, row: dumped(row).replace(b"}", b', "user.id": "flat"}'),
