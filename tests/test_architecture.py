@@ -170,6 +170,14 @@ def test_help_imports_nothing_heavy():
         assert f"'{library}'" not in done.stdout
 
 
+def test_a_run_imports_what_a_night_may_not_need_only_where_it_does():
+    code = "import sys, flows.cli.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    rare = {"urllib.request", "charset_normalizer", "apprise", "scipy", "pandas", "ray", "obstore", "psycopg", "rich"}
+    large = {"torch", "prefect", "mlflow", "optuna", "matplotlib", "altair"}
+    assert (rare | large) & set(done.stdout.split()) == set()
+
+
 @pytest.mark.parametrize("folder", PACKAGES, ids=name)
 def test_packages_of_extras_are_imported_only_where_needed(folder: Path):
     lazy = LAZY if folder.name == "destinations" else "-"

@@ -125,7 +125,7 @@ def set_up(again: Run, home: Home) -> forgotten_users.Forgotten:
 
 def _bring_files(again: Run, home: Home) -> None:
     source, into = home.lake(again.dataset) / LAYER, again.home.lake(again.dataset) / LAYER
-    incremental.write_seen(into, incremental.read_seen(source))
+    incremental.write_seen(into, incremental.read_seen(source), incremental.read_sizes(source))
     for manifest in sorted(incremental.folder(source).glob(f"[!.]*/{lake.MANIFEST}")):
         part = manifest.parent
         aside = incremental.folder(into) / f".{part.name}"

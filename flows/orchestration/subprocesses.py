@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -80,6 +79,8 @@ def wait(service: Service, logs: Path) -> None:
 
 def answers(url: str, headers: dict[str, str] | None = None) -> bool:
     """Whether a URL answers 200."""
+    import urllib.request  # a run without Prefect asks nobody, and it imports ssl and http
+
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=5) as response:
             return response.status == 200

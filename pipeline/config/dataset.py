@@ -74,11 +74,14 @@ class Source(Reading):
     """Generates the files, synthetic or from other files, if `--data` is not given."""
     mode: Literal["snapshot", "incremental"] = "snapshot"
     """incremental: files accumulate over nights; a file with known content is not read again."""
+    changed_files: Literal["", "add", "replace"] = ""
+    """Of an incremental source, if a file has another content under its name: `add` counts both, `replace` only the
+    newest. The default adds with a warning. A file to which lines were added never counts twice."""
     static: bool = False
     """The files don't grow, as in a public data set: no warning about their age."""
     explode: str = ""
-    """Separator of several items in one cell of the item column: one row per item. If it is the delimiter, too, the
-    item column is the last one and takes the rest of the line."""
+    """Separator of several items in one cell of the item column: one row per item, without blanks around it; empty
+    parts are left out. If it is the delimiter, too, the item column is the last one and takes the rest of the line."""
     max_reject_rate: Fraction = 0.05
     """A night with a larger share of rejected rows is refused (exit 3)."""
 

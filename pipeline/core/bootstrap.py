@@ -15,7 +15,7 @@ from pipeline.core.seeding import generator
 RESAMPLES = 1000
 CHUNK = 4096  # users whose weights are in memory at once
 ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
-KEPT = total_memory() // 16
+KEPT = min(total_memory() // 16, 1 << 29)
 KEPT_ON_CUDA = 1 << 30
 """Number of cached draws, one byte each. A later call with the same number of users uses them again."""
 RECENT = 100

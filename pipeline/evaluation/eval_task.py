@@ -50,8 +50,10 @@ class Splits:
     """Tasks that were asked for, by split and fit; on a CPU, as long as they need no more than KEPT bytes."""
 
     def of(self, *names: str, ids_only: bool = False) -> Interactions:
-        """Rows of the named splits, ordered by user, then time; `ids_only` as in encoded_rows.py."""
-        return interactions_of(self._blocks(names), self._shape, self.device, Wanted(self.recency, ids_only))
+        """Rows of the named splits, ordered by user, then time; `ids_only`: without ratings and times, and narrow."""
+        return interactions_of(
+            self._blocks(names), self._shape, self.device, Wanted(self.recency, ids_only, narrow=ids_only)
+        )
 
     def masked(self, split: str, of: Tensor | None = None) -> History:
         """By user, the interactions before `split` that mask their item in its lists: all, positive or not.

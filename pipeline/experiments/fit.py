@@ -290,7 +290,9 @@ def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Split
     shape = lake.info(request.data)
     n_users, n_items = shape["n_users"], shape["n_items"]
     blocks = in_blocks([pl.scan_parquet(request.data / "interactions.parquet")], n_users)
-    return interactions_of(blocks, (n_users, n_items), device, Wanted(settings.recency, ids_only)), None
+    return interactions_of(
+        blocks, (n_users, n_items), device, Wanted(settings.recency, ids_only, narrow=ids_only)
+    ), None
 
 
 def guided_by_first(objective: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:

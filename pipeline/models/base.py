@@ -114,11 +114,18 @@ class Recommender(nn.Module, ABC):
 
     def similar(self, items: Tensor) -> Tensor | None:
         """Similarity of `items` to all items, (B,) -> (B, I), or None. Default: cosine of item vectors."""
+        similarity = self.similarity()
+        return None if similarity is None else similarity(items)
+
+    def similarity(self) -> Callable[[Tensor], Tensor | None] | None:
+        """`similar` for many calls: what all of them need is computed once. None: there is none."""
+        if type(self).similar is not Recommender.similar:
+            return self.similar
         vectors = self.item_vectors()
         if vectors is None:
             return None
         unit = nn.functional.normalize(vectors, dim=1)  # (I, D)
-        return unit[items] @ unit.T  # (B, I)
+        return lambda items: unit[items] @ unit.T  # (B, I)
 
     def item_vectors(self) -> Tensor | None:
         """(I, D), or None."""

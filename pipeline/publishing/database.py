@@ -9,6 +9,7 @@ import polars as pl
 
 from pipeline.config.run import Run, utcnow
 from pipeline.core import paths
+from pipeline.core.memory import total_memory
 from pipeline.publishing import item_columns, list_ids
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
@@ -20,6 +21,8 @@ FILLED_LATER = (tables.CHURN, tables.CHECKS, tables.RUNS)
 """Tables whose rows are known only after the others are filled."""
 NAMES = {tables.RECOMMENDATIONS_IN: "list", tables.RECOMMENDATIONS_BY: list_ids.BY}
 """Tables with several lists per user, and SQL for the name of a list."""
+LEAST = 3 * 2**29
+"""Bytes that DuckDB may use in any case without `memory_limit`; what does not fit is spilled."""
 HEADER_LINE = re.compile(r"-- (\w+): (.*)")
 
 
@@ -36,7 +39,7 @@ def building(run: Run) -> Iterator[tuple[Path, warehouse.Connection]]:
         leftover.unlink()
     con = warehouse.connect(
         threads=run.settings.threads,
-        memory_limit=run.settings.memory_limit,
+        memory_limit=run.settings.memory_limit or f"{max(LEAST, total_memory() // 16) // 2**20}MiB",
         temporary=path.with_suffix(".tmp"),
     )
     try:
@@ -74,13 +77,21 @@ def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:
             made[list_ids.COLUMN] = list_ids.expression(run.dataset, run.run_id, *named)
             columns = ", ".join(f"{made[name]} AS {name}" if name in made else f'"{name}"' for name in table.columns)
             order = ", ".join(f'"{name}"' for name in table.key if name not in own) or "1"
-            source = warehouse.literal(files)
-            con.execute(
-                f"INSERT INTO {table.name} SELECT {columns} FROM read_parquet({source}) ORDER BY {order}",
-                own or None,
-            )
+            for source in _sources(table, files):
+                con.execute(
+                    f"INSERT INTO {table.name} SELECT {columns} "
+                    f"FROM read_parquet({warehouse.literal(source)}) ORDER BY {order}",
+                    own or None,
+                )
         else:
             copy_journal(con, run, table)
+
+
+def _sources(table: Table, files: Path) -> list[Path]:
+    """The files to insert one after the other: parts of ascending users, so that only one part is sorted at a time."""
+    if table.key[:1] != ("user_id",):
+        return [files]
+    return sorted(files.parent.glob(files.name), key=lambda path: (len(path.name), path.name))
 
 
 def _create(con: warehouse.Connection, *new: Table) -> None:

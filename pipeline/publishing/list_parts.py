@@ -1,7 +1,7 @@
 """The lists of all users as files of bounded size, made here or in ranges elsewhere, and what they are made of."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -33,6 +33,7 @@ from pipeline.schemas.table import Table
 from pipeline.storage import journal, journal_entries, lake
 from pipeline.storage.expressions import night_date
 from pipeline.training.device import resolve_device, set_threads
+from pipeline.training.encoded_rows import Wanted, in_blocks, interactions_of
 from pipeline.training.interactions import Interactions
 
 OF_THE_NIGHT = ("run_id", "generated_at", "list_id")
@@ -87,11 +88,10 @@ class Inputs:
         model, label = load(source.champion, device), lake.info(source.champion)["label"]
         rows = pl.read_parquet(raw / "interactions.parquet")
         shape = lake.info(encoded)
-        frame = pl.read_parquet(encoded / "interactions.parquet")
-        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], device, run.settings.recency)
-        if not run.settings.attributes.used:  # which tell the age of new items
-            known = replace(known, ratings=None, timestamps=None)  # lists need neither
-        del frame
+        n_users, n_items = shape["n_users"], shape["n_items"]
+        blocks = in_blocks([pl.scan_parquet(encoded / "interactions.parquet")], n_users)
+        ids_only = not run.settings.attributes.used  # which tell the age of new items
+        known = interactions_of(blocks, (n_users, n_items), device, Wanted(run.settings.recency, ids_only))
         ids = pl.read_parquet(encoded / "items.parquet")["item_id"]
         attributes = item_tables.read_catalog(raw)
         items = item_tables.items(rows, attributes)

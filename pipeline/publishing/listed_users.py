@@ -81,7 +81,7 @@ def users_of(
         listed = listed[torch.from_numpy(of.to_numpy(writable=True))[listed]]
     for together in _blocks(listed.split(parts.per_part if parts else USERS_PER_PART), source.counts):
         first = int(together[0][0])
-        block = source.of_users(first, int(together[-1][-1]) + 1)
+        block = source.of_users(first, int(together[-1][-1]) + 1, torch.cat(together).numpy())
         filtered_out = _pairs_of_filtered_out_users(rows, block, run, names)
         masking = block.pairs.filter(hidden(rows, block.pairs["row"], run.settings, newest))
         seen = _history(masking, block.users.height, items.height)
@@ -99,15 +99,17 @@ def users_of(
 
 def _blocks(parts: Sequence[Tensor], counts: np.ndarray) -> Iterator[list[Tensor]]:
     """Neighbouring parts of ascending users, together with about ROWS_PER_BLOCK of the source rows (U,) of users."""
-    before = np.concatenate([[0], np.cumsum(counts)])  # (U + 1,)
     block: list[Tensor] = []
+    rows = 0
     for part in parts:
         if not len(part):
             continue
-        if block and before[int(part[-1]) + 1] - before[int(block[0][0])] > ROWS_PER_BLOCK:
+        own = int(counts[part.numpy()].sum())
+        if block and rows + own > ROWS_PER_BLOCK:
             yield block
-            block = []
+            block, rows = [], 0
         block.append(part)
+        rows += own
     if block:
         yield block
 
@@ -143,12 +145,17 @@ class _SourceRows:
         """Rows of each user, (U,)."""
         return np.bincount(self.user_row, minlength=self.users.height)
 
-    def of_users(self, first: int, end: int) -> _Block:
-        """The users from `first` to before `end`. Rows of items that are not in the fit are left out."""
-        is_all = first == 0 and end == self.users.height
-        rows = np.arange(len(self.user_row), dtype=np.uint32)
-        if not is_all:
-            rows = rows[(self.user_row >= first) & (self.user_row < end)]
+    def of_users(self, first: int, end: int, listed: np.ndarray) -> _Block:
+        """The users from `first` to before `end`, and the rows of those of them that are `listed` (A,).
+
+        Rows of items that are not in the fit are left out.
+        """
+        if len(listed) == self.users.height:
+            rows = np.arange(len(self.user_row), dtype=np.uint32)
+        else:
+            wanted = np.zeros(self.users.height, dtype=bool)  # (U,)
+            wanted[listed] = True
+            rows = np.flatnonzero(wanted[self.user_row]).astype(np.uint32)
         columns = {
             "row": rows,
             "user_row": self.user_row[rows] - np.int32(first),
@@ -172,8 +179,7 @@ def _pairs_of_filtered_out_users(rows: pl.DataFrame, block: _Block, run: Run, na
 
 
 def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:
-    users = torch.from_numpy(pairs["user_row"].cast(pl.Int64).to_numpy(writable=True))
-    items = torch.from_numpy(pairs["item_idx"].cast(pl.Int64).to_numpy(writable=True))
+    users, items = (torch.from_numpy(pairs[name].to_numpy().astype(np.int64)) for name in ("user_row", "item_idx"))
     return History.of(users, items, n_users, n_items)
 
 

@@ -29,9 +29,11 @@ def similar_items(
     k = min(k, n_items - 1)
     if k < 1:
         return tables.SIMILAR_ITEMS.without("run_id").empty()
-    probe = model.similar(torch.zeros(1, dtype=torch.long, device=device))
-    similarity = model.similar if probe is not None else cooccurrence(by_user)
-    width = n_items if probe is not None else max(n_items, len(by_user))
+    own = model.similarity()
+    if own is not None and own(torch.zeros(1, dtype=torch.long, device=device)) is None:
+        own = None
+    similarity = own or cooccurrence(by_user)
+    width = n_items if own else max(n_items, len(by_user))
     tile = max(1, TILE_BYTES // (4 * max(width, 1)))
     # One table for all: small tensors that stay between large ones that go would scatter the memory of the process.
     near = torch.full((n_items, k), -1, dtype=torch.long)
@@ -46,7 +48,7 @@ def similar_items(
         scores[torch.arange(len(items), device=device), items] = -torch.inf  # not similar to itself
         of_tile, similar, _ = largest(scores, k)  # (B, k) each
         values[start : start + tile], near[start : start + tile] = of_tile.cpu(), similar.cpu()
-    return _frame(near, values, ids).with_columns(pl.lit(label if probe is not None else COOCCURRENCE).alias("model"))
+    return _frame(near, values, ids).with_columns(pl.lit(label if own else COOCCURRENCE).alias("model"))
 
 
 def _frame(near: Tensor, values: Tensor, ids: pl.Series) -> pl.DataFrame:

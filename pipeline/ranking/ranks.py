@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+USERS = 1 << 16
+"""Users whose lists are ranked at once; a multiple of recommend.DOT_TILE."""
+
+
 class LeakError(ValueError):
     """A holdout item is masked, so the event to predict is already known."""
 
@@ -103,8 +107,21 @@ def holdout_ranks(
     _check_rows(users, history=history, mask=mask, holdout=holdout)
     if mask is not None and not leak_checked:
         refuse_leak(users, mask, holdout)
-    inputs = ServeInputs(users, history, mask, fallback)
-    lists, equals = make_lists(model, inputs, k_max, allowed=allowed, tile=tile, holdout=holdout)
+    parts = []
+    for rows in torch.arange(len(users), device=users.device).split(USERS):  # at least one part
+        all_rows = len(rows) == len(users)
+        few, own, masked, held = (t if all_rows or t is None else t[rows] for t in (users, history, mask, holdout))
+        assert isinstance(few, Tensor) and isinstance(own, History) and isinstance(held, History)
+        assert not isinstance(masked, Tensor)
+        inputs = ServeInputs(few, own, masked, fallback)
+        lists, equals = make_lists(model, inputs, k_max, allowed=allowed, tile=tile, holdout=held)
+        parts.append((lists, _ranks_in(lists, equals, held, k_max)))
+    ranks = torch.cat([ranks for _, ranks in parts])  # (E,)
+    return Ranks(holdout.offsets, ranks, k_max, history.lengths > 0, Lists.joined([lists for lists, _ in parts]))
+
+
+def _ranks_in(lists: Lists, equals: Tensor, holdout: History, k_max: int) -> Tensor:
+    """Rank of every holdout event in the lists of its row, 0 below `k_max`, (E,)."""
     events = _keys(holdout)  # (E,)
     listed, at = _row_keys(lists.items, holdout.n_items).flatten().sort()  # (N * k,)
     place = torch.searchsorted(listed, events).clamp(max=len(listed) - 1)  # (E,)
@@ -113,7 +130,7 @@ def holdout_ranks(
     hit.view(-1)[at[place[found]]] = True
     ranks = _pessimistic(lists.scores, hit, equals)  # (N, k)
     ranks = torch.where(found, ranks.flatten()[at[place]], 0)  # (E,)
-    return Ranks(holdout.offsets, torch.where(ranks <= k_max, ranks, 0), k_max, history.lengths > 0, lists)
+    return torch.where(ranks <= k_max, ranks, 0)
 
 
 @torch.no_grad()
@@ -168,11 +185,17 @@ def _keys(history: History) -> Tensor:
 
 def refuse_leak(users: Tensor, mask: History, holdout: History) -> None:
     """Raise LeakError if an item is both masked and held out for one of the users (N,)."""
-    leaks = torch.isin(_keys(holdout), _keys(mask)).nonzero()
-    if len(leaks):
-        event = leaks[0, 0]
-        user, item = int(users[holdout.rows[event]]), int(holdout.items[event])
-        raise LeakError(f"{len(leaks):,} holdout events are masked as well, first: user {user}, item {item}")
+    total, first = 0, ""
+    for rows in torch.arange(len(users), device=users.device).split(USERS):
+        few, known, held = (t if len(rows) == len(users) else t[rows] for t in (users, mask, holdout))
+        assert isinstance(few, Tensor) and isinstance(known, History) and isinstance(held, History)
+        leaks = torch.isin(_keys(held), _keys(known)).nonzero()
+        if len(leaks) and not total:
+            event = leaks[0, 0]
+            first = f"user {int(few[held.rows[event]])}, item {int(held.items[event])}"
+        total += len(leaks)
+    if total:
+        raise LeakError(f"{total:,} holdout events are masked as well, first: {first}")
 
 
 def _check_rows(users: Tensor, **histories: History | None) -> None:

@@ -39,6 +39,13 @@ class Lists:
         """The lists at `rows` (R,)."""
         return Lists(self.items[rows], self.scores[rows], self.from_fallback[rows])
 
+    @classmethod
+    def joined(cls, parts: "list[Lists]") -> "Lists":
+        """Those of several parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(torch.cat([getattr(p, f) for p in parts]) for f in ("items", "scores", "from_fallback")))
+
 
 @dataclass(frozen=True)
 class ServeInputs:

@@ -16,7 +16,6 @@ import os
 import re
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -101,6 +100,8 @@ def post(url: str, payload: dict[str, Any]) -> None:
     """POST one JSON object."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise NotTaken("a webhook begins with http:// or https://")
+    import urllib.request  # most nights have nothing to send, and it imports ssl and http
+
     body = json.dumps(payload, default=str).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=SECONDS):

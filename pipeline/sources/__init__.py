@@ -24,6 +24,7 @@ __all__ = [
     "file_reader",
     "files",
     "incremental",
+    "json_arrow",
     "json_lines",
     "line_reader",
     "model_attributes",

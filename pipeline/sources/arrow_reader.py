@@ -126,20 +126,25 @@ def _typed(batch: pa.RecordBatch, layout: Layout, dataset: Dataset) -> pa.Record
     """The columns of `raw`, then the extra columns."""
     found = {name: batch.column(f"c{place}") for name, place in layout.positions.items()}
     for role in ("user", "item"):
-        lengths = np.diff(np.frombuffer(found[role].buffers()[1], np.int32)[found[role].offset :][: len(batch) + 1])
-        if lengths.min(initial=1) < 1 or lengths.max(initial=1) > MAX_ID_BYTES:
-            raise NotPlain(role)
-    rows = [found["user"], found["item"], _ratings(found.get("rating"), len(batch), dataset)]
-    rows.append(_times(found.get("timestamp"), len(batch), dataset))
+        check_ids(found[role], role)
+    rows = [found["user"], found["item"], ratings_of(found.get("rating"), len(batch), dataset)]
+    rows.append(times_of(found.get("timestamp"), len(batch), dataset))
     names = ["user_id", "item_id", "rating", "timestamp"]
     for name in (name for name in layout.positions if name not in ROLES):
         names.append(name)
-        rows.append(_without_empty(found[name]))
+        rows.append(without_empty(found[name]))
     return pa.RecordBatch.from_arrays(rows, names=names)
 
 
-def _ratings(column: Any, n_rows: int, dataset: Dataset) -> Any:
-    """Ratings, (N,) float64, null where one is missing."""
+def check_ids(column: Any, role: str) -> None:
+    """Raise NotPlain unless every text of a column without nulls has the length of an id."""
+    lengths = np.diff(np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column) + 1])
+    if lengths.min(initial=1) < 1 or lengths.max(initial=1) > MAX_ID_BYTES:
+        raise NotPlain(role)
+
+
+def ratings_of(column: Any, n_rows: int, dataset: Dataset) -> Any:
+    """Ratings, (N,) float64, null where one is missing. `column` has no nulls."""
     if column is None:
         return pa.nulls(n_rows, pa.float64())
     ratings = np.frombuffer(column.buffers()[1], np.float64)[column.offset :][:n_rows]
@@ -149,8 +154,8 @@ def _ratings(column: Any, n_rows: int, dataset: Dataset) -> Any:
     return _masked(column, np.isin(ratings, missing)) if missing else column
 
 
-def _times(column: Any, n_rows: int, dataset: Dataset) -> Any:
-    """Times, (N,) microseconds."""
+def times_of(column: Any, n_rows: int, dataset: Dataset) -> Any:
+    """Times, (N,) microseconds. `column` has no nulls."""
     if column is None:
         return pa.nulls(n_rows, pa.timestamp("us"))
     scale = SCALES[dataset.columns.timestamp_unit]
@@ -165,7 +170,7 @@ def _times(column: Any, n_rows: int, dataset: Dataset) -> Any:
     return pa.Array.from_buffers(pa.timestamp("us"), n_rows, [None, pa.py_buffer(whole)])
 
 
-def _without_empty(column: Any) -> Any:
+def without_empty(column: Any) -> Any:
     """Texts, null where one is empty."""
     ends = np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column) + 1]
     return _masked(column, ends[1:] == ends[:-1])

@@ -46,7 +46,7 @@ def survey(path: Path, layout: Layout) -> list[Block]:
     blocks: list[Block] = []
     line = 1
     with path.open("rb") as file:
-        for start, end, block, is_cut in _read(file):
+        for start, end, block, is_cut in whole_lines(file):
             doubts = {"a very long line"} if is_cut else set()
             crlf = block.count(b"\r\n") if b"\r" in block else 0
             plain = block.replace(b"\r\n", b"\n") if crlf else block
@@ -106,7 +106,7 @@ def copy_as_utf8(path: Path, blocks: Sequence[Block], layout: Layout, into: Path
     return into
 
 
-def _read(file: BinaryIO) -> Iterator[tuple[int, int, bytes, bool]]:
+def whole_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes, bool]]:
     """Start, end and bytes of blocks of whole lines, without byte order mark.
 
     The flag is true if a line exceeds the limit: then the bytes have only its beginning.

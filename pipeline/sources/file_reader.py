@@ -33,7 +33,7 @@ def read_file(con: Connection, path: Path, name: str, dataset: Dataset, into: Pa
         return _read_parquet(con, path, name, dataset, into, exact)
     try:
         if kind == Kind.JSON_LINES:
-            return read_json_lines(path, name, dataset, into)
+            return read_json_lines(con, path, name, dataset, into, exact)
         return read_text(con, path, name, dataset, into, exact)
     finally:
         (into / ".plain").unlink(missing_ok=True)

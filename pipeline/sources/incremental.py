@@ -1,18 +1,27 @@
-"""Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared."""
+"""Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared.
 
+A file that changed under its name is a new content. The earlier one no longer counts if the new one begins with it
+(lines were added to the file), or if `source.changed_files` says that it is replaced.
+"""
+
+import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import sha256, write_atomically
 from pipeline.sources.file_reader import FileResult
+from pipeline.sources.files import remove
 from pipeline.storage import lake, state_files
 
 ADVICE = (
     "it lists the files that were read so far: restore it from a backup, or, if all of these files are in the source's "
     "folder, remove it"
 )
+SIZES = "sizes.json"
+_BLOCK = 2**20
 Seen = dict[str, str]
 """SHA-256 of a file's content to its name, in the order in which the files appeared."""
 
@@ -34,21 +43,67 @@ def read_seen(layer: Path) -> Seen:
     return seen
 
 
-def write_seen(layer: Path, seen: Seen) -> None:
-    """Record the files for later nights, atomically."""
+def read_sizes(layer: Path) -> dict[str, int]:
+    """Bytes of the files of earlier nights, by SHA-256; older versions did not record them."""
+    sizes = state_files.read(folder(layer) / SIZES, dict) or {}
+    return {digest: size for digest, size in sizes.items() if isinstance(size, int)}
+
+
+def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
+    """Record the files for later nights, atomically; then delete the rows of contents that no longer count."""
+    earlier = read_seen(layer)
     folder(layer).mkdir(parents=True, exist_ok=True)
+    write_atomically(folder(layer) / SIZES, json.dumps({d: sizes[d] for d in seen if d in sizes}, indent=2))
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
+    for digest in earlier.keys() - seen.keys():
+        for part in folder(layer).glob(f"{digest[:16]}-*"):
+            remove(part)
 
 
-def merge(seen: Seen, present: Seen) -> Seen:
-    """Earlier files first, then those with new content; a name that was used before gets a suffix from the content."""
-    merged = dict(seen)
+def merge(seen: Seen, present: Seen, replaced: Collection[str] = ()) -> Seen:
+    """Earlier files but for those `replaced`, then those with new content; a name that is used already gets a suffix
+    from the content.
+    """
+    merged = {digest: name for digest, name in seen.items() if digest not in replaced}
     names = Counter(merged.values())
     for digest, name in present.items():
         if digest not in merged:
             merged[digest] = f"{name}@{digest[:8]}" if names[name] else name
             names[name] += 1
     return merged
+
+
+def contents(seen: Seen) -> dict[str, list[str]]:
+    """The contents that each file had, by its name in the source, oldest first."""
+    found: dict[str, list[str]] = {}
+    for digest, name in seen.items():
+        found.setdefault(name.removesuffix(f"@{digest[:8]}"), []).append(digest)
+    return found
+
+
+def replaced(seen: Seen, present: Seen, changed_files: str, is_grown: Callable[[str, str], bool]) -> set[str]:
+    """The earlier contents that no longer count. `is_grown` tells whether the file of a name begins with a content."""
+    now = {name: digest for digest, name in present.items()}
+    gone: set[str] = set()
+    for name, digests in contents(seen).items():
+        newest = now.get(name, digests[-1])
+        if changed_files == "replace":
+            gone |= set(digests) - {newest}
+        elif newest not in seen:
+            gone |= {digest for digest in digests if is_grown(name, digest)}
+    return gone
+
+
+def begins_with(path: Path, digest: str, size: int) -> bool:
+    """Whether the first `size` bytes of a longer file have this SHA-256."""
+    if path.stat().st_size <= size:
+        return False
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while size and (block := file.read(min(size, _BLOCK))):
+            found.update(block)
+            size -= len(block)
+    return found.hexdigest() == digest
 
 
 def complete(part: Path, result: FileResult) -> None:

@@ -38,7 +38,7 @@ _BATCH = 122_880  # rows, DuckDB's row group
 _COMPRESSION = "lz4"
 _RUN = 4
 """Rows of one user one after another, on average, from which on runs of equal ids are worth finding."""
-_ROW_GROUP = 2_000_000
+ROW_GROUP = 2_000_000
 """Rows of a row group in bulk writes: large, since readers look up the ids of every group again."""
 
 
@@ -72,7 +72,7 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
-        if sum(b.num_rows for b in held) >= _ROW_GROUP:
+        if sum(b.num_rows for b in held) >= ROW_GROUP:
             yield held
             held = []
     if held:

@@ -31,6 +31,8 @@ class SourceFiles:
     """Files in the data folder: name to digest."""
     earlier: incremental.Seen
     """Files that earlier nights have read, in incremental mode: digest to name."""
+    sizes: dict[str, int]
+    """Bytes of the files of an incremental source by digest, as far as they are known."""
     catalog: dict[str, str]
     """Files of `dataset.items`: name to digest."""
     catalog_columns: list[str]
@@ -58,11 +60,27 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
     catalog = _digests(data, dataset.items.files if dataset.items else [])
     columns = other_columns(data, sorted(catalog), dataset.items) if dataset.items else []
     users = _digests(data, dataset.users.files if dataset.users else [])
-    order = sorted(present.items())
+    order, sizes = sorted(present.items()), dict[str, int]()
     if is_incremental:
-        merged = incremental.merge(earlier, {digest: name for name, digest in present.items()})
+        sizes = incremental.read_sizes(layer)
+        merged = _merged(dataset, data, earlier, present, sizes)
         order = [(name, digest) for digest, name in merged.items()]
-    return SourceFiles(order, present, earlier, catalog, columns, users)
+        sizes |= {digest: (data / name).stat().st_size for name, digest in present.items()}
+    return SourceFiles(order, present, earlier, sizes, catalog, columns, users)
+
+
+def _merged(
+    dataset: Dataset, data: Path, earlier: incremental.Seen, present: dict[str, str], sizes: dict[str, int]
+) -> incremental.Seen:
+    """The files of an incremental source that count now."""
+    there = {digest: name for name, digest in present.items()}
+
+    def is_grown(name: str, digest: str) -> bool:
+        return digest in sizes and incremental.begins_with(data / name, digest, sizes[digest])
+
+    return incremental.merge(
+        earlier, there, incremental.replaced(earlier, there, dataset.source.changed_files, is_grown)
+    )
 
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:

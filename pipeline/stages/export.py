@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -87,33 +88,47 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         if (explorer := wanted[0].explorer) is not None:
             explorer.filled = written.drawn  # held-back users have other places than in the champion's lists
         _note_lists(run, wanted, written.lists, written.further)
+        write_table = partial(_write_table, folder)
         cold = serving.fitted.cold
-        other_tables = {
-            tables.SUPPRESSED: user_lists.suppressed_table(wanted[0].suppressed),
-            tables.SIMILAR_ITEMS: similar_items.similar_items(
-                model, label, known.pairs(), ids, export.similar_items, rules.listable
-            ).filter(~pl.col("item_id").is_in(unknown.implode())),
-            tables.POPULAR_ITEMS: item_tables.popular_items(
-                positive_rows(run, listable), export.popular_windows, export.popular_items
+        write_table(tables.SUPPRESSED, user_lists.suppressed_table(wanted[0].suppressed))
+        write_table(
+            tables.SIMILAR_ITEMS,
+            similar_items.similar_items(model, label, known.pairs(), ids, export.similar_items, rules.listable).filter(
+                ~pl.col("item_id").is_in(unknown.implode())
             ),
-            tables.USERS: item_tables.users(rows),
-            tables.ITEMS: inputs.items,
-            tables.INTERACTIONS_SUMMARY: item_tables.summary(rows),
-            tables.USER_VECTORS: item_tables.vectors(encoded, label, "user", model.user_vectors()),
-            tables.ITEM_VECTORS: item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
+        )
+        write_table(
+            tables.POPULAR_ITEMS,
+            item_tables.popular_items(positive_rows(run, listable), export.popular_windows, export.popular_items),
+        )
+        write_table(tables.USERS, item_tables.users(rows))
+        write_table(tables.ITEMS, inputs.items)
+        write_table(tables.INTERACTIONS_SUMMARY, item_tables.summary(rows))
+        write_table(tables.USER_VECTORS, item_tables.vectors(encoded, label, "user", model.user_vectors()))
+        write_table(
+            tables.ITEM_VECTORS,
+            item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
                 ~pl.col("id").is_in(unknown.implode())
             ),
-            tables.BIASES: _biases(encoded, champion, fitted, device),
-            tables.PREDICTIONS: item_tables.predictions(encoded, measured),
+        )
+        write_table(tables.BIASES, _biases(encoded, champion, fitted, device))
+        write_table(tables.PREDICTIONS, item_tables.predictions(encoded, measured))
+        others = {
             **_trending(run, raw, rows, unlisted),
             **_audiences(run, serving.fitted, raw, encoded, rules.listable),
-            **({tables.FALLBACK_ITEMS: cold_users.fallback_items(cold, ids, rules, export.top_n)} if cold else {}),
         }
-        for table, content in other_tables.items():
-            list_parts.write_table(folder / f"{table.name}.parquet", table, content)
+        if cold:
+            others[tables.FALLBACK_ITEMS] = cold_users.fallback_items(cold, ids, rules, export.top_n)
+        for table, content in others.items():
+            write_table(table, content)
         return lake.StageResult(rows_in=rows.height, rows_out=written.lists, info={"champion": label})
 
     return lake.build(run, spec(run, raw, encoded, models), write)
+
+
+def _write_table(folder: Path, table: Table, content: pl.DataFrame) -> None:
+    """Write a table at once, so that memory holds one of them."""
+    list_parts.write_table(folder / f"{table.name}.parquet", table, content)
 
 
 def _write_items(path: Path, ids: pl.Series, kept: Tensor | None) -> None:

@@ -16,7 +16,6 @@ from pipeline.sources.connectors import fetching
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.sources.source_files import VERSION, SourceFiles, find_source_files, key_settings
-from pipeline.sources.unused_times import unused_times
 from pipeline.storage import forgotten_users, journal, lake
 
 LAYER = "1_raw"
@@ -45,7 +44,7 @@ def read_source(run: Run) -> Path:
                 report.info["users"] = assembler.write_users()
             assembler.check_unchanged()
             if dataset.source.mode == "incremental":
-                incremental.write_seen(layer, {digest: name for name, digest in source.order})
+                incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes)
         return report
 
     folder = lake.build(run, _spec(run, source), write)
@@ -55,6 +54,7 @@ def read_source(run: Run) -> Path:
     for note in fetching.notes_of(run.data):
         journal.note(run, f"ingest: {note}")
     _note_unused_times(run, source)
+    _note_changed_files(run, source)
     if catalog := lake.info(folder).get("catalog"):
         rejects.report_catalog(run, catalog, is_source=set(source.catalog) <= set(source.present))
     if users := lake.info(folder).get("users"):
@@ -65,6 +65,10 @@ def read_source(run: Run) -> Path:
 
 def _note_unused_times(run: Run, source: SourceFiles) -> None:
     """Warn if the first file has a column of times that the data set does not name: the split is then random."""
+    if run.settings.dataset.columns.timestamp:
+        return
+    from pipeline.sources.unused_times import unused_times  # imports what guesses encodings and dialects
+
     for name in sorted(source.present)[:1]:
         if column := unused_times(run.settings.dataset, run.data / name):
             journal.note(
@@ -72,6 +76,26 @@ def _note_unused_times(run: Run, source: SourceFiles) -> None:
                 f"warning: ingest: the column {column!r} looks like a time, but dataset.columns.timestamp is not set: "
                 "without times no split by time is possible; set it, and dataset.columns.timestamp_unit",
             )
+
+
+def _note_changed_files(run: Run, source: SourceFiles) -> None:
+    """Say which files of an incremental source count with a new content only, and warn of those with several."""
+    if run.settings.dataset.source.mode != "incremental":
+        return
+    now = incremental.contents({digest: source.present_names.get(digest, name) for name, digest in source.order})
+    gone = source.earlier.keys() - {digest for _, digest in source.order}
+    for name, digests in incremental.contents(source.earlier).items():
+        if gone & set(digests):
+            journal.note(run, f"ingest: {name} changed since an earlier night: only its present content counts")
+    several = {name: len(digests) for name, digests in now.items() if len(digests) > 1}
+    if several and not run.settings.dataset.source.changed_files:
+        name, n = next(iter(several.items()))
+        journal.note(
+            run,
+            f"warning: ingest: {name} counts with {n} contents, as it changed between nights"
+            + (f"; so do {len(several) - 1} other files" if len(several) > 1 else "")
+            + '. source.changed_files = "replace" makes only the present content count; "add" says that this is meant',
+        )
 
 
 def cut_source(run: Run, whole: Path) -> Path:

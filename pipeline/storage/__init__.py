@@ -17,6 +17,7 @@ __all__ = [
     "home_paths",
     "journal",
     "journal_entries",
+    "journal_records",
     "lake",
     "list_hints",
     "lock",

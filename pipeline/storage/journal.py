@@ -13,13 +13,14 @@ import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from pipeline.core import progress
-from pipeline.core.console import log, log_once
+from pipeline.core.console import log
 from pipeline.core.errors import Ids
 from pipeline.core.fault_injection import fault
 from pipeline.core.filesystem import write_atomically
@@ -28,7 +29,7 @@ from pipeline.core.redaction import masked, without_users
 from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.schemas import table as contracts
 from pipeline.schemas import tables
-from pipeline.storage import home_identity, state_files
+from pipeline.storage import home_identity, journal_records, state_files
 from pipeline.storage.journal_entries import ARTIFACT, NOTE, RUN, Entry, kept_aside
 
 if TYPE_CHECKING:
@@ -62,7 +63,19 @@ def run_ids(home: Home, dataset: str) -> list[str]:
     """Ids of all runs of a data set, oldest first. Other folders, and runs with a damaged run.json, are left out."""
     root = home.journal(dataset)
     folders = [path.name for path in root.iterdir()] if root.is_dir() else []
-    return sorted(name for name in folders if find_run(home, dataset, name))
+    return sorted(name for name in folders if _row(home, dataset, name) is not None)
+
+
+def _row(home: Home, dataset: str, name: str) -> dict[str, object] | None:
+    """A run's values for the table `runs`; None where `find_run` finds none. Read once, until run.json changes."""
+    found = journal_records.signature(home.journal(dataset) / name / "run.json")
+    return _row_at(home, dataset, name, found) if found else _row_at.__wrapped__(home, dataset, name, found)
+
+
+@lru_cache(maxsize=10_000)
+def _row_at(home: Home, dataset: str, name: str, _: object) -> dict[str, object] | None:
+    record = find_run(home, dataset, name)
+    return record and state_files.fits(tables.RUNS, record)
 
 
 def open_run(run: "Run", until: str | None = None, overrides: Sequence[str] | None = None) -> None:
@@ -287,23 +300,11 @@ def _append(run: "Run", name: str, records: list[dict[str, Any]]) -> None:
 
 def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = None) -> pl.DataFrame:
     """Rows of a journal table, of one run or of all. For rows with the same key the last one counts."""
-    if table is tables.RUNS:
-        names = [run_id] if run_id else run_ids(home, dataset)
-        return _frame(table, [record for name in names if (record := find_run(home, dataset, name))])
     ids = [run_id] if run_id else run_ids(home, dataset)
-    files = [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids]
-    return _frame(table, [record for file in files for record in state_files.read_records(file)])
-
-
-def _frame(table: contracts.Table, records: list[dict[str, Any]]) -> pl.DataFrame:
-    """A frame of the records that match the schema. The others are counted and left out."""
-    rows = [row for record in records if (row := state_files.fits(table, record)) is not None]
-    if wrong := len(records) - len(rows):
-        log_once(f"{wrong} records of the journal's {table.name} are damaged and left out")
-    if not rows:
-        return table.empty()
-    frame = pl.DataFrame(rows, schema=table.schema, orient="row")
-    return table.check(frame.unique(table.key, keep="last", maintain_order=True))
+    if table is tables.RUNS:
+        rows = [row for i in ids if (row := _row(home, dataset, i)) is not None]
+        return table.check(pl.DataFrame(rows, schema=table.schema, orient="row"))
+    return journal_records.frame_of(table, [home.journal(dataset) / i / f"{table.name}.jsonl" for i in ids])
 
 
 def _update(at: Path, fields: Mapping[str, object]) -> None:

@@ -23,7 +23,9 @@ class Wanted:
     recency: bool = False
     """With ages, which rows with event types or quantities have in any case."""
     ids_only: bool = False
-    """Without ratings and times, and with ids of 32 bits where they do."""
+    """Without ratings and times."""
+    narrow: bool = False
+    """With ids of 32 bits where they do."""
 
 
 def in_blocks(
@@ -83,7 +85,7 @@ def interactions_of(
     `shape`: numbers of users and items.
     """
     n_users, n_items = shape
-    ids = np.int32 if wanted.ids_only and max(shape) <= NARROW else np.int64
+    ids = np.int32 if wanted.narrow and max(shape) <= NARROW else np.int64
     columns = {name: _Column(dtype) for name, dtype in _types(ids, wanted).items()}
     is_weighted = False
     for frame in frames:

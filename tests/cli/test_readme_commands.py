@@ -11,7 +11,8 @@ from flows.cli import bench, build_parser
 from flows.cli.output import replace_block
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import CHECKOUT
-from tests.faults.__main__ import HEAD, merged
+from tests.faults import clusters
+from tests.faults.__main__ import HEAD, attempt, merged
 from tests.faults.table import ROWS, Row
 
 FILES = [CHECKOUT / name for name in ("README.md", "flows/README.md", ".github/CONTRIBUTING.md", ".github/SECURITY.md")]
@@ -81,3 +82,9 @@ def test_faults_that_were_provoked_replace_their_rows_only(monkeypatch):
     block = "\n".join([*HEAD, "| 1 | old |", "| 2 | old |", "| 999 | is gone |"])
     assert merged({2: "| 2 | new |"}, block) == "\n".join([*HEAD, "| 1 | old |", "| 2 | new |"])
     assert merged({}, "") == "\n".join(HEAD)
+
+
+def test_faults_of_a_cluster_are_skipped_without_ray(monkeypatch):
+    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
+    for number in range(40, 45):
+        assert attempt(ROWS[number], debug=False) == (None, "Ray is not installed: pip install '.[scale]'")

@@ -7,9 +7,14 @@ from pathlib import Path
 ROWS: dict[int, "Row"] = {}
 
 
+class Skip(Exception):
+    """A row can't be provoked here; the text says why."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """`provoke` works in a folder of its own, returns what was observed, and raises where that is not as expected."""
+    """`provoke` works in a folder of its own, returns what was observed, and raises where that is not as expected, or
+    Skip."""
 
     number: int
     fault: str

@@ -21,7 +21,7 @@ from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
 from tests.support import ray_cluster as clusters
-from tests.support.ray_cluster import RayCluster
+from tests.support.ray_cluster import RayCluster, fits_of_mf, parts_of_export, wait_for
 from tests.support.tastes import one_night, write_log
 
 MODELS = """
@@ -108,7 +108,7 @@ def test_a_worker_that_is_killed_in_a_fit_costs_time_only(ray_cluster: RayCluste
     killed: list[int] = []
 
     def kill() -> None:
-        for worker in wait_for(ray_cluster.workers, until=lambda found: bool(found) and fits(tmp_path / "one")):
+        for worker in wait_for(ray_cluster.workers, until=lambda found: bool(found) and fits_of_mf(tmp_path / "one")):
             os.kill(worker, signal.SIGKILL)
             killed.append(worker)
 
@@ -140,26 +140,6 @@ def test_a_machine_that_goes_away_in_the_export_costs_time_only(
     assert hash_of(on_cluster) == hash_of(plain)
     assert len(list(on_cluster.home.lake(on_cluster.dataset).glob("7_recommendations/*/recommendations-*"))) == 40
     assert not left_over(on_cluster)
-
-
-def parts_of_export(folder: Path) -> list[int]:
-    """Parts of the export that is under way."""
-    found = folder.glob("home/warehouse/lake/tastes/7_recommendations/.*/recommendations-[0-9]*.parquet")
-    return [int(path.stem[-4:]) for path in found]
-
-
-def fits(folder: Path) -> list[Path]:
-    """Fits of mf that are under way."""
-    return list(folder.glob("home/**/5_models/.mf-*"))
-
-
-def wait_for(look: Callable[[], list[int]], until: Callable[[list[int]], object]) -> list[int]:
-    """What `look` finds as soon as `until` holds."""
-    deadline = time.monotonic() + 120
-    while not until(found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 class at_the_same_time:
@@ -232,7 +212,7 @@ def test_a_cluster_that_ends_in_the_middle_is_left(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("RAY_AUTH_TOKEN", short.token)
 
         def end() -> None:
-            wait_for(short.workers, until=lambda found: bool(found) and fits(tmp_path / "one"))
+            wait_for(short.workers, until=lambda found: bool(found) and fits_of_mf(tmp_path / "one"))
             short.kill()
 
         with at_the_same_time(end):

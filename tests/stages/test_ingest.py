@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -323,6 +324,47 @@ def test_incremental_adds_up_and_knows_files_by_content(tmp_path, monkeypatch):
     assert read_names == ["z.csv", "a.csv", "a.csv"]
     with pytest.raises(UnreadableInput, match="put it back"):
         read(tmp_path, data, source={**source, "quote": ""})
+
+
+NIGHTS = st.lists(
+    st.tuples(st.sampled_from(["add lines", "correct", "rename", "as it is", "other file"]), st.integers(0, 3)),
+    min_size=1, max_size=5,
+)  # fmt: skip
+
+
+@given(NIGHTS, st.sampled_from(["", "add", "replace"]))
+@settings(max_examples=15)
+def test_changed_files_of_an_incremental_source(nights, changed_files):
+    """A file to which lines were added counts once; one that was corrected as `changed_files` says."""
+    with tempfile.TemporaryDirectory() as place:
+        tmp = Path(place)
+        source = {"mode": "incremental"} | ({"changed_files": changed_files} if changed_files else {})
+        lines, others, number = [b"1,first,1,1"], 0, 0
+        data, before, kept = tmp / "data", list[bytes](), list[bytes]()
+        for kind, n in [("as it is", 0), *nights]:
+            fresh = [b"1,i%d,1,1" % (number := number + 1) for _ in range(n)]
+            if kind == "add lines":
+                lines = lines + fresh
+            elif kind == "correct":
+                number += 1
+                if changed_files != "replace":
+                    kept = kept + lines
+                lines = [b"1,corrected%d,1,1" % number, *lines[1:], *fresh]
+            elif kind == "rename" and (data / "log.csv").exists():
+                others += 1
+                (data / "log.csv").rename(data / f"log.csv.{others}")
+                before, lines = before + lines, [b"1,new%d,1,1" % (number := number + 1)]
+            elif kind == "other file":
+                others += 1
+                before.append(b"1,other%d,1,1" % others)
+                write(data, HEADER + before[-1] + b"\n", f"other{others}.csv")
+            write(data, HEADER + b"\n".join([*lines, b""]), "log.csv")
+            run = make_run(tmp, data, source=source)
+            rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")
+            expected = [line.split(b",")[1].decode() for line in kept + before + lines]
+            assert sorted(rows["item_id"].to_list()) == sorted(expected)
+            warned = "counts with" in " ".join(journal.notes(run.home, run.dataset, run.run_id))
+            assert warned == (bool(kept) and not changed_files)
 
 
 def test_incremental_judges_new_files_by_themselves(tmp_path):

@@ -5,7 +5,8 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,26 @@ def _is_busy(path: Path) -> bool:
         return path.read_bytes().startswith(b"ray::call")
     except OSError:
         return False
+
+
+def fits_of_mf(folder: Path) -> list[Path]:
+    """Fits of mf that are under way in the homes of a folder."""
+    return list(folder.glob("home/**/5_models/.mf-*"))
+
+
+def parts_of_export(folder: Path) -> list[int]:
+    """Parts of the export that is under way in the home of a folder."""
+    found = folder.glob("home/warehouse/lake/*/7_recommendations/.*/recommendations-[0-9]*.parquet")
+    return [int(path.stem[-4:]) for path in found]
+
+
+def wait_for(look: Callable[[], list[int]], until: Callable[[list[int]], object]) -> list[int]:
+    """What `look` finds as soon as `until` holds."""
+    deadline = time.monotonic() + 120
+    while not until(found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
 
 
 @contextmanager

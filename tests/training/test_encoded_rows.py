@@ -88,7 +88,7 @@ def test_ids_alone_are_narrow_and_of_the_same_rows(tmp_path: Path, monkeypatch: 
     frame.write_parquet(tmp_path / "rows.parquet", row_group_size=7)
     monkeypatch.setattr(encoded_rows, "BLOCK", 8)
     blocks = in_blocks([pl.scan_parquet(tmp_path / "rows.parquet")], N_USERS)
-    found = interactions_of(blocks, (N_USERS, N_ITEMS), wanted=Wanted(ids_only=True))
+    found = interactions_of(blocks, (N_USERS, N_ITEMS), wanted=Wanted(ids_only=True, narrow=True))
     whole = Interactions.of_frame(frame, N_USERS, N_ITEMS)
     assert found.users.dtype == found.items.dtype == torch.int32
     assert torch.equal(found.users.long(), whole.users) and torch.equal(found.items.long(), whole.items)
