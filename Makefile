@@ -14,7 +14,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 # Some containers set it; without bytecode, each test run rewrites the asserts of all tests, and each child process compiles the packages
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install run test-unit test test-server test-connectors test-scale test-all coverage wheel-check bench bench-smoke gpu-check faults soak lint format clean
+.PHONY: install run test-unit test test-server test-connectors test-scale test-all coverage wheel-check bench bench-smoke bench-peers gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -69,6 +69,10 @@ bench: install
 # the hot paths next to bare kernels, in ratios of CPU time; minutes, and not part of `make test`
 bench-smoke: install
 	$(BIN)/python -m tests.benchmarks.bench_hot_paths --check
+
+# other libraries, each in an environment of its own under .peers (4 GB, from the package index), on the same rows
+bench-peers: install
+	$(BIN)/python -m tests.benchmarks.peers --write
 
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu

@@ -1,0 +1,1 @@
+"""Nightrecs and other libraries on the same rows, each in an environment of its own: `make bench-peers`."""
