@@ -7,7 +7,7 @@ evaluate` removes the results of stages, and measures them once more. `--share` 
 `--listed` of the users get lists, about: by default one in a hundred; `--listed 1`: all. `--until audit` also builds the
 published file.
 
-The peak of a stage is that of its process (VmHWM, reset before the stage), with about 0.4 GB that a process with torch
+The peak of a stage is that of its process (VmHWM, reset before the stage), with 0.34 GB that a process with torch
 holds in any case. Exit code 1: a stage that is named by `BOUND` needs more than `--most`.
 """
 
