@@ -15,6 +15,8 @@ class Elsewhere(spread.Engine):
         self.draw = random.Random(seed)
         self.records: dict[str, spread.Records] = {}
         self.parts: list[str] = []
+        self.n_shards = 0
+        """For tests of shards: the most that a stage cut its rows into."""
 
     @property
     def is_elsewhere(self) -> bool:
