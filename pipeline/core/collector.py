@@ -19,6 +19,7 @@ def paused() -> Generator[None]:
     much; where everything was there already, as at a later call, nothing is.
     """
     was_enabled, n_modules = gc.isenabled(), len(sys.modules)
+    gc.collect()  # what is garbage now would stay
     gc.disable()
     try:
         yield

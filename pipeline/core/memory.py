@@ -32,13 +32,14 @@ def available_memory() -> tuple[int, int]:
 
 
 def keep_freed_memory(environ: Mapping[str, str] = os.environ) -> bool:
-    """Let the C library keep up to 128 MB that were freed for the next arrays; returns whether it does.
+    """Let the C library keep up to 128 MB per arena that were freed for the next arrays; returns whether it does.
 
     By default it returns most of it at once, and the kernel clears a page each time that it is handed out again: a
-    quarter of the page faults of the data stages. Does nothing if the environment sets MALLOC_ variables, which are the
-    user's, or with another C library.
+    quarter of the page faults of the data stages. Does nothing if the environment sets MALLOC_ variables or
+    glibc's tunables for it, which are the user's, or with another C library.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in environ):
+    is_set = any(name.startswith("MALLOC_") for name in environ) or "glibc.malloc" in environ.get("GLIBC_TUNABLES", "")
+    if not sys.platform.startswith("linux") or is_set:
         return False
     import ctypes
 

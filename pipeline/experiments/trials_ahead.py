@@ -45,6 +45,11 @@ class Ahead:
     seconds: float = field(default=0.0, init=False)
     """What the last trial took, if it was carried out ahead."""
 
+    def taken(self) -> float:
+        """Those seconds, once: a trial that repeats an earlier one does not call the objective."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
     def __call__(self, params: dict[str, Any], report: Report) -> float:
         """As `Objective`. A trial is pruned where it would have been."""
         self.seconds = 0.0

@@ -57,7 +57,7 @@ class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     """So many rows of a step share their `n_negatives` drawn items, less those that a row's user knows; 0: every row
     has its own. Unset: 16 for fits of 2 million rows and more on one CPU process, which then also have, where they are
     not set or searched, `optimizer = "row_adagrad"` with `learning_rate = 0.1` and `batch_size = 16384`, and
-    `patience = 2`. On a CPU an epoch takes random chunks of 4,096 users, one after another."""
+    `patience = 2`. On a CPU an epoch of such a fit takes random chunks of 4,096 users, one after another."""
 
     added_later: ClassVar[tuple[str, ...]] = (*WeightsConfig.added_later, "shared_negatives")
 
@@ -122,7 +122,8 @@ class MatrixFactorization(Recommender):
         weights = None if weights is None else weights / weights.mean().clamp(min=1e-9)
         sharing = bool(self.config.shared_negatives)
         loss = (self._shared_loss if sharing else self._own_loss)(train, rows, weights, context.seed)
-        chunked = sharing and context.device.type == "cpu" and self.n_users > CHUNK
+        is_large = len(train.users) >= LARGE and self.n_users > CHUNK
+        chunked = sharing and is_large and context.device.type == "cpu"
         order = ChunkedOrder(rows.users, self.n_users) if chunked else None
         steps = Steps(static=not sharing, order=order)
         self.best_epoch = fit_by_gradient(self, len(rows), loss, self.config, context, steps)

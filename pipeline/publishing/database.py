@@ -9,20 +9,21 @@ import polars as pl
 
 from pipeline.config.run import Run, utcnow
 from pipeline.core import paths
+from pipeline.core.filesystem import delete
 from pipeline.core.memory import total_memory
 from pipeline.publishing import item_columns, list_ids
 from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.sources import attributes
 from pipeline.storage import journal, warehouse
-from pipeline.storage.generations import OLDEST_READABLE
+from pipeline.storage.generations import OLDEST_READABLE, UNFINISHED
 
 FILLED_LATER = (tables.CHURN, tables.CHECKS, tables.RUNS)
 """Tables whose rows are known only after the others are filled."""
 NAMES = {tables.RECOMMENDATIONS_IN: "list", tables.RECOMMENDATIONS_BY: list_ids.BY}
 """Tables with several lists per user, and SQL for the name of a list."""
 LEAST = 3 * 2**29
-"""Bytes that DuckDB may use in any case without `memory_limit`; what does not fit is spilled."""
+"""Bytes that DuckDB may use without `memory_limit` on machines with more than twice as much; the rest is spilled."""
 HEADER_LINE = re.compile(r"-- (\w+): (.*)")
 
 
@@ -35,11 +36,12 @@ def building(run: Run) -> Iterator[tuple[Path, warehouse.Connection]]:
     """
     path = run.home.generations(run.dataset) / f".{run.run_id}.building"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(".*.building*"):
-        leftover.unlink()
+    for pattern in UNFINISHED:
+        for leftover in path.parent.glob(pattern):
+            delete(leftover)
     con = warehouse.connect(
         threads=run.settings.threads,
-        memory_limit=run.settings.memory_limit or f"{max(LEAST, total_memory() // 16) // 2**20}MiB",
+        memory_limit=run.settings.memory_limit or f"{_default_limit() // 2**20}MiB",
         temporary=path.with_suffix(".tmp"),
     )
     try:
@@ -53,6 +55,12 @@ def building(run: Run) -> Iterator[tuple[Path, warehouse.Connection]]:
         path.unlink(missing_ok=True)
         raise
     con.close()
+
+
+def _default_limit() -> int:
+    """Bytes for DuckDB: a sixteenth of the memory, at least LEAST, at most half."""
+    total = total_memory()
+    return min(max(LEAST, total // 16), total // 2)
 
 
 def fill(con: warehouse.Connection, run: Run, raw: Path, lists: Path) -> None:

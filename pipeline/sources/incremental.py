@@ -53,7 +53,8 @@ def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
     """Record the files for later nights, atomically; then delete the rows of contents that no longer count."""
     earlier = read_seen(layer)
     folder(layer).mkdir(parents=True, exist_ok=True)
-    write_atomically(folder(layer) / SIZES, json.dumps({d: sizes[d] for d in seen if d in sizes}, indent=2))
+    known = {digest: sizes[digest] for digest in earlier | seen if digest in sizes}  # a kill before the next line
+    write_atomically(folder(layer) / SIZES, json.dumps(known, indent=2))
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
     for digest in earlier.keys() - seen.keys():
         for part in folder(layer).glob(f"{digest[:16]}-*"):

@@ -45,7 +45,8 @@ def read_json_lines(
     wanted, keys = wanted_columns(dataset), keys_of(dataset)
     check_columns(plain, name, reading, {keys.get(role, f"columns.{role}"): c for role, c in wanted.items()})
     with plain.open("rb") as file:
-        shape = None if exact else json_arrow.shape_of(islice(file, SAMPLED), dataset)
+        first = islice(iter(Lines(file).take, None), SAMPLED)  # of a very long line only the beginning
+        shape = None if exact else json_arrow.shape_of(first, dataset)
     with PartWriter(into, name, schema=text_schema(stored_columns(dataset))) as part:
         text = _Text(con, plain, reading, dataset, shape, part)
         for piece in _pieces(plain):

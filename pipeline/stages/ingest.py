@@ -43,11 +43,11 @@ def read_source(run: Run) -> Path:
             if dataset.users:
                 report.info["users"] = assembler.write_users()
             assembler.check_unchanged()
-            if dataset.source.mode == "incremental":
-                incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes)
         return report
 
     folder = lake.build(run, _spec(run, source), write)
+    if dataset.source.mode == "incremental":  # in any case: a file may have an earlier content again
+        incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes)
     journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)

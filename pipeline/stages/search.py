@@ -65,7 +65,7 @@ def search_model(
             _search(run, split_dir, label, objective, limits),
             known=_known_metric(train_fit, settings),
             on_trial=logger,
-            seconds_before=lambda: objective.seconds,
+            seconds_before=objective.taken,
         )
         trials, ended = search.run()
         if not trials:

@@ -130,3 +130,5 @@ def drop_old_generations(home: Home, dataset: str, keep: int) -> None:
 
 
 OLDEST_READABLE = "v1.2.0"  # so that older DuckDB clients can open the file
+UNFINISHED = (".*.building*", ".*.tmp")
+"""Globs of files, and of folders with what DuckDB spilled, that a killed night leaves next to the generations."""

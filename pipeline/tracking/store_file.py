@@ -7,6 +7,7 @@ from pathlib import Path
 import sqlalchemy
 from mlflow.store.db import utils
 
+from pipeline.core.console import log
 from pipeline.core.filesystem import temporary_name
 from pipeline.storage import sqlite_files
 from pipeline.tracking.server import sqlite_url
@@ -23,20 +24,22 @@ def bring_up_to_date(file: Path) -> None:
         return
     for leftover in file.parent.glob(f".{file.name}.*"):
         leftover.unlink()
-    part = temporary_name(file)
+    part, is_new = temporary_name(file), not file.exists()
     try:
-        if file.exists():
+        if not is_new:
             sqlite_files.copy(file, part, file.stat().st_mode & 0o777)
         try:
             _migrate(part)
         except Exception:
-            if not file.exists() or _runs(file):
+            if is_new or _runs(file):
                 raise
             part.unlink()
             _migrate(part)
         for ending in ("-journal", "-wal", "-shm"):  # of the replaced database, whose content is in the copy
             file.with_name(file.name + ending).unlink(missing_ok=True)
         part.replace(file)
+        if not is_new:
+            log.warning("MLflow's database was migrated to this version: restart `nightrecs up` where it runs")
     finally:
         part.unlink(missing_ok=True)
 

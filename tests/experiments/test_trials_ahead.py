@@ -1,6 +1,7 @@
 """Trials that are carried out ahead change nothing: the study is that of one trial after another."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,8 +65,13 @@ def test_the_study_is_that_of_one_trial_after_another(
     ahead = search.independent(14)
     for params in ahead:
         trials_ahead.carry_out(run, tmp_path, "ease", CONFIG, params, tmp_path / "ahead")
-    there = search.run()
+    for file in (tmp_path / "ahead").iterdir():
+        file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": 100.0}))
+    there = replace(search, seconds_before=objective.taken).run()
     assert printed(there[0]) == printed(alone[0]) and there[1] == alone[1]
+    for trial in there[0]:
+        is_twin = (trial.reason or "").startswith("as trial")
+        assert (trial.seconds >= 100) == (trial.params in ahead and not is_twin)
     if asked is None:
         assert 2 <= len(ahead) <= 5 and not any(params in ahead for params in called)
     else:

@@ -117,9 +117,15 @@ def _arguments(parser: argparse.ArgumentParser) -> dict[str, Any]:
             "action": type(action).__name__.strip("_"), "dest": action.dest, "nargs": action.nargs,
             "const": action.const, "default": action.default, "required": action.required,
             "choices": list(action.choices) if action.choices is not None else None,
-            "type": getattr(action.type, "__name__", None),
+            "type": _kind(action.type),
         }  # fmt: skip
     return {"positionals": positionals, "arguments": arguments}
+
+
+def _kind(convert: Any) -> str | None:
+    """The type that an argument becomes; of a function, that which it returns."""
+    returned = getattr(convert, "__annotations__", {}).get("return", convert)
+    return getattr(returned, "__name__", None)
 
 
 def _schema(model: Any) -> Any:

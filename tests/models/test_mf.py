@@ -139,6 +139,9 @@ def test_large_fits_take_chunks_of_users_and_learn_as_well(monkeypatch: pytest.M
     plain = fitted(**keys)
     assert not made, "few users are one chunk"
     monkeypatch.setattr(module, "CHUNK", 8)
+    fitted(**keys)
+    assert not made, "few rows are in any order, as before"
+    monkeypatch.setattr(module, "LARGE", 1)
     of_chunks, again = fitted(**keys), fitted(**keys)
     assert len(made) == 2 and torch.equal(of_chunks.item.weight, again.item.weight)
     assert not torch.equal(of_chunks.item.weight, plain.item.weight)

@@ -21,7 +21,7 @@ from pipeline.config.settings import Settings
 from pipeline.core import paths
 from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.schemas import tables
-from pipeline.sources import blocks, file_parts, file_reader, line_reader
+from pipeline.sources import blocks, file_parts, file_reader, incremental, line_reader
 from pipeline.sources.dialect import LINE_LIMIT
 from pipeline.sources.parsing import clock
 from pipeline.stages import ingest
@@ -327,7 +327,9 @@ def test_incremental_adds_up_and_knows_files_by_content(tmp_path, monkeypatch):
 
 
 NIGHTS = st.lists(
-    st.tuples(st.sampled_from(["add lines", "correct", "rename", "as it is", "other file"]), st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from(["add lines", "correct", "rename", "as it is", "other file", "take back"]), st.integers(0, 3)
+    ),
     min_size=1, max_size=5,
 )  # fmt: skip
 
@@ -339,20 +341,23 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
     with tempfile.TemporaryDirectory() as place:
         tmp = Path(place)
         source = {"mode": "incremental"} | ({"changed_files": changed_files} if changed_files else {})
-        lines, others, number = [b"1,first,1,1"], 0, 0
+        lines, others, number, older = [b"1,first,1,1"], 0, 0, list[bytes]()
         data, before, kept = tmp / "data", list[bytes](), list[bytes]()
         for kind, n in [("as it is", 0), *nights]:
             fresh = [b"1,i%d,1,1" % (number := number + 1) for _ in range(n)]
             if kind == "add lines":
                 lines = lines + fresh
             elif kind == "correct":
-                number += 1
+                number, older = number + 1, lines
                 if changed_files != "replace":
                     kept = kept + lines
                 lines = [b"1,corrected%d,1,1" % number, *lines[1:], *fresh]
+            elif kind == "take back" and older and changed_files == "replace":
+                lines, older = older, []
             elif kind == "rename" and (data / "log.csv").exists():
                 others += 1
                 (data / "log.csv").rename(data / f"log.csv.{others}")
+                older = []
                 before, lines = before + lines, [b"1,new%d,1,1" % (number := number + 1)]
             elif kind == "other file":
                 others += 1
@@ -363,8 +368,39 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")
             expected = [line.split(b",")[1].decode() for line in kept + before + lines]
             assert sorted(rows["item_id"].to_list()) == sorted(expected)
+            seen = incremental.read_seen(run.home.lake(run.dataset) / ingest.LAYER)
+            parts = incremental.folder(run.home.lake(run.dataset) / ingest.LAYER).iterdir()
+            assert {digest[:16] for digest in seen} == {path.name[:16] for path in parts if path.is_dir()}
             warned = "counts with" in " ".join(journal.notes(run.home, run.dataset, run.run_id))
             assert warned == (bool(kept) and not changed_files)
+
+
+def test_an_earlier_content_counts_again_after_its_file_is_gone(tmp_path):
+    """Its lake key is that of an earlier night, so nothing is read."""
+    data, source = tmp_path / "data", {"mode": "incremental", "changed_files": "replace"}
+    contents = [HEADER + b"1,first,1,1\n", HEADER + b"1,corrected,1,1\n", HEADER + b"1,first,1,1\n"]
+    for content in contents:
+        rows, _, _ = read(tmp_path, write(data, content, "z.csv"), source=source)
+        assert rows["item_id"].to_list() == [content.split(b",")[4].decode()]
+    (data / "z.csv").unlink()
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["first"]
+
+
+def test_a_kill_while_the_list_of_files_is_written_counts_no_file_twice(tmp_path, monkeypatch):
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    read(tmp_path, write(data, HEADER + b"1,a,1,1\n", "z.csv"), source=source)
+    written = incremental.write_atomically
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "seen.json":
+            raise KeyboardInterrupt
+        written(path, text)
+
+    write(data, HEADER + b"1,a,1,1\n1,b,1,1\n", "z.csv")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(incremental, "write_atomically", killed)
+        read(tmp_path, data, source=source)
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["a", "b"]
 
 
 def test_incremental_judges_new_files_by_themselves(tmp_path):

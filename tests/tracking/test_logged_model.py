@@ -54,7 +54,10 @@ def shown(client: MlflowClient, uri: str, run: str) -> dict[str, object]:
     """What MLflow's UI and its readers find of a model and its run."""
     model: LoggedModel = client.get_logged_model(uri.removeprefix("models:/"))
     place = Path(model.artifact_location.removeprefix("file://"))
-    files = {str(path.relative_to(place)): OWN.sub("", path.read_text()) for path in place.rglob("*") if path.is_file()}
+    found = [
+        path for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    ]  # MLflow's has compiled ones
+    files = {str(path.relative_to(place)): OWN.sub("", path.read_text()) for path in found}
     parent = client.get_run(run)
     return {
         "name": (model.name, model.model_type, model.status, model.source_run_id == run),

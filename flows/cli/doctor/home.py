@@ -15,6 +15,7 @@ from pipeline.datasets.names import runnable
 from pipeline.destinations import health, places
 from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
 from pipeline.storage.file_stores import StoreError
+from pipeline.storage.generations import UNFINISHED
 from pipeline.storage.lock import lock_holder
 
 Lines = Iterator[tuple[str, str, str]]
@@ -101,7 +102,8 @@ def leftovers(home: Home) -> Lines:
     for dataset in datasets(home):
         if lock_holder(home.lock(dataset)):
             continue  # they may be of the night that is running
-        parts = [*home.generations(dataset).glob(".*.building*"), *home.lake(dataset).glob("*/.*")]
+        published = [path for pattern in UNFINISHED for path in home.generations(dataset).glob(pattern)]
+        parts = [*published, *home.lake(dataset).glob("*/.*")]
         for path in sorted(parts):
             found += 1
             yield "warn", f"{path} was left behind", f"rm -r {shlex.quote(str(path))}"
