@@ -19,7 +19,7 @@ def paused() -> Generator[None]:
     much; where everything was there already, as at a later call, nothing is.
     """
     was_enabled, n_modules = gc.isenabled(), len(sys.modules)
-    gc.collect()  # what is garbage now would stay
+    gc.collect(1)  # what is garbage now would stay; the oldest generation takes too long
     gc.disable()
     try:
         yield
