@@ -121,7 +121,7 @@ def _tags() -> dict[str, str]:
     """User and program as MLflow finds them, and the commit of a program that is in a Git repository."""
     tags = DefaultRunContext().tags()
     program = Path(sys.argv[0]).absolute() if sys.argv and sys.argv[0] else None
-    if program and any((folder / ".git").exists() for folder in program.parents):
+    if program and program.exists() and any((folder / ".git").exists() for folder in program.parents):
         found = _git(program, "rev-parse", "HEAD", "--abbrev-ref", "HEAD").split()
         if len(found) == 2 and not _git(program, "check-ignore", program.name):
             tags |= {MLFLOW_GIT_COMMIT: found[0], MLFLOW_GIT_BRANCH: found[1]}

@@ -54,9 +54,7 @@ def shown(client: MlflowClient, uri: str, run: str) -> dict[str, object]:
     """What MLflow's UI and its readers find of a model and its run."""
     model: LoggedModel = client.get_logged_model(uri.removeprefix("models:/"))
     place = Path(model.artifact_location.removeprefix("file://"))
-    found = [
-        path for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"
-    ]  # MLflow's has compiled ones
+    found = [path for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"]  # MLflow's has some
     files = {str(path.relative_to(place)): OWN.sub("", path.read_text()) for path in found}
     parent = client.get_run(run)
     return {
