@@ -53,7 +53,7 @@ def survey(path: Path, layout: Layout) -> list[Block]:
             text = np.frombuffer(plain, np.uint8)  # (B,)
             ends = text == _LF  # (B,)
             lines = int(np.count_nonzero(ends)) + (not plain.endswith(b"\n"))
-            if not block.isascii() and not _is_valid(block, layout.encoding):
+            if not block.isascii() and not is_valid(block, layout.encoding):
                 doubts.add("invalid encoding")
             if b"\r" in plain:
                 doubts.add("a CR within a line")
@@ -128,7 +128,8 @@ def whole_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes, bool]]:
         start = end
 
 
-def _is_valid(block: bytes, encoding: str) -> bool:
+def is_valid(block: bytes, encoding: str) -> bool:
+    """Whether the bytes are text of this encoding."""
     try:
         block.decode(encoding)
     except UnicodeDecodeError:

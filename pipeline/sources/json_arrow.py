@@ -17,6 +17,7 @@ import pyarrow.json as arrow_json
 
 from pipeline.config.dataset import Dataset
 from pipeline.sources.arrow_reader import NotPlain, check_ids, ratings_of, times_of, without_empty
+from pipeline.sources.blocks import is_valid
 from pipeline.sources.duckdb_reader import ROLES, no_fast_way, stream_rows, wanted_columns
 from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.parsing import COUNTS, SCALES
@@ -135,7 +136,7 @@ def doubts(block: bytes, encoding: str) -> str:
     """Why Arrow can't be trusted with a block of whole lines; empty if it can."""
     if b"\0" in block:
         return "a NUL byte"
-    if not block.isascii() and (encoding != "utf-8" or not _is_utf8(block)):
+    if not block.isascii() and (encoding != "utf-8" or not is_valid(block, encoding)):
         return "another encoding"
     plain = block.replace(b"\r\n", b"\n") if b"\r" in block else block
     if b"\r" in plain:
@@ -152,14 +153,6 @@ def doubts(block: bytes, encoding: str) -> str:
         return "half of a surrogate pair"
     brackets = np.add.reduceat((text == ord("{")) | (text == ord("[")), starts, dtype=np.int32)  # (L,)
     return "deeply nested values" if brackets.max(initial=0) > _DEEP else ""
-
-
-def _is_utf8(block: bytes) -> bool:
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def read_rows(

@@ -146,10 +146,7 @@ def note(run: "Run", text: str, ids: Ids | None = None, once: bool = False) -> N
     if once and text in notes(run.home, run.dataset, run.run_id):
         return
     kept = _kept(run.home, run.dataset, ids)
-    with (folder(run) / "notes.jsonl").open("a") as file:
-        if file.tell():
-            file.write("\n")  # a torn last line must not take the next one with it
-        file.write(json.dumps({"text": masked(text), "ids": kept}) + "\n")
+    state_files.append_records(folder(run) / "notes.jsonl", [{"text": masked(text), "ids": kept}], sync=False)
     level = logging.WARNING if text.startswith(WARNING) else logging.INFO
     log.log(level, text.removeprefix(WARNING), extra={"ids": ids})
 
@@ -209,12 +206,16 @@ def close_stale(home: Home, dataset: str, live: str | None = None) -> dict[str, 
     """
     mend(home, dataset)
     stale = [i for i in run_ids(home, dataset) if read_run(home, dataset, i).get("outcome") == "running"]
-    outcomes = {run_id: "published" if run_id == live else "crashed" for run_id in stale}
-    for run_id, outcome in outcomes.items():
-        reason = None if run_id == live else ENDED_EARLY
-        ended = {"outcome": outcome, "reason": reason, "finished_at": utcnow().isoformat()}
-        _update(home.journal(dataset) / run_id, ended)
-    return outcomes
+    ended = {run_id: end_of_stale(run_id, live) for run_id in stale}
+    for run_id, end in ended.items():
+        _update(home.journal(dataset) / run_id, {**end, "finished_at": utcnow().isoformat()})
+    return {run_id: str(end["outcome"]) for run_id, end in ended.items()}
+
+
+def end_of_stale(run_id: str, live: str | None) -> dict[str, str | None]:
+    """Outcome and reason of a run that never ended, where `live` is the published one."""
+    is_live = run_id == live
+    return {"outcome": "published" if is_live else "crashed", "reason": None if is_live else ENDED_EARLY}
 
 
 def mend(home: Home, dataset: str) -> None:
@@ -289,13 +290,8 @@ def append(run: "Run", table: contracts.Table, records: list[dict[str, Any]]) ->
 
 def _append(run: "Run", name: str, records: list[dict[str, Any]]) -> None:
     fault("journal:append")
-    with (folder(run) / f"{name}.jsonl").open("a") as file:
-        if file.tell():
-            file.write("\n")  # a torn last line must not take the next one with it
-        for record in records:
-            file.write(json.dumps({"run_id": run.run_id, **record}, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    rows = ({"run_id": run.run_id, **record} for record in records)
+    state_files.append_records(folder(run) / f"{name}.jsonl", rows)
 
 
 def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = None) -> pl.DataFrame:

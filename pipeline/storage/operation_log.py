@@ -1,7 +1,6 @@
 """Log of manual operations: rollbacks, forgotten users, clean-ups, replays. One JSON line each."""
 
 import getpass
-import json
 import os
 import socket
 from typing import Any
@@ -18,12 +17,7 @@ def record(home: Home, dataset: str, operation: str, **fields: object) -> dict[s
     path = home.operations(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     free_name(path)
-    with path.open("a") as file:
-        if file.tell():
-            file.write("\n")  # a torn last line must not take the next one with it
-        file.write(json.dumps(entry, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    state_files.append_records(path, [entry])
     return entry
 
 

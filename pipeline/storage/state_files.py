@@ -1,4 +1,4 @@
-"""Reads the small state files of a home, and tolerates damaged ones where a command can go on without them.
+"""Reads and appends to the small state files of a home. Damaged ones are tolerated where a command can do without them.
 
 A file that is empty, torn, of another type, not UTF-8, a folder or not readable is reported once and then treated as
 missing. The holder of the data set's lock may set it aside.
@@ -7,7 +7,7 @@ missing. The holder of the data set's lock may set it aside.
 import datetime as dt
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, overload
@@ -82,6 +82,18 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     if lines and not found:
         skip(path, "none of its lines is a JSON object")
     yield from found
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, object]], sync: bool = True) -> None:
+    """Append JSON objects, one per line, to a file that `read_records` reads; by default flushed to disk."""
+    with path.open("a") as file:
+        if file.tell():
+            file.write("\n")  # a torn last line must not take the next one with it
+        for record in records:
+            file.write(json.dumps(record, default=str) + "\n")
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def fits(table: Table, record: Mapping[str, object]) -> dict[str, object] | None:
