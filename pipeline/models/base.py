@@ -63,8 +63,8 @@ class Recommender(nn.Module, ABC):
         """The fit has placed items without events by their attributes."""
 
     @classmethod
-    def version_at(cls, rows: int | None) -> int:
-        """The version of a fit on so many rows; None, not known: of a small one."""
+    def version_at(cls, rows: int | None, config: ModelConfig | None = None) -> int:
+        """The version of a fit on so many rows with that config; None, not known: of a small one, of any."""
         return max(
             (number for first, number in cls.later_versions.items() if (rows or 0) >= first), default=cls.version
         )

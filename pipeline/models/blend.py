@@ -59,7 +59,7 @@ class Blend(Recommender):
         self.models: Sequence[Recommender] = nn.ModuleList(made)  # type: ignore[assignment]
         self.reads_history = all(model.reads_history for model in self.models)  # type: ignore[misc]
         self.weights = list((config.weights or dict.fromkeys(config.members, 1.0)).values())  # by member
-        self._known: dict[Any, Tensor] | None = None  # standardised scores, while weights are learned
+        self._known: dict[tuple[int, bytes], Tensor] | None = None  # standardised scores, while weights are learned
 
     @classmethod
     def of(cls, config: BlendConfig, models: Mapping[str, Recommender]) -> "Blend":
@@ -165,13 +165,13 @@ class Blend(Recommender):
 
     def _standard(self, at: int, model: Recommender, users: Tensor, history: History) -> Tensor:
         """Scores of one member with mean 0 and deviation 1 over all items, (B, I)."""
-        tile = None if self._known is None or not len(users) else (at, int(users[0]), len(users))
+        tile = (at, users.cpu().numpy().tobytes())  # all users: with sampled candidates one may fill several rows
         if self._known is not None and tile in self._known:
             return self._known[tile]
         scores = model.score(users, history)  # (B, I)
         deviation, mean = torch.std_mean(scores, 1, keepdim=True, correction=0)
         standard = (scores - mean) / deviation.clamp(min=1e-9)
-        if self._known is not None and tile is not None:
+        if self._known is not None and sum(map(len, self._known.values())) < self.n_users * len(self.models):
             self._known[tile] = standard
         return standard
 

@@ -90,13 +90,13 @@ def is_blend(name: str) -> bool:
     return family is not None and family.blends
 
 
-def key_of(family: type[Recommender], rows: int | None = None) -> dict[str, Any]:
+def key_of(family: type[Recommender], rows: int | None = None, config: ModelConfig | None = None) -> dict[str, Any]:
     """What identifies the code of a family in the keys of fits on so many rows, and of searches.
 
     For a built-in family: class name and version. An outside family is identified by its dotted path and version,
     the version of its installed package if it has one, and a digest of its module's source.
     """
-    version = family.version_at(rows)
+    version = family.version_at(rows, config)
     if family in _built_in().values():
         return {"family": family.__name__, "version": version}
     key = {"family": path_of(family), "version": version, "source": _digest(family)}

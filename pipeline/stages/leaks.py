@@ -77,13 +77,21 @@ def lineage(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
 
 @rule
 def normalizer(run: Run, split_dir: Path, fits: list[Path]) -> list[str]:
-    """Statistics of ratings are those of the rows fitted on; they are recomputed and compared."""
-    feedback, found = run.settings.dataset.feedback, []
+    """Statistics of ratings are those of the rows fitted on; they are recomputed and compared.
+
+    How to normalise is a setting of each fit: the published configuration keeps its own.
+    """
+    found = []
     for fit, folders in _by_fit(fits).items():
-        ratings = None if feedback.normalize == "none" else _rows(split_dir, fit).ratings
-        own = Normalizer.fit(feedback.normalize, ratings, feedback.normalize_to)
+        expected: dict[tuple[str, tuple[float, float]], Normalizer] = {}
         for folder in folders:
-            if Normalizer.load(folder) != own:
+            settings = lake.read_manifest(folder)["settings"]
+            low, high = settings["normalize_to"]
+            kind = settings["normalize"], (low, high)
+            if kind not in expected:
+                ratings = None if kind[0] == "none" else _rows(split_dir, fit).ratings
+                expected[kind] = Normalizer.fit(kind[0], ratings, kind[1])
+            if Normalizer.load(folder) != expected[kind]:
                 label = lake.info(folder)["label"]
                 found.append(f"{label} normalises ratings by statistics that are not those of {fit}")
     return found

@@ -155,9 +155,10 @@ def study_spec(run: Run, split_dir: Path, label: str) -> lake.Spec:
     """Key of the study: everything that its trials depend on, but not their number."""
     settings = run.settings
     family, finder = family_of(settings, label)[0], settings.models[label].finder
+    config = config_of_trials(settings, label, split_dir)
     determines = {
-        **registry.key_of(family, rows_of(split_dir)),
-        "config": config_of_trials(settings, label, split_dir).model_dump(), "label": label,
+        **registry.key_of(family, rows_of(split_dir), config),
+        "config": config.model_dump(), "label": label,
         "space": {name: repr(of) for name, of in space_of(settings, label).items()},
         "sampler": settings.search.sampler,
         "prune": settings.search.prune, "seed": settings.seed, "select": settings.select.model_dump(),

@@ -156,7 +156,8 @@ def _spec(
         layer="5_models",
         version=VERSION,
         settings={
-            **registry.key_of(family, rows_of(parents[0], call.fit)), "config": config.model_dump(), "fit": call.fit,
+            **registry.key_of(family, rows_of(parents[0], call.fit), config),
+            "config": config.model_dump(), "fit": call.fit,
             "seed": settings.seed,
             "select": settings.select.model_dump(), "device": on_device(resolve_device(settings.device)),
             "precision": settings.precision, "label": call.label,

@@ -320,3 +320,16 @@ TIMED = {
     "train ease": 10.0, "train ease on all": 20.0, "evaluate ease": 3.0, "train item_knn": 8.0,
     "evaluate item_knn": 5.0, "train worse": 1.0, "evaluate worse": 1.0, "train popularity": 0.5,
 }  # fmt: skip
+
+
+def test_scores_kept_while_weights_are_learned_are_those_of_the_same_users():
+    """With sampled candidates a user fills a row per event, so tiles of one length may begin with the same user."""
+    tables, _ = task({"a": 1.0, "b": 2.0})
+    blend = blend_of(**tables)
+    tiles = [torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])]
+    plain = [blend.score(users, HISTORY[users]) for users in tiles]
+    blend._known = {}
+    for _ in range(2):
+        for users, expected in zip(tiles, plain, strict=True):
+            assert torch.equal(blend.score(users, HISTORY[users]), expected)
+    assert len(blend._known) == 6

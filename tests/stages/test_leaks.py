@@ -115,6 +115,17 @@ def test_a_normaliser_that_saw_the_holdout_is_found(case):
     assert "leak_normalizer: pmf" in refused(run, parts, fits)
 
 
+def test_a_fit_that_normalises_in_its_own_way_is_no_leak(case):
+    """The published configuration keeps its way when `feedback.normalize` changes."""
+    run, parts, fits = case
+    own = of_family(fits, "popularity")
+    rewrite(own, lambda manifest: manifest["settings"].update(normalize="none"))
+    (own / "normalizer.json").unlink()
+    leaks.audit_leaks(run, parts, fits)
+    rewrite(own, lambda manifest: manifest["settings"].update(normalize="min_max"))
+    assert "leak_normalizer: popularity" in refused(run, parts, fits)
+
+
 def test_popularity_that_counted_the_holdout_is_found(case):
     from safetensors.torch import load_file, save_file
 
