@@ -100,7 +100,7 @@ def read_source(test: Backtest) -> Whole:
         try:
             raw = ingest.read_source(run)
             cleaned = clean.clean_interactions(run, raw)
-            encoded = encode.encode_ids(run, cleaned)
+            encoded = encode.encode_ids(run, cleaned, raw)
         finally:
             delete(journal.folder(run))
     rows = pl.scan_parquet(raw / "interactions.parquet").select(
@@ -177,6 +177,7 @@ class Watching:
         """Journal `realised` as far as the data reach, and keep each model's values until the next night."""
         from pipeline.evaluation import realised, until_next_night
         from pipeline.evaluation.realised import HORIZONS, Lists
+        from pipeline.publishing import checks
         from pipeline.stages import train
 
         assert run.as_of
@@ -188,7 +189,7 @@ class Watching:
             journal.append(run, tables.REALISED, [row for each in due for row in realised.measure(con, run, each)])
             before_next = run.as_of + self.test.every - dt.timedelta(microseconds=1)
             after = Lists(run.run_id, building, end, 0, before_next)
-            seen = until_next_night.until(run, con, after, encoded, lists / "listable.parquet")
+            seen = until_next_night.until(run, con, after, encoded, lists / checks.ALLOWED)
         if before_next > self.whole.newest:
             journal.note(run, "backtest: the data end before the next night, so this one is not compared")
             return

@@ -4,9 +4,15 @@ Only counts are kept. A row is matched by the list's id, or by its user and time
 list that no kept generation has, it is dropped, and the ledger of the stage `impressions` says how many were.
 """
 
+import datetime as dt
 import math
 from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -24,9 +30,11 @@ from pipeline.sources.column_names import columns_of
 from pipeline.sources.extra_columns import RATED, ROLES
 from pipeline.sources.file_reader import read_file
 from pipeline.sources.parquet_writer import INTERACTIONS
-from pipeline.storage import expressions, forgotten_users, journal, warehouse
+from pipeline.storage import expressions, forgotten_users, journal, operation_log, warehouse
 from pipeline.storage.generations import kept_generations
 
+Span = tuple[dt.datetime, dt.datetime]
+"""From, and until just before, UTC without a zone."""
 STAGE = "impressions"
 Z = 1.959964
 """Quantile of the normal distribution for 95 %."""
@@ -156,13 +164,14 @@ def _matched(con: warehouse.Connection, run: Run, impressions: Impressions, ledg
         "CREATE TEMP TABLE matched (n BIGINT, run_id VARCHAR, list VARCHAR, source VARCHAR, place INTEGER, "
         "clicked BOOLEAN)"
     )
-    until = "TIMESTAMP 'infinity'"
-    for run_id in reversed(kept_generations(run.home, run.dataset)):  # the newest first
-        try:
-            with warehouse.attached(con, run.home.generation(run.dataset, run_id), "published"):
-                until = _match(con, run_id, impressions, until)
-        except warehouse.DatabaseError as error:
-            journal.note(run, f"impressions: generation {run_id} can't be read ({str(error).splitlines()[0]})")
+    made: dict[str, dt.datetime | None] = {}
+    for run_id in kept_generations(run.home, run.dataset):
+        with _published(con, run, run_id):
+            made[run_id] = con.sql("SELECT max(generated_at) FROM published.recommendations").fetchall()[0][0]
+    spans = live_times(made, operation_log.read(run.home, run.dataset, "rollback"))
+    for run_id in made:
+        with _published(con, run, run_id):
+            _match(con, run_id, impressions, spans[run_id])
     total, known, kept = con.sql(
         "SELECT (SELECT count(*) FROM seen), (SELECT count(DISTINCT n) FROM known), (SELECT count(*) FROM matched)"
     ).fetchall()[0]
@@ -183,20 +192,48 @@ def _matched(con: warehouse.Connection, run: Run, impressions: Impressions, ledg
     )
 
 
-def _match(con: warehouse.Connection, run_id: str, impressions: Impressions, until: str) -> str:
-    """Match what was seen with the lists of one generation, `published`; returns when they were made, as SQL.
+@contextmanager
+def _published(con: warehouse.Connection, run: Run, run_id: str) -> Generator[None]:
+    """A generation as `published`; one that can't be read is noted."""
+    try:
+        with warehouse.attached(con, run.home.generation(run.dataset, run_id), "published"):
+            yield
+    except warehouse.DatabaseError as error:
+        journal.note(run, f"impressions: generation {run_id} can't be read ({str(error).splitlines()[0]})")
 
-    By user and time, the lists count that were the newest at the time: those before `until`.
+
+def live_times(made: Mapping[str, dt.datetime | None], rollbacks: Iterable[Mapping[str, Any]]) -> dict[str, list[Span]]:
+    """When each generation was live: from when it was made or a rollback went back to it, until another one was live.
+
+    `made`: by run id, in UTC, None for one without lists; `rollbacks`: records of the log of operations, in order.
+    """
+    starts = [(at, run_id) for run_id, at in made.items() if at is not None]
+    for record in rollbacks:
+        with suppress(KeyError, ValueError, TypeError):  # a record that was damaged by hand
+            at = dt.datetime.fromisoformat(record["at"])
+            starts.append((at.astimezone(dt.UTC).replace(tzinfo=None) if at.tzinfo else at, record["to"]))
+    starts.sort(key=itemgetter(0))
+    spans: dict[str, list[Span]] = {run_id: [] for run_id in made}
+    for (start, run_id), (end, _) in zip_longest(starts, starts[1:], fillvalue=(dt.datetime.max, "")):
+        if run_id in spans and start < end:
+            spans[run_id].append((start, end))
+    return spans
+
+
+def _match(con: warehouse.Connection, run_id: str, impressions: Impressions, spans: list[Span]) -> None:
+    """Match what was seen with the lists of one generation, `published`.
+
+    By user and time, its lists count for what was seen while it was live, in one of `spans`.
     """
     columns = "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'published'"
     there = set(con.sql(columns).fetchall())
     parts = ["SELECT *, '' AS list FROM published.recommendations"]
-    made = f"TIMESTAMP '{con.sql('SELECT max(generated_at) FROM published.recommendations').fetchall()[0][0]}'"
     if impressions.list_id is None:
-        fits = f"lists.user_id = seen.key AND seen.shown_at >= {made} AND seen.shown_at < {until}"
+        live = [f"seen.shown_at >= TIMESTAMP '{start}' AND seen.shown_at < TIMESTAMP '{end}'" for start, end in spans]
+        fits = f"lists.user_id = seen.key AND ({' OR '.join(live) or 'false'})"
     else:
         if ("recommendations", "list_id") not in there:
-            return made  # of an earlier version
+            return  # of an earlier version
         fits = "lists.list_id = seen.key"
         if ("recommendations_in", "list_id") in there:
             parts.append("SELECT * EXCLUDE (list), list FROM published.recommendations_in")
@@ -210,4 +247,3 @@ def _match(con: warehouse.Connection, run_id: str, impressions: Impressions, unt
         f"FROM seen JOIN {lists} ON {fits} AND lists.item_id = seen.item_id",
         {"run_id": run_id},
     )
-    return made

@@ -18,6 +18,7 @@ from pipeline.evaluation import realised
 from pipeline.evaluation.realised import Lists
 from pipeline.models.serialization import load
 from pipeline.ranking.ranks import top_k
+from pipeline.ranking.servable import both, servable
 from pipeline.schemas.tables import metric_name
 from pipeline.storage import warehouse
 from pipeline.training.device import resolve_device
@@ -65,9 +66,10 @@ class Until:
         users, items = (_tensor(self.known[name]) for name in ("user_idx", "item_idx"))
         masked = History.of(users, items, *self._shape)
         model, k = load(fit, device), min(self.run.settings.export.top_n, self._shape[1])
+        allowed = both(self.allowed, servable(model, self.rows, self.encoded))  # (I,) or None
         lists = top_k(
             model, index, self.rows.history()[index], masked.to(device)[index], k,
-            allowed=None if self.allowed is None else self.allowed.to(device), fallback=self.rows.fallback_counts(),
+            allowed=None if allowed is None else allowed.to(device), fallback=self.rows.fallback_counts(),
         )  # fmt: skip
         items = lists.items.cpu()  # (U, K); -1: no item
         rows, places = torch.nonzero(items >= 0, as_tuple=True)
@@ -85,7 +87,9 @@ class Until:
 
 
 def until(run: Run, con: warehouse.Connection, lists: Lists, encoded: Path, listable: Path) -> Until | None:
-    """What users did in the time of `lists`; None: nobody did anything. `listable`: file of `export`, if it is there.
+    """What users did in the time of `lists`; None: nobody did anything.
+
+    `listable`: file of `export` with the items that the rules allow, if it is there.
 
     `con` has the views of `realised.facts`, over interactions that go on after the night's.
     """

@@ -41,7 +41,7 @@ def _quantity(events: Events | None, feedback: Feedback) -> pl.Expr:
     if events and events.quantity:
         text = pl.col(stored_name(events.quantity))
         number = text.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-        number = pl.when(number.is_finite()).then(number)
+        number = pl.when(number.cast(pl.Float32).is_finite()).then(number)  # models weigh by 32 bits
         return pl.when(text.is_null()).then(1.0).otherwise(number)
     if feedback.kind == "implicit" and feedback.repeats:
         return pl.col("rating").fill_null(1.0)

@@ -228,6 +228,8 @@ def apply(rules: Rules, make: MakeLists, k: int, n_items: int) -> Ruled:
 
 def missing(before: Tensor, after: Tensor) -> list[tuple[int, int]]:
     """Items (item index, number of users) of lists of items (N, k) that are not in those after."""
-    gone = (before.unsqueeze(2) != after.unsqueeze(1)).all(2) & (before >= 0)  # (N, k)
+    listed = after.sort(1).values.contiguous()  # (N, k')
+    at = torch.searchsorted(listed, before.contiguous()).clamp(max=max(listed.shape[1] - 1, 0))  # (N, k)
+    gone = (listed.gather(1, at) != before) & (before >= 0) if listed.shape[1] else before >= 0
     items, users = torch.unique(before[gone], return_counts=True)
     return list(zip(items.tolist(), users.tolist(), strict=True))

@@ -12,8 +12,9 @@ from pipeline.schemas import tables
 from pipeline.storage import journal, warehouse
 
 LISTABLE, SERVABLE, LISTABLE_OF_HELD = "listable.parquet", "servable.parquet", "listable_of_held.parquet"
-"""Files of the export: items that the default list may have, that the champion can score, and that held-back users may
-get. Where there is no file, these are all items of the fit."""
+ALLOWED = "allowed.parquet"
+"""Files of the export: items that the default list may have, that the champion can score, that held-back users may get,
+and that the rules allow whatever the model. Where there is no file, these are all items of the fit."""
 EXAMPLES = 3
 WARN_AGE_DAYS = 30.0
 NO_IDS = ("run_id", "night_before", "compared_with", "stage", "mode", "measure")

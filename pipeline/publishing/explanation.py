@@ -24,8 +24,9 @@ from pipeline.publishing import business_rules, item_conditions, item_tables, ru
 from pipeline.publishing.boosts import boosted
 from pipeline.publishing.listed_users import facts_of
 from pipeline.ranking.ranks import served
+from pipeline.ranking.servable import servable
 from pipeline.storage import journal, lake
-from pipeline.training.interactions import History
+from pipeline.training.interactions import History, Interactions
 from pipeline.training.normalizer import Normalizer
 
 RULES = ("exclude_items", "only_items", "fresh_days", "exclude_where", "only_where", "boost", "promote")
@@ -136,6 +137,8 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
         answer["boost"] = float(rules.boost[item])
     allowed = torch.ones(len(items), dtype=torch.bool)
     allowed[[i for i in map(items.index_of, masked["item_id"].unique()) if i is not None]] = False
+    if (can_list := servable_by(night, model)) is not None:
+        allowed &= can_list
     if rules.allowed is not None:
         allowed &= rules.allowed
         if not rules.allowed[item]:
@@ -157,6 +160,17 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
         answer["predicted_rating"] = None if rating is None else float(night.normalizer.invert(rating))
         answer["scale"] = night.normalizer.kind
     return answer
+
+
+def known_rows(night: Night) -> Interactions:
+    """The rows that the night's model was fitted on."""
+    shape, frame = lake.info(night.encoded), pl.read_parquet(night.rows)
+    return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], torch.device("cpu"), night.settings.recency)
+
+
+def servable_by(night: Night, model: Recommender) -> Tensor | None:
+    """Items that a model fitted on these rows may list, (I,) bool; None: all."""
+    return servable(model, known_rows(night), night.rows.parent) if night.settings.attributes.used else None
 
 
 def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> business_rules.Rules:

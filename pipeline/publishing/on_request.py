@@ -1,7 +1,6 @@
 """The list of a user who has none in the published tables, computed from the results that these were made from."""
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
@@ -14,9 +13,11 @@ from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, holdback, user_lists, wanted_lists
 from pipeline.publishing.boosts import Boosted, boosted
 from pipeline.publishing.cold_users import ColdUsers, Known
-from pipeline.publishing.explanation import Night, history_of, popularity, rules_of
+from pipeline.publishing.explanation import Night, history_of, known_rows, popularity, rules_of, servable_by
+from pipeline.ranking.ranks import Lists
+from pipeline.ranking.servable import both
 from pipeline.storage import lake
-from pipeline.training.interactions import History, Interactions
+from pipeline.training.interactions import History
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ def list_of(night: Night, user_id: str, name: str = wanted_lists.DEFAULT) -> pl.
         popular = _popular_by(night, user_id, len(items), export.fallback_by, popular)
     mask = History.of_lists([at], len(items))
     served = Served(user, history, mask, rules, popular, min(export.top_n, len(items)))
-    listed, by_model = _list_by(night.model, served, items)
+    listed, by_model = _list_by(night, night.model, served, items)
     listed = listed.with_columns(model=pl.lit(night.label))
     if not (by_model and name == wanted_lists.DEFAULT and is_held_back(night, user_id)):
         return listed
     model, label = _other_model(night)
-    listed, _ = _list_by(model, served, items)
+    listed, _ = _list_by(night, model, served, items)
     source = pl.when(source=user_lists.PROMOTED).then("source").otherwise(pl.lit(holdback.NAME))
     return listed.with_columns(source=source, model=pl.lit(label))
 
@@ -83,20 +84,21 @@ def _other_model(night: Night) -> tuple[Recommender, str]:
         )
     if night.runner_up is not None:
         return load(night.runner_up), lake.info(night.runner_up)["label"]
-    shape, frame = lake.info(night.encoded), pl.read_parquet(night.encoded / "interactions.parquet")
-    known = Interactions.of_frame(
-        frame, shape["n_users"], shape["n_items"], torch.device("cpu"), night.settings.recency
-    )
-    serving = holdback.popularity(user_lists.Fitted(night.model, known))
+    serving = holdback.popularity(user_lists.Fitted(night.model, known_rows(night)))
     return serving.fitted.model, serving.label
 
 
-def _list_by(model: Recommender, served: Served, items: pl.Series) -> tuple[pl.DataFrame, bool]:
+def _list_by(night: Night, model: Recommender, served: Served, items: pl.Series) -> tuple[pl.DataFrame, bool]:
     """Rank, item_id, score and source of the list by this model, and whether the model serves the user."""
-    rules, popular = served.rules, served.popular
+    can_list = servable_by(night, model)
+    rules, popular = replace(served.rules, servable=can_list), served.popular
     if rules.boost is not None:
         model, popular = Boosted(model, rules.boost), boosted(popular, rules.boost)
-    make = partial(user_lists.ranked, model, torch.tensor([served.index]), served.history, served.mask, popular)
+
+    def make(k: int, allowed: Tensor | None) -> Lists:
+        user = torch.tensor([served.index])
+        return user_lists.ranked(model, user, served.history, served.mask, popular, k, both(allowed, can_list))
+
     ruled = business_rules.apply(rules, make, served.top_n, len(items))
     by_model = not bool(ruled.lists.from_fallback[0])
     source = user_lists.MODEL if by_model else user_lists.FALLBACK

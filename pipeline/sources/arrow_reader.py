@@ -17,7 +17,7 @@ from pipeline.sources.blocks import Block, needs_copy
 from pipeline.sources.dialect import BOM, Layout
 from pipeline.sources.duckdb_reader import ROLES
 from pipeline.sources.number_formats import NumberFormat
-from pipeline.sources.parsing import END_OF_TIME, MAX_ID_BYTES, SCALES
+from pipeline.sources.parsing import END_OF_TIME, LARGEST, MAX_ID_BYTES, SCALES
 
 _AT_ONCE = 8
 """Blocks that are parsed at a time, 4 MB: memory of that size is used again, and threads share them."""
@@ -148,7 +148,7 @@ def ratings_of(column: Any, n_rows: int, dataset: Dataset) -> Any:
     if column is None:
         return pa.nulls(n_rows, pa.float64())
     ratings = np.frombuffer(column.buffers()[1], np.float64)[column.offset :][:n_rows]
-    if not np.isfinite(ratings).all():
+    if not (np.abs(ratings) <= LARGEST).all():
         raise NotPlain("rating")
     missing = dataset.feedback.missing_ratings
     return _masked(column, np.isin(ratings, missing)) if missing else column

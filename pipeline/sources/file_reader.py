@@ -76,8 +76,9 @@ def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into
         for line, (texts, extra) in enumerate(_rows(con, view, path, list(keys)), start=1):
             user, item, *others = texts
             try:
-                for one in line_reader.exploded(item, dataset.source.explode):
-                    part.keep((*read(user, one, *others), *extra))
+                made = [read(user, one, *others) for one in line_reader.exploded(item, dataset.source.explode)]
+                for row in made:
+                    part.keep((*row, *extra))
             except Rejected as rejected:
                 part.note_look(rejected.looks)
                 raw = line_reader.shown("\t".join(texts).encode(), "utf-8")

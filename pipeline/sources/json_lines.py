@@ -146,9 +146,9 @@ class _Text:
                 part.reject(line, None, found, shown(raw, self.reading.encoding))
                 continue
             try:
-                for item in items_of(found, wanted["item"], source.explode):
-                    user, rating, time = (cell(found, column) if column else "" for column in others)
-                    row = self._read_row(user, item, rating, time)
+                user, rating, time = (cell(found, column) if column else "" for column in others)
+                items = items_of(found, wanted["item"], source.explode)
+                for row in [self._read_row(user, item, rating, time) for item in items]:
                     part.keep((*row, *(any_cell(found, c) or None for c in stored.values())))
             except Rejected as rejected:
                 part.note_look(rejected.looks)

@@ -45,8 +45,9 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
             rating = record[rating_at] if rating_at is not None else ""
             time = record[time_at] if time_at is not None else ""
             try:
-                for item in exploded(record[item_at], layout.explode):
-                    row = read(record[user_at], item, rating, time)
+                # first all rows of the line, since a line is kept as a whole or rejected
+                rows = [read(record[user_at], item, rating, time) for item in exploded(record[item_at], layout.explode)]
+                for row in rows:
                     part.keep((*row, *(record[at] or None for at in extra)) if extra else row)
             except Rejected as rejected:
                 part.note_look(rejected.looks)

@@ -13,6 +13,8 @@ from pipeline.sources.number_looks import looks_like
 
 MAX_ID_BYTES = 1024
 _SHORT = MAX_ID_BYTES // 4  # characters of at most 4 bytes: never too long
+LARGEST = 3.4028234663852886e38
+"""The largest rating: models and results hold ratings in 32 bits."""
 END_OF_TIME = 4_102_444_800 * 10**6
 """2100-01-01 in microseconds; times from 1970 up to it are accepted."""
 SCALES = {"s": 10**6, "ms": 1000, "us": 1}
@@ -100,7 +102,7 @@ def _rating(text: str, column: str, parse: Callable[[str], float] | None) -> flo
         if _NOT_FINITE(text):
             raise Rejected(Reason.RATING_NOT_FINITE, column) from None
         raise Rejected(Reason.RATING_NOT_A_NUMBER, column, looks_like(text)) from None
-    if value in (float("inf"), float("-inf")):
+    if abs(value) > LARGEST:
         raise Rejected(Reason.RATING_NOT_FINITE, column)
     return value
 

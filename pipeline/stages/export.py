@@ -80,6 +80,7 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         listable = rows.filter(~pl.col("item_id").is_in(unlisted.implode())) if len(unlisted) else rows
         _write_items(folder / checks.LISTABLE, ids, rules.listable)
         _write_items(folder / checks.SERVABLE, ids, allowed)
+        _write_items(folder / checks.ALLOWED, ids, rules.allowed)
         unknown = ids.head(0) if allowed is None else ids.filter(~pl.Series(allowed.numpy()))
         if inputs.other and export.holdback:
             theirs = both(rules.listable, servable(inputs.other.fitted.model, known, encoded))

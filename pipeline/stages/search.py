@@ -68,6 +68,7 @@ def search_model(
             seconds_before=objective.taken,
         )
         trials, ended = search.run()
+        trials = trials[: limits.trials]  # the study may have more, of a night that wanted more
         if not trials:
             raise Skipped(f"no trial: {ended}")
         sign, best = logger.sign, best_of(trials)

@@ -43,12 +43,12 @@ def ensure_champion(run: Run, register: bool = True) -> str | None:
 
 def without_champion(home: Home, dataset: str) -> bool:
     """Remove the alias `champion`, as where MLflow has no model of the live night; returns whether there was one."""
-    client = connect(home)
+    client, name = connect(home), name_in_services(home, dataset)
     try:
-        client.get_model_version_by_alias(dataset, "champion")
+        client.get_model_version_by_alias(name, "champion")
     except MlflowException:
         return False
-    client.delete_registered_model_alias(dataset, "champion")
+    client.delete_registered_model_alias(name, "champion")
     return True
 
 

@@ -17,6 +17,7 @@ from pipeline.sources.files import fingerprint
 from pipeline.storage import home_identity, journal, warehouse
 from pipeline.tracking import server
 from pipeline.tracking.client import connect
+from pipeline.tracking.registry import without_champion
 from tests.support.nights import without_report
 
 RECIPE = "[models.popularity]\n[gate]\nenabled = false\n"
@@ -102,6 +103,9 @@ def test_an_experiment_changes_nothing_of_production(
     assert len(connect(prod).search_model_versions("name = 'shop'")) == 1
     code, rows = answered(capsys, "sql", "shop", "select count(*) n from recommendations", "--target", "dev")
     assert (code, rows[0]["n"] > 0) == (0, True)
+
+    assert without_champion(dev, "shop") and not without_champion(dev, "shop")
+    assert "champion" not in aliases(prod)["shop.dev"] and aliases(prod)["shop"] == before["shop"]
 
 
 def test_the_home_remembers_its_target(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):

@@ -14,7 +14,7 @@ from pipeline.evaluation import impressions
 from pipeline.reporting.html.sections_models import clicks
 from pipeline.reporting.night import Night
 from pipeline.schemas import tables
-from pipeline.storage import forgotten_users, journal, warehouse
+from pipeline.storage import forgotten_users, journal, state_files, warehouse
 
 MADE = [dt.datetime(2026, 1, 1, 3), dt.datetime(2026, 1, 2, 3)]
 NIGHTS = [f"2026010{n}T030000.000Z-aaaa" for n in (1, 2)]
@@ -122,6 +122,37 @@ def test_by_user_and_time_the_list_of_that_time_counts(two_nights: Run):
     assert ledger == {"kept": 1, "unknown_list": 1, "forgotten": 4}
     texts = [path.read_text() for path in journal.folder(again).iterdir() if path.suffix == ".jsonl"]
     assert not any('"v"' in text or "nobody" in text for text in texts), "only counts are kept"
+
+
+def test_after_a_rollback_the_lists_count_that_are_live_again(two_nights: Run):
+    text = "who,at,item_id,clicked\n" + "".join(
+        f"u,2026-01-0{day} 12:00:00,{item},1\n" for day, item in ((1, "a"), (2, "b"), (4, "a"), (6, "c"))
+    )
+    records = [
+        {"operation": "rollback", "at": "2026-01-03T00:00:00+00:00", "from": NIGHTS[1], "to": NIGHTS[0]},
+        {"operation": "rollback", "at": "2026-01-05T02:00:00+02:00", "from": NIGHTS[0], "to": NIGHTS[1]},
+    ]
+    state_files.append_records(two_nights.home.operations(two_nights.dataset), records)
+    found, ledger = counted(two_nights, text, user="who", timestamp="at", timestamp_unit="iso")
+    assert {key: n for key, n in found.items() if key[2:] == ("all", 0)} == {
+        (1, "", "all", 0): (2, 2), (2, "", "all", 0): (2, 2)
+    }  # fmt: skip
+    assert found[1, "", "all", 1] == (2, 2) and found[2, "", "all", 3] == (1, 1) and ledger == {"kept": 4}
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from("ABC")), max_size=8))
+def test_one_generation_is_live_at_a_time_from_the_first_on(rollbacks: list[tuple[int, str]]):
+    start = dt.datetime(2026, 1, 1)
+    made = {"A": start, "B": start + dt.timedelta(hours=30), "C": None}
+    log = [{"at": (start + dt.timedelta(hours=at)).isoformat(), "to": to} for at, to in sorted(rollbacks)]
+    log = [*log, {"at": "when?", "to": "A"}, {"operation": "rollback"}]
+    spans = impressions.live_times(made, log)
+    for hour in range(100):
+        now = start + dt.timedelta(hours=hour, minutes=30)
+        before = [(0, "A"), *((30, "B"),) * (hour >= 30), *(one for one in sorted(rollbacks) if one[0] <= hour)]
+        (live,) = (run_id for run_id, own in spans.items() if any(a <= now < b for a, b in own))
+        latest = max(at for at, _ in before)
+        assert live in [run_id for at, run_id in before if at == latest]
 
 
 def test_what_can_not_be_read_is_a_warning_and_no_night_fails(two_nights: Run):

@@ -388,6 +388,12 @@ def test_the_same_night_again_has_it_all_and_more_trials_go_on(searched):
         for folder in (run.home.lake("sample") / "5_searches").glob("ease-*")
     }
     assert counts[6].head(4).equals(counts[4])  # seconds, too: they were not run again
+    fewer = prepare("sample", str(recipe), home=str(run.home.root), overrides=[*SMALL, "search.trials=3"])
+    line.conduct(fewer, without_views, "evaluate")
+    folders = (run.home.lake("sample") / "5_searches").glob("ease-*")
+    (three,) = (each for each in folders if lake.read_manifest(each)["rows_out"] == 3)
+    trials = pl.read_parquet(three / "trials.parquet")
+    assert trials.equals(counts[6].head(3)) and lake.info(three)["best"]["value"] == trials["value"].max()
 
 
 def test_best_publishes_within_a_tiny_budget_and_says_what_it_left_out(tmp_path: Path):

@@ -2,10 +2,13 @@
 
 import datetime as dt
 import json
+from collections import Counter
 
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows import conductor as line
 from flows.prepare import prepare
@@ -195,6 +198,19 @@ def test_items_that_the_source_does_not_have_are_told(tmp_path):
     (found,) = rule_files.unknown_items(listed, pl.Series(["a", "b"]))
     assert found == ("export.exclude_items: 1 of 2 items are not in the source", {"item_id": ["P999"]})
     assert not rule_files.unknown_items(listed, pl.Series(["a", "P999"]))
+
+
+@given(
+    before=st.lists(st.lists(st.integers(-1, 6), min_size=4, max_size=4), min_size=1, max_size=5),
+    seed=st.integers(0, 99),
+    k=st.integers(0, 5),
+)
+def test_items_that_left_a_list_are_counted_by_user(before: list[list[int]], seed: int, k: int):
+    after = torch.randint(-1, 7, (len(before), k), generator=torch.Generator().manual_seed(seed))
+    gone = Counter(
+        item for was, now in zip(before, after.tolist(), strict=True) for item in was if item >= 0 and item not in now
+    )
+    assert dict(business_rules.missing(torch.tensor(before), after)) == gone
 
 
 def test_a_missing_list_is_told_before_the_night_starts(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from flows import conductor
 from pipeline.core.errors import Refused
+from pipeline.publishing import explanation, on_request
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, START, Dataset, without_mlflow
 
@@ -42,6 +43,10 @@ class Shop(Dataset):
         things = [f"i{n:02d},{'odd' if n % 2 else 'even'}" for n in range(24)]
         new = [f"{item},{'odd' if n % 2 else 'even'}" for n, item in enumerate(NEW)]
         (folder / "catalog" / "items.csv").write_text("\n".join(["item,kinds", *things, *new, "mystery,", ""]))
+
+    def write_backtest(self) -> None:
+        """A recipe for a backtest: a model that reads the attributes, and one that does not."""
+        (self.folder / "two.toml").write_text((self.folder / "cheap.toml").read_text() + "[models.item_knn]\n")
 
     def night(self, *overrides: str) -> str:
         """Publish one, without a report."""
@@ -99,6 +104,34 @@ def test_a_family_that_can_not_serve_new_items_lists_none(shop):
     shop.night("models={ease = {l2 = 5.0}}", "gate.enabled=false")
     rows = shop.ask("select distinct item_id from recommendations")["item_id"]
     assert not set(NEW) & set(rows) and len(rows) > 10
+
+
+@pytest.mark.parametrize(
+    "models", [None, "models={mf = {embedding_dim = 4, epochs = 1, init_std = 1.0}}", "models={item_knn = {}}"]
+)
+def test_lists_on_request_have_what_lists_of_the_night_may_have(shop, models):
+    """`mystery` has the random vector that mf begins with; families that read no attributes score new items 0."""
+    shop.night("gate.enabled=false", "export.active_days=1000", *([models] if models else []))
+    night = explanation.published_night(shop.home, "tiny", shop.live_night())
+    can_list = 27 if models is None or "mf" in models else 24
+    for user in ("u00", "u07", "u31"):
+        mine = shop.ask(f"from recommendations where user_id = '{user}' order by rank")
+        asked = on_request.list_of(night, user)
+        assert asked["item_id"].to_list() == mine["item_id"].to_list()
+        for item in ("mystery", mine["item_id"][0]):
+            told = explanation.explanation(night, user, item)
+            assert told["candidates"] == can_list - 8 + (item == "mystery")
+        assert told["rank"] == 1
+
+
+def test_a_backtest_compares_models_that_list_new_items_with_others(shop, capsys):
+    shop.write_backtest()
+    told = shop.printed(
+        capsys, "replay", str(shop.folder / "tiny.toml"), "--recipe", str(shop.folder / "two.toml"),
+        "--from", "2023-12-06", "--to", "2023-12-08", "--set", "threads=1",
+    )  # fmt: skip
+    assert [night["outcome"] for night in told["nights"]] == ["published"] * 3, told
+    assert {row["model"] for row in told["models"]} >= {"ials", "item_knn"}
 
 
 def test_an_item_from_nowhere_is_refused(shop, monkeypatch):

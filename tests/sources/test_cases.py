@@ -221,6 +221,17 @@ def explode_settings(text: str, **source) -> Dataset:
     return Dataset.model_validate({"name": "x", "source": {"files": ["a"], **source}, "columns": {"item": text}})
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_line_of_several_items_is_kept_whole_or_rejected(tmp_path, kind):
+    cells = [("a", "x|y"), ("b", f"x|{'9' * 1100}|z"), ("c", "w")]
+    path = tmp_path / f"items.{kind}"
+    frame = pl.DataFrame(cells, schema=["user", "item"], orient="row")
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[kind](path)
+    found = read_as(path, explode_settings("item", explode="|"), tmp_path)
+    assert [user + item for user, item, *_ in found.rows] == ["ax", "ay", "cw"]
+    assert found.ledger == {"kept": 3, "id_too_long": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "source", "pairs", "ledger"),
     [

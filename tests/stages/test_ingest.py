@@ -79,6 +79,7 @@ BROKEN = [
     (b"1,2,NaN,964982703\n", "rating_not_finite", "rating"),
     (b"1,2,-inf,964982703\n", "rating_not_finite", "rating"),
     (b"1,2,1e400,964982703\n", "rating_not_finite", "rating"),
+    (b"1,2,-3.5e38,964982703\n", "rating_not_finite", "rating"),
     (b"1,2,3,yesterday\n", "timestamp_unreadable", "timestamp"),
     (b"1,2,3,\n", "timestamp_unreadable", "timestamp"),
     (b"1,2,3,964982703000\n", "timestamp_out_of_range", "timestamp"),
