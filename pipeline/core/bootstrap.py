@@ -89,8 +89,9 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     both = torch.cat([values - mean * counts, counts], 1)  # (U, M + 1), centred
     sums = torch.zeros(resamples, both.shape[1], dtype=torch.float64, device=device)  # (R, M + 1)
     drawn = _CACHE.get(seed, len(values), resamples, device)
+    buffer = both.new_empty(resamples * min(CHUNK, len(values)))  # of all chunks: new memory is slow
     for chunk, times in zip(torch.split(both, CHUNK), drawn, strict=True):
-        sums += times.double() @ chunk
+        sums += buffer[: times.numel()].view(times.shape).copy_(times) @ chunk
     return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 

@@ -63,7 +63,10 @@ def signatures(history: History, generator: torch.Generator) -> Tensor:
         rows = torch.arange(start, min(start + size, users), device=device)  # (B,)
         plane = torch.randn(len(rows), SKETCH_DIM, generator=generator, device=device) / SKETCH_DIM**0.5  # (B, D)
         part = history[rows]
-        by_item = replace(part, items=part.items.long(), offsets=part.offsets.long()).distinct().transposed()
+        wide = replace(part, items=part.items.long(), offsets=part.offsets.long(), facts=None, weights=None)
+        by_item = wide.transposed()
+        if by_item.doubled():
+            by_item = wide.distinct().transposed()
         own = (by_item.lengths > 0).nonzero().squeeze(1)  # (J,) items of these users
         # The sums so far come first in each row, so that additions are in the order of users whatever the blocks are.
         some = by_item[own]

@@ -1,7 +1,8 @@
 """Evaluates a fitted model on one split, by every configured protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -12,19 +13,21 @@ from pipeline.evaluation import per_user, ranking_metrics, rating_evaluator, seg
 from pipeline.evaluation.eval_task import EvalRun, EvalTask, Splits, eval_task
 from pipeline.evaluation.rating_evaluator import Records
 from pipeline.models import Recommender
+from pipeline.ranking.joint_ranks import Answerer, Question, joint_ranks
 from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
 from pipeline.ranking.sampled_candidates import N_NEGATIVES, sampled_99
 
 
-def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records:
+def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None], ranked: Ranks | None = None) -> Records:
     """Records of tables.METRICS (without run_id), by every configured protocol.
 
     With explicit ratings, or where `select` uses them, also the errors of predicted ratings. `keep` receives the
-    selecting metric of every user (tables.PER_USER), if it is a mean over users, events or rows.
+    selecting metric of every user (tables.PER_USER), if it is a mean over users, events or rows. `ranked`: what
+    `ranked_together` found for this split.
     """
     if not eval_run.splits.holds_out(eval_run.split):
         return []
-    protocols, settings = {"full": _full, "sampled_99": _sampled}, eval_run.settings
+    protocols, settings = {"full": partial(_full, ranked=ranked), "sampled_99": _sampled}, eval_run.settings
     task = eval_task(eval_run.splits, eval_run.split, eval_run.fit)
     records: Records = []
     for protocol in settings.evaluation.protocols:
@@ -35,6 +38,24 @@ def evaluate(eval_run: EvalRun, keep: Callable[[pl.DataFrame], None]) -> Records
     if settings.dataset.feedback.kind == "explicit" or settings.select.protocol == "error":
         records += rating_evaluator.errors(eval_run, keep)
     return records
+
+
+def ranked_together(eval_runs: Sequence[EvalRun]) -> dict[str, Ranks]:
+    """Ranks by split, of one model on several splits, from the same scores.
+
+    Empty where nothing would be saved: the model scores few users at a time, or read another history for each split.
+    """
+    first, model = eval_runs[0], eval_runs[0].model
+    asked = [run for run in eval_runs if run.splits.holds_out(run.split)]
+    same = all(run.model is model and run.fit == first.fit for run in asked)
+    if len(asked) < 2 or not (same and model.scores_in_bulk and "full" in first.settings.evaluation.protocols):
+        return {}
+    tasks = [eval_task(run.splits, run.split, run.fit).without_leak for run in asked]
+    questions = [Question(task.users, task.mask, task.holdout) for task in tasks]
+    allowed = None if tasks[0].new is None else tasks[0].new.servable(model.reads_attributes)
+    depth = max(first.settings.evaluation.cutoffs)
+    answerer = Answerer(model, tasks[0].fitted, depth, allowed, tasks[0].popular)
+    return dict(zip([run.split for run in asked], joint_ranks(answerer, questions), strict=True))
 
 
 def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
@@ -69,10 +90,10 @@ def ranks_among(model: Recommender, task: EvalTask, negatives: Tensor) -> Ranks:
     )
 
 
-def _full(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
+def _full(eval_run: EvalRun, task: EvalTask, ranked: Ranks | None = None) -> tuple[Ranks, Tensor, Records]:
     """All items except the masked ones are ranked; segment `all`: users with history, `cold_users`: the others."""
     cutoffs = eval_run.settings.evaluation.cutoffs
-    ranks = ranks_of(eval_run.model, task, max(cutoffs))
+    ranks = ranked or ranks_of(eval_run.model, task, max(cutoffs))
     records = ranking_metrics.summarise(ranks, cutoffs, eval_run.scope, popular=task.popular)
     records += segments.by_segment(ranks, task, cutoffs, eval_run.scope)
     new_days = eval_run.settings.attributes.new_days

@@ -61,6 +61,8 @@ class Recommender(nn.Module, ABC):
         self.best_epoch: int | None = None  # set by families with epochs; refits use it
         self.reads_attributes = False
         """The fit has placed items without events by their attributes."""
+        self.scores_in_bulk = False
+        """On a CPU, scores of thousands of users at once take less time per user, and are the same bits."""
 
     @classmethod
     def version_at(cls, rows: int | None, config: ModelConfig | None = None) -> int:

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.models.base import Explainer, FitContext, NotServable, Recommender, pick
-from pipeline.models.ops.history_products import gram_of, times
+from pipeline.models.ops.history_products import DENSE_ITEMS, gram_of, times
 from pipeline.models.ops.inverses import inverse
 from pipeline.models.ops.item_weights import entries
 from pipeline.training.attributes import ItemAttributes
@@ -62,6 +62,7 @@ class Ease(Recommender):
         super().__init__(config, n_users, n_items)
         self.config: EaseConfig = config
         self.dual = n_users < n_items and not (config.rating_exponent or config.weighs or config.attribute_weight)
+        self.scores_in_bulk = not self.dual and n_items > DENSE_ITEMS
         side = (n_users, n_items) if self.dual else (n_items, n_items)
         self.weights: Tensor
         self.diagonal: Tensor

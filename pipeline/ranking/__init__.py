@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["pruned_topk", "ranks", "recommend", "sampled_candidates", "servable", "top_k"]
+__all__ = ["joint_ranks", "pruned_topk", "ranks", "recommend", "sampled_candidates", "servable", "top_k"]
 
 
 def __getattr__(name: str) -> Any:

@@ -115,12 +115,12 @@ def holdout_ranks(
         assert not isinstance(masked, Tensor)
         inputs = ServeInputs(few, own, masked, fallback)
         lists, equals = make_lists(model, inputs, k_max, allowed=allowed, tile=tile, holdout=held)
-        parts.append((lists, _ranks_in(lists, equals, held, k_max)))
+        parts.append((lists, ranks_in(lists, equals, held, k_max)))
     ranks = torch.cat([ranks for _, ranks in parts])  # (E,)
     return Ranks(holdout.offsets, ranks, k_max, history.lengths > 0, Lists.joined([lists for lists, _ in parts]))
 
 
-def _ranks_in(lists: Lists, equals: Tensor, holdout: History, k_max: int) -> Tensor:
+def ranks_in(lists: Lists, equals: Tensor, holdout: History, k_max: int) -> Tensor:
     """Rank of every holdout event in the lists of its row, 0 below `k_max`, (E,)."""
     events = _keys(holdout)  # (E,)
     listed, at = _row_keys(lists.items, holdout.n_items).flatten().sort()  # (N * k,)
@@ -189,13 +189,20 @@ def refuse_leak(users: Tensor, mask: History, holdout: History) -> None:
     for rows in torch.arange(len(users), device=users.device).split(USERS):
         few, known, held = (t if len(rows) == len(users) else t[rows] for t in (users, mask, holdout))
         assert isinstance(few, Tensor) and isinstance(known, History) and isinstance(held, History)
-        leaks = torch.isin(_keys(held), _keys(known)).nonzero()
+        leaks = _are_in(_keys(held), _keys(known)).nonzero()
         if len(leaks) and not total:
             event = leaks[0, 0]
             first = f"user {int(few[held.rows[event]])}, item {int(held.items[event])}"
         total += len(leaks)
     if total:
         raise LeakError(f"{total:,} holdout events are masked as well, first: {first}")
+
+
+def _are_in(few: Tensor, many: Tensor) -> Tensor:
+    """Which of `few` (E,) are among `many` (K,), both non-negative; most of `many` are dismissed by a table of bits."""
+    bits = torch.zeros(1 << max(10, (16 * len(few)).bit_length()), dtype=torch.bool, device=few.device)
+    bits[few & (len(bits) - 1)] = True
+    return torch.isin(few, many[bits[many & (len(bits) - 1)]])
 
 
 def _check_rows(users: Tensor, **histories: History | None) -> None:

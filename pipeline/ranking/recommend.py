@@ -19,6 +19,8 @@ DOT_TILE = 8192
 """Users per tile where dot products are pruned."""
 DOT_BYTES = 2**30
 """Scores that are held at once on CUDA, where all dot products are computed."""
+BULK_BYTES = 2**29
+"""Scores that are computed at once on a CPU by a model with `scores_in_bulk`."""
 LOWEST = torch.finfo(torch.float32).min
 """Lowest score of an item that is not masked; -inf means masked."""
 
@@ -120,48 +122,109 @@ def _make_lists(
     tile: int | None,
     holdout: History | None,
 ) -> tuple[Lists, Tensor]:
-    users, history, mask = inputs.users, inputs.history, inputs.mask
-    n, n_items, device = len(users), inputs.n_items, inputs.device
-    depth, size = min(k, n_items), tile or tile_size(n_items, device)
-    items = torch.full((n, k), -1, device=device)
-    scores = torch.full((n, k), -torch.inf, device=device)
-    equals = torch.zeros(n, dtype=torch.long, device=device)
-    buffer = torch.empty(min(size, n), n_items, device=device)  # reused by all tiles: new memory is slow
+    maker = ListMaker(inputs, k, allowed, tile, holdout)
+    left = maker.start(model)
+    for rows in in_tiles(left, tile or bulk_size(model, inputs.n_items, inputs.device)):
+        maker.take(rows, model.score(inputs.users[rows], inputs.history[rows]))
+    return maker.end()
 
-    def list_best(rows: Tensor, given: Tensor) -> None:
-        kept = torch.clamp(given.float(), min=LOWEST, out=buffer[: len(rows)])  # (B, I)
-        if allowed is not None:
-            kept.masked_fill_(~allowed, -torch.inf)
-        if mask is not None:
-            masked = mask[rows]
+
+class ListMaker:
+    """Makes the lists of `make_lists` from scores, which the caller computes and hands over tile by tile."""
+
+    def __init__(
+        self, inputs: ServeInputs, k: int, allowed: Tensor | None, tile: int | None, holdout: History | None = None
+    ):
+        self.inputs, self.allowed, self.tile, self.holdout = inputs, allowed, tile, holdout
+        n, n_items, device = len(inputs.users), inputs.n_items, inputs.device
+        self.depth, self.size = min(k, n_items), tile or tile_size(n_items, device)
+        self.items = torch.full((n, k), -1, device=device)
+        self.scores = torch.full((n, k), -torch.inf, device=device)
+        self.equals = torch.zeros(n, dtype=torch.long, device=device)
+        self.buffer = torch.empty(0, device=device)  # reused by all tiles: new memory is slow
+        self.by_model = torch.zeros(n, dtype=torch.bool, device=device)
+
+    def start(self, model: Recommender) -> Tensor:
+        """Make the lists that take no scores of all items; which rows do take them, (N,) bool."""
+        inputs, depth = self.inputs, self.depth
+        left = self.by_model = served(model, inputs.users, inputs.history)
+        if not depth:
+            return torch.zeros_like(left)
+        if not model.personal and model.serves_everyone:
+            return self._from_one_order(model, left)
+        if dots := _dot_products(model, inputs.users, inputs.history, self.allowed, depth):
+            left = torch.zeros_like(left)
+            for rows in in_tiles(self.by_model, self.tile or dot_tile(inputs.n_items, inputs.device)):
+                vectors = model.user_factors(inputs.users[rows], inputs.history[rows])
+                assert vectors is not None
+                masked = None if inputs.mask is None else inputs.mask[rows]
+                self.scores[rows, :depth], self.items[rows, :depth], tied = dots.top(vectors.float(), masked, depth)
+                left[rows] = tied  # which of the equal items to list depends on all scores
+        return left
+
+    def take(self, rows: Tensor, scores: Tensor) -> None:
+        """List the best items of rows (B,) by scores (B, I)."""
+        for some, own in zip(rows.split(self.size), scores.split(self.size), strict=True):
+            self._list_best(some, own)
+
+    def end(self) -> tuple[Lists, Tensor]:
+        """The lists, with those of the fallback, and the number of further items that tie with the last one."""
+        if self.depth:
+            if self.inputs.fallback is not None:
+                for rows in in_tiles(~self.by_model, self.size):
+                    self._list_best(rows, self.inputs.fallback.expand(len(rows), -1))
+            refuse_non_finite(self.scores[:, 0], self.inputs.users)
+        return Lists(torch.where(self.scores > -torch.inf, self.items, -1), self.scores, ~self.by_model), self.equals
+
+    def _list_best(self, rows: Tensor, given: Tensor) -> None:
+        if len(self.buffer) < len(rows):
+            self.buffer = torch.empty(len(rows), self.inputs.n_items, device=self.inputs.device)
+        kept = torch.clamp(given.float(), min=LOWEST, out=self.buffer[: len(rows)])  # (B, I)
+        if self.allowed is not None:
+            kept.masked_fill_(~self.allowed, -torch.inf)
+        if self.inputs.mask is not None:
+            masked = self.inputs.mask[rows]
             at = masked.rows, masked.items
             kept[at] = kept[at] - torch.inf  # NaN stays NaN, so that it is noticed
-        scores[rows, :depth], items[rows, :depth], tied = largest(kept, depth)
+        depth = self.depth
+        self.scores[rows, :depth], self.items[rows, :depth], tied = largest(kept, depth)
         tied = tied.nonzero().squeeze(1)  # (R,)
-        if holdout is not None and len(tied):
-            held = holdout[rows[tied]]
+        if self.holdout is not None and len(tied):
+            held = self.holdout[rows[tied]]
             rivals = kept[tied]  # (R, I)
             rivals[held.rows, held.items] = -torch.inf
-            equals[rows[tied]] = (rivals == scores[rows[tied], depth - 1 : depth]).sum(1)
+            self.equals[rows[tied]] = (rivals == self.scores[rows[tied], depth - 1 : depth]).sum(1)
 
-    by_model = served(model, users, history)
-    left = by_model
-    if depth and (dots := _dot_products(model, users, history, allowed, depth)):
-        left = torch.zeros_like(by_model)
-        for rows in in_tiles(by_model, tile or dot_tile(n_items, device)):
-            vectors = model.user_factors(users[rows], history[rows])
-            assert vectors is not None
-            masked = None if mask is None else mask[rows]
-            scores[rows, :depth], items[rows, :depth], tied = dots.top(vectors.float(), masked, depth)
-            left[rows] = tied  # which of the equal items to list depends on all scores
-    if depth:
-        for rows in in_tiles(left, size):
-            list_best(rows, model.score(users[rows], history[rows]))
-        if inputs.fallback is not None:
-            for rows in in_tiles(~by_model, size):
-                list_best(rows, inputs.fallback.expand(len(rows), -1))
-        refuse_non_finite(scores[:, 0], users)
-    return Lists(torch.where(scores > -torch.inf, items, -1), scores, ~by_model), equals
+    def _from_one_order(self, model: Recommender, left: Tensor) -> Tensor:
+        """Lists by a model with the same scores for all users; which rows it left, (N,) bool: those with few items
+        among the best HEAD that are not masked, or with a tie at the end."""
+        inputs, depth = self.inputs, self.depth
+        some = left.nonzero().squeeze(1)[:1]
+        if inputs.n_items <= 2 * HEAD or 4 * depth > HEAD or not len(some):
+            return left
+        scores = model.score(inputs.users[some], inputs.history[some])[0].float().clamp(min=LOWEST)  # (I,)
+        if self.allowed is not None:
+            scores = scores.masked_fill(~self.allowed, -torch.inf)
+        best, order = scores.sort(descending=True, stable=True)  # (I,): equal scores by item
+        if not bool(best[:HEAD].isfinite().all()):
+            return left
+        place = torch.full_like(order, HEAD)  # (I,) of the best HEAD, HEAD: another item
+        place[order[:HEAD]] = torch.arange(HEAD, device=order.device)
+        left = left.clone()
+        for rows in in_tiles(self.by_model, DOT_TILE):
+            free = torch.ones(len(rows), HEAD + 1, dtype=torch.bool, device=order.device)  # (B, HEAD + 1)
+            if inputs.mask is not None:
+                masked = inputs.mask[rows]
+                free[masked.rows, place[masked.items]] = False
+            count = free[:, :HEAD].cumsum(1, dtype=torch.int32)  # (B, HEAD) free items up to each place
+            wanted = torch.arange(1, depth + 2, dtype=torch.int32, device=order.device).expand(len(rows), -1)
+            at = torch.searchsorted(count, wanted.contiguous())  # (B, depth + 1): place of the 1st … free one
+            done = at[:, depth] < HEAD  # (B,)
+            at = at.clamp(max=HEAD - 1)
+            done &= best[at[:, depth - 1]] > best[at[:, depth]]
+            self.items[rows, :depth], self.scores[rows, :depth] = order[at[:, :depth]], best[at[:, :depth]]
+            left[rows] = ~done
+        return left
 
 
 def _dot_products(
@@ -185,6 +248,13 @@ def in_tiles(chosen: Tensor, size: int) -> tuple[Tensor, ...]:
 def tile_size(n_items: int, device: torch.device) -> int:
     """Users whose scores of all items fit the budget; at least 1."""
     return max(1, (CPU_TILE_BYTES if device.type == "cpu" else TILE_BYTES) // (4 * max(n_items, 1)))
+
+
+def bulk_size(model: Recommender, n_items: int, device: torch.device) -> int:
+    """Users that a model scores at once."""
+    listed = tile_size(n_items, device)
+    in_bulk = model.scores_in_bulk and device.type == "cpu"
+    return max(listed, BULK_BYTES // (4 * max(n_items, 1))) if in_bulk else listed
 
 
 def dot_tile(n_items: int, device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """Evaluates a model on valid, where models are chosen, and on test, which is reported once."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,12 +32,19 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
         data = eval_task.load_splits(split_dir, device, run.settings.recency)
         records: evaluator.Records = []
         kept: dict[str, pl.DataFrame] = {}  # by split; empty where the selecting metric is not computed
-        for split, folder_of, fit in (("valid", train_fit, "train"), ("test", test_fit, lake.info(test_fit)["fit"])):
+
+        def run_of(folder_of: Path, split: str, fit: str) -> eval_task.EvalRun:
             model, normalizer = load(folder_of, device), Normalizer.load(folder_of)
-            eval_run = eval_task.EvalRun(model, label, data, split, fit, settings, normalizer)
-            records += evaluator.evaluate(eval_run, partial(kept.__setitem__, split))
-            if split == "test":
-                rating_predictions.of_sample(eval_run).write_parquet(folder / "predictions.parquet")
+            return eval_task.EvalRun(model, label, data, split, fit, settings, normalizer)
+
+        of_valid = run_of(train_fit, "valid", "train")
+        of_test = replace(of_valid, split="test") if test_fit == train_fit else None
+        ranked = evaluator.ranked_together([of_valid, of_test]) if of_test else {}
+        records += evaluator.evaluate(of_valid, partial(kept.__setitem__, "valid"), ranked.pop("valid", None))
+        del of_valid  # two large models may not fit into memory
+        of_test = of_test or run_of(test_fit, "test", lake.info(test_fit)["fit"])
+        records += evaluator.evaluate(of_test, partial(kept.__setitem__, "test"), ranked.pop("test", None))
+        rating_predictions.of_sample(of_test).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
         tables.METRICS.without("run_id").check(metrics).write_parquet(folder / "metrics.parquet")
         for split, by_user in kept.items():

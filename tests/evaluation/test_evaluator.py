@@ -18,7 +18,8 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core.errors import Refused, SettingsError, Skipped
 from pipeline.core.seeding import generator
-from pipeline.evaluation import eval_task, objective
+from pipeline.evaluation import eval_task, evaluator, objective
+from pipeline.models import ease
 from pipeline.models.popularity import Popularity
 from pipeline.models.serialization import load
 from pipeline.schemas import tables
@@ -189,6 +190,20 @@ def test_the_lowest_error_on_valid_is_champion_and_stops_the_fit(tmp_path):
     best = max(history, key=lambda epoch: epoch["valid"])
     assert -best["valid"] == pytest.approx(values["valid", "rmse"], rel=1e-5)
     assert len(history) == best["epoch"] + 3 < 80
+
+
+def test_valid_and_test_from_the_same_scores_have_the_same_metrics(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    together = []
+    joint = evaluator.ranked_together
+    monkeypatch.setattr(evaluator, "ranked_together", lambda runs: together.append(joint(runs)) or {**together[-1]})
+    parts = {}
+    for at_once in (True, False):
+        monkeypatch.setattr(ease, "DENSE_ITEMS", 0 if at_once else 2048)
+        run, splits = night(tmp_path / str(at_once), models={"ease": {}})
+        folder = measured(run, splits, "ease")[0]
+        parts[at_once] = [pl.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    assert [{*ranked} for ranked in together] == [{"valid", "test"}, set()]
+    assert len(parts[True]) == 4 and all(a.equals(b) for a, b in zip(*parts.values(), strict=True))
 
 
 def test_with_no_eligible_model_the_night_is_refused(tmp_path):

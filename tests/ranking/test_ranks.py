@@ -284,6 +284,35 @@ def test_pruned_lists_and_ranks_equal_plain_ones(whole, spread, with_bias):
     assert (b.ranks > 0).any()
 
 
+class Same(Fixed):
+    """The same scores for all users, as popularity has them."""
+
+    personal = False
+    serves_everyone = True
+
+
+@pytest.mark.parametrize("levels", [3, 400, 10**6])  # ties everywhere, some, hardly any
+def test_one_order_for_all_users_gives_the_lists_of_all_scores(levels: int):
+    n, n_items, k = 30, 2500, 10
+    rng = np.random.default_rng(levels)
+    row = torch.randint(levels, (n_items,), generator=torch.Generator().manual_seed(1)).float() - levels // 2
+    best = row.argsort(descending=True).tolist()
+    drawn = [rng.permutation(best[: 40 * u + 1])[: rng.integers(0, 1100)].tolist() for u in range(n)]
+    drawn[3], drawn[4] = best[:1200], best[: n_items - 4]  # nothing is left of the best ones
+    mask = History.of_lists([d[len(d) // 9 :] for d in drawn], n_items)
+    holdout = History.of_lists([d[: len(d) // 9] for d in drawn], n_items)
+    same, plain, who = Same(row.expand(n, -1)), Fixed(row.expand(n, -1)), torch.arange(n)
+    for choice in (None, torch.from_numpy(rng.random(n_items) < 0.9), torch.arange(n_items) < 7):
+        a, b = (ranking.holdout_ranks(model, who, mask, mask, holdout, k, allowed=choice) for model in (same, plain))
+        assert torch.equal(a.ranks, b.ranks) and torch.equal(a.lists.items, b.lists.items)
+        assert torch.equal(a.lists.scores, b.lists.scores)
+        if levels == 10**6 and choice is None:
+            assert same.asked < n / 2  # one for the order, and users who know most of the best
+    with pytest.raises(ScoreError, match="30 users"):
+        bad = row.clone().index_fill_(0, torch.tensor([5]), torch.nan)
+        ranking.top_k(Same(bad.expand(n, -1)), who, mask, mask, k)
+
+
 def test_pruning_survives_what_has_no_size():
     n_items = 3000
     users, items, _ = some_factors(1, 3, n_items, False, 1)

@@ -21,6 +21,10 @@ DENSEST = 0.25
 """Share of cells with an entry up to which a gram matrix is cheaper by entries."""
 TILE = 8192
 """Users of one dense tile."""
+AT_A_TIME = 128
+"""Columns of a matrix whose rows are summed at a time: the popular rows then stay in a core's cache."""
+COPIED_FROM = 8
+"""Entries per row of a matrix from which copying its columns pays."""
 USERS, COLUMNS = 1 << 18, 1 << 23
 """Users at a time, and numbers in the columns of X that are dense at a time (32 MB), by entries."""
 MIRROR = 1024
@@ -149,10 +153,26 @@ def times(history: History, matrix: Tensor, columns: Tensor | None = None) -> Te
         weights = (~again).to(matrix.dtype)
     if on_cpu and columns is not None and FEW_COLUMNS * columns.shape[1] <= matrix.shape[1]:
         return _times_few(history, matrix, columns, weights)
+    if on_cpu and columns is None and len(history.items) >= COPIED_FROM * len(matrix):
+        return _times_by_columns(history, matrix, weights)
     product = nn.functional.embedding_bag(
         history.items, matrix, history.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )  # (B, J)
     return product if columns is None else product.gather(1, columns)
+
+
+def _times_by_columns(history: History, matrix: Tensor, weights: Tensor | None) -> Tensor:
+    """X times a matrix, (B, J), a few of its columns at a time; the bits are those of all at once."""
+    product = matrix.new_empty(len(history), matrix.shape[1])
+    copied = matrix.new_empty(len(matrix) * AT_A_TIME)
+    for columns, sums in zip(matrix.split(AT_A_TIME, 1), product.split(AT_A_TIME, 1), strict=True):
+        own = copied[: columns.numel()].view(columns.shape).copy_(columns)  # (I, C)
+        sums.copy_(
+            nn.functional.embedding_bag(
+                history.items, own, history.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+            )
+        )  # (B, C)
+    return product
 
 
 def _times_few(history: History, matrix: Tensor, columns: Tensor, weights: Tensor | None) -> Tensor:

@@ -1,5 +1,7 @@
 """Products with histories: by entries and dense tiles they are the same, with empty rows, repeats and weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,6 +69,21 @@ def test_a_product_by_entries(lists: list[list[int]]):
         assert torch.equal(times(history, matrix, columns), got.gather(1, columns))
     alone = [times(history[torch.tensor([row])], matrix)[0] for row in range(len(lists))]
     assert torch.equal(torch.stack(alone), got)
+
+
+@given(LISTS, st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_columns_at_a_time_give_the_same_bits(lists: list[list[int]], weighted: bool):
+    history = History.of_lists([list(dict.fromkeys(row)) for row in lists] if weighted else lists, N_ITEMS)
+    random = torch.Generator().manual_seed(len(history.items))
+    weights = torch.rand(len(history.items), generator=random) if weighted else None
+    history, matrix = replace(history, weights=weights), torch.randn(N_ITEMS, 40, generator=random)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_products, "COPIED_FROM", 1e9)
+        at_once = times(history, matrix)
+        patch.setattr(history_products, "COPIED_FROM", 0)
+        patch.setattr(history_products, "AT_A_TIME", 16)
+        assert torch.equal(times(history, matrix), at_once)
 
 
 def test_which_way_is_taken(monkeypatch: pytest.MonkeyPatch):
