@@ -1,5 +1,6 @@
 """How long the stages of a night take: as they were timed tonight or in past nights, otherwise as forecast."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -55,11 +56,15 @@ class Timings:
         self.all_stages = pl.concat([tables.STAGES.empty(), *stages])
         self.stages = self.all_stages.filter(~pl.col("skipped"))
         self.known_sizes = sizes_of(run)
-        self.by_title: dict[str, list[tuple[str, float]]] = {}
+
+    @cached_property
+    def by_title(self) -> dict[str, list[tuple[str, float]]]:
         """Run id and seconds of the stages that were not skipped, by title, oldest night first."""
+        found: dict[str, list[tuple[str, float]]] = {}
         by_night = self.stages.select("stage", "run_id", "seconds").sort("run_id", maintain_order=True)
         for title, run_id, seconds in by_night.iter_rows():
-            self.by_title.setdefault(title, []).append((run_id, seconds))
+            found.setdefault(title, []).append((run_id, seconds))
+        return found
 
     def expected(self, *calls: StageCall) -> float | None:
         """Expected duration of the first of these calls that was ever timed: the longest of its last three times."""
@@ -109,6 +114,11 @@ class Timings:
         elif cut is not None and timed is None:
             seconds = cut
         return max(seconds, LATE * self.late.get(call.label or "", 0.0)) or None
+
+    def of(self, wanted: Callable[[StageCall], bool]) -> pl.DataFrame:
+        """Rows of the stages whose call is wanted."""
+        titles = [title for title in self.by_title if (call := _call(title)) and wanted(call)]
+        return self.stages.filter(pl.col("stage").is_in(titles))
 
     def tonight(self, stage: StageName) -> list[StageCall]:
         """Calls of a stage in this night, including those whose result existed already."""
