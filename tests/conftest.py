@@ -1,5 +1,7 @@
 """Fixtures: a home of its own for every test, and the real data sets where they are at hand."""
 
+import atexit
+import gc
 import inspect
 import os
 import re
@@ -21,6 +23,8 @@ from pipeline.reporting.plots import worker
 from pipeline.storage import journal, warehouse
 from pipeline.tracking import server
 from tests.support.cheap_tracking import Preparer, from_template
+
+gc.disable()  # until all tests are collected
 
 settings.register_profile("without_deadline", deadline=None)  # a busy machine or a tracer fails no example
 settings.load_profile("without_deadline")
@@ -79,6 +83,13 @@ def names_in(code: CodeType) -> set[str]:
 def module_of(value: object) -> str | None:
     """The module that a function or class is from; of a module, its name."""
     return value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+
+
+def pytest_collection_finish() -> None:
+    """Objects of imported modules and collected tests live on: the collector takes a tenth of all time to look at them."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # as pipeline/core/collector.py
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`

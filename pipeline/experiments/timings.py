@@ -57,15 +57,23 @@ class Timings:
         self.stages = self.all_stages.filter(~pl.col("skipped"))
         self.known_sizes = sizes_of(run)
 
+    @cached_property
+    def by_title(self) -> dict[str, list[tuple[str, float]]]:
+        """Run id and seconds of the stages that were not skipped, by title, oldest night first."""
+        found: dict[str, list[tuple[str, float]]] = {}
+        by_night = self.stages.select("stage", "run_id", "seconds").sort("run_id", maintain_order=True)
+        for title, run_id, seconds in by_night.iter_rows():
+            found.setdefault(title, []).append((run_id, seconds))
+        return found
+
     def expected(self, *calls: StageCall) -> float | None:
         """Expected duration of the first of these calls that was ever timed: the longest of its last three times."""
         for call in calls:
-            rows = self.stages.filter(stage=call.title).sort("run_id").tail(3)
-            tonight = rows.filter(run_id=self.run_id)["seconds"]
-            if len(tonight):
-                return float(tonight.max())  # type: ignore[arg-type]
-            if len(rows):
-                return self.slowdown * float(rows["seconds"].max())  # type: ignore[arg-type]
+            rows = self.by_title.get(call.title, [])[-3:]
+            if tonight := [seconds for run_id, seconds in rows if run_id == self.run_id]:
+                return max(tonight)
+            if rows:
+                return self.slowdown * max(seconds for _, seconds in rows)
         return None
 
     @cached_property
@@ -79,9 +87,10 @@ class Timings:
         if self.known_sizes is None:
             return None
         made = Forecast(self.run, self.known_sizes)
-        fits = self.of(lambda call: call.stage in (StageName.TRAIN, StageName.EVALUATE))
-        for row in fits.to_dicts():
-            made.learn([(StageCall.parse(row["stage"]), row["seconds"])], row["run_id"] == self.run_id)
+        for row in self.stages.iter_rows(named=True):
+            call = _call(row["stage"])
+            if call and call.stage in (StageName.TRAIN, StageName.EVALUATE):
+                made.learn([(call, row["seconds"])], row["run_id"] == self.run_id)
         return made
 
     def guess(self, call: StageCall) -> float:
@@ -108,16 +117,18 @@ class Timings:
 
     def of(self, wanted: Callable[[StageCall], bool]) -> pl.DataFrame:
         """Rows of the stages whose call is wanted."""
-        titles = []
-        for title in self.stages["stage"].unique():
-            with suppress(ValueError):  # a stage of another version of the code
-                titles += [title] if wanted(StageCall.parse(title)) else []
+        titles = [title for title in self.by_title if (call := _call(title)) and wanted(call)]
         return self.stages.filter(pl.col("stage").is_in(titles))
 
     def tonight(self, stage: StageName) -> list[StageCall]:
         """Calls of a stage in this night, including those whose result existed already."""
-        calls = map(StageCall.parse, self.all_stages.filter(run_id=self.run_id)["stage"])
-        return [call for call in calls if call.stage is stage]
+        return [call for call in self.calls_of_tonight if call.stage is stage]
+
+    @cached_property
+    def calls_of_tonight(self) -> list[StageCall]:
+        """Calls of all stages in this night, in the order in which they ended."""
+        titles = self.all_stages.filter(run_id=self.run_id)["stage"]
+        return [call for call in map(_call, titles) if call]
 
     def turns(self, label: str) -> int:
         """Number of turns of the search of this label so far this night."""
@@ -127,11 +138,10 @@ class Timings:
         """Number of runs of a night in MLflow: its models and the trials of its searches."""
         most: dict[tuple[StageName, str | None], int] = {}
         for row in self.all_stages.filter(run_id=run_id).to_dicts():
-            with suppress(ValueError):
-                call = StageCall.parse(row["stage"])
-                if call.stage in (StageName.TRAIN, StageName.SEARCH):
-                    number = 1 if call.stage is StageName.TRAIN else row["rows_out"] or 0
-                    most[call.stage, call.label] = max(number, most.get((call.stage, call.label), 0))
+            call = _call(row["stage"])
+            if call and call.stage in (StageName.TRAIN, StageName.SEARCH):
+                number = 1 if call.stage is StageName.TRAIN else row["rows_out"] or 0
+                most[call.stage, call.label] = max(number, most.get((call.stage, call.label), 0))
         return 1 + sum(most.values())
 
     @cached_property
@@ -204,9 +214,12 @@ class Timings:
         own = StageCall(StageName.EVALUATE, label)
         if label in self.blends:
             return self.expected(own) or sum(map(self.evaluation, self.members(label)))
-        times = self.of(lambda call: call.stage is StageName.EVALUATE)["seconds"]
-        typical = times.min() if label == BASELINE else times.max()
-        return self.guess(own) or float(typical or 0)  # type: ignore[arg-type]
+        if guess := self.guess(own):
+            return guess
+        calls = {title: _call(title) for title in self.by_title}
+        titles = [title for title, call in calls.items() if call and call.stage is StageName.EVALUATE]
+        times = [seconds for title in titles for _, seconds in self.by_title[title]]
+        return (min if label == BASELINE else max)(times, default=0.0)
 
     def learning(self, blend: str) -> float:
         """Fit of a blend whose members are fitted already."""
@@ -245,6 +258,15 @@ class Timings:
                 if info.get("fit") == "train":
                     found[info["label"]] = info
         return found
+
+
+@lru_cache(maxsize=10_000)
+def _call(title: str) -> StageCall | None:
+    """The call with this title; None for a stage of another version of the code."""
+    try:
+        return StageCall.parse(title)
+    except ValueError:
+        return None
 
 
 def _without_validation(info: dict[str, Any]) -> float:

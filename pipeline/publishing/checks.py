@@ -50,11 +50,12 @@ def run_checks(con: warehouse.Connection, run: Run, kind: str) -> Failed:
         severity = header(text, "severity")
         if severity not in ("error", "warn"):
             raise ValueError(f"{path} states no severity: error or warn")
-        bad = con.sql(f"SELECT *, count(*) OVER () AS bad_rows FROM ({text}) LIMIT {EXAMPLES}").pl()
-        n = bad["bad_rows"][0] if bad.height else 0
+        con.execute(f"SELECT *, count(*) OVER () AS bad_rows FROM ({text}) LIMIT {EXAMPLES}")
+        names, bad = [name for name, *_ in con.description or ()], con.fetchall()
+        n = bad[0][-1] if bad else 0
         records.append({"check_name": path.stem, "severity": severity, "bad_rows": n, "passed": n == 0})
         if n:
-            values, ids = example(bad)
+            values, ids = example(dict(zip(names[:-1], bad[0], strict=False)))
             shown = f", e.g. {values}" if values else ""
             reason = f"{path.stem}: {n:,} bad row{'s' * (n > 1)}{shown} (wanted: {wanted(text)})"
             if remedy := header(text, "remedy"):
@@ -76,9 +77,8 @@ def wanted(text: str) -> str:
     return " ".join(line for line in lines if not re.match(r"\w+: ", line)).rstrip(".")
 
 
-def example(bad: pl.DataFrame) -> tuple[str, dict[str, list[str]]]:
-    """The first bad row: its values as text, and separately its ids (every text that isn't in NO_IDS)."""
-    row = bad.drop("bad_rows").row(0, named=True)
+def example(row: dict[str, object]) -> tuple[str, dict[str, list[str]]]:
+    """A bad row: its values as text, and separately its ids (every text that isn't in NO_IDS)."""
     ids = {name: [value] for name, value in row.items() if isinstance(value, str) and name not in NO_IDS}
     return ", ".join(f"{name} {_readable(value)}" for name, value in row.items() if name not in ids), ids
 

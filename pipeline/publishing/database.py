@@ -45,7 +45,9 @@ def building(run: Run) -> Iterator[tuple[Path, warehouse.Connection]]:
         temporary=path.with_suffix(".tmp"),
     )
     try:
-        con.execute(f"ATTACH {warehouse.literal(path)} AS night (STORAGE_VERSION '{OLDEST_READABLE}')")
+        # without a log: what a killed process leaves is deleted
+        options = f"STORAGE_VERSION '{OLDEST_READABLE}', RECOVERY_MODE no_wal_writes"
+        con.execute(f"ATTACH {warehouse.literal(path)} AS night ({options})")
         con.execute("USE night")
         yield path, con
         con.execute("USE memory")
@@ -191,6 +193,6 @@ def _table_comments(con: warehouse.Connection) -> Comments:
     found: dict[str, dict[str, str]] = {}
     query = """SELECT table_name, column_name, comment FROM duckdb_columns()
                WHERE database_name = current_database() AND comment IS NOT NULL"""
-    for table, column, comment in con.sql(query).fetchall():
+    for table, column, comment in con.execute(query).fetchall():
         found.setdefault(table, {})[column] = comment
     return found

@@ -42,7 +42,7 @@ def hash_tables(con: warehouse.Connection, run_id: str) -> str:
         query = f"""SELECT count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {texts}))), 0)
                     FROM {table.name} {where}"""
         params = {"run_id": run_id} if "run_id" in table.columns else None
-        counted = con.sql(query, params=params).fetchall()[0]
+        counted = con.execute(query, params).fetchall()[0]
         if counted[0] or table not in IF_FILLED:
             digests.append(f"{table.name}:{counted}")
     return str(con.sql("SELECT sha256($text)", params={"text": "\n".join(digests)}).fetchall()[0][0])

@@ -232,7 +232,9 @@ def read_sql(path: Path) -> str:
 
 
 def insert(con: Connection, table: str, frame: "pl.DataFrame") -> None:
-    """Append a frame's rows to a table with the same columns."""
+    """Append a frame's rows, if it has any, to a table with the same columns."""
+    if frame.is_empty():
+        return
     con.register("_frame", cast("object", frame.to_arrow()))
     con.execute(f"INSERT INTO {identifier(table)} SELECT * FROM _frame")
     con.unregister("_frame")

@@ -11,14 +11,14 @@ from pipeline.core import collector
 
 @pytest.fixture
 def imported(monkeypatch):
-    """Adds modules to those that are imported; whatever is frozen is collected again after the test."""
+    """Adds modules to those that are imported; afterwards everything is frozen, as tests/conftest.py has done."""
 
     def add(n: int) -> None:
         for number in range(n):
             monkeypatch.setitem(sys.modules, f"made_up_{number}", ModuleType("made_up"))
 
     yield add
-    gc.unfreeze()
+    gc.freeze()
 
 
 def test_only_a_big_import_is_set_aside(imported):

@@ -303,6 +303,7 @@ def test_the_time_that_a_blend_needs_is_kept_for_it(budgeted):
     assert known.learning("blend") == 3 * 8.0
     members = known.refit("ease") + known.refit("item_knn")
     assert members > 0 and known.refit("blend") == members, "the lake has what each fit of tonight took"
+    del known.by_title
     known.stages = known.stages.vstack(known.stages[:1].with_columns(stage=pl.lit("train blend on all"), seconds=4.0))
     assert known.refit("blend") == pytest.approx(4.0 + members)
     kept = Reserve(budgeted)
@@ -310,6 +311,7 @@ def test_the_time_that_a_blend_needs_is_kept_for_it(budgeted):
     assert kept.blends_to_come() == [] and kept.before_refit("ease") == 3.0 + kept.gate, "the blend is fitted already"
     end = kept.cautious(4.0 + members + kept.publishing("blend"))
     assert kept.after_blend("blend") == pytest.approx(8.0 + kept.gate + max(kept.shortest_end, end))
+    del known.calls_of_tonight
     known.all_stages = known.all_stages.filter(~pl.col("stage").str.contains("blend"))
     assert kept.blends_to_come() == ["blend"]
     blending = min(24.0 + 8.0 + max(0.0, end - kept.shortest_end), BLENDING * kept.budget)
