@@ -103,11 +103,18 @@ def weighted_steps(feedback: Feedback, events: Events | None, names: RowNames) -
 
 
 def take_part(rows: pl.DataFrame, feedback: Feedback, events: Events | None, names: RowNames) -> pl.DataFrame:
-    """The rows that `weighted_steps` keep, with their columns; for users whom the filters left out."""
-    rows = events_of.read_columns(rows.cast({"user_id": pl.Categorical, "item_id": pl.Categorical}), events, feedback)
-    for _, step in weighted_steps(feedback, events, names):
+    """The positive rows that take part but for the number of interactions; for users whom the filters left out.
+
+    Of event types and repeats they have the columns of tables.WEIGHTED.
+    """
+    rows = rows.cast({"user_id": pl.Categorical, "item_id": pl.Categorical})
+    if events or feedback.repeats:
+        rows, of_rows = events_of.read_columns(rows, events, feedback), weighted_steps(feedback, events, names)
+    else:
+        of_rows = plain_steps(feedback, names)
+    for _, step in of_rows:
         rows = step(rows)
-    return rows
+    return rows.filter("positive")
 
 
 def _kept(rows: pl.DataFrame, feedback: Feedback, names: RowNames) -> pl.DataFrame:

@@ -16,13 +16,11 @@ from pipeline.core.suggest import nearest
 from pipeline.datasets.names import runnable
 from pipeline.models import Recommender
 from pipeline.models.serialization import load
-from pipeline.preparation.events import codes
-from pipeline.preparation.filters import mark, take_part
 from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, item_conditions, item_tables, rule_files
 from pipeline.publishing.boosts import boosted
-from pipeline.publishing.listed_users import facts_of
+from pipeline.publishing.listed_users import facts_of, rows_to_fold_in
 from pipeline.ranking.ranks import served
 from pipeline.ranking.servable import servable
 from pipeline.storage import journal, lake
@@ -193,19 +191,15 @@ def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> busine
 
 
 def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) -> tuple[int, History]:
-    """Index and history of the user as the model reads it: of the fit, else (index -1) the positive rows."""
+    """Index and history of the user as the model reads it: of the fit, else (index -1) `rows_to_fold_in`."""
     user = pl.read_parquet(night.encoded / "users.parquet")["user_id"].index_of(user_id)
     dataset, rows_of_fit = night.settings.dataset, pl.scan_parquet(night.rows)
     if user is not None:
         rows = rows_of_fit.filter("positive", user_idx=user).collect()
-    elif dataset.is_weighted:
-        rows = take_part(own, dataset.feedback, dataset.events, night.names).filter("positive").sort("timestamp")
-        rows = rows.with_columns(event=codes(rows, dataset.events))
     else:
-        rows = mark(own, dataset.feedback, night.names).filter("kept", "positive").sort("timestamp")
-    if user is None:
         index = pl.DataFrame({"item_id": items, "item_idx": pl.int_range(len(items), eager=True)})
-        rows = rows.with_columns(pl.col("item_id").cast(pl.String)).join(index, on="item_id", maintain_order="left")
+        known = own.join(index.cast({"item_id": pl.String}), on="item_id", maintain_order="left")
+        rows = rows_to_fold_in(known, dataset, night.names)
     history = History.of_lists([rows["item_idx"].to_list()], len(items))
     if dataset.is_weighted or night.settings.recency:
         newest = rows_of_fit.select(pl.col("timestamp").max()).collect().item()

@@ -11,9 +11,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from pipeline.config.dataset import Dataset
 from pipeline.config.run import Run
 from pipeline.preparation.events import codes
-from pipeline.preparation.filters import mark, take_part
+from pipeline.preparation.filters import take_part
 from pipeline.preparation.ids import codes_of
 from pipeline.preparation.row_names import RowNames
 from pipeline.preparation.seen import hidden
@@ -168,14 +169,19 @@ def _pairs_of_filtered_out_users(rows: pl.DataFrame, block: _Block, run: Run, na
     """Positive pairs of the users whom the filters left out, in time order; of event types, as `clean` has them."""
     out = block.users.with_row_index("user_row").filter(pl.col("user_idx").is_null())["user_row"]
     theirs = block.pairs.filter(pl.col("user_row").is_in(out.implode()))
-    dataset = run.settings.dataset
-    if dataset.is_weighted:
-        taken = take_part(rows[theirs["row"]].hstack(theirs), dataset.feedback, dataset.events, names)
-        ordered = taken.filter("positive").sort("user_row", "timestamp", "item_idx", "event", "quantity")
-        return ordered.with_columns(event=codes(ordered, dataset.events))
-    marked = mark(rows[theirs["row"]].hstack(theirs), dataset.feedback, names).filter("kept", "positive")
-    ordered = marked.sort("user_row", "timestamp", "item_idx")
-    return ordered.unique(["user_row", "item_idx"], keep="last", maintain_order=True)
+    return rows_to_fold_in(rows[theirs["row"]].hstack(theirs), run.settings.dataset, names, ["user_row"])
+
+
+def rows_to_fold_in(rows: pl.DataFrame, dataset: Dataset, names: RowNames, by: Sequence[str] = ()) -> pl.DataFrame:
+    """The history of users whom the filters left out: their positive rows as `clean` has them, in the fit's order.
+
+    `rows`: of the source, in its order, with `item_idx`; `by`: columns that say which user it is.
+    """
+    taken = take_part(rows, dataset.feedback, dataset.events, names)
+    if not dataset.is_weighted:
+        return taken.sort(*by, "timestamp", "item_idx")
+    ordered = taken.sort(*by, "timestamp", "item_idx", "event", "quantity")
+    return ordered.with_columns(event=codes(ordered, dataset.events))
 
 
 def _history(pairs: pl.DataFrame, n_users: int, n_items: int) -> History:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
-from pipeline.publishing import listed_users
+from pipeline.preparation.row_names import RowNames
+from pipeline.publishing import explanation, listed_users
 from pipeline.stages import clean, encode
 from pipeline.storage import lake
 from pipeline.training.interactions import History, Interactions
+from tests.support.models import Fixed
 from tests.support.stage_runs import DAY, make_run, store
 
 EVENTS = {"column": "kind", "weights": {"view": 0.2, "purchase": 1.0}, "target": ["purchase"]}
@@ -82,3 +85,48 @@ def test_blocks_and_parts_change_nothing(case: str, tmp_path: Path, monkeypatch)
         assert all_users(per_block, per_part) == whole
     some = pl.Series(["u3", "u30", "nobody", "u59"])
     assert all_users(30, 2, some) == {user: rest for user, rest in whole.items() if user in set(some)}
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [{"feedback": {"positive_if": "rating >= 3"}}, {"feedback": {"keep_if": "rating > 1"}}, {"events": EVENTS},
+     {"feedback": {"kind": "implicit", "repeats": "sum"}}],
+    ids=str,
+)  # fmt: skip
+def test_users_whom_the_filters_left_out_have_the_history_of_a_fit_without_filters(dataset: dict, tmp_path: Path):
+    """For the night and on request alike."""
+    rows = log()
+    minutes = np.random.default_rng(1).permutation(rows.height)
+    rows = rows.with_columns(timestamp=pl.Series([DAY + dt.timedelta(minutes=int(at)) for at in minutes]))
+    by_user: list[dict[str, list[tuple]]] = []
+    for name, filters in (("all", {}), ("few", {"min_user_interactions": 8})):
+        run = make_run(tmp_path / name, dataset={**dataset, "filter": filters})
+        raw = store(run, rows)
+        cleaned = clean.clean_interactions(run, raw)
+        encoded = encode.encode_ids(run, cleaned)
+        items, shape = pl.read_parquet(encoded / "items.parquet")["item_id"], lake.info(encoded)
+        frame = pl.read_parquet(encoded / "interactions.parquet")
+        known = Interactions.of_frame(frame, shape["n_users"], shape["n_items"], recency=True)
+
+        def named(history: History, items: pl.Series = items) -> list[tuple]:
+            """Item, and event type and quantity if there are any; ages differ where the newest row is left out."""
+            (own,) = rows_of(history, 1)
+            return [(items[item], fact[:-1]) for item, fact in own]
+
+        index = pl.DataFrame({"item_id": items, "item_idx": range(len(items))})
+        parts = list(listed_users.users_of(run, known, rows, encoded, index))
+        of_night = {user: named(part.history[torch.tensor([at])]) for part in parts for at, user in enumerate(part.ids)}
+        by_user.append(of_night)
+        if name == "few":
+            left_out = {u for part in parts for u, at in zip(part.ids, part.index.tolist(), strict=True) if at < 0}
+            names = RowNames.of(run, lake.info(cleaned).get("column_types"))
+            night = explanation.Night("r1", "m", Fixed(torch.zeros(1, 1)), run.settings, raw, encoded,
+                                      encoded / "interactions.parquet", names=names)  # fmt: skip
+            for user in sorted(left_out):
+                of, history = explanation.history_of(night, user, rows.filter(user_id=user), items)
+                assert of == -1
+                assert [item for item, _ in named(history)] == [item for item, _ in of_night[user]], user
+            listed = set(items)
+    assert len(left_out) > 20
+    for user in left_out:
+        assert by_user[1][user] == [row for row in by_user[0][user] if row[0] in listed], user
