@@ -80,21 +80,24 @@ def with_holdback(
     lists = [part.lists for part in recommend(alone, other.fitted, rows, encoded, quiet, held, only)]
     theirs = pl.concat(lists).with_columns(pl.col("user_id").cast(pl.String)) if lists else None
     for part in parts:
-        yield _exchanged(part, theirs, champion.label, other.label)
+        yield _exchanged(part, held, theirs, champion.label, other.label)
 
 
-def _exchanged(part: Part, theirs: pl.DataFrame | None, champion: str, other: str) -> Part:
-    """The part with the lists of `theirs` for those of its users whom the champion serves."""
+def _exchanged(part: Part, held: pl.Series, theirs: pl.DataFrame | None, champion: str, other: str) -> Part:
+    """The part with the lists of `theirs` for those of the users `held` whom the champion serves.
+
+    The other model may have nothing left for a user: it does not list the same items without events.
+    """
     lists = part.lists.with_columns(pl.col("user_id").cast(pl.String), model=pl.lit(champion))
     if theirs is None:
         return replace(part, lists=lists)
-    served = lists.filter(source=MODEL).select("user_id").unique()
+    served = lists.filter(pl.col("user_id").is_in(held.implode()), source=MODEL).select("user_id").unique()
     new = theirs.join(served, on="user_id", how="semi").with_columns(
         source=pl.when(pl.col("source").is_in([MODEL, FALLBACK])).then(pl.lit(NAME)).otherwise("source"),
         model=pl.lit(other),
     )
-    kept = lists.join(new, on="user_id", how="anti")
-    reasons = part.reasons.join(new, on="user_id", how="anti")
+    kept = lists.join(served, on="user_id", how="anti")
+    reasons = part.reasons.join(served, on="user_id", how="anti")
     return replace(part, lists=pl.concat([kept, new.select(kept.columns)]).sort("user_id", "rank"), reasons=reasons)
 
 

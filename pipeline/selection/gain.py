@@ -2,11 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from pipeline.config.publishing import Gate
+from pipeline.core.serial_means import t_quantile
+
+FEWEST_USERS = 8
+"""Fewer show no gain: that 8 changes of equal models are all above 0 has a probability of 2**-8, about that of one
+test's false gain."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +60,12 @@ def error_rate(gate: Gate, challengers: int) -> float:
 def interval(changes: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, and the ends of its two-sided interval at 1 - 2 alpha, of paired changes over users, (…, U) -> (…) each.
 
-    Student's t interval: at levels this strict a percentile bootstrap would need 10**5 resamples. Infinite for a single
-    user.
+    Student's t interval: at levels this strict a percentile bootstrap would need 10**5 resamples. Infinite for fewer
+    than FEWEST_USERS: a few equal changes have no deviation, and would seem certain.
     """
     n = changes.shape[-1]
     mean = changes.mean(-1)
-    if n < 2:
+    if n < FEWEST_USERS:
         return mean, np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
     half = t_quantile(1 - alpha, n - 1) * changes.std(-1, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
-
-
-def t_quantile(p: float, degrees: int) -> float:
-    """Quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5); within 2 % from 5 degrees of freedom on."""
-    z = NormalDist().inv_cdf(p)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / degrees**power for power, term in enumerate(terms))

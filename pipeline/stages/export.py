@@ -193,6 +193,7 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             "rules": rule_files.fingerprint(listed[wanted_lists.DEFAULT]),
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
+            **({"popular_rows": "kept"} if run.settings.dataset.feedback.keep_if else {}),
             **({"trending_prior": "mixture"} if run.settings.export.trending else {}),
             **({"explore_below_promotions": True} if _explores_and_promotes(run) else {}),
             **({"fallback_limits": True} if export.fallback_by and export.max_per_attribute else {}),
@@ -208,11 +209,11 @@ def _explores_and_promotes(run: Run) -> bool:
 
 
 def positive_rows(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """The raw rows that make an item popular: votes against it don't, nor, with event types, those of other types than
-    the target's, such as views."""
+    """The raw rows that make an item popular: votes against it don't, nor rows that `keep_if` leaves out, nor, with
+    event types, those of other types than the target's, such as views."""
     feedback, events = run.settings.dataset.feedback, run.settings.dataset.events
-    if feedback.positive_if is not None:
-        rows = mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("positive")
+    if feedback.positive_if is not None or feedback.keep_if is not None:
+        rows = mark(rows, feedback, RowNames.of(run).learnt(rows, feedback)).filter("kept", "positive")
     return rows if events is None else target_rows(rows, events, feedback)
 
 

@@ -3,11 +3,13 @@
 import random
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from flows import conductor
+from pipeline.config.publishing import Holdback
 from pipeline.core.errors import Refused
-from pipeline.publishing import explanation, on_request
+from pipeline.publishing import explanation, holdback, on_request
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, START, Dataset, without_mlflow
 
@@ -122,6 +124,22 @@ def test_lists_on_request_have_what_lists_of_the_night_may_have(shop, models):
             told = explanation.explanation(night, user, item)
             assert told["candidates"] == can_list - 8 + (item == "mystery")
         assert told["rank"] == 1
+
+
+def test_a_held_back_user_with_nothing_left_has_no_list(shop):
+    """Popularity, which they get, lists no new item, and one of them has all others."""
+    source = shop.folder / "a.csv"
+    before = source.read_text()
+    source.write_text(before + "".join(f"{user},i{n:02d},4,{START}\n" for user in ("all1", "all2") for n in range(24)))
+    shop.night("gate.enabled=false", 'export.holdback={ share = 0.5, salt = "a" }', "churn.accept=true")
+    held = set(holdback.held_users(pl.Series(["all1", "all2"]), Holdback(share=0.5, salt="a")))
+    lists = shop.ask("select user_id, item_id, source from recommendations")
+    assert held == {"all1"}
+    assert not lists.filter(user_id="all1").height
+    assert set(lists.filter(user_id="all2")["item_id"]) == {"new-0", "new-1", "new-3"}
+    night = explanation.published_night(shop.home, "tiny", shop.live_night())
+    assert on_request.list_of(night, "all1").is_empty()
+    source.write_text(before)
 
 
 def test_a_backtest_compares_models_that_list_new_items_with_others(shop, capsys):

@@ -231,9 +231,10 @@ def test_non_positive_rows_that_count_as_positive_are_said_each_night(tmp_path, 
     assert len(found) == 2 * (note is not None) and all(each.startswith(note or "") for each in found)
 
 
+@pytest.mark.parametrize("key", ["positive_if", "keep_if"])
 @pytest.mark.parametrize(("condition", "items"), [(None, ["a", "b", "c"]), ("rating > 0", ["b"])])
-def test_only_positive_rows_make_an_item_popular(tmp_path, condition, items):
-    run = make_run(tmp_path, dataset={"feedback": {"positive_if": condition}, "columns": {"rating": "vote"}})
+def test_only_positive_rows_that_are_kept_make_an_item_popular(tmp_path, key, condition, items):
+    run = make_run(tmp_path, dataset={"feedback": {key: condition}, "columns": {"rating": "vote"}})
     rows = raw(("u", "a", -1, 0), ("v", "a", -1, 0), ("u", "b", 1, 0), ("v", "c", None, 0))
     popular = popular_items(export.positive_rows(run, rows), [], 10)
     assert sorted(popular["item_id"]) == items
