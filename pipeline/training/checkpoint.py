@@ -34,7 +34,9 @@ class Progress:
     best: float | None = None
     best_epoch: int | None = None
     waited: int = 0
-    """Validations since the best one, or since one that was better than the start of a warm fit."""
+    """Validations since the last one that counts as an improvement, of the start of a warm fit too."""
+    counted: float | None = None
+    """Metric of that validation."""
     start: float | None = None
     """Metric of the state that a warm fit starts from."""
     batch_size: int = 0
@@ -43,18 +45,20 @@ class Progress:
     seconds: float = 0.0
     """Time that the fit has taken, including processes that were killed."""
 
-    def is_better(self, epoch: int, value: float) -> bool:
+    def is_better(self, epoch: int, value: float, least: float = 0.0) -> bool:
         """Count a validation; whether it is the best one of the epochs so far.
 
-        An epoch that is not better than the start of a warm fit is no improvement. The best epoch is kept all the same,
-        since new users and items have random values before the first.
+        An epoch that is not better than the start of a warm fit is no improvement, nor is one that is not better by the
+        share `least` than the last improvement. The best epoch is kept all the same, since new users and items have
+        random values before the first.
         """
         self.waited += 1
         if not value > (-math.inf if self.best is None else self.best):  # never NaN
             return False
         self.best, self.best_epoch = value, epoch
-        if self.start is None or value > self.start:
-            self.waited = 0
+        known = [metric for metric in (self.start, self.counted) if metric is not None]
+        if not known or value > max(known) + least * abs(max(known)):
+            self.waited, self.counted = 0, value
         return True
 
 

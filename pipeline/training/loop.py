@@ -99,7 +99,7 @@ def fit_by_gradient(
             )
             if validate and (epoch % config.validate_every == 0 or epoch == last_epoch or late):
                 values["valid"] = _validated(model, validate)
-                if progress.is_better(epoch, values["valid"]):
+                if progress.is_better(epoch, values["valid"], config.min_improvement):
                     best_state = _copy(model)
             progress.epoch, progress.seconds = epoch, context.stats.earlier_seconds + time.monotonic() - started
             progress.logged.append((epoch, values))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -40,8 +40,12 @@ class TrainingConfig(ModelConfig):
     """Largest norm of a step's gradient; longer gradients are scaled down to it."""
     patience: PositiveInt = 5
     """Validations without improvement after which the fit ends."""
+    min_improvement: NonNegativeFloat = 0.0
+    """Share of the metric by which a validation must be better than the last improvement to be one for `patience`; the
+    best epoch is kept all the same."""
     validate_every: PositiveInt = 1
     """Epochs between validations."""
+    added_later: ClassVar[tuple[str, ...]] = ("min_improvement",)
 
 
 class SparseAdam(torch.optim.SparseAdam):

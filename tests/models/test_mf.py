@@ -116,10 +116,11 @@ def test_large_fits_share_negatives_unless_the_recipe_says_otherwise():
         return {name: value for name, value in found.items() if config.model_dump().get(name) != value}
 
     rate = {"optimizer": "row_adagrad", "learning_rate": 0.1}
-    assert at() == {"shared_negatives": 16, **rate, "batch_size": 16_384, "patience": 2}
-    assert at(batch_size=512) == at(given=("batch_size",)) == {"shared_negatives": 16, **rate, "patience": 2}
+    stop = {"patience": 2, "min_improvement": 0.005}
+    assert at() == {"shared_negatives": 16, **rate, "batch_size": 16_384, **stop}
+    assert at(batch_size=512) == at(given=("batch_size",)) == {"shared_negatives": 16, **rate, **stop}
     assert at(LARGE - 1) == at(shared_negatives=0) == at(sparse=False) == at(negatives="static") == {}
-    assert at(learning_rate=0.02) == at(given=("learning_rate",)) == {"shared_negatives": 16, "patience": 2}
+    assert at(learning_rate=0.02) == at(given=("learning_rate",)) == {"shared_negatives": 16, **stop}
     assert at(patience=9, optimizer="adam") == {"shared_negatives": 16}
     assert "shared_negatives" not in MatrixFactorizationConfig().model_dump(), "keys of smaller fits are as before"
     for other in ({"negatives": "static"}, {"sparse": False}):

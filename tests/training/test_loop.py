@@ -103,6 +103,16 @@ def test_early_stopping_puts_the_best_state_back():
     assert logged[0][1]["loss"] > logged[4][1]["loss"] > 0
 
 
+@pytest.mark.parametrize("sign", [1, -1])  # an error is negated
+def test_small_improvements_are_kept_but_the_fit_does_not_go_on_for_them(sign: int):
+    values = [0.500, 0.600, 0.604, 0.608, 0.9] if sign > 0 else [-0.900, -0.800, -0.796, -0.793, -0.1]
+    for least, best, ends in ((0.0, 5, 5), (0.02, 4, 4), (0.006, 5, 5)):
+        metrics, logged = iter(values), {}
+        context = FitContext(validate=lambda model, left=metrics: next(left), log=logged.__setitem__)
+        _, best_epoch = fitted(context, patience=2, epochs=5, min_improvement=least)
+        assert (best_epoch, max(logged)) == (best, ends)
+
+
 def test_a_warm_fit_ends_where_no_epoch_is_better_than_its_start_but_keeps_one_for_what_is_new():
     start = PreviousFit(Line().state_dict(), torch.tensor([]), torch.tensor([]))
     for values, best, ends in (
