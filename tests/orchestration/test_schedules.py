@@ -134,4 +134,4 @@ def test_links_open_mlflow_on_the_runs(monkeypatch):
     monkeypatch.setattr(up.Api, "ask", lambda *_: {})
     assert up.links("http://m", "a:b") == ["http://m/#/experiments?workflowType=machine_learning"]
     monkeypatch.undo()
-    assert up.links("http://127.0.0.1:9") == ["http://127.0.0.1:9/#/experiments?workflowType=machine_learning"]
+    assert up.links("http://127.0.0.1:9", "a:b") == ["http://127.0.0.1:9/#/experiments?workflowType=machine_learning"]
