@@ -9,7 +9,6 @@ from pathlib import Path
 
 from flows.cli.watch import Watch
 from flows.orchestration import api_access, cluster_access, deployments, prefect_logs
-from flows.orchestration.api_access import LOCK, running_up, state
 from flows.orchestration.deployments import Api
 from flows.orchestration.schedules import Schedule, schedules
 from flows.orchestration.subprocesses import HOST, Service, answers, free_port, start, stop, wait
@@ -21,11 +20,15 @@ from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.storage import home_identity
 from pipeline.storage.lock import lock, lock_holder
+from pipeline.storage.running_servers import LOCK, running_up, state
+from pipeline.storage.secret_files import USER, secret_at
 from pipeline.tracking.server import sqlite_url, tracking_uri
 
 NOT_WELL = 3
 APP = "nightrecs"
-"""MLflow's server with our guard, see pipeline/tracking/server_app.py."""
+"""MLflow's server behind our login, see pipeline/tracking/server_app.py."""
+MASKED = "MLFLOW_API_AUTH_STRING"
+"""Variable of this process alone, by which messages mask the login of MLflow."""
 RUNS = "workflowType=machine_learning"
 """Without it MLflow opens its pages for language models."""
 EXPERIMENTS = "max_results=100&order_by=name"
@@ -66,7 +69,7 @@ def serve(home: Home, options: Namespace) -> int:
     if options.ray:
         cluster, access = cluster_access.of_this_machine(home)
         services, environment = [cluster, *services], {**environment, **access}
-    hide(environment)
+    hide(home, environment)
     logs = home.warehouse / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     try:
@@ -88,10 +91,11 @@ def serve(home: Home, options: Namespace) -> int:
         stop(services)
 
 
-def hide(environment: dict[str, str]) -> None:
-    """Set the variables by which messages mask the auth string and requests bypass proxies."""
+def hide(home: Home, environment: dict[str, str]) -> None:
+    """Set the variables by which messages mask the auth strings and requests bypass proxies."""
     for name in ("PREFECT_API_AUTH_STRING", "NO_PROXY", "no_proxy"):
         os.environ[name] = environment[name]
+    os.environ[MASKED] = secret_at(home.mlflow_auth)
 
 
 def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dict[str, str]) -> None:
@@ -100,8 +104,11 @@ def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dic
     file = api_access.file_of(home)
     log.info(f"         its login takes the line that is in {file}")
     log.info(f'         other clients: PREFECT_API_URL={urls["Prefect"]}/api PREFECT_API_AUTH_STRING="$(cat {file})"')
-    for number, link in enumerate(links(urls["MLflow"])) if "MLflow" in urls else ():
-        log.info(f"{'' if number else 'MLflow':<8} {link}")
+    if "MLflow" in urls:
+        for number, link in enumerate(links(urls["MLflow"], secret_at(home.mlflow_auth))):
+            log.info(f"{'' if number else 'MLflow':<8} {link}")
+        for line in login_of_mlflow(home, urls["MLflow"]):
+            log.info(f"         {line}")
     for night in nights:
         log.info(
             f"night    {night.name}: {night.cron} ({night.timezone}), recipe {night.recipe}; "
@@ -111,10 +118,20 @@ def introduce(home: Home, urls: dict[str, str], nights: list[Schedule], due: dic
         log.info('no night is scheduled: nightrecs schedule DATASET --data PATH --cron "0 3 * * *"')
 
 
-def links(mlflow: str) -> list[str]:
+def login_of_mlflow(home: Home, url: str) -> tuple[str, str]:
+    """How to log in to MLflow: in a browser, and as another client."""
+    file = home.mlflow_auth
+    return (
+        f"its login: any user, and as password the line that is in {file}",
+        f"other clients: MLFLOW_TRACKING_URI={url} MLFLOW_TRACKING_USERNAME={USER} "
+        f'MLFLOW_TRACKING_PASSWORD="$(cut -d: -f2 {file})"',
+    )
+
+
+def links(mlflow: str, auth: str) -> list[str]:
     """MLflow's pages with the runs of each data set; before the first night, the list of experiments."""
     try:
-        found = Api(mlflow).ask(f"/api/2.0/mlflow/experiments/search?{EXPERIMENTS}").get("experiments", [])
+        found = Api(mlflow, auth).ask(f"/api/2.0/mlflow/experiments/search?{EXPERIMENTS}").get("experiments", [])
     except (OSError, ValueError):
         found = []
     runs = [
@@ -146,6 +163,7 @@ def plan(
         from pipeline.tracking.client import connect
 
         connect(home)  # MLflow's server would create it in place
+    artifacts = home.mlflow_artifacts.as_uri()
     hosts = [place for local in api_access.LOCAL for place in (local, f"{local}:*")]  # any port: there are tunnels
     services = [
         Service(
@@ -156,9 +174,10 @@ def plan(
             "MLflow",
             child_processes.command(
                 "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
-                "--backend-store-uri", own_store, "--artifacts-destination", home.mlflow_artifacts.as_uri(),
+                "--backend-store-uri", own_store, "--artifacts-destination", artifacts,
+                "--default-artifact-root", artifacts,  # clients of this machine write there by path
                 "--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(api_access.origins(mlflow)),
-                *guard(),
+                "--app-name", APP,
             ),
             f"http://{HOST}:{mlflow}", (f"http://{HOST}:{mlflow}/health",),
             cwd=None if store else home.mlflow_artifacts,  # the user's own store may be relative to the current folder
@@ -166,6 +185,8 @@ def plan(
     ]  # fmt: skip
     if store and store.startswith("http"):
         services.pop()  # the user's own server shows it
+    elif not is_guarded():
+        services.pop()
     if nights:
         served = tuple(f"{api.url}{deployments.path_of(night.name)}" for night in nights)
         command = child_processes.command("flows.serve")
@@ -173,12 +194,12 @@ def plan(
     return services, environment, api
 
 
-def guard() -> list[str]:
-    """Options that add our request guard to MLflow's server, if the installation has it."""
-    if importlib.metadata.entry_points(group="mlflow.app", name=APP):
-        return ["--app-name", APP]
-    log.info("MLflow trusts pages of every port of this machine until nightrecs is installed again (make install)")
-    return []
+def is_guarded() -> bool:
+    """Whether this installation has the login in front of MLflow's server; without it, the server is not started."""
+    found = bool(importlib.metadata.entry_points(group="mlflow.app", name=APP))
+    if not found:
+        log.info("MLflow's pages are not served: they would be open to other users. Run `make install` once")
+    return found
 
 
 def watch(services: list[Service], logs: Path, nights: Watch) -> int:
@@ -199,6 +220,7 @@ def check(home: Home, as_json: bool) -> int:
     urls = (running or {}).get("urls", {})
     found = {name: answers(health_of(name, url)) for name, url in urls.items()}
     due = next_nights(home, urls["Prefect"]) if "Prefect" in urls else {}
+    login = {"Prefect": home.api_auth, "MLflow": home.mlflow_auth}
     starting = running is None and lock_holder(home.lock(LOCK)) is not None
     if as_json:
         print(json.dumps({"up": running is not None, "pid": (running or {}).get("pid"), "answers": found,
@@ -208,7 +230,7 @@ def check(home: Home, as_json: bool) -> int:
     else:
         print(f"up as process {running['pid']}")
         for name, url in urls.items():
-            print(f"{name:<8} {url}  {'answers' if found[name] else 'DOES NOT ANSWER'}")
+            print(f"{name:<8} {url}  {'answers' if found[name] else 'DOES NOT ANSWER'}; login in {login[name]}")
         for name, at in due.items():
             print(f"night    {name}  next {moment(at)}" if at else f"night    {name}  IS NOT PLANNED")
     return 0 if running and all(found.values()) and all(due.values()) else NOT_WELL

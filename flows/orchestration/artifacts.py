@@ -7,11 +7,11 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from flows.orchestration.api_access import running_up
 from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.core.redaction import without_user
 from pipeline.storage import journal
+from pipeline.storage.running_servers import running_up
 
 
 def show(run: Run) -> str | None:

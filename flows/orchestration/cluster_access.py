@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.orchestration.api_access import secret_at
 from flows.orchestration.subprocesses import HOST, Service, free_port
 from pipeline.core import child_processes
 from pipeline.core.errors import SettingsError
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
+from pipeline.storage.secret_files import secret_at
 
 AUTO = "auto"
 TOKEN, TOKEN_PATH, ADDRESS = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"

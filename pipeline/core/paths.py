@@ -107,6 +107,11 @@ class Home:
         """File with the auth string of the Prefect server that `up` starts."""
         return self.prefect / "api-auth.txt"
 
+    @property
+    def mlflow_auth(self) -> Path:
+        """File with the auth string of the MLflow server that `up` starts."""
+        return self.prefect / "mlflow-auth.txt"
+
     def live(self, dataset: str) -> Path:
         """The database that readers open."""
         return self.warehouse / f"{dataset}.duckdb"

@@ -24,6 +24,8 @@ __all__ = [
     "operation_log",
     "optional_steps",
     "reader",
+    "running_servers",
+    "secret_files",
     "shared_homes",
     "shared_lake",
     "sqlite_files",

@@ -164,9 +164,10 @@ def repair(home: Home, relocation: Relocation) -> int:
 
 
 def forget_services(home: Home) -> None:
-    """Remove the state of running services and their auth string from a copy: they belong to the original."""
+    """Remove the state of running services and their auth strings from a copy: they belong to the original."""
     (home.warehouse / "up.json").unlink(missing_ok=True)
     home.api_auth.unlink(missing_ok=True)
+    home.mlflow_auth.unlink(missing_ok=True)
 
 
 def _repair_database(file: Path, relocation: Relocation) -> int:

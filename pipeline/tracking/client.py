@@ -16,7 +16,7 @@ from pipeline.core import collector
 from pipeline.core.paths import Home
 from pipeline.storage.home_identity import name_in_services
 from pipeline.tracking import naming
-from pipeline.tracking.server import initialised_alone, refuse_dead_server, sqlite_url, tracking_uri
+from pipeline.tracking.server import initialised_alone, log_in, refuse_dead_server, sqlite_url, tracking_uri
 
 NIGHT = "nightrecs.run_id"
 """Tag with the night's id, on runs and model versions."""
@@ -29,6 +29,7 @@ def connect(home: Home) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.ERROR)
     uri = tracking_uri(home)
     refuse_dead_server(uri)
+    log_in(home, uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     with initialised_alone(home), collector.paused():  # the store is imported now

@@ -13,8 +13,12 @@ from urllib.parse import quote, urlparse
 
 from pipeline.core.paths import Home
 from pipeline.core.redaction import without_user
+from pipeline.storage.running_servers import running_up
+from pipeline.storage.secret_files import read_secret
 
 USERS_URI = os.environ.get("MLFLOW_TRACKING_URI")  # as found: mlflow.set_tracking_uri overwrites it
+LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables by which MLflow's client logs in."""
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -43,6 +47,19 @@ def refuse_dead_server(uri: str) -> None:
         except HTTPError as answer:
             if answer.code >= 500:  # any other answer, such as 401, shows that it is alive
                 raise
+
+
+def log_in(home: Home, uri: str) -> None:
+    """Let MLflow's client log in to the server of the home's own `up`; a login that the user has set stays.
+
+    Raises UnreadableInput if other users can read the login.
+    """
+    if not uri.startswith("http") or any(os.environ.get(name) for name in LOGIN):
+        return
+    served = ((running_up(home) or {}).get("urls") or {}).get("MLflow")
+    if served and uri.rstrip("/") in (served, served.replace("127.0.0.1", "localhost")):
+        user, _, password = read_secret(home.mlflow_auth).partition(":")
+        os.environ.update({"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password})
 
 
 @contextmanager

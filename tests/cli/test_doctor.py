@@ -19,6 +19,7 @@ from pipeline.config.run import Run
 from pipeline.core.paths import Home
 from pipeline.storage import journal
 from pipeline.storage.lock import lock
+from pipeline.storage.secret_files import secret_at
 from pipeline.tracking import server
 
 
@@ -148,6 +149,17 @@ def test_leftovers_are_named_unless_a_night_runs(damaged: Path):
     assert {finding.fix for finding in output} == {f"rm -r {building}", f"rm -r {folder}"}
     with lock(home, "tiny", "r2"):
         assert only(damaged, "leftovers").status == "ok"
+
+
+def test_logins_that_others_can_read(tmp_path: Path):
+    home = Home(tmp_path)
+    assert only(tmp_path, "logins").status == "ok"
+    for file in (home.api_auth, home.mlflow_auth):
+        secret_at(file)
+    assert {one.status for one in findings(tmp_path, "logins")} == {"ok"}
+    home.mlflow_auth.chmod(0o644)
+    (open_one,) = (one for one in findings(tmp_path, "logins") if one.status == "warn")
+    assert "mlflow-auth.txt" in open_one.found and "0644" in open_one.found and open_one.fix.startswith("rm ")
 
 
 def test_a_broken_mlflow_database(damaged: Path):

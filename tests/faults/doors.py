@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.orchestration import deployments
+from flows.orchestration.deployments import headers_of
 from pipeline.core.paths import Home
+from pipeline.storage.secret_files import secret_at
 
 from .ground import DATASET, Ground, rows
 from .house import CHECKOUT, EVIL, House, asked, house, started, wait_for
@@ -60,15 +62,17 @@ def closed_to_pages(one: House, deployment: str) -> int:
     own = asked(f"{api}/deployments/filter", "OPTIONS", Origin=one.urls["Prefect"], **PREFLIGHT)
     assert own.status == 200 and own.headers["access-control-allow-origin"] == one.urls["Prefect"], own
     experiments, some = f"{mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 5}
+    login = headers_of(secret_at(one.home.mlflow_auth))  # the browser of the owner sends it by itself
     for headers in [{"Origin": EVIL}, {"Origin": "null"}, *({"Host_": name} for name in names)]:
-        answer = asked(experiments, "POST", some, **headers)
+        answer = asked(experiments, "POST", some, **headers, **login)
         assert answer.status == 403 and not answer.readable and "experiment_id" not in answer.text, (headers, answer)
-        create = asked(f"{mlflow}/api/2.0/mlflow/experiments/create", "POST", {"name": "evil"}, **headers)
+        create = asked(f"{mlflow}/api/2.0/mlflow/experiments/create", "POST", {"name": "evil"}, **headers, **login)
         assert create.status == 403, create
-    reading = asked(f"{experiments}?max_results=5", Origin=EVIL)
+    reading = asked(f"{experiments}?max_results=5", Origin=EVIL, **login)
     assert not reading.readable, reading
-    assert asked(experiments, "POST", some, Origin=mlflow).status == 200
-    return tried + len(others) + 11
+    assert asked(experiments, "POST", some, Origin=mlflow, **login).status == 200
+    assert asked(experiments, "POST", some, Origin=mlflow).status == 401
+    return tried + len(others) + 12
 
 
 @row(31, "a foreign page, and foreign parameters, while `up` runs", "no data, no night but the recorded one")

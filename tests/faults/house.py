@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from flows.orchestration import api_access
 from flows.orchestration.deployments import Api
 from pipeline.core.paths import CHECKOUT, Home
+from pipeline.storage import running_servers
 
 START, STOP = 240, 40
 """Seconds until all is up, and until all is gone."""
@@ -87,8 +88,8 @@ class House:
 
     def stands(self) -> "House":
         """Wait until all of it answers."""
-        wait_for(lambda: api_access.running_up(self.home) or self.process.poll() is not None, START)
-        assert api_access.running_up(self.home) and self.process.poll() is None, self.output
+        wait_for(lambda: running_servers.running_up(self.home) or self.process.poll() is not None, START)
+        assert running_servers.running_up(self.home) and self.process.poll() is None, self.output
         return self
 
     @property
@@ -99,7 +100,7 @@ class House:
     @property
     def urls(self) -> dict[str, str]:
         """Where its servers are."""
-        return json.loads(api_access.state(self.home).read_text())["urls"]
+        return json.loads(running_servers.state(self.home).read_text())["urls"]
 
     @property
     def api(self) -> Api:

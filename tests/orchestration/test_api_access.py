@@ -1,13 +1,8 @@
 """The auth string of a home is secret from its first byte on, and every server and client of ours uses it."""
 
-import asyncio
-import importlib
 import os
 import stat
-import subprocess
-import sys
 import threading
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -16,13 +11,14 @@ import pytest
 
 from flows.cli import up
 from flows.orchestration import api_access, deployments, subprocesses
-from flows.orchestration.api_access import auth_of, file_of, one_time, running_up, settings, state
+from flows.orchestration.api_access import auth_of, file_of, settings
 from flows.orchestration.deployments import Api
 from pipeline.core.errors import UnreadableInput
-from pipeline.core.paths import CHECKOUT, Home
+from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
 from pipeline.storage.lock import lock
-from pipeline.tracking.server_app import ASSISTANT, OwnPagesOnly
+from pipeline.storage.running_servers import LOCK, running_up, state
+from pipeline.storage.secret_files import one_time
 
 
 @pytest.fixture
@@ -183,7 +179,7 @@ def test_an_api_in_a_profile_gets_no_string_of_ours(tmp_path, prefect_settings, 
 def test_the_api_of_our_own_up_gets_the_string_of_the_home(tmp_path, prefect_settings, environ):
     home = Home(tmp_path / "home")
     environ.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
-    with lock(home, api_access.LOCK, "up", kind="command"):
+    with lock(home, LOCK, "up", kind="command"):
         state(home).write_text(f'{{"pid": {os.getpid()}, "urls": {{"Prefect": "http://127.0.0.1:4200"}}}}')
         prefect_settings()
         api_access.protect_server(Home(tmp_path / "other"))
@@ -197,7 +193,7 @@ def test_up_json_counts_while_its_writer_holds_the_lock(tmp_path):
     home.warehouse.mkdir()
     state(home).write_text(f'{{"pid": {os.getpid()}, "urls": {{}}}}')
     assert running_up(home) is None, "a number may belong to another process by now"
-    with lock(home, api_access.LOCK, "up", kind="command"):
+    with lock(home, LOCK, "up", kind="command"):
         assert running_up(home)
         state(home).write_text('{"pid": 1, "urls": {}}')
         assert running_up(home) is None, "left by one that was killed"
@@ -287,93 +283,3 @@ def test_plain_requests_log_in_and_carry_a_csrf_token(server, monkeypatch, csrf)
     assert not subprocesses.answers(f"{server}/x") and subprocesses.answers(
         f"{server}/x", deployments.headers_of(Server.auth)
     )
-
-
-OWN = b"127.0.0.1:5000"
-
-
-@pytest.mark.parametrize(
-    ("headers", "passes"),
-    [
-        ([(b"host", OWN)], True),
-        ([(b"host", OWN), (b"origin", b"http://127.0.0.1:5000")], True),
-        ([(b"host", b"localhost:8080"), (b"origin", b"http://localhost:8080")], True),  # a tunnel
-        ([(b"host", b"[::1]:5000")], True),
-        ([(b"host", OWN), (b"origin", b"http://127.0.0.1:9999")], False),
-        ([(b"host", OWN), (b"origin", b"http://localhost:5000")], False),
-        ([(b"host", OWN), (b"origin", b"https://127.0.0.1:5000")], False),
-        ([(b"host", OWN), (b"origin", b"null")], False),
-        ([(b"host", OWN), (b"origin", b"")], False),
-        ([(b"host", OWN), (b"origin", b"http://127.0.0.1:5000"), (b"origin", b"http://evil.example")], False),
-        ([(b"host", b"evil.example:5000")], False),
-        ([(b"host", b"evil.example:5000"), (b"origin", b"http://evil.example:5000")], False),
-        ([(b"host", b"127.0.0.1.evil.example")], False),
-        ([(b"host", b"127.0.0.1@evil.example")], False),
-        ([(b"host", b"evil.example/127.0.0.1")], False),
-        ([(b"host", b"[bad")], False),
-        ([(b"host", OWN), (b"host", b"evil.example")], False),
-        ([], False),
-    ],
-)
-@pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_mlflow_answers_its_own_pages_alone(headers, passes, kind):
-    reached, sent = [], []
-
-    async def inner(scope, receive, send):
-        reached.append(scope)
-
-    async def send(message):
-        sent.append(message)
-
-    app = OwnPagesOnly(lambda: inner)
-    asyncio.run(app({"type": kind, "headers": headers, "path": "/"}, None, send))
-    assert bool(reached) is passes
-    if not passes:
-        assert sent[0].get("status", 403) == 403 and sent[0]["type"] in ("http.response.start", "websocket.close")
-    asyncio.run(app({"type": "lifespan"}, None, send))
-    assert reached, "the server starts whatever the requests are"
-
-
-@pytest.mark.parametrize(
-    ("path", "passes"),
-    [
-        ("/ajax-api/3.0/mlflow/assistant/message", False),
-        ("/prefix/ajax-api/3.0/mlflow/assistant/sessions/1/stream", False),
-        ("/ajax-api/3.0/mlflow/assistant", False),
-        ("/ajax-api/2.0/mlflow/runs/search", True),
-        ("/#/experiments/assistants", True),
-    ],
-)
-def test_the_assistant_of_mlflow_runs_no_commands(path, passes):
-    reached, sent = [], []
-
-    async def inner(scope, receive, send):
-        reached.append(scope)
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "headers": [(b"host", OWN)], "path": path}
-    asyncio.run(OwnPagesOnly(lambda: inner)(scope, None, send))
-    assert bool(reached) is passes and (passes or sent[0]["status"] == 404)
-
-
-@pytest.mark.long
-def test_every_route_of_the_assistant_is_off():
-    api = pytest.importorskip("mlflow.server.assistant.api")
-    assert all(ASSISTANT in route.path.split("/") for route in api.assistant_router.routes)
-
-
-def test_mlflow_finds_the_guard(monkeypatch, capsys):
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    module, _, name = project["entry-points"]["mlflow.app"][up.APP].partition(":")
-    assert isinstance(getattr(importlib.import_module(module), name), OwnPagesOnly)
-    monkeypatch.setattr(up.importlib.metadata, "entry_points", lambda **_: ["there"])
-    assert up.guard() == ["--app-name", up.APP] and not capsys.readouterr().err
-    monkeypatch.setattr(up.importlib.metadata, "entry_points", lambda **_: [])
-    assert up.guard() == [] and "make install" in capsys.readouterr().err
-
-
-def test_looking_at_the_guard_imports_no_mlflow():
-    code = "import sys, pipeline.tracking.server_app; sys.exit('mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0

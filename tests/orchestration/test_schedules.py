@@ -10,11 +10,11 @@ import pytest
 from flows.cli import main, up
 from flows.cli.up import check
 from flows.orchestration import api_access
-from flows.orchestration.api_access import LOCK, running_up, state
 from flows.orchestration.schedules import schedules
 from flows.orchestration.subprocesses import free_port
 from pipeline.core.paths import Home
 from pipeline.storage.lock import lock, lock_holder
+from pipeline.storage.running_servers import LOCK, running_up, state
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def test_up_holds_the_lock_from_its_first_moment_to_the_end(nightrecs, tmp_path,
 def test_links_open_mlflow_on_the_runs(monkeypatch):
     found = [{"name": "Default", "experiment_id": "0"}, {"name": "sample", "experiment_id": "3"}]
     monkeypatch.setattr(up.Api, "ask", lambda *_: {"experiments": found})
-    assert up.links("http://m") == ["http://m/#/experiments/3/runs?workflowType=machine_learning  sample"]
+    assert up.links("http://m", "a:b") == ["http://m/#/experiments/3/runs?workflowType=machine_learning  sample"]
     monkeypatch.setattr(up.Api, "ask", lambda *_: {})
-    assert up.links("http://m") == ["http://m/#/experiments?workflowType=machine_learning"]
+    assert up.links("http://m", "a:b") == ["http://m/#/experiments?workflowType=machine_learning"]
     monkeypatch.undo()
-    assert up.links("http://127.0.0.1:9") == ["http://127.0.0.1:9/#/experiments?workflowType=machine_learning"]
+    assert up.links("http://127.0.0.1:9", "a:b") == ["http://127.0.0.1:9/#/experiments?workflowType=machine_learning"]

@@ -1,6 +1,5 @@
 """The whole house: both UIs answer, a scheduled night runs by itself and shows itself, Ctrl-C leaves nothing."""
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -20,10 +19,12 @@ import pytest
 
 from flows.cli.up import links
 from flows.orchestration import deployments
-from flows.orchestration.api_access import auth_of, file_of, running_up
-from flows.orchestration.deployments import Api
+from flows.orchestration.api_access import auth_of, file_of
+from flows.orchestration.deployments import Api, headers_of
 from pipeline.core.paths import CHECKOUT, Home
 from pipeline.storage import journal
+from pipeline.storage.running_servers import running_up
+from pipeline.storage.secret_files import secret_at
 from tests.faults.doors import closed_to_pages
 from tests.faults.house import heed_ctrl_c, wait_for
 
@@ -31,8 +32,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.server]
 NIGHTRECS = [sys.executable, "-m", "flows.cli"]
 START, RUN, STOP = 240, 400, 40  # seconds
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-GUARDED = bool(importlib.metadata.entry_points(group="mlflow.app", name="nightrecs"))
-"""Whether the package was installed since it has that entry point."""
 PREFECT, MLFLOW = 14210, 15010
 
 
@@ -59,6 +58,11 @@ def started(home: Path) -> tuple[subprocess.Popen, dict[str, str]]:
 def api_of(home: Path, urls: dict[str, str]) -> Api:
     """Prefect's, as the owner of the home asks it."""
     return Api(f"{urls['Prefect']}/api", auth_of(Home(home)))
+
+
+def asking(home: Path, url: str) -> urllib.request.Request:
+    """A request with MLflow's login, which Prefect's pages ignore."""
+    return urllib.request.Request(url, headers=headers_of(secret_at(Home(home).mlflow_auth)))
 
 
 def of_home(home: Path) -> list[str]:
@@ -102,7 +106,7 @@ def test_the_house_stands_works_and_falls(tmp_path):
 
 def look_around(home: Path, urls: dict[str, str]) -> None:
     for url in urls.values():
-        with urllib.request.urlopen(url, timeout=20) as page:
+        with urllib.request.urlopen(asking(home, url), timeout=20) as page:
             assert page.status == 200 and b"<html" in page.read().lower()
     check = called(home, "up", "--check", "--json")
     printed = json.loads(check.stdout)
@@ -114,6 +118,8 @@ def look_around(home: Path, urls: dict[str, str]) -> None:
     assert again.returncode == 3 and "it is up already" in again.stderr
     output = (home / "up.log").read_text()
     assert str(file_of(Home(home))) in output and auth_of(Home(home)) not in output
+    login = Home(home).mlflow_auth
+    assert str(login) in output and secret_at(login) not in output and secret_at(login).partition(":")[2] not in output
     assert f"{urls['MLflow']}/#/experiments?workflowType=machine_learning" in output
 
 
@@ -132,13 +138,16 @@ def a_night_runs_by_itself(home: Path, urls: dict[str, str]) -> None:
     assert set(artifacts) == {f"sample-{name}" for name in ("leaderboard", "gate", "ledger", "night")}
     record = journal.read_run(at, "sample", night)
     page = artifacts["sample-night"]["data"]
-    assert links(urls["MLflow"]) == [f"{urls['MLflow']}/#/experiments/1/runs?workflowType=machine_learning  sample"]
+    login = secret_at(at.mlflow_auth)
+    assert links(urls["MLflow"], login) == [
+        f"{urls['MLflow']}/#/experiments/1/runs?workflowType=machine_learning  sample"
+    ]
     assert f"{urls['MLflow']}/#/experiments/1/runs/{record['mlflow_run_id']}" in page and str(at.live("sample")) in page
-    got = Api(urls["MLflow"]).ask(f"/api/2.0/mlflow/runs/get?run_id={record['mlflow_run_id']}")
+    got = Api(urls["MLflow"], login).ask(f"/api/2.0/mlflow/runs/get?run_id={record['mlflow_run_id']}")
     tags = {tag["key"]: tag["value"] for tag in got["run"]["data"]["tags"]}
     assert f"{urls['Prefect']}/runs/flow-run/{run['id']}" in tags["mlflow.note.content"]
     kept = f"{urls['MLflow']}/get-artifact?path=report.html&run_uuid={record['mlflow_run_id']}"
-    with urllib.request.urlopen(kept, timeout=20) as report:
+    with urllib.request.urlopen(asking(home, kept), timeout=20) as report:
         assert b"<html" in report.read().lower()
     logs = api.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
     printed = [entry["message"] for entry in logs]
@@ -198,7 +207,7 @@ def test_other_pages_and_names_get_nothing(house):
     api = api_of(home, urls)
     deployment = api.ask(deployments.path_of("sample"))["id"]
     before = api.ask("/flow_runs/count", {})
-    assert closed_to_pages(SimpleNamespace(api=api, urls=urls), deployment) > 100
+    assert closed_to_pages(SimpleNamespace(api=api, urls=urls, home=Home(home)), deployment) > 100
     assert api.ask("/flow_runs/count", {}) == before
     assert "answers" in called(home, "up", "--check").stdout
 
@@ -252,12 +261,11 @@ def test_in_a_browser_a_page_of_another_origin_gets_nothing(house):
         options = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         try:
-            tab = browser.new_page()
+            login = {"username": "me", "password": secret_at(Home(home).mlflow_auth)}  # as the owner has logged in
+            tab = browser.new_context(http_credentials=login).new_page()
             for origin in (f"http://evil.example:{port}", f"http://127.0.0.1:{port}"):
                 tab.goto(origin)
                 for request in asked:
-                    if "127.0.0.1:" in origin and urls["MLflow"] in request["url"] and not GUARDED:
-                        continue  # MLflow itself trusts every port of this machine
                     answer = tab.evaluate(TRY, request)
                     opaque = request.get("mode") == "no-cors" and answer == {"status": 0, "text": ""}
                     assert answer["status"] == -1 or opaque, (origin, request, answer)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 from flows.cli.doctor.installation import existing
+from flows.orchestration import cluster_access
 from pipeline.core.errors import Held, UnreadableInput
 from pipeline.core.filesystem import DAMAGED
 from pipeline.core.paths import Home
@@ -17,6 +18,7 @@ from pipeline.storage import checksums, forgotten_users, home_identity, journal,
 from pipeline.storage.file_stores import StoreError
 from pipeline.storage.generations import UNFINISHED
 from pipeline.storage.lock import lock_holder
+from pipeline.storage.secret_files import read_secret
 
 Lines = Iterator[tuple[str, str, str]]
 
@@ -157,6 +159,20 @@ def prefect(home: Home) -> Lines:
         yield "warn", masked(f"PREFECT_API_URL {api} does not answer"), fix
 
 
+def logins(home: Home) -> Lines:
+    """Other users can't read the logins of the servers of `up`."""
+    there = [file for file in (home.api_auth, home.mlflow_auth, cluster_access.token_file_of(home)) if file.exists()]
+    for file in there:
+        try:
+            read_secret(file)
+            yield "ok", f"only you can read {file}", ""
+        except UnreadableInput as error:
+            found, _, fix = str(error).rpartition(": ")
+            yield "warn", found, fix
+    if not there:
+        yield "ok", "no login yet: `nightrecs up` makes them", ""
+
+
 def mlflow(home: Home) -> Lines:
     """MLflow's database opens and has its tables."""
     file = home.mlflow_db
@@ -229,6 +245,7 @@ CHECKS = {
     "published": published,
     "writers": writers,
     "prefect": prefect,
+    "logins": logins,
     "mlflow": mlflow,
     "destinations": destinations,
     "shared lake": shared_lake,
