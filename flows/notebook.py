@@ -155,7 +155,7 @@ class Published:
         rows = pl.DataFrame({"user_idx": question.users.numpy()}).with_row_index("row").cast(pl.Int64)
         kept = known.join(rows, on="user_idx").join(masked, on=["row", "item_idx"], how="anti")
         kept = (
-            kept.sort("row", "rank")
+            kept.sort("row", "rank", "item_idx")
             .with_columns(place=pl.int_range(pl.len()).over("row"))
             .filter(pl.col("place") < depth)
         )

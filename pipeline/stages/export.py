@@ -65,6 +65,9 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
     champion, fitted, measured = models.champion, models.fitted, models.measured
     all_listed = wanted_lists.read_all(run)
     listed = all_listed[wanted_lists.DEFAULT]
+    earlier = len(journal.notes(run.home, run.dataset, run.run_id))
+    said: list[str] = []
+    """What was noted while the tables were made; nothing where they are in the lake."""
 
     def write(folder: Path) -> lake.StageResult:
         set_threads(run.settings.threads)
@@ -122,9 +125,13 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             others[tables.FALLBACK_ITEMS] = cold_users.fallback_items(cold, ids, rules, export.top_n)
         for table, content in others.items():
             write_table(table, content)
-        return lake.StageResult(rows_in=rows.height, rows_out=written.lists, info={"champion": label})
+        said.extend(journal.notes(run.home, run.dataset, run.run_id)[earlier:])
+        return lake.StageResult(rows_in=rows.height, rows_out=written.lists, info={"champion": label, "notes": said})
 
-    return lake.build(run, spec(run, raw, encoded, models), write)
+    folder = lake.build(run, spec(run, raw, encoded, models), write)
+    for text in lake.info(folder).get("notes", []) if not said else []:
+        journal.note(run, text)
+    return folder
 
 
 def _write_table(folder: Path, table: Table, content: pl.DataFrame) -> None:

@@ -10,6 +10,8 @@ from flows import conductor
 from pipeline.config.publishing import Holdback
 from pipeline.core.errors import Refused
 from pipeline.publishing import explanation, holdback, on_request
+from pipeline.schemas import tables
+from pipeline.storage import journal
 from tests.support.nights import without_report
 from tests.support.published_nights import DAY, RECIPE, START, Dataset, without_mlflow
 
@@ -140,6 +142,17 @@ def test_a_held_back_user_with_nothing_left_has_no_list(shop):
     night = explanation.published_night(shop.home, "tiny", shop.live_night())
     assert on_request.list_of(night, "all1").is_empty()
     source.write_text(before)
+
+
+def test_what_was_noted_of_lists_is_noted_by_nights_that_find_them_in_the_lake(shop):
+    (shop.folder / "deny.csv").write_text("item_id\nnowhere\n")
+    found = []
+    for _ in range(2):
+        run_id = shop.night("export.exclude_items=deny.csv")
+        found.append([text for text in journal.notes(shop.home, "tiny", run_id) if "exclude_items" in text])
+        stages = journal.read(shop.home, "tiny", tables.STAGES, run_id)
+    assert stages.filter(stage="export")["skipped"].all()
+    assert found[0] == found[1] == ["warning: export.exclude_items: 1 of 1 items are not in the source"]
 
 
 def test_a_backtest_compares_models_that_list_new_items_with_others(shop, capsys):
