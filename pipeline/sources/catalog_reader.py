@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
-from pipeline.schemas.reasons import Reason
+from pipeline.schemas.reasons import NO_ROWS, Reason
 from pipeline.sources import json_lines
 from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
@@ -122,7 +122,7 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
     plain, reading = prepare(path, name, items, scratch / "items.plain")
     if layout := read_layout(plain, name, reading, wanted):
         for line, raw, fields in records(plain, layout):
-            if fields is Reason.COMMENT:
+            if fields in NO_ROWS:
                 continue
             text = shown(raw, layout.encoding)
             if isinstance(fields, Reason):

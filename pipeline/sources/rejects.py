@@ -11,8 +11,9 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.shares import as_percent
 from pipeline.schemas import tables
-from pipeline.schemas.reasons import LEFT_OUT, Reason
+from pipeline.schemas.reasons import LEFT_OUT, NO_ROWS, Reason
 from pipeline.sources import catalog_ids, number_looks
+from pipeline.sources.doubts import in_words
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import REJECTED
 from pipeline.sources.source_files import SourceFiles
@@ -26,9 +27,11 @@ def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageR
     """The stage's result: rows by reason, reject rate, and the files that were read line by line."""
     ledger: Counter[str] = Counter()
     looks: Counter[str] = Counter()
+    doubts: Counter[str] = Counter()
     for result in results:
         ledger.update(result.ledger)
         looks.update(result.looks)
+        doubts.update(result.doubts)
     rows, kept = sum(ledger.values()), ledger[Reason.KEPT]
     names = dict(source.order)
     rescanned = {name: r.rescanned for name, r in zip(names, results, strict=True) if r.rescanned}
@@ -38,6 +41,8 @@ def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageR
     }  # fmt: skip
     if looks:
         info["looks"] = dict(looks.most_common())
+    if doubts:
+        info["doubts"] = dict(doubts)
     return lake.StageResult(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
 
 
@@ -63,7 +68,7 @@ def check_reject_rate(
     records = [{"stage": "ingest", "reason": reason, "rows": n} for reason, n in report.ledger.items()]
     journal.append(run, tables.ROW_LEDGER, records)
     copy_to_journal(run, folder)
-    if report.rows_in == report.ledger.get(Reason.COMMENT, 0):
+    if report.rows_in == sum(report.ledger.get(reason, 0) for reason in NO_ROWS):
         raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
     if run.as_of and not report.rows_out:
         raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")
@@ -85,6 +90,12 @@ def note_looks(run: Run, folder: Path) -> None:
     looks = manifest["info"].get("looks", {})
     if sum(looks.values()) >= max(1, NOTEWORTHY * manifest["rows_in"]):
         journal.note(run, f"warning: ingest: of the rejected ratings, {number_looks.in_words(looks)}")
+
+
+def note_doubts(run: Run, folder: Path) -> None:
+    """Say which rows were read with a doubt."""
+    for sentence in in_words(lake.info(folder).get("doubts", {})):
+        journal.note(run, f"warning: ingest: {sentence}")
 
 
 def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> None:

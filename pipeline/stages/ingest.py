@@ -51,6 +51,7 @@ def read_source(run: Run) -> Path:
     journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
+    rejects.note_doubts(run, folder)
     for note in fetching.notes_of(run.data):
         journal.note(run, f"ingest: {note}")
     _note_unused_times(run, source)
