@@ -31,6 +31,7 @@ __all__ = [
     "model_attributes",
     "number_formats",
     "number_looks",
+    "odd_values",
     "parquet_reader",
     "parquet_writer",
     "parsing",

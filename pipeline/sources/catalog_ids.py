@@ -12,6 +12,10 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]").sub
 _MISSING = frozenset(
     ["null", "\\n", "na", "n/a", "none", "nan", "nil", "undefined", "<na>", "#n/a", "(null)", "unknown", "anonymous"]
 )
+NULL_WORDS = (
+    "NULL", "null", "Null", "\\N", "NA", "N/A", "n/a", "<NA>", "None", "none", "nan", "NaN", "nil", "undefined",
+)  # fmt: skip
+"""Ids that programs write for a missing value. They are ids nevertheless, and a night says how many rows have them."""
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "leading zeros": lambda text: text.lstrip("0") or text,
     "a decimal fraction such as .0": lambda text: re.sub(r"\A([0-9]+)\.0+\Z", r"\1", text),

@@ -12,8 +12,8 @@ from pipeline.core.errors import Refused
 from pipeline.core.shares import as_percent
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT, NO_ROWS, Reason
-from pipeline.sources import catalog_ids, number_looks
-from pipeline.sources.doubts import in_words
+from pipeline.sources import catalog_ids, number_looks, odd_values
+from pipeline.sources.doubts import KEY_TWICE, in_words
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import REJECTED
 from pipeline.sources.source_files import SourceFiles
@@ -93,9 +93,11 @@ def note_looks(run: Run, folder: Path) -> None:
 
 
 def note_doubts(run: Run, folder: Path) -> None:
-    """Say which rows were read with a doubt."""
+    """Say which rows were read with a doubt, and which values often stand for a missing one."""
     for sentence in in_words(lake.info(folder).get("doubts", {})):
         journal.note(run, f"warning: ingest: {sentence}")
+    for sentence in odd_values.in_words(lake.info(folder)):
+        journal.note(run, f"ingest: {sentence}")
 
 
 def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> None:
@@ -106,6 +108,12 @@ def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> Non
     """
     if not is_source:
         _report_lines(run, "catalog", "the item catalog", catalog["items"], catalog)
+    if columns := catalog.get("unpublished"):
+        journal.note(
+            run,
+            f"warning: item catalog: {', '.join(map(repr, columns))} {'is' if len(columns) == 1 else 'are'} in "
+            "item_attributes, but no column of items, which has that name in upper or lower case already: rename",
+        )
     if (matching := catalog_ids.of_record(catalog)) and matching.warning:
         journal.note(run, f"warning: item catalog: {matching.warning}")
 
@@ -123,6 +131,10 @@ def report_users(run: Run, users: Mapping[str, Any], is_source: bool) -> None:
 
 def _report_lines(run: Run, stage: str, what: str, kept: int, found: Mapping[str, Any]) -> None:
     """Lines of a file with one line per id: `kept` has the last line of each id, `duplicate` the ones before it."""
+    if missing := found.get("missing", 0):
+        journal.note(run, f"{what}: {missing:,} cells that are NULL or \\N are read as missing")
+    for sentence in in_words({KEY_TWICE: found["key_twice"]} if "key_twice" in found else {}):
+        journal.note(run, f"warning: {what}: {sentence}")
     rejected: Mapping[str, int] = found.get("rejects") or {}
     repeated: int = found["repeated"]
     if not rejected and not repeated:
