@@ -37,6 +37,7 @@ __all__ = [
     "parsing",
     "plain_text",
     "rejects",
+    "revisions",
     "row_estimate",
     "sniffing",
     "source_files",
