@@ -38,7 +38,7 @@ class ReplacedStore:
     def look(self) -> bool:
         """Restart the server if the database was replaced; returns whether it was.
 
-        A server that does not start again is left to whoever monitors its process.
+        A server that does not start again is left to the loop that monitors its process.
         """
         now = identity(self.file)
         if now is None or now == self.opened:
