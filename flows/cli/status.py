@@ -35,7 +35,7 @@ def status(options: Namespace) -> int:
     if options.max_age is not None and age is not None and age > options.max_age:
         answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
     answer["healthy"] = not answer["problems"]
-    answer["next"] = next_steps(answer, options)
+    answer["next"] = next_steps(answer, home, options)
     if options.json:
         print(as_json(answer, indent=1))
     else:
@@ -67,13 +67,11 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
         raise UnreadableInput(unknown_dataset(home, dataset))
     holder = lock_holder(home.lock(dataset))
     running = holder is not None and bool(nights) and nights[-1].get("outcome") == "running"
-    usual = next((n.get("overrides") for n in reversed(nights) if n.get("outcome") == "published"), None)
-    ended = nights[:-1] if running else nights
+    ended = [journal.as_ended(n, live) for n in (nights[:-1] if running else nights)]
+    usual = next((n.get("overrides") for n in reversed(ended) if n.get("outcome") == "published"), None)
     counted = [n for n in ended if n.get("outcome") != "stopped" and not is_failed_experiment(n, usual)]
     last = counted[-1] if counted else {}
     outcome, reason, ids, problems = last.get("outcome"), last.get("reason"), journal.ids_of(last), []
-    if outcome == "running":
-        outcome, reason = "crashed", journal.ENDED_EARLY
     if counted and outcome != "published":
         problems.append(with_ids(f"the last night did not publish: {outcome}: {reason}", ids))
     if live is None and not home.live(dataset).exists():
@@ -176,7 +174,7 @@ def unreadable(live: Path) -> str | None:
     return None
 
 
-def next_steps(answer: dict[str, Any], options: Namespace) -> list[str]:
+def next_steps(answer: dict[str, Any], home: Home, options: Namespace) -> list[str]:
     """Commands to run next."""
     start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
     name = shlex.quote(options.dataset)
@@ -189,7 +187,7 @@ def next_steps(answer: dict[str, Any], options: Namespace) -> list[str]:
     forgets = answer["open_forgets"] > 0  # the same command goes on with them
     if again and len(answer["problems"]) == answer["not_copied"] + forgets:
         return again
-    return [*steps, *again, f"{start} run {shlex.quote(runnable(options.dataset))}"]
+    return [*steps, *again, f"{start} run {runnable(home, options.dataset)}"]
 
 
 def shortened(raw: str) -> str:

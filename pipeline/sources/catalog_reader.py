@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
-from pipeline.schemas.reasons import Reason
+from pipeline.schemas.reasons import NO_ROWS, Reason
 from pipeline.sources import json_lines
 from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
@@ -27,8 +28,9 @@ PARTED = "\x1f"
 """Joins the values of a Parquet list if no separator is configured: ASCII's unit separator."""
 
 
-EMPTY = ("NULL", "\\N")
-"""Cells that databases export for a missing value: they are empty."""
+MISSING = ("NULL", "\\N")
+"""Cells of text files that databases export for a missing value: they are empty. Any other word is a text, and so are
+these in Parquet and JSON, which have a null of their own."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class CatalogLine:
     cells: dict[str, str] | Reason
     raw: str
     """The line as `rejected_rows` shows it."""
+    has_twins: bool = False
+    """Whether a JSON object has a key twice."""
 
 
 def read_items(
     folder: Path, names: list[str], items: Items, scratch: Path, section: str = "items"
 ) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
-    """The catalog; counts of items, repeated ids (the last line wins) and skipped lines; the skipped lines as in
-    `rejected_rows`.
+    """The catalog; counts of items, repeated ids (the last line wins), skipped lines, cells that are a word of MISSING
+    and, where there are some, lines with a key twice; the skipped lines as in `rejected_rows`.
 
     Its other columns follow under their names with the prefix OTHER, as text. `section` of the settings is for
     messages; `users` reads a file of users in the same way.
@@ -55,17 +59,22 @@ def read_items(
     others = other_columns(folder, names, items, section)
     is_empty = Reason.EMPTY_USER if section == "users" else Reason.EMPTY_ITEM
     skipped: list[tuple] = []
-    repeated = 0
+    repeated = missing = twins = 0
     for name in names:
+        kind = kind_of(folder / name, name)
         wanted = named_columns(items, section)
         if others:
             there = columns_of(folder / name, name, items, wanted)
             wanted |= {f"{section}.columns.{column}": column for column in others if column in there}
-        for row in _ROWS[kind_of(folder / name, name)](folder / name, name, items, wanted, scratch):
+        for row in _ROWS[kind](folder / name, name, items, wanted, scratch):
             if isinstance(row.cells, Reason):
                 skipped.append(("", name, row.line, None, str(row.cells), row.raw))
                 continue
-            values = {column: "" if cell in EMPTY else cell for column, cell in row.cells.items()}
+            values = row.cells
+            if words := [column for column, cell in values.items() if kind == Kind.TEXT and cell.strip() in MISSING]:
+                values |= dict.fromkeys(words, "")
+                missing += len(words) - (items.id in words)
+            twins += row.has_twins
             item = values[items.id]
             try:
                 check_id(item, is_empty, items.id)
@@ -79,6 +88,7 @@ def read_items(
     frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=schema, orient="row")
     rejects = pl.DataFrame(skipped, schema=tables.REJECTED_ROWS.schema, orient="row")
     counts = {"items": len(found), "repeated": repeated, "skipped": len(skipped)}
+    counts |= {name: n for name, n in (("missing", missing), ("key_twice", twins)) if n}
     catalog = tables.CATALOG.check(frame).hstack(frame.select(pl.col(f"^{OTHER}.*$")))
     return catalog, counts, rejects
 
@@ -122,7 +132,7 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
     plain, reading = prepare(path, name, items, scratch / "items.plain")
     if layout := read_layout(plain, name, reading, wanted):
         for line, raw, fields in records(plain, layout):
-            if fields is Reason.COMMENT:
+            if fields in NO_ROWS:
                 continue
             text = shown(raw, layout.encoding)
             if isinstance(fields, Reason):
@@ -135,30 +145,50 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
 def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[CatalogLine]:
     """Rows of a Parquet file with cells as text; lists are joined, nulls are empty."""
     try:
-        frame = pl.read_parquet(path)
+        names = pq.read_schema(path).names
         for key, column in wanted.items():
-            find_column(column, key, frame.columns, name)
+            find_column(column, key, names, name)
+        chosen = sorted(set(wanted.values()))
+        if len(set(names)) == len(names):
+            frame = pl.read_parquet(path, columns=chosen)
+        else:  # Polars refuses the file for a name that occurs twice, also where it is not needed
+            frame = pl.DataFrame(pq.read_table(path, columns=chosen))
         lists = {column for column, kind in frame.schema.items() if isinstance(kind, pl.List)}
         frame = frame.with_columns(
             pl.col(name).cast(pl.List(pl.String)).list.join(by or PARTED, ignore_nulls=True)
             for name, by in items.attributes.items()
             if name in lists
         )
-        frame = frame.select(pl.col(sorted(set(wanted.values()))).cast(pl.String).fill_null(""))
-    except (OSError, pl.exceptions.PolarsError) as error:
+        frame = frame.with_columns(cs.float().fill_nan(None))  # what pandas writes for a missing value
+        frame, broken = _decoded(frame)
+        frame = frame.select(pl.col(chosen).cast(pl.String).fill_null(""))
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0]
         raise UnreadableInput(
             f"{name} is truncated, or no Parquet file with columns of numbers, texts, times or lists ({reason}): "
             "copy it again, or write it without nested columns"
         ) from None
     for line, cells in enumerate(frame.iter_rows(named=True), start=1):
-        yield CatalogLine(line, cells, "\t".join(cells.values()))
+        raw = "\t".join(cells.values())
+        yield CatalogLine(line, Reason.BAD_ENCODING if line in broken else cells, raw)
+
+
+def _decoded(frame: pl.DataFrame) -> tuple[pl.DataFrame, set[int]]:
+    """The frame with columns of bytes as text, and the lines with bytes that are no UTF-8."""
+    broken = set[int]()
+    for column in frame.select(cs.binary()).iter_columns():
+        texts = [None if cell is None else cell.decode(errors="replace") for cell in column]
+        again = [None if text is None else text.encode() for text in texts]
+        broken |= {line for line, (cell, same) in enumerate(zip(column, again, strict=True), start=1) if cell != same}
+        frame = frame.with_columns(pl.Series(column.name, texts, dtype=pl.String))
+    return frame, broken
 
 
 def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
     """Lines of JSON with cells as text; lists are joined as those of Parquet files."""
     plain, reading = prepare(path, name, items, scratch / "items.plain")
     json_lines.check_columns(plain, name, reading, wanted)
+    has_twins = json_lines.finder_of_twins(wanted.values(), reading.encoding)
     for line, raw, found in json_lines.objects(plain, reading):
         text = shown(raw, reading.encoding)
         if isinstance(found, Reason):
@@ -166,7 +196,7 @@ def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
             continue
         try:
             cells = {column: _json_cell(found, column, items) for column in wanted.values()}
-            yield CatalogLine(line, cells, text)
+            yield CatalogLine(line, cells, text, has_twins(raw))
         except Rejected as rejected:
             yield CatalogLine(line, rejected.reason, text)
 

@@ -39,7 +39,9 @@ def bring_up_to_date(file: Path) -> None:
             file.with_name(file.name + ending).unlink(missing_ok=True)
         part.replace(file)
         if not is_new:
-            log.warning("MLflow's database was migrated to this version: restart `nightrecs up` where it runs")
+            log.warning(
+                "MLflow's database was migrated to this version; where `nightrecs up` runs, it restarts the server"
+            )
     finally:
         part.unlink(missing_ok=True)
 

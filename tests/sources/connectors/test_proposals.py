@@ -13,6 +13,7 @@ from flows.cli import main
 from pipeline.config.dataset import Dataset
 from pipeline.core.paths import CHECKOUT
 from pipeline.sources.connectors import fetching
+from pipeline.sources.connectors.proposals import propose_fetched
 from tests.support.fetched_source import MODELS, read
 from tests.support.postgres_server import PostgresServer
 from tests.support.s3_server import S3Server
@@ -45,14 +46,15 @@ def test_of_a_query_on_files(shop: Path):
     query = "select *\nfrom 'plays.csv' -- all\n"
     found = initialised(".", "--query", query)
     assert found["source"] == {"query": query}
-    assert found["name"] == "shop"
+    assert found["name"] == "new", "the file and what is published have one name"
+    assert propose_fetched(".", query, None, shop / "new.toml").toml.count('name = "shop"') == 1
 
 
 def test_of_a_duckdb_and_an_sqlite_file(shop: Path):
     with duckdb.connect("db.duckdb") as con:
         con.execute("create table plays as from 'plays.csv'")
     found = initialised("db.duckdb", "--query", "from plays")
-    assert (found["source"], found["name"]) == ({"query": "from plays", "database": "db.duckdb"}, "db")
+    assert (found["source"], found["name"]) == ({"query": "from plays", "database": "db.duckdb"}, "new")
     (shop / "sub").mkdir()
     elsewhere = initialised("db.duckdb", "--query", "from plays", output="sub/new.toml")
     assert elsewhere["source"]["database"] == str(shop / "db.duckdb")
