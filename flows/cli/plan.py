@@ -3,6 +3,7 @@
 import json
 import os
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ def show_plan(options: Namespace) -> int:
 
     Returns 2, as the night would, if the source's rows need more memory than there is.
     """
-    from flows.plan import Plan  # imports torch
+    from flows.left_out import left_out, size_of  # these import torch
+    from flows.plan import Plan
 
     o = options
     run = prepare(o.dataset, o.recipe, o.data, o.home, o.overrides, until=o.until, look_only=True)
     planned = Plan(run, o.until)
     plan, memory = planned.stages, memory_for(run, planned.raw, o.rows)
+    size = size_of(run, planned.parts, o.rows)
     stages = [{"stage": each.call.title, "state": each.state, "minutes": each.minutes} for each in plan]
     timed = [stage["minutes"] for stage in stages if stage["minutes"] is not None]
     names = sorted(name for name in os.environ if name.startswith("NIGHTRECS_") and name not in loader.NOT_KEYS)
@@ -43,6 +46,8 @@ def show_plan(options: Namespace) -> int:
         "until": o.until, "budget_minutes": run.settings.budget.minutes,
         "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "memory": memory,
         "stages": stages, "warnings": warnings_of(run),
+        "size": size and {"users": size.users, "items": size.items, "train_rows": size.rows},
+        "left_out": size and [asdict(each) for each in left_out(run, size)],
     }  # fmt: skip
     if run.settings.publish and o.until is None:
         found = destinations.check(run.home, run.dataset, run.settings.publish)
@@ -92,6 +97,19 @@ def memory_text(memory: dict[str, Any]) -> list[str]:
     return [*lines, f"  memory   not enough: {here}; {memory['what_helps']}"]
 
 
+def size_text(answer: dict[str, Any]) -> list[str]:
+    """Which models would be left out for the size of the data, as lines of the plan."""
+    size, scaled = answer["size"], answer["memory"]["rows_from"] == OF_OPTION
+    if size is None:
+        return ["  models   which would be left out for their memory is known after --until split"] if scaled else []
+    if not (scaled or answer["left_out"]):
+        return []
+    how = "; users grow with the rows, items are those of the split" if scaled else ""
+    lines = [f"  sizes    {size['users']:,} users, {size['items']:,} items, {size['train_rows']:,} rows to learn{how}"]
+    lines += [f"  without  {each['model']}: {each['why']}" for each in answer["left_out"]]
+    return lines if answer["left_out"] else [*lines, "  models   all of the recipe, as far as memory goes"]
+
+
 def plan_text(answer: dict[str, Any]) -> str:
     """The plan as text."""
     from flows.plan import CACHED, OPEN, SHARED
@@ -104,7 +122,7 @@ def plan_text(answer: dict[str, Any]) -> str:
     for each in answer.get("destinations", ()):
         found = f"NOT reached: {each['trouble']}" if each["trouble"] else each["found"]
         lines.append(f"  copies   {each['name']}: {found}")
-    lines += memory_text(answer["memory"])
+    lines += memory_text(answer["memory"]) + size_text(answer)
     if answer["memory"]["rows_from"] == OF_OPTION:
         lines.append("stages and times are those of the source as it is, not of so many rows:")
     for stage in answer["stages"]:
