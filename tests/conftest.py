@@ -43,6 +43,8 @@ CLUSTER_FIXTURES = {"ray_cluster"}
 """A test that uses one of these has the marker `scale`."""
 PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
 """What reads public data sets. A test that uses one of these has the marker `long`."""
+LONG = ("night", "process", "long")
+"""Markers of tests of which one may take a second or more."""
 NAMED_IN_FILES = {
     "server": re.compile(r"mark\.server"),
     "connectors": re.compile(r"\bpostgres\b|\bs3\b|mark\.connectors"),
@@ -108,8 +110,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
         if any(map(PUBLIC_DATA_MODULES.fullmatch, used)):
             item.add_marker("long")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # files with most nights first, so that no worker ends with a long one
-        slow = Counter(item.path for item in items if item.get_closest_marker("night") and not is_deselected(item))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # files with most long tests first, so that no worker ends with one
+        slow = Counter(
+            item.path for item in items if any(map(item.get_closest_marker, LONG)) and not is_deselected(item)
+        )
         items.sort(key=lambda item: -slow[item.path])
 
 
