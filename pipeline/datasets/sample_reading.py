@@ -37,7 +37,7 @@ class Sample:
 
 @lru_cache(maxsize=1)
 def draw_sample(seed: int = 42) -> Sample:
-    """The sample of a seed. A process draws it once: replays and backtests have many nights. Its arrays must not change."""
+    """The sample of a seed. A process draws it once: replays have many nights. Its arrays must not change."""
     catalog = draw_catalog(generator(seed, "sample", "catalog"))
     tastes, shift = _readers(generator(seed, "sample", "readers"))
     users, items, liking, time = _read(generator(seed, "sample", "reading"), catalog, tastes, shift)
