@@ -24,8 +24,6 @@ from pipeline.storage import journal, warehouse
 from pipeline.tracking import server
 from tests.support.cheap_tracking import Preparer, from_template
 
-gc.disable()  # until all tests are collected
-
 settings.register_profile("without_deadline", deadline=None)  # a busy machine or a tracer fails no example
 settings.load_profile("without_deadline")
 
@@ -87,11 +85,16 @@ def module_of(value: object) -> str | None:
     return value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
 
 
-def pytest_collection_finish() -> None:
-    """Objects of imported modules and collected tests live on: the collector takes a tenth of all time to look at them."""
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # as pipeline/core/collector.py
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Imported modules and collected tests live on: to look at them again and again took a tenth of all CPU time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # as pipeline/core/collector.py
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
