@@ -11,6 +11,7 @@ from pipeline.config import loader
 from pipeline.config.base import MOST, MOST_DAYS
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
+from pipeline.models.registry import MODELS
 
 
 def types_of(annotation: object) -> Iterator[object]:
@@ -81,3 +82,14 @@ def test_the_message_names_the_key(override: str, says: str):
     with pytest.raises(SettingsError, match=override.partition("=")[0].rpartition(".")[2]) as error:
         loader.load_settings("sample", "nightly", [override], environ={})
     assert says in str(error.value) and "--set" in str(error.value)
+
+
+def test_hyperparameters_are_finite():
+    taken = [
+        (family, name, value)
+        for family, model in MODELS.items()
+        for name in model.Config.model_fields
+        for value in (float("nan"), float("inf"))
+        if name not in errors_of(model.Config, name, value)
+    ]
+    assert len(MODELS) > 10 and not taken
