@@ -52,10 +52,14 @@ def _null_words(ids: pa.DictionaryArray) -> Counter[str]:
 def in_words(found: Mapping[str, Any]) -> Iterator[str]:
     """One sentence for each role, and one for times."""
     for role, ids in found.get("odd_ids", {}).items():
-        shown = ", ".join(f"{word!r} ({rows:,} rows)" for word, rows in list(ids.items())[:5])
+        shown = ", ".join(f"{word!r} ({_rows(rows)})" for word, rows in list(ids.items())[:5])
         yield (
             f"{role} ids that look like a missing value are read as ids: {shown}. If they are none, leave these rows "
             f"out with keep_if in [feedback], e.g. \"{role} <> '{next(iter(ids))}'\""
         )
     if rows := found.get("zero_times", 0):
-        yield f"{rows:,} rows have the time 1970-01-01 00:00:00, which often stands for an unknown one"
+        yield f"the time of {_rows(rows)} is 1970-01-01 00:00:00, which often stands for an unknown one"
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n:,} rows"

@@ -21,7 +21,7 @@ ENOUGH = 0.05
 class ModelConfig(BaseModel):
     """Hyperparameters of a family; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, allow_inf_nan=False)
     added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that are written down only where they are set, so that lake keys of fits without them don't change."""
 

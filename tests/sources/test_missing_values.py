@@ -100,8 +100,8 @@ def test_a_night_says_which_ids_and_times_look_missing(tmp_path: Path):
         "odd_ids": {"user": {"NULL": 2, "NA": 1}, "item": {"None": 1}}, "zero_times": 2,
     }  # fmt: skip
     notes = notes_of(run)
-    assert "user ids that look like a missing value are read as ids: 'NULL' (2 rows), 'NA' (1 rows)" in notes
-    assert "\"user <> 'NULL'\"" in notes and "2 rows have the time 1970-01-01" in notes
+    assert "user ids that look like a missing value are read as ids: 'NULL' (2 rows), 'NA' (1 row)" in notes
+    assert "\"user <> 'NULL'\"" in notes and "the time of 2 rows is 1970-01-01" in notes
     kept = make_run(
         tmp_path, tmp_path, dataset={"source": {"files": ["log.csv"]}, "feedback": {"keep_if": "user <> 'NULL'"}}
     )

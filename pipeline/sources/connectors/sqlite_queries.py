@@ -44,12 +44,12 @@ def write(query: str, url: str, folder: Path, path: Path, where: Where, limits: 
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as con:
             con.set_authorizer(_may)
             con.text_factory = bytes
-            kinds = _write_texts(con.execute(query), aside, where)
+            kinds = _write_texts(con.execute(query), aside, where, limits.rows)
     except (sqlite3.Error, sqlite3.Warning) as error:
         refused = any(text in str(error) for text in ("not authorized", "authorization denied", "one statement"))
         why = f"it was refused: only one SELECT is allowed ({error})" if refused else f"it failed: {error}"
         raise where.unreadable("query", shortened(why)) from None
-    texts = ", ".join(f"CAST({warehouse.quoted(n)} AS {k}) AS {warehouse.quoted(n)}" for n, k in kinds.items())
+    texts = ", ".join(f"{_typed(warehouse.quoted(name), kind)}" for name, kind in kinds.items())
     with closing(warehouse.connect(temporary=limits.temporary, threads=limits.threads,
                                    memory_limit=limits.memory_limit)) as sorting:  # fmt: skip
         n_rows = query_results.write(sorting, f"SELECT {texts} FROM read_parquet({warehouse.literal(aside)})", path)
@@ -64,42 +64,55 @@ def _may(action: int, first: str | None, second: str | None, database: str | Non
     return sqlite3.SQLITE_OK
 
 
-def _write_texts(found: sqlite3.Cursor, path: Path, where: Where) -> dict[str, str]:
-    """Write all cells as text; returns the type of each column that all of its cells have."""
+def _write_texts(found: sqlite3.Cursor, path: Path, where: Where, most: int | None) -> dict[str, str]:
+    """Write all cells as the bytes of their texts; returns the type of each column that all of its cells have."""
     names = [str(column[0]) for column in found.description or []]
     query_results.check_names(names, where)
     seen: list[set[str]] = [set() for _ in names]
-    schema = pa.schema([(name, pa.string()) for name in names])
+    schema = pa.schema([(name, pa.binary()) for name in names])
     with pq.ParquetWriter(path, schema, compression="lz4") as writer:
-        for rows in _batches(found):
+        for rows in _batches(found, most):
             columns = [[_text(cell, seen[at]) for cell in column] for at, column in enumerate(zip(*rows, strict=True))]
-            writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
+            writer.write_table(pa.table([pa.array(column, pa.binary()) for column in columns], schema=schema))
     return {name: _kind(kinds) for name, kinds in zip(names, seen, strict=True)}
 
 
-def _batches(found: sqlite3.Cursor) -> Iterator[list[tuple]]:
+def _batches(found: sqlite3.Cursor, most: int | None) -> Iterator[list[tuple]]:
+    """The rows; only the first `most` of them, if that is a number."""
+    if most is not None:
+        yield found.fetchmany(most)
+        return
     while rows := found.fetchmany(_BATCH):
         yield rows
 
 
-def _text(cell: object, seen: set[str]) -> str | None:
-    """The text of a cell; None for NULL and for bytes that are no text. `seen` gets its type."""
+def _text(cell: object, seen: set[str]) -> bytes | None:
+    """The text of a cell in UTF-8; None for NULL. `seen` gets its type; bytes that are no text stay as they are."""
     if cell is None:
         return None
     if isinstance(cell, int):
         seen.add("exact" if abs(cell) <= _EXACT else "integer")
-        return str(cell)
+        return str(cell).encode()
     if isinstance(cell, float):
         seen.add("float")
-        return repr(cell)
+        return repr(cell).encode()
+    text = cell if isinstance(cell, bytes) else str(cell).encode()
     seen.add("text")
     try:
-        return cell.decode() if isinstance(cell, bytes) else str(cell)
+        text.decode()
     except UnicodeDecodeError:
-        return None
+        seen.add("bytes")
+    return text
+
+
+def _typed(name: str, kind: str) -> str:
+    """SQL for a column in its type. With a cell that is no text it stays one of bytes, which the night rejects."""
+    return name if kind == "BLOB" else f"CAST(decode({name}) AS {kind}) AS {name}"
 
 
 def _kind(seen: set[str]) -> str:
+    if "bytes" in seen:
+        return "BLOB"
     if seen and seen <= {"exact", "integer"}:
         return "BIGINT"
     return "DOUBLE" if "float" in seen and seen <= {"exact", "float"} else "VARCHAR"

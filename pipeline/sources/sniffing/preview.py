@@ -216,6 +216,8 @@ def as_texts(column: pa.Array) -> list[str]:
         column = column.cast(pa.timestamp("us"), safe=False)
     if is_bytes(column.type):
         return ["" if v is None else v.decode(errors="replace") for v in column.to_pylist()]
+    if pa.types.is_floating(column.type):  # NaN is what pandas writes for a missing value
+        return ["" if v is None or v != v else str(v) for v in column.to_pylist()]
     if pa.types.is_boolean(column.type):
         return ["" if v is None else str(v).lower() for v in column.to_pylist()]
     try:
