@@ -31,6 +31,7 @@ def status(options: Namespace) -> int:
     answer |= about_tables(home, dataset) | {"rejected": None, "target": target and target.name}
     if answer["last_outcome"] not in (None, "published"):
         answer["rejected"] = rejected(home, dataset, answer["last_night"])
+    answer["forgotten_elsewhere"] = forgotten_elsewhere(home, dataset)
     age = answer["age_hours"]
     if options.max_age is not None and age is not None and age > options.max_age:
         answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
@@ -41,6 +42,22 @@ def status(options: Namespace) -> int:
     else:
         describe(answer, options)
     return HEALTHY if answer["healthy"] else UNHEALTHY
+
+
+def forgotten_elsewhere(home: Home, dataset: str) -> str | None:
+    """A note if another home of the shared lake has forgotten users whom files of this one may still name."""
+    if not home.lakes(dataset).exists():
+        return None
+    from pipeline.maintenance import shared_results  # imports what searches need
+
+    try:
+        found = shared_results.forgotten_elsewhere(home, dataset)
+    except UnreadableInput:  # the home's own list is damaged, which is a problem of its own
+        return None
+    return found and (
+        f"another home of {found[1]} has forgotten {found[0]} users since the last night here, and the tables may name "
+        "them: the next night leaves them out, earlier files name them until `nightrecs forget` is called here, too"
+    )
 
 
 def about_tables(home: Home, dataset: str) -> dict[str, Any]:
@@ -209,6 +226,8 @@ def describe(answer: dict[str, Any], options: Namespace) -> None:
             show_line(f"         rolled back{when} from {back['from']}")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
         show_line(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
+    if answer["forgotten_elsewhere"]:
+        show_line(f"forgotten {answer['forgotten_elsewhere']}")
     if answer["last_night"]:
         show_line(f"last     {answer['last_night']}, {answer['last_outcome']}")
     if answer["running"]:

@@ -91,8 +91,8 @@ def serve(home: Home, options: Namespace) -> int:
         return watch(services, logs, Watch(home, nights), stores)
     finally:
         state(home).unlink(missing_ok=True)
-        cluster_access.file_of(home).unlink(missing_ok=True)
         stop(services)
+        cluster_access.clean(home)
 
 
 def hide(home: Home, environment: dict[str, str]) -> None:
