@@ -101,7 +101,10 @@ def test_two_machines_learn_the_bits_of_two_devices_although_a_process_is_killed
     devices = night(tmp_path / "devices", "devices=2")
     assert killed and not warnings(hosts) and not left_over(hosts)
     assert same_state(hosts, devices)
-    assert (hosts_in_key(hosts, "mf"), hosts_in_key(hosts, "ials"), hosts_in_key(devices, "mf")) == (2, None, None)
+    assert (hosts_in_key(hosts, "mf"), hosts_in_key(hosts, "ials"), hosts_in_key(devices, "mf")) == (2, 2, None)
+    both, alone = (load_file(fit_of(each, "ials") / "model.safetensors") for each in (hosts, devices))
+    scores, wanted = (state["users"] @ state["items"].T for state in (both, alone))  # (U, I)
+    torch.testing.assert_close(scores, wanted, atol=1e-4, rtol=1e-3)
     history = lake.read_manifest(fit_of(hosts, "mf"))["info"]["history"]
     assert [epoch["epoch"] for epoch in history] == [*range(1, 21)]
     assert all(epoch["valid"] > 0 for epoch in history)
