@@ -49,6 +49,8 @@ def show_plan(options: Namespace) -> int:
         "size": size and {"users": size.users, "items": size.items, "train_rows": size.rows},
         "left_out": size and [asdict(each) for each in left_out(run, size)],
     }  # fmt: skip
+    if together := of_several_hosts(run):
+        answer["hosts"] = {"machines": run.settings.scale.hosts, "models": together}
     if run.settings.publish and o.until is None:
         found = destinations.check(run.home, run.dataset, run.settings.publish)
         answer["destinations"] = [{"name": name, "trouble": bad, "found": there} for name, bad, there in found]
@@ -62,6 +64,16 @@ def warnings_of(run: Run) -> list[str]:
 
     problem = impressions.problem(run.settings.dataset, run.data)
     return [masked(f"impressions will not be counted: {problem}")] if problem else []
+
+
+def of_several_hosts(run: Run) -> list[str]:
+    """The models that several machines of the cluster fit together."""
+    if run.settings.scale.hosts == 1:
+        return []
+    from pipeline.experiments import families, fit  # imports torch
+
+    of = {label: families.family_of(run.settings, label)[0] for label in run.settings.models}
+    return [label for label, family in of.items() if fit.hosts_of(run.settings, family) > 1]
 
 
 def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
@@ -119,6 +131,8 @@ def plan_text(answer: dict[str, Any]) -> str:
     lines += [f"  set      {override}" for override in answer["overrides"]]
     lines += [f"  reads    {answer['data']}", f"  writes   {answer['tables']}, and the journal and lake next to it"]
     lines += [f"  budget   {answer['budget_minutes']:g} minutes"] if budgeted else []
+    if hosts := answer.get("hosts"):
+        lines.append(f"  hosts    {hosts['machines']} machines fit together: {', '.join(hosts['models'])}")
     for each in answer.get("destinations", ()):
         found = f"NOT reached: {each['trouble']}" if each["trouble"] else each["found"]
         lines.append(f"  copies   {each['name']}: {found}")

@@ -60,6 +60,10 @@ class Recommender(nn.Module, ABC):
     """Tables of the state with a row per user or item: name to `users` or `items`. A family that declares them can
     start from an earlier fit, `FitContext.previous`; new rows keep their initial values."""
 
+    cuts_users: ClassVar[bool] = False
+    """Several processes can fit it, each on the rows of a range of users, `FitContext.users`, whose indices are those
+    of all users. The first one has the whole state afterwards."""
+
     personal: ClassVar[bool] = True
     """Different users get different scores."""
 

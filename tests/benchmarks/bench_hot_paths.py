@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.config import loader
 from pipeline.evaluation import eval_task, evaluator
 from pipeline.models.ials import FOLD_IN_STEPS, FOLD_IN_TOLERANCE, Ials, IalsConfig
+from pipeline.models.ials_sides import rows_of
 from pipeline.models.mf import LARGE, MatrixFactorization, MatrixFactorizationConfig
 from pipeline.models.ops.history_products import gram_by_tiles, gram_of, times
 from pipeline.models.ops.least_squares import solve_by_gradients
@@ -167,7 +168,7 @@ def ials(data: Data) -> Iterator[Ways]:
     """A fit: one epoch, two, and three; and user factors: the fitted ones, and solved again."""
     model = Ials(IalsConfig(), data.n_users, data.n_items)
     yield {f"{n} epochs": lambda n=n: model.fit(data.train, FitContext(epochs=n)) for n in (1, 2, 3)}
-    users, rows, a = torch.arange(data.n_users), model._rows(data.history, torch.ones(len(data.train))), 0.3
+    users, rows, a = torch.arange(data.n_users), rows_of(model.config, data.history, torch.ones(len(data.train))), 0.3
     yield {
         "fitted": lambda: model.user_factors(users, data.history),
         "folded in": lambda: solve_by_gradients(rows, model.users, model.items, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE),

@@ -398,3 +398,14 @@ def test_clean_checks_the_exact_number_of_rows(data: Dataset, monkeypatch, capsy
     monkeypatch.setattr(capacity, "total_memory", lambda: 2 * 60 * ROWS)
     assert data.command(*words_of(data, "--no-prefect", "--until", "split")) == 2
     assert f"{ROWS} rows need" in capsys.readouterr().err
+
+
+def test_the_plan_names_what_several_machines_fit(data: Dataset, capsys):
+    assert "hosts" not in plan(data, capsys)
+    (data.folder / "cheap.toml").write_text(
+        '[split]\nkind = "leave_one_out"\n[models.ease]\n[models.ials]\n[models.mf]\n'
+    )
+    together = ("--set", "scale.engine=ray", "--set", "scale.hosts=3")
+    assert plan(data, capsys, *together)["hosts"] == {"machines": 3, "models": ["ials", "mf"]}
+    assert data.command(*words_of(data, "--plan", *together)) == 0
+    assert "  hosts    3 machines fit together: ials, mf\n" in capsys.readouterr().out
