@@ -92,6 +92,7 @@ def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
     return {
         "rows": count and count.rows, "rows_text": count and count.text, "rows_from": count and how,
         "needed_bytes": count and capacity.needed, "disk_bytes": count and count.rows * BYTES_STORED,
+        "lists_bytes": count and capacity.for_lists,
         "fits": count and capacity.fits, "what_helps": helps, "bytes_per_row": capacity.bytes_per_row,
         "room_bytes": capacity.room, "total_bytes": capacity.total, "rows_that_fit": capacity.rows_that_fit,
     }  # fmt: skip
@@ -104,9 +105,10 @@ def memory_text(memory: dict[str, Any]) -> list[str]:
         return [f"  memory   {here}; how many the source has is not known yet"]
     needed, disk = in_gib(memory["needed_bytes"]), in_gib(memory["disk_bytes"])
     lines = [f"  rows     {memory['rows_text']}: {needed} of memory until they are split, {disk} of disk per night"]
+    lists = f"about {in_gib(memory['lists_bytes'])} for lists of all users, by what ials with 64 dimensions took"
     if memory["fits"]:
-        return [*lines, f"  memory   {here}"]
-    return [*lines, f"  memory   not enough: {here}; {memory['what_helps']}"]
+        return [*lines, f"  lists    {lists}", f"  memory   {here}"]
+    return [*lines, f"  lists    {lists}", f"  memory   not enough: {here}; {memory['what_helps']}"]
 
 
 def size_text(answer: dict[str, Any]) -> list[str]:

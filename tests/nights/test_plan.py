@@ -350,6 +350,7 @@ def test_the_plan_says_what_fits(data: Dataset, capsys):
     assert data.command(*words_of(data, "--plan", "--rows", "2e9")) == 0
     shown = capsys.readouterr().out
     assert "2,000,000,000: 186 GiB of memory" in shown and "use a machine of 384 GiB" in shown
+    assert "about 196 GiB for lists of all users" in shown
     assert "of the source as it is, not of so many rows" in shown
     assert data.command(*words_of(data, "--rows", "5")) == 2
     assert "--plan" in capsys.readouterr().err
