@@ -52,7 +52,7 @@ final as (
         item_id,
         case
             when rating is null or list_contains(cast($missing_ratings as double[]), rating) then null
-            when isfinite(rating) then rating
+            when abs(rating) <= 3.4028234663852886e38 then rating
             else error('rating')
         end as rating,
         case

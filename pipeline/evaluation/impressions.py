@@ -7,8 +7,8 @@ list that no kept generation has, it is dropped, and the ledger of the stage `im
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import zip_longest
 from operator import itemgetter
 from pathlib import Path
@@ -165,13 +165,22 @@ def _matched(con: warehouse.Connection, run: Run, impressions: Impressions, ledg
         "clicked BOOLEAN)"
     )
     made: dict[str, dt.datetime | None] = {}
-    for run_id in kept_generations(run.home, run.dataset):
-        with _published(con, run, run_id):
-            made[run_id] = con.sql("SELECT max(generated_at) FROM published.recommendations").fetchall()[0][0]
+
+    def each(run_ids: Iterable[str], do: Callable[[str], None]) -> None:
+        """Do it with each generation as `published`; one that can't be read is noted."""
+        for run_id in run_ids:
+            try:
+                with warehouse.attached(con, run.home.generation(run.dataset, run_id), "published"):
+                    do(run_id)
+            except warehouse.DatabaseError as error:
+                journal.note(run, f"impressions: generation {run_id} can't be read ({str(error).splitlines()[0]})")
+
+    def note_time(run_id: str) -> None:
+        made[run_id] = con.sql("SELECT max(generated_at) FROM published.recommendations").fetchall()[0][0]
+
+    each(kept_generations(run.home, run.dataset), note_time)
     spans = live_times(made, operation_log.read(run.home, run.dataset, "rollback"))
-    for run_id in made:
-        with _published(con, run, run_id):
-            _match(con, run_id, impressions, spans[run_id])
+    each(made, lambda run_id: _match(con, run_id, impressions, spans[run_id]))
     total, known, kept = con.sql(
         "SELECT (SELECT count(*) FROM seen), (SELECT count(DISTINCT n) FROM known), (SELECT count(*) FROM matched)"
     ).fetchall()[0]
@@ -190,16 +199,6 @@ def _matched(con: warehouse.Connection, run: Run, impressions: Impressions, ledg
         ci_low=pl.Series([low for low, _ in ends], dtype=pl.Float64),
         ci_high=pl.Series([high for _, high in ends], dtype=pl.Float64),
     )
-
-
-@contextmanager
-def _published(con: warehouse.Connection, run: Run, run_id: str) -> Generator[None]:
-    """A generation as `published`; one that can't be read is noted."""
-    try:
-        with warehouse.attached(con, run.home.generation(run.dataset, run_id), "published"):
-            yield
-    except warehouse.DatabaseError as error:
-        journal.note(run, f"impressions: generation {run_id} can't be read ({str(error).splitlines()[0]})")
 
 
 def live_times(made: Mapping[str, dt.datetime | None], rollbacks: Iterable[Mapping[str, Any]]) -> dict[str, list[Span]]:

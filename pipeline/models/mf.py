@@ -62,7 +62,9 @@ class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     `patience = 2` with `min_improvement = 0.005`. On a CPU an epoch of such a fit takes random chunks of 4,096 users,
     one after another."""
 
-    added_later: ClassVar[tuple[str, ...]] = (*WeightsConfig.added_later, "shared_negatives")
+    added_later: ClassVar[tuple[str, ...]] = (
+        *TrainingConfig.added_later, *WeightsConfig.added_later, "shared_negatives",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _sharing_is_possible(self) -> "MatrixFactorizationConfig":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -44,6 +44,7 @@ class MultVaeConfig(AutoencoderConfig, WeightsConfig):
     """Weight of the divergence from the prior, reached at the end of annealing."""
     anneal_steps: NonNegativeInt = 2000
     """Steps over which the weight of the divergence rises from 0 to beta."""
+    added_later: ClassVar[tuple[str, ...]] = (*AutoencoderConfig.added_later, *WeightsConfig.added_later)
 
 
 class MultVae(Recommender):

@@ -53,7 +53,7 @@ class SasRecConfig(TrainingConfig):
     patience: PositiveInt = 6
     """Validations without improvement after which the fit ends; next-item metrics are noisy."""
 
-    added_later: ClassVar[tuple[str, ...]] = ("block",)
+    added_later: ClassVar[tuple[str, ...]] = (*TrainingConfig.added_later, "block")
 
 
 class SasRec(Recommender):

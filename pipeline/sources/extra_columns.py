@@ -96,3 +96,8 @@ def common_types(schemas: list[pa.Schema]) -> pa.Schema:
                 kind = pa.dictionary(pa.int32(), pa.string())
         fields.append((name, kind))
     return pa.schema(fields)
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, which are texts that were written without their type."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)

@@ -267,7 +267,7 @@ def finder_of_twins(columns: Iterable[str], encoding: str) -> Callable[[bytes], 
             names = [name for name, _ in found if name in keys]
             twins = twins or len(set(names)) < len(names)
 
-        json.loads(raw.decode(encoding), object_pairs_hook=pairs)
+        json.loads(raw.decode(encoding), object_pairs_hook=pairs, parse_int=str, parse_float=str)
         return twins
 
     return has_twins

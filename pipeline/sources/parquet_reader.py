@@ -112,7 +112,7 @@ def _as_text(column: Column | None, role: str) -> str:
         sql = f"CAST({sql} AS DOUBLE)"
         if role in ("user", "item"):  # NaN is what pandas writes for a missing value
             # compared as text: by a file's statistics, which leave NaN out, DuckDB takes isnan() for false everywhere
-            return f"nullif(CAST({sql} AS VARCHAR), 'nan')"
+            return f"nullif(nullif(CAST({sql} AS VARCHAR), 'nan'), '-nan')"
     elif kind == "BLOB":  # texts that were written without their type
         sql = f"TRY(decode({sql}))"
     return f"CAST({sql} AS VARCHAR)"

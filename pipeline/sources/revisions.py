@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Dataset
 from pipeline.core.errors import UnreadableInput
-from pipeline.sources.extra_columns import extra_columns
+from pipeline.sources.extra_columns import extra_columns, is_bytes
 from pipeline.sources.file_kinds import Kind, kind_of
 
 NAN_IDS, BYTES, LISTS, TYPED_CATALOG = "nan_ids", "bytes", "lists_below_paths", "typed_catalog"
+CASES = "names_by_case"
 """NaN in a column of float ids is no id; bytes that are no UTF-8 are named so, and columns of bytes are decoded; lists
-below a path of JSON lines are kept as JSON; in a catalog of Parquet or JSON a word such as NULL is a text."""
+below a path of JSON lines are kept as JSON; in a catalog of Parquet or JSON a word such as NULL is a text; columns of
+Parquet whose names differ by case only are told apart."""
 
 
 def revisions_of(dataset: Dataset, data: Path, sources: Sequence[str], catalogs: Sequence[str]) -> list[str]:
@@ -33,7 +35,8 @@ def _of_source(dataset: Dataset, path: Path, name: str) -> Iterator[str]:
         yield LISTS
     if kind != Kind.PARQUET:
         return
-    ids = (dataset.columns.user, dataset.columns.item)
+    columns = dataset.columns
+    ids, numbers = (columns.user, columns.item), (columns.rating, columns.timestamp)
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):  # the reader says what is wrong
@@ -41,8 +44,12 @@ def _of_source(dataset: Dataset, path: Path, name: str) -> Iterator[str]:
     for field in schema:
         if field.name in ids and pa.types.is_floating(field.type):
             yield NAN_IDS
-        if field.name in (*ids, *extra) and (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)):
+        if field.name in (*ids, *numbers, *extra) and is_bytes(field.type):
             yield BYTES
+    names = [field.name.casefold() for field in schema]
+    wanted = {name.casefold() for name in (*ids, *numbers, *extra) if name}
+    if any(names.count(name) > 1 for name in wanted):
+        yield CASES
 
 
 def _kind(path: Path, name: str) -> Kind | None:

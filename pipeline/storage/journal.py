@@ -269,6 +269,7 @@ def read_settings(home: Home, dataset: str, run_id: str) -> dict[str, Any] | Non
 
 def load_run(home: Home, dataset: str, run_id: str) -> "Run":
     """The `Run` of a past run, as its stages saw it."""
+    from pipeline.config.base import PAST
     from pipeline.config.run import Run
 
     record = read_run(home, dataset, run_id)
@@ -280,7 +281,8 @@ def load_run(home: Home, dataset: str, run_id: str) -> "Run":
             "data": record["data"],
             "settings": settings,
             "started_at": record["started_at"],
-        }
+        },
+        context=PAST,
     )
 
 

@@ -38,8 +38,7 @@ class ModelConfig(BaseModel):
     def _without_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = type(self).model_fields
         written = dump(self)
-        later = {name for base in type(self).__mro__ for name in base.__dict__.get("added_later", ())}
-        unset = {name for name in later if name in written and written[name] == fields[name].get_default()}
+        unset = {name for name in self.added_later if name in written and written[name] == fields[name].get_default()}
         return {name: value for name, value in written.items() if name not in unset}
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import loader
-from pipeline.config.base import MOST, MOST_DAYS
+from pipeline.config.base import MOST, MOST_DAYS, PAST
 from pipeline.config.settings import Settings
 from pipeline.core.errors import SettingsError
 from pipeline.models.registry import MODELS
@@ -93,3 +93,11 @@ def test_hyperparameters_are_finite():
         if name not in errors_of(model.Config, name, value)
     ]
     assert len(MODELS) > 10 and not taken
+
+
+def test_settings_of_a_past_night_are_read_without_limits():
+    """An earlier release has run nights with them."""
+    tree = {"dataset": {"name": "d"}, "models": {"popularity": {}}, "export": {"popular_windows": [7, 1_000_000]}}
+    with pytest.raises(ValidationError, match="is more than 100,000"):
+        Settings.model_validate(tree)
+    assert Settings.model_validate(tree, context=PAST).export.popular_windows == [7, 1_000_000]

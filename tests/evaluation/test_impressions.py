@@ -124,6 +124,14 @@ def test_by_user_and_time_the_list_of_that_time_counts(two_nights: Run):
     assert not any('"v"' in text or "nobody" in text for text in texts), "only counts are kept"
 
 
+def test_a_damaged_generation_is_noted_and_the_others_count(two_nights: Run):
+    two_nights.home.generation(two_nights.dataset, NIGHTS[1]).write_bytes(b"no database")
+    found, ledger = counted(two_nights, BY_USER, user="who", timestamp="at", timestamp_unit="iso")
+    assert {night for night, *_ in found} == {1} and ledger["kept"]
+    notes = journal.notes(two_nights.home, two_nights.dataset, two_nights.run_id)
+    assert any(f"generation {NIGHTS[1]} can't be read" in text for text in notes)
+
+
 def test_after_a_rollback_the_lists_count_that_are_live_again(two_nights: Run):
     text = "who,at,item_id,clicked\n" + "".join(
         f"u,2026-01-0{day} 12:00:00,{item},1\n" for day, item in ((1, "a"), (2, "b"), (4, "a"), (6, "c"))

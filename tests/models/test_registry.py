@@ -1,5 +1,6 @@
 """Families are found: the modules of the package, entry points, dotted paths."""
 
+import json
 import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator
@@ -34,6 +35,12 @@ def test_the_families_are_the_modules_that_declare_one():
 def test_built_in_keys_are_class_name_and_version():
     for family in MODELS.values():
         assert registry.key_of(family) == {"family": family.__name__, "version": family.version}
+
+
+def test_hyperparameters_that_came_later_are_in_no_key_where_they_are_not_set():
+    known = json.loads(Path(__file__).with_name("written_by_default.json").read_text())
+    for name, family in MODELS.items():
+        assert sorted(family.Config().model_dump()) == known[name], "lake keys of all fits of this family would move"
 
 
 def test_large_fits_of_some_families_have_a_later_version():

@@ -165,7 +165,9 @@ def test_columns_that_differ_by_case_are_two_columns(tmp_path: Path, kind: str):
         ('{"user": null, "user": "b", "item": "x"}', "b"),
         ('{"user": "a", "us\\u0065r": "b", "item": "x"}', "b"),
         ('{"user": "b", "item": "y", "item": "x"}', "b"),
+        (f'{{"user": "a", "user": "b", "item": "x", "n": {"9" * 5000}}}', "b"),
     ],
+    ids=range(5),
 )
 def test_a_key_twice_is_counted_and_its_last_value_counts(tmp_path: Path, line: str, user: str):
     text = "".join(json.dumps({"user": u, "item": i}) + "\n" for u, i in PAIRS) + line + "\n"
@@ -226,8 +228,25 @@ def test_bytes_that_are_no_text_are_rejected_for_that(tmp_path: Path, kind: pa.D
     assert other.rejects[0] == (4, "bad_encoding")
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv", "wide"])
+def test_a_rating_that_32_bits_do_not_hold_is_rejected_fast_and_exactly(tmp_path: Path, kind: str):
+    ratings = [1e39 if n == 7 else float(1 + n % 5) for n in range(40)]
+    columns = {"user": [u for u, _ in PAIRS], "item": [i for _, i in PAIRS], "rating": ratings}
+    if kind == "parquet":
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table(columns), path)
+    else:
+        by = ";;" if kind == "wide" else ","
+        lines = [by.join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+        path = put(tmp_path, "a.csv", "\n".join([by.join(columns), *lines, ""]))
+    source = {"files": [path.name], **({"delimiter": ";;"} if kind == "wide" else {})}
+    dataset = Dataset.model_validate({"name": "d", "source": source, "columns": {"rating": "rating"}})
+    for exact in (False, True):
+        assert read_as(path, dataset, tmp_path, exact).ledger == {"kept": 39, "rating_not_finite": 1}
+
+
 def test_nan_is_no_user_whatever_the_statistics_of_the_file_say(tmp_path: Path):
-    users = [float("nan") if n % 10 == 0 else float(n % 7) for n in range(40)]
+    users = [(float("nan"), -float("nan"))[n % 20 == 0] if n % 10 == 0 else float(n % 7) for n in range(40)]
     for items in (pa.array([item for _, item in PAIRS]), pa.array(users, pa.float32())):
         path = parquet(tmp_path, user=pa.array(users), item=items)
         found = both_ways(path, tmp_path, user="user", item="item")

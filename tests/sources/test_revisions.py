@@ -34,12 +34,25 @@ def test_the_keys_of_usual_files_stay(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("user", "expected"),
-    [([1.0, float("nan")], ["nan_ids"]), ([b"a", b"\xff"], ["bytes"]), (["a", "b"], []), ([1, 2], [])],
+    [
+        ([1.0, float("nan")], ["nan_ids"]),
+        ([b"a", b"\xff"], ["bytes"]),
+        (["a", "b"], []),
+        ([1, 2], []),
+        (pa.array([b"a", b"b"], pa.binary(1)), ["bytes"]),
+    ],
 )
 def test_the_keys_of_parquet_files_move_by_their_types(tmp_path: Path, user: list, expected: list[str]):
     pq.write_table(pa.table({"user": user, "item": ["a", "b"]}), tmp_path / "a.parquet")
     assert revisions(tmp_path, "a.parquet") == expected
     assert revisions(tmp_path, "a.parquet", source={"mode": "incremental"}) == [], "its earlier files may be gone"
+
+
+def test_the_keys_of_parquet_files_move_by_names_that_differ_by_case_and_by_ratings_of_bytes(tmp_path: Path):
+    columns = {**BASE["columns"], "rating": "rating"}
+    pq.write_table(pa.table({"user": ["u"], "item": ["a"], "Item": ["b"], "rating": [b"1"]}), tmp_path / "a.parquet")
+    assert revisions(tmp_path, "a.parquet") == ["names_by_case"]
+    assert revisions(tmp_path, "a.parquet", columns=columns) == ["bytes", "names_by_case"]
 
 
 def test_the_keys_of_catalogs_with_types_and_of_paths_move(tmp_path: Path):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files
 from pipeline.sources.doubts import KEY_TWICE, in_words
+from pipeline.sources.extra_columns import is_bytes
 from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
 from pipeline.sources.json_lines import any_cell, columns_of, finder_of_twins, kinds_of, parse_object
 from pipeline.sources.plain_text import has_returns_only
@@ -193,11 +194,6 @@ def _parquet(path: Path) -> Peek:
             if is_bytes(column.type) and (wrong := sum(_is_no_text(value) for value in column.to_pylist()))
         },
     )
-
-
-def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, which are texts that were written without their type."""
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _is_no_text(value: bytes | None) -> bool:
