@@ -30,6 +30,7 @@ __all__ = [
     "model_attributes",
     "number_formats",
     "number_looks",
+    "parquet_cells",
     "parquet_writer",
     "parsing",
     "plain_text",

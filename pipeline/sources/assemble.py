@@ -16,7 +16,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import attributes, catalog_ids, column_types, files, incremental
-from pipeline.sources.catalog_reader import read_items
+from pipeline.sources.catalog_reader import notes_of, read_items
 from pipeline.sources.extra_columns import common_types
 from pipeline.sources.file_parts import read_ahead, read_into
 from pipeline.sources.file_reader import FileResult
@@ -83,7 +83,9 @@ class SourceAssembler:
         rejected = self._add_rejected(rejected)
         ids = pl.scan_parquet(self.folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()
         found = catalog_ids.compare(catalog["item_id"], ids["item_id"])
-        return {**counts, **asdict(found), "rejects": dict(rejected["reason"].value_counts().iter_rows())}
+        notes = notes_of(self.run.data, names, self.dataset.items)
+        rejects = dict(rejected["reason"].value_counts().iter_rows())
+        return {**counts, **asdict(found), "rejects": rejects} | ({"notes": notes} if notes else {})
 
     def write_users(self) -> dict[str, Any]:
         """Write user_attributes.parquet from the files of `dataset.users`, after `read_files`.
@@ -92,7 +94,10 @@ class SourceAssembler:
         """
         counts, rejected = attributes.write_users(self.run, self.folder, sorted(self.source.users), self.scratch)
         rejected = self._add_rejected(rejected)
-        return {**counts, "rejects": dict(rejected["reason"].value_counts().iter_rows())}
+        users = self.dataset.users
+        notes = notes_of(self.run.data, sorted(self.source.users), attributes.as_items(users), "users") if users else []
+        rejects = dict(rejected["reason"].value_counts().iter_rows())
+        return {**counts, "rejects": rejects} | ({"notes": notes} if notes else {})
 
     def _add_rejected(self, rejected: pl.DataFrame) -> pl.DataFrame:
         """Add lines to rejected_rows.parquet, and return them, but for those of files that are sources as well."""

@@ -68,11 +68,26 @@ def source_names(dataset: Dataset, expression: expressions.Expression) -> list[s
 def scalar(column: str, kind: str) -> str:
     """SQL for a Parquet column of DuckDB type `kind`: its own scalar type, times in UTC without a zone, else text."""
     quoted = '"' + column.replace('"', '""') + '"'
-    if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
-        return f"{quoted} AT TIME ZONE 'UTC'"
-    if kind.partition("(")[0] in SCALARS or kind.startswith("TIMESTAMP"):
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return _time(quoted, kind)
+    if kind.partition("(")[0] in SCALARS:
         return quoted
     return f"nullif(CAST({quoted} AS VARCHAR), '')"
+
+
+def _time(quoted: str, kind: str) -> str:
+    """SQL for a time without a zone, as Python has it: infinity is the end of the year 9999, -infinity the start of the
+    year 1, and what else is outside of these years is null.
+    """
+    if kind == "TIMESTAMP_NS":
+        return quoted  # all of them are inside
+    if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
+        quoted, kind = f"({quoted} AT TIME ZONE 'UTC')", "TIMESTAMP"
+    first, last = (f"CAST('{end}' AS {kind})" for end in ("0001-01-01", "9999-12-31 23:59:59"))
+    return (
+        f"CASE WHEN isinf({quoted}) THEN greatest({first}, least({quoted}, {last})) "
+        f"WHEN year({quoted}) BETWEEN 1 AND 9999 THEN {quoted} END"
+    )
 
 
 def common_types(schemas: list[pa.Schema]) -> pa.Schema:

@@ -52,6 +52,7 @@ def _read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into
         find_column(column, keys.get(role, f"columns.{role}"), list(types), name)
         if role in ROLES:
             check_type(name, role, column, types[column])
+    _check_bytes(con, path, name, {role: c for role, c in wanted.items() if role in ROLES and types[c] == "BLOB"})
     dataset = _typed(dataset, types)
     texts = [f"{_as_text(wanted.get(role), role, types)} AS {role}_text" for role in ROLES]
     texts += [f"{scalar(wanted[stored], types[wanted[stored]])} AS {warehouse.quoted(stored)}" for stored in keys]
@@ -103,7 +104,7 @@ def _as_text(column: str | None, role: str, types: dict[str, str]) -> str:
     if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
         quoted = f"{quoted} AT TIME ZONE 'UTC'"
     if role == "timestamp" and kind.startswith(("TIMESTAMP", "DATE")):
-        quoted = f"CAST({quoted} AS TIMESTAMP)"
+        quoted = f"coalesce(CAST(TRY_CAST({quoted} AS TIMESTAMP) AS VARCHAR), CAST({quoted} AS VARCHAR))"
     elif kind in ("FLOAT", "DOUBLE") or (kind.startswith("DECIMAL") and role == "rating"):
         quoted = f"CAST({quoted} AS DOUBLE)"
         if role in ("user", "item"):
@@ -124,6 +125,27 @@ def check_type(name: str, role: str, column: str, kind: str) -> None:
     else:
         return
     raise UnreadableInput(f"{name}: column {column!r} (columns.{role}) has the type {kind}, no single value: {advice}")
+
+
+def _check_bytes(con: Connection, path: Path, name: str, columns: dict[str, str]) -> None:
+    """Raise UnreadableInput if most values of a column of bytes are no text; else they are rejected row by row.
+
+    `columns`: role to column.
+    """
+    for role, column in columns.items():
+        quoted, file = warehouse.quoted(column), warehouse.literal(path)
+        try:
+            found = con.sql(
+                f"SELECT count({quoted}), count(TRY(decode({quoted}))) FROM read_parquet({file})"
+            ).fetchall()
+        except warehouse.DatabaseError as error:
+            raise _unreadable(path, [column], error) from None
+        ((n_values, n_texts),) = found
+        if n_texts < n_values / 2:
+            raise UnreadableInput(
+                f"{name}: column {column!r} (columns.{role}) has bytes that are no text, which are not read: cast it, "
+                "e.g. with encode(column, 'hex') in PostgreSQL, or hex(column) in DuckDB and SQLite"
+            )
 
 
 def _unreadable(path: Path, columns: list[str], error: Exception) -> UnreadableInput:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.console import log
 from pipeline.sources.connectors import query_results
 from pipeline.sources.connectors.file_queries import Limits
 from pipeline.sources.connectors.problems import Where, shortened
@@ -49,12 +50,16 @@ def write(query: str, url: str, folder: Path, path: Path, where: Where, limits: 
         refused = any(text in str(error) for text in ("not authorized", "authorization denied", "one statement"))
         why = f"it was refused: only one SELECT is allowed ({error})" if refused else f"it failed: {error}"
         raise where.unreadable("query", shortened(why)) from None
-    texts = ", ".join(f"CAST({warehouse.quoted(n)} AS {k}) AS {warehouse.quoted(n)}" for n, k in kinds.items())
+    texts = ", ".join(_column(warehouse.quoted(name), kind) for name, kind in kinds.items())
     with closing(warehouse.connect(temporary=limits.temporary, threads=limits.threads,
                                    memory_limit=limits.memory_limit)) as sorting:  # fmt: skip
         n_rows = query_results.write(sorting, f"SELECT {texts} FROM read_parquet({warehouse.literal(aside)})", path)
     aside.unlink()
     return n_rows
+
+
+def _column(name: str, kind: str) -> str:
+    return name if kind == "BLOB" else f"CAST(TRY(decode({name})) AS {kind}) AS {name}"
 
 
 def _may(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
@@ -65,15 +70,23 @@ def _may(action: int, first: str | None, second: str | None, database: str | Non
 
 
 def _write_texts(found: sqlite3.Cursor, path: Path, where: Where) -> dict[str, str]:
-    """Write all cells as text; returns the type of each column that all of its cells have."""
+    """Write all cells as text, encoded; returns the type of each column that all of its cells have.
+
+    A column is a BLOB if none of its cells is text. Otherwise cells with bytes that are no text are NULL, with a
+    warning.
+    """
     names = [str(column[0]) for column in found.description or []]
     query_results.check_names(names, where)
     seen: list[set[str]] = [set() for _ in names]
-    schema = pa.schema([(name, pa.string()) for name in names])
+    schema = pa.schema([(name, pa.binary()) for name in names])
     with pq.ParquetWriter(path, schema, compression="lz4") as writer:
         for rows in _batches(found):
             columns = [[_text(cell, seen[at]) for cell in column] for at, column in enumerate(zip(*rows, strict=True))]
-            writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
+            writer.write_table(pa.table([pa.array(column, pa.binary()) for column in columns], schema=schema))
+    for name, kinds in zip(names, seen, strict=True):
+        if "bytes" in kinds and len(kinds) > 1:
+            text = f"column {name!r} has bytes that are no text next to other values: they count as NULL; cast them"
+            log.warning(f"{where.key('query')}: {text}, e.g. with hex()")
     return {name: _kind(kinds) for name, kinds in zip(names, seen, strict=True)}
 
 
@@ -82,24 +95,28 @@ def _batches(found: sqlite3.Cursor) -> Iterator[list[tuple]]:
         yield rows
 
 
-def _text(cell: object, seen: set[str]) -> str | None:
-    """The text of a cell; None for NULL and for bytes that are no text. `seen` gets its type."""
+def _text(cell: object, seen: set[str]) -> bytes | None:
+    """The text of a cell in UTF-8, or its bytes if they are no text; None for NULL. `seen` gets its type."""
     if cell is None:
         return None
     if isinstance(cell, int):
         seen.add("exact" if abs(cell) <= _EXACT else "integer")
-        return str(cell)
+        return str(cell).encode()
     if isinstance(cell, float):
         seen.add("float")
-        return repr(cell)
-    seen.add("text")
+        return repr(cell).encode()
+    found = cell if isinstance(cell, bytes) else str(cell).encode()
     try:
-        return cell.decode() if isinstance(cell, bytes) else str(cell)
+        found.decode()
+        seen.add("text")
     except UnicodeDecodeError:
-        return None
+        seen.add("bytes")
+    return found
 
 
 def _kind(seen: set[str]) -> str:
+    if seen == {"bytes"}:
+        return "BLOB"
     if seen and seen <= {"exact", "integer"}:
         return "BIGINT"
     return "DOUBLE" if "float" in seen and seen <= {"exact", "float"} else "VARCHAR"

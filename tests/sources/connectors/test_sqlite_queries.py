@@ -39,6 +39,16 @@ def test_columns_of_numbers_are_numbers_and_exact(shop: Path):
     assert found["b"].to_list() == ["x", None]  # bytes that are no text
 
 
+def test_bytes_are_bytes_and_between_texts_they_are_left_out_with_a_warning(
+    shop: Path, caplog: pytest.LogCaptureFixture
+):
+    found = ask(shop, "select u, b, x'ff00' raw, null n from plays")
+    assert found.schema["raw"] == pl.Binary and found["raw"].to_list() == [b"\xff\x00"] * 2
+    assert found["n"].to_list() == [None, None]
+    (warning,) = caplog.messages
+    assert "shop.toml: source.query: column 'b' has bytes that are no text" in warning
+
+
 def test_one_other_cell_makes_a_column_text(shop: Path):
     with closing(sqlite3.connect(shop / "shop.db")) as con:
         con.executemany("insert into plays values (?, ?, ?, ?)", [(n, n, n, "") for n in range(3000)])
