@@ -3,18 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # tests/conftest.py orders the files, the longest first
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS ?= auto
 # replaces the default of pyproject.toml, which is that of `make test`
 UNIT = -m 'not night and not process and not long and not slow and not device and not server and not timing and not connectors and not scale'
 STAMP := $(VENV)/installed
 SERVERS := $(VENV)/installed-servers
 RAY := $(VENV)/installed-ray
 EXTRAS ?= dev,fabric,connectors
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Python compiles what is imported, a third of these packages; pip would compile all of them, in a minute
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 # Some containers set it; without bytecode, each test run rewrites the asserts of all tests, and each child process compiles the packages
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install run test-unit test test-server test-connectors test-scale test-all coverage wheel-check bench bench-smoke bench-peers gpu-check faults soak lint format clean
+.PHONY: install run test-collect test-unit test test-server test-connectors test-scale test-all coverage wheel-check bench bench-smoke bench-peers gpu-check faults soak lint format clean
 install: $(STAMP)
 
 $(STAMP): constraints.txt pyproject.toml
@@ -33,6 +35,10 @@ $(RAY): $(STAMP)
 
 run: install
 	$(BIN)/nightrecs run
+
+# imports all tests, and keeps their bytecode for the workers of the other targets
+test-collect: install
+	$(BIN)/python -m pytest -m '' --collect-only -qq
 
 test-unit: install
 	$(PYTEST) $(UNIT)

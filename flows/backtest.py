@@ -18,6 +18,7 @@ from flows.conductor import conduct
 from flows.step import plainly
 from pipeline.config.publishing import Keep
 from pipeline.config.run import Run, utcnow
+from pipeline.core.code_version import code_version
 from pipeline.core.console import log
 from pipeline.core.errors import Refused, SettingsError, Skipped
 from pipeline.core.filesystem import delete, write_atomically
@@ -66,7 +67,7 @@ class Backtest:
         """What a backtest that goes on must have in common with the one that is there."""
         settings = self.run.settings.model_dump(mode="json", exclude={"threads", "memory_limit", "scale"})
         source = ingest.spec(self.run).key
-        return json.loads(json.dumps({"settings": settings, "source": source, "code": journal.code_version()}))
+        return json.loads(json.dumps({"settings": settings, "source": source, "code": code_version()}))
 
 
 @dataclass(frozen=True)

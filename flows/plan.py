@@ -73,6 +73,8 @@ class Plan:
         self.stages: list[Planned] = []
         self.raw: Path | None = None
         """Where the rows as read are, or will be."""
+        self.parts: Path | None = None
+        """The same of the split; None: the plan ends before it."""
         self.shared: set[Path] = set()
         """Folders of results that are only in the shared lake."""
         self.states: dict[Path, str] = {}
@@ -83,6 +85,7 @@ class Plan:
     def walk(self, step: Step) -> None:
         """The line up to the point where metrics decide, then the stages that follow in any case."""
         data = data_stages(self.run, step)
+        self.parts = data.parts
         step(StageCall(StageName.PROFILE), profile.describe_data, self.run, data.raw, data.cleaned, data.parts)
         candidates = Candidates(self.run, step, data.parts, isolate=not_isolated)
         candidates.fit_single_models()

@@ -80,7 +80,10 @@ def prepare(
         folder, own = generated_source(place, settings.dataset, look_only), None
     else:
         folder, own = resolve_data(settings.dataset, toml, data), None
-    run = Run(run_id=run_id, home_root=place.root, data=folder, own_data=own, settings=settings, started_at=now)
+    run = Run(
+        run_id=run_id, home_root=place.root, data=folder, own_data=own, toml=_own(toml), settings=settings,
+        started_at=now,
+    )  # fmt: skip
     check_columns(run)
     model_attributes.check(settings.dataset, settings.attributes, run.data)
     if not look_only and until not in without_rows(settings):
@@ -90,6 +93,11 @@ def prepare(
 
         wanted_lists.check(settings, run.data, now.date())
     return run
+
+
+def _own(toml: Path) -> Path | None:
+    """The path of a data set's TOML; None for a shipped one, which its name finds."""
+    return None if toml.parent == paths.DATASETS else toml.resolve()
 
 
 def without_rows(settings: Settings) -> tuple[str, ...]:

@@ -24,8 +24,6 @@ from pipeline.storage import journal, warehouse
 from pipeline.tracking import server
 from tests.support.cheap_tracking import Preparer, from_template
 
-gc.disable()  # until all tests are collected
-
 settings.register_profile("without_deadline", deadline=None)  # a busy machine or a tracer fails no example
 settings.load_profile("without_deadline")
 
@@ -43,6 +41,8 @@ CLUSTER_FIXTURES = {"ray_cluster"}
 """A test that uses one of these has the marker `scale`."""
 PUBLIC_DATA_MODULES = re.compile(r"tests\.support\.(data_sets|real_data)")
 """What reads public data sets. A test that uses one of these has the marker `long`."""
+LONG = ("night", "process", "long")
+"""Markers of tests of which one may take a second or more."""
 NAMED_IN_FILES = {
     "server": re.compile(r"mark\.server"),
     "connectors": re.compile(r"\bpostgres\b|\bs3\b|mark\.connectors"),
@@ -85,11 +85,16 @@ def module_of(value: object) -> str | None:
     return value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
 
 
-def pytest_collection_finish() -> None:
-    """Objects of imported modules and collected tests live on: the collector takes a tenth of all time to look at them."""
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # as pipeline/core/collector.py
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Imported modules and collected tests live on: to look at them again and again took a tenth of all CPU time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # as pipeline/core/collector.py
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
@@ -108,8 +113,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
         if any(map(PUBLIC_DATA_MODULES.fullmatch, used)):
             item.add_marker("long")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # files with most nights first, so that no worker ends with a long one
-        slow = Counter(item.path for item in items if item.get_closest_marker("night") and not is_deselected(item))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # files with most long tests first, so that no worker ends with one
+        slow = Counter(
+            item.path for item in items if any(map(item.get_closest_marker, LONG)) and not is_deselected(item)
+        )
         items.sort(key=lambda item: -slow[item.path])
 
 

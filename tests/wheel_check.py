@@ -60,7 +60,7 @@ def night_elsewhere(root: Path, python: Path) -> Path:
         (here / name / "__init__.py").write_text(DECOY)
     (root / "cheap.toml").write_text(RECIPE)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("NIGHTRECS_", "PYTHON"))}
-    environ |= {"HOME": str(root / "user"), "XDG_DATA_HOME": str(data), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ |= {"HOME": str(root / "user"), "XDG_DATA_HOME": str(data)}
     (root / "user").mkdir()
     before = files_of(root / "venv"), files_of(here)
 

@@ -29,6 +29,8 @@ from pipeline.storage.lock import lock
 
 UNITS = {"h": 1, "d": 24, "w": 7 * 24}
 """Hours."""
+MOST_NIGHTS = 10_000
+"""Of one backtest: 27 years of days. Each night takes seconds at least."""
 
 
 def backtest(options: Namespace) -> None:
@@ -37,6 +39,11 @@ def backtest(options: Namespace) -> None:
     every = interval(options.every or "1d")
     if last < first + every:
         raise SettingsError("--from and --to are less than two nights: choose a later --to, or a shorter --every")
+    if (last - first) // every >= MOST_NIGHTS:
+        raise SettingsError(
+            f"--from and --to are {(last - first) // every + 1:,} nights, and a backtest has at most {MOST_NIGHTS:,}: "
+            "choose a longer --every, or days that are closer"
+        )
     run = prepared(options, first)
     home, dataset = run.home, run.dataset
     end = f"{options.every or '1d'}-{run.settings.recipe}"

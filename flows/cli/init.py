@@ -15,15 +15,17 @@ from pipeline.sources.sniffing.interactions import Proposal, propose
 def init(options: Namespace) -> None:
     """Write the TOML to the current folder or `--output`, and print the next command."""
     source = Path(options.csv).expanduser()
+    given = Path(options.output or "-").expanduser()
+    name = given.stem if given.suffix == ".toml" else ""  # one name for the file and for what is published
     if proposals.is_fetched(options.csv, options.query):
         toml = Path(options.output or ".").expanduser()
         toml = toml / "new.toml" if toml.is_dir() else toml
-        proposal = proposals.propose_fetched(options.csv, options.query, options.password_env, toml)
+        proposal = proposals.propose_fetched(options.csv, options.query, options.password_env, toml, name)
         source = source if source.is_dir() else toml
     elif options.password_env:
         raise SettingsError("--password-env goes with the URL of a database and --query")
     else:
-        proposal = propose(source)
+        proposal = propose(source, name)
     text = proposal.toml
     summary = checks_of(proposal)
     if options.output == "-":

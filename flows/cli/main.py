@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from flows.cli.options import build_parser
 from pipeline.core import child_processes
-from pipeline.core.errors import Held, Locked, Refused, SettingsError, UnreadableInput, with_ids
+from pipeline.core.errors import Held, LakeDown, Locked, Refused, SettingsError, UnreadableInput, with_ids
 from pipeline.core.filesystem import ADVICE, is_full, is_utf8
 from pipeline.core.redaction import masked
 from pipeline.core.terminal import plain
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(plain(masked(message)), file=sys.stderr)
         if code == CRASHED and is_full(error):
             print(ADVICE, file=sys.stderr)
-        elif code == CRASHED and not debug:
+        elif code == CRASHED and not debug and not isinstance(error, LakeDown):  # which says what to do
             print("This should not happen. Add --debug to see where it did.", file=sys.stderr)
         return code
 

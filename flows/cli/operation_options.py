@@ -1,6 +1,6 @@
 """Options of the commands that operate nights: maintenance, scheduling and diagnostics."""
 
-from flows.cli.parser import Command, add_dataset, not_negative, positive
+from flows.cli.parser import Command, add_dataset, not_negative, port, positive
 
 
 def add_maintenance(command: Command) -> None:
@@ -121,7 +121,9 @@ def add_scheduling(command: Command) -> None:
     schedule.add_argument("--timezone", default="UTC", help="of the cron line (default: UTC)")
     schedule.add_argument("--recipe", default="nightly", help="a shipped recipe, or the path of a TOML")
     schedule.add_argument("--data", metavar="PATH", help="folder of the source files")
-    schedule.add_argument("--max-age", type=float, metavar="HOURS", help="maximum age of the tables; `up` checks it")
+    schedule.add_argument(
+        "--max-age", type=not_negative, metavar="HOURS", help="maximum age of the tables; `up` checks it"
+    )
     schedule.add_argument("--set", action="append", metavar="KEY=VALUE", dest="overrides", help="as for `run`")
     schedule.add_argument("--remove", action="store_true", help="remove the schedule of this data set")
     up = command(
@@ -133,12 +135,12 @@ def add_scheduling(command: Command) -> None:
         "3 already up or starting (--check: something does not answer)",
     )  # fmt: skip
     up.add_argument("--check", action="store_true", help="print what is running, and exit")
-    up.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="first to try (default: 4200)")
+    up.add_argument("--prefect-port", type=port, default=4200, metavar="PORT", help="first to try (default: 4200)")
     up.add_argument(
         "--ray", action="store_true",
         help="also start a Ray cluster of this machine, for nights with scale.engine=ray (needs the extra scale)",
     )  # fmt: skip
-    up.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="first to try (default: 5000)")
+    up.add_argument("--mlflow-port", type=port, default=5000, metavar="PORT", help="first to try (default: 5000)")
 
 
 def add_diagnostics(command: Command) -> None:
@@ -152,7 +154,7 @@ def add_diagnostics(command: Command) -> None:
         "read or were never published; 2 there is no such data set in this home",
     )  # fmt: skip
     add_dataset(status)
-    status.add_argument("--max-age", type=float, metavar="HOURS", help="maximum age of the tables")
+    status.add_argument("--max-age", type=not_negative, metavar="HOURS", help="maximum age of the tables")
     status.add_argument("--deep", action="store_true", help="verify the checksums of all published files")
     doctor = command(
         "flows.cli.doctor:doctor", "check the installation, the home and the device",

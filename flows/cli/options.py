@@ -107,7 +107,11 @@ def _add_run(command: Command) -> None:
     )
     init.add_argument("--query", metavar="SQL", help="a SELECT whose rows are the interactions")
     init.add_argument("--password-env", metavar="NAME", help="environment variable with the database's password")
-    init.add_argument("--output", metavar="FILE", help="file to write (default: ./<name>.toml; - is stdout)")
+    init.add_argument(
+        "--output",
+        metavar="FILE",
+        help="file to write; its name is the data set's (default: ./<name>.toml; - is stdout)",
+    )
     init.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from pipeline.core.terminal import plain
 
 USAGE = 2
+MOST = 10**9
+"""The largest number that options take: more rows, days or hours than there are, and any arithmetic has room."""
 Command = Callable[..., "Parser"]
 """Adds a command; see `commands_of`."""
 
@@ -57,31 +59,43 @@ def add_dataset(parser: Parser) -> None:
 
 def number_of_rows(text: str) -> int:
     """A positive number such as `20000000`, `20_000_000` or `2e9`."""
-    try:
-        number = float(text)
-        if not 1 <= number < 1e18:
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows; write 20000000 or 2e7") from None
+    number = _number(text)
+    if not 1 <= number < 1e18:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows; write 20000000 or 2e7")
     return int(number)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
+    """A whole number from 1 to MOST."""
+    return _whole(text, MOST, "a whole number")
+
+
+def port(text: str) -> int:
+    """The number of a TCP port."""
+    return _whole(text, 65_535, "a port, which is a whole number")
 
 
 def not_negative(text: str) -> float:
-    """A number from 0 on."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    """A number from 0 to MOST."""
+    number = _number(text)
+    if not 0 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST:,}")
     return number
+
+
+def _number(text: str) -> float:
+    """The number of a text in ASCII; NaN, which no range has, for other texts."""
+    try:
+        return float(text) if text.isascii() else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _whole(text: str, most: int, what: str) -> int:
+    is_whole = text.isascii() and text.isdecimal() and len(text) <= 20
+    if not is_whole or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} from 1 to {most:,}")
+    return int(text)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ def show_plan(options: Namespace) -> int:
 
     Returns 2, as the night would, if the source's rows need more memory than there is.
     """
-    from flows.plan import Plan  # imports torch
+    from flows.left_out import left_out, size_of  # these import torch
+    from flows.plan import Plan
 
     o = options
     run = prepare(o.dataset, o.recipe, o.data, o.home, o.overrides, until=o.until, look_only=True)
     planned = Plan(run, o.until)
     plan, memory = planned.stages, memory_for(run, planned.raw, o.rows)
+    size = size_of(run, planned.parts, o.rows)
     stages = [{"stage": each.call.title, "state": each.state, "minutes": each.minutes} for each in plan]
     timed = [stage["minutes"] for stage in stages if stage["minutes"] is not None]
     names = sorted(name for name in os.environ if name.startswith("NIGHTRECS_") and name not in loader.NOT_KEYS)
@@ -43,7 +46,11 @@ def show_plan(options: Namespace) -> int:
         "until": o.until, "budget_minutes": run.settings.budget.minutes,
         "minutes": round(sum(timed), 4), "untimed": len(stages) - len(timed), "memory": memory,
         "stages": stages, "warnings": warnings_of(run),
+        "size": size and {"users": size.users, "items": size.items, "train_rows": size.rows},
+        "left_out": size and [asdict(each) for each in left_out(run, size)],
     }  # fmt: skip
+    if together := of_several_hosts(run):
+        answer["hosts"] = {"machines": run.settings.scale.hosts, "models": together}
     if run.settings.publish and o.until is None:
         found = destinations.check(run.home, run.dataset, run.settings.publish)
         answer["destinations"] = [{"name": name, "trouble": bad, "found": there} for name, bad, there in found]
@@ -57,6 +64,16 @@ def warnings_of(run: Run) -> list[str]:
 
     problem = impressions.problem(run.settings.dataset, run.data)
     return [masked(f"impressions will not be counted: {problem}")] if problem else []
+
+
+def of_several_hosts(run: Run) -> list[str]:
+    """The models that several machines of the cluster fit together."""
+    if run.settings.scale.hosts == 1:
+        return []
+    from pipeline.experiments import families, fit  # imports torch
+
+    of = {label: families.family_of(run.settings, label)[0] for label in run.settings.models}
+    return [label for label, family in of.items() if fit.hosts_of(run.settings, family) > 1]
 
 
 def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
@@ -75,6 +92,7 @@ def memory_for(run: Run, raw: Path | None, rows: int | None) -> dict[str, Any]:
     return {
         "rows": count and count.rows, "rows_text": count and count.text, "rows_from": count and how,
         "needed_bytes": count and capacity.needed, "disk_bytes": count and count.rows * BYTES_STORED,
+        "lists_bytes": count and capacity.for_lists,
         "fits": count and capacity.fits, "what_helps": helps, "bytes_per_row": capacity.bytes_per_row,
         "room_bytes": capacity.room, "total_bytes": capacity.total, "rows_that_fit": capacity.rows_that_fit,
     }  # fmt: skip
@@ -87,9 +105,23 @@ def memory_text(memory: dict[str, Any]) -> list[str]:
         return [f"  memory   {here}; how many the source has is not known yet"]
     needed, disk = in_gib(memory["needed_bytes"]), in_gib(memory["disk_bytes"])
     lines = [f"  rows     {memory['rows_text']}: {needed} of memory until they are split, {disk} of disk per night"]
+    lists = f"about {in_gib(memory['lists_bytes'])} for lists of all users, by what ials with 64 dimensions took"
     if memory["fits"]:
-        return [*lines, f"  memory   {here}"]
-    return [*lines, f"  memory   not enough: {here}; {memory['what_helps']}"]
+        return [*lines, f"  lists    {lists}", f"  memory   {here}"]
+    return [*lines, f"  lists    {lists}", f"  memory   not enough: {here}; {memory['what_helps']}"]
+
+
+def size_text(answer: dict[str, Any]) -> list[str]:
+    """Which models would be left out for the size of the data, as lines of the plan."""
+    size, scaled = answer["size"], answer["memory"]["rows_from"] == OF_OPTION
+    if size is None:
+        return ["  models   which would be left out for their memory is known after --until split"] if scaled else []
+    if not (scaled or answer["left_out"]):
+        return []
+    how = "; users grow with the rows, items are those of the split" if scaled else ""
+    lines = [f"  sizes    {size['users']:,} users, {size['items']:,} items, {size['train_rows']:,} rows to learn{how}"]
+    lines += [f"  without  {each['model']}: {each['why']}" for each in answer["left_out"]]
+    return lines if answer["left_out"] else [*lines, "  models   all of the recipe, as far as memory goes"]
 
 
 def plan_text(answer: dict[str, Any]) -> str:
@@ -101,10 +133,12 @@ def plan_text(answer: dict[str, Any]) -> str:
     lines += [f"  set      {override}" for override in answer["overrides"]]
     lines += [f"  reads    {answer['data']}", f"  writes   {answer['tables']}, and the journal and lake next to it"]
     lines += [f"  budget   {answer['budget_minutes']:g} minutes"] if budgeted else []
+    if hosts := answer.get("hosts"):
+        lines.append(f"  hosts    {hosts['machines']} machines fit together: {', '.join(hosts['models'])}")
     for each in answer.get("destinations", ()):
         found = f"NOT reached: {each['trouble']}" if each["trouble"] else each["found"]
         lines.append(f"  copies   {each['name']}: {found}")
-    lines += memory_text(answer["memory"])
+    lines += memory_text(answer["memory"]) + size_text(answer)
     if answer["memory"]["rows_from"] == OF_OPTION:
         lines.append("stages and times are those of the source as it is, not of so many rows:")
     for stage in answer["stages"]:

@@ -125,8 +125,11 @@ def opened(options: Namespace) -> Connection:
     return reader.open_live(home, dataset)
 
 
-def require(options: Namespace, kind: str) -> None:
-    """Raise UnreadableInput, with the nearest ids, if the requested user (or item) is not in the published tables."""
+def require(options: Namespace, kind: str, advice: str = "") -> None:
+    """Raise UnreadableInput, with the nearest ids, if the requested user (or item) is not in the published tables.
+
+    `advice` ends its text.
+    """
     wanted = getattr(options, kind)
     if records(options, f"select 1 from {kind}s where {kind}_id = $id limit 1", {"id": wanted}):
         return
@@ -139,7 +142,8 @@ def require(options: Namespace, kind: str) -> None:
     )
     near = [row["id"] for row in found]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    listing = f'nightrecs sql {options.dataset} "select {kind}_id from {kind}s limit 10"'
     raise UnreadableInput(
         f"{kind} {wanted!r} is not in the published tables of {options.dataset}{hint}"
-        f' Ids are as in the source: nightrecs sql {options.dataset} "select {kind}_id from {kind}s limit 10"'
+        f" Ids are as in the source: {listing}{advice and f'. {advice}'}"
     )

@@ -28,11 +28,25 @@ def recommend(options: Namespace) -> None:
         if options.attribute and not is_known:
             found = of_new_user(options)
         else:
-            require(options, "user")
+            require(options, "user", "" if is_known else for_new_users(options))
             if options.attribute:
                 say(f"--attribute is for users who are not known yet; {options.user!r} is known")
             found = on_request(options)
     show(found, options)
+
+
+def for_new_users(options: Namespace) -> str:
+    """How the list of a user who is not known yet is asked for, where the night has such lists; else an empty text."""
+    rows = fallbacks(options)
+    some = next(((row["attribute"], row["value"]) for row in rows if row["attribute"] and row["value"]), None)
+    return f"For a user without rows yet, say what is known of them: --attribute {'='.join(some)}" if some else ""
+
+
+def fallbacks(options: Namespace) -> list[dict[str, Any]]:
+    """Attributes and values that lists for new users are by; none without `[export] fallback_by`."""
+    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'fallback_items'", {})
+    text = "select distinct attribute, value from fallback_items order by attribute, value"
+    return records(options, text, {}) if is_there else []
 
 
 def on_request(options: Namespace) -> list[dict[str, Any]]:
@@ -69,8 +83,7 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
         raise UnreadableInput(
             f"user {options.user!r} is not known, and lists for new users exist without --list {options.list} only"
         )
-    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'fallback_items'", {})
-    there = records(options, "select distinct attribute, value from fallback_items", {}) if is_there else []
+    there = fallbacks(options)
     names = sorted({row["attribute"] for row in there if row["attribute"]})
     if names and name not in names:
         there_are = f"lists for new users are by {', '.join(names)} (export.fallback_by)"
@@ -81,14 +94,14 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
         "and value is not distinct from $value and fallback_items.rank <= $n order by fallback_items.rank"
     )
     params = {"name": name, "value": value, "n": options.n}
-    if is_there and (found := records(options, query, params)):
+    if there and (found := records(options, query, params)):
         say(f"user {options.user!r} is not known; these are the items for new users with {name} {value!r}")
         return found
     near = nearest(value, [row["value"] for row in there if row["value"]])
     why = f"no user has it{near}" if names else "[export] fallback_by makes such lists"
     no_list = f"user {options.user!r} is not known, and there is no list for {name} {value!r}: {why}"
     say(f"{no_list}. These are popular items")
-    everyone = records(options, query, {"name": None, "value": None, "n": options.n}) if is_there else []
+    everyone = records(options, query, {"name": None, "value": None, "n": options.n}) if there else []
     return everyone or popular(options)
 
 

@@ -27,6 +27,9 @@ from pipeline.stages.ingest import LAYER
 from pipeline.storage import forgotten_users, journal, lake, operation_log, reader
 from pipeline.storage.lock import lock
 
+YEARS = 1970, 2100
+"""Times of interactions are in these years, the second left out."""
+
 
 def replay(options: Namespace) -> None:
     """Run the night, or the nights of a range, and print where the tables are."""
@@ -99,11 +102,16 @@ def moment(text: str, option: str = "--as-of") -> dt.datetime:
     """Parse an ISO 8601 date or time, in UTC unless it has an offset, to naive UTC. Raises SettingsError."""
     try:
         parsed = dt.datetime.fromisoformat(text)
-    except ValueError:
+        parsed = parsed.astimezone(dt.UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
+    except (ValueError, OverflowError):
         raise SettingsError(
             f"{option} {text!r} is not a date: write it as 2026-11-22 or 2026-11-22T03:00:00+01:00"
         ) from None
-    return parsed.astimezone(dt.UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
+    if not YEARS[0] <= parsed.year < YEARS[1]:
+        raise SettingsError(
+            f"{option} {text!r}: interactions are from {YEARS[0]} to {YEARS[1] - 1}; choose a date then"
+        )
+    return parsed
 
 
 def set_up(again: Run, home: Home) -> forgotten_users.Forgotten:

@@ -30,7 +30,7 @@ def runs(options: Namespace) -> None:
     for place, night in enumerate(frame.iter_rows(named=True)):
         run_id = night["run_id"]
         if night["outcome"] == "running" and (place or not is_held):  # the next night closes it
-            night |= journal.end_of_stale(run_id, live)
+            night = journal.as_ended(night, live)
         record = {key: night[key] for key in ("run_id", "started_at", "seconds", "outcome", "champion")}
         record["figure"], record["value"] = selection_metric(home, dataset, run_id, night["champion"])
         record["tables"] = "live" if run_id == live else "kept" if run_id in kept else None

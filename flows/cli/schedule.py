@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flows.cli.output import show
-from flows.orchestration.schedules import Schedule, path_of, schedules
+from flows.orchestration.schedules import Schedule, check_comes, path_of, schedules
 from flows.prepare import is_as_shipped, prepare, say_where
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
@@ -48,6 +48,7 @@ def record(home: Home, options: Namespace) -> None:
         wanted = Schedule(name=run.dataset, **own, **about, overrides=options.overrides or [])
     except ValidationError as error:
         raise SettingsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    check_comes(wanted.cron)
     path = path_of(home, run.dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, wanted.model_dump_json(indent=2))

@@ -31,16 +31,33 @@ def status(options: Namespace) -> int:
     answer |= about_tables(home, dataset) | {"rejected": None, "target": target and target.name}
     if answer["last_outcome"] not in (None, "published"):
         answer["rejected"] = rejected(home, dataset, answer["last_night"])
+    answer["forgotten_elsewhere"] = forgotten_elsewhere(home, dataset)
     age = answer["age_hours"]
     if options.max_age is not None and age is not None and age > options.max_age:
         answer["problems"].append(f"the tables are {age} hours old, --max-age {options.max_age:g}")
     answer["healthy"] = not answer["problems"]
-    answer["next"] = next_steps(answer, options)
+    answer["next"] = next_steps(answer, home, options)
     if options.json:
         print(as_json(answer, indent=1))
     else:
         describe(answer, options)
     return HEALTHY if answer["healthy"] else UNHEALTHY
+
+
+def forgotten_elsewhere(home: Home, dataset: str) -> str | None:
+    """A note if another home of the shared lake has forgotten users whom files of this one may still name."""
+    if not home.lakes(dataset).exists():
+        return None
+    from pipeline.maintenance import shared_results  # imports what searches need
+
+    try:
+        found = shared_results.forgotten_elsewhere(home, dataset)
+    except UnreadableInput:  # the home's own list is damaged, which is a problem of its own
+        return None
+    return found and (
+        f"another home of {found[1]} has forgotten {found[0]} users since the last night here, and the tables may name "
+        "them: the next night leaves them out, earlier files name them until `nightrecs forget` is called here, too"
+    )
 
 
 def about_tables(home: Home, dataset: str) -> dict[str, Any]:
@@ -67,13 +84,11 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
         raise UnreadableInput(unknown_dataset(home, dataset))
     holder = lock_holder(home.lock(dataset))
     running = holder is not None and bool(nights) and nights[-1].get("outcome") == "running"
-    usual = next((n.get("overrides") for n in reversed(nights) if n.get("outcome") == "published"), None)
-    ended = nights[:-1] if running else nights
+    ended = [journal.as_ended(n, live) for n in (nights[:-1] if running else nights)]
+    usual = next((n.get("overrides") for n in reversed(ended) if n.get("outcome") == "published"), None)
     counted = [n for n in ended if n.get("outcome") != "stopped" and not is_failed_experiment(n, usual)]
     last = counted[-1] if counted else {}
     outcome, reason, ids, problems = last.get("outcome"), last.get("reason"), journal.ids_of(last), []
-    if outcome == "running":
-        outcome, reason = "crashed", journal.ENDED_EARLY
     if counted and outcome != "published":
         problems.append(with_ids(f"the last night did not publish: {outcome}: {reason}", ids))
     if live is None and not home.live(dataset).exists():
@@ -176,7 +191,7 @@ def unreadable(live: Path) -> str | None:
     return None
 
 
-def next_steps(answer: dict[str, Any], options: Namespace) -> list[str]:
+def next_steps(answer: dict[str, Any], home: Home, options: Namespace) -> list[str]:
     """Commands to run next."""
     start = shlex.join(["nightrecs", *(["--home", options.home] if options.home else [])])
     name = shlex.quote(options.dataset)
@@ -189,7 +204,7 @@ def next_steps(answer: dict[str, Any], options: Namespace) -> list[str]:
     forgets = answer["open_forgets"] > 0  # the same command goes on with them
     if again and len(answer["problems"]) == answer["not_copied"] + forgets:
         return again
-    return [*steps, *again, f"{start} run {shlex.quote(runnable(options.dataset))}"]
+    return [*steps, *again, f"{start} run {runnable(home, options.dataset)}"]
 
 
 def shortened(raw: str) -> str:
@@ -211,6 +226,8 @@ def describe(answer: dict[str, Any], options: Namespace) -> None:
             show_line(f"         rolled back{when} from {back['from']}")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
         show_line(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
+    if answer["forgotten_elsewhere"]:
+        show_line(f"forgotten {answer['forgotten_elsewhere']}")
     if answer["last_night"]:
         show_line(f"last     {answer['last_night']}, {answer['last_outcome']}")
     if answer["running"]:

@@ -5,8 +5,10 @@ import json
 import os
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
+from flows.cli.replaced_store import ReplacedStore
 from flows.cli.watch import Watch
 from flows.orchestration import api_access, cluster_access, deployments, prefect_logs
 from flows.orchestration.deployments import Api
@@ -84,11 +86,13 @@ def serve(home: Home, options: Namespace) -> int:
         write_atomically(state(home), json.dumps({"pid": os.getpid(), "urls": urls}))
         introduce(home, urls, nights, due)
         log.info(f"logs     {logs}\nCtrl-C stops everything")
-        return watch(services, logs, Watch(home, nights))
+        own = [s for s in services if s.name == "MLflow" and tracking_uri(home) == sqlite_url(home.mlflow_db)]
+        stores = [ReplacedStore(service, home.mlflow_db, environment, logs) for service in own]
+        return watch(services, logs, Watch(home, nights), stores)
     finally:
         state(home).unlink(missing_ok=True)
-        cluster_access.file_of(home).unlink(missing_ok=True)
         stop(services)
+        cluster_access.clean(home)
 
 
 def hide(home: Home, environment: dict[str, str]) -> None:
@@ -202,9 +206,11 @@ def is_guarded() -> bool:
     return found
 
 
-def watch(services: list[Service], logs: Path, nights: Watch) -> int:
+def watch(services: list[Service], logs: Path, nights: Watch, stores: Sequence[ReplacedStore] = ()) -> int:
     """Monitor the services. Returns 1 when one ends by itself; the caller then stops the others."""
     while True:
+        for store in stores:
+            store.look()
         for service in services:
             assert service.process is not None
             if (code := service.process.poll()) is not None:

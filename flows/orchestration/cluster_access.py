@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from pipeline.core import child_processes
 from pipeline.core.errors import SettingsError
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
+from pipeline.storage import state_files
 from pipeline.storage.secret_files import secret_at
 
 AUTO = "auto"
@@ -26,6 +29,9 @@ STAY_ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 FIRST_PORT = 6379
+SESSIONS, SESSION = Path("/tmp"), "nightrecs-ray-"  # noqa: S108 - mkdtemp makes it
+"""Where the session folder is, and how its name begins. Paths of sockets must be short, so it is not in the home. Ray
+lets every user write to its own folders, so they are in one that only the owner can enter."""
 STORE_BYTES = 100 * 2**20
 """Of Ray's object store, which stays empty."""
 
@@ -91,12 +97,23 @@ def of_this_machine(home: Home) -> tuple[Service, dict[str, str]]:
     It asks for a token that only the home's owner can read. Raises SettingsError if Ray is not installed.
     """
     require_ray("nightrecs up --ray")
+    clean(home)  # of an `up` that was killed
     address, token = f"{HOST}:{free_port(FIRST_PORT)}", secret_at(token_file_of(home))
+    session = tempfile.mkdtemp(prefix=SESSION, dir=SESSIONS)  # only the owner can enter it
+    write_atomically(file_of(home), json.dumps({"address": address, "session": session}))
     arguments = ["--head", "--block", f"--node-ip-address={HOST}", f"--port={address.rpartition(':')[2]}"]
     arguments += ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={STORE_BYTES}"]
-    write_atomically(file_of(home), json.dumps({"address": address}))
+    arguments += [f"--temp-dir={Path(session, 'r')}"]
     command = child_processes.command("ray.scripts.scripts", "start", *arguments)
     return Service("Ray", command), environment(Door(address, token))
+
+
+def clean(home: Home) -> None:
+    """Remove what tells others of the cluster of `up --ray`, and its session folder. It must have ended."""
+    session = Path(_recorded(home).get("session", ""))
+    if session.name.startswith(SESSION) and session.parent == SESSIONS and not session.is_symlink():
+        shutil.rmtree(session, ignore_errors=True)
+    file_of(home).unlink(missing_ok=True)
 
 
 def require_ray(what: str) -> None:
@@ -106,10 +123,13 @@ def require_ray(what: str) -> None:
 
 
 def _own(home: Home) -> str:
-    try:
-        return str(json.loads(file_of(home).read_text())["address"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    return _recorded(home).get("address", "")
+
+
+def _recorded(home: Home) -> dict[str, str]:
+    """Address and session folder of the cluster of `up --ray`; empty if there is none."""
+    found = state_files.read(file_of(home), dict) or {}
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def _text(place: Path) -> str:

@@ -1,11 +1,13 @@
 """Scheduled nights. The home keeps each in a JSON file of its own."""
 
+import asyncio
 import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from pipeline.config.base import Name
+from pipeline.core.errors import SettingsError
 from pipeline.core.paths import Home
 from pipeline.storage import state_files
 
@@ -43,6 +45,13 @@ class Schedule(BaseModel):
             raise ValueError(f'{value!r} is not a cron line: minute hour day month weekday, e.g. "0 3 * * *"') from None
         return value
 
+    @field_validator("max_age")
+    @classmethod
+    def _age_is_one(cls, value: float | None) -> float | None:
+        if value is not None and not value >= 0:
+            raise ValueError(f"max_age = {value:g}: the maximum age of the tables is a number of hours from 0 on")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _timezone_is_one(cls, value: str) -> str:
@@ -50,7 +59,7 @@ class Schedule(BaseModel):
 
         try:
             ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{value!r} is not a time zone, e.g. Europe/Vienna") from None
         return value
 
@@ -62,6 +71,20 @@ def is_simple(cron: str) -> bool:
         field == "*" or (re.fullmatch("[0-9]{1,2}", field) and low <= int(field) <= high)
         for field, (low, high) in zip(fields, RANGES, strict=True)
     )
+
+
+def check_comes(cron: str) -> None:
+    """Raise SettingsError for a line that is never due, such as one for the 31st of February."""
+    if is_simple(cron) and ("*" in cron.split(" ")[2:4] or int(cron.split(" ")[2]) <= 28):  # every month has the day
+        return
+    from prefect.server.schemas.schedules import CronSchedule  # takes seconds
+
+    try:
+        asyncio.run(CronSchedule(cron=cron).get_dates(1))
+    except ValueError:  # of Prefect's parser: it finds no date
+        raise SettingsError(
+            f"--cron {cron!r} never comes: no month that it names has the day that it names; correct day or month"
+        ) from None
 
 
 def schedules(home: Home) -> list[Schedule]:

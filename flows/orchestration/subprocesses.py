@@ -34,7 +34,7 @@ class Service:
 
 def free_port(wanted: int) -> int:
     """The port, or the next free one."""
-    for port in range(wanted, wanted + 100):
+    for port in range(wanted, min(wanted + 100, 2**16)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -42,7 +42,7 @@ def free_port(wanted: int) -> int:
             except OSError:
                 continue
             return port
-    raise OSError(f"no port is free between {wanted} and {wanted + 99}")
+    raise OSError(f"no port is free between {wanted} and {min(wanted + 99, 2**16 - 1)}")
 
 
 def start(service: Service, environment: dict[str, str], logs: Path) -> None:

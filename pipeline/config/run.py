@@ -23,6 +23,8 @@ class Run(BaseModel):
     """Folder with the files of `dataset.source.files`."""
     own_data: Path | None = None
     """The data set's own folder, where `data` is what was fetched for this run."""
+    toml: Path | None = None
+    """The data set's own TOML; None for a shipped one."""
     settings: Settings
     started_at: dt.datetime
     """UTC, naive."""

@@ -113,8 +113,9 @@ class Scale(Section):
     address: str = "auto"
     """HOST:PORT of the cluster; auto: that of `nightrecs up --ray`, or of RAY_ADDRESS."""
     hosts: Annotated[int, Field(ge=1, le=64)] = 1
-    """Machines of the cluster that fit a gradient family together, one process on each; as `devices`, of which there is
-    then one. It changes how sums are rounded, so it is in the key of these fits."""
+    """Machines of the cluster that fit a gradient family or `ials` together, one process on each; as `devices`, of
+    which there is then one. Of `ials` each has the rows of a range of users. It changes how sums are rounded, so it is
+    in the key of these fits."""
 
     @model_validator(mode="after")
     def _hosts_are_of_a_cluster(self) -> "Scale":

@@ -4,6 +4,7 @@
 __all__ = [
     "bootstrap",
     "child_processes",
+    "code_version",
     "collector",
     "console",
     "errors",

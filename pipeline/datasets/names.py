@@ -1,5 +1,9 @@
 """Data set names as people type them."""
 
+import os
+import shlex
+from pathlib import Path
+
 from pipeline.config import toml_files
 from pipeline.core import paths
 from pipeline.core.errors import SettingsError
@@ -25,10 +29,25 @@ def unknown_dataset(home: Home, dataset: str) -> str:
     return text + (f"; try `nightrecs run {dataset}`" if dataset in shipped else "")
 
 
-def runnable(dataset: str) -> str:
-    """What `run` takes for a data set: the name of a shipped one; one's own by its file, here where it isn't known."""
-    is_known = dataset.endswith(".toml") or (paths.DATASETS / f"{dataset}.toml").exists()
-    return dataset if is_known else f"./{dataset}.toml"
+def runnable(home: Home, dataset: str) -> str:
+    """What `run` takes for a data set: the name of a shipped one; one's own by the file of its newest night, with
+    `--data` where that night was given another folder. `./NAME.toml` where no night recorded its file."""
+    if dataset.endswith(".toml"):
+        return shlex.quote(dataset)
+    from pipeline.storage import journal
+
+    is_shipped = (paths.DATASETS / f"{dataset}.toml").exists()
+    nights = (journal.find_run(home, dataset, run_id) or {} for run_id in reversed(journal.run_ids(home, dataset)))
+    night = next((night for night in nights if is_shipped or night.get("toml")), {})
+    if "toml" not in night:
+        return shlex.quote(dataset if is_shipped else f"./{dataset}.toml")
+    toml, data = Path(night["toml"]), Path(night.get("data") or "")
+    here = Path.cwd()
+    words = [f"./{toml.relative_to(here)}" if toml.is_relative_to(here) else str(toml)]
+    root = os.environ.get("NIGHTRECS_DATA")
+    usual = [toml.parent, *([Path(root).expanduser().resolve() / dataset] if root else [])]
+    is_given = data.is_dir() and data not in usual and not data.is_relative_to(home.root)
+    return shlex.join([*words, "--data", str(data)] if is_given else words)
 
 
 def dataset_name(dataset: str) -> str:

@@ -6,6 +6,7 @@ the next volume, ratings that follow the taste. No clock is read.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -34,8 +35,9 @@ class Sample:
     shift: np.ndarray  # (U,): month in which a user's tastes shift; N_MONTHS: never
 
 
+@lru_cache(maxsize=1)
 def draw_sample(seed: int = 42) -> Sample:
-    """The sample of a seed."""
+    """The sample of a seed. A process draws it once: replays have many nights. Its arrays must not change."""
     catalog = draw_catalog(generator(seed, "sample", "catalog"))
     tastes, shift = _readers(generator(seed, "sample", "readers"))
     users, items, liking, time = _read(generator(seed, "sample", "reading"), catalog, tastes, shift)

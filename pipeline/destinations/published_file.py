@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.code_version import code_version
 from pipeline.core.paths import Home
 from pipeline.core.run_ids import moment_of
 from pipeline.schemas import tables
@@ -74,7 +75,7 @@ def live_night(home: Home, dataset: str) -> Night | None:
     moment = moment_of(entry.run_id)
     started = record.get("started_at") or (moment.isoformat() if moment else "")
     about = (identity.id, dataset, entry.run_id, str(started), entry.sha256)
-    return Night(*about, home.live(dataset), home.generations(dataset) / WORK, journal.code_version())
+    return Night(*about, home.live(dataset), home.generations(dataset) / WORK, code_version())
 
 
 @contextmanager

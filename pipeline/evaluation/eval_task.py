@@ -49,11 +49,13 @@ class Splits:
     tasks: "dict[tuple[str, str], EvalTask]" = field(default_factory=dict, compare=False, repr=False)
     """Tasks that were asked for, by split and fit; on a CPU, as long as they need no more than KEPT bytes."""
 
-    def of(self, *names: str, ids_only: bool = False) -> Interactions:
-        """Rows of the named splits, ordered by user, then time; `ids_only`: without ratings and times, and narrow."""
-        return interactions_of(
-            self._blocks(names), self._shape, self.device, Wanted(self.recency, ids_only, narrow=ids_only)
-        )
+    def of(self, *names: str, ids_only: bool = False, users: range | None = None) -> Interactions:
+        """Rows of the named splits, ordered by user, then time; `ids_only`: without ratings and times, and narrow.
+
+        `users`: only those of these users.
+        """
+        wanted = Wanted(self.recency, ids_only, narrow=ids_only, users=users)
+        return interactions_of(self._blocks(names), self._shape, self.device, wanted)
 
     def masked(self, split: str, of: Tensor | None = None) -> History:
         """By user, the interactions before `split` that mask their item in its lists: all, positive or not.
@@ -114,9 +116,9 @@ class Splits:
         held = rows["positive"] & rows["target"] if "target" in rows.columns else rows["positive"]
         return bool(held.any())
 
-    def fitted_on(self, fit: str, ids_only: bool = False) -> Interactions:
-        """The rows that a fit on `train` or `train+valid` learns from."""
-        return self.of(*FITTED_ON[fit], ids_only=ids_only)
+    def fitted_on(self, fit: str, ids_only: bool = False, users: range | None = None) -> Interactions:
+        """The rows that a fit on `train` or `train+valid` learns from; `users`: only those of these users."""
+        return self.of(*FITTED_ON[fit], ids_only=ids_only, users=users)
 
 
 def load_splits(split_dir: Path, device: torch.device, recency: bool = False) -> Splits:

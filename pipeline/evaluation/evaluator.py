@@ -48,7 +48,8 @@ def ranked_together(eval_runs: Sequence[EvalRun]) -> dict[str, Ranks]:
     first, model = eval_runs[0], eval_runs[0].model
     asked = [run for run in eval_runs if run.splits.holds_out(run.split)]
     same = all(run.model is model and run.fit == first.fit for run in asked)
-    if len(asked) < 2 or not (same and model.scores_in_bulk and "full" in first.settings.evaluation.protocols):
+    in_bulk = model.scores_in_bulk and first.splits.device.type == "cpu"
+    if len(asked) < 2 or not (same and in_bulk and "full" in first.settings.evaluation.protocols):
         return {}
     tasks = [eval_task(run.splits, run.split, run.fit).without_leak for run in asked]
     questions = [Question(task.users, task.mask, task.holdout) for task in tasks]

@@ -6,6 +6,7 @@ __all__ = [
     "device_speed",
     "families",
     "fit",
+    "fit_rows",
     "forecast",
     "recipe_checks",
     "reserve",

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import polars as pl
 import torch
 
 from pipeline.config.run import Run
@@ -14,9 +13,9 @@ from pipeline.config.settings import Settings
 from pipeline.core import spread
 from pipeline.core.seeding import seed_of
 from pipeline.core.stage_call import Fit
-from pipeline.evaluation.eval_task import Splits, load_splits
 from pipeline.evaluation.objective import validation_objective
 from pipeline.experiments import blend_members, warm_start
+from pipeline.experiments.fit_rows import FitRows
 from pipeline.experiments.warm_start import WarmStart
 from pipeline.models import FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.blend import BlendConfig
@@ -30,8 +29,6 @@ from pipeline.training.attributes import NewItems
 from pipeline.training.context import ProcessGroup
 from pipeline.training.device import memory_budget, resolve_device, set_threads
 from pipeline.training.distributed import ProcessFailed
-from pipeline.training.encoded_rows import Wanted, in_blocks, interactions_of
-from pipeline.training.interactions import Interactions
 from pipeline.training.loop import seeded
 from pipeline.training.lr_finder import RateFinder
 from pipeline.training.normalizer import Normalizer
@@ -120,8 +117,8 @@ def devices_of(settings: Settings, family: type[Recommender]) -> int:
 
 
 def hosts_of(settings: Settings, family: type[Recommender]) -> int:
-    """Number of machines for one fit, likewise."""
-    return settings.scale.hosts if issubclass(family.Config, TrainingConfig) else 1
+    """Number of machines for one fit: 1 for families that are neither trained by gradient steps nor cut by users."""
+    return settings.scale.hosts if issubclass(family.Config, TrainingConfig) or family.cuts_users else 1
 
 
 def fit_request(request: FitRequest, on_epoch: EpochCallback, folder: Path) -> FitResult:
@@ -172,7 +169,8 @@ def fit_on_host(world: Any, request: FitRequest, wall: float | None, folder: Pat
 
 
 def fit_together(world: Any, request: FitRequest, folder: Path) -> dict[str, Any]:
-    """Fit in one of several processes. The models of all processes are equal, and the first process saves its own.
+    """Fit in one of several processes. The first process saves its model, which those of the others are equal to; of a
+    family that is cut by users, the others have only the state of their users.
 
     Returns the fields of FitResult without the model, whose tensors can't be sent.
     """
@@ -203,8 +201,9 @@ class RemoteEpochLogger:
 def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback, world: ProcessGroup) -> FitResult:
     """Fit the model in this process, together with the other processes of `world`."""
     settings, feedback = request.run.settings, request.run.settings.dataset.feedback
-    train, splits = read(request, device)
-    on_epoch.begin(len(train))
+    rows = FitRows.read(request, device, world)
+    train, splits = rows.train, rows.splits
+    on_epoch.begin(rows.total)
     finder = None if request.refit else settings.models[request.label].finder
     finding = RateFinder(finder) if finder else None
     normalizer = Normalizer.fit(feedback.normalize, train.ratings, feedback.normalize_to)
@@ -227,13 +226,14 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
         memory=memory_budget(settings.memory_limit, device) // (world.per_machine if device.type == "cpu" else 1),
         world=world,
         attributes=read_attributes(request.data, train.n_items, device),
+        users=rows.users,
     )
     try:
         if isinstance(request.config, BlendConfig):
             model = blend_members.assemble(request.config, request.members, device)
         else:
             model = build(request.family, request.config, train.n_users, train.n_items, context.seed)
-        model.fit(normalizer.on(train), context)
+        model.fit(rows.own(normalizer.on(train)), context)
         new_items = None
         if context.attributes is not None and model.learnt_of_items():
             place_new_items(model, normalizer.on(train), context)
@@ -246,7 +246,7 @@ def fit_here(request: FitRequest, device: torch.device, on_epoch: EpochCallback,
     return FitResult(
         model=model,
         normalizer=normalizer,
-        rows=len(train),
+        rows=rows.total,
         valid=valid,
         cut_short=context.cut_short,
         finding=finding,
@@ -274,25 +274,6 @@ class Stopwatch:
                 self.seconds += time.perf_counter() - started
 
         return timed
-
-
-def read(request: FitRequest, device: torch.device) -> tuple[Interactions, Splits | None]:
-    """The rows to fit on, and the splits that they are from; None for a fit on `all`."""
-    settings = request.run.settings
-    ids_only = (
-        request.family.fits_on_ids(request.config)
-        and settings.dataset.feedback.normalize == "none"
-        and not settings.attributes.used
-    )
-    if request.fit != "all":
-        splits = load_splits(request.data, device, settings.recency)
-        return splits.fitted_on(request.fit, ids_only), splits
-    shape = lake.info(request.data)
-    n_users, n_items = shape["n_users"], shape["n_items"]
-    blocks = in_blocks([pl.scan_parquet(request.data / "interactions.parquet")], n_users)
-    return interactions_of(
-        blocks, (n_users, n_items), device, Wanted(settings.recency, ids_only, narrow=ids_only)
-    ), None
 
 
 def guided_by_first(objective: Callable[[Any], float], world: ProcessGroup) -> Callable[[Any], float]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.config.run import utcnow
+from pipeline.core.code_version import code_version
 from pipeline.core.console import log
 from pipeline.core.errors import Locked, UnreadableInput
 from pipeline.core.fault_injection import fault
@@ -25,7 +26,7 @@ from pipeline.core.filesystem import sync
 from pipeline.core.paths import Home
 from pipeline.maintenance import archive
 from pipeline.maintenance.rollback import between_nights
-from pipeline.storage import home_identity, journal, operation_log, sqlite_files
+from pipeline.storage import home_identity, operation_log, sqlite_files
 
 MLFLOW_DB = "mlflow/mlflow.db"
 
@@ -121,7 +122,7 @@ def _write(home: Home, datasets: list[str], paths: Iterable[tuple[str, Path]], p
         home_id=identity.id if identity else "",
         home_path=str(home.root),
         made_at=f"{utcnow().isoformat()}Z",
-        written_by=journal.code_version(),
+        written_by=code_version(),
         datasets=tuple(datasets),
     )
     entries: dict[str, archive.Entry] = {}

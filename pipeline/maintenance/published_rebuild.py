@@ -11,9 +11,9 @@ from typing import cast
 
 import polars as pl
 
-from pipeline.core.errors import Refused
+from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.core.fault_injection import fault
-from pipeline.core.filesystem import delete, sha256, sync
+from pipeline.core.filesystem import delete, is_full, sha256, sync
 from pipeline.core.paths import Home
 from pipeline.maintenance import trace_decoders
 from pipeline.schemas import tables
@@ -43,42 +43,60 @@ def rebuild_all(home: Home, dataset: str, person: Person, changed: dict[str, int
     valid by being rebuilt: it is made from the live file where that is a sound copy of it, else its checksum stays.
     """
     live_id = live_run_id(home, dataset)
-    refused: list[str] = []
+    left: list[str] = []
+    failed: list[Exception] = []
     for path in databases(home, dataset):
-        live = path == home.live(dataset) or path.stem == live_id
-        is_generation = path.parent == home.generations(dataset)
-        is_changed = is_generation and checksums.generation_trouble(home, dataset, path.stem) is not None
-        source = home.live(dataset) if is_changed and live and _live_is_sound(home, dataset) else path
-        is_changed = is_changed and source == path
-        rebuilt = path.with_name(f".{path.stem}.building")
-        rebuilt.unlink(missing_ok=True)
-        rows = rebuild(source, rebuilt, person) if _can_be_read(source) else 0
-        if not rows and source == path:
-            rebuilt.unlink(missing_ok=True)
-            if is_generation and path.exists() and not is_changed:  # a call that was killed may have come this far
-                _settle(home, dataset, path, live_id)
-            continue
-        fault("forget:before_swap")
-        sync(rebuilt)
-        rebuilt.chmod(0o440)
-        target = home.generation(dataset, live_id) if live and live_id else path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        digest = sha256(rebuilt)
-        if target.parent == home.generations(dataset) and not is_changed:  # both count until the swap is done
-            before = checksums.read(home, dataset).generations.get(target.stem, [])
-            checksums.record_generation(home, dataset, target.stem, *before, digest)
-        os.replace(rebuilt, target)
-        sync(target.parent)
-        if target.parent == home.generations(dataset) and not is_changed:
-            _settle(home, dataset, target, live_id)
-        elif live and is_changed:
-            refused.append(f"{target.name} was changed after it was published, so the live file can't be made from it")
-        fault("forget:after_swap")
-        changed[str(path.relative_to(home.warehouse))] = rows
+        try:
+            left += _rebuild_one(home, dataset, path, person, live_id, changed)
+        except (OSError, warehouse.DatabaseError, UnreadableInput) as error:  # the others still lose the user
+            if is_full(error):
+                raise
+            failed.append(error)
+            left.append(f"{path.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     for path in _debris(home, dataset):
         delete(path)
-    if refused:
-        raise Refused("; ".join(refused))
+    if len(left) == len(failed) == 1:
+        raise failed[0]
+    if left:
+        raise Refused("; ".join(left))
+
+
+def _rebuild_one(
+    home: Home, dataset: str, path: Path, person: Person, live_id: str | None, changed: dict[str, int]
+) -> list[str]:
+    """Rebuild one published file; returns why it can't be made valid by that."""
+    live = path == home.live(dataset) or path.stem == live_id
+    is_generation = path.parent == home.generations(dataset)
+    is_changed = is_generation and checksums.generation_trouble(home, dataset, path.stem) is not None
+    source = home.live(dataset) if is_changed and live and _live_is_sound(home, dataset) else path
+    is_changed = is_changed and source == path
+    rebuilt = path.with_name(f".{path.stem}.building")
+    rebuilt.unlink(missing_ok=True)
+    rows = rebuild(source, rebuilt, person) if _can_be_read(source) else 0
+    if not rows and source == path:
+        rebuilt.unlink(missing_ok=True)
+        if is_generation and path.exists() and not is_changed:  # a call that was killed may have come this far
+            _settle(home, dataset, path, live_id)
+        return []
+    fault("forget:before_swap")
+    sync(rebuilt)
+    rebuilt.chmod(0o440)
+    target = home.generation(dataset, live_id) if live and live_id else path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest = sha256(rebuilt)
+    if target.parent == home.generations(dataset) and not is_changed:  # both count until the swap is done
+        before = checksums.read(home, dataset).generations.get(target.stem, [])
+        checksums.record_generation(home, dataset, target.stem, *before, digest)
+    os.replace(rebuilt, target)
+    sync(target.parent)
+    left: list[str] = []
+    if target.parent == home.generations(dataset) and not is_changed:
+        _settle(home, dataset, target, live_id)
+    elif live and is_changed:
+        left.append(f"{target.name} was changed after it was published, so the live file can't be made from it")
+    fault("forget:after_swap")
+    changed[str(path.relative_to(home.warehouse))] = rows
+    return left
 
 
 def _live_is_sound(home: Home, dataset: str) -> bool:

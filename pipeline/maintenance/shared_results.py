@@ -5,6 +5,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import write_atomically
 from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
+from pipeline.destinations.health import LOOK_SECONDS, within
 from pipeline.maintenance.home_search import look_into
 from pipeline.sources.user_traces import Person
-from pipeline.storage import journal, shared_homes, state_files
-from pipeline.storage.file_stores import Entry, StoreError
+from pipeline.storage import forgotten_users, journal, shared_homes, state_files
+from pipeline.storage.file_stores import Entry, Missing, StoreError
 from pipeline.storage.garbage import Garbage
 from pipeline.storage.shared_lake import MANIFEST, PROBES, SharedLake
 
@@ -159,6 +161,21 @@ def before_forgetting(home: Home, dataset: str) -> None:
             ) from None
 
 
+def forgotten_elsewhere(home: Home, dataset: str) -> tuple[int, str] | None:
+    """How many users other homes of the newest night's lake have forgotten since then, and its URL; None: no one, or
+    the lake can't be reached.
+    """
+    shared = current(home, dataset)
+    if shared is None:
+        return None
+    try:
+        theirs, _ = within(LOOK_SECONDS, lambda: shared_homes.shared_list(shared.store, shared.url))
+    except StoreError:
+        return None
+    new = theirs.hashes - forgotten_users.read(home, dataset).hashes
+    return (len(new), shared.url) if new else None
+
+
 def forget(home: Home, dataset: str) -> int:
     """Delete all results of the data set from every shared lake on record, also those of other homes, which then leave
     the user out, too. Returns how many. Raises StoreError, once all others are cleared, if one can't be reached.
@@ -185,9 +202,14 @@ def search(home: Home, dataset: str, person: Person) -> list[str]:
             with tempfile.TemporaryDirectory(prefix="nightrecs-search-") as folder:
                 for number, key in enumerate(_with_rows(shared)):
                     path = Path(folder, f"{number}{''.join(Path(key).suffixes[-2:])}")
-                    shared.store.get(key, path)
+                    with suppress(Missing):  # another home removed it meanwhile
+                        shared.store.get(key, path)
+                    if not path.exists():
+                        continue
                     found += [f"{shared.url}/{key}: {what}" for what in look_into(path, person)]
                     path.unlink(missing_ok=True)
+            if odd := shared.store.odd_key:
+                found.append(f"{shared.url}: the key {odd!r} has an empty part, so it can't be searched: remove it")
         except StoreError as error:
             found.append(f"{shared.url}: it could not be searched: {masked(str(error))}")
     return found

@@ -27,7 +27,7 @@ IDS = {tables.BIASES.name: "kind = 'user' AND id", tables.USER_VECTORS.name: "id
 RAW = "raw"
 """Column of rejected source lines."""
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
-KEPT_KEYS = ("run_id", "dataset", "recipe", "data", "made", "profile", "code_version", "flow_run_id", "params")
+KEPT_KEYS = ("run_id", "dataset", "recipe", "data", "toml", "made", "profile", "code_version", "flow_run_id", "params")
 """Keys of the journal that are no prose: redacting them would break what reads them. The search looks there, too."""
 CONFIGURATION = ("settings.json",)
 """Files of the operator's own words, which are searched and never rewritten."""

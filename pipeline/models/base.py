@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -10,11 +11,23 @@ from pipeline.training.context import FitContext, ModelConfig, NotServable
 from pipeline.training.event_weights import weighed
 from pipeline.training.interactions import History, Interactions
 
-__all__ = ["Explainer", "FitContext", "ModelConfig", "NotServable", "Recommender", "pick"]
+__all__ = ["Explainer", "FitContext", "FitSize", "ModelConfig", "NotServable", "Recommender", "pick"]
 
 
 Explainer = Callable[[Tensor, History, Tensor], Tensor]
 """(B,) users, their E distinct events, (B, K) items -> what each event adds to the scores of its row, (E, K)."""
+
+
+@dataclass(frozen=True)
+class FitSize:
+    """What the memory of a fit depends on."""
+
+    users: int
+    items: int
+    rows: int
+    on_cuda: bool = False
+    memory: int | None = None
+    """Bytes that the fit may hold; None: no limit."""
 
 
 class Recommender(nn.Module, ABC):
@@ -47,6 +60,10 @@ class Recommender(nn.Module, ABC):
     """Tables of the state with a row per user or item: name to `users` or `items`. A family that declares them can
     start from an earlier fit, `FitContext.previous`; new rows keep their initial values."""
 
+    cuts_users: ClassVar[bool] = False
+    """Several processes can fit it, each on the rows of a range of users, `FitContext.users`, whose indices are those
+    of all users. The first one has the whole state afterwards."""
+
     personal: ClassVar[bool] = True
     """Different users get different scores."""
 
@@ -78,6 +95,11 @@ class Recommender(nn.Module, ABC):
         It is that of the lake's key and of refits. Default: as it is.
         """
         return config
+
+    @classmethod
+    def refusal(cls, config: ModelConfig, size: FitSize) -> str | None:
+        """Why `fit` would refuse data of this size, as a sentence; None: it would not. Default: None."""
+        return None
 
     @classmethod
     def fits_on_ids(cls, config: ModelConfig) -> bool:

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import Explainer, FitContext, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, FitSize, ModelConfig, NotServable, Recommender, pick
 from pipeline.models.ops.history_products import DENSE_ITEMS, gram_of, times
 from pipeline.models.ops.inverses import inverse
 from pipeline.models.ops.item_weights import entries
@@ -37,6 +37,11 @@ class EaseConfig(WeightsConfig):
     added_later: ClassVar[tuple[str, ...]] = (*WeightsConfig.added_later, "attribute_weight")
 
 
+def is_dual(config: EaseConfig, n_users: int, n_items: int) -> bool:
+    """Whether a matrix of users x users is solved."""
+    return n_users < n_items and not (config.rating_exponent or config.weighs or config.attribute_weight)
+
+
 class Ease(Recommender):
     """B = I - P / diag(P), P = (XᵀX + Λ)⁻¹ (eq. 8); the score is a user's binary history times B. An item
     adds nothing to its own score: with `seen = "allow"` a user's items are ranked by what goes with them.
@@ -61,7 +66,7 @@ class Ease(Recommender):
     def __init__(self, config: EaseConfig, n_users: int, n_items: int):
         super().__init__(config, n_users, n_items)
         self.config: EaseConfig = config
-        self.dual = n_users < n_items and not (config.rating_exponent or config.weighs or config.attribute_weight)
+        self.dual = is_dual(config, n_users, n_items)
         self.scores_in_bulk = not self.dual and n_items > DENSE_ITEMS
         side = (n_users, n_items) if self.dual else (n_items, n_items)
         self.weights: Tensor
@@ -81,21 +86,11 @@ class Ease(Recommender):
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Solve in closed form."""
-        with_attributes = bool(self.config.attribute_weight)
-        side = self.n_items if with_attributes else min(self.n_users, self.n_items)
-        if side > self.config.max_side:
-            raise NotServable(
-                f"ease solves {'items' if with_attributes else 'min(users, items)'} = {side:,} unknowns at once; "
-                f"max_side = {self.config.max_side:,}"
-            )
-        if with_attributes and context.attributes is None:
+        size = FitSize(self.n_users, self.n_items, len(train), context.device.type == "cuda", context.memory)
+        if reason := self.refusal(self.config, size):
+            raise NotServable(reason)
+        if self.config.attribute_weight and context.attributes is None:
             raise NotServable("ease with attribute_weight needs attributes: set attributes.items in the recipe")
-        needed = self.memory_needed(context.device)
-        if context.memory is not None and needed > context.memory:
-            raise NotServable(
-                f"ease would hold {needed / 1e9:.1f} GB of matrices ({self.n_users:,} users, {self.n_items:,} "
-                f"items), and the limit is {context.memory / 1e9:.1f} GB; raise memory_limit, or set dataset.filter"
-            )
         self.to(context.device)
         history = history_of(train, self.config)
         weight = history.lengths.clamp(min=1).float() ** -self.config.user_exponent  # (U,)
@@ -126,11 +121,31 @@ class Ease(Recommender):
         values = torch.where(relative.isnan(), 1.0, relative.clamp(min=0) ** self.config.rating_exponent)
         return values[torch.argsort(rows.users, stable=True)]
 
-    def memory_needed(self, device: torch.device) -> int:
+    @classmethod
+    def refusal(cls, config: ModelConfig, size: FitSize) -> str | None:
+        """More unknowns than `max_side`, or matrices that the memory does not hold."""
+        assert isinstance(config, EaseConfig)
+        with_attributes = bool(config.attribute_weight)
+        side = size.items if with_attributes else min(size.users, size.items)
+        if side > config.max_side:
+            return (
+                f"ease solves {'items' if with_attributes else 'min(users, items)'} = {side:,} unknowns at once; "
+                f"max_side = {config.max_side:,}"
+            )
+        needed = cls.memory_needed(config, size)
+        if size.memory is not None and needed > size.memory:
+            return (
+                f"ease would hold {needed / 1e9:.1f} GB of matrices ({size.users:,} users, {size.items:,} "
+                f"items), and the limit is {size.memory / 1e9:.1f} GB; raise memory_limit, or set dataset.filter"
+            )
+        return None
+
+    @classmethod
+    def memory_needed(cls, config: EaseConfig, size: FitSize) -> int:
         """Bytes of float32 that a fit holds at its peak, with what LAPACK copies, and the copy that is saved."""
-        if self.dual:
-            return 4 * (3 * self.n_users * self.n_items + 3 * self.n_users**2)
-        return 4 * (3 if device.type == "cuda" else 2) * self.n_items**2
+        if is_dual(config, size.users, size.items):
+            return 4 * (3 * size.users * size.items + 3 * size.users**2)
+        return 4 * (3 if size.on_cuda else 2) * size.items**2
 
     def _fit_primal(self, history: History, values: Tensor, attributes: ItemAttributes | None) -> None:
         plain = not (self.config.user_exponent or self.config.rating_exponent or self.config.weighs)

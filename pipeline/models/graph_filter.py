@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.base import Explainer, FitContext, ModelConfig, NotServable, Recommender, pick
+from pipeline.models.base import Explainer, FitContext, FitSize, ModelConfig, NotServable, Recommender, pick
 from pipeline.models.ops.item_weights import entries
 from pipeline.training.interactions import History, Interactions
 
@@ -36,6 +36,11 @@ class GraphFilterConfig(ModelConfig):
     """Up to this many items, the fit stores the filter as a matrix of items x items, which is faster to serve."""
 
 
+def rank_of(config: GraphFilterConfig, n_users: int, n_items: int) -> int:
+    """Number of singular vectors."""
+    return min(config.components, n_users, n_items) if config.low_pass_weight else 0
+
+
 class GraphFilter(Recommender):
     """score = d^β ∘ (Σₖ cₖ Tₖ(2L - I) + α VVᵀ) (d^-β ∘ x) for a binary history x (sections 3.2 to 3.4).
 
@@ -51,7 +56,7 @@ class GraphFilter(Recommender):
         super().__init__(config, n_users, n_items)
         self.config: GraphFilterConfig = config
         self.is_dense = n_items <= config.dense_items
-        self.rank = min(config.components, n_users, n_items) if config.low_pass_weight else 0
+        self.rank = rank_of(config, n_users, n_items)
         self.degree_weight: Tensor
         self.filter: Tensor
         self.low_pass: Tensor
@@ -62,12 +67,9 @@ class GraphFilter(Recommender):
 
     def fit(self, train: Interactions, context: FitContext) -> None:
         """Compute V and, for few items, the filter as a matrix."""
-        needed = self.memory_needed(len(train))
-        if context.memory is not None and needed > context.memory:
-            raise NotServable(
-                f"graph_filter would hold {needed / 1e9:.1f} GB of matrices ({self.n_items:,} items), and the limit is "
-                f"{context.memory / 1e9:.1f} GB; raise memory_limit, or set lower components or dense_items"
-            )
+        size = FitSize(self.n_users, self.n_items, len(train), memory=context.memory)
+        if reason := self.refusal(self.config, size):
+            raise NotServable(reason)
         self.to(context.device)
         graph = self.graph or BipartiteGraph(self.n_users, self.n_items).to(context.device)
         graph.build(train.history().distinct())
@@ -83,10 +85,25 @@ class GraphFilter(Recommender):
         self.filter = (self.filter + self.filter.T) / 2  # rounding is not symmetric
         self.low_pass = self.low_pass.new_zeros(0, 0)
 
-    def memory_needed(self, interactions: int) -> int:
+    @classmethod
+    def refusal(cls, config: ModelConfig, size: FitSize) -> str | None:
+        """Matrices that the memory does not hold."""
+        assert isinstance(config, GraphFilterConfig)
+        needed = cls.memory_needed(config, size)
+        if size.memory is None or needed <= size.memory:
+            return None
+        return (
+            f"graph_filter would hold {needed / 1e9:.1f} GB of matrices ({size.items:,} items), and the limit is "
+            f"{size.memory / 1e9:.1f} GB; raise memory_limit, or set lower components or dense_items"
+        )
+
+    @classmethod
+    def memory_needed(cls, config: GraphFilterConfig, size: FitSize) -> int:
         """Bytes that a fit holds at its peak."""
-        matrices = self.filter.numel() * 2 + (self.rank + OVERSAMPLE) * (2 * self.n_items + self.n_users) + TILE
-        return 4 * matrices + 2 * 12 * interactions
+        cells = size.items**2 if size.items <= config.dense_items else 0
+        rank = rank_of(config, size.users, size.items)
+        matrices = cells * 2 + (rank + OVERSAMPLE) * (2 * size.items + size.users) + TILE
+        return 4 * matrices + 2 * 12 * size.rows
 
     def score(self, users: Tensor, history: History, items: Tensor | None = None) -> Tensor:
         """(B, I) or (B, C)."""

@@ -6,8 +6,7 @@ Benchmarks", RecSys 2022.
 """
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -18,6 +17,8 @@ from pipeline.core.console import log
 from pipeline.core.seeding import seed_of
 from pipeline.models.base import Explainer, FitContext, ModelConfig, NotServable, Recommender
 from pipeline.models.ials_config import IalsConfig
+from pipeline.models.ials_share import Checkpoints, Share, State
+from pipeline.models.ials_sides import rows_of, sides
 from pipeline.models.ops.attribute_map import AttributePrior
 from pipeline.models.ops.fingerprints import fingerprints
 from pipeline.models.ops.least_squares import (
@@ -28,8 +29,7 @@ from pipeline.models.ops.least_squares import (
     solve_exactly,
     solve_in_place,
 )
-from pipeline.training.event_weights import history_of
-from pipeline.training.interactions import History, Interactions, stable_order
+from pipeline.training.interactions import History, Interactions
 from pipeline.training.warm import PreviousFit
 
 FOLD_IN_STEPS, FOLD_IN_TOLERANCE = 100, 1e-5
@@ -54,6 +54,7 @@ class Ials(Recommender):
     family = "ials"
     Config = IalsConfig
     reads_history = True
+    cuts_users = True
     rows_of_state: ClassVar[Mapping[str, str]] = {"users": "users", "items": "items"}
 
     def __init__(self, config: IalsConfig, n_users: int, n_items: int):
@@ -84,65 +85,101 @@ class Ials(Recommender):
         `context.previous` from its factors, for fewer epochs (training/warm.py); epoch 0 is what was carried over.
         """
         self.to(context.device)
-        by_user, by_item = self._sides(train)
-        self.mean_weight = by_user.weights.mean()
-        random = torch.Generator().manual_seed(seed_of(context.seed, "ials", "init"))
-        stddev = self.config.init_stddev / math.sqrt(self.config.embedding_dim)
-        self.users = torch.randn(self.users.shape, generator=random).mul_(stddev).to(context.device)  # (U, D)
-        self.items = torch.zeros_like(self.items)  # (I, D)
+        share = Share.of(context, self.n_users)
+        train = share.rows(train)
+        both = sides(train, self.config, share)
+        by_user = both[0]
+        self.mean_weight, n_entries = share.mean(by_user.weights), share.total(len(by_user.weights))
         self.placed, self._solved_by = self.placed[:0], None
-        config, self.best_epoch = self.config, None
-        validate = context.validate if context.epochs is None else None
-        best, kept = -math.inf, None
+        validate = share.validating(context.validate) if context.validate and context.epochs is None else None
         prior = AttributePrior("ials", train, context) if self.config.attribute_prior else None
-        if context.previous is not None:
-            context.previous.carry_into(self, self.rows_of_state)
-            config = context.previous.shortened(config)
-            self._fold_in_new(by_user, by_item, context.previous)
-            kept, self.best_epoch = (self.users, self.items), 0
-            if validate is not None:
-                best = validate(self)
-                context.log(0, {"valid": best})
+        config = self.config if context.previous is None else context.previous.shortened(self.config)
         last_epoch = config.epochs if context.epochs is None else context.epochs
-        for epoch in range(1, last_epoch + 1):
-            # Users last: then they fit the items, and the gramian of the items is left diagonal.
-            own = by_item if prior is None or epoch == 1 else replace(by_item, prior=prior.of(self.items))
-            self.items, self.users, _, paid = self._half_step(own, self.items, self.users)
-            self.users, self.items, loss, _ = self._half_step(by_user, self.users, self.items)
-            loss += paid
-            values = {"loss": loss / len(by_user.weights)}
+        identity = f"ials {config.model_dump_json()} {n_entries:.0f} {context.seed} {last_epoch}"
+        checkpoints = Checkpoints(share, context, identity)
+        state = self._resumed(checkpoints, prior) or self._begun(both, share, context, validate)
+        for epoch in range(state.progress.epoch + 1, last_epoch + 1):
+            values = self._epoch(both, share, prior if epoch > 1 else None)
+            values["loss"] /= n_entries
             if validate is not None:
                 values["valid"] = validate(self)
-            if kept is None or validate is None or values["valid"] > best:
-                best, kept, self.best_epoch = values.get("valid", best), (self.users, self.items), epoch
+            state.note(epoch, values, (self.users, self.items))
             context.log(epoch, values)
-            if context.deadline is not None and time.monotonic() > context.deadline and epoch < last_epoch:
+            if epoch < last_epoch and share.is_late(context):
                 context.cut_short = True
                 log.warning("the deadline ended the fit after epoch %d of %d", epoch, last_epoch)
                 break
-            if self.best_epoch is not None and epoch - self.best_epoch >= config.patience:
+            if state.progress.best_epoch is not None and epoch - state.progress.best_epoch >= config.patience:
                 break
-        if kept is not None:
-            self.users, self.items = kept
+            state.prior_l2 = None if prior is None else prior.l2
+            checkpoints.after_epoch(state, (self.users, self.items))
+        self.best_epoch = state.progress.best_epoch
+        if state.kept is not None:
+            self.users, self.items = state.kept
         self.users = self._solve(by_user, self.users)
         self.fingerprints = fingerprints(train.history())
-        if not all(bool(part.isfinite().all()) for table in (self.users, self.items) for part in table.split(PIECE)):
+        finite = all(bool(part.isfinite().all()) for table in (self.users, self.items) for part in table.split(PIECE))
+        if share.total(float(not finite)):
             raise NotServable("ials: the factors are not finite; raise l2 or lower weight_scale")
+        self.users, self.fingerprints = share.world.joined(self.users), share.world.joined(self.fingerprints)
 
-    def _fold_in_new(self, by_user: Rows, by_item: Rows, previous: PreviousFit) -> None:
-        """Factors of new items by the users of the earlier fit, then of all users by the items; the others stay.
+    def _resumed(self, checkpoints: Checkpoints, prior: AttributePrior | None) -> State | None:
+        """The state of a checkpoint, with its factors in this model; None: there is none."""
+        found = checkpoints.resume()
+        if found is None:
+            return None
+        state, (self.users, self.items) = found
+        if prior is not None:
+            prior.l2 = state.prior_l2
+        return state
+
+    def _begun(
+        self,
+        both: tuple[Rows, Rows],
+        share: Share,
+        context: FitContext,
+        validate: Callable[[Recommender], float] | None,
+    ) -> State:
+        """The state before the first epoch, with random factors or those of an earlier fit in this model."""
+        random, state = torch.Generator().manual_seed(seed_of(context.seed, "ials", "init")), State()
+        dim, stddev = self.config.embedding_dim, self.config.init_stddev / math.sqrt(self.config.embedding_dim)
+        self.users = share.first_factors(dim, stddev, random).to(context.device)  # (U, D), or those of the share
+        self.items = torch.zeros_like(self.items)  # (I, D)
+        if context.previous is not None:
+            self._start_from(share.previous(context.previous), both, share)
+            state.kept, state.progress.best_epoch = (self.users, self.items), 0
+            if validate is not None:
+                state.progress.best = validate(self)
+                context.log(0, {"valid": state.progress.best})
+        return state
+
+    def _epoch(self, both: tuple[Rows, Rows], share: Share, prior: AttributePrior | None) -> dict[str, float]:
+        """Both half-steps; the loss of all interactions."""
+        # Users last: then they fit the items, and the gramian of the items is left diagonal.
+        by_user, by_item = both
+        own = by_item if prior is None else replace(by_item, prior=prior.of(self.items))
+        self.items, self.users, _, paid = self._half_step(own, self.items, self.users, share)
+        self.items = share.world.agreed(self.items)
+        self.users, self.items, loss, _ = self._half_step(by_user, self.users, self.items, share)
+        return {"loss": share.total(loss) + paid}
+
+    def _start_from(self, previous: PreviousFit, both: tuple[Rows, Rows], share: Share) -> None:
+        """Factors of the earlier fit; of new items by its users, then of all users by the items. The others stay.
 
         Where few epochs are best, as on sparse data, this beats any further epoch.
         """
+        by_user, by_item = both
+        previous.carry_into(self, self.rows_of_state)
         self.users[previous.users.to(self.users.device) < 0] = 0.0
-        turn = eigenbasis(self.users)  # (D, D)
+        turn = eigenbasis(self.users, by_item, share.world)  # (D, D)
         self.users, self.items = self.users @ turn, self.items @ turn
         new = (previous.items.to(self.items.device) < 0).nonzero().squeeze(1)  # (N,)
         if len(new):
             a, start = self.config.unobserved_weight, torch.zeros_like(self.items[new])  # (N, D)
             found = solve_by_gradients(by_item.of(new), start, self.users, a, FOLD_IN_STEPS, FOLD_IN_TOLERANCE)[0]
             self.items[new] = found
-        turn = eigenbasis(self.items)
+        self.items = share.world.agreed(self.items)
+        turn = eigenbasis(self.items, by_user, share.world)
         self.users, self.items = self.users @ turn, self.items @ turn
         self.users = self._solve(by_user, self.users)
 
@@ -168,7 +205,7 @@ class Ials(Recommender):
         q, w = self._known_items.double(), self._known_weights(history).double()  # (I, D), (E,)
         own = q[history.items]  # (E, D)
         a = self.config.unobserved_weight * (q.T @ q) + own.T @ (w[:, None] * own)  # (D, D)
-        a.diagonal().add_(self._rows(history, w).l2)
+        a.diagonal().add_(rows_of(self.config, history, w).l2)
         return (w * (own @ torch.linalg.solve(a, self.items[item].double()))).float()
 
     def explainer(self) -> Explainer | None:
@@ -186,7 +223,7 @@ class Ials(Recommender):
             own[rows, place] = q[history.items]
             w = q.new_zeros(len(items), longest, 1).index_put_((rows, place), weights.double()[:, None])  # (B, L, 1)
             a = gramian + own.mT @ (w * own)  # (B, D, D)
-            a.diagonal(dim1=1, dim2=2).add_(self._rows(history, weights).l2[:, None])
+            a.diagonal(dim1=1, dim2=2).add_(rows_of(self.config, history, weights).l2[:, None])
             added = w * (own @ torch.linalg.solve(a, of_items[items].mT))  # (B, L, K)
             return added[rows, place].float()  # (E, K)
 
@@ -215,7 +252,7 @@ class Ials(Recommender):
         others = others.nonzero().squeeze(1)  # (B',)
         if len(others):
             history = history[others] if history.weights is not None else history[others].once()
-            rows = self._rows(history, self._known_weights(history))
+            rows = rows_of(self.config, history, self._known_weights(history))
             fitted[others] = self._solve(rows, fitted[others] * (history.lengths > 0)[:, None])
         return fitted
 
@@ -250,9 +287,9 @@ class Ials(Recommender):
         self.placed, self._solved_by = items, None
         super().set_items(items, rows)
 
-    def _half_step(self, rows: Rows, x: Tensor, q: Tensor) -> tuple[Tensor, Tensor, float, float]:
+    def _half_step(self, rows: Rows, x: Tensor, q: Tensor, share: Share) -> tuple[Tensor, Tensor, float, float]:
         """New x, q in its eigenbasis, the loss but for what the other side pays, and what this side pays."""
-        a, turn = self.config.unobserved_weight, eigenbasis(q)  # (D, D)
+        a, turn = self.config.unobserved_weight, eigenbasis(q, rows, share.world)  # (D, D)
         x, q = x @ turn, q @ turn
         if rows.prior is not None:
             rows = replace(rows, prior=rows.prior @ turn)
@@ -261,42 +298,6 @@ class Ials(Recommender):
         else:
             x, loss = solve_in_place(rows, x, q, a, self.config.cg_steps)
         return x, q, loss, rows.size(x)
-
-    def _sides(self, train: Interactions) -> tuple[Rows, Rows]:
-        """The positive rows by user and by item."""
-        rows = train.positives()
-        if not len(rows):
-            raise NotServable("ials: there is no interaction to learn from")
-        learnt = history_of(train, self.config)
-        if learnt.weights is not None:
-            by_item = learnt.transposed()
-            assert by_item.weights is not None
-            return self._rows(learnt, self._known_weights(learnt)), self._rows(by_item, self._known_weights(by_item))
-        by_user = train.history().narrow()
-        by_item = by_user.transposed().narrow()
-        if self.config.use_weights:
-            of_rows, order, weights = stable_order(rows.users), stable_order(by_user.items), self._weights(rows)
-            weights = weights if of_rows is None else weights[of_rows]  # (E,)
-            weights_by_item = weights if order is None else weights[order]  # (E,)
-        else:
-            if by_item.doubled():
-                by_user = by_user.once().narrow()
-                by_item = by_user.transposed().narrow()
-            weights = weights_by_item = self.mean_weight.new_ones(len(by_user.items))
-        return self._rows(by_user, weights), self._rows(by_item, weights_by_item)
-
-    def _weights(self, rows: Interactions) -> Tensor:
-        """(N,)"""
-        if rows.ratings is None:
-            raise NotServable("ials with use_weights needs a rating column, and this data set has none")
-        weights = torch.where(rows.ratings.isnan(), 1.0, self.config.weight_scale * rows.ratings)
-        if weights.min() < 0 or weights.max() == 0:
-            raise NotServable("ials with use_weights needs ratings from 0 up; set normalize = 'none' or 'log1p'")
-        return weights
-
-    def _rows(self, history: History, weights: Tensor) -> Rows:
-        frequency = history.lengths + self.config.unobserved_weight * history.n_items  # (B,)
-        return Rows(history, weights, self.config.l2 * frequency**self.config.frequency_exponent)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
         for name in ("fingerprints", "placed"):  # not in states of earlier versions

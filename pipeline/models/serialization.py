@@ -1,6 +1,7 @@
 """A fitted model at rest: `model.safetensors` and `config.json`, never pickle."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,8 +18,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 def save(model: Recommender, folder: Path) -> None:
     """Write a model into a folder that exists."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    save_file(_apart(model.state_dict()), folder / WEIGHTS)
     about = {
         "family": registry.name_of(type(model)),
         "config": model.config.model_dump(mode="json"),
@@ -28,6 +28,19 @@ def save(model: Recommender, folder: Path) -> None:
         **({"reads_attributes": True} if model.reads_attributes else {}),
     }
     (folder / CONFIG).write_text(json.dumps(about, indent=2))
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, of which no two share memory; copied only where they do: some fill half of it."""
+    apart: dict[str, Tensor] = {}
+    held: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        if (place := own.untyped_storage().data_ptr()) in held:
+            own = own.clone()
+        held.add(place)
+        apart[name] = own
+    return apart
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Recommender:

@@ -9,6 +9,9 @@ from pipeline.core.memory import GIB, parse_bytes, total_memory
 
 BYTES_READ, BYTES_KEPT = 50, 100
 """Memory per row that `clean` holds of all rows, and `encode` of those it keeps (peak of a process on 20 M rows)."""
+BASE_LISTED, BYTES_LISTED = 900_000_000, 105
+"""Memory of a process that makes lists, and more per row (peaks of ials with 64 dimensions, 20 rows a user, 100,000
+items: 1.4 GB for 5 million rows, 3.0 for 20 million)."""
 BYTES_STORED = 46
 """Disk per row and night, in the lake: the results of ingest, clean, encode and split."""
 MOST_ROWS = 2**32 - 1
@@ -43,6 +46,11 @@ class Capacity:
     def needed(self) -> int:
         """Bytes that the data stages need."""
         return round(self.rows * self.bytes_per_row)
+
+    @property
+    def for_lists(self) -> int:
+        """Bytes that the lists of all users need, about."""
+        return round(BASE_LISTED + self.rows * BYTES_LISTED * self.user_fraction)
 
     @property
     def room(self) -> int:

@@ -67,7 +67,7 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
     if not made:
         raise UnreadableInput(
             f"the journal does not say what the published tables of {dataset} were made from; "
-            f"run a night: nightrecs run {runnable(dataset)}"
+            f"run a night: nightrecs run {runnable(home, dataset)}"
         )
 
     def folder(path: str) -> Path:
@@ -75,7 +75,8 @@ def published_night(home: Home, dataset: str, run_id: str, label: str | None = N
         if not lake.is_complete(at):
             raise UnreadableInput(
                 f"{at} is gone or damaged. The published tables are intact, but the results that they were "
-                f"made from are needed to explain them. A night makes them again: nightrecs run {runnable(dataset)}"
+                "made from are needed to explain them. A night makes them again: "
+                f"nightrecs run {runnable(home, dataset)}"
             )
         return at
 

@@ -6,13 +6,13 @@ import polars as pl
 
 from pipeline.schemas import tables
 from pipeline.schemas.table import Column, Table
+from pipeline.sources.attributes import published_columns
 
 
 def table_with(columns: pl.DataFrame) -> Table:
     """The table `items` with the typed columns of the catalog, those of `columns` whose names are free in it."""
-    taken, added = {name.lower() for name in tables.ITEMS.columns}, dict[str, Column]()
-    for name, dtype in columns.schema.items():
-        if name.lower() not in taken:
-            taken.add(name.lower())
-            added[name] = Column(dtype, f"Column {name!r} of the item catalog", nullable=True)
+    added = {
+        name: Column(columns.schema[name], f"Column {name!r} of the item catalog", nullable=True)
+        for name in published_columns(columns.columns)
+    }
     return replace(tables.ITEMS, columns={**tables.ITEMS.columns, **added})

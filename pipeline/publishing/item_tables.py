@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from torch import Tensor
 
@@ -9,20 +10,30 @@ from pipeline.preparation.ids import pair_keys
 from pipeline.schemas import tables
 from pipeline.storage import lake
 
-_TIMES = (pl.col("timestamp").min().alias("first_seen"), pl.col("timestamp").max().alias("last_seen"))
-_COUNT = pl.len().cast(pl.Int64).alias("n_interactions")
+AT_ONCE = 1 << 21
+"""Rows that are counted at once: tables of groups of all rows take 30 bytes a row."""
 
 
 def users(rows: pl.DataFrame) -> pl.DataFrame:
     """Every user with a valid row."""
-    return rows.group_by("user_id").agg(_COUNT, *_TIMES).with_columns(pl.col("user_id").cast(pl.String)).sort("user_id")
+    return _counted(rows, "user_id").sort("user_id")
 
 
 def items(rows: pl.DataFrame, catalog: pl.DataFrame) -> pl.DataFrame:
     """Every item with a valid row or a catalog entry."""
-    counted = rows.group_by("item_id").agg(_COUNT, *_TIMES).with_columns(pl.col("item_id").cast(pl.String))
-    joined = counted.join(catalog.select("item_id", "title"), on="item_id", how="full", coalesce=True)
+    joined = _counted(rows, "item_id").join(catalog.select("item_id", "title"), on="item_id", how="full", coalesce=True)
     return joined.with_columns(pl.col("n_interactions").fill_null(0)).sort("item_id")
+
+
+def _counted(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Number of rows of each id, and the times of its first and last one."""
+    count = pl.len().cast(pl.Int64).alias("n_interactions")
+    times = (pl.col("timestamp").min().alias("first_seen"), pl.col("timestamp").max().alias("last_seen"))
+    if rows.height <= AT_ONCE:
+        return rows.group_by(name).agg(count, *times).with_columns(pl.col(name).cast(pl.String))
+    parts = [part.select(name, "timestamp").group_by(name).agg(count, *times) for part in rows.iter_slices(AT_ONCE)]
+    sums = (pl.col("n_interactions").sum(), pl.col("first_seen").min(), pl.col("last_seen").max())
+    return pl.concat(parts).group_by(name).agg(*sums).with_columns(pl.col(name).cast(pl.String))
 
 
 def read_catalog(raw: Path) -> pl.DataFrame:
@@ -54,9 +65,14 @@ def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFram
 
 def n_pairs(rows: pl.DataFrame) -> int:
     """Number of distinct pairs of a user and an item."""
-    keys = pair_keys(rows.select(pl.col("user_id", "item_id").cast(pl.Categorical)), "user_id", "item_id")
-    ordered = keys.sort().to_numpy()  # (R,): half the memory of a hash table
-    return int((ordered[1:] != ordered[:-1]).sum()) + bool(len(ordered))
+    keys = np.empty(rows.height, dtype=np.int64)  # (R,)
+    start = 0
+    for part in rows.select(pl.col("user_id", "item_id").cast(pl.Categorical)).iter_slices(AT_ONCE):
+        keys[start : start + part.height] = pair_keys(part, "user_id", "item_id").to_numpy()
+        start += part.height
+    keys.sort()  # in place: half the memory of a hash table
+    places = range(1, len(keys), AT_ONCE)
+    return bool(len(keys)) + sum(int(np.count_nonzero(np.diff(keys[at - 1 : at - 1 + AT_ONCE + 1]))) for at in places)
 
 
 def summary(rows: pl.DataFrame) -> pl.DataFrame:
@@ -84,14 +100,14 @@ def biases(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.Da
     ).select(pl.lit(label).alias("model"), pl.lit(kind).alias("kind"), "id", "bias")  # fmt: skip
 
 
-def vectors(encoded: Path, label: str, kind: str, values: Tensor | None) -> pl.DataFrame:
-    """User or item embeddings with the source's ids; no rows where the family has none."""
+def vectors(encoded: Path, label: str, kind: str, values: Tensor | None, some: range | None = None) -> pl.DataFrame:
+    """User or item embeddings with the source's ids; no rows where the family has none. `some`: those of `values`."""
     if values is None:
         return tables.USER_VECTORS.empty()
     vector = pl.Series("vector", values.float().cpu().numpy()).arr.to_list()
-    return pl.DataFrame({"id": _ids(encoded, kind), "vector": vector}).select(
-        "id", pl.lit(label).alias("model"), "vector"
-    )
+    ids = _ids(encoded, kind)
+    ids = ids if some is None else ids.slice(some.start, len(some))
+    return pl.DataFrame({"id": ids, "vector": vector}).select("id", pl.lit(label).alias("model"), "vector")
 
 
 def predictions(encoded: Path, measured: list[Path]) -> pl.DataFrame:

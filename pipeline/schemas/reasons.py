@@ -9,6 +9,7 @@ class Reason(StrEnum):
     KEPT = "kept"
     # ingest
     COMMENT = "comment"
+    REPEATED_HEADER = "repeated_header"
     EMPTY_LINE = "empty_line"
     TOO_FEW_FIELDS = "too_few_fields"
     TOO_MANY_FIELDS = "too_many_fields"
@@ -47,6 +48,8 @@ class Reason(StrEnum):
     NOT_IN_PUBLISHED_SPLIT = "not_in_published_split"
 
 
-LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF, Reason.COMMENT)
+NO_ROWS = (Reason.COMMENT, Reason.REPEATED_HEADER)
+"""Lines that are no rows: comments with the lines before the header, and headers of files that were joined."""
+LEFT_OUT = (Reason.FORGOTTEN, Reason.AFTER_AS_OF, *NO_ROWS)
 """Reasons that ingest leaves lines out which are no rejects: valid rows of a forgotten user or after the time of a
-replay, and comment lines with those before the header."""
+replay, and lines that are no rows."""

@@ -79,13 +79,17 @@ class SourceAssembler:
         names = sorted(self.source.catalog)
         catalog, counts, rejected = read_items(self.run.data, names, self.dataset.items, self.scratch)
         tables.CATALOG.check(catalog).write_parquet(self.folder / CATALOG)
-        column_types.report(attributes.write_items(self.folder, catalog), "the item catalog")
+        types = attributes.write_items(self.folder, catalog)
+        column_types.report(types, "the item catalog")
         rejected = self._add_rejected(rejected)
         ids = pl.scan_parquet(self.folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()
         found = catalog_ids.compare(catalog["item_id"], ids["item_id"])
         notes = notes_of(self.run.data, names, self.dataset.items)
-        rejects = dict(rejected["reason"].value_counts().iter_rows())
-        return {**counts, **asdict(found), "rejects": rejects} | ({"notes": notes} if notes else {})
+        unpublished = [name for name in types if name not in attributes.published_columns(types)]
+        return {
+            **counts, **asdict(found), "rejects": dict(rejected["reason"].value_counts().iter_rows()),
+            **({"unpublished": unpublished} if unpublished else {}), **({"notes": notes} if notes else {}),
+        }  # fmt: skip
 
     def write_users(self) -> dict[str, Any]:
         """Write user_attributes.parquet from the files of `dataset.users`, after `read_files`.

@@ -1,6 +1,7 @@
 """Attributes of items and users from their files: one row per value, and typed columns for the rules of `[export]`."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +23,10 @@ COLUMNS, ITEM_ATTRIBUTES, USER_ATTRIBUTES = (
 its table has columns that the catalog itself does not have."""
 
 
+NO_WORDS = ("",)
+"""What is no value of a catalog's column: words such as NULL are gone where its file has them for missing values."""
+
+
 def long_form(wide: pl.DataFrame, table: Table, columns: list[str]) -> pl.DataFrame:
     """Rows of ITEM_ATTRIBUTES or USER_ATTRIBUTES from ids, JSON `attributes`, and one column per other attribute."""
     key = table.key[0]
@@ -41,12 +46,23 @@ def write_items(folder: Path, catalog: pl.DataFrame) -> dict[str, str]:
     columns = [column for column in catalog.columns if column.startswith(OTHER)]
     if not columns:
         return {}
-    types = {column.removeprefix(OTHER): column_types.infer_column(catalog[column]) for column in columns}
-    typed = [column_types.cast(catalog[OTHER + name], kind).alias(name) for name, kind in types.items()]
+    types = {column.removeprefix(OTHER): column_types.infer_column(catalog[column], NO_WORDS) for column in columns}
+    typed = [column_types.cast(catalog[OTHER + name], kind, NO_WORDS).alias(name) for name, kind in types.items()]
     others = [column for column in typed if column.name != "item_id"]
     pl.DataFrame([catalog["item_id"], *others]).write_parquet(folder / COLUMNS)
     long_form(catalog, tables.ITEM_ATTRIBUTES, columns).write_parquet(folder / ITEM_ATTRIBUTES)
     return types
+
+
+def published_columns(names: Iterable[str]) -> list[str]:
+    """The columns of a catalog that the table `items` has as well: those whose names are free in it. SQL does not
+    tell upper and lower case apart."""
+    taken, free = {name.lower() for name in tables.ITEMS.columns}, list[str]()
+    for name in names:
+        if name.lower() not in taken:
+            taken.add(name.lower())
+            free.append(name)
+    return free
 
 
 def read_columns(raw: Path) -> pl.DataFrame:
@@ -86,6 +102,7 @@ def write_users(run: Run, folder: Path, names: list[str], scratch: Path) -> tupl
     columns = [column for column in wide.columns if column.startswith(OTHER)]
     long_form(known, tables.USER_ATTRIBUTES, columns).write_parquet(folder / USER_ATTRIBUTES)
     found = {"users": counts["items"], "repeated": counts["repeated"], "with_rows": known.height}
+    found |= {name: counts[name] for name in ("missing", "key_twice") if name in counts}
     return found, exclusions.redact(rejected, listed, [Dialect(users.delimiter, users.quote)])
 
 

@@ -45,6 +45,7 @@ def survey(path: Path, layout: Layout) -> list[Block]:
     blank = [byte for byte in b" \t\v\f_+" if bytes([byte]) not in delimiter]
     blocks: list[Block] = []
     line = 1
+    header = b""
     with path.open("rb") as file:
         for start, end, block, is_cut in whole_lines(file):
             doubts = {"a very long line"} if is_cut else set()
@@ -66,6 +67,8 @@ def survey(path: Path, layout: Layout) -> list[Block]:
             has_quotes = bool(quote) and quote in block
             if has_quotes and _quotes_are_odd(block, delimiter, quote):
                 doubts.add("a quote within a value")
+            header = header if blocks else _header_in(plain, layout)
+            doubts |= _joined_doubts(plain, header, is_first=not blocks)
             doubts |= _settings_doubts(plain, line, layout)
             is_plain = not any(byte in block for byte in blank)
             blocks.append(
@@ -73,6 +76,23 @@ def survey(path: Path, layout: Layout) -> list[Block]:
             )
             line += lines
     return blocks
+
+
+def _header_in(plain: bytes, layout: Layout) -> bytes:
+    """The header as it is written in the first block, with LF alone; empty if there is none on one line."""
+    lines = plain.split(b"\n", layout.first_row - 1)
+    is_there = layout.header and layout.header_lines == 1 and len(lines) == layout.first_row
+    return lines[-2] if is_there else b""
+
+
+def _joined_doubts(plain: bytes, header: bytes, is_first: bool) -> set[str]:
+    """Doubts about a block, with LF alone, of a file that was made of several, each with this header."""
+    doubts = set[str]()
+    if plain.startswith(BOM) or b"\n" + BOM in plain:
+        doubts.add("a byte order mark within")
+    if header and ((not is_first and plain.startswith(header)) or b"\n" + header in plain):
+        doubts.add("a header within")
+    return doubts
 
 
 def _settings_doubts(plain: bytes, line: int, layout: Layout) -> set[str]:

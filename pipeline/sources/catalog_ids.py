@@ -1,22 +1,41 @@
 """Whether the ids of an item catalog are those of the interactions, and how their spelling differs if they are not."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 EXPECTED = 0.5
 """Share of the interactions' items that a catalog is expected to list; below it, a night warns."""
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]").sub
+_MISSING = frozenset(
+    ["null", "\\n", "na", "n/a", "none", "nan", "nil", "undefined", "<na>", "#n/a", "(null)", "unknown", "anonymous"]
+)
+NULL_WORDS = (
+    "NULL", "null", "Null", "\\N", "NA", "N/A", "n/a", "<NA>", "None", "none", "nan", "NaN", "nil", "undefined",
+)  # fmt: skip
+"""Ids that programs write for a missing value. They are ids nevertheless, and a night says how many rows have them."""
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "leading zeros": lambda text: text.lstrip("0") or text,
     "a decimal fraction such as .0": lambda text: re.sub(r"\A([0-9]+)\.0+\Z", r"\1", text),
     "blanks around them": lambda text: text.strip(),
     "upper and lower case": lambda text: text.casefold(),
+    "invisible characters, or composed and combining ones": lambda text: _visible(text),
     "leading zeros, fractions, blanks or case": lambda text: re.sub(
         r"\A0*([0-9]+)(\.0+)?\Z", r"\1", text.strip().casefold()
     ),
 }
 """How spellings of one id differ, to a function that removes the difference."""
+
+
+def _visible(text: str) -> str:
+    return _INVISIBLE("", unicodedata.normalize("NFC", text))
+
+
+def stands_for_missing(text: str) -> bool:
+    """Whether an id looks like what programs write for a missing value, such as `NULL`. It is an id nevertheless."""
+    return len(text) <= 9 and text.strip().lower() in _MISSING
 
 
 @dataclass(frozen=True)

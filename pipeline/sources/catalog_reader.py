@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
-from pipeline.schemas.reasons import Reason
+from pipeline.schemas.reasons import NO_ROWS, Reason
 from pipeline.sources import json_lines, parquet_cells
 from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
@@ -22,8 +22,9 @@ from pipeline.sources.plain_text import prepare
 
 OTHER = "column "
 """Prefix of a catalog's other columns, which are attributes with one value, in the result of `read_items`."""
-EMPTY = ("NULL", "\\N")
-"""Cells that databases export for a missing value: they are empty."""
+MISSING = ("NULL", "\\N")
+"""Cells of text files that databases export for a missing value: they are empty. Any other word is a text, and so are
+these in Parquet and JSON, which have a null of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class CatalogLine:
     cells: dict[str, str] | Reason
     raw: str
     """The line as `rejected_rows` shows it."""
+    has_twins: bool = False
+    """Whether a JSON object has a key twice."""
 
 
 def read_items(
     folder: Path, names: list[str], items: Items, scratch: Path, section: str = "items"
 ) -> tuple[pl.DataFrame, dict[str, int], pl.DataFrame]:
-    """The catalog; counts of items, repeated ids (the last line wins) and skipped lines; the skipped lines as in
-    `rejected_rows`.
+    """The catalog; counts of items, repeated ids (the last line wins), skipped lines, cells that are a word of MISSING
+    and, where there are some, lines with a key twice; the skipped lines as in `rejected_rows`.
 
     Its other columns follow under their names with the prefix OTHER, as text. `section` of the settings is for
     messages; `users` reads a file of users in the same way.
@@ -50,17 +53,22 @@ def read_items(
     others = other_columns(folder, names, items, section)
     is_empty = Reason.EMPTY_USER if section == "users" else Reason.EMPTY_ITEM
     skipped: list[tuple] = []
-    repeated = 0
+    repeated = missing = twins = 0
     for name in names:
+        kind = kind_of(folder / name, name)
         wanted = named_columns(items, section)
         if others:
             there = columns_of(folder / name, name, items, wanted)
             wanted |= {f"{section}.columns.{column}": column for column in others if column in there}
-        for row in _ROWS[kind_of(folder / name, name)](folder / name, name, items, wanted, scratch):
+        for row in _ROWS[kind](folder / name, name, items, wanted, scratch):
             if isinstance(row.cells, Reason):
                 skipped.append(("", name, row.line, None, str(row.cells), row.raw))
                 continue
-            values = {column: "" if cell in EMPTY else cell for column, cell in row.cells.items()}
+            values = row.cells
+            if words := [column for column, cell in values.items() if kind == Kind.TEXT and cell.strip() in MISSING]:
+                values |= dict.fromkeys(words, "")
+                missing += len(words) - (items.id in words)
+            twins += row.has_twins
             item = values[items.id]
             try:
                 check_id(item, is_empty, items.id)
@@ -74,6 +82,7 @@ def read_items(
     frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=schema, orient="row")
     rejects = pl.DataFrame(skipped, schema=tables.REJECTED_ROWS.schema, orient="row")
     counts = {"items": len(found), "repeated": repeated, "skipped": len(skipped)}
+    counts |= {name: n for name, n in (("missing", missing), ("key_twice", twins)) if n}
     catalog = tables.CATALOG.check(frame).hstack(frame.select(pl.col(f"^{OTHER}.*$")))
     return catalog, counts, rejects
 
@@ -134,7 +143,7 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
     plain, reading = prepare(path, name, items, scratch / "items.plain")
     if layout := read_layout(plain, name, reading, wanted):
         for line, raw, fields in records(plain, layout):
-            if fields is Reason.COMMENT:
+            if fields in NO_ROWS:
                 continue
             text = shown(raw, layout.encoding)
             if isinstance(fields, Reason):
@@ -144,17 +153,19 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
                 yield CatalogLine(line, cells, text)
 
 
-def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[CatalogLine]:
+def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
     """Rows of a Parquet file with cells as text; lists are joined, nulls are empty."""
-    frame = parquet_cells.read(path, name, wanted, items.attributes)[0]
+    frame, _, broken = parquet_cells.read(path, name, wanted, items.attributes)
     for line, cells in enumerate(frame.iter_rows(named=True), start=1):
-        yield CatalogLine(line, cells, "\t".join(cells.values()))
+        raw = "\t".join(cells.values())
+        yield CatalogLine(line, Reason.BAD_ENCODING if line in broken else cells, raw)
 
 
 def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
     """Lines of JSON with cells as text; lists are joined as those of Parquet files."""
     plain, reading = prepare(path, name, items, scratch / "items.plain")
     json_lines.check_columns(plain, name, reading, wanted)
+    has_twins = json_lines.finder_of_twins(wanted.values(), reading.encoding)
     for line, raw, found in json_lines.objects(plain, reading):
         text = shown(raw, reading.encoding)
         if isinstance(found, Reason):
@@ -162,7 +173,7 @@ def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
             continue
         try:
             cells = {column: _json_cell(found, column, items) for column in wanted.values()}
-            yield CatalogLine(line, cells, text)
+            yield CatalogLine(line, cells, text, has_twins(raw))
         except Rejected as rejected:
             yield CatalogLine(line, rejected.reason, text)
 

@@ -1,7 +1,7 @@
 """Types of text columns, from all of their values: a column has a type only if every value that it has is of it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
@@ -28,12 +28,12 @@ TYPES = {
 """DuckDB's name of each type that a column of text can have, and Polars' type."""
 
 
-def infer(values: Collection[str]) -> str:
-    """The type of a column with these distinct values, a key of TYPES.
+def infer(values: Collection[str], empty: Sequence[str] = EMPTY) -> str:
+    """The type of a column with these distinct values, a key of TYPES; those of `empty` are no values.
 
     Codes, which are numbers with leading zeros or of more than 18 digits, are text.
     """
-    filled = [value.strip() for value in values if value.strip() not in EMPTY]
+    filled = [value.strip() for value in values if value.strip() not in empty]
     if not filled:
         return "VARCHAR"
     if all(_INTEGER(value) for value in filled):
@@ -54,16 +54,16 @@ def _parses(values: list[str], kind: str) -> bool:
     return not cast(pl.Series(values), kind).has_nulls()
 
 
-def infer_column(column: pl.Series) -> str:
+def infer_column(column: pl.Series, empty: Sequence[str] = EMPTY) -> str:
     """The type of a column of text; it may be Categorical."""
-    return infer(column.unique().drop_nulls().cast(pl.String).to_list())
+    return infer(column.unique().drop_nulls().cast(pl.String).to_list(), empty)
 
 
-def cast(column: pl.Series, kind: str) -> pl.Series:
+def cast(column: pl.Series, kind: str, empty: Sequence[str] = EMPTY) -> pl.Series:
     """A column of text as the type `kind`, cells without a value as null. Times are UTC, without a zone."""
     texts = column.cast(pl.String)
     stripped = texts.str.strip_chars()
-    filled = pl.select(pl.when(~stripped.is_in(list(EMPTY))).then(stripped)).to_series().alias(column.name)
+    filled = pl.select(pl.when(~stripped.is_in(list(empty))).then(stripped)).to_series().alias(column.name)
     match kind:
         case "BIGINT" | "DOUBLE":
             return filled.str.strip_prefix("+").cast(TYPES[kind], strict=False)

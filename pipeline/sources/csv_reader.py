@@ -48,7 +48,9 @@ def read_text(con: Connection, path: Path, name: str, dataset: Dataset, into: Pa
     with PartWriter(into, name, schema=schema) as part:
         read = row_reader(dataset.columns, dataset.feedback.missing_ratings)
         n_lines = text.read_pieces(blocks, read, part, bool(unfit))
-    return FileResult(dict(part.ledger), f"{n_lines:,} of {blocks[-1].last:,} lines: {fault}", dict(part.looks))
+    return FileResult(
+        dict(part.ledger), f"{n_lines:,} of {blocks[-1].last:,} lines: {fault}", dict(part.looks), dict(part.doubts)
+    )
 
 
 @dataclass

@@ -153,8 +153,8 @@ def head(file: BinaryIO, reading: Reading) -> tuple[int, list[bytes]]:
     comment = reading.comment.encode(reading.encoding)
     skip, lines = 0, list[bytes]()
     for number, raw in enumerate(_lines(file)):
-        line = (raw if number else raw.removeprefix(BOM)).rstrip(b"\r\n")
-        if number == 0 and raw == BOM:  # a file with the mark alone is empty
+        line = without_marks(raw).rstrip(b"\r\n")
+        if number == 0 and not without_marks(raw):  # a file with the mark alone is empty
             continue
         is_comment = bool(comment) and (line.startswith(comment) or (not lines and not line.strip()))
         if not lines and (number < reading.skip_lines or is_comment):
@@ -164,6 +164,13 @@ def head(file: BinaryIO, reading: Reading) -> tuple[int, list[bytes]]:
         if len(lines) == _HEAD:
             break
     return skip, lines
+
+
+def without_marks(line: bytes) -> bytes:
+    """A line without the byte order marks at its start: files that were joined have them within."""
+    while line.startswith(BOM):
+        line = line.removeprefix(BOM)
+    return line
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

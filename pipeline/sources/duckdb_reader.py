@@ -33,6 +33,8 @@ class FileResult:
     """How much was read line by line, and why; None if DuckDB read all of it."""
     looks: dict[str, int] = field(default_factory=dict)
     """Rejected ratings by what they look like."""
+    doubts: dict[str, int] = field(default_factory=dict)
+    """Kept rows by the doubt with which they were read; see `doubts`."""
 
 
 def wanted_columns(dataset: Dataset) -> dict[str, str]:

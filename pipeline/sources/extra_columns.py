@@ -66,13 +66,20 @@ def source_names(dataset: Dataset, expression: expressions.Expression) -> list[s
 
 
 def scalar(column: str, kind: str) -> str:
-    """SQL for a Parquet column of DuckDB type `kind`: its own scalar type, times in UTC without a zone, else text."""
-    quoted = '"' + column.replace('"', '""') + '"'
+    """SQL for a Parquet column of DuckDB type `kind`: its own scalar type, times in UTC without a zone, else text.
+
+    `column` is its quoted name.
+    """
     if kind.startswith(("TIMESTAMP", "DATE")):
-        return _time(quoted, kind)
+        return _time(column, kind)
     if kind.partition("(")[0] in SCALARS:
-        return quoted
-    return f"nullif(CAST({quoted} AS VARCHAR), '')"
+        return column
+    return f"nullif({text_of_bytes(column) if kind == 'BLOB' else f'CAST({column} AS VARCHAR)'}, '')"
+
+
+def text_of_bytes(column: str) -> str:
+    """SQL for a column of bytes: the text that they are in UTF-8, else their escapes, such as `\\xFF`."""
+    return f"coalesce(TRY(decode({column})), CAST({column} AS VARCHAR))"
 
 
 def _time(quoted: str, kind: str) -> str:

@@ -13,6 +13,8 @@ _PACK = "unpack it, then name the file inside"
 _EXPORT = "export it as CSV or Parquet"
 _MAGIC = (
     (b"PK\x03\x04", "a ZIP archive inside another file", _PACK),
+    (b"\x1f\x8b", "a gzip file inside another compressed file", _PACK),
+    (b"\x28\xb5\x2f\xfd", "a zst file inside another compressed file", _PACK),
     (b"BZh", "a bzip2 file", "bz2 is not read; unpack it, or pack it as .gz or .zst"),
     (b"\xfd7zXZ\0", "an xz file", "xz is not read; unpack it, or pack it as .gz or .zst"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z is not read; unpack it, or pack it as .gz or .zst"),
@@ -125,6 +127,11 @@ def _document(start: bytes) -> tuple[str, str] | None:
         return "an XML document", _EXPORT
     if _ARRAY(start) or _is_one_object(start):
         return "one JSON document", "write one object per line, e.g. jq -c '.[]' FILE > out.jsonl"
+    first = first_line(start).strip()
+    if first.startswith(b"\x1e") and is_json_object(first.lstrip(b"\x1e")):
+        return "a JSON text sequence", "remove its record separators: tr -d '\\036' < FILE > out.jsonl"
+    if first.endswith(b",") and is_json_object(first[:-1]):
+        return "a list of JSON objects", "remove the comma after each one: sed 's/,$//' FILE > out.jsonl"
     if start.startswith(b"%%MatrixMarket"):
         return "a Matrix Market file", "write its entries as lines, e.g. with scipy.io.mmread"
     if _SQL(start):

@@ -20,6 +20,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.core.filesystem import is_utf8, sha256
 
 _BLOCK = 2**19  # bytes
+_LOOK = 512  # bytes that show whether a file is a text
 _SIZED_BLOCKS = 8  # decompressed to estimate a size
 BOMB_RATIO, BOMB_BYTES = 100, 2**30
 """A compressed file is refused as a decompression bomb if it grows by more than both this ratio and this size."""
@@ -149,12 +150,16 @@ def plain_size(path: Path) -> int:
 
 
 def _packing(path: Path) -> str | None:
-    """How a file is compressed: by its suffix, else by its first bytes, since downloads lose their suffix."""
-    if path.suffix in (".gz", ".zst"):
-        return path.suffix
+    """How a file is compressed: by its first bytes, since downloads lose their suffix, or keep it and are unpacked.
+
+    A file with the suffix of a compressed one that begins with no text is a damaged one.
+    """
     with path.open("rb") as file:
-        start = file.read(4)
-    return next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
+        start = file.read(_LOOK)
+    if found := next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None):
+        return found
+    is_text = bool(start) and not any(byte < 9 or 13 < byte < 27 for byte in start)
+    return path.suffix if path.suffix in (".gz", ".zst") and not is_text else None
 
 
 def _decompressed(path: Path) -> BinaryIO:
@@ -178,6 +183,8 @@ def _only_member(path: Path) -> BinaryIO:
         for inside, what in _OFFICE.items():
             if any(n == inside or n.endswith(inside) for n in archive.namelist()):
                 raise UnreadableInput(f"{path} is {what}, no file with one line per user and item: export it as CSV")
+        if not names:
+            raise UnreadableInput(f"{path} is a ZIP archive without a file: pack it again")
         if len(names) != 1:
             some = ", ".join(names[:5])
             raise UnreadableInput(f"{path} is a ZIP archive of {len(names)} files ({some}): unpack it, then name one")

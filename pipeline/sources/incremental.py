@@ -113,13 +113,16 @@ def complete(part: Path, result: FileResult) -> None:
     manifest = {"files": files, "ledger": result.ledger, "rescanned": result.rescanned}
     if result.looks:
         manifest["looks"] = result.looks
+    if result.doubts:
+        manifest["doubts"] = result.doubts
     lake.write_manifest(part, manifest)
 
 
 def result_of(part: Path) -> FileResult:
     """The result that the manifest of a kept file records."""
     manifest = lake.read_manifest(part)
-    return FileResult(manifest["ledger"], manifest["rescanned"], manifest.get("looks", {}))
+    looks, doubts = manifest.get("looks", {}), manifest.get("doubts", {})
+    return FileResult(manifest["ledger"], manifest["rescanned"], looks, doubts)
 
 
 def missing_file(name: str) -> UnreadableInput:

@@ -8,7 +8,7 @@ have: numbers as they are written, `true` and `false`, and null as an empty text
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.schemas.reasons import Reason
 from pipeline.sources import json_arrow
 from pipeline.sources.blocks import whole_lines
 from pipeline.sources.dialect import find_column
+from pipeline.sources.doubts import KEY_TWICE
 from pipeline.sources.duckdb_reader import ROLES, FileResult, wanted_columns
 from pipeline.sources.extra_columns import keys_of, stored_columns
 from pipeline.sources.line_reader import Lines, exploded, shown
@@ -55,7 +56,8 @@ def read_json_lines(
     if text.lines and not text.one_by_one:
         return FileResult(dict(part.ledger), None)
     fault = "as asked" if exact else text.fault or "an empty file"
-    return FileResult(dict(part.ledger), f"{text.one_by_one:,} of {text.lines:,} lines: {fault}", dict(part.looks))
+    read = f"{text.one_by_one:,} of {text.lines:,} lines: {fault}"
+    return FileResult(dict(part.ledger), read, dict(part.looks), dict(part.doubts))
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class _Text:
     def _read_singly(self, block: _Block) -> None:
         wanted, stored, source = wanted_columns(self.dataset), stored_columns(self.dataset), self.dataset.source
         others, part = [wanted.get(role) for role in ROLES if role != "item"], self.part
+        twice = finder_of_twins(wanted.values(), self.reading.encoding)
         for line, raw, found in objects(self.plain, self.reading, block.start, block.first, block.lines):
             self.one_by_one += 1
             if isinstance(found, Reason):
@@ -148,8 +151,10 @@ class _Text:
             try:
                 user, rating, time = (cell(found, column) if column else "" for column in others)
                 items = items_of(found, wanted["item"], source.explode)
-                for row in [self._read_row(user, item, rating, time) for item in items]:
+                for number, row in enumerate([self._read_row(user, item, rating, time) for item in items]):
                     part.keep((*row, *(any_cell(found, c) or None for c in stored.values())))
+                    if number == 0 and twice(raw):
+                        part.doubts[KEY_TWICE] += 1
             except Rejected as rejected:
                 part.note_look(rejected.looks)
                 part.reject(line, rejected.column, rejected.reason, shown(raw, self.reading.encoding))
@@ -224,10 +229,48 @@ def any_cell(found: dict[str, object], column: str) -> str:
         return json.dumps(_value(found, column), ensure_ascii=False)
 
 
+def kinds_of(found: Sequence[dict[str, object]], names: Iterable[str]) -> dict[str, set[str]]:
+    """Types of the values of each column, without null: text, whole number, number, flag, list or object."""
+    kinds: dict[str, set[str]] = {}
+    for name in names:
+        values = (_value(each, name) for each in found)
+        kinds[name] = {_kind(value) for value in values if value is not None}
+    return kinds
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, _Number):
+        return "whole number" if value.lstrip("-").isdigit() else "number"
+    if isinstance(value, str):
+        return "text"
+    return "flag" if isinstance(value, bool) else "list" if isinstance(value, list) else "object"
+
+
 def parse_object(line: str) -> dict[str, object] | None:
     """The object of a line; None if it is none."""
     found = _parsed(line.encode(), "utf-8")
     return None if isinstance(found, Reason) else found
+
+
+def finder_of_twins(columns: Iterable[str], encoding: str) -> Callable[[bytes], bool]:
+    """A function that tells whether a line of JSON has a key of these columns twice in one object."""
+    keys = frozenset(part for column in columns for part in (column, *column.split(".")))
+    written = [json.dumps(key, ensure_ascii=False).encode(encoding, "replace") for key in keys]
+
+    def has_twins(raw: bytes) -> bool:
+        if b"\\u" not in raw and all(raw.count(key) < 2 for key in written):
+            return False
+        twins = False
+
+        def pairs(found: list[tuple[str, object]]) -> None:
+            nonlocal twins
+            names = [name for name, _ in found if name in keys]
+            twins = twins or len(set(names)) < len(names)
+
+        json.loads(raw.decode(encoding), object_pairs_hook=pairs)
+        return twins
+
+    return has_twins
 
 
 class _NoNumber(ValueError):
@@ -240,7 +283,15 @@ def _no_number(text: str) -> NoReturn:
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape that may be half of a surrogate pair."""
-_DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_no_number)
+
+
+class _Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+_DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_no_number)
 
 
 def _parsed(raw: bytes, encoding: str) -> dict[str, object] | Reason:

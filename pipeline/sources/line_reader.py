@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.schemas.reasons import Reason
+from pipeline.schemas.reasons import NO_ROWS, Reason
 from pipeline.sources.blocks import Block
-from pipeline.sources.dialect import BOM, LINE_LIMIT, Layout, quoted, split_quoted
+from pipeline.sources.dialect import BOM, LINE_LIMIT, Layout, quoted, split_quoted, without_marks
+from pipeline.sources.doubts import MARK_IN_TEXT
 from pipeline.sources.parquet_writer import PartWriter
 from pipeline.sources.parsing import Rejected, Row
 
@@ -36,8 +37,8 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
         while lines.number < taken:
             lines.take()
         for line, raw, record in _records(lines, layout, block.last):
-            if record is Reason.COMMENT:
-                part.ledger[Reason.COMMENT] += 1
+            if isinstance(record, Reason) and record in NO_ROWS:
+                part.ledger[record] += 1
                 continue
             if isinstance(record, Reason):
                 part.reject(line, None, record, shown(raw, layout.encoding))
@@ -52,6 +53,8 @@ def rescan(path: Path, block: Block, taken: int, layout: Layout, read: Callable[
             except Rejected as rejected:
                 part.note_look(rejected.looks)
                 part.reject(line, rejected.column, rejected.reason, shown(raw, layout.encoding))
+        if lines.marks:
+            part.doubts[MARK_IN_TEXT] += lines.marks
         return lines.number
 
 
@@ -117,6 +120,8 @@ def _preamble(lines: "Lines", layout: Layout) -> Iterator[Record]:
 def _whole(record: list[str], layout: Layout) -> list[str] | Reason:
     """The record if it has the right number of fields, else the reason to reject it."""
     n_fields = layout.n_fields
+    if layout.header and record[0].strip() == layout.names[0] and [cell.strip() for cell in record] == [*layout.names]:
+        return Reason.REPEATED_HEADER
     if layout.explode == layout.delimiter and len(record) > n_fields:
         record = [*record[: n_fields - 1], layout.delimiter.join(record[n_fields - 1 :])]
     if len(record) == n_fields:
@@ -165,6 +170,8 @@ class Lines:
 
     def __init__(self, file: BinaryIO, number: int = 0) -> None:
         self.number = number
+        self.marks = 0
+        """Lines that had a byte order mark where none belongs."""
         self._file = file
         self._waiting: deque[bytes] = deque()
 
@@ -176,8 +183,10 @@ class Lines:
         line = self._file.readline(LINE_LIMIT + 2)
         if not line:
             return None
-        if self.number == 0:
-            line = line.removeprefix(BOM)
+        if line.startswith(BOM):
+            plain = without_marks(line)
+            self.marks += self.number > 0 or len(line) - len(plain) > len(BOM)
+            line = plain
         self.number += 1
         if line.endswith(b"\n"):
             return line[:-2] if line.endswith(b"\r\n") else line[:-1]

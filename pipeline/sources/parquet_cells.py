@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,40 +38,54 @@ def advice(section: str, column: str, kind: str) -> str:
     return "write it as text, in a query with a cast, to keep it"
 
 
-def read(path: Path, name: str, wanted: Mapping[str, str], lists: Mapping[str, str]) -> tuple[pl.DataFrame, list[str]]:
-    """The columns `wanted` (settings' key to column) as text, nulls as empty texts; and notes of what is left out.
+def read(
+    path: Path, name: str, wanted: Mapping[str, str], lists: Mapping[str, str]
+) -> tuple[pl.DataFrame, list[str], set[int]]:
+    """The columns `wanted` (settings' key to column) as text, nulls and NaN as empty texts; notes of times that are
+    left out; and the lines, 1-based, with bytes that are no UTF-8.
 
     `lists`: columns that may hold lists, to the separator that joins their values. Times outside the years 1 to 9999,
-    such as `infinity`, and bytes that are no text are empty.
-    Raises UnreadableInput for a damaged file, and for a column whose type or values are no texts.
+    such as `infinity`, are empty. Raises UnreadableInput for a damaged file, for a column whose type is not read, and
+    for one of bytes without any text.
     """
+    keys = {column: key for key, column in wanted.items()}
     try:
         with pq.ParquetFile(path) as file:
-            keys = {column: key for key, column in wanted.items()}
             there = file.schema_arrow.names
             for key, column in wanted.items():
                 find_column(column, key, there, name)
             table = file.read(list(keys)).select(sorted(keys))
         table = pa.table([_plain(column) for column in table.columns], names=table.column_names)
-        frame = pl.DataFrame(pl.from_arrow(table))
+        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.float().fill_nan(None))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         reason = str(error).partition("\n")[0]
         raise UnreadableInput(f"{name} is truncated, damaged or no Parquet file ({reason}): copy it again") from None
-    notes, texts = [], []
+    notes, texts, broken = list[str](), list[pl.Series](), set[int]()
     for column in frame:
-        try:
-            text, lost, what = _texts(column, lists.get(column.name))
-        except (pl.exceptions.PolarsError, NotImplementedError):
-            raise UnreadableInput(_no_text(name, keys[column.name], column)) from None
-        if lost > (len(column) - column.null_count()) / 2 and what == _BYTES:
-            raise UnreadableInput(_no_text(name, keys[column.name], column))
-        if lost:
-            notes.append(f"{name}: {lost:,} values of column {column.name!r} are {what}, and count as empty")
+        if column.dtype == pl.Binary:
+            text, lines = _decoded(column)
+            if lines and len(lines) == len(column) - column.null_count():
+                raise UnreadableInput(_no_text(name, keys[column.name], column))
+            broken |= lines
+        else:
+            try:
+                text, lost = _texts(column, lists.get(column.name))
+            except pl.exceptions.PolarsError:
+                raise UnreadableInput(_no_text(name, keys[column.name], column)) from None
+            if lost:
+                what = "1 value" if lost == 1 else f"{lost:,} values"
+                times = "outside the years 1 to 9999, and empty here"
+                notes.append(f"{name}: {what} of column {column.name!r}: {times}")
         texts.append(text.fill_null(""))
-    return pl.DataFrame(texts), notes
+    return pl.DataFrame(texts), notes, broken
 
 
-_BYTES, _TIMES = "bytes that are no text", "no time between the years 1 and 9999"
+def _decoded(column: pl.Series) -> tuple[pl.Series, set[int]]:
+    """Bytes as text, and the lines with bytes that are no UTF-8."""
+    texts = [None if cell is None else cell.decode(errors="replace") for cell in column]
+    again = [None if text is None else text.encode() for text in texts]
+    lines = {line for line, (cell, same) in enumerate(zip(column, again, strict=True), start=1) if cell != same}
+    return pl.Series(column.name, texts, dtype=pl.String), lines
 
 
 def _no_text(name: str, key: str, column: pl.Series) -> str:
@@ -80,26 +95,22 @@ def _no_text(name: str, key: str, column: pl.Series) -> str:
     )
 
 
-def _texts(column: pl.Series, separator: str | None) -> tuple[pl.Series, int, str]:
-    """The column as text, how many of its values are lost, and why."""
+def _texts(column: pl.Series, separator: str | None) -> tuple[pl.Series, int]:
+    """The column as text, and how many of its values are times outside the years 1 to 9999."""
     if separator is not None and isinstance(column.dtype, (pl.List, pl.Array)):
-        listed = column.arr.to_list() if isinstance(column.dtype, pl.Array) else column
-        values = listed.explode(empty_as_null=False, keep_nulls=False)
-        kept, lost, what = _texts(values, None)
-        lengths = listed.list.len().fill_null(0)
-        rows = pl.int_range(len(listed), eager=True).repeat_by(lengths).explode(empty_as_null=False)
-        parts = pl.DataFrame({"row": rows, "text": kept}).drop_nulls("text").group_by("row", maintain_order=True)
-        joined = parts.agg(pl.col("text").str.join(separator or PARTED))
-        everything = pl.DataFrame({"row": pl.int_range(len(listed), eager=True)})
-        text = everything.join(joined, on="row", how="left", maintain_order="left")["text"]
-        return text.alias(column.name), lost, what
-    if column.dtype.is_temporal() and column.dtype != pl.Time and column.dtype != pl.Duration:
+        lists = column.arr.to_list() if isinstance(column.dtype, pl.Array) else column
+        text, lost = _texts(lists.explode(empty_as_null=False, keep_nulls=False), None)
+        rows = pl.int_range(len(lists), eager=True).alias("row")
+        owners = rows.repeat_by(lists.list.len().fill_null(0)).explode(empty_as_null=False, keep_nulls=False)
+        parts = pl.DataFrame({"row": owners, "text": text}).drop_nulls("text")
+        joined = parts.group_by("row", maintain_order=True).agg(pl.col("text").str.join(separator or PARTED))
+        return rows.to_frame().join(joined, on="row", how="left", maintain_order="left")["text"].alias(
+            column.name
+        ), lost
+    if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
         inside = _in_range(column)
-        return inside.cast(pl.String), inside.null_count() - column.null_count(), _TIMES
-    if column.dtype == pl.Binary:
-        text = column.cast(pl.String, strict=False)
-        return text, text.null_count() - column.null_count(), _BYTES
-    return column.cast(pl.String), 0, ""
+        return inside.cast(pl.String), inside.null_count() - column.null_count()
+    return column.cast(pl.String), 0
 
 
 def _in_range(column: pl.Series) -> pl.Series:

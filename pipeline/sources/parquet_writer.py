@@ -140,7 +140,7 @@ def _write(writer: pq.ParquetWriter, group: pa.Table) -> None:
 class PartWriter:
     """Writes kept rows and rejected lines of one file in batches, in order.
 
-    `ledger` counts rows by reason, `looks` rejected ratings by what they look like.
+    `ledger` counts rows by reason, `looks` rejected ratings by what they look like, `doubts` kept rows by a doubt.
 
     `rows=False`: only rejected lines are written, since the caller has written the kept rows.
     """
@@ -149,6 +149,7 @@ class PartWriter:
         self.name = name
         self.ledger: Counter[str] = Counter()
         self.looks: Counter[str] = Counter()
+        self.doubts: Counter[str] = Counter()
         self._rejects: list[tuple] = []
         self._rows: list[Row] = []
         self._to_rejects = pq.ParquetWriter(folder / REJECTED, _REJECTED)

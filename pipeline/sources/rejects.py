@@ -11,8 +11,9 @@ from pipeline.config.run import Run
 from pipeline.core.errors import Refused
 from pipeline.core.shares import as_percent
 from pipeline.schemas import tables
-from pipeline.schemas.reasons import LEFT_OUT, Reason
-from pipeline.sources import catalog_ids, number_looks
+from pipeline.schemas.reasons import LEFT_OUT, NO_ROWS, Reason
+from pipeline.sources import catalog_ids, number_looks, odd_values
+from pipeline.sources.doubts import KEY_TWICE, in_words
 from pipeline.sources.file_reader import FileResult
 from pipeline.sources.parquet_writer import REJECTED
 from pipeline.sources.source_files import SourceFiles
@@ -26,9 +27,11 @@ def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageR
     """The stage's result: rows by reason, reject rate, and the files that were read line by line."""
     ledger: Counter[str] = Counter()
     looks: Counter[str] = Counter()
+    doubts: Counter[str] = Counter()
     for result in results:
         ledger.update(result.ledger)
         looks.update(result.looks)
+        doubts.update(result.doubts)
     rows, kept = sum(ledger.values()), ledger[Reason.KEPT]
     names = dict(source.order)
     rescanned = {name: r.rescanned for name, r in zip(names, results, strict=True) if r.rescanned}
@@ -38,6 +41,8 @@ def summarize(results: Sequence[FileResult], source: SourceFiles) -> lake.StageR
     }  # fmt: skip
     if looks:
         info["looks"] = dict(looks.most_common())
+    if doubts:
+        info["doubts"] = dict(doubts)
     return lake.StageResult(rows, kept, {str(reason): n for reason, n in ledger.items() if n}, info)
 
 
@@ -63,7 +68,7 @@ def check_reject_rate(
     records = [{"stage": "ingest", "reason": reason, "rows": n} for reason, n in report.ledger.items()]
     journal.append(run, tables.ROW_LEDGER, records)
     copy_to_journal(run, folder)
-    if report.rows_in == report.ledger.get(Reason.COMMENT, 0):
+    if report.rows_in == sum(report.ledger.get(reason, 0) for reason in NO_ROWS):
         raise Refused(f"{', '.join(report.info['files'])}: the source has no data lines")
     if run.as_of and not report.rows_out:
         raise Refused(f"no interaction is before {run.as_of}, the moment of the replay")
@@ -87,6 +92,14 @@ def note_looks(run: Run, folder: Path) -> None:
         journal.note(run, f"warning: ingest: of the rejected ratings, {number_looks.in_words(looks)}")
 
 
+def note_doubts(run: Run, folder: Path) -> None:
+    """Say which rows were read with a doubt, and which values often stand for a missing one."""
+    for sentence in in_words(lake.info(folder).get("doubts", {})):
+        journal.note(run, f"warning: ingest: {sentence}")
+    for sentence in odd_values.in_words(lake.info(folder)):
+        journal.note(run, f"ingest: {sentence}")
+
+
 def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> None:
     """Warn of rejected lines and repeated ids of the catalog, and of ids that are not those of the interactions.
 
@@ -96,6 +109,12 @@ def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> Non
     _report_notes(run, "item catalog", catalog)
     if not is_source:
         _report_lines(run, "catalog", "the item catalog", catalog["items"], catalog)
+    if columns := catalog.get("unpublished"):
+        journal.note(
+            run,
+            f"warning: item catalog: {', '.join(map(repr, columns))} {'is' if len(columns) == 1 else 'are'} in "
+            "item_attributes, but no column of items, which has that name in upper or lower case already: rename",
+        )
     if (matching := catalog_ids.of_record(catalog)) and matching.warning:
         journal.note(run, f"warning: item catalog: {matching.warning}")
 
@@ -120,6 +139,10 @@ def _report_notes(run: Run, what: str, found: Mapping[str, Any]) -> None:
 
 def _report_lines(run: Run, stage: str, what: str, kept: int, found: Mapping[str, Any]) -> None:
     """Lines of a file with one line per id: `kept` has the last line of each id, `duplicate` the ones before it."""
+    if missing := found.get("missing", 0):
+        journal.note(run, f"{what}: {missing:,} cells that are NULL or \\N are read as missing")
+    for sentence in in_words({KEY_TWICE: found["key_twice"]} if "key_twice" in found else {}):
+        journal.note(run, f"warning: {what}: {sentence}")
     rejected: Mapping[str, int] = found.get("rejects") or {}
     repeated: int = found["repeated"]
     if not rejected and not repeated:

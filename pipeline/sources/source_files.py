@@ -13,6 +13,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files, incremental
 from pipeline.sources.catalog_reader import other_columns
 from pipeline.sources.extra_columns import extra_columns
+from pipeline.sources.revisions import revisions_of
 
 VERSION = 2
 """Version of the stage `ingest`; raise it when its result changes."""
@@ -39,6 +40,8 @@ class SourceFiles:
     """Columns of the catalog that are kept because they are there, not because a key names them."""
     users: dict[str, str]
     """Files of `dataset.users`: name to digest."""
+    revisions: list[str]
+    """Kinds of content that are read otherwise than when VERSION was set; the files of this night have them."""
 
     @property
     def data_hash(self) -> str:
@@ -66,7 +69,8 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
         merged = _merged(dataset, data, earlier, present, sizes)
         order = [(name, digest) for digest, name in merged.items()]
         sizes |= {digest: (data / name).stat().st_size for name, digest in present.items()}
-    return SourceFiles(order, present, earlier, sizes, catalog, columns, users)
+    revisions = revisions_of(dataset, data, [] if is_incremental else sorted(present), [*catalog, *users])
+    return SourceFiles(order, present, earlier, sizes, catalog, columns, users, revisions)
 
 
 def _merged(
@@ -92,6 +96,7 @@ def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:
     return {
         **layout_settings(dataset), "items": items, "max_reject_rate": dataset.source.max_reject_rate, **contents,
         **({"users": _reading(dataset.users, ()), "users_files": source.users} if dataset.users else {}),
+        **({"revisions": source.revisions} if source.revisions else {}),
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import eval_task
+from pipeline.models import Recommender
 from pipeline.models.serialization import load
 from pipeline.preparation.events import target_rows
 from pipeline.preparation.filters import mark
@@ -39,6 +40,8 @@ from pipeline.storage import journal, lake
 from pipeline.training.device import resolve_device, set_threads
 
 VERSION = 2
+VECTORS_PER_PART = 1 << 18
+"""Users whose vectors are in one file."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,28 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
         if inputs.other and export.holdback:
             theirs = both(rules.listable, servable(inputs.other.fitted.model, known, encoded))
             _write_items(folder / checks.LISTABLE_OF_HELD, ids, theirs)
+        write_table = partial(_write_table, folder)
+        # Tables of all rows and users come first: the lists and what follows keep more memory.
+        write_table(
+            tables.POPULAR_ITEMS,
+            item_tables.popular_items(positive_rows(run, listable), export.popular_windows, export.popular_items),
+        )
+        write_table(tables.USERS, item_tables.users(rows))
+        write_table(tables.ITEMS, inputs.items)
+        write_table(tables.INTERACTIONS_SUMMARY, item_tables.summary(rows))
+        write_table(
+            tables.ITEM_VECTORS,
+            item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
+                ~pl.col("id").is_in(unknown.implode())
+            ),
+        )
+        _write_user_vectors(folder, encoded, label, model.user_vectors())
+        write_table(tables.BIASES, _biases(encoded, (model, label), fitted, device))
+        write_table(tables.PREDICTIONS, item_tables.predictions(encoded, measured))
         written = list_parts.write_all(inputs, source, folder)
         if (explorer := wanted[0].explorer) is not None:
             explorer.filled = written.drawn  # held-back users have other places than in the champion's lists
         _note_lists(run, wanted, written.lists, written.further)
-        write_table = partial(_write_table, folder)
         cold = serving.fitted.cold
         write_table(tables.SUPPRESSED, user_lists.suppressed_table(wanted[0].suppressed))
         write_table(
@@ -101,22 +121,6 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
                 ~pl.col("item_id").is_in(unknown.implode())
             ),
         )
-        write_table(
-            tables.POPULAR_ITEMS,
-            item_tables.popular_items(positive_rows(run, listable), export.popular_windows, export.popular_items),
-        )
-        write_table(tables.USERS, item_tables.users(rows))
-        write_table(tables.ITEMS, inputs.items)
-        write_table(tables.INTERACTIONS_SUMMARY, item_tables.summary(rows))
-        write_table(tables.USER_VECTORS, item_tables.vectors(encoded, label, "user", model.user_vectors()))
-        write_table(
-            tables.ITEM_VECTORS,
-            item_tables.vectors(encoded, label, "item", model.item_vectors()).filter(
-                ~pl.col("id").is_in(unknown.implode())
-            ),
-        )
-        write_table(tables.BIASES, _biases(encoded, champion, fitted, device))
-        write_table(tables.PREDICTIONS, item_tables.predictions(encoded, measured))
         others = {
             **_trending(run, raw, rows, unlisted),
             **_audiences(run, serving.fitted, raw, encoded, rules.listable),
@@ -224,12 +228,28 @@ def positive_rows(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     return rows if events is None else target_rows(rows, events, feedback)
 
 
-def _biases(encoded: Path, champion: Path, fitted: list[Path], device: torch.device) -> pl.DataFrame:
+def _write_user_vectors(folder: Path, encoded: Path, label: str, values: Tensor | None) -> None:
+    """Write tables.USER_VECTORS, (U, D), in several files if it is large."""
+    if values is None or len(values) <= VECTORS_PER_PART:
+        return _write_table(folder, tables.USER_VECTORS, item_tables.vectors(encoded, label, "user", values))
+    for number, start in enumerate(range(0, len(values), VECTORS_PER_PART)):
+        some = range(start, min(start + VECTORS_PER_PART, len(values)))
+        part = item_tables.vectors(encoded, label, "user", values[some.start : some.stop], some)
+        path = folder / f"{tables.USER_VECTORS.name}-{number:04d}.parquet"
+        list_parts.write_table(path, tables.USER_VECTORS, part)
+
+
+def _biases(encoded: Path, champion: tuple[Recommender, str], fitted: list[Path], device: torch.device) -> pl.DataFrame:
     """Biases of the champion as refitted on all rows, and of the other families as fitted on train."""
-    label = lake.info(champion)["label"]
+    model, label = champion
     parts = [tables.BIASES.empty()]
-    for folder in [champion, *(f for f in fitted if lake.info(f)["label"] != label)]:
-        model, name = load(folder, device), lake.info(folder)["label"]
+
+    def add(model: Recommender, name: str) -> None:
         parts.append(item_tables.biases(encoded, name, "user", model.user_biases()))
         parts.append(item_tables.biases(encoded, name, "item", model.item_biases()))
+
+    add(model, label)
+    for folder in fitted:
+        if (name := lake.info(folder)["label"]) != label:
+            add(load(folder, device), name)
     return pl.concat(parts)

@@ -10,7 +10,7 @@ from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.publishing import item_conditions
 from pipeline.schemas.reasons import Reason
-from pipeline.sources import catalog_ids, exclusions, incremental, rejects
+from pipeline.sources import catalog_ids, exclusions, incremental, odd_values, rejects
 from pipeline.sources.assemble import CATALOG, SourceAssembler
 from pipeline.sources.connectors import fetching
 from pipeline.sources.file_reader import FileResult
@@ -37,6 +37,7 @@ def read_source(run: Run) -> Path:
         with SourceAssembler(run, source, folder) as assembler:
             results = assembler.read_files()
             report = rejects.summarize(results, source)
+            report.info.update(odd_values.odd_values(folder / INTERACTIONS))
             rejects.check_reject_rate(run, folder, report, results, source)
             if dataset.items:
                 report.info["catalog"] = assembler.write_catalog()
@@ -51,6 +52,7 @@ def read_source(run: Run) -> Path:
     journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
+    rejects.note_doubts(run, folder)
     for note in fetching.notes_of(run.data):
         journal.note(run, f"ingest: {note}")
     _note_unused_times(run, source)

@@ -5,7 +5,7 @@
 
 import os
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -15,13 +15,14 @@ from pipeline.config.destinations import check_endpoint
 from pipeline.storage.file_stores import AlreadyThere, Changed, Entry, Missing, Place, StoreDown, StoreError
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion
+    from obstore import ObjectMeta, UpdateVersion
     from obstore.store import ClientConfig, GCSStore, RetryConfig, S3Config, S3Store
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 CONNECT_SECONDS = 10
 _CHUNK = 2**23  # bytes
 _MESSAGE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
+_ODD = re.compile(r'"([^"]*//[^"]*)"')
 _DENIED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "NoSuchBucket", "InvalidBucketName",
            "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidToken", "PermanentRedirect")  # fmt: skip
 
@@ -35,6 +36,7 @@ class Bucket:
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.store = _gcs(bucket) if scheme == "gs" else _s3(bucket, settings)
         self.is_gcs = scheme == "gs"
+        self.odd_key: str | None = None
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         """The version is the e-tag, or the generation."""
@@ -98,25 +100,61 @@ class Bucket:
                     file.write(chunk)
 
     def entries(self, prefix: str = "") -> dict[str, Entry]:
-        """By listing the folder of the prefix: obstore compares whole parts of keys."""
-        import obstore
+        """By listing the folder of the prefix: obstore compares whole parts of keys.
 
+        Empty objects that stand for a folder (their keys end with `/`) are left out. `odd_key` names one that obstore
+        can't read, if there is one.
+        """
         folder = (self.prefix + prefix).rpartition("/")[0]
         with explained_s3():
             found = {
                 each["path"].removeprefix(self.prefix): Entry(each["size"], each["last_modified"].timestamp())
-                for page in obstore.list(self.store, prefix=folder or None)
-                for each in page
+                for each in self._real(self._listed(folder))
             }
         return {key: entry for key, entry in sorted(found.items()) if key.startswith(prefix)}
 
     def any_key(self) -> str | None:
-        """From the first page of the list."""
+        """From the first pages of the list."""
         import obstore
 
         with explained_s3():
-            page = next(iter(obstore.list(self.store, prefix=self.prefix or None, chunk_size=10)), [])
-        return page[0]["path"].removeprefix(self.prefix) if page else None
+            for page in obstore.list(self.store, prefix=self.prefix or None, chunk_size=10):
+                for each in self._real(page):
+                    return each["path"].removeprefix(self.prefix)
+        return None
+
+    def _real(self, listed: "Iterable[ObjectMeta]") -> "Iterator[ObjectMeta]":
+        """Objects whose keys are as listed: obstore drops the `/` at the end of a key."""
+        import obstore
+
+        for each in listed:
+            if not each["path"].startswith(self.prefix):
+                continue  # it stands for the folder itself
+            if each["size"]:
+                yield each
+                continue
+            with suppress(FileNotFoundError):
+                yield obstore.head(self.store, each["path"])
+
+    def _listed(self, folder: str) -> "Iterator[ObjectMeta]":
+        """All objects of a folder that obstore can read: an empty part in one key (`a//b`) is an error of a list."""
+        import obstore
+
+        try:
+            yield from [each for page in obstore.list(self.store, prefix=folder or None) for each in page]
+            return
+        except obstore.exceptions.InvalidPathError as error:
+            named = _ODD.search(str(error))
+            self.odd_key = named[1] if named else folder
+        try:
+            here = obstore.list_with_delimiter(self.store, folder or None)
+        except obstore.exceptions.InvalidPathError:  # it is in this folder, and `/` sorts before all names of ours
+            after = obstore.list(self.store, prefix=folder or None, offset=f"{folder}/0".lstrip("/"))
+            yield from [each for page in after for each in page]
+            return
+        yield from here["objects"]
+        for below in here["common_prefixes"]:
+            yield from self._listed(below.rstrip("/"))
 
     def remove(self, keys: Iterable[str]) -> None:
         """One by one, in order."""

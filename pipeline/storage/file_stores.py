@@ -96,6 +96,11 @@ class FileStore(Protocol):
         """Files by key, of the keys with a prefix, sorted."""
         ...
 
+    @property
+    def odd_key(self) -> str | None:
+        """A key that `entries` came across and that can't be read or removed here, such as `a//b`."""
+        ...
+
     def any_key(self) -> str | None:
         """Some key; None if there is none."""
         ...
@@ -107,6 +112,8 @@ class FileStore(Protocol):
 
 class Folder:
     """A folder of a file system. Made where it is missing."""
+
+    odd_key = None
 
     def __init__(self, root: Path):
         self.root = root

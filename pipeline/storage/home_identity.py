@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import targets
+from pipeline.core.code_version import code_version
 from pipeline.core.console import log
 from pipeline.core.errors import Locked, SettingsError, UnreadableInput
 from pipeline.core.filesystem import write_atomically
@@ -160,7 +161,6 @@ def _is_settled(home: Home, found: Identity | None) -> bool:
 
 
 def _settle(home: Home, found: Identity | None) -> None:
-    from pipeline.storage import journal  # which calls this module
 
     event, came_from = location_state(home)
     if found is None and home.marker.exists():
@@ -168,7 +168,7 @@ def _settle(home: Home, found: Identity | None) -> None:
         log.info(f"{home.marker} can't be read; it is set aside as {aside.name} and written again")
     now = replace(
         found or Identity(id=str(uuid.uuid4()), path=str(home.root), made_at=f"{utcnow().isoformat()}Z"),
-        written_by=journal.code_version(),
+        written_by=code_version(),
         format=FORMAT,
     )
     if event == "new":

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline.core import progress
+from pipeline.core.code_version import code_version
 from pipeline.core.console import log
 from pipeline.core.errors import Ids
 from pipeline.core.fault_injection import fault
@@ -90,6 +91,8 @@ def open_run(run: "Run", until: str | None = None, overrides: Sequence[str] | No
     }  # fmt: skip
     if target := home_identity.target_of(run.home):
         record["target"] = target.name
+    if run.toml:
+        record["toml"] = str(run.toml)
     if until:
         record["until"] = until
     if overrides:
@@ -218,6 +221,11 @@ def end_of_stale(run_id: str, live: str | None) -> dict[str, str | None]:
     return {"outcome": "published" if is_live else "crashed", "reason": None if is_live else ENDED_EARLY}
 
 
+def as_ended(record: Mapping[str, Any], live: str | None) -> dict[str, Any]:
+    """The record of a run that is not running now, with the outcome that `close_stale` will give it if it has none."""
+    return {**record, **(end_of_stale(record["run_id"], live) if record.get("outcome") == "running" else {})}
+
+
 def mend(home: Home, dataset: str) -> None:
     """Set damaged JSON files of all runs aside. The caller holds the lock."""
     root = home.journal(dataset)
@@ -306,13 +314,3 @@ def read(home: Home, dataset: str, table: contracts.Table, run_id: str | None = 
 def _update(at: Path, fields: Mapping[str, object]) -> None:
     path = at / "run.json"
     write_atomically(path, json.dumps({**state_files.load(path, dict), **fields}, indent=2, default=str))
-
-
-def code_version() -> str:
-    """Version of the installed package."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nightrecs")
-    except PackageNotFoundError:
-        return "unknown"

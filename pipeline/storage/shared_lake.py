@@ -272,7 +272,7 @@ class SharedLake:
                 if pause is None or not isinstance(error, StoreDown):
                     raise LakeDown(
                         f"the lake {self.url} can't be used: {masked(str(error))}. What was made is kept in this home: "
-                        "run again when it answers, and the night goes on from there"
+                        "run again when it answers, and the night goes on from there; without it: --set lake.url=none"
                     ) from None
             time.sleep(pause)
         raise AssertionError

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE
 
 from pipeline.config.run import Run
+from pipeline.core.code_version import code_version
 from pipeline.core.paths import Home
 from pipeline.core.redaction import without_users
 from pipeline.reporting.plots.worker import Drawer
@@ -177,7 +178,7 @@ def _start(
 ) -> str:
     """Create a run; `started_at` (UTC, naive) where it began before it is logged."""
     begun = started_at and int(started_at.replace(tzinfo=dt.UTC).timestamp() * 1000)
-    source = {MLFLOW_SOURCE_NAME: f"nightrecs {journal.code_version()}", MLFLOW_SOURCE_TYPE: "JOB"}
+    source = {MLFLOW_SOURCE_NAME: f"nightrecs {code_version()}", MLFLOW_SOURCE_TYPE: "JOB"}
     tags = {NIGHT: run.run_id, **source, **tags}
     return client.create_run(experiment, start_time=begun, run_name=name, tags=tags).info.run_id
 
@@ -193,5 +194,5 @@ def _log(
         run_id,
         metrics=[Metric(name, float(value), now, 0) for name, value in (metrics or {}).items() if value is not None],
         params=[Param(name, str(value)[:6000]) for name, value in (params or {}).items()],
-        tags=[RunTag("nightrecs.version", journal.code_version())],
+        tags=[RunTag("nightrecs.version", code_version())],
     )

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.config.run import Run
+from pipeline.core.code_version import code_version
 from pipeline.core.paths import Home
 from pipeline.storage import journal, lake
 from pipeline.storage.home_identity import name_in_services
@@ -63,7 +64,7 @@ def _register(client: MlflowClient, run: Run) -> str:
         artifacts={"model": refit, "encoded": encoded, "settings": journal.folder(run) / "settings.json"},
         users=pl.read_parquet(encoded / "users.parquet", n_rows=2)["user_id"].to_list(),
         metadata={"run_id": run.run_id, "label": label},
-        requirements=[f"nightrecs=={journal.code_version()}"],
+        requirements=[f"nightrecs=={code_version()}"],
     )
     source = log_champion(client, record["mlflow_run_id"], content)
     with suppress(MlflowException):  # it exists

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy
@@ -20,7 +21,7 @@ def bring_up_to_date(file: Path) -> None:
     could be killed halfway. The caller has locked the folder. Raises MlflowException or SQLAlchemyError where a
     database with runs can't be migrated, and sqlite3.Error where it can't be read.
     """
-    if file.exists() and _revision(file) == utils._get_latest_schema_revision():
+    if file.exists() and _revision(file) == _latest_revision():
         return
     for leftover in file.parent.glob(f".{file.name}.*"):
         leftover.unlink()
@@ -39,9 +40,17 @@ def bring_up_to_date(file: Path) -> None:
             file.with_name(file.name + ending).unlink(missing_ok=True)
         part.replace(file)
         if not is_new:
-            log.warning("MLflow's database was migrated to this version: restart `nightrecs up` where it runs")
+            log.warning(
+                "MLflow's database was migrated to this version; where `nightrecs up` runs, it restarts the server"
+            )
     finally:
         part.unlink(missing_ok=True)
+
+
+@cache
+def _latest_revision() -> str:
+    """The revision of this MLflow, which reads all its migrations to find it; a night asks eight times."""
+    return utils._get_latest_schema_revision()
 
 
 def _migrate(file: Path) -> None:

@@ -21,7 +21,7 @@ ENOUGH = 0.05
 class ModelConfig(BaseModel):
     """Hyperparameters of a family; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, allow_inf_nan=False)
     added_later: ClassVar[tuple[str, ...]] = ()
     """Fields that are written down only where they are set, so that lake keys of fits without them don't change."""
 
@@ -64,6 +64,18 @@ class ProcessGroup:
     def broadcast(self, value: T) -> T:
         """The value of process 0, in all processes."""
         return value
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum of the tensors of all processes, which have one shape; `tensor` may be overwritten."""
+        return tensor
+
+    def agreed(self, tensor: Tensor) -> Tensor:
+        """The tensor of process 0, which has the same shape in all; `tensor` may be overwritten."""
+        return tensor
+
+    def joined(self, rows: Tensor) -> Tensor:
+        """In process 0 the rows of all processes, in their order, (N, …); in the others their own, (R, …)."""
+        return rows
 
     def backward(
         self, model: nn.Module, rows: Tensor, run_backward: Callable[[Tensor], Tensor], check_memory: bool
@@ -121,7 +133,9 @@ class FitContext:
     graphs: bool = True
     """On CUDA, replay steps whose shapes never change as CUDA graphs (step_graphs.py)."""
     world: ProcessGroup = field(default_factory=ProcessGroup)
-    """The processes that take each step of a gradient fit together with this one."""
+    """The processes that fit the model together with this one."""
+    users: range | None = None
+    """The users whose rows this process gets, of a family with `cuts_users`; None: all users."""
     stats: FitStats = field(default_factory=FitStats)
     """Shared by copies of a context, so that the caller sees what the training loop sets."""
 

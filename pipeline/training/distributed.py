@@ -1,7 +1,8 @@
 """Data-parallel fits on several devices of this machine; `launcher.py` starts the processes.
 
-Every process holds the whole model, starts from the same state, and reads the same rows in the same order. It takes its
-share of each batch. Gradients are averaged, weighted by the shares, so all processes take the same step.
+In fits by gradient every process holds the whole model, starts from the same state, and reads the same rows in the same
+order. It takes its share of each batch. Gradients are averaged, weighted by the shares, so all processes take the same
+step. Families with `cuts_users` give each process a range of users instead, and sum what the items need.
 """
 
 import importlib.util
@@ -56,6 +57,33 @@ class FabricProcessGroup(ProcessGroup):
     def broadcast(self, value: T) -> T:
         """The value of process 0, in all processes."""
         return self._with_others(self.fabric.broadcast, value)
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes; every process gets the same bits."""
+        tensor = tensor.contiguous()
+        self._with_others(distributed.all_reduce, tensor)
+        return tensor
+
+    def agreed(self, tensor: Tensor) -> Tensor:
+        """The tensor of process 0."""
+        tensor = tensor.contiguous()
+        self._with_others(distributed.broadcast, tensor, 0)
+        return tensor
+
+    def joined(self, rows: Tensor) -> Tensor:
+        """In process 0 the rows of all processes, one process after the other, so that it holds them once."""
+        counts = self._gathered(torch.tensor(len(rows), device=self.device)).tolist()  # (processes,)
+        if self.rank:
+            if len(rows):
+                self._with_others(distributed.send, rows.contiguous(), 0)
+            return rows
+        whole = rows.new_empty(sum(counts), *rows.shape[1:])  # (N, …)
+        parts = whole.split(counts)
+        parts[0].copy_(rows)
+        for source, part in enumerate(parts[1:], start=1):
+            if len(part):
+                self._with_others(distributed.recv, part, source)
+        return whole
 
     def send(self, *message: Any) -> None:
         """Send a message to the process that launched this one; only process 0 does."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,8 @@ class Wanted:
     """Without ratings and times."""
     narrow: bool = False
     """With ids of 32 bits where they do."""
+    users: range | None = None
+    """Only the rows of these users; None: of all."""
 
 
 def in_blocks(
@@ -88,7 +91,7 @@ def interactions_of(
     ids = np.int32 if wanted.narrow and max(shape) <= NARROW else np.int64
     columns = {name: _Column(dtype) for name, dtype in _types(ids, wanted).items()}
     is_weighted = False
-    for frame in frames:
+    for frame in frames if wanted.users is None else _of_users(frames, wanted.users):
         is_weighted = "event" in frame.columns
         needed = is_weighted or wanted.recency or not wanted.ids_only
         for name, column in columns.items():
@@ -119,6 +122,20 @@ def interactions_of(
         masks=parts["masks"] if is_weighted else None,
     )
     return found.to(device)
+
+
+def _of_users(frames: Iterable[pl.DataFrame], users: range) -> Iterator[pl.DataFrame]:
+    for frame in frames:
+        yield frame.filter(pl.col("user_idx").is_between(users.start, users.stop, closed="left"))
+
+
+def user_ranges(rows: pl.LazyFrame, n_users: int, n: int) -> list[range]:
+    """All users in `n` ranges that have about as many of the rows each, which are ordered by user."""
+    height = rows.select(pl.len()).collect().item()
+    places = [number * height // n for number in range(1, n)] if height else []
+    found = [rows.slice(place, 1).select("user_idx").collect().item() for place in places]
+    borders = [0, *sorted(int(user) for user in found), *[n_users] * (n - len(found))]
+    return [range(first, end) for first, end in pairwise(borders)]
 
 
 def _types(ids: type[np.generic], wanted: Wanted) -> dict[str, type[np.generic]]:

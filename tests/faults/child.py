@@ -22,6 +22,7 @@ PRELOADED = [
     "pipeline.experiments.recipe_checks", "pipeline.experiments.study", "pipeline.experiments.trial",
     "pipeline.models.conformance", "pipeline.reporting.html.page", "pipeline.reporting.plots.night",
     "pipeline.tracking.nights", "optuna.samplers", "torch._dynamo", *(f"pipeline.stages.{stage}" for stage in STAGES.split()),
+    "tests.support.frozen_imports",
 ]  # fmt: skip
 """What a night imports, which takes two seconds more than the night itself."""
 _forks = multiprocessing.get_context("forkserver")

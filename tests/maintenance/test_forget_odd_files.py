@@ -98,6 +98,27 @@ def items(path: Path) -> set[str]:
         return {item for (item,) in con.sql("SELECT DISTINCT item_id FROM recommendations").fetchall()}
 
 
+@pytest.mark.parametrize("kind", ["link to a folder", "folder", "link to nothing"])
+def test_an_odd_entry_among_generations_keeps_no_other_file_from_being_rebuilt(small, tmp_path, kind, capsys):
+    folder = small.home.generations("tiny")
+    odd, elsewhere = folder / "x.duckdb", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept.txt").write_text(USER)
+    if kind == "folder":
+        odd.mkdir()
+    else:
+        odd.symlink_to(elsewhere if "folder" in kind else tmp_path / "none")
+    before = {path.name for path in folder.glob("*.duckdb")}
+    code = named(small, USER)
+    is_named = "x.duckdb" in "".join(capsys.readouterr())
+    assert (code, is_named) == ((3, True) if "folder" in kind else (0, False))
+    assert {path.name for path in folder.glob("*.duckdb")} == before
+    assert not [line for line in still_names(small) if line.split(": ")[0].endswith(".duckdb")]
+    assert (elsewhere / "kept.txt").read_text() == USER
+    odd.rmdir() if kind == "folder" else odd.unlink()
+    assert named(small, USER) == 0 and still_names(small) == []
+
+
 def test_a_changed_generation_of_the_live_night_is_made_from_the_live_file(small):
     tamper(small.home.generation("tiny", PUBLISHED))
     assert named(small, USER) == 0 and still_names(small) == []

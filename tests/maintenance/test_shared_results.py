@@ -149,6 +149,10 @@ def test_forgetting_reaches_the_lake_or_stays_open(homes: Homes, monkeypatch: py
     found = shared_results.search(run.home, "three", person)
     assert len(found) == 2 and all("interactions.parquet: " in line and SECRET not in line for line in found)
     monkeypatch.undo()
+    monkeypatch.setattr(Folder, "odd_key", "three//x")
+    (odd,) = (line for line in shared_results.search(run.home, "three", person) if "empty part" in line)
+    assert "three//x" in odd and "remove it" in odd
+    monkeypatch.undo()
     assert forget.finish(run.home, "three") == [] and homes.names == set()
     assert not [path for path in homes.root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
@@ -197,8 +201,10 @@ def test_a_night_of_a_second_home_fits_nothing_and_both_forget_a_user(
     assert one.command("forget", "tiny", SECRET) == 0
     assert "shared lake: " in capsys.readouterr().out
     assert SECRET in two.ask("select user_id from users")["user_id"].to_list()
+    assert two.command("status", "tiny") == 0 and "has forgotten 1 users since" in capsys.readouterr().out
     third = two.night()
     assert SECRET not in two.ask("select user_id from users")["user_id"].to_list()
+    assert two.command("status", "tiny") == 0 and "has forgotten" not in capsys.readouterr().out
     assert "1 users were forgotten in another home" in "\n".join(journal.notes(two.home, "tiny", third))
     (tmp_path / "shared").rename(tmp_path / "away")
     (tmp_path / "shared").write_text("no folder")

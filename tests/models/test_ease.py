@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.models.base import FitSize
 from pipeline.models.ease import Ease, EaseConfig
 from pipeline.training.attributes import ItemAttributes
 from pipeline.training.context import FitContext, NotServable
@@ -68,7 +69,7 @@ def test_similar_items_are_rows_of_the_weights(train, dual, weights):
 def test_what_would_not_fit_is_refused_before_it_is_held(train, n_users, n_items):
     model = Ease(EaseConfig(), n_users, n_items)
     rows = Interactions(train.users, train.items, n_users, n_items)
-    needed = model.memory_needed(torch.device("cpu"))
+    needed = Ease.memory_needed(EaseConfig(), FitSize(n_users, n_items, len(rows)))
     assert needed >= 4 * 2 * min(n_users, n_items) ** 2
     with pytest.raises(NotServable, match="raise memory_limit"):
         model.fit(rows, FitContext(memory=needed - 1))

@@ -69,3 +69,20 @@ def test_a_family_of_another_version_is_refused(folder: Path):
     (folder / "config.json").write_text(json.dumps({**about, "family": "transformer9"}))
     with pytest.raises(ValueError, match="transformer9"):
         load(folder)
+
+
+def test_only_what_shares_memory_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = Ease(EaseConfig(), 3, 3)
+    model.weights = torch.arange(9.0).view(3, 3)
+    model.penalty, model.scale = model.weights[1], model.weights.T
+    model.reach = model.weights[:, 0]
+    cloned, clone = [], torch.Tensor.clone
+    monkeypatch.setattr(
+        torch.Tensor, "clone", lambda tensor, **keys: cloned.append(len(tensor)) or clone(tensor, **keys)
+    )
+    save(model, tmp_path)
+    monkeypatch.undo()
+    back = load(tmp_path)
+    assert len(cloned) < 4
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name

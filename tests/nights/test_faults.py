@@ -9,9 +9,11 @@ import pytest
 
 from flows import conductor as line
 from pipeline.core import fault_injection
+from pipeline.core.errors import Refused
 from pipeline.core.fault_injection import POINTS, Planted, fault, planted
 from pipeline.core.filesystem import is_full
 from pipeline.core.paths import CHECKOUT
+from pipeline.publishing import holdback
 from pipeline.storage import journal
 from pipeline.tracking import server
 from pipeline.training import checkpoint, loop
@@ -19,7 +21,8 @@ from tests.faults.__main__ import MODULES, attempt
 from tests.faults.ground import Ground, rows
 from tests.faults.killed import AFTER_GOING_LIVE
 from tests.faults.table import ROWS
-from tests.support.nights import without_report
+from tests.faults.verdicts import plant
+from tests.support.nights import without_report, without_views
 
 RECIPE = '[split]\nkind = "leave_one_out"\n[models.popularity]\n'
 CHEAP_ROWS = (6, 8, 27)
@@ -41,6 +44,16 @@ def test_without_the_variable_a_point_is_nothing(monkeypatch):
     for point in POINTS:
         fault(point)
     fault_injection.check()
+
+
+@pytest.mark.night
+def test_the_lists_that_row_22_plants_reach_the_audit(monkeypatch, tmp_path):
+    monkeypatch.setattr(holdback, "recommend", holdback.recommend)  # put back after the test
+    plant("masked items")
+    ground = Ground(tmp_path, RECIPE)
+    ground.write(rows())
+    with pytest.raises(Refused, match="nothing_seen: "):
+        line.conduct(ground.prepared(), without_views)
 
 
 @pytest.mark.parametrize(

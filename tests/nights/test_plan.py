@@ -1,15 +1,18 @@
 """`run --plan`: it changes nothing, and the night that follows does what it planned."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.cli import main
+from flows.left_out import left_out
 from flows.plan import CACHED, OPEN, TO_DO, Plan
 from flows.prepare import prepare
 from pipeline.core.paths import Home
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.models.base import FitSize
 from pipeline.preparation import capacity
 from pipeline.schemas import tables
 from pipeline.sources import row_estimate
@@ -347,12 +350,37 @@ def test_the_plan_says_what_fits(data: Dataset, capsys):
     assert data.command(*words_of(data, "--plan", "--rows", "2e9")) == 0
     shown = capsys.readouterr().out
     assert "2,000,000,000: 186 GiB of memory" in shown and "use a machine of 384 GiB" in shown
+    assert "about 196 GiB for lists of all users" in shown
     assert "of the source as it is, not of so many rows" in shown
     assert data.command(*words_of(data, "--rows", "5")) == 2
     assert "--plan" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         data.command(*words_of(data, "--plan", "--rows", "many"))
     assert "2e7" in capsys.readouterr().err
+
+
+def test_the_plan_says_which_models_a_night_leaves_out_for_their_memory(data: Dataset, capsys):
+    (data.folder / "cheap.toml").write_text('[split]\nkind = "leave_one_out"\n[models.popularity]\n[models.ease]\n')
+    little = ("--set", "models.ease.max_side=3")
+    assert plan(data, capsys, *little)["left_out"] is None, "the split is not there yet"
+    assert data.command(*words_of(data, "--plan", "--rows", "1e8")) == 0
+    assert "known after --until split" in capsys.readouterr().out
+    assert "train ease" not in did(data, *little)
+    home = Home(data.home_root)
+    notes = " ".join(journal.notes(home, "tiny", journal.run_ids(home, "tiny")[-1]))
+    planned = plan(data, capsys, *little)
+    assert [each["model"] for each in planned["left_out"]] == ["ease"] and planned["left_out"][0]["why"] in notes
+    assert plan(data, capsys)["left_out"] == []
+    many = plan(data, capsys, "--rows", str(1000 * ROWS), *little)
+    assert {name: many["size"][name] / n for name, n in planned["size"].items()} == {
+        "users": 1000, "items": 1, "train_rows": 1000,
+    }  # fmt: skip
+    assert data.command(*words_of(data, "--plan", *little)) == 0
+    assert "  without  ease: ease solves min(users, items)" in capsys.readouterr().out
+    run = prepare(str(data.folder / "tiny.toml"), str(data.folder / "cheap.toml"), home=home.root, look_only=True)
+    at_1e8 = FitSize(users=690_000, items=27_000, rows=10**8, memory=4 * 10**9)
+    assert [(each.model, "5.8 GB of matrices" in each.why) for each in left_out(run, at_1e8)] == [("ease", True)]
+    assert not left_out(run, replace(at_1e8, memory=6 * 10**9))
 
 
 def test_rows_that_do_not_fit_are_refused_before_they_are_read(data: Dataset, monkeypatch, capsys):
@@ -371,3 +399,14 @@ def test_clean_checks_the_exact_number_of_rows(data: Dataset, monkeypatch, capsy
     monkeypatch.setattr(capacity, "total_memory", lambda: 2 * 60 * ROWS)
     assert data.command(*words_of(data, "--no-prefect", "--until", "split")) == 2
     assert f"{ROWS} rows need" in capsys.readouterr().err
+
+
+def test_the_plan_names_what_several_machines_fit(data: Dataset, capsys):
+    assert "hosts" not in plan(data, capsys)
+    (data.folder / "cheap.toml").write_text(
+        '[split]\nkind = "leave_one_out"\n[models.ease]\n[models.ials]\n[models.mf]\n'
+    )
+    together = ("--set", "scale.engine=ray", "--set", "scale.hosts=3")
+    assert plan(data, capsys, *together)["hosts"] == {"machines": 3, "models": ["ials", "mf"]}
+    assert data.command(*words_of(data, "--plan", *together)) == 0
+    assert "  hosts    3 machines fit together: ials, mf\n" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Nights with `scale.engine = "ray"`: the result is that of a plain night, whatever happens to the cluster."""
 
+import json
 import os
 import signal
 import socket
@@ -247,7 +248,7 @@ def test_the_cluster_of_up_is_found_by_nights_of_its_home(plain: Run, tmp_path: 
     home = Home(tmp_path / "home")
     home.warehouse.mkdir(parents=True)
     service, access = cluster_access.of_this_machine(home)
-    port = int(service.command[-4].removeprefix("--port="))
+    port = next(int(word.removeprefix("--port=")) for word in service.command if word.startswith("--port="))
     subprocesses.start(service, {**child_processes.environment(), **access}, tmp_path)
     try:
         wait_for(lambda: [1] * is_open(port), until=bool)
@@ -258,6 +259,30 @@ def test_the_cluster_of_up_is_found_by_nights_of_its_home(plain: Run, tmp_path: 
     assert hash_of(on_cluster) == hash_of(plain)
     assert not is_open(port)
     assert cluster_access.token_file_of(home).stat().st_mode & 0o077 == 0
+    cluster_access.clean(home)
+
+
+def test_only_the_owner_can_enter_the_session_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ray itself makes its folders writable for every user."""
+    monkeypatch.setattr(cluster_access.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cluster_access, "SESSIONS", tmp_path)
+    home = Home(tmp_path / "home")
+    home.warehouse.mkdir(parents=True)
+    sessions: list[Path] = []
+    for _ in range(2):  # the second follows an `up` that was killed
+        service, _access = cluster_access.of_this_machine(home)
+        place = next(Path(word.partition("=")[2]) for word in service.command if word.startswith("--temp-dir="))
+        sessions.append(place.parent)
+        assert place.parent.parent == tmp_path and place.parent.stat().st_mode & 0o077 == 0
+        place.mkdir(mode=0o777)
+    assert not sessions[0].exists() and sessions[1].exists()
+    cluster_access.clean(home)
+    assert not sessions[1].exists() and not cluster_access.file_of(home).exists()
+    (tmp_path / "other").mkdir()
+    for named in (tmp_path / "other", tmp_path / "home", Path("/")):
+        cluster_access.file_of(home).write_text(json.dumps({"address": "127.0.0.1:9", "session": str(named)}))
+        cluster_access.clean(home)
+        assert (tmp_path / "other").exists() and home.warehouse.exists()
 
 
 def is_open(port: int) -> bool:

@@ -19,12 +19,15 @@ from safetensors.torch import load_file
 from flows.orchestration import cluster, cluster_process, engines, host_fits
 from flows.orchestration.cluster_messages import ALIVE, DONE, FAILED, LOST, MESSAGE, REFUSED, HostFit, Wanted
 from pipeline.config.run import Run
+from pipeline.core import spread
 from pipeline.core.errors import SettingsError
 from pipeline.core.spread import Unavailable
+from pipeline.stages import train
 from pipeline.storage import journal, lake
 from pipeline.training import launcher
 from pipeline.training.context import NotServable, ProcessGroup
 from pipeline.training.distributed import ProcessFailed
+from tests.support import host_processes
 from tests.support.ray_cluster import RayCluster
 from tests.support.tastes import one_night, write_log
 
@@ -101,10 +104,41 @@ def test_two_machines_learn_the_bits_of_two_devices_although_a_process_is_killed
     devices = night(tmp_path / "devices", "devices=2")
     assert killed and not warnings(hosts) and not left_over(hosts)
     assert same_state(hosts, devices)
-    assert (hosts_in_key(hosts, "mf"), hosts_in_key(hosts, "ials"), hosts_in_key(devices, "mf")) == (2, None, None)
+    assert (hosts_in_key(hosts, "mf"), hosts_in_key(hosts, "ials"), hosts_in_key(devices, "mf")) == (2, 2, None)
+    both, alone = (load_file(fit_of(each, "ials") / "model.safetensors") for each in (hosts, devices))
+    scores, wanted = (state["users"] @ state["items"].T for state in (both, alone))  # (U, I)
+    torch.testing.assert_close(scores, wanted, atol=1e-4, rtol=1e-3)
     history = lake.read_manifest(fit_of(hosts, "mf"))["info"]["history"]
     assert [epoch["epoch"] for epoch in history] == [*range(1, 21)]
     assert all(epoch["valid"] > 0 for epoch in history)
+
+
+@pytest.mark.scale
+@pytest.mark.usefixtures("_with_token")
+def test_fits_that_lose_a_process_go_on_from_their_checkpoint_to_the_bits_of_others(
+    ray_cluster: RayCluster, tmp_path: Path
+):
+    write_log(tmp_path / "data")
+    run = one_night(tmp_path, MODELS, "device=cpu", *ray_cluster.settings, "scale.hosts=2", until="split")
+    (split,) = run.home.lake(run.dataset).glob("4_split/*")
+    requests = [train.request_fit(run, split, label) for label in ("mf", "ials")]
+    folder, others = tmp_path / "fits", tmp_path / "others"
+    for each in (folder, others):
+        each.mkdir()
+    with engines.engine_of(run):
+        found = spread.engine().together(host_processes.lose_a_process, 2, lambda *message: None, (requests, folder))
+    for request in requests:
+        assert (folder / f"{request.label}.lost").exists() and request.checkpoint.exists()
+        request.checkpoint.unlink()
+        (others / f"{request.label}.lost").touch()
+    whole = launcher.launch(
+        host_processes.lose_a_process, 2, torch.device("cpu"), lambda *message: None, requests, others
+    )
+    assert len(found["ials here"]) < len(whole["ials here"]), "the last process began after a checkpoint"
+    for label in ("mf", "ials"):
+        one, two = (load_file(each / label / "model.safetensors") for each in (folder, others))
+        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items()), label
+        assert found[label] == whole[label] and len(whole[label]) > host_processes.DIES_AFTER
 
 
 def fitting() -> list[int]:

@@ -249,6 +249,7 @@ def test_who_can_t_be_served_gets_what_the_own_country_likes(shop, capsys):
     assert shop.command("recommend", "tiny", "nobody", "--attribute", "country=fr", "--list", "home") == 2
     assert "without --list" in capsys.readouterr().err
     assert shop.command("recommend", "tiny", "nobody") == 2
+    assert "say what is known of them: --attribute country=de" in capsys.readouterr().err
     night = explanation.published_night(shop.home, "tiny", shop.live_night())
     assert on_request.list_of(night, BAD)["item_id"].to_list()[:4] == mine["item_id"].to_list()
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from pipeline.core.errors import ContractError
-from pipeline.schemas import tables
+from pipeline.schemas import table, tables
 from pipeline.schemas.table import Table
 from pipeline.storage import warehouse
 
@@ -45,3 +45,19 @@ def test_identifiers_come_from_an_allow_list():
         with pytest.raises(ValueError):
             warehouse.identifier(name)
     assert warehouse.literal("it's") == "'it''s'"
+
+
+@pytest.mark.parametrize("hashes_differ", [True, False])
+@pytest.mark.parametrize("few", [1, 10**6])
+def test_a_repeated_key_is_found_in_a_table_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, few: int, hashes_differ: bool
+) -> None:
+    rows = pl.DataFrame({"user_id": ["a", "b", "b", "a"], "rank": [1, 1, 2, 2]}, schema_overrides={"rank": pl.Int32})
+    key = Table("keyed", "", ("user_id", "rank"), {n: table.Column(rows.schema[n], "") for n in rows.columns})
+    monkeypatch.setattr(table, "FEW", few)
+    if not hashes_differ:
+        monkeypatch.setattr(pl.DataFrame, "hash_rows", lambda keys: pl.repeat(7, keys.height, eager=True))
+    assert key.check(rows).equals(rows)
+    assert key.check(rows.clear()).is_empty()
+    with pytest.raises(ContractError, match="not unique"):
+        key.check(pl.concat([rows, rows[2:3]]))

@@ -113,7 +113,7 @@ def test_what_no_attribute_can_hold_is_left_out_with_a_note_that_names_the_colum
         left = {re.search("column '([a-z]+)' is left out", note)[1] for note in mine if "left out" in note}  # type: ignore[index]
         assert left == {"cats", "blob", "took", "pair"} | ({"days"} if section == "users" else set())
         assert any(f'{section}.attributes = {{ cats = "" }}' in note for note in mine)
-        lost = {re.search("1 values of column '([a-z]+)'", note)[1] for note in mine if "count as empty" in note}  # type: ignore[index]
+        lost = {re.search("1 value of column '([a-z]+)'", note)[1] for note in mine if "and empty here" in note}  # type: ignore[index]
         assert lost == {"until", "since"} | ({"days"} if section == "items" else set())
 
 

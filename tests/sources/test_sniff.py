@@ -1,5 +1,6 @@
 """A sniffed TOML is a data set: valid, with the right columns, and ingest succeeds on the file with it."""
 
+import datetime as dt
 import gzip
 import re
 import tomllib
@@ -18,6 +19,7 @@ from pipeline.core.errors import Refused, UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.sniffing.interactions import propose, sniff
+from pipeline.sources.sniffing.layouts import layout_of
 from pipeline.stages import ingest
 from pipeline.storage import journal, lake
 from tests.support.data_sets import data_set
@@ -213,6 +215,21 @@ def test_whatever_the_text(tmp_path_factory, rows, delimiter):
         pass
     except AssertionError as error:
         assert "reject_rate" in str(error)
+
+
+@pytest.mark.parametrize("delimiter", [", ", ",", ";", "; ", "|", "^"])
+@pytest.mark.parametrize("time", ["%m/%d/%Y %I:%M:%S %p", "%d %b %Y %H:%M:%S", "%Y-%m-%d %H:%M:%S"])
+def test_a_delimiter_between_digits_only_is_no_decimal_comma(delimiter, time):
+    """Blanks in times make more fields of equal number."""
+    start = dt.datetime(2019, 1, 13, 22, 54, 40)
+    times = [f"{start + dt.timedelta(days=n):{time}}" for n in range(40)]
+    lines = [delimiter.join((f"u{n % 9}", f"{100 + n % 7}", f"{n % 5 + 1}", at)) for n, at in enumerate(times)]
+    assert layout_of(lines, "x.csv").marks.delimiter == delimiter
+
+
+def test_decimal_commas_between_blanks_are_no_delimiters():
+    lines = [f"u{n % 9} i{n % 7} {n % 5 + 1},5 {964982703 + n},25" for n in range(40)]
+    assert layout_of(lines, "x.csv").marks.delimiter == " "
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,33 @@ def test_no_key_reaches_a_message(homes: Homes, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(StoreError, match=r"pip install 'nightrecs\[connectors\]'"):
         homes.shared("one").probe()
+
+
+@pytest.mark.parametrize("odd", ["//foreign", "/5_models//x", "/5_models/m-1//x", "/5_models/m-1/token//x"])
+def test_folder_markers_and_odd_keys_of_other_tools_hide_nothing(s3: S3Server, homes: Homes, odd: str):
+    """Many tools make empty objects that stand for a folder; a script may make a key with an empty part."""
+    store = homes.shared("one").store
+    assert store.any_key() is None
+    own = [
+        "1_raw/r-1/manifest.json",
+        "5_models/m-1/manifest.json",
+        "5_models/m-1/token/a",
+        "5_models/m-2/manifest.json",
+    ]
+    own += ["5_models/m-1/token/empty", "homes/a.json", "forgotten.json", "7_x/y/token/deep/b"]
+    client, bucket = s3.client(), homes.url.split("/")[2]
+    prefix = "some/lake/three"
+    for folder in ("", "/5_models", "/5_models/m-1", "/5_models/m-1/token", "/9_none"):
+        client.put_object(Bucket=bucket, Key=f"{prefix}{folder}/", Body=b"")
+    assert store.any_key() is None
+    for key in own:
+        store.create(key, b"" if key.endswith("empty") else b"content")
+    client.put_object(Bucket=bucket, Key=f"{prefix}/5_models/m-1/token/a/", Body=b"")
+    assert list(store.entries()) == sorted(own) and store.odd_key is None
+    assert store.entries()["5_models/m-1/token/a"].bytes == 7
+    client.put_object(Bucket=bucket, Key=f"{prefix}{odd}", Body=b"x")
+    assert list(store.entries()) == sorted(own)
+    assert store.odd_key and "//" in store.odd_key
+    assert list(store.entries("1_raw/")) == own[:1]
+    store.remove(own)
+    assert store.entries() == {}

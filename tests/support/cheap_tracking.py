@@ -1,4 +1,4 @@
-"""Two costs of a night with MLflow that most tests need not pay: migrating an empty database, and drawing plots.
+"""Costs of a night with MLflow that most tests need not pay: migrating an empty database, and drawing plots.
 
 `tests/conftest.py` applies both to the whole session. The first home of a session creates its database as usual, and
 later homes get a copy. Plots are prepared, with all their data, but not drawn; a test that wants them drawn uses the
@@ -6,9 +6,11 @@ fixture `draws_plots`. Child processes do both in full.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 
 from pipeline.core.paths import Home
@@ -28,12 +30,20 @@ def from_template(template: Path, initialised_alone: Initialised) -> Initialised
             if is_new and template.exists():
                 shutil.copyfile(template, home.mlflow_db)
             yield
+            _remember_revision()
             if is_new and not template.exists() and home.mlflow_db.exists():
                 part = template.with_name(f"{template.name}.{home.mlflow_db.stat().st_ino}")
                 shutil.copyfile(home.mlflow_db, part)
                 part.replace(template)  # other workers of the session may do the same
 
     return initialised
+
+
+def _remember_revision() -> None:
+    """MLflow reads all its migrations for the newest revision whenever it opens a store, so in each home."""
+    utils = sys.modules.get("mlflow.store.db.utils")
+    if utils and not hasattr(utils._get_latest_schema_revision, "cache_info"):
+        utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
 
 
 class Preparer(worker.Drawer):

@@ -67,7 +67,7 @@ def forks(*modules: str) -> Iterator[Forks]:
 
 def main() -> None:
     """Fork a child for each line of stdin, and print how it ended."""
-    for module in sys.argv[1:]:
+    for module in [*sys.argv[1:], "tests.support.frozen_imports"]:
         importlib.import_module(module)
     for line in sys.stdin:
         asked = json.loads(line)

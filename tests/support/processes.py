@@ -86,6 +86,8 @@ def everything(world: FabricProcessGroup) -> dict[str, Any]:
         "sizes": of_all(out_of_memory_once(world)),
         "best epochs": of_all(stopped_by_valid(world)),
         "ended": of_all(ended_by_deadline(world)),
+        "shared": of_all(shared_sums(world)),
+        "cut": cut_by_users(world),
     }
     return within(found, Tensor, lambda tensor: tensor.detach().numpy())
 
@@ -158,6 +160,32 @@ def ended_by_deadline(world: ProcessGroup) -> tuple[int, bool]:
     """Epochs, where only for the first process the deadline is over."""
     context = FitContext(world=world, deadline=time.monotonic() + (-1 if world.rank == 0 else 3600))
     return learn(Tables(), context), context.cut_short
+
+
+def shared_sums(world: ProcessGroup) -> dict[str, list[float]]:
+    """A sum, what the first process says, and rows of different numbers, of which one process may have none."""
+    mine = torch.arange(3.0) + 10 * world.rank
+    return {
+        "summed": world.summed(mine.clone()).tolist(),
+        "agreed": world.agreed(mine.clone()).tolist(),
+        "joined": world.joined(mine[world.rank :]).tolist(),
+        "none": world.joined(mine[3 * world.rank :]).tolist(),
+    }
+
+
+def cut_by_users(world: ProcessGroup) -> dict[str, Any]:
+    """The state of ials in the first process; each has the rows of half of the users."""
+    train = checkerboard(rated=True)
+    config = MODELS["ials"].Config.model_validate({"epochs": 3, "embedding_dim": 4})
+    model = MODELS["ials"](config, train.n_users, train.n_items)
+    context = FitContext(world=world)
+    if world.size > 1:
+        half = train.n_users // 2
+        context.users = range(half, train.n_users) if world.rank else range(half)
+        train = train.select((train.users >= half) == bool(world.rank))
+    model.fit(train, context)
+    state = {name: torch.as_tensor(value) for name, value in model.state_dict().items()}
+    return within(state, Tensor, lambda tensor: tensor.numpy())
 
 
 def broken_in_one(world: ProcessGroup, request: FitRequest, folder: Path) -> dict[str, Any]:

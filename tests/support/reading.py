@@ -24,6 +24,9 @@ class Reading:
     rejects: list[tuple]
     """Line and reason of each rejected line."""
     ledger: dict[str, int]
+    raw: list[str]
+    """The rejected lines as they are shown."""
+    doubts: dict[str, int]
 
 
 def by_itself(path: Path, scratch: Path) -> Path:
@@ -49,7 +52,8 @@ def read_as(
     with warehouse.scratch(threads=1) as con:
         result = file_reader.read_file(con, path, path.name, dataset, into, exact)
     rows = pl.read_parquet(into / "interactions.parquet").rows()
-    rejects = pl.read_parquet(into / "rejected_rows.parquet").select("line", "reason").rows()
+    rejected = pl.read_parquet(into / "rejected_rows.parquet")
+    rejects = rejected.select("line", "reason").rows()
     ledger = {str(reason): n for reason, n in result.ledger.items() if n}
     assert ledger.get("kept", 0) == len(rows) and not list(into.glob(".*"))
-    return Reading(dataset, notes or [], rows, rejects, ledger)
+    return Reading(dataset, notes or [], rows, rejects, ledger, rejected["raw"].to_list(), result.doubts)

@@ -100,6 +100,23 @@ def test_the_first_decides_when_it_ends(together):
 
 
 @needs_fabric
+def test_sums_reach_all_and_rows_the_first(together):
+    first, second = together["shared"]
+    assert first["summed"] == second["summed"] == [10, 12, 14]
+    assert first["agreed"] == second["agreed"] == [0, 1, 2]
+    assert first["joined"] == [0, 1, 2, 11, 12] and second["joined"] == [11, 12]
+    assert first["none"] == [0, 1, 2] and second["none"] == []
+
+
+@needs_fabric
+def test_two_processes_with_half_of_the_users_each_learn_ials(together):
+    alone = processes.within(processes.cut_by_users(ProcessGroup()), np.ndarray, torch.from_numpy)
+    scores, wanted = (state["users"] @ state["items"].T for state in (together["cut"], alone))
+    torch.testing.assert_close(scores, wanted, atol=1e-4, rtol=1e-3)
+    assert torch.equal(together["cut"]["fingerprints"], alone["fingerprints"])
+
+
+@needs_fabric
 def test_one_that_refuses_ends_both(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")  # of somebody else's launch
     with pytest.raises(NotServable, match=r"^there is nothing to learn from$"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.schemas import tables
 from pipeline.training import encoded_rows
-from pipeline.training.encoded_rows import Wanted, in_blocks, interactions_of
+from pipeline.training.encoded_rows import Wanted, in_blocks, interactions_of, user_ranges
 from pipeline.training.interactions import Interactions
 
 N_USERS, N_ITEMS = 6, 5
@@ -101,3 +101,14 @@ def test_ids_alone_are_narrow_and_of_the_same_rows(tmp_path: Path, monkeypatch: 
         assert torch.equal(a.offsets.long(), b.offsets) and torch.equal(a.items.long(), b.items)
     rows = torch.tensor([3, 0, 5])
     assert narrow[rows].offsets.dtype == torch.int32 and torch.equal(narrow[rows].items.long(), wide[rows].items)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+@pytest.mark.parametrize("lengths", [[5, 1, 1, 1, 5, 3], [0, 0, 9], [1], [0, 0], [30, 1, 1, 1]])
+def test_ranges_of_users_share_all_users_by_their_rows(lengths: list[int], n: int) -> None:
+    users = [user for user, length in enumerate(lengths) for _ in range(length)]
+    rows = pl.DataFrame({"user_idx": users}, schema={"user_idx": pl.Int32}).lazy()
+    ranges = user_ranges(rows, len(lengths), n)
+    assert len(ranges) == n and [user for part in ranges for user in part] == list(range(len(lengths)))
+    most = max(sum(lengths[user] for user in part) for part in ranges)
+    assert most <= sum(lengths) / n + max(lengths)

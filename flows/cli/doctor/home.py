@@ -72,7 +72,7 @@ def nights(home: Home) -> Lines:
             open_ones = open_ones[:-1]
         stale += len(open_ones)
         for run_id in open_ones:
-            fix = f"nothing is lost: the next night closes it. nightrecs run {runnable(dataset)}"
+            fix = f"nothing is lost: the next night closes it. nightrecs run {runnable(home, dataset)}"
             yield "warn", f"night {run_id} of {dataset} ended without an outcome", fix
     if not stale:
         yield "ok", "every night in the journal has an outcome", ""
@@ -116,7 +116,7 @@ def leftovers(home: Home) -> Lines:
 def published(home: Home) -> Lines:
     """Every live database opens, and has no stray log next to it."""
     for live in sorted(home.warehouse.glob("*.duckdb")):
-        fix = f"nightrecs run {runnable(live.stem)}; earlier ones are in {home.generations(live.stem)}"
+        fix = f"nightrecs run {runnable(home, live.stem)}; earlier ones are in {home.generations(live.stem)}"
         if logs := checksums.logs(live):
             found = f"{logs[0]} changes what readers of {live.name} see, or keeps them from it"
             yield "fail", found, f"mv {shlex.quote(str(logs[0]))} somewhere else"

@@ -86,7 +86,7 @@ class AttributePrior:
     def __init__(self, family: str, train: Interactions, context: FitContext):
         if context.attributes is None:
             raise NotServable(f"{family} with attribute_prior needs attributes: set attributes.items in the recipe")
-        counts = train.item_counts().double()  # (I,)
+        counts = context.world.summed(train.item_counts().double())  # (I,)
         self.known = ((counts > 0) & context.attributes.described.to(counts.device)).nonzero().squeeze(1)  # (K,)
         self.values, self.weights = context.attributes.values[self.known], counts[self.known] ** EXPONENT
         self.seed, self.l2 = seed_of(context.seed, "attribute prior"), None

@@ -7,24 +7,44 @@ Row u with entries i of weight w_i, and factors q_i of the other side, minimises
 (Rendle et al., RecSys 2022, eq. 1 to 5; Hu et al., ICDM 2008, eq. 3 and 4), so A x = b with
 A = sum w_i q_i q_iᵀ + a QᵀQ + l2_u I and b = sum w_i q_i. The matrix A is only formed by `solve_exactly`.
 With a prior mean m_u of x, the last term is l2_u |x - m_u|², and b has l2_u m_u as well.
+
+Where several processes share the other side, each has the entries of its part of it, and all have all rows: every sum
+over entries is summed over the processes, so that all compute the same x.
 """
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.context import ProcessGroup
 from pipeline.training.interactions import History
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
+ALONE = ProcessGroup()
 TILE = 1 << 24  # numbers in one temporary matrix: 64 MB
 CPU_TILE = 1 << 22  # the same for conjugate gradients on a CPU, which have ten such matrices
 WORTH = 0.7  # share of rows still to be solved below which the others are left out
 MANY, PIECE = 1 << 20, 256  # entries from which CUDA sums rows in pieces, and of a piece
+
+
+@dataclass(frozen=True)
+class OtherSide:
+    """What several processes know of the other side of rows, of which each has a part."""
+
+    world: ProcessGroup
+    size: int
+    """Its rows in all processes."""
+    lengths: Tensor  # (B,) entries of each of the rows, in all processes
+    mass: Tensor  # (B, 1) sum of their weights, in all processes
+
+    def of(self, rows: Tensor | slice) -> "OtherSide":
+        """Of some of the rows."""
+        return replace(self, lengths=self.lengths[rows], mass=self.mass[rows])
 
 
 @dataclass(frozen=True)
@@ -35,16 +55,42 @@ class Rows:
     weights: Tensor  # (E,)
     l2: Tensor  # (B,)
     prior: Tensor | None = None  # (B, D) in the basis of the factors; None: 0
+    cut: OtherSide | None = None  # None: this process has all entries
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of entries of each row, in all processes, (B,)."""
+        return self.history.lengths if self.cut is None else self.cut.lengths
+
+    @property
+    def n_others(self) -> int:
+        """Rows of the other side, in all processes."""
+        return self.history.n_items if self.cut is None else self.cut.size
+
+    def total(self, of_others: Tensor) -> Tensor:
+        """A sum over the other side, in all processes, (…) -> (…)."""
+        return of_others if self.cut is None else self.cut.world.summed(of_others)
+
+    def agreed(self, mask: Tensor) -> Tensor:
+        """What the first process finds, (B, 1) bool: all must take the same rows into their sums."""
+        return mask if self.cut is None else self.cut.world.agreed(mask.to(torch.uint8)).bool()
 
     @cached_property
     def mass(self) -> Tensor:
         """Sum of the weights of a row, (B, 1)."""
+        if self.cut is not None:
+            return self.cut.mass
         return self.sums(self.weights, self.weights.new_ones(self.history.n_items, 1))
 
     def of(self, rows: Tensor) -> "Rows":
         """Some of the rows, (B',)."""
+        return replace(self._at(rows), history=self.history[rows], weights=self.weights[self.history.places(rows)])
+
+    def _at(self, rows: Tensor | slice) -> "Rows":
+        """With those rows of what there is one of per row."""
         prior = None if self.prior is None else self.prior[rows]
-        return Rows(self.history[rows], self.weights[self.history.places(rows)], self.l2[rows], prior)
+        cut = None if self.cut is None else self.cut.of(rows)
+        return replace(self, l2=self.l2[rows], prior=prior, cut=cut)
 
     def right_side(self, q: Tensor) -> Tensor:
         """b, (I, D) -> (B, D)."""
@@ -77,12 +123,17 @@ class Rows:
             offsets = self.history.offsets[rows.start : rows.stop + 1]
             entries = slice(int(offsets[0]), int(offsets[-1]))
             history = History(offsets - offsets[0], self.history.items[entries], self.history.n_items)
-            prior = None if self.prior is None else self.prior[rows]
-            yield rows, Rows(history, self.weights[entries], self.l2[rows], prior)
+            yield rows, replace(self._at(rows), history=history, weights=self.weights[entries])
 
     def sums(self, values: Tensor, q: Tensor) -> Tensor:
         """Sum of value times q_i over a row's entries, (E,), (I, D) -> (B, D)."""
+        return self.total(self._own_sums(values, q))
+
+    def _own_sums(self, values: Tensor, q: Tensor) -> Tensor:
+        """Over those that this process has."""
         bag, items = nn.functional.embedding_bag, self.history.items
+        if not len(items):
+            return q.new_zeros(len(self.l2), q.shape[1])
         if items.device.type == "cpu" or len(items) < MANY:
             return bag(items, q, self.history.offsets[:-1], mode="sum", per_sample_weights=values)
         starts, of_rows = self.pieces
@@ -105,14 +156,21 @@ class Rows:
 def products(x: Tensor, q: Tensor, pairs: History) -> Tensor:
     """x_u · q_i of every pair, (B, D), (I, D) -> (E,); no row of x or q is copied."""
     zeros = x.new_zeros(len(pairs.items))
+    if not len(zeros):
+        return zeros
     pattern = torch.sparse_csr_tensor(pairs.offsets, pairs.items, zeros, (len(x), len(q)), check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, x, q.T, beta=0.0).values()
 
 
-def eigenbasis(q: Tensor) -> Tensor:
-    """Rotation V (D, D): the gramian of q V is diagonal; the products of x V and q V are those of x and q."""
+def eigenbasis(q: Tensor, rows: Rows | None = None, world: ProcessGroup = ALONE) -> Tensor:
+    """Rotation V (D, D): the gramian of q V is diagonal; the products of x V and q V are those of x and q.
+
+    `rows`: those that are solved by q, of which each process of `world` may have a part. All get the same rotation.
+    """
     gramian = (q.T @ q).double()  # in float32 some that have a rank of 1 don't converge
-    return torch.linalg.eigh(gramian).eigenvectors.to(q.dtype)
+    if rows is not None:
+        gramian = rows.total(gramian)
+    return world.agreed(torch.linalg.eigh(gramian).eigenvectors.to(q.dtype))
 
 
 def solve_by_gradients(
@@ -134,7 +192,7 @@ def solve_in_place(
 ) -> tuple[Tensor, float]:
     """`solve_by_gradients` that puts the solution where `x` (B, D) starts from: half the memory."""
     loss = torch.zeros((), dtype=torch.float64, device=x.device)
-    gramian = q.square().sum(0)  # (D,)
+    gramian = rows.total(q.square().sum(0))  # (D,)
     for tile, part in rows.tiles(q.shape[1]):
         x[tile], r, b = _gradients(part, x[tile], q, gramian, unobserved_weight, steps, tolerance)
         loss += part.weights.sum(dtype=torch.float64) - (x[tile] * (b + r)).sum(dtype=torch.float64)
@@ -146,17 +204,18 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x, b - A x and b of one tile, (B, D) each."""
     known = unobserved_weight * gramian + rows.l2[:, None]  # (B, D), diagonal of a QᵀQ + l2 I
-    scale = known + rows.mass * gramian / len(q)  # (B, D)
+    scale = known + rows.mass * gramian / rows.n_others  # (B, D)
     b = rows.right_side(q)  # (B, D)
     r = b - known * x - rows.weighted(x, q)  # (B, D)
     limit = tolerance**2 * _dot(b, b)  # (B, 1)
     p, rz = torch.zeros_like(x), torch.ones_like(limit)
     solved, left = Solved(x, r), torch.arange(len(x), device=x.device)
     if tolerance:  # rows without entries are 0, which conjugate gradients only come close to
-        x, r = (torch.where(rows.history.lengths[:, None] > 0, t, 0) for t in (x, r))
+        x, r = (torch.where(rows.lengths[:, None] > 0, t, 0) for t in (x, r))
     for _ in range(steps):
         active = _dot(r, r) > limit  # (B, 1)
         if tolerance:
+            active = rows.agreed(active)
             ahead = active.squeeze(1).nonzero().squeeze(1)  # (B',)
             if not len(ahead):
                 break
@@ -192,22 +251,23 @@ class Solved:
 
 def solve_exactly(rows: Rows, q: Tensor, unobserved_weight: float) -> tuple[Tensor, float]:
     """A Cholesky factorisation for every row, those of like length together; x (B, D) and the loss."""
-    dim, lengths = q.shape[1], rows.history.lengths
-    gramian = unobserved_weight * (q.T @ q)  # (D, D)
+    dim, lengths, own = q.shape[1], rows.lengths, rows.history.lengths
+    gramian = unobserved_weight * (q.T @ q)  # (D, D), of this process's part of q
     x = q.new_zeros(len(lengths), dim)  # (B, D)
     loss = float(rows.weights.sum(dtype=torch.float64))
     for chosen in by_length(lengths, max(1, TILE // 4 // dim**2)):  # (C,)
         a = gramian.repeat(len(chosen), 1, 1)  # (C, D, D)
         b = q.new_zeros(len(chosen), dim)  # (C, D)
-        positions = torch.arange(int(lengths[chosen[-1]]), device=q.device)
+        positions = torch.arange(int(own[chosen].max()), device=q.device)
         for at in positions.split(max(1, TILE // 4 // (dim * len(chosen)))) if len(positions) else ():  # (L,)
-            real = at < lengths[chosen, None]  # (C, L)
+            real = at < own[chosen, None]  # (C, L)
             entries = torch.where(real, rows.history.offsets[chosen, None] + at, 0)  # (C, L)
             w = torch.where(real, rows.weights[entries], 0.0)  # (C, L)
             h = q[rows.history.items[entries]]  # (C, L, D)
             weighted = h * w[:, :, None]  # (C, L, D)
             a.baddbmm_(h.transpose(1, 2), weighted)
             b += weighted.sum(1)
+        a, b = rows.total(a), rows.total(b)
         if rows.prior is not None:
             b += rows.l2[chosen, None] * rows.prior[chosen]
         a.diagonal(dim1=1, dim2=2).add_(rows.l2[chosen, None])

@@ -195,10 +195,8 @@ def _known(request: Request) -> "fetched_objects.Known | None":
 
 def _run(request: Request, folder: Path, section: Reading, target: Path, where: Where) -> tuple[int, str]:
     """Run a section's query; returns its number of rows, and where it ran."""
-    limits = Limits(folder / ".spill", request.memory_limit, request.threads)
+    limits = Limits(folder / ".spill", request.memory_limit, request.threads, request.rows)
     query, url, key = str(section.query), section.url, "url"
-    if request.rows is not None:
-        query = f"SELECT * FROM ({query_results.trimmed(query)}) AS q LIMIT {request.rows}"
     if section.url_env:
         key, url = "url_env", os.environ.get(section.url_env)
         if not url:
@@ -213,4 +211,6 @@ def _run(request: Request, folder: Path, section: Reading, target: Path, where: 
     if url.startswith("sqlite"):
         return sqlite_queries.write(query, url, request.own, target, where, limits), f" on {url}"
     server = postgres_queries.server_of(section, url, where)
+    if request.rows is not None:
+        query = f"SELECT * FROM ({query_results.trimmed(query)}) AS q LIMIT {request.rows}"
     return postgres_queries.write(query, server, target, where, limits), f" on {server.shown}"

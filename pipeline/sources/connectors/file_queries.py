@@ -30,6 +30,8 @@ class Limits:
     """Folder for results that do not fit into memory."""
     memory_limit: str | None = None
     threads: int = 0
+    rows: int | None = None
+    """Only so many rows, for a look at them. Names are those of the query, which a subquery would change."""
 
 
 def write(query: str, folder: Path, database: str | None, path: Path, where: Where, limits: Limits) -> int:
@@ -42,7 +44,8 @@ def write(query: str, folder: Path, database: str | None, path: Path, where: Whe
     try:
         statement = _statement(con, query, folder, where)
         query_results.check_names(con.sql(statement).columns, where)
-        return query_results.write(con, statement, path)
+        some = statement if limits.rows is None else f"SELECT * FROM ({statement}) AS q LIMIT {limits.rows}"
+        return query_results.write(con, some, path)
     except statements.NotAQuery as refused:
         raise where.unreadable("query", f"it was refused: {refused}") from None
     except warehouse.DatabaseError as error:

@@ -26,8 +26,10 @@ def is_fetched(source: str, query: str | None) -> bool:
     return query is not None or object_stores.is_remote(source)
 
 
-def propose_fetched(source: str, query: str | None, password_env: str | None, toml: Path) -> Proposal:
+def propose_fetched(source: str, query: str | None, password_env: str | None, toml: Path, name: str = "") -> Proposal:
     """The data set of a URL, or of a query on a folder, a DuckDB file or a database; `toml` is where it will be.
+
+    Without a `name` it has that of the file or of the database.
 
     Raises SettingsError and UnreadableInput as a night would.
     """
@@ -46,7 +48,7 @@ def propose_fetched(source: str, query: str | None, password_env: str | None, to
         first = folder / files.find_files(folder, found.source.files)[0]
         sniffed = Path(scratch, f"{_name(source)}{'.parquet' if query is not None else ''.join(first.suffixes)}")
         first.rename(sniffed)
-        proposal = propose(sniffed)
+        proposal = propose(sniffed, name)
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in keys.items())
     text = _HEAD.sub(lambda _: f"# Sniffed from the first rows of {_shown(source, query)}; check it.", proposal.toml, 1)
     return replace(proposal, toml=_FILES.sub(lambda _: lines, text, 1))

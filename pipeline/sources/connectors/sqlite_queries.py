@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.console import log
 from pipeline.sources.connectors import query_results
 from pipeline.sources.connectors.file_queries import Limits
 from pipeline.sources.connectors.problems import Where, shortened
@@ -45,21 +44,17 @@ def write(query: str, url: str, folder: Path, path: Path, where: Where, limits: 
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as con:
             con.set_authorizer(_may)
             con.text_factory = bytes
-            kinds = _write_texts(con.execute(query), aside, where)
+            kinds = _write_texts(con.execute(query), aside, where, limits.rows)
     except (sqlite3.Error, sqlite3.Warning) as error:
         refused = any(text in str(error) for text in ("not authorized", "authorization denied", "one statement"))
         why = f"it was refused: only one SELECT is allowed ({error})" if refused else f"it failed: {error}"
         raise where.unreadable("query", shortened(why)) from None
-    texts = ", ".join(_column(warehouse.quoted(name), kind) for name, kind in kinds.items())
+    texts = ", ".join(f"{_typed(warehouse.quoted(name), kind)}" for name, kind in kinds.items())
     with closing(warehouse.connect(temporary=limits.temporary, threads=limits.threads,
                                    memory_limit=limits.memory_limit)) as sorting:  # fmt: skip
         n_rows = query_results.write(sorting, f"SELECT {texts} FROM read_parquet({warehouse.literal(aside)})", path)
     aside.unlink()
     return n_rows
-
-
-def _column(name: str, kind: str) -> str:
-    return name if kind == "BLOB" else f"CAST(TRY(decode({name})) AS {kind}) AS {name}"
 
 
 def _may(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
@@ -69,34 +64,30 @@ def _may(action: int, first: str | None, second: str | None, database: str | Non
     return sqlite3.SQLITE_OK
 
 
-def _write_texts(found: sqlite3.Cursor, path: Path, where: Where) -> dict[str, str]:
-    """Write all cells as text, encoded; returns the type of each column that all of its cells have.
-
-    A column is a BLOB if none of its cells is text. Otherwise cells with bytes that are no text are NULL, with a
-    warning.
-    """
+def _write_texts(found: sqlite3.Cursor, path: Path, where: Where, most: int | None) -> dict[str, str]:
+    """Write all cells as the bytes of their texts; returns the type of each column that all of its cells have."""
     names = [str(column[0]) for column in found.description or []]
     query_results.check_names(names, where)
     seen: list[set[str]] = [set() for _ in names]
     schema = pa.schema([(name, pa.binary()) for name in names])
     with pq.ParquetWriter(path, schema, compression="lz4") as writer:
-        for rows in _batches(found):
+        for rows in _batches(found, most):
             columns = [[_text(cell, seen[at]) for cell in column] for at, column in enumerate(zip(*rows, strict=True))]
             writer.write_table(pa.table([pa.array(column, pa.binary()) for column in columns], schema=schema))
-    for name, kinds in zip(names, seen, strict=True):
-        if "bytes" in kinds and len(kinds) > 1:
-            text = f"column {name!r} has bytes that are no text next to other values: they count as NULL; cast them"
-            log.warning(f"{where.key('query')}: {text}, e.g. with hex()")
     return {name: _kind(kinds) for name, kinds in zip(names, seen, strict=True)}
 
 
-def _batches(found: sqlite3.Cursor) -> Iterator[list[tuple]]:
+def _batches(found: sqlite3.Cursor, most: int | None) -> Iterator[list[tuple]]:
+    """The rows; only the first `most` of them, if that is a number."""
+    if most is not None:
+        yield found.fetchmany(most)
+        return
     while rows := found.fetchmany(_BATCH):
         yield rows
 
 
 def _text(cell: object, seen: set[str]) -> bytes | None:
-    """The text of a cell in UTF-8, or its bytes if they are no text; None for NULL. `seen` gets its type."""
+    """The text of a cell in UTF-8; None for NULL. `seen` gets its type; bytes that are no text stay as they are."""
     if cell is None:
         return None
     if isinstance(cell, int):
@@ -105,17 +96,22 @@ def _text(cell: object, seen: set[str]) -> bytes | None:
     if isinstance(cell, float):
         seen.add("float")
         return repr(cell).encode()
-    found = cell if isinstance(cell, bytes) else str(cell).encode()
+    text = cell if isinstance(cell, bytes) else str(cell).encode()
+    seen.add("text")
     try:
-        found.decode()
-        seen.add("text")
+        text.decode()
     except UnicodeDecodeError:
         seen.add("bytes")
-    return found
+    return text
+
+
+def _typed(name: str, kind: str) -> str:
+    """SQL for a column in its type. With a cell that is no text it stays one of bytes, which the night rejects."""
+    return name if kind == "BLOB" else f"CAST(decode({name}) AS {kind}) AS {name}"
 
 
 def _kind(seen: set[str]) -> str:
-    if seen == {"bytes"}:
+    if "bytes" in seen:
         return "BLOB"
     if seen and seen <= {"exact", "integer"}:
         return "BIGINT"

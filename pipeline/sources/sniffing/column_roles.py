@@ -159,12 +159,13 @@ class _Assignment:
             if named:
                 self.roles[role] = min(named, key=lambda at: self._preference(role, at))
 
-    def _preference(self, role: str, at: int) -> tuple[bool, int]:
-        """Ids before names; ratings before counts."""
-        name = self.names[at]
+    def _preference(self, role: str, at: int) -> tuple[bool, bool, int]:
+        """Columns that most rows have before others; ids before names; ratings before counts."""
+        name, column = self.names[at], self.columns[at]
+        is_sparse = len(filled(column)) < 0.5 * len(column)
         if role == "rating":
-            return is_count_name(name), at
-        return not plain_name(name).endswith(("id", "uri", "key", "code", "sha1")), at
+            return is_sparse, is_count_name(name), at
+        return is_sparse, not plain_name(name).endswith(("id", "uri", "key", "code", "sha1")), at
 
     def _take_time(self) -> None:
         """The column that looks most like times of events: with a name, as dates rather than counts, the last."""

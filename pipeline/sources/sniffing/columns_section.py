@@ -4,6 +4,7 @@ import json
 
 from pipeline.sources.sniffing import times
 from pipeline.sources.sniffing.cells import filled, is_numeric
+from pipeline.sources.sniffing.column_doubts import column_doubts
 from pipeline.sources.sniffing.column_kinds import Kind
 from pipeline.sources.sniffing.column_roles import Assigned, is_count_name, is_id_or_time
 from pipeline.sources.sniffing.number_spellings import unread as unread_numbers
@@ -28,6 +29,9 @@ def columns_section(table: Peek, assigned: Assigned, quantity: str | None = None
         lines.append(f"# {notes[-1]}")
     if unused := _unused(table, assigned, quantity):
         lines.append(f"# not used: {', '.join(f'{quoted(table.names[at])} ({kind})' for at, kind in unused)}")
+    doubts = column_doubts(table, roles)
+    notes += doubts
+    lines += [f"# {doubt}" for doubt in doubts]
     for role, at in roles.items():
         lines.append(f"{role} = {quoted(table.names[at])}{_example(table, at)}")
         if role == "rating":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing import availability
+from pipeline.sources.sniffing.column_doubts import named_apart
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
 from pipeline.sources.sniffing.events_section import events_section
@@ -53,8 +54,11 @@ def sniff(path: Path) -> str:
     return propose(path).toml
 
 
-def propose(path: Path) -> Proposal:
-    """The data set of a file, with notes for a person. Raises UnreadableInput if no user and item columns are found."""
+def propose(path: Path, name: str = "") -> Proposal:
+    """The data set of a file, with notes for a person; without a `name` it has the file's.
+
+    Raises UnreadableInput if no user and item columns are found.
+    """
     if not path.is_file():
         raise UnreadableInput(f"{path} does not exist or is not a file")
     table = peek(path)
@@ -67,6 +71,7 @@ def propose(path: Path) -> Proposal:
         )
     refuse_nested(path.name, table.names, table.nested, roles)
     refuse_lists(path.name, table.names, table.rows, roles)
+    table = named_apart(table, roles, path.name)
     counted = _counted(table, assigned)
     events = events_section(path, table, {at for at in roles.values() if at != counted})
     if events and events.quantity:
@@ -75,7 +80,7 @@ def propose(path: Path) -> Proposal:
     feedback = _feedback(table, assigned, has_events=events is not None)
     lines = [
         f"# Sniffed from the first lines of {path.name!r}; check it before you use it.",
-        f"name = {quoted(_name(path))}",
+        f"name = {quoted(as_name(name or file_name(path)))}",
         'description = ""',
         "",
         "[source]",
@@ -147,6 +152,11 @@ def _toml(value: object) -> str:
     return quoted(value)
 
 
-def _name(path: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.split(".")[0] if not path.name.startswith(".") else path.stem)
-    return name.lstrip("-_")[:64] or "dataset"
+def file_name(path: Path) -> str:
+    """A file's name without its suffixes: `plays` of `plays.csv.gz`."""
+    return path.stem if path.name.startswith(".") else path.name.split(".")[0]
+
+
+def as_name(text: str) -> str:
+    """A text as the name of a data set: other characters than letters, digits, _ and - are replaced."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).lstrip("-_")[:64] or "dataset"

@@ -160,9 +160,8 @@ def _marks(first: list[str], body: Sequence[str], given: list[str], name: str) -
 
 
 def _separates(delimiter: str, text: str) -> bool:
-    """Whether a delimiter does more than to write decimals."""
-    between_digits = len(re.findall(rf"(?<=[0-9]){re.escape(delimiter)}(?=[0-9])", text))
-    return between_digits < text.count(delimiter)
+    """Whether a delimiter does more than to write decimals. Of the delimiters, only a comma writes them."""
+    return delimiter != "," or len(re.findall("(?<=[0-9]),(?=[0-9])", text)) < text.count(",")
 
 
 def _quality(lines: list[str], delimiter: str, text: str) -> tuple[float, float, int, int]:

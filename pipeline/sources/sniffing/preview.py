@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files
+from pipeline.sources.doubts import KEY_TWICE, in_words
 from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
-from pipeline.sources.json_lines import any_cell, columns_of, parse_object
+from pipeline.sources.json_lines import any_cell, columns_of, finder_of_twins, kinds_of, parse_object
 from pipeline.sources.plain_text import has_returns_only
 from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names
 from pipeline.sources.sniffing.encodings import Guess, guess
@@ -40,6 +41,10 @@ class Peek:
     """Columns of a Parquet file that hold lists or structs, to their type."""
     has_names: bool = True
     """False: the names were guessed from the values."""
+    kinds: dict[str, set[str]] = field(default_factory=dict)
+    """Types of the values of each column of JSON lines, such as text and number."""
+    undecoded: dict[str, int] = field(default_factory=dict)
+    """Columns of a Parquet file with bytes that are no UTF-8, to the number of such values."""
 
     def column(self, at: int) -> list[str]:
         """The cells of one column."""
@@ -79,13 +84,17 @@ def first_text(path: Path) -> FirstText:
     found = guess(whole)
     text = whole.decode(found.encoding, "replace").removeprefix("\ufeff")
     text = text.replace("\r\n", "\n").replace("\r", "\n") if returns else text
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    lines = [line.removesuffix("\r").lstrip("\ufeff") for line in text.split("\n")]
     if lines and (not lines[-1] or not is_whole):
         lines.pop()
     return FirstText(lines, found, is_whole)
 
 
 def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
+    filled = sum(bool(line.strip()) for line in text.lines)
+    if filled < 2:
+        what = "is empty" if not filled else "has one line only: rows are needed next to a header"
+        raise UnreadableInput(f"{path.name} {what}; choose another file")
     refuse_lines(path.name, text.lines)
     layout = layout_of(text.lines, path.name)
     marks, rows, width = layout.marks, layout.records, layout.width
@@ -93,12 +102,16 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
         return Peek([], [], notes=[text.guess.note] if text.guess.note else [])
     refuse_matrix(path.name, rows)
     names = [" ".join(name.split()) for name in rows[0]]
+    repeated = rows[1:].count(rows[0])
     body = [row for row in rows[1:] if len(row) == width]
     header = any(name in known for name in names) or is_header(names, body)
     if not header:
         refuse_adjacency(path.name, rows, marks.delimiter)
     refuse_prose(path.name, rows, layout.is_even)
     notes = [text.guess.note] if text.guess.note else []
+    if header and repeated:
+        body = [row for row in body if row != rows[0]]
+        notes.append(f"the header occurs again in {repeated:,} of the first lines, which are left out as no rows")
     reading: dict[str, Any] = {"delimiter": marks.delimiter, "header": header}
     skip, has_names = layout.skip_lines, True
     if header and width == len(names) + 1:
@@ -146,12 +159,16 @@ def _json_lines(path: Path, text: FirstText) -> Peek:
     """The first objects of a file of JSON lines; their keys are the columns."""
     if len(text.lines) == 1 and text.is_whole:
         raise UnreadableInput(f"{path.name} is one JSON document: write one object per line, e.g. with jq -c")
-    parsed = (parse_object(line) for line in text.lines[:_FIRST_OBJECTS])
+    parsed = [parse_object(line) for line in text.lines[:_FIRST_OBJECTS]]
     found = [each for each in parsed if each is not None]
     names = list(columns_of(found))
     notes = [text.guess.note] if text.guess.note else []
+    has_twins = finder_of_twins(names, "utf-8")
+    twins = sum(has_twins(line.encode()) for line, each in zip(text.lines, parsed, strict=False) if each is not None)
+    notes += in_words({KEY_TWICE: twins} if twins else {})
     reading = {} if text.guess.encoding == "utf-8" else {"encoding": text.guess.encoding}
-    return Peek(names, [[any_cell(each, name) for name in names] for each in found], reading, notes, has_layout=False)
+    rows = [[any_cell(each, name) for name in names] for each in found]
+    return Peek(names, rows, reading, notes, has_layout=False, kinds=kinds_of(found, names))
 
 
 def _parquet(path: Path) -> Peek:
@@ -166,11 +183,29 @@ def _parquet(path: Path) -> Peek:
     types = dict(zip(batch.schema.names, batch.schema.types, strict=True))
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Peek(
-        list(types),
+        list(batch.schema.names),
         rows,
         has_layout=False,
         nested={n: str(kind) for n, kind in types.items() if pa.types.is_nested(kind)},
+        undecoded={
+            name: wrong
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            if is_bytes(column.type) and (wrong := sum(_is_no_text(value) for value in column.to_pylist()))
+        },
     )
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, which are texts that were written without their type."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_no_text(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def as_texts(column: pa.Array) -> list[str]:
@@ -179,8 +214,10 @@ def as_texts(column: pa.Array) -> list[str]:
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us"), safe=False)
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+    if is_bytes(column.type):
         return ["" if v is None else v.decode(errors="replace") for v in column.to_pylist()]
+    if pa.types.is_floating(column.type):  # NaN is what pandas writes for a missing value
+        return ["" if v is None or v != v else str(v) for v in column.to_pylist()]
     if pa.types.is_boolean(column.type):
         return ["" if v is None else str(v).lower() for v in column.to_pylist()]
     try:

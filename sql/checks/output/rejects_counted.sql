@@ -7,7 +7,7 @@ with counted as (
     semi join tonight using (run_id)
     where
         stage in ('ingest', 'catalog', 'users')
-        and reason not in ('kept', 'duplicate', 'forgotten', 'after_as_of', 'comment')
+        and reason not in ('kept', 'duplicate', 'forgotten', 'after_as_of', 'comment', 'repeated_header')
 ),
 
 listed as (

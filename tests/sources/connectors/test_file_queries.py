@@ -88,11 +88,13 @@ def test_a_time_that_no_clock_has_rejects_its_row_and_no_other(shop: Path, tmp_p
 
 
 def test_bytes_that_are_no_text_are_no_ids(shop: Path, tmp_path: Path):
-    query = "select unhex(u) u, 'i' i from (values ('61'), ('62'), {}) t(u)"
-    found = read(write_toml(shop, {"query": query.format("('ff')"), "max_reject_rate": 1}), tmp_path / "home")
-    assert found.ledger == {"kept": 2, "empty_user": 1}
+    query = "select unhex(u) u, 'i' i from (values {}) t(u)"
+    found = read(
+        write_toml(shop, {"query": query.format("('61'), ('62'), ('ff')"), "max_reject_rate": 1}), tmp_path / "home"
+    )
+    assert found.ledger == {"kept": 2, "bad_encoding": 1}
     with pytest.raises(UnreadableInput, match=r"column 'u' \(columns.user\) has bytes that are no text.*cast it.*hex"):
-        read(write_toml(shop, {"query": query.format("('ff'), ('fe'), ('fd')")}), tmp_path / "home")
+        read(write_toml(shop, {"query": query.format("('ff'), ('fe'), (null)")}), tmp_path / "home")
 
 
 def test_nulls_are_rejected_by_reason(shop: Path, tmp_path: Path):

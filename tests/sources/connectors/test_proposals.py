@@ -13,6 +13,7 @@ from flows.cli import main
 from pipeline.config.dataset import Dataset
 from pipeline.core.paths import CHECKOUT
 from pipeline.sources.connectors import fetching
+from pipeline.sources.connectors.proposals import propose_fetched
 from tests.support.fetched_source import MODELS, read
 from tests.support.postgres_server import PostgresServer
 from tests.support.s3_server import S3Server
@@ -45,14 +46,15 @@ def test_of_a_query_on_files(shop: Path):
     query = "select *\nfrom 'plays.csv' -- all\n"
     found = initialised(".", "--query", query)
     assert found["source"] == {"query": query}
-    assert found["name"] == "shop"
+    assert found["name"] == "new", "the file and what is published have one name"
+    assert propose_fetched(".", query, None, shop / "new.toml").toml.count('name = "shop"') == 1
 
 
 def test_of_a_duckdb_and_an_sqlite_file(shop: Path):
     with duckdb.connect("db.duckdb") as con:
         con.execute("create table plays as from 'plays.csv'")
     found = initialised("db.duckdb", "--query", "from plays")
-    assert (found["source"], found["name"]) == ({"query": "from plays", "database": "db.duckdb"}, "db")
+    assert (found["source"], found["name"]) == ({"query": "from plays", "database": "db.duckdb"}, "new")
     (shop / "sub").mkdir()
     elsewhere = initialised("db.duckdb", "--query", "from plays", output="sub/new.toml")
     assert elsewhere["source"]["database"] == str(shop / "db.duckdb")
@@ -71,7 +73,7 @@ def test_of_a_duckdb_and_an_sqlite_file(shop: Path):
         (["postgresql://ann@db/shop"], "add --query"),
         (["nowhere", "--query", "select 1"], "no such file or folder"),
         (["plays.csv", "--password-env", "X"], "--password-env goes with"),
-        ([".", "--query", "drop table x"], "source.query: it failed"),
+        ([".", "--query", "drop table x"], "source.query: it was refused"),
         (["ftp://host/a.csv"], "add --query"),
     ],
 )
@@ -111,3 +113,20 @@ def test_the_examples_of_the_readme_are_data_sets():
         dataset = Dataset.model_validate({"name": "shop", **tomllib.loads(example)})
         assert fetching.is_needed(dataset)
         fetching.check(dataset, Path("shop.toml"))
+
+
+def test_what_the_night_refuses_or_rejects_init_says(shop: Path, capsys: pytest.CaptureFixture[str]):
+    with closing(sqlite3.connect("lite.db")) as con, con:
+        con.execute("create table plays (customer, sku)")
+        con.executemany("insert into plays values (?, ?)", [(f"u{n % 9}", f"s{n % 7}") for n in range(40)])
+        con.execute("insert into plays values (x'ff00', 's1'), (null, 's1'), (x'c3a9', 's1')")
+    for source, query in ((".", "select a.*, b.* from 'plays.csv' a join 'plays.csv' b using (sku)"),
+                          ("sqlite:///lite.db", "select customer, sku, sku as Customer from plays")):  # fmt: skip
+        assert main(["init", source, "--query", query, "--output", "twice.toml"]) == 2
+        assert "two columns 'customer'" in capsys.readouterr().err and not Path("twice.toml").exists()
+    assert main(["init", "sqlite:///lite.db", "--query", "select * from plays", "--output", "lite.toml"]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 43 values of 'customer' are bytes that are no UTF-8" in said and "1 of 43 rows have no value" in said
+    Path("one.toml").write_text(MODELS)
+    found = read(shop / "lite.toml", shop / "home", "dataset.source.max_reject_rate=0.5")
+    assert found.ledger == {"kept": 41, "bad_encoding": 1, "empty_user": 1}

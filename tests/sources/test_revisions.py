@@ -1,0 +1,58 @@
+"""Lake keys move only for files that are read otherwise than before."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config.dataset import Dataset
+from pipeline.sources.source_files import find_source_files, key_settings
+
+BASE = {"name": "d", "columns": {"user": "user", "item": "item"}}
+
+
+def revisions(folder: Path, name: str, **more: Any) -> list[str]:
+    source = {"files": [name], **more.pop("source", {})}
+    dataset = Dataset.model_validate({**BASE, "source": source, **more})
+    found = find_source_files(dataset, folder, folder / "1_raw")
+    assert ("revisions" in key_settings(dataset, found)) == bool(found.revisions)
+    return found.revisions
+
+
+def test_the_keys_of_usual_files_stay(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("user,item,about.tags\nu,i,x\n")
+    (tmp_path / "a.jsonl").write_text('{"user": "u", "item": "i"}\n{"user": "v", "item": "i"}\n')
+    pq.write_table(pa.table({"user": ["u"], "item": [1], "price": [1.5], "raw": [b"x"]}), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        assert revisions(tmp_path, name) == []
+    catalog = {"files": ["a.csv"], "id": "item"}
+    assert revisions(tmp_path, "a.csv", items=catalog, feedback={"keep_if": "\"about.tags\" = 'x'"}) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [([1.0, float("nan")], ["nan_ids"]), ([b"a", b"\xff"], ["bytes"]), (["a", "b"], []), ([1, 2], [])],
+)
+def test_the_keys_of_parquet_files_move_by_their_types(tmp_path: Path, user: list, expected: list[str]):
+    pq.write_table(pa.table({"user": user, "item": ["a", "b"]}), tmp_path / "a.parquet")
+    assert revisions(tmp_path, "a.parquet") == expected
+    assert revisions(tmp_path, "a.parquet", source={"mode": "incremental"}) == [], "its earlier files may be gone"
+
+
+def test_the_keys_of_catalogs_with_types_and_of_paths_move(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"user": "u", "item": "i", "about": {"tags": ["x"]}}) + "\n")
+    (tmp_path / "a.csv").write_text("user,item\nu,i\n")
+    pq.write_table(pa.table({"item": ["a"]}), tmp_path / "c.parquet")
+    condition = {"keep_if": "\"about.tags\" = 'x'"}
+    assert revisions(tmp_path, "a.jsonl", feedback=condition) == ["lists_below_paths"]
+    assert revisions(tmp_path, "a.csv", items={"files": ["c.parquet"], "id": "item"}) == ["typed_catalog"]
+    users = {"files": ["c.parquet"], "id": "item"}
+    assert revisions(tmp_path, "a.csv", users=users) == ["typed_catalog"]
+
+
+def test_a_damaged_file_has_no_revision(tmp_path: Path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert revisions(tmp_path, "a.parquet") == []
