@@ -84,10 +84,15 @@ def with_prefect(run: Run, arguments: dict[str, Any]) -> tuple[Run, str]:
         api = os.environ.get("PREFECT_API_URL")
         if api and not answers(api):
             raise ConnectionError(f"PREFECT_API_URL {api} does not answer")
+        if not api:
+            log.info("Prefect starts a server for this night, which takes seconds; --no-prefect does without it")
         protect_server(run.home)
         from flows.tasks import nightly
 
-        return run, str(nightly(**arguments))
+        outcome = str(nightly(**arguments))
+        if not api:
+            atexit.register(log.info, "Prefect's server stops")  # before what Prefect registered
+        return run, outcome
     except OURS:
         raise
     except Exception as error:

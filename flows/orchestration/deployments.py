@@ -64,7 +64,11 @@ def path_of(name: str) -> str:
 
 
 def tidy(home: Home, api: Api, names: Iterable[str]) -> list[str]:
-    """Delete deployments of this home without a schedule; of missed runs keep the newest. Returns what was done."""
+    """Delete deployments of this home without a schedule; of missed runs keep the newest. Returns what was done.
+
+    Only runs that the schedule planned are missed nights. Those that somebody asked for have settings of their own: all
+    of them run.
+    """
     done, now = [], dt.datetime.now(dt.UTC)
     for night in api.ask("/deployments/filter", OURS):
         if night["parameters"].get("home") != str(home.root):
@@ -75,12 +79,17 @@ def tidy(home: Home, api: Api, names: Iterable[str]) -> list[str]:
             why = "no longer scheduled" if gone else "registered again: an earlier version had done it"
             done.append(f"{night['name']} is {why}")
             continue
-        missed = [run for run in due(api, night["id"]) if dt.datetime.fromisoformat(run["expected_start_time"]) < now]
+        late = [run for run in due(api, night["id"]) if dt.datetime.fromisoformat(run["expected_start_time"]) < now]
+        missed = [run for run in late if run["auto_scheduled"]]
         for run in missed[:-1]:
             state = {"type": "CANCELLED", "name": "Missed", "message": MISSED}
             api.ask(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
         if len(missed) > 1:
             done.append(f"{len(missed)} nights of {night['name']} were missed; one of them runs now")
+        if waiting := len(late) - len(missed):
+            runs, start = ("run that was", "it starts") if waiting == 1 else ("runs that were", "they start")
+            asked = f"{runs} asked for in addition to the schedule of {night['name']}"
+            done.append(f"{waiting} {asked} waited; {start} now")
     return done
 
 

@@ -42,10 +42,12 @@ class WarmStart:
     def saved(self, seconds: float, epochs: int) -> str:
         """What the start saves, as a sentence; `seconds` and `epochs` of the fit that started here."""
         cold = f" instead of the {self.cold_seconds:.1f} s of the last cold fit" if self.cold_seconds else ""
-        return (
-            f"{seconds:.1f} s{cold}, {epochs} epochs from the state of the published night "
-            f"(warm start {self.nights} since the last cold fit)"
-        )
+        start = "from the state of the published night"
+        if epochs:
+            learnt = f"{epochs:,} epoch{'s' * (epochs > 1)} {start}"
+        else:
+            learnt = f"the new rows are folded in {start}, and no epoch after that was better"
+        return f"{seconds:.1f} s{cold}, {learnt} (warm start {self.nights} since the last cold fit)"
 
     def info(self) -> dict[str, Any]:
         """What the lake keeps of it."""

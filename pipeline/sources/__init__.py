@@ -32,6 +32,7 @@ __all__ = [
     "number_formats",
     "number_looks",
     "odd_values",
+    "parquet_cells",
     "parquet_reader",
     "parquet_writer",
     "parsing",

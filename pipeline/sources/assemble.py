@@ -16,7 +16,7 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import Reason
 from pipeline.sources import attributes, catalog_ids, column_types, files, incremental
-from pipeline.sources.catalog_reader import read_items
+from pipeline.sources.catalog_reader import notes_of, read_items
 from pipeline.sources.extra_columns import common_types
 from pipeline.sources.file_parts import read_ahead, read_into
 from pipeline.sources.file_reader import FileResult
@@ -84,10 +84,11 @@ class SourceAssembler:
         rejected = self._add_rejected(rejected)
         ids = pl.scan_parquet(self.folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()
         found = catalog_ids.compare(catalog["item_id"], ids["item_id"])
+        notes = notes_of(self.run.data, names, self.dataset.items)
         unpublished = [name for name in types if name not in attributes.published_columns(types)]
         return {
             **counts, **asdict(found), "rejects": dict(rejected["reason"].value_counts().iter_rows()),
-            **({"unpublished": unpublished} if unpublished else {}),
+            **({"unpublished": unpublished} if unpublished else {}), **({"notes": notes} if notes else {}),
         }  # fmt: skip
 
     def write_users(self) -> dict[str, Any]:
@@ -97,7 +98,10 @@ class SourceAssembler:
         """
         counts, rejected = attributes.write_users(self.run, self.folder, sorted(self.source.users), self.scratch)
         rejected = self._add_rejected(rejected)
-        return {**counts, "rejects": dict(rejected["reason"].value_counts().iter_rows())}
+        users = self.dataset.users
+        notes = notes_of(self.run.data, sorted(self.source.users), attributes.as_items(users), "users") if users else []
+        rejects = dict(rejected["reason"].value_counts().iter_rows())
+        return {**counts, "rejects": rejects} | ({"notes": notes} if notes else {})
 
     def _add_rejected(self, rejected: pl.DataFrame) -> pl.DataFrame:
         """Add lines to rejected_rows.parquet, and return them, but for those of files that are sources as well."""

@@ -6,28 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import polars.selectors as cs
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config.dataset import Items
 from pipeline.core.errors import UnreadableInput
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import NO_ROWS, Reason
-from pipeline.sources import json_lines
+from pipeline.sources import json_lines, parquet_cells
 from pipeline.sources.column_names import columns_of
 from pipeline.sources.dialect import find_column, read_layout
 from pipeline.sources.file_kinds import Kind, kind_of
 from pipeline.sources.line_reader import records, shown
+from pipeline.sources.parquet_cells import PARTED
 from pipeline.sources.parsing import Rejected, check_id
 from pipeline.sources.plain_text import prepare
 
 OTHER = "column "
 """Prefix of a catalog's other columns, which are attributes with one value, in the result of `read_items`."""
-PARTED = "\x1f"
-"""Joins the values of a Parquet list if no separator is configured: ASCII's unit separator."""
-
-
 MISSING = ("NULL", "\\N")
 """Cells of text files that databases export for a missing value: they are empty. Any other word is a text, and so are
 these in Parquet and JSON, which have a null of their own."""
@@ -107,25 +101,42 @@ def other_columns(folder: Path, names: list[str], items: Items, section: str = "
     """
     if items.columns == []:
         return []
-    wanted, found = named_columns(items, section), dict[str, None]()
+    wanted, found, nested = named_columns(items, section), dict[str, None](), dict[str, str]()
     for name in names:
         there = columns_of(folder / name, name, items, wanted)
-        plain = _plain_columns(folder / name) if kind_of(folder / name, name) == Kind.PARQUET else there
-        once = [column for column in there if column and there.count(column) == 1 and column in plain]
+        no_text = parquet_cells.left_out(folder / name) if kind_of(folder / name, name) == Kind.PARQUET else {}
+        nested |= no_text
+        once = [column for column in there if column and there.count(column) == 1 and column not in no_text]
         found |= dict.fromkeys(column for column in once if column not in wanted.values())
     for column in items.columns or []:
+        if column in nested and column not in found and column not in wanted.values():
+            raise UnreadableInput(
+                f"{names[0]}: column {column!r} ({section}.columns) has the type {nested[column]}, which is not read: "
+                + parquet_cells.advice(section, column, nested[column])
+            )
         if names and column not in found and column not in wanted.values():
             find_column(column, f"{section}.columns", list(found), names[0])
     return [column for column in found if items.columns is None or column in items.columns]
 
 
-def _plain_columns(path: Path) -> set[str]:
-    """Columns of a Parquet file with numbers, texts or times."""
-    return {field.name for field in pq.read_schema(path) if not pa.types.is_nested(field.type) and not _is_bytes(field)}
-
-
-def _is_bytes(field: pa.Field) -> bool:
-    return pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
+def notes_of(folder: Path, names: list[str], items: Items, section: str = "items") -> list[str]:
+    """What is left out of Parquet files: one sentence for each column that is no attribute because of its type, and
+    for each with values that are no text. Raises UnreadableInput as `read_items`.
+    """
+    notes, wanted = [], named_columns(items, section)
+    others = other_columns(folder, names, items, section)
+    for name in (each for each in names if kind_of(folder / each, each) == Kind.PARQUET):
+        if items.columns is None:
+            kinds = {c: kind for c, kind in parquet_cells.left_out(folder / name).items() if c not in wanted.values()}
+            notes += [
+                f"{name}: column {column!r} is left out, as its type is {kind}: "
+                + parquet_cells.advice(section, column, kind)
+                for column, kind in kinds.items()
+            ]
+        there = columns_of(folder / name, name, items, wanted)
+        read = wanted | {f"{section}.columns.{column}": column for column in others if column in there}
+        notes += parquet_cells.read(folder / name, name, read, items.attributes)[1]
+    return notes
 
 
 def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
@@ -142,46 +153,12 @@ def _text_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
                 yield CatalogLine(line, cells, text)
 
 
-def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], _: Path) -> Iterator[CatalogLine]:
+def _parquet_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:
     """Rows of a Parquet file with cells as text; lists are joined, nulls are empty."""
-    try:
-        names = pq.read_schema(path).names
-        for key, column in wanted.items():
-            find_column(column, key, names, name)
-        chosen = sorted(set(wanted.values()))
-        if len(set(names)) == len(names):
-            frame = pl.read_parquet(path, columns=chosen)
-        else:  # Polars refuses the file for a name that occurs twice, also where it is not needed
-            frame = pl.DataFrame(pq.read_table(path, columns=chosen))
-        lists = {column for column, kind in frame.schema.items() if isinstance(kind, pl.List)}
-        frame = frame.with_columns(
-            pl.col(name).cast(pl.List(pl.String)).list.join(by or PARTED, ignore_nulls=True)
-            for name, by in items.attributes.items()
-            if name in lists
-        )
-        frame = frame.with_columns(cs.float().fill_nan(None))  # what pandas writes for a missing value
-        frame, broken = _decoded(frame)
-        frame = frame.select(pl.col(chosen).cast(pl.String).fill_null(""))
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UnreadableInput(
-            f"{name} is truncated, or no Parquet file with columns of numbers, texts, times or lists ({reason}): "
-            "copy it again, or write it without nested columns"
-        ) from None
+    frame, _, broken = parquet_cells.read(path, name, wanted, items.attributes)
     for line, cells in enumerate(frame.iter_rows(named=True), start=1):
         raw = "\t".join(cells.values())
         yield CatalogLine(line, Reason.BAD_ENCODING if line in broken else cells, raw)
-
-
-def _decoded(frame: pl.DataFrame) -> tuple[pl.DataFrame, set[int]]:
-    """The frame with columns of bytes as text, and the lines with bytes that are no UTF-8."""
-    broken = set[int]()
-    for column in frame.select(cs.binary()).iter_columns():
-        texts = [None if cell is None else cell.decode(errors="replace") for cell in column]
-        again = [None if text is None else text.encode() for text in texts]
-        broken |= {line for line, (cell, same) in enumerate(zip(column, again, strict=True), start=1) if cell != same}
-        frame = frame.with_columns(pl.Series(column.name, texts, dtype=pl.String))
-    return frame, broken
 
 
 def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scratch: Path) -> Iterator[CatalogLine]:

@@ -70,9 +70,9 @@ def scalar(column: str, kind: str) -> str:
 
     `column` is its quoted name.
     """
-    if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
-        return f"{column} AT TIME ZONE 'UTC'"
-    if kind.partition("(")[0] in SCALARS or kind.startswith("TIMESTAMP"):
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return _time(column, kind)
+    if kind.partition("(")[0] in SCALARS:
         return column
     return f"nullif({text_of_bytes(column) if kind == 'BLOB' else f'CAST({column} AS VARCHAR)'}, '')"
 
@@ -80,6 +80,21 @@ def scalar(column: str, kind: str) -> str:
 def text_of_bytes(column: str) -> str:
     """SQL for a column of bytes: the text that they are in UTF-8, else their escapes, such as `\\xFF`."""
     return f"coalesce(TRY(decode({column})), CAST({column} AS VARCHAR))"
+
+
+def _time(quoted: str, kind: str) -> str:
+    """SQL for a time without a zone, as Python has it: infinity is the end of the year 9999, -infinity the start of the
+    year 1, and what else is outside of these years is null.
+    """
+    if kind == "TIMESTAMP_NS":
+        return quoted  # all of them are inside
+    if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
+        quoted, kind = f"({quoted} AT TIME ZONE 'UTC')", "TIMESTAMP"
+    first, last = (f"CAST('{end}' AS {kind})" for end in ("0001-01-01", "9999-12-31 23:59:59"))
+    return (
+        f"CASE WHEN isinf({quoted}) THEN greatest({first}, least({quoted}, {last})) "
+        f"WHEN year({quoted}) BETWEEN 1 AND 9999 THEN {quoted} END"
+    )
 
 
 def common_types(schemas: list[pa.Schema]) -> pa.Schema:

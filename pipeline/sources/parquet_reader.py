@@ -54,6 +54,7 @@ def read_parquet(con: Connection, path: Path, name: str, dataset: Dataset, into:
         found[role] = columns[at]
         if role in ROLES:
             check_type(name, role, column, columns[at].kind)
+    _check_bytes(con, path, name, found)
     dataset = _typed(dataset, found.get("rating"))
     source = f"FROM read_parquet({warehouse.literal(path)})"
     extra = [f"{scalar(found[stored].sql, found[stored].kind)} AS {warehouse.quoted(stored)}" for stored in keys]
@@ -107,7 +108,7 @@ def _as_text(column: Column | None, role: str) -> str:
     if kind.startswith(("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")):
         sql = f"{sql} AT TIME ZONE 'UTC'"
     if role == "timestamp" and kind.startswith(("TIMESTAMP", "DATE")):
-        sql = f"CAST({sql} AS TIMESTAMP)"
+        sql = f"coalesce(CAST(TRY_CAST({sql} AS TIMESTAMP) AS VARCHAR), CAST({sql} AS VARCHAR))"
     elif kind in ("FLOAT", "DOUBLE") or (kind.startswith("DECIMAL") and role == "rating"):
         sql = f"CAST({sql} AS DOUBLE)"
         if role in ("user", "item"):  # NaN is what pandas writes for a missing value
@@ -146,6 +147,24 @@ def check_type(name: str, role: str, column: str, kind: str) -> None:
     else:
         return
     raise UnreadableInput(f"{name}: column {column!r} (columns.{role}) has the type {kind}, no single value: {advice}")
+
+
+def _check_bytes(con: Connection, path: Path, name: str, found: dict[str, Column]) -> None:
+    """Raise UnreadableInput if a column of bytes has no value that is a text. `found`: role to column."""
+    for role, column in found.items():
+        if role not in ROLES or column.kind != "BLOB":
+            continue
+        file = warehouse.literal(path)
+        counts = f"SELECT count({column.sql}), count(TRY(decode({column.sql}))) FROM read_parquet({file})"
+        try:
+            ((n_values, n_texts),) = con.sql(counts).fetchall()
+        except warehouse.DatabaseError as error:
+            raise _unreadable(path, [column.name], error) from None
+        if n_values and not n_texts:
+            raise UnreadableInput(
+                f"{name}: column {column.name!r} (columns.{role}) has bytes that are no text, which are not read: cast "
+                "it, e.g. with encode(column, 'hex') in PostgreSQL, or hex(column) in DuckDB and SQLite"
+            )
 
 
 def _unreadable(path: Path, columns: list[str], error: Exception) -> UnreadableInput:

@@ -106,6 +106,7 @@ def report_catalog(run: Run, catalog: Mapping[str, Any], is_source: bool) -> Non
     The ledger has the stage `catalog` only on nights on which a line was rejected or an id repeated. If `is_source`,
     the files of interactions are the catalog: their items repeat, and their lines are in the stage `ingest`.
     """
+    _report_notes(run, "item catalog", catalog)
     if not is_source:
         _report_lines(run, "catalog", "the item catalog", catalog["items"], catalog)
     if columns := catalog.get("unpublished"):
@@ -124,9 +125,16 @@ def report_users(run: Run, users: Mapping[str, Any], is_source: bool) -> None:
     The ledger has the stage `users` only on nights on which a line was rejected or an id repeated. `is_source`: as
     for `report_catalog`.
     """
+    _report_notes(run, "user attributes", users)
     if not is_source:
         _report_lines(run, "users", "the user attributes", users["users"], users)
     journal.note(run, f"user attributes: {users['with_rows']:,} of {users['users']:,} users have interactions")
+
+
+def _report_notes(run: Run, what: str, found: Mapping[str, Any]) -> None:
+    """Warn of columns and values that are left out because of their type."""
+    for note in found.get("notes", ()):
+        journal.note(run, f"warning: {what}: {note}")
 
 
 def _report_lines(run: Run, stage: str, what: str, kept: int, found: Mapping[str, Any]) -> None:

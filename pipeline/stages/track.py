@@ -1,11 +1,13 @@
 """Logs nights to MLflow. MLflow is a view of the journal: when it fails, the journal says so and the night goes on."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.run import Run
 from pipeline.core import collector
+from pipeline.core.console import log
 from pipeline.core.fault_injection import fault
 from pipeline.core.paths import Home
 from pipeline.storage import journal
@@ -35,8 +37,8 @@ def log_night(
     journal.update_run(run, made={**made, "champion": champion})
     fault("track:before_log")
     with journal.stage(run, "track"):
-        log = _logged_without_plots if run.settings.budget.minutes else _logged
-        parent = None if run.as_of else best_effort(run, PROBLEM, lambda: log(run))
+        into_mlflow = _logged_without_plots if run.settings.budget.minutes else _logged
+        parent = None if run.as_of else best_effort(run, PROBLEM, lambda: into_mlflow(run))
         if parent:
             _catch_up(run)
         return parent
@@ -69,7 +71,10 @@ def end_night(run: Run, outcome: str) -> None:
     record = journal.read_run(run.home, run.dataset, run.run_id)
     if record.get("mlflow_run_id"):
         if record.get("mlflow_plots_of"):
+            log.info("  plots: drawn and logged to MLflow now, as publishing did not wait for them")
+            started = time.perf_counter()
             best_effort(run, PROBLEM, lambda: _log_plots(run))
+            log.info(f"  {'plots':<28} {' ' * 17} {f'{time.perf_counter() - started:.1f} s':>14}")
         best_effort(run, PROBLEM, lambda: _tracking().end_night(run, outcome))
 
 

@@ -212,3 +212,11 @@ def test_a_loaded_state_has_the_tables_that_a_family_declares(tmp_path, monkeypa
         state = model.state_dict()
         for name, side in MODELS[label].rows_of_state.items():
             assert len(state[name]) == (model.n_users if side == "users" else model.n_items)
+
+
+def test_a_warm_fit_without_an_epoch_does_not_read_as_if_new_rows_were_not_learnt(tmp_path: Path):
+    start = warm_start.WarmStart(tmp_path, 2, 5, 3.0)
+    none, one, many = (start.saved(1.0, epochs) for epochs in (0, 1, 2000))
+    assert "0 epochs" not in none and "the new rows are folded in" in none
+    assert "1 epoch from the state" in one and "2,000 epochs from the state" in many
+    assert all("instead of the 3.0 s" in text and "(warm start 2 since" in text for text in (none, one, many))

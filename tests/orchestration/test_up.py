@@ -169,7 +169,7 @@ def house(tmp_path_factory):
     assert code == 0
 
 
-def test_what_is_no_longer_scheduled_is_forgotten_and_missed_nights_run_once(house):
+def test_what_is_no_longer_scheduled_is_forgotten_and_runs_that_were_asked_for_stay(house):
     home, urls = house
     api = api_of(home, urls)
     assert "03:00 UTC" in called(home, "up", "--check").stdout
@@ -187,17 +187,17 @@ def test_what_is_no_longer_scheduled_is_forgotten_and_missed_nights_run_once(hou
         at = {"type": "SCHEDULED", "state_details": {"scheduled_time": in_hours(-hours)}}
         api.ask(f"/deployments/{held['id']}/create_flow_run", {"state": at})
     printed = deployments.tidy(Home(home), api, {"sample", "held", "old"})
+    waiting = "3 runs that were asked for in addition to the schedule of held waited; they start now"
     assert sorted(printed) == [
-        "3 nights of held were missed; one of them runs now",
+        waiting,
         "gone is no longer scheduled",
         "old is registered again: an earlier version had done it",
     ]
     assert {d["name"] for d in api.ask("/deployments/filter", {})} == {"sample", "held", "foreign"}
     of_held = {"deployments": {"name": {"any_": ["held"]}}, "sort": "EXPECTED_START_TIME_ASC"}
     runs = api.ask("/flow_runs/filter", of_held)
-    assert [run["state_type"] for run in runs] == ["CANCELLED", "CANCELLED", "SCHEDULED", "SCHEDULED"]
-    assert runs[0]["state"]["message"] == deployments.MISSED
-    assert deployments.tidy(Home(home), api, {"sample", "held", "old"}) == []
+    assert [(run["state_type"], run["auto_scheduled"]) for run in runs] == [("SCHEDULED", False)] * 4
+    assert deployments.tidy(Home(home), api, {"sample", "held", "old"}) == [waiting]
     with pytest.raises(RuntimeError, match="none would run"):
         deployments.plan(api, "gone")
 

@@ -1,9 +1,13 @@
 """Attributes of items and users: every column is kept, typed by all of its values; forgotten users have none."""
 
 import datetime as dt
+import re
+import uuid
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import UnreadableInput
@@ -79,6 +83,52 @@ def test_nested_columns_of_parquet_are_left_out_unless_named(tmp_path):
     assert columns.rows() == [("1", True, dt.datetime(2024, 1, 1)), ("4", None, None)]
     rows = attributes.item_attributes(read(tmp_path / "b", data, items={**settings, "attributes": {"tags": ""}}))
     assert rows.filter(attribute="tags").rows() == [("1", "tags", "a"), ("1", "tags", "b")]
+
+
+def test_what_no_attribute_can_hold_is_left_out_with_a_note_that_names_the_column(tmp_path):
+    data = write(tmp_path / "data")
+    far, key = dt.datetime(2024, 1, 1), uuid.UUID(int=7)
+    table = pa.table(
+        {
+            "id": [1, 4], "cats": [["a", "b"], ["c"]], "blob": [b"\xff", b"2"], "took": [dt.timedelta(1)] * 2,
+            "key": pa.array([key.bytes, None], pa.uuid()), "until": pa.array([2**31 - 1, 5], pa.date32()),
+            "since": pa.array([-(2**63), 10**15], pa.timestamp("us", tz="UTC")), "at": [far, None],
+            "days": pa.array([[2**31 - 1, 0], None], pa.list_(pa.date32())), "pair": [{"x": 1}, None],
+        }
+    )  # fmt: skip
+    pq.write_table(table, data / "items.parquet")
+    pq.write_table(table, data / "users.parquet")
+    settings = {"files": ["items.parquet"], "id": "id", "attributes": {"days": ";"}}
+    run = make_run(tmp_path, data, dataset={"source": {"files": ["log.csv"]}, "items": settings,
+                                            "users": {"files": ["users.parquet"], "id": "id"}})  # fmt: skip
+    raw = ingest.read_source(run)
+    assert attributes.read_columns(raw).sort("item_id").rows() == [
+        ("1", str(key), None, None, far), ("4", None, dt.date(1970, 1, 6), dt.datetime(2001, 9, 9, 1, 46, 40), None),
+    ]  # fmt: skip
+    rows = attributes.item_attributes(raw)
+    assert rows.filter(attribute="days").rows() == [("1", "days", "1970-01-01")]
+    notes = journal.notes(run.home, run.dataset, run.run_id)
+    for section, what in (("items", "item catalog"), ("users", "user attributes")):
+        mine = [note for note in notes if note.startswith(f"warning: {what}: {section}.parquet")]
+        left = {re.search("column '([a-z]+)' is left out", note)[1] for note in mine if "left out" in note}  # type: ignore[index]
+        assert left == {"cats", "blob", "took", "pair"} | ({"days"} if section == "users" else set())
+        assert any(f'{section}.attributes = {{ cats = "" }}' in note for note in mine)
+        lost = {re.search("1 value of column '([a-z]+)'", note)[1] for note in mine if "and empty here" in note}  # type: ignore[index]
+        assert lost == {"until", "since"} | ({"days"} if section == "items" else set())
+
+
+def test_bytes_as_an_id_and_columns_that_are_asked_for_and_not_read_are_refused(tmp_path):
+    data = write(tmp_path / "data")
+    frame = pl.DataFrame({"id": [b"\xff\x00", b"\xfe"], "cats": [["a"], ["b"]], "took": [dt.timedelta(1)] * 2})
+    frame.with_columns(n=pl.Series(["1", "4"])).write_parquet(data / "items.parquet")
+    asked = {"files": ["items.parquet"], "id": "id"}
+    for n, (settings, why) in enumerate({
+        "id": (asked, r"column 'id' \(items.id\) has the type Binary, which is not read: cast it"),
+        "columns": ({**asked, "id": "n", "columns": ["cats"]}, r"'cats' \(items.columns\) has the type .*attributes"),
+        "named": ({**asked, "id": "n", "attributes": {"took": ""}}, r"column 'took' .*Duration.*, which is not read"),
+    }.values()):  # fmt: skip
+        with pytest.raises(UnreadableInput, match=why):
+            read(tmp_path / str(n), data, items=settings)
 
 
 def test_files_of_a_catalog_may_have_different_columns(tmp_path):

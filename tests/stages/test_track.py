@@ -47,7 +47,7 @@ def log(run: Run) -> None:
     track.log_night(run, run.data, run.data, run.data, [], [], "ease")
 
 
-def test_with_a_budget_plots_are_logged_when_the_night_ends(tmp_path, calls):
+def test_with_a_budget_plots_are_logged_when_the_night_ends(tmp_path, calls, caplog):
     run = opened(tmp_path)
     track.prepare(run)
     log(run)
@@ -55,6 +55,7 @@ def test_with_a_budget_plots_are_logged_when_the_night_ends(tmp_path, calls):
     track.end_night(run, "published")
     track.end_night(run, "published")
     assert calls[2:] == [PLOTS, "end_night", "end_night"]  # plots once
+    assert [line.split()[0] for line in caplog.messages if "plots" in line] == ["plots:", "plots"]  # begin and end
 
 
 def test_without_a_budget_plots_are_logged_with_the_night(tmp_path, calls):

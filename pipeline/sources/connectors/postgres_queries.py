@@ -4,7 +4,8 @@ Ids are exact: bigint as it is, numeric and uuid as their text.
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,14 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 8
 OPTIONS = "-c default_transaction_read_only=on -c timezone=UTC"
-_NO_TEXT = ("money", "interval", "inet", "cidr", "macaddr", "bit", "varbit")
-"""Types whose binary form the driver does not turn into a value: an amount of money would be read as cents."""
+_NO_VALUE = ("money", "interval", "void")
+"""Types that the driver gives another value than SQL does, also in arrays: an amount of money would be cents."""
+_AS_TEXT = ("citext", "xml")
+"""Types whose binary form is their text."""
+_UNKNOWN = re.compile(r"unnamed<oid:([0-9]+)>").fullmatch
+_EPOCH = {"date": (10_957, 32), "timestamp": (10_957 * 86_400_000_000, 64)}
+"""Days and microseconds from 1970 to 2000, and the bits of a value. The driver adds them also to infinity and
+-infinity, which are the largest and the least value, so that these wrap around."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,23 @@ def write(query: str, server: Server, path: Path, where: Where, limits: Limits) 
             with con.cursor() as cursor:
                 cursor.execute(query_results.trimmed(query))
                 rows = cursor.fetch_record_batch()
-                _check(rows.schema, where)
+                _check(rows.schema, where, lambda oid: _name_of(server, oid))
                 sorting.execute("SET TimeZone = 'UTC'")
                 sorting.register("_rows", rows)
                 return query_results.write(sorting, _select(rows.schema), path)
         except (failure, warehouse.DatabaseError) as error:
             text = without_role(shortened(str(error)))
             raise where.unreadable("query", f"it failed on {server.shown}: {text}", server.secrets) from None
+
+
+def _name_of(server: Server, oid: int) -> str:
+    """The name of a type that the driver does not know, such as a range."""
+    import adbc_driver_postgresql.dbapi as adbc
+
+    with closing(adbc.connect(server.uri)) as con, con.cursor() as cursor:
+        cursor.execute(f"SELECT pg_catalog.format_type({oid}, NULL)")
+        (found,) = cursor.fetchone() or (f"oid {oid}",)
+    return str(found)
 
 
 def _no_connection(server: Server, why: str) -> str:
@@ -107,17 +124,52 @@ def _kind(field: "pa.Field") -> str:
 
 
 def _select(schema: "pa.Schema") -> str:
-    """The rows; char(n) without the blanks that fill it up, as it is compared and cast by PostgreSQL."""
-    filled = [warehouse.quoted(field.name) for field in schema if _kind(field) == "bpchar"]
-    replaced = ", ".join(f"rtrim({name}, ' ') AS {name}" for name in filled)
-    return f"SELECT *{f' REPLACE ({replaced})' if filled else ''} FROM _rows"
+    """The rows with the values that SQL has: char(n) without the blanks that fill it up, as it is compared and cast by
+    PostgreSQL, infinite times, and oids, which have no sign.
+    """
+    replaced = []
+    for field in schema:
+        name, kind = warehouse.quoted(field.name), _kind(field)
+        if kind == "bpchar":
+            replaced.append(f"rtrim({name}, ' ') AS {name}")
+        elif kind in _AS_TEXT:
+            replaced.append(f"decode({name}) AS {name}")
+        elif kind == "oid":
+            replaced.append(f"{name}::BIGINT & 4294967295 AS {name}")
+        elif kind in ("date", "timestamp", "timestamptz"):
+            replaced.append(f"{_finite_or_not(name, kind)} AS {name}")
+    columns = f"* REPLACE ({', '.join(replaced)})" if replaced else "*"
+    return f"SELECT {columns} FROM _rows"
 
 
-def _check(schema: "pa.Schema", where: Where) -> None:
-    """Raise UnreadableInput for names or types that can't be read exactly."""
+def _finite_or_not(name: str, kind: str) -> str:
+    shift, bits = _EPOCH[kind.removesuffix("tz")]
+    plus = 2 ** (bits - 1) - 1 + shift - 2**bits
+    made = f"DATE '1970-01-01' + ({plus} + {{}})" if kind == "date" else f"make_timestamp({plus} + {{}})"
+    if kind == "timestamptz":
+        made = f"{made} AT TIME ZONE 'UTC'"
+    ends = ((made.format(0), "infinity"), (made.format(1), "-infinity"))
+    cases = " ".join(f"WHEN {end} THEN '{text}'::{kind.upper()}" for end, text in ends)
+    return f"CASE {name} {cases} ELSE {name} END"
+
+
+def _check(schema: "pa.Schema", where: Where, name_of: Callable[[int], str]) -> None:
+    """Raise UnreadableInput for names or types that can't be read exactly. `name_of`: a type's name by its oid."""
     query_results.check_names(schema.names, where)
     for field in schema:
-        if (kind := _kind(field)) in _NO_TEXT:
-            cast = "numeric" if kind == "money" else "text"
-            advice = f"cast it: {field.name}::{cast}"
+        kind = _kind(field)
+        if kind.removeprefix("_") in _NO_VALUE or (kind not in _AS_TEXT and _is_unread(field.type)):
+            if unknown := _UNKNOWN(kind):
+                kind = name_of(int(unknown[1]))
+            cast = "numeric" if kind.removeprefix("_") == "money" else "text"
+            advice = f"cast it: {field.name}::{cast}{'[]' if kind.startswith('_') else ''}"
             raise where.unreadable("query", f"column {field.name!r} has the type {kind}, which is not read: {advice}")
+
+
+def _is_unread(kind: "pa.DataType") -> bool:
+    """Whether the driver passes the values on as they are sent (ranges, network types), or as a structure."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.OpaqueType):
+        return not pa.types.is_string(kind.storage_type)
+    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _is_unread(kind.value_type))

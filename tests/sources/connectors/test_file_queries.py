@@ -1,5 +1,6 @@
 """A query over files and over a DuckDB file is a source: exact, read-only, the same for the same rows."""
 
+import datetime as dt
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,34 @@ def test_types_stay_and_what_parquet_lacks_is_its_exact_text(shop: Path):
     assert found["f"][0] == 0.1
     assert str(found["z"].dt.convert_time_zone("UTC")[0]) == "2024-01-02 01:04:05+00:00"
     assert found["n"].null_count() == 1
+
+
+TIMES = "timestamp = 'at'\n[feedback]\nkeep_if = \"until is null or until > timestamp '2024-01-01'\"\n"
+
+
+def test_a_time_that_no_clock_has_rejects_its_row_and_no_other(shop: Path, tmp_path: Path):
+    ends = ["null::date", "date 'infinity'", "date '-infinity'", "date '294000-01-01'", "date '2024-02-03'"]
+    good = [f"select 'u{n}' u, 'i' i, date '2024-01-01' \"at\", {end} until" for n, end in enumerate(ends)]
+    bad = [f"select 'x' u, 'i' i, date '{at}' \"at\", null until"
+           for at in ("infinity", "-infinity", "5877612-06-21 (BC)", "294000-01-01")]  # fmt: skip
+    for rows, rejected in ((good, 0), (good + bad, 4)):  # by one statement, and line by line
+        source = {"query": " union all ".join(rows), "max_reject_rate": 1}
+        found = read(write_toml(shop, source, TIMES), tmp_path / "home")
+        ledger = found.ledger
+        assert ledger.pop("kept") == 5 and sum(ledger.values()) == rejected
+        assert set(ledger) <= {"timestamp_unreadable", "timestamp_out_of_range"}
+        until = pl.read_parquet(found.folder / "interactions.parquet").sort("user_id")["source_until"]
+        assert until.to_list() == [None, dt.date(9999, 12, 31), dt.date(1, 1, 1), None, dt.date(2024, 2, 3)]
+
+
+def test_bytes_that_are_no_text_are_no_ids(shop: Path, tmp_path: Path):
+    query = "select unhex(u) u, 'i' i from (values {}) t(u)"
+    found = read(
+        write_toml(shop, {"query": query.format("('61'), ('62'), ('ff')"), "max_reject_rate": 1}), tmp_path / "home"
+    )
+    assert found.ledger == {"kept": 2, "bad_encoding": 1}
+    with pytest.raises(UnreadableInput, match=r"column 'u' \(columns.user\) has bytes that are no text.*cast it.*hex"):
+        read(write_toml(shop, {"query": query.format("('ff'), ('fe'), (null)")}), tmp_path / "home")
 
 
 def test_nulls_are_rejected_by_reason(shop: Path, tmp_path: Path):

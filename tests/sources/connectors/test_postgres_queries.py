@@ -1,5 +1,7 @@
 """A query on a PostgreSQL server is a source: exact, read-only, and its password is nowhere to be read."""
 
+import datetime as dt
+import json
 import re
 import socket
 import threading
@@ -16,6 +18,7 @@ from pipeline.sources.connectors import postgres_queries
 from pipeline.sources.connectors.file_queries import Limits
 from pipeline.sources.connectors.postgres_queries import server_of
 from pipeline.sources.connectors.problems import Where
+from pipeline.storage import journal, warehouse
 from tests.support.fetched_source import Read, read, write_toml
 from tests.support.postgres_server import PostgresServer
 
@@ -92,6 +95,40 @@ def test_types_are_exact(postgres: PostgresServer, shop: str, tmp_path: Path):
     assert found["e"].null_count() == 1
 
 
+def test_infinite_times_large_oids_and_texts_of_extensions_are_what_they_are(
+    postgres: PostgresServer, shop: str, tmp_path: Path
+):
+    postgres.execute("CREATE EXTENSION citext", database=shop)
+    ends = ("infinity", "-infinity", "2024-01-02")
+    rows = " union all ".join(
+        f"select {n} n, '{at}'::date d, '{at}'::timestamp t, '{at}'::timestamptz z, 4000000000::oid o, 'Ü'::citext c"
+        for n, at in enumerate(ends)
+    )
+    found = ask(postgres, shop, f"select *, '<a>ü</a>'::xml x from ({rows}) r", tmp_path).sort("n")
+    assert set(found.select("o", "c", "x").rows()) == {(4000000000, "Ü", "<a>ü</a>")}
+    with warehouse.connect() as con:
+        texts = con.sql(f"SELECT d::VARCHAR, t::VARCHAR, z::VARCHAR FROM '{tmp_path / 'out.parquet'}' ORDER BY n")
+        assert texts.fetchall()[:2] == [(ends[0],) * 3, (ends[1],) * 3]
+    assert found["d"][2] == dt.date(2024, 1, 2) and found["t"][2] == dt.datetime(2024, 1, 2)
+
+
+def test_arrays_and_bytes_of_a_catalog_and_infinite_days_of_orders_end_no_night(
+    postgres: PostgresServer, shop: str, tmp_path: Path
+):
+    orders = "select u, i, case when (u - 3) % 20 = 0 then 'infinity' else at::date end as at from plays"
+    items = "select distinct i, '{a,b}'::text[] cats, '\\xff'::bytea blob, '-infinity'::date gone from plays"
+    keys = {**source(postgres, shop, items), "id": "i"}
+    section = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+    given = {**source(postgres, shop, orders), "max_reject_rate": 1}
+    found = read(write_toml(tmp_path, given, f"timestamp = 'at'\n[items]\n{section}"), tmp_path / "home")
+    assert found.ledger == {"kept": 190, "timestamp_unreadable": 10}
+    raw = pl.read_parquet(found.folder / "rejected_rows.parquet")["raw"].to_list()
+    assert len(raw) == 10 and all("infinity" in line for line in raw)
+    notes = "\n".join(journal.notes(found.run.home, "shop", found.run.run_id))
+    assert "column 'cats' is left out" in notes and "column 'blob' is left out" in notes
+    assert "13 values of column 'gone': outside the years" in notes
+
+
 def test_nulls_and_odd_values_are_rejected_by_reason(postgres: PostgresServer, shop: str, tmp_path: Path):
     postgres.execute(
         "INSERT INTO plays VALUES (NULL, 'a', 1, now()), (1, NULL, 1, now()), (1, '', 1, now()), (1, 'a', NULL, now()), "
@@ -121,6 +158,15 @@ def test_nulls_and_odd_values_are_rejected_by_reason(postgres: PostgresServer, s
         ("select 1 as a, 2 as a", "two columns 'a'"),
         ("select 1.5::money m", "m::numeric"),
         ("select '1.2.3.4'::inet a", "a::text"),
+        ("select array['1.2.3.4'::inet] a", r"type _inet, which is not read: cast it: a::text\[\]"),
+        ("select array['1.50'::money] a", r"a::numeric\[\]"),
+        ("select int4range(1, 2) a", "type int4range, which is not read: cast it: a::text"),
+        ("select nummultirange() a", "type nummultirange, which is not read: cast it: a::text"),
+        ("select row(1, 'x') a", "type record, which is not read: cast it: a::text"),
+        ("select p a from plays p", "type plays, which is not read: cast it: a::text"),
+        ("select array[p] a from plays p", r"type _plays, which is not read: cast it: a::text\[\]"),
+        ("select to_tsvector('x') a", "type tsvector, which is not read: cast it: a::text"),
+        ("select timetz '10:00+02' a", "type timetz, which is not read: cast it: a::text"),
         ("selec", "syntax error"),
     ],
 )
