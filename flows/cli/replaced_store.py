@@ -4,7 +4,7 @@ A night of a newer version migrates a copy of the database and renames it into p
 the former file for ever: new nights are missing, and SQLite refuses what a person writes in the UI.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.orchestration.subprocesses import Service, start, stop, wait
@@ -30,10 +30,11 @@ class ReplacedStore:
     file: Path
     environment: dict[str, str]
     logs: Path
-    opened: Identity | None = field(init=False)
+    opened: Identity | None = None
+    """The file as it was when the server was started; None: the server made it."""
 
     def __post_init__(self) -> None:
-        self.opened = identity(self.file)
+        self.opened = self.opened or identity(self.file)
 
     def look(self) -> bool:
         """Restart the server if the database was replaced; returns whether it was.

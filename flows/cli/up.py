@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.cli.replaced_store import ReplacedStore
+from flows.cli.replaced_store import Identity, ReplacedStore, identity
 from flows.cli.watch import Watch
 from flows.orchestration import api_access, cluster_access, deployments, prefect_logs
 from flows.orchestration.deployments import Api
@@ -74,8 +74,10 @@ def serve(home: Home, options: Namespace) -> int:
     hide(home, environment)
     logs = home.warehouse / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    opened: dict[str, Identity | None] = {}
     try:
         for service in services:
+            opened[service.name] = identity(home.mlflow_db)
             start(service, environment, logs)
             wait(service, logs)
             if service.name == "Prefect":
@@ -87,7 +89,7 @@ def serve(home: Home, options: Namespace) -> int:
         introduce(home, urls, nights, due)
         log.info(f"logs     {logs}\nCtrl-C stops everything")
         own = [s for s in services if s.name == "MLflow" and tracking_uri(home) == sqlite_url(home.mlflow_db)]
-        stores = [ReplacedStore(service, home.mlflow_db, environment, logs) for service in own]
+        stores = [ReplacedStore(s, home.mlflow_db, environment, logs, opened[s.name]) for s in own]
         return watch(services, logs, Watch(home, nights), stores)
     finally:
         state(home).unlink(missing_ok=True)

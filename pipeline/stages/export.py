@@ -205,6 +205,7 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             **wanted_lists.key_settings(run, listed),
             **({"popular": "positive"} if run.settings.dataset.feedback.positive_if else {}),
             **({"popular_rows": "kept"} if run.settings.dataset.feedback.keep_if else {}),
+            **({"folded_in": "latest"} if _judges_rows(run) else {}),
             **({"trending_prior": "mixture"} if run.settings.export.trending else {}),
             **({"explore_below_promotions": True} if _explores_and_promotes(run) else {}),
             **({"fallback_limits": True} if export.fallback_by and export.max_per_attribute else {}),
@@ -213,6 +214,12 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
         parents=(raw, encoded, *models.folders),
         head=lake.info(models.champion)["label"],
     )
+
+
+def _judges_rows(run: Run) -> bool:
+    """Whether the latest row of a pair need not be the latest positive one."""
+    feedback = run.settings.dataset.feedback
+    return not run.settings.dataset.is_weighted and bool(feedback.positive_if or feedback.keep_if)
 
 
 def _explores_and_promotes(run: Run) -> bool:

@@ -31,7 +31,9 @@ def inverse_in_place(matrix: Tensor) -> Tensor:
 
 
 def _invert_by_scipy(matrix: Tensor) -> bool:
-    """Overwrite a matrix (I, I) of float32 with its inverse; False: there is no scipy."""
+    """Overwrite a matrix (I, I) of float32 with its inverse; False: there is no scipy, or it would copy the matrix."""
+    if not matrix.is_contiguous():
+        return False
     try:
         from scipy.linalg import get_lapack_funcs
     except ImportError:
@@ -40,11 +42,12 @@ def _invert_by_scipy(matrix: Tensor) -> bool:
     factorize, invert = get_lapack_funcs(("potrf", "potri"), (by_column,))
     with _blas_threads(torch.get_num_threads()):
         factor, failed = factorize(by_column, lower=1, clean=0, overwrite_a=1)
+        if not failed:
+            _, failed = invert(factor, lower=1, overwrite_c=1)
         if failed:
             raise torch.linalg.LinAlgError(  # pyright: ignore[reportPrivateImportUsage]
                 f"the matrix is not positive definite: leading minor of order {failed}"
             )
-        invert(factor, lower=1, overwrite_c=1)
     for top in range(0, len(matrix), BLOCK):  # the lower triangle by column is the upper one by row
         own = matrix[top : top + BLOCK, top : top + BLOCK]
         own.copy_(own.triu() + own.triu(1).T)
