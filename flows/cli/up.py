@@ -68,14 +68,14 @@ def serve(home: Home, options: Namespace) -> int:
     auth = api_access.auth_of(home)
     nights = schedules(home)
     services, environment, api = plan(home, options, auth, nights)
-    if options.ray:
-        cluster, access = cluster_access.of_this_machine(home)
-        services, environment = [cluster, *services], {**environment, **access}
     hide(home, environment)
     logs = home.warehouse / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     opened: dict[str, Identity | None] = {}
     try:
+        if options.ray:
+            cluster, access = cluster_access.of_this_machine(home)
+            services, environment = [cluster, *services], {**environment, **access}
         for service in services:
             opened[service.name] = identity(home.mlflow_db)
             start(service, environment, logs)

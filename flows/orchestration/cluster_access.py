@@ -29,6 +29,8 @@ STAY_ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 FIRST_PORT = 6379
+OWNER = "home"
+"""File of the session folder that names the home which made it."""
 SESSIONS, SESSION = Path("/tmp"), "nightrecs-ray-"  # noqa: S108 - mkdtemp makes it
 """Where the session folder is, and how its name begins. Paths of sockets must be short, so it is not in the home. Ray
 lets every user write to its own folders, so they are in one that only the owner can enter."""
@@ -100,6 +102,7 @@ def of_this_machine(home: Home) -> tuple[Service, dict[str, str]]:
     clean(home)  # of an `up` that was killed
     address, token = f"{HOST}:{free_port(FIRST_PORT)}", secret_at(token_file_of(home))
     session = tempfile.mkdtemp(prefix=SESSION, dir=SESSIONS)  # only the owner can enter it
+    Path(session, OWNER).write_text(str(home.root))
     write_atomically(file_of(home), json.dumps({"address": address, "session": session}))
     arguments = ["--head", "--block", f"--node-ip-address={HOST}", f"--port={address.rpartition(':')[2]}"]
     arguments += ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={STORE_BYTES}"]
@@ -109,9 +112,13 @@ def of_this_machine(home: Home) -> tuple[Service, dict[str, str]]:
 
 
 def clean(home: Home) -> None:
-    """Remove what tells others of the cluster of `up --ray`, and its session folder. It must have ended."""
+    """Remove what tells others of the cluster of `up --ray`, and its session folder. It must have ended.
+
+    The folder of another home, of which this one is a copy, stays.
+    """
     session = Path(_recorded(home).get("session", ""))
-    if session.name.startswith(SESSION) and session.parent == SESSIONS and not session.is_symlink():
+    is_ours = session.name.startswith(SESSION) and session.parent == SESSIONS and not session.is_symlink()
+    if is_ours and _text(session / OWNER) == str(home.root):
         shutil.rmtree(session, ignore_errors=True)
     file_of(home).unlink(missing_ok=True)
 

@@ -46,8 +46,8 @@ def building(run: Run) -> Iterator[tuple[Path, warehouse.Connection]]:
     )
     try:
         # without a log: what a killed process leaves is deleted
-        options = f"STORAGE_VERSION '{OLDEST_READABLE}', RECOVERY_MODE no_wal_writes"
-        con.execute(f"ATTACH {warehouse.literal(path)} AS night ({options})")
+        attach = f"ATTACH {warehouse.literal(path)} AS night (STORAGE_VERSION '{OLDEST_READABLE}'"
+        con.execute(f"{attach}, RECOVERY_MODE no_wal_writes)")
         con.execute("USE night")
         yield path, con
         con.execute("USE memory")

@@ -11,6 +11,8 @@ from pipeline.sources.dialect import BOM, LINE_LIMIT, Layout
 
 _SIZE = LINE_LIMIT // 2
 _LF = 10
+_LEADS = (b"", b" ", b"\t")
+"""What may stand before the first name of a header that is repeated within a file."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def survey(path: Path, layout: Layout) -> list[Block]:
             if has_quotes and _quotes_are_odd(block, delimiter, quote):
                 doubts.add("a quote within a value")
             header = header if blocks else _header_in(plain, layout)
-            doubts |= _joined_doubts(plain, header, is_first=not blocks)
+            doubts |= _joined_doubts(plain, header, layout, is_first=not blocks)
             doubts |= _settings_doubts(plain, line, layout)
             is_plain = not any(byte in block for byte in blank)
             blocks.append(
@@ -85,12 +87,26 @@ def _header_in(plain: bytes, layout: Layout) -> bytes:
     return lines[-2] if is_there else b""
 
 
-def _joined_doubts(plain: bytes, header: bytes, is_first: bool) -> set[str]:
-    """Doubts about a block, with LF alone, of a file that was made of several, each with this header."""
+def _joined_doubts(plain: bytes, header: bytes, layout: Layout, is_first: bool) -> set[str]:
+    """Doubts about a block, with LF alone, of a file that was made of several, each with this header.
+
+    Further headers may be written otherwise, in quotes or with blanks around the names.
+    """
     doubts = set[str]()
     if plain.startswith(BOM) or b"\n" + BOM in plain:
         doubts.add("a byte order mark within")
-    if header and ((not is_first and plain.startswith(header)) or b"\n" + header in plain):
+    if not header:
+        return doubts
+    first, delimiter, quote = (
+        text.encode(layout.encoding) for text in (layout.names[0], layout.delimiter, layout.quote)
+    )
+    names = {first, quote + first + quote}
+    starts = {header, *(lead + name + end for lead in _LEADS for name in names for end in (delimiter, b" ", b"\t"))}
+    padded = bool(first) and any(2 * blank in plain for blank in (b" ", b"\t"))
+    if (
+        any((not is_first and plain.startswith(start)) or b"\n" + start in plain for start in starts)
+        or (padded and any(blank + name in plain for blank in (b" ", b"\t") for name in names))
+    ):  # fmt: skip
         doubts.add("a header within")
     return doubts
 

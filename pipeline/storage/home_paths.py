@@ -165,7 +165,9 @@ def repair(home: Home, relocation: Relocation) -> int:
 
 def forget_services(home: Home) -> None:
     """Remove the state of running services and their auth strings from a copy: they belong to the original."""
-    (home.warehouse / "up.json").unlink(missing_ok=True)
+    for name in ("up.json", "ray.json"):
+        (home.warehouse / name).unlink(missing_ok=True)
+    home.api_auth.with_name("ray-token").unlink(missing_ok=True)
     home.api_auth.unlink(missing_ok=True)
     home.mlflow_auth.unlink(missing_ok=True)
 

@@ -238,4 +238,8 @@ def test_without_the_lake_it_says_what_is_gone(published_home, tmp_path, capsys)
     shutil.rmtree(Home(moved).lake("tiny") / "5_models")
     assert main(["--home", str(moved), "explain", "tiny", "u03", "i05"]) == 2
     error = capsys.readouterr().err
-    assert "5_models" in error and "gone or damaged" in error and "nightrecs run ./tiny.toml" in error
+    assert (
+        "5_models" in error
+        and "gone or damaged" in error
+        and f"nightrecs run {published_home.parent}/tiny.toml" in error
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -20,7 +21,7 @@ from pipeline.core.errors import SettingsError
 from pipeline.core.paths import Home
 from pipeline.publishing import listed_users
 from pipeline.schemas import tables
-from pipeline.storage import journal, lake
+from pipeline.storage import home_paths, journal, lake
 from tests.support import ray_cluster as clusters
 from tests.support.ray_cluster import RayCluster, fits_of_mf, parts_of_export, wait_for
 from tests.support.tastes import one_night, write_log
@@ -276,6 +277,12 @@ def test_only_the_owner_can_enter_the_session_folder(tmp_path: Path, monkeypatch
         assert place.parent.parent == tmp_path and place.parent.stat().st_mode & 0o077 == 0
         place.mkdir(mode=0o777)
     assert not sessions[0].exists() and sessions[1].exists()
+    copy = Home(tmp_path / "copy")
+    shutil.copytree(home.root, copy.root)
+    cluster_access.clean(copy)
+    assert sessions[1].exists(), "it is the original's"
+    home_paths.forget_services(copy)
+    assert not any(path.name in ("ray.json", "ray-token") for path in copy.root.rglob("*"))
     cluster_access.clean(home)
     assert not sessions[1].exists() and not cluster_access.file_of(home).exists()
     (tmp_path / "other").mkdir()

@@ -61,6 +61,16 @@ def test_a_header_without_numbers_is_no_interaction_when_it_comes_again(tmp_path
     assert blocks.stat().st_size > 2**20 and found.ledger == {"kept": 61 * 40, "repeated_header": 30}
 
 
+@pytest.mark.parametrize(
+    "again", ['"user","item"', "user ,item", " user, item", "  user,item", '"user",item', "\tuser,item"]
+)
+def test_a_header_that_is_written_otherwise_the_second_time(tmp_path: Path, again: str):
+    pairs = "".join(f"{user},{item}\n" for user, item in PAIRS)
+    path = put(tmp_path, "log.csv", f"user,item\n{pairs}{again}\n{pairs}")
+    found = both_ways(path, tmp_path, user="user", item="item")
+    assert found.ledger == {"kept": 80, "repeated_header": 1}
+
+
 def test_a_mark_in_a_value_stays_and_one_before_a_line_goes(tmp_path: Path):
     path = put(tmp_path, "log.csv", f"\ufeff\ufeff{GOOD}\ufeffu1,i1,3\nu\ufeff2,i2,4\n")
     found = both_ways(path, tmp_path, user="user", item="item", rating="rating")
