@@ -36,7 +36,7 @@ class ReplacedStore:
     def __post_init__(self) -> None:
         self.opened = self.opened or identity(self.file)
 
-    def look(self) -> bool:
+    def restart_if_replaced(self) -> bool:
         """Restart the server if the database was replaced; returns whether it was.
 
         A server that does not start again is left to the loop that monitors its process.

@@ -212,7 +212,7 @@ def watch(services: list[Service], logs: Path, nights: Watch, stores: Sequence[R
     """Monitor the services. Returns 1 when one ends by itself; the caller then stops the others."""
     while True:
         for store in stores:
-            store.look()
+            store.restart_if_replaced()
         for service in services:
             assert service.process is not None
             if (code := service.process.poll()) is not None:

@@ -13,7 +13,7 @@ from pipeline.evaluation import per_user, ranking_metrics, rating_evaluator, seg
 from pipeline.evaluation.eval_task import EvalRun, EvalTask, Splits, eval_task
 from pipeline.evaluation.rating_evaluator import Records
 from pipeline.models import Recommender
-from pipeline.ranking.joint_ranks import Answerer, Question, joint_ranks
+from pipeline.ranking.joint_ranks import JointRanking, SplitTask, joint_ranks
 from pipeline.ranking.ranks import Ranks, candidate_ranks, holdout_ranks
 from pipeline.ranking.sampled_candidates import N_NEGATIVES, sampled_99
 
@@ -52,11 +52,11 @@ def ranked_together(eval_runs: Sequence[EvalRun]) -> dict[str, Ranks]:
     if len(asked) < 2 or not (same and in_bulk and "full" in first.settings.evaluation.protocols):
         return {}
     tasks = [eval_task(run.splits, run.split, run.fit).without_leak for run in asked]
-    questions = [Question(task.users, task.mask, task.holdout) for task in tasks]
+    of_splits = [SplitTask(task.users, task.mask, task.holdout) for task in tasks]
     allowed = None if tasks[0].new is None else tasks[0].new.servable(model.reads_attributes)
     depth = max(first.settings.evaluation.cutoffs)
-    answerer = Answerer(model, tasks[0].fitted, depth, allowed, tasks[0].popular)
-    return dict(zip([run.split for run in asked], joint_ranks(answerer, questions), strict=True))
+    ranking = JointRanking(model, tasks[0].fitted, depth, allowed, tasks[0].popular)
+    return dict(zip([run.split for run in asked], joint_ranks(ranking, of_splits), strict=True))
 
 
 def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:

@@ -18,7 +18,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 def save(model: Recommender, folder: Path) -> None:
     """Write a model into a folder that exists."""
-    save_file(_apart(model.state_dict()), folder / WEIGHTS)
+    save_file(_copied_where_shared(model.state_dict()), folder / WEIGHTS)
     about = {
         "family": registry.name_of(type(model)),
         "config": model.config.model_dump(mode="json"),
@@ -30,7 +30,7 @@ def save(model: Recommender, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(about, indent=2))
 
 
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copied_where_shared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, of which no two share memory; copied only where they do: some fill half of it."""
     apart: dict[str, Tensor] = {}
     held: set[int] = set()

@@ -13,8 +13,8 @@ from pipeline.training.interactions import History
 
 
 @dataclass(frozen=True)
-class Question:
-    """What one split asks; rows of `mask` and `holdout` belong to `users`, which ascend."""
+class SplitTask:
+    """Whom and what one split ranks; rows of `mask` and `holdout` belong to `users`, which ascend."""
 
     users: Tensor
     """(N,)"""
@@ -23,8 +23,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answerer:
-    """A model, and what is the same for all questions."""
+class JointRanking:
+    """A model, and what is the same for all tasks."""
 
     model: Recommender
     history: History
@@ -33,63 +33,63 @@ class Answerer:
     allowed: Tensor | None = None
     fallback: Tensor | None = None
 
-    def maker(self, question: Question, tile: int | None) -> ListMaker:
-        """Makes the lists of a question."""
-        users = question.users
-        inputs = ServeInputs(users, _wide(self.history[users]), question.mask, self.fallback)
-        return ListMaker(inputs, self.depth, self.allowed, tile, question.holdout)
+    def maker(self, task: SplitTask, tile: int | None) -> ListMaker:
+        """Makes the lists of a task."""
+        users = task.users
+        inputs = ServeInputs(users, _wide(self.history[users]), task.mask, self.fallback)
+        return ListMaker(inputs, self.depth, self.allowed, tile, task.holdout)
 
 
 @torch.no_grad()
-def joint_ranks(answerer: Answerer, questions: Sequence[Question], tile: int | None = None) -> list[Ranks]:
-    """`ranks.holdout_ranks` of every question, each user scored once; the caller has called `refuse_leak`.
+def joint_ranks(ranking: JointRanking, tasks: Sequence[SplitTask], tile: int | None = None) -> list[Ranks]:
+    """`ranks.holdout_ranks` of every task, each user scored once; the caller has called `refuse_leak`.
 
     `tile`: users scored at once. ScoreError: a score is NaN or +inf.
     """
-    of_users = [question.users for question in questions]
-    parts: list[list[tuple[Lists, Tensor]]] = [[] for _ in questions]
+    of_users = [task.users for task in tasks]
+    parts: list[list[tuple[Lists, Tensor]]] = [[] for _ in tasks]
     for users in torch.unique(torch.cat(of_users)).split(USERS):
-        some = [_between(question, users) for question in questions]
-        for own, lists_and_ranks in zip(parts, _answer(answerer, some, tile), strict=True):
+        some = [_between(task, users) for task in tasks]
+        for own, lists_and_ranks in zip(parts, _lists_and_ranks(ranking, some, tile), strict=True):
             own.append(lists_and_ranks)
     joint = []
-    for question, own in zip(questions, parts, strict=True):
+    for task, own in zip(tasks, parts, strict=True):
         ranks = torch.cat([ranks for _, ranks in own])  # (E,)
-        warm = answerer.history.lengths[question.users] > 0  # (N,)
+        warm = ranking.history.lengths[task.users] > 0  # (N,)
         lists = Lists.joined([lists for lists, _ in own])
-        joint.append(Ranks(question.holdout.offsets, ranks, answerer.depth, warm, lists))
+        joint.append(Ranks(task.holdout.offsets, ranks, ranking.depth, warm, lists))
     return joint
 
 
-def _answer(answerer: Answerer, questions: Sequence[Question], tile: int | None) -> list[tuple[Lists, Tensor]]:
-    """Lists of the users of each question, and ranks of its holdout events."""
-    model, history = answerer.model, answerer.history
-    makers = [answerer.maker(question, tile) for question in questions]
+def _lists_and_ranks(ranking: JointRanking, tasks: Sequence[SplitTask], tile: int | None) -> list[tuple[Lists, Tensor]]:
+    """Lists of the users of each task, and ranks of its holdout events."""
+    model, history = ranking.model, ranking.history
+    makers = [ranking.maker(task, tile) for task in tasks]
     left = [maker.start(model).nonzero().squeeze(1) for maker in makers]  # (R,) rows of each
-    asked = torch.unique(torch.cat([q.users[rows] for q, rows in zip(questions, left, strict=True)]))  # (S,)
+    asked = torch.unique(torch.cat([task.users[rows] for task, rows in zip(tasks, left, strict=True)]))  # (S,)
     size = tile or bulk_size(model, history.n_items, asked.device)
     for at in in_tiles(torch.ones_like(asked, dtype=torch.bool), size):
         users = asked[at]  # (B,)
         scores = model.score(users, _wide(history[users]))  # (B, I)
-        for question, maker, rows in zip(questions, makers, left, strict=True):
-            of_rows = question.users[rows]  # (R,)
+        for task, maker, rows in zip(tasks, makers, left, strict=True):
+            of_rows = task.users[rows]  # (R,)
             own = rows[(of_rows >= users[0]) & (of_rows <= users[-1])]
             for some in own.split(maker.size):
-                place = torch.searchsorted(users, question.users[some])
+                place = torch.searchsorted(users, task.users[some])
                 maker.take(some, scores if len(some) == len(users) else scores[place])
     found = []
-    for question, maker in zip(questions, makers, strict=True):
+    for task, maker in zip(tasks, makers, strict=True):
         lists, equals = maker.end()
-        found.append((lists, ranks_in(lists, equals, question.holdout, answerer.depth)))
+        found.append((lists, ranks_in(lists, equals, task.holdout, ranking.depth)))
     return found
 
 
-def _between(question: Question, users: Tensor) -> Question:
-    """The part of a question for the users between the first and the last one, both included."""
-    rows = ((question.users >= users[0]) & (question.users <= users[-1])).nonzero().squeeze(1)
-    if len(rows) == len(question.users):
-        return question
-    return Question(question.users[rows], question.mask[rows], question.holdout[rows])
+def _between(task: SplitTask, users: Tensor) -> SplitTask:
+    """The part of a task for the users between the first and the last one, both included."""
+    rows = ((task.users >= users[0]) & (task.users <= users[-1])).nonzero().squeeze(1)
+    if len(rows) == len(task.users):
+        return task
+    return SplitTask(task.users[rows], task.mask[rows], task.holdout[rows])
 
 
 def _wide(history: History) -> History:

@@ -36,7 +36,7 @@ class CatalogLine:
     cells: dict[str, str] | Reason
     raw: str
     """The line as `rejected_rows` shows it."""
-    has_twins: bool = False
+    has_repeated_key: bool = False
     """Whether a JSON object has a key twice."""
 
 
@@ -53,7 +53,7 @@ def read_items(
     others = other_columns(folder, names, items, section)
     is_empty = Reason.EMPTY_USER if section == "users" else Reason.EMPTY_ITEM
     skipped: list[tuple] = []
-    repeated = missing = twins = 0
+    repeated = missing = n_repeated = 0
     for name in names:
         kind = kind_of(folder / name, name)
         wanted = named_columns(items, section)
@@ -68,7 +68,7 @@ def read_items(
             if words := [column for column, cell in values.items() if kind == Kind.TEXT and cell.strip() in MISSING]:
                 values |= dict.fromkeys(words, "")
                 missing += len(words) - (items.id in words)
-            twins += row.has_twins
+            n_repeated += row.has_repeated_key
             item = values[items.id]
             try:
                 check_id(item, is_empty, items.id)
@@ -82,7 +82,7 @@ def read_items(
     frame = pl.DataFrame([(i, *v) for i, v in found.items()], schema=schema, orient="row")
     rejects = pl.DataFrame(skipped, schema=tables.REJECTED_ROWS.schema, orient="row")
     counts = {"items": len(found), "repeated": repeated, "skipped": len(skipped)}
-    counts |= {name: n for name, n in (("missing", missing), ("key_twice", twins)) if n}
+    counts |= {name: n for name, n in (("missing", missing), ("key_twice", n_repeated)) if n}
     catalog = tables.CATALOG.check(frame).hstack(frame.select(pl.col(f"^{OTHER}.*$")))
     return catalog, counts, rejects
 
@@ -165,7 +165,7 @@ def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
     """Lines of JSON with cells as text; lists are joined as those of Parquet files."""
     plain, reading = prepare(path, name, items, scratch / "items.plain")
     json_lines.check_columns(plain, name, reading, wanted)
-    has_twins = json_lines.finder_of_twins(wanted.values(), reading.encoding)
+    has_repeated_key = json_lines.finder_of_repeated_keys(wanted.values(), reading.encoding)
     for line, raw, found in json_lines.objects(plain, reading):
         text = shown(raw, reading.encoding)
         if isinstance(found, Reason):
@@ -173,7 +173,7 @@ def _json_rows(path: Path, name: str, items: Items, wanted: dict[str, str], scra
             continue
         try:
             cells = {column: _json_cell(found, column, items) for column in wanted.values()}
-            yield CatalogLine(line, cells, text, has_twins(raw))
+            yield CatalogLine(line, cells, text, has_repeated_key(raw))
         except Rejected as rejected:
             yield CatalogLine(line, rejected.reason, text)
 

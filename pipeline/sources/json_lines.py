@@ -142,7 +142,7 @@ class _Text:
     def _read_singly(self, block: _Block) -> None:
         wanted, stored, source = wanted_columns(self.dataset), stored_columns(self.dataset), self.dataset.source
         others, part = [wanted.get(role) for role in ROLES if role != "item"], self.part
-        twice = finder_of_twins(wanted.values(), self.reading.encoding)
+        twice = finder_of_repeated_keys(wanted.values(), self.reading.encoding)
         for line, raw, found in objects(self.plain, self.reading, block.start, block.first, block.lines):
             self.one_by_one += 1
             if isinstance(found, Reason):
@@ -252,25 +252,25 @@ def parse_object(line: str) -> dict[str, object] | None:
     return None if isinstance(found, Reason) else found
 
 
-def finder_of_twins(columns: Iterable[str], encoding: str) -> Callable[[bytes], bool]:
+def finder_of_repeated_keys(columns: Iterable[str], encoding: str) -> Callable[[bytes], bool]:
     """A function that tells whether a line of JSON has a key of these columns twice in one object."""
     keys = frozenset(part for column in columns for part in (column, *column.split(".")))
     written = [json.dumps(key, ensure_ascii=False).encode(encoding, "replace") for key in keys]
 
-    def has_twins(raw: bytes) -> bool:
+    def has_repeated_key(raw: bytes) -> bool:
         if b"\\u" not in raw and all(raw.count(key) < 2 for key in written):
             return False
-        twins = False
+        is_repeated = False
 
         def pairs(found: list[tuple[str, object]]) -> None:
-            nonlocal twins
+            nonlocal is_repeated
             names = [name for name, _ in found if name in keys]
-            twins = twins or len(set(names)) < len(names)
+            is_repeated = is_repeated or len(set(names)) < len(names)
 
         json.loads(raw.decode(encoding), object_pairs_hook=pairs, parse_int=str, parse_float=str)
-        return twins
+        return is_repeated
 
-    return has_twins
+    return has_repeated_key
 
 
 class _NoNumber(ValueError):

@@ -98,7 +98,7 @@ class FileStore(Protocol):
 
     @property
     def odd_key(self) -> str | None:
-        """A key that `entries` came across and that can't be read or removed here, such as `a//b`."""
+        """A key that `entries` found and that can't be read or removed here, such as `a//b`."""
         ...
 
     def any_key(self) -> str | None:

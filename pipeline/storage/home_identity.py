@@ -161,7 +161,6 @@ def _is_settled(home: Home, found: Identity | None) -> bool:
 
 
 def _settle(home: Home, found: Identity | None) -> None:
-
     event, came_from = location_state(home)
     if found is None and home.marker.exists():
         aside = home.marker.rename(home.marker.with_name(f"home.json.unreadable-{utcnow():%Y%m%dT%H%M%S}"))

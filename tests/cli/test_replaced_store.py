@@ -69,19 +69,19 @@ def replace(file: Path) -> None:
 def test_an_open_server_is_restarted_on_the_new_file(store, tmp_path: Path):
     watched, shown = store
     before = watched.service.process
-    assert not watched.look() and watched.service.process is before, "an untouched file changes nothing"
+    assert not watched.restart_if_replaced() and watched.service.process is before, "an untouched file changes nothing"
     with closing(sqlite3.connect(watched.file)) as con, con:
         con.execute("insert into runs values ('in place')")
-    assert not watched.look(), "nor does a write to it"
+    assert not watched.restart_if_replaced(), "nor does a write to it"
     replace(watched.file)
     (tmp_path / "write").touch()
     wait_for(tmp_path / "write", there=False)
     assert "by the open server" not in names(watched.file), "without a restart it can't write, and shows old rows"
     shown.unlink()
-    assert watched.look() and watched.service.process is not before
+    assert watched.restart_if_replaced() and watched.service.process is not before
     wait_for(shown)
     assert "of a later night" in shown.read_text() and before.poll() is not None
-    assert not watched.look(), "once"
+    assert not watched.restart_if_replaced(), "once"
     (tmp_path / "write").touch()
     wait_for(tmp_path / "write", there=False)
     assert names(watched.file) == ["first", "in place", "of a later night", "by the open server"], (
@@ -93,10 +93,10 @@ def test_a_file_that_is_gone_for_a_moment_or_a_server_that_does_not_start_ends_n
     watched, _ = store
     aside = watched.file.with_name("aside")
     watched.file.rename(aside)
-    assert not watched.look(), "while it is gone there is nothing to open"
+    assert not watched.restart_if_replaced(), "while it is gone there is nothing to open"
     aside.rename(watched.file)
-    assert not watched.look()
+    assert not watched.restart_if_replaced()
     watched.service.command = [sys.executable, "-c", "raise SystemExit(3)"]
     monkeypatch.setattr(watched.service, "health", ("http://127.0.0.1:9/",))
     replace(watched.file)
-    assert watched.look() and watched.service.process.wait() == 3, "`up` sees that it ended"
+    assert watched.restart_if_replaced() and watched.service.process.wait() == 3, "`up` sees that it ended"

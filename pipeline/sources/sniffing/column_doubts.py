@@ -17,7 +17,7 @@ _ROUNDED = re.compile(r"[0-9]([.,][0-9]+)?E\+[0-9]+").fullmatch
 _MOSTLY = 0.9
 
 
-def named_apart(table: Peek, roles: dict[str, int], name: str) -> Peek:
+def with_distinct_names(table: Peek, roles: dict[str, int], name: str) -> Peek:
     """The table with names of its own for columns of a role whose name occurs twice, in place of the header.
 
     Raises UnreadableInput for a file that has its names in it.
@@ -43,10 +43,10 @@ def named_apart(table: Peek, roles: dict[str, int], name: str) -> Peek:
 
 def column_doubts(table: Peek, roles: dict[str, int]) -> list[str]:
     """One sentence per doubt."""
-    return [*_twins(table, roles), *(note for role in _IDS for note in _of_ids(table, roles[role], role))]
+    return [*_repeated_names(table, roles), *(note for role in _IDS for note in _of_ids(table, roles[role], role))]
 
 
-def _twins(table: Peek, roles: dict[str, int]) -> Iterator[str]:
+def _repeated_names(table: Peek, roles: dict[str, int]) -> Iterator[str]:
     """Columns that have one name, but for upper and lower case."""
     alike = defaultdict[str, list[int]](list)
     for at, name in enumerate(table.names):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing import availability
-from pipeline.sources.sniffing.column_doubts import named_apart
+from pipeline.sources.sniffing.column_doubts import with_distinct_names
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
 from pipeline.sources.sniffing.events_section import events_section
@@ -71,7 +71,7 @@ def propose(path: Path, name: str = "") -> Proposal:
         )
     refuse_nested(path.name, table.names, table.nested, roles)
     refuse_lists(path.name, table.names, table.rows, roles)
-    table = named_apart(table, roles, path.name)
+    table = with_distinct_names(table, roles, path.name)
     counted = _counted(table, assigned)
     events = events_section(path, table, {at for at in roles.values() if at != counted})
     if events and events.quantity:

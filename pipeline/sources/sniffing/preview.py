@@ -14,7 +14,7 @@ from pipeline.sources import files
 from pipeline.sources.doubts import KEY_TWICE, in_words
 from pipeline.sources.extra_columns import is_bytes
 from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
-from pipeline.sources.json_lines import any_cell, columns_of, finder_of_twins, kinds_of, parse_object
+from pipeline.sources.json_lines import any_cell, columns_of, finder_of_repeated_keys, kinds_of, parse_object
 from pipeline.sources.plain_text import has_returns_only
 from pipeline.sources.sniffing.column_roles import NAMES, fits, guessed_names
 from pipeline.sources.sniffing.encodings import Guess, guess
@@ -164,9 +164,11 @@ def _json_lines(path: Path, text: FirstText) -> Peek:
     found = [each for each in parsed if each is not None]
     names = list(columns_of(found))
     notes = [text.guess.note] if text.guess.note else []
-    has_twins = finder_of_twins(names, "utf-8")
-    twins = sum(has_twins(line.encode()) for line, each in zip(text.lines, parsed, strict=False) if each is not None)
-    notes += in_words({KEY_TWICE: twins} if twins else {})
+    has_repeated_key = finder_of_repeated_keys(names, "utf-8")
+    n_repeated = sum(
+        has_repeated_key(line.encode()) for line, each in zip(text.lines, parsed, strict=False) if each is not None
+    )
+    notes += in_words({KEY_TWICE: n_repeated} if n_repeated else {})
     reading = {} if text.guess.encoding == "utf-8" else {"encoding": text.guess.encoding}
     rows = [[any_cell(each, name) for name in names] for each in found]
     return Peek(names, rows, reading, notes, has_layout=False, kinds=kinds_of(found, names))
