@@ -226,7 +226,7 @@ def describe(answer: dict[str, Any], options: Namespace) -> None:
             show_line(f"         rolled back{when} from {back['from']}")
         newest = f", newest of {answer['last_timestamp']:%Y-%m-%d}" if answer["last_timestamp"] else ""
         show_line(f"data     {answer['rows']:,} rows, {answer['users']:,} users, {answer['items']:,} items{newest}")
-    if answer["forgotten_elsewhere"]:
+    if answer.get("forgotten_elsewhere"):
         show_line(f"forgotten {answer['forgotten_elsewhere']}")
     if answer["last_night"]:
         show_line(f"last     {answer['last_night']}, {answer['last_outcome']}")

@@ -20,6 +20,7 @@ class Table(torch.nn.Module):
     serves_everyone = True
     needs_ratings = False
     personal = True
+    scores_in_bulk = False
 
     def __init__(self, scores: torch.Tensor):
         super().__init__()

@@ -448,7 +448,7 @@ def test_a_catalog_may_be_parquet(tmp_path):
         kept = pl.read_parquet(folder / "catalog.parquet")["attributes"].to_list()
         assert kept == ['{"kinds": ["Crime"]}', '{"kinds": []}']
     films.select("id", title=pl.concat_list("title")).write_parquet(data / "films.parquet")
-    with pytest.raises(UnreadableInput, match=r"films.parquet is truncated, or no Parquet file"):
+    with pytest.raises(UnreadableInput, match=r"films.parquet: column 'title' \(items.title\) .*: cast it to text"):
         ingest.read_source(make_run(tmp_path / "c", data, items={**config, "attributes": {}}))
     (data / "films.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UnreadableInput, match=r"films.parquet is truncated, or no Parquet file"):
