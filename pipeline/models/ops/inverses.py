@@ -12,8 +12,8 @@ def inverse(matrix: Tensor) -> Tensor:
 def inverse_in_place(matrix: Tensor) -> Tensor:
     """The inverse of a symmetric positive definite (I, I), which is overwritten, on a CPU.
 
-    LAPACK works on matrices that are stored column by column. The transposed one is, so nothing is copied. It is torch's:
-    scipy's takes a third less time on some processors, and ends the process at a side of 27,000 (SIGSEGV in potrf).
+    LAPACK works on matrices that are stored column by column. The transposed one is, so nothing is copied. It is
+    torch's: scipy's is a third faster on some processors, and ends the process at a side of 27,000 (SIGSEGV in potrf).
     """
     by_column = matrix.T
     torch.linalg.cholesky_ex(by_column, check_errors=True, out=(by_column, torch.empty((), dtype=torch.int32)))
