@@ -164,16 +164,23 @@ class Blend(Recommender):
         return explain
 
     def _standard(self, at: int, model: Recommender, users: Tensor, history: History) -> Tensor:
-        """Scores of one member with mean 0 and deviation 1 over all items, (B, I)."""
+        """`_standardised`, kept while weights are learned."""
+        if self._known is None:
+            return _standardised(model, users, history)
         tile = (at, users.cpu().numpy().tobytes())  # all users: with sampled candidates one may fill several rows
-        if self._known is not None and tile in self._known:
+        if tile in self._known:
             return self._known[tile]
-        scores = model.score(users, history)  # (B, I)
-        deviation, mean = torch.std_mean(scores, 1, keepdim=True, correction=0)
-        standard = (scores - mean) / deviation.clamp(min=1e-9)
-        if self._known is not None and sum(map(len, self._known.values())) < self.n_users * len(self.models):
+        standard = _standardised(model, users, history)
+        if sum(map(len, self._known.values())) < self.n_users * len(self.models):
             self._known[tile] = standard
         return standard
+
+
+def _standardised(model: Recommender, users: Tensor, history: History) -> Tensor:
+    """Scores of one member with mean 0 and deviation 1 over all items, (B, I)."""
+    scores = model.score(users, history)  # (B, I)
+    deviation, mean = torch.std_mean(scores, 1, keepdim=True, correction=0)
+    return (scores - mean) / deviation.clamp(min=1e-9)
 
 
 class _NoTime(Exception):
