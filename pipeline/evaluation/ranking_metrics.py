@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.settings import ERRORS
-from pipeline.core.bootstrap import RESAMPLES, intervals
+from pipeline.core.bootstrap import RESAMPLES, intervals, intervals_by_user
 from pipeline.ranking.ranks import Ranks
 
 
@@ -184,11 +184,13 @@ def summarise(
     *,
     warm: Tensor | None = None,
     popular: Tensor | None = None,
+    of: Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """Records of tables.METRICS without run_id; segment `all`: users with history, `cold_users`: the others.
 
     Both contain only users with holdout. `warm` (U,) defaults to users with a history. `popular` (I,), training
-    interactions per item, defines the catalog; without it, or without lists, there is no coverage.
+    interactions per item, defines the catalog; without it, or without lists, there is no coverage. `of` (U,): the user
+    of each row of `ranks`, where these are events; intervals then resample users with all their events.
     """
     values = per_user(ranks, cutoffs)
     warm = ranks.warm if warm is None else warm.to(ranks.warm.device)
@@ -200,7 +202,10 @@ def summarise(
             continue
         base = scope.record(segment, n)
         matrix = torch.stack([v[users] for v in values.values()], 1)  # (n, M)
-        ends = intervals(matrix, scope.seed, resamples=scope.resamples).tolist()
+        if of is None:
+            ends = intervals(matrix, scope.seed, resamples=scope.resamples).tolist()
+        else:
+            ends = intervals_by_user(matrix, of[users], scope.seed, resamples=scope.resamples).tolist()
         for (name, k), mean, (low, high) in zip(values, matrix.mean(0).tolist(), ends, strict=True):
             value = {"value": mean, "ci_low": low, "ci_high": high}
             records.append({**base, "metric": name, "cutoff": k, **value})
