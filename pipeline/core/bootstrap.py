@@ -42,17 +42,6 @@ def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamp
     return torch.quantile(_means(values, counts, seed, resamples), ENDS.to(values.device), dim=0).T
 
 
-def intervals_by_user(values: Tensor, users: Tensor, seed: int, *, resamples: int = RESAMPLES) -> Tensor:
-    """`intervals` of the column means of (N, M) rows, (M, 2), where `users` (N,) are resampled with all their rows.
-
-    The rows of a user resemble each other, so resampling rows would give intervals that are too narrow.
-    """
-    of, counts = torch.unique(users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
-    sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64)  # (U, M), added in a fixed order
-    sums = sums.index_add_(0, of.cpu(), values.double().cpu()).to(values.device)
-    return intervals(sums, seed, counts=counts, resamples=resamples)
-
-
 def paired_difference(
     a: Tensor, b: Tensor, seed: int = 42, resamples: int = RESAMPLES, confidence: float = 0.95
 ) -> Difference:

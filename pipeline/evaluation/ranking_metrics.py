@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.settings import ERRORS
-from pipeline.core.bootstrap import RESAMPLES, intervals, intervals_by_user
+from pipeline.core.bootstrap import RESAMPLES, intervals
 from pipeline.ranking.ranks import Ranks
 
 
@@ -135,6 +135,17 @@ def coverage(items: Tensor, popular: Tensor) -> float:
     listed = torch.zeros(len(popular), dtype=torch.bool, device=popular.device)
     listed[items[items >= 0].to(popular.device)] = True
     return int((listed & (popular > 0)).sum()) / max(1, int((popular > 0).sum()))
+
+
+def intervals_by_user(values: Tensor, users: Tensor, seed: int, *, resamples: int = RESAMPLES) -> Tensor:
+    """`intervals` of the column means of (N, M) rows, (M, 2), where `users` (N,) are resampled with all their rows.
+
+    The rows of a user resemble each other, so resampling rows would give intervals that are too narrow.
+    """
+    of, counts = torch.unique(users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
+    sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64)  # (U, M), added in a fixed order
+    sums = sums.index_add_(0, of.cpu(), values.double().cpu()).to(values.device)
+    return intervals(sums, seed, counts=counts, resamples=resamples)
 
 
 def higher_is_better(name: str) -> bool:

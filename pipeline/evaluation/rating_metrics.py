@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.core.bootstrap import intervals_by_user
-from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.evaluation.ranking_metrics import Scope, intervals_by_user
 from pipeline.training.interactions import Interactions
 
 ITEM_DAMPING, USER_DAMPING = 25.0, 10.0

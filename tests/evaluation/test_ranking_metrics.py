@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pipeline.core import bootstrap
-from pipeline.core.bootstrap import intervals, intervals_by_user, paired_difference
+from pipeline.core.bootstrap import intervals, paired_difference
 from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics
-from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.evaluation.ranking_metrics import Scope, intervals_by_user
 from pipeline.evaluation.rating_metrics import RatedRows, baselines, rating_errors
 from pipeline.ranking.ranks import Lists, Ranks
 from pipeline.schemas import tables
