@@ -17,7 +17,10 @@ from pipeline.storage import journal, journal_entries, lake
 
 
 def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
-    """Search, fit and evaluate `label` as `candidate_models` does. Returns the journal entries of each stage."""
+    """Search, fit and evaluate `label` as `candidate_models` does. Returns the journal entries of each stage.
+
+    A large evaluation is left to the night, which gives it to the engine in parts.
+    """
     records: spread.Records = {}
 
     def step(call: StageCall, stage: Callable[..., Path], *inputs: Any) -> Path:
@@ -36,7 +39,8 @@ def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
     if (both := run.settings.evaluation.fit_for_test) != "train":
         call = StageCall(StageName.TRAIN, label, fit=both)
         tested = step(call, train.refit_model, run, parts, label, both, fit)
-    step(StageCall(StageName.EVALUATE, label), evaluate.evaluate_model, run, parts, label, fit, tested)
+    if not evaluate.is_spread(parts):
+        step(StageCall(StageName.EVALUATE, label), evaluate.evaluate_model, run, parts, label, fit, tested)
     return records
 
 

@@ -12,7 +12,9 @@ from flows.step import plainly
 from pipeline.config.run import Run
 from pipeline.core import spread
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.evaluation import rank_parts
 from pipeline.publishing import listed_users
+from pipeline.ranking import ranks
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from tests.support.engines import Elsewhere
@@ -32,10 +34,12 @@ def in_shards(run: Run) -> Run:
 def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = {}
     monkeypatch.setattr(listed_users, "USERS_PER_PART", 7)
+    monkeypatch.setattr(rank_parts, "PAIRS", 1)
     for name, engine in (("here", spread.Engine()), ("there", Elsewhere())):
         shop = FullShop(tmp_path / name)
         shop.fill(10)
         run = in_shards(shop.prepare()) if engine.is_elsewhere else shop.prepare()
+        monkeypatch.setattr(ranks, "USERS", 9 if engine.is_elsewhere else ranks.USERS)
         with spread.using(engine):
             assert conductor.conduct(run, without_views) == "published"
         record = journal.read_run(run.home, run.dataset, run.run_id)
@@ -49,7 +53,8 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
         found[name] = record["logical_hash"], stages.to_dicts(), metrics.to_dicts(), rows, notes
     assert found["here"] == found["there"]
     of_shards = 3 * len(("clean", "items", "encode", "split"))
-    assert Counter(engine.parts) == {"store": of_shards, "write_range": 5}
+    of_ranks = len(("ials", "pmf")) * len(("valid", "test")) * 3  # each of up to 27 users with a holdout
+    assert Counter(engine.parts) == {"store": of_shards, "write_range": 5, "rank_part": of_ranks}
     assert engine.records.keys() == {"ials", "ials trial 0", "ials trial 1", "pmf"}
     with pytest.warns(UserWarning, match=r"1 known users of tiny got no list at night .* such as 'old'"):
         lists = Published("tiny", shop.home_root).recommend(["u00", "old"])
