@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows import conductor, single_model
+from flows.cli.plan import warnings_of
 from flows.engine_step import after_engine
 from flows.notebook import Published
 from flows.step import plainly
@@ -80,9 +81,13 @@ def test_a_stage_that_fails_after_the_engine_built_it_leaves_its_own_entries(tmp
 
 
 def test_with_a_budget_the_engine_gets_no_model_and_a_note_says_so(tmp_path: Path):
-    run, engine = make_run(tmp_path, budget={"minutes": 5}), Elsewhere()
+    run, engine = make_run(tmp_path, budget={"minutes": 5}, scale={"engine": "ray"}), Elsewhere()
     with spread.using(engine):
         single_model.begin(run, tmp_path, ["popularity"])
     assert not engine.records
     (note,) = journal.notes(run.home, run.dataset, run.run_id)
-    assert note.startswith("budget.minutes = 5: models are fitted one after another on the night's own machine")
+    assert note.startswith("budget.minutes = 5: models are searched and fitted one after another on the night's own")
+    assert note == single_model.stays_here(run) and warnings_of(run) == [note]
+    on_cluster = make_run(tmp_path / "a", scale={"engine": "ray"})
+    alone = make_run(tmp_path / "b", budget={"minutes": 5})
+    assert single_model.stays_here(on_cluster) is None and single_model.stays_here(alone) is None
