@@ -236,7 +236,9 @@ def test_charts_have_the_nights_in_their_order_and_none_twice():
     times = [dt.datetime(2026, 11, 29, 3), dt.datetime(2026, 11, 30, 3), dt.datetime(2026, 12, 1, 3)]
     for more in ([], [dt.datetime(2026, 12, 1, 3, 0, 9)], [dt.datetime(2027, 11, 29, 3)]):
         all_times = [*times, *more]
-        names = words.labels(pl.DataFrame({"run_id": [f"r{n}" for n in range(len(all_times))], "started_at": all_times}))
+        names = words.labels(
+            pl.DataFrame({"run_id": [f"r{n}" for n in range(len(all_times))], "started_at": all_times})
+        )
         assert len(set(names.values())) == len(all_times)
         order = list(names.values())
         common = {"value": 1.0, "ci_low": 0.5, "ci_high": 2.0, "n": 3}

@@ -8,6 +8,8 @@ import altair as alt
 Rows = list[dict[str, Any]]
 ROUND = 2
 CHAMPION = ("other models", "champion")
+LOSING = ["ingest", "clean", "catalog", "users", "impressions"]
+"""Stages that leave rows out."""
 FEW = 6
 """Number of distinct values up to which a hyperparameter is drawn on a categorical axis."""
 
@@ -142,7 +144,7 @@ def reasons(rows: Rows, description: str) -> dict[str, Any]:
     bars = _of(rows).mark_bar(cornerRadiusEnd=ROUND).encode(
         y=alt.Y("reason:N", sort=[row["reason"] for row in rows], title=None),
         x=alt.X("rows:Q", title="rows", axis=alt.Axis(format="~s", tickCount=4)),
-        color=_coloured("stage", [row["stage"] for row in rows], ["ingest", "clean", "catalog", "users", "impressions"]),
+        color=_coloured("stage", [row["stage"] for row in rows], LOSING),
         tooltip=_tips(reason="reason:N", stage="stage:N", rows="rows:Q"),
     )  # fmt: skip
     return chart(bars, 24 * len(rows) + 20, description)

@@ -293,10 +293,8 @@ def _realised(night: Night) -> list[Drawn]:
     if not rows:
         return []
     of_night = labels(night.nights)
-    points = [
-        {**{key: row[key] for key in ("list_source", "value", "ci_low", "ci_high", "n")}, "when": of_night[row["run_id"]]}
-        for row in rows
-    ]
+    keys = ("list_source", "value", "ci_low", "ci_high", "n")
+    points = [{**{key: row[key] for key in keys}, "when": of_night[row["run_id"]]} for row in rows]
     label = metric_name(metric, cutoff)
     described = "; ".join(f"{row['list_source']} {rounded(row['value'])}" for row in rows[-3 if held.height else -2 :])
     return [drawn(f"{label} of published lists on what users did in the {days} days after",
