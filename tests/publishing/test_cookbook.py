@@ -27,7 +27,9 @@ def test_a_query_answers(live, query):
 
 
 def test_the_printed_night_has_the_rows_of_a_night(live):
-    printed = re.findall(r"^  (\w+)(?: \w+)? +([0-9,]+) rows ", (paths.CHECKOUT / "README.md").read_text(), re.MULTILINE)
+    printed = re.findall(
+        r"^  (\w+)(?: \w+)? +([0-9,]+) rows ", (paths.CHECKOUT / "README.md").read_text(), re.MULTILINE
+    )
     rows = set(live.sql("select regexp_extract(stage, '[a-z]+'), rows_out from stages").fetchall())
     assert len(printed) == 3, "split, train, evaluate"
     assert {(stage, int(n.replace(",", ""))) for stage, n in printed} <= rows
