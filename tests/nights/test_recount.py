@@ -36,7 +36,9 @@ def check(home: Path, dataset: str, toml: Path, folder: Path, filters: Filters, 
         readable = rows.filter(
             pl.col("rating").fill_null(9.0) >= max(filters.least_rating or 0, filters.least_positive or 0)
         )
-        recount.check_popular(night, readable, unlisted)
+        newest = rows["time"].max()
+        assert newest is None or isinstance(newest, int)
+        recount.check_popular(night, readable, unlisted, newest)
         lists = recount.check_lists(night, rows, left, unlisted)
         parts = recount.check_split(night, left)
         recount_models.check_similar(night, left, unlisted)

@@ -144,15 +144,19 @@ def check_counts(night: Published, rows: pl.DataFrame) -> None:
     assert math.isclose(density, rows.select("user", "item").n_unique() / (n_users * n_items))
 
 
-def check_popular(night: Published, rows: pl.DataFrame, unlisted: set[str]) -> None:
-    """`popular_items` has the items with the most of these rows, ties by id, of all time and of each window of days."""
+def check_popular(night: Published, rows: pl.DataFrame, unlisted: set[str], newest: int | None) -> None:
+    """`popular_items` has the items with the most of these rows, ties by id, of all time and of each window of days.
+
+    `newest`: time (s) of the last of all rows, with which windows end.
+    """
     table = night.ask("select window_days, rank, item_id, score from popular_items order by all")
     assert table.height
     for (days,), found in table.group_by("window_days"):
         assert isinstance(days, int)
         recent = rows.filter(~pl.col("item").is_in(list(unlisted)))
         if days:
-            recent = recent.filter(pl.col("time") > pl.col("time").max() - days * 86_400)
+            assert newest is not None
+            recent = recent.filter(pl.col("time") > newest - days * 86_400)
         counted = recent.group_by("item").agg(n=pl.len().cast(pl.Float64))
         best = counted.sort(["n", "item"], descending=[True, False]).head(found.height)
         assert found.sort("rank")["item_id"].to_list() == best["item"].to_list(), days
