@@ -170,6 +170,12 @@ def test_a_rule_about_several_keys_names_the_one_that_was_set():
     assert "sample" not in str(error.value), "the settings are not dumped"
 
 
+def test_a_value_of_several_lines_is_one_text_and_hides_no_other_key():
+    with pytest.raises(SettingsError, match="--set seed=1\\nthreads=2: seed"):
+        load_settings("sample", overrides=["seed=1\nthreads=2"])
+    assert load_settings("sample", overrides=['dataset.description="""\na\nb"""'])[0].dataset.description == "a\nb"
+
+
 def test_a_toml_may_begin_with_a_byte_order_mark(tmp_path):
     for mark in ("", "\ufeff"):
         (tmp_path / "own.toml").write_text(f'{mark}name = "own"\n', encoding="utf-8")
