@@ -11,7 +11,6 @@ from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name
 
-
 ONLY_NEW = "--attribute is for users who are not known yet; {} is known"
 
 

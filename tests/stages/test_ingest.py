@@ -394,7 +394,7 @@ def test_a_name_that_is_not_utf8_does_not_hide_new_files(tmp_path):
     read(tmp_path, data, source=source)
     write(data, HEADER + b"1,b,1,1\n", "b.csv")
     write(data, HEADER + b"1,c,1,1\n", "c\udcff.csv")
-    with pytest.raises(UnreadableInput, match="is not UTF-8.*rename it"):
+    with pytest.raises(UnreadableInput, match=r"is not UTF-8.*rename it"):
         read(tmp_path, data, source=source)
 
 
