@@ -54,7 +54,12 @@ def test_a_source_that_is_gone_makes_a_crashed_night(
     [(OSError(5, "Input/output error"), 1, ["published", "crashed"]), (Locked("another night"), 4, ["published"])],
 )
 def test_a_disk_that_fails_is_recorded_and_a_lock_is_not(
-    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, outcomes: list[str]
+    tmp_path: Path,
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    outcomes: list[str],
 ):
     shop = Dataset(tmp_path / "shop")
     shop.write()
