@@ -85,8 +85,10 @@ def contents(seen: Seen) -> dict[str, list[str]]:
 def replaced(
     seen: Seen, present: Mapping[str, str], changed_files: str, is_grown: Callable[[str, str], bool]
 ) -> set[str]:
-    """The earlier contents that no longer count. `present`: digest by name of the files that are there, of which
-    several may have one content. `is_grown` tells whether the file of a name begins with a content."""
+    """The earlier contents that no longer count. `is_grown` tells whether the file of a name begins with a content.
+
+    `present`: digest by name, since several files may have one content.
+    """
     gone: set[str] = set()
     for name, digests in contents(seen).items():
         newest = present.get(name, digests[-1])
