@@ -190,6 +190,8 @@ def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
     """Field names of the section that `keys` lead to."""
     path = iter(keys)
     for key in path:
+        if key.isdecimal():  # a place in a list of sections
+            continue
         field = model.model_fields.get(key)
         if field and getattr(field.annotation, "__origin__", None) is dict:
             next(path, None)  # of models.<label>, the label
