@@ -176,7 +176,7 @@ def test_a_rule_about_several_keys_names_the_one_that_was_set():
         ("evaluation.cutoffs=[5, 10, 5]", "evaluation.cutoffs: Value error, 5 is there twice"),
         ("evaluation.protocols=['full', 'full']", "'full' is there twice"),
         ("export.boost=[{ where = 'true', factor = 2, factr = 3 }]", "did you mean 'factor'"),
-        ("lists.email.promote=[{ wher = 'true' }]", "did you mean 'where'"),
+        ("lists.email.promote=[{ wheres = 'true' }]", "did you mean 'where'"),
     ],
 )
 def test_lists_name_what_is_repeated_or_near(override, says):
