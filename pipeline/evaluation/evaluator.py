@@ -121,8 +121,8 @@ def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]
     ranks = ranks_among(eval_run.model, task, negatives)
     cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
     scope = replace(eval_run.scope, protocol="sampled_99")
-    found = ranking_metrics.summarise(ranks, cutoffs, scope, popular=task.popular)
-    return ranks, task.users[task.holdout.rows], found
+    users = task.users[task.holdout.rows]  # (E,)
+    return ranks, users, ranking_metrics.summarise(ranks, cutoffs, scope, popular=task.popular, of=users)
 
 
 def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:

@@ -80,6 +80,8 @@ def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path)
             "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
             "select": settings.select.model_dump(),
             **({"new_days": settings.attributes.new_days} if settings.attributes.used else {}),
+            **({"sampled_intervals": "users"} if "sampled_99" in settings.evaluation.protocols else {}),
+            **({"novelty": "users"} if settings.dataset.is_weighted else {}),
         },
         parents=(split_dir, train_fit, test_fit),
         head=label,

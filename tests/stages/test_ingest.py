@@ -376,6 +376,28 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             assert warned == (bool(kept) and not changed_files)
 
 
+@pytest.mark.parametrize("changed_files", ["", "replace"])
+def test_files_that_come_to_have_one_content_count_it_once(tmp_path, changed_files):
+    """Such as files of days that are emptied down to their header."""
+    data, source = tmp_path / "data", {"mode": "incremental", "changed_files": changed_files}
+    for n, name in enumerate(("a.csv", "b.csv", "c.csv")):
+        write(data, HEADER + b"1,old%d,1,1\n" % n, name)
+    read(tmp_path, data, source=source)
+    for name in ("a.csv", "b.csv", "c.csv"):
+        write(data, HEADER + b"1,new,1,1\n", name)
+    old = [] if changed_files else ["old0", "old1", "old2"]
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == [*old, "new"]
+
+
+def test_a_name_that_is_not_utf8_does_not_hide_new_files(tmp_path):
+    data, source = write(tmp_path / "data", HEADER + b"1,a,1,1\n", "a.csv"), {"mode": "incremental"}
+    read(tmp_path, data, source=source)
+    write(data, HEADER + b"1,b,1,1\n", "b.csv")
+    write(data, HEADER + b"1,c,1,1\n", "c\udcff.csv")
+    with pytest.raises(UnreadableInput, match=r"is not UTF-8.*rename it"):
+        read(tmp_path, data, source=source)
+
+
 def test_an_earlier_content_counts_again_after_its_file_is_gone(tmp_path):
     """Its lake key is that of an earlier night, so nothing is read."""
     data, source = tmp_path / "data", {"mode": "incremental", "changed_files": "replace"}
@@ -385,6 +407,23 @@ def test_an_earlier_content_counts_again_after_its_file_is_gone(tmp_path):
         assert rows["item_id"].to_list() == [content.split(b",")[4].decode()]
     (data / "z.csv").unlink()
     assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["first"]
+
+
+@pytest.mark.parametrize("changed_files", ["", "replace"])
+@pytest.mark.parametrize("twin", ["a.csv", "b.csv"])
+def test_two_files_of_one_content_replace_what_each_had(tmp_path, changed_files, twin):
+    """Corrected with `replace`, else lines were added to one of them; the content that both have counts once."""
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    source |= {"changed_files": changed_files} if changed_files else {}
+    mine, other = b"1,mine,1,1\n", b"1,other,1,1\n"
+    new = mine + b"1,more,1,1\n" if not changed_files else b"1,new,1,1\n"
+    grown, still = ("a.csv", "b.csv") if twin == "a.csv" else ("b.csv", "a.csv")
+    write(data, HEADER + mine, grown)
+    read(tmp_path, write(data, HEADER + other, still), source=source)
+    write(data, HEADER + new, grown)
+    rows, _, _ = read(tmp_path, write(data, HEADER + new, still), source=source)
+    wanted = ["mine", "more", "other"] if not changed_files else ["new"]
+    assert sorted(rows["item_id"].to_list()) == wanted
 
 
 def test_a_kill_while_the_list_of_files_is_written_counts_no_file_twice(tmp_path, monkeypatch):
