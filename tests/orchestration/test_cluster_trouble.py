@@ -89,9 +89,7 @@ def test_a_machine_that_goes_away_in_an_evaluation_costs_time_only(
         run = night(tmp_path, SLOW, *ray_cluster.settings)
     ray_cluster.tell("add")
     assert done and done[0] < 80 and hash_of(run) == hash_of(plain)
-    assert [text.partition(": ")[2] for text in notes(run)][:1] == [
-        "cluster: 127.0.0.1 went away, 1 left; its parts run again elsewhere"
-    ]
+    assert all(text.endswith(" went away, 1 left; its parts run again elsewhere") for text in notes(run))
 
 
 @pytest.mark.slow
