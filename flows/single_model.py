@@ -16,8 +16,11 @@ from pipeline.stages import evaluate, train
 from pipeline.storage import journal, journal_entries, lake
 
 
-def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
-    """Search, fit and evaluate `label` as `candidate_models` does. Returns the journal entries of each stage."""
+def carry_out(run: Run, parts: Path, label: str, evaluated: bool) -> spread.Records:
+    """Search, fit and evaluate `label` as `candidate_models` does. Returns the journal entries of each stage.
+
+    `evaluated`: whether it is; a large evaluation is left to the night, which gives it to the engine in parts.
+    """
     records: spread.Records = {}
 
     def step(call: StageCall, stage: Callable[..., Path], *inputs: Any) -> Path:
@@ -36,7 +39,8 @@ def carry_out(run: Run, parts: Path, label: str) -> spread.Records:
     if (both := run.settings.evaluation.fit_for_test) != "train":
         call = StageCall(StageName.TRAIN, label, fit=both)
         tested = step(call, train.refit_model, run, parts, label, both, fit)
-    step(StageCall(StageName.EVALUATE, label), evaluate.evaluate_model, run, parts, label, fit, tested)
+    if evaluated:
+        step(StageCall(StageName.EVALUATE, label), evaluate.evaluate_model, run, parts, label, fit, tested)
     return records
 
 
@@ -48,16 +52,25 @@ def begin(run: Run, parts: Path, labels: list[str]) -> None:
     engine = spread.engine()
     if not engine.is_elsewhere:
         return
-    if run.settings.budget.minutes:
-        journal.note(
-            run,
-            f"budget.minutes = {run.settings.budget.minutes:g}: models are fitted one after another on the night's own "
-            "machine, not by the cluster, since the budget measures how long they take here",
-        )
+    if why := stays_here(run):
+        journal.note(run, why)
         return
+    evaluated = not evaluate.is_spread(parts)
     for label in labels:
         if not (_is_of_hosts(run, label) or _is_fitted(run, parts, label)):
-            engine.begin(label, carry_out, (run, parts, label), _begin_trials(run, parts, label))
+            engine.begin(label, carry_out, (run, parts, label, evaluated), _begin_trials(run, parts, label))
+
+
+def stays_here(run: Run) -> str | None:
+    """Why the night's own machine searches and fits the models although there is a cluster; None: it does not."""
+    if run.settings.scale.engine == "none" or not run.settings.budget.minutes:
+        return None
+    together = ", but for those that several machines fit (scale.hosts)" if run.settings.scale.hosts > 1 else ""
+    return (
+        f"budget.minutes = {run.settings.budget.minutes:g}: models are searched and fitted one after another on the "
+        f"night's own machine, not by the cluster{together}: what a fit may take is decided by what the ones before it "
+        "took there. The cluster has the other parts: source files, shards, large evaluations and lists"
+    )
 
 
 def carry_out_trial(*call: Any) -> spread.Records:

@@ -59,11 +59,13 @@ def show_plan(options: Namespace) -> int:
 
 
 def warnings_of(run: Run) -> list[str]:
-    """What the night will warn of: files of `[impressions]` that it can't count."""
-    from pipeline.evaluation import impressions  # imports torch
+    """What the night will warn of: files of `[impressions]` that it can't count, a cluster that gets no models."""
+    from flows.single_model import stays_here
+    from pipeline.evaluation import impressions  # these import torch
 
     problem = impressions.problem(run.settings.dataset, run.data)
-    return [masked(f"impressions will not be counted: {problem}")] if problem else []
+    found = [masked(f"impressions will not be counted: {problem}")] if problem else []
+    return [*found, *([why] if (why := stays_here(run)) else [])]
 
 
 def of_several_hosts(run: Run) -> list[str]:

@@ -108,8 +108,9 @@ class Scale(Section):
     which is 1 for most data sets; 1: all rows at once."""
     engine: Literal["none", "ray"] = "none"
     """ray: models and shards are carried out on a Ray cluster that shares the home, ahead of the night, which does by
-    itself what failed there. Needs the extra `scale`, and the cluster's token in RAY_AUTH_TOKEN or
-    RAY_AUTH_TOKEN_PATH. A part has `threads` cores; 0: all of a machine."""
+    itself what failed there. With `budget.minutes` the night's own machine searches and fits the models. Needs the
+    extra `scale`, and the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. A part has `threads` cores; 0: all
+    of a machine."""
     address: str = "auto"
     """HOST:PORT of the cluster; auto: that of `nightrecs up --ray`, or of RAY_ADDRESS."""
     hosts: Annotated[int, Field(ge=1, le=64)] = 1

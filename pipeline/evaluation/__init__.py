@@ -8,6 +8,7 @@ __all__ = [
     "impressions",
     "objective",
     "per_user",
+    "rank_parts",
     "ranking_metrics",
     "rating_evaluator",
     "rating_metrics",

@@ -39,12 +39,13 @@ def gini(items: Tensor, popular: Tensor) -> float:
     return float(((2 * places - n - 1) * shown).sum() / (n * total))
 
 
-def novelty(items: Tensor, popular: Tensor, n_users: int, cutoffs: Sequence[int]) -> Tensor:
+def novelty(items: Tensor, owners: Tensor, n_users: int, cutoffs: Sequence[int]) -> Tensor:
     """Mean self-information in bits of the first k items of a list, (N, K): -log2(share of users with the item).
 
-    Castells et al. 2011, sec. 4.1. Items without users count as having one; an empty list is NaN.
+    Castells et al. 2011, sec. 4.1. `owners` (I,): users with each item. Items without users count as having one; an
+    empty list is NaN.
     """
-    share = popular.double().clamp(min=1) / max(n_users, 1)  # (I,)
+    share = owners.double().clamp(min=1) / max(n_users, 1)  # (I,)
     bits = -torch.log2(share.clamp(max=1.0))  # (I,)
     real = items >= 0  # (N, k)
     of_places = torch.where(real, bits[items.clamp(min=0)], 0.0)  # (N, k)

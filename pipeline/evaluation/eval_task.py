@@ -183,13 +183,14 @@ class EvalTask:
     popular: Tensor  # (I,) positives per item in the rows fitted on, of the target's event types
     fitted: History  # (U rows) positives of all users in the rows fitted on; ids of 32 bits where they do
     new: NewItems | None = None  # with `[attributes]`
+    owners: Tensor | None = None  # (I,) users with a row that `popular` counts; None: as `popular`, no pair repeats
 
     _signatures: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, rows: Tensor) -> "EvalTask":
         """The same task for some of the users."""
-        own = self.users[rows], self.history[rows], self.mask[rows], self.holdout[rows]
-        return EvalTask(*own, self.popular, self.fitted, self.new, self._signatures)
+        own = {name: getattr(self, name)[rows] for name in ("users", "history", "mask", "holdout")}
+        return replace(self, **own)
 
     def signatures(self, seed: int) -> Tensor:
         """`beyond_accuracy.signatures` of the items in the rows fitted on, (I, D); drawn once for all models."""
@@ -234,7 +235,16 @@ def _of_fit(splits: Splits, fit: str) -> EvalTask:
     none = History.of_lists([], splits.n_items, splits.device)
     fitted = rows.history()
     narrow = replace(fitted, items=fitted.items.int() if splits.n_items <= NARROW else fitted.items)
-    return EvalTask(none.items, none, none, none, rows.fallback_counts(), narrow, new)
+    return EvalTask(none.items, none, none, none, rows.fallback_counts(), narrow, new, _owners(rows))
+
+
+def _owners(rows: Interactions) -> Tensor | None:
+    """Users with a positive row of the target's event types by item, (I,) float32; None: one row a pair."""
+    if rows.target is None:
+        return None
+    held = rows.held_out()
+    pairs = torch.unique(held.users.long() * rows.n_items + held.items)  # (P,)
+    return torch.bincount(pairs % rows.n_items, minlength=rows.n_items).float()
 
 
 def _wide(history: History) -> History:

@@ -45,18 +45,26 @@ def ranked_together(eval_runs: Sequence[EvalRun]) -> dict[str, Ranks]:
 
     Empty where nothing would be saved: the model scores few users at a time, or read another history for each split.
     """
-    first, model = eval_runs[0], eval_runs[0].model
-    asked = [run for run in eval_runs if run.splits.holds_out(run.split)]
-    same = all(run.model is model and run.fit == first.fit for run in asked)
-    in_bulk = model.scores_in_bulk and first.splits.device.type == "cpu"
-    if len(asked) < 2 or not (same and in_bulk and "full" in first.settings.evaluation.protocols):
+    asked = with_same_scores(eval_runs)
+    if not asked:
         return {}
+    first, model = asked[0], asked[0].model
     tasks = [eval_task(run.splits, run.split, run.fit).without_leak for run in asked]
     of_splits = [SplitTask(task.users, task.mask, task.holdout) for task in tasks]
     allowed = None if tasks[0].new is None else tasks[0].new.servable(model.reads_attributes)
     depth = max(first.settings.evaluation.cutoffs)
     ranking = JointRanking(model, tasks[0].fitted, depth, allowed, tasks[0].popular)
     return dict(zip([run.split for run in asked], joint_ranks(ranking, of_splits), strict=True))
+
+
+def with_same_scores(eval_runs: Sequence[EvalRun]) -> list[EvalRun]:
+    """Those of them that `ranked_together` ranks; empty if none."""
+    first, model = eval_runs[0], eval_runs[0].model
+    asked = [run for run in eval_runs if run.splits.holds_out(run.split)]
+    same = all(run.model is model and run.fit == first.fit for run in asked)
+    in_bulk = model.scores_in_bulk and first.splits.device.type == "cpu"
+    is_wanted = len(asked) > 1 and same and in_bulk and "full" in first.settings.evaluation.protocols
+    return asked if is_wanted else []
 
 
 def ranks_of(model: Recommender, task: EvalTask, depth: int) -> Ranks:
@@ -113,8 +121,8 @@ def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]
     ranks = ranks_among(eval_run.model, task, negatives)
     cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
     scope = replace(eval_run.scope, protocol="sampled_99")
-    found = ranking_metrics.summarise(ranks, cutoffs, scope, popular=task.popular)
-    return ranks, task.users[task.holdout.rows], found
+    users = task.users[task.holdout.rows]  # (E,)
+    return ranks, users, ranking_metrics.summarise(ranks, cutoffs, scope, popular=task.popular, of=users)
 
 
 def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:

@@ -137,6 +137,17 @@ def coverage(items: Tensor, popular: Tensor) -> float:
     return int((listed & (popular > 0)).sum()) / max(1, int((popular > 0).sum()))
 
 
+def intervals_by_user(values: Tensor, users: Tensor, seed: int, *, resamples: int = RESAMPLES) -> Tensor:
+    """`intervals` of the column means of (N, M) rows, (M, 2), where `users` (N,) are resampled with all their rows.
+
+    The rows of a user resemble each other, so resampling rows would give intervals that are too narrow.
+    """
+    of, counts = torch.unique(users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
+    sums = torch.zeros(len(counts), values.shape[1], dtype=torch.float64)  # (U, M), added in a fixed order
+    sums = sums.index_add_(0, of.cpu(), values.double().cpu()).to(values.device)
+    return intervals(sums, seed, counts=counts, resamples=resamples)
+
+
 def higher_is_better(name: str) -> bool:
     """Which way a metric improves; raises KeyError on an unknown one."""
     return HIGHER_IS_BETTER[name]
@@ -184,11 +195,13 @@ def summarise(
     *,
     warm: Tensor | None = None,
     popular: Tensor | None = None,
+    of: Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """Records of tables.METRICS without run_id; segment `all`: users with history, `cold_users`: the others.
 
     Both contain only users with holdout. `warm` (U,) defaults to users with a history. `popular` (I,), training
-    interactions per item, defines the catalog; without it, or without lists, there is no coverage.
+    interactions per item, defines the catalog; without it, or without lists, there is no coverage. `of` (U,): the user
+    of each row of `ranks`, where these are events; intervals then resample users with all their events.
     """
     values = per_user(ranks, cutoffs)
     warm = ranks.warm if warm is None else warm.to(ranks.warm.device)
@@ -200,7 +213,10 @@ def summarise(
             continue
         base = scope.record(segment, n)
         matrix = torch.stack([v[users] for v in values.values()], 1)  # (n, M)
-        ends = intervals(matrix, scope.seed, resamples=scope.resamples).tolist()
+        if of is None:
+            ends = intervals(matrix, scope.seed, resamples=scope.resamples).tolist()
+        else:
+            ends = intervals_by_user(matrix, of[users], scope.seed, resamples=scope.resamples).tolist()
         for (name, k), mean, (low, high) in zip(values, matrix.mean(0).tolist(), ends, strict=True):
             value = {"value": mean, "ci_low": low, "ci_high": high}
             records.append({**base, "metric": name, "cutoff": k, **value})

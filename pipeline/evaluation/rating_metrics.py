@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.core.bootstrap import intervals
-from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.evaluation.ranking_metrics import Scope, intervals_by_user
 from pipeline.training.interactions import Interactions
 
 ITEM_DAMPING, USER_DAMPING = 25.0, 10.0
@@ -72,10 +71,8 @@ def rating_errors(rows: RatedRows, scope: Scope, *, segment: str = "all", scaled
     for name, simple in rows.baselines.items():
         names += [f"rmse_{name}", f"mae_{name}"]
         columns += _errors(simple, actual)
-    of, counts = torch.unique(rows.users, return_inverse=True, return_counts=True)[1:]  # (N,), (U,)
     values = torch.stack(columns, 1)  # (N, M)
-    sums = torch.zeros(len(counts), len(names), dtype=torch.float64).index_add_(0, of.cpu(), values.cpu())  # (U, M)
-    ends = intervals(sums.to(values.device), scope.seed, counts=counts, resamples=scope.resamples)  # (M, 2)
+    ends = intervals_by_user(values, rows.users, scope.seed, resamples=scope.resamples)  # (M, 2)
     suffix = "_scaled" if scaled else ""
     base = {**replace(scope, protocol="error").record(segment, len(actual)), "cutoff": 0}
     variance = float(actual.double().var(correction=0))

@@ -78,8 +78,9 @@ def beyond_accuracy(ranks: Ranks, task: EvalTask, cutoffs: Sequence[int], scope:
     signatures = task.signatures(seed_of(seed, "diversity"))
     sample = lists[:: max(1, n // DIVERSITY_USERS)]
     weights = beyond.debiased_weights(task.holdout.items, popular)  # (E,)
+    owners = popular if task.owners is None else task.owners  # (I,)
     means = {
-        "novelty": _over_lists(beyond.novelty(lists, popular, len(task.fitted), cutoffs), seed),
+        "novelty": _over_lists(beyond.novelty(lists, owners, len(task.fitted), cutoffs), seed),
         "diversity": _over_lists(beyond.diversity(sample, signatures, cutoffs), seed),
     }
     total = _by_user(ranks, weights)[asked]  # (n,)

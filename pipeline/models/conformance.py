@@ -125,11 +125,12 @@ def check_batch_is_single(family: str) -> None:
 
 
 def check_chosen_items(family: str) -> None:
-    """Scores of chosen items equal those among all items; items may repeat."""
+    """Scores of chosen items equal those among all items; items may repeat, and be more than there are."""
     model, train = _fitted(family)
-    users, items = torch.tensor([1, 5]), torch.tensor([[4, 4, 0], [19, 2, 7]])
-    expected = scores(model, train, users).gather(1, items)
-    torch.testing.assert_close(scores(model, train, users, items), expected)
+    users, some = torch.tensor([1, 5]), torch.tensor([[4, 4, 0], [19, 2, 7]])
+    for items in (some, some.repeat(1, train.n_items)):
+        expected = scores(model, train, users).gather(1, items)
+        torch.testing.assert_close(scores(model, train, users, items), expected)
 
 
 def check_same_seed_same_state(family: str) -> None:

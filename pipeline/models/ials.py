@@ -188,6 +188,8 @@ class Ials(Recommender):
         user = self._fold_in(users, history)  # (B, D)
         if items is None:
             return user @ self.items.T
+        if items.shape[1] > self.n_items:  # of torch, no pattern has more entries than a whole matrix
+            return (user @ self.items.T).gather(1, items)
         offsets = torch.arange(len(items) + 1, device=items.device) * items.shape[1]  # (B + 1,)
         return products(user, self.items, History(offsets, items.reshape(-1), self.n_items)).view_as(items)
 

@@ -138,7 +138,7 @@ class Centred:
     away: Tensor
     """(B, I)"""
     variance: Tensor
-    """(B,), of the items that are not masked."""
+    """(B,), of the items that may be listed to the user."""
     masked: Tensor
     """(E,) places of masked items in the flat scores, ascending."""
 
@@ -189,17 +189,27 @@ class Audiences:
         scores = self.model.score(part.index[tile], part.history[tile]).float().contiguous()  # (B, I)
         refuse_non_finite(scores.amax(1), part.index[tile])
         masked = cells(part.mask[tile])  # (E,)
-        own = masked // scores.shape[1]  # (E,)
+        known, listable = self._listable(masked, scores)  # (K,)
+        own = known // scores.shape[1]  # (K,)
         zero = scores.new_zeros(len(tile), dtype=torch.float64)
-        seen = scores.view(-1).index_select(0, masked)  # (E,)
-        left = (scores.shape[1] - torch.bincount(own, minlength=len(tile))).clamp(min=1)  # (B,)
-        mean = ((scores.sum(1).double() - zero.index_add(0, own, seen.double())) / left).float()  # (B,)
+        seen = scores.view(-1).index_select(0, known)  # (K,)
+        n = scores.shape[1] if self._allowed is None else int(self._allowed.sum())
+        left = (n - torch.bincount(own, minlength=len(tile))).clamp(min=1)  # (B,)
+        mean = ((listable.sum(1).double() - zero.index_add(0, own, seen.double())) / left).float()  # (B,)
         if self._buffer is None or len(self._buffer) < len(tile):
             self._buffer = torch.empty_like(scores)
         away = torch.sub(scores, mean.unsqueeze(1), out=self._buffer[: len(tile)])  # (B, I)
+        if self._allowed is not None:
+            away.masked_fill_(~self._allowed, 0)  # they count for nothing, and are in no audience
         square = torch.linalg.vector_norm(away, dim=1).double().square()  # (B,)
         square = square - zero.index_add(0, own, (seen - mean.index_select(0, own)).double().square())
         return Centred(away, (square / left).clamp(min=0).float(), masked)
+
+    def _listable(self, masked: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Places (K,) of `masked` (E,) with an allowed item, and scores (B, I) that are 0 for items that are not."""
+        if self._allowed is None:
+            return masked, scores
+        return masked[self._allowed[masked % scores.shape[1]]], scores.masked_fill(~self._allowed, 0)
 
     def _add(self, tile: "Centred", users: Tensor) -> None:
         assert self._items is not None and self._typical is not None

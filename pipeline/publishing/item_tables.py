@@ -42,14 +42,18 @@ def read_catalog(raw: Path) -> pl.DataFrame:
     return pl.read_parquet(path) if path.exists() else tables.CATALOG.empty()
 
 
-def popular_items(rows: pl.DataFrame, windows: list[int], n: int) -> pl.DataFrame:
-    """The `n` items with the most rows in the whole history (0) and in the last days; ties by item id."""
+def popular_items(rows: pl.DataFrame, windows: list[int], n: int, newest: object = None) -> pl.DataFrame:
+    """The `n` items with the most rows in the whole history (0) and in the last days; ties by item id.
+
+    `rows`: those that count, which may be some of all; `newest`: time of the newest of all, from which the days count.
+    """
+    newest = rows["timestamp"].max() if newest is None else newest
     timed = rows["timestamp"].null_count() == 0
     parts = []
     for days in sorted({0, *windows}) if timed else [0]:
         recent = rows
         if days:
-            recent = rows.filter(pl.col("timestamp") > pl.col("timestamp").max() - pl.duration(days=days))
+            recent = rows.filter(pl.col("timestamp") > pl.lit(newest, tables.TIME) - pl.duration(days=days))
         counted = recent.group_by("item_id").len("score").with_columns(pl.col("item_id").cast(pl.String))
         top = counted.sort(["score", "item_id"], descending=[True, False]).head(n)
         parts.append(

@@ -19,21 +19,22 @@ LEVEL = 0.95
 
 
 def trending(
-    rows: pl.DataFrame, out: pl.Series, config: Trending, values: pl.DataFrame | None = None
+    rows: pl.DataFrame, out: pl.Series, config: Trending, values: pl.DataFrame | None = None, newest: object = None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Rows of tables.TRENDING_ITEMS but run_id, and why a window has none, in words.
 
     rows: user_id, item_id, timestamp of the interactions that count; out: ids of items that must not be listed; values:
-    item_id and value of the attribute `config.by`.
+    item_id and value of the attribute `config.by`; newest: the time of the newest interaction, by default of `rows`.
     """
     parts, problems = [tables.TRENDING_ITEMS.without("run_id").empty()], []
-    newest = rows["timestamp"].max()
+    newest = rows["timestamp"].max() if newest is None else newest
     if not isinstance(newest, dt.datetime) or rows["timestamp"].null_count():
         return parts[0], ["trending_items is empty: the data set has no times"]
     for days in sorted(set(config.windows)):
         counts = windows(rows, newest, days, config.past)
         if not counts["past"].sum() or not counts["recent"].sum():
-            problems.append(f"trending_items has no rows of {days} days: there is no interaction before them")
+            where = "before them" if counts["recent"].sum() else "in them"
+            problems.append(f"trending_items has no rows of {days} days: there is no interaction {where}")
             continue
         grown = counts.with_columns(growth(counts["recent"], counts["past"]))
         grown = grown.filter(~pl.col("item_id").is_in(out.implode()), pl.col("growth") > 1)

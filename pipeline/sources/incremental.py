@@ -7,7 +7,7 @@ A file that changed under its name is a new content. The earlier one no longer c
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
@@ -82,12 +82,16 @@ def contents(seen: Seen) -> dict[str, list[str]]:
     return found
 
 
-def replaced(seen: Seen, present: Seen, changed_files: str, is_grown: Callable[[str, str], bool]) -> set[str]:
-    """The earlier contents that no longer count. `is_grown` tells whether the file of a name begins with a content."""
-    now = {name: digest for digest, name in present.items()}
+def replaced(
+    seen: Seen, present: Mapping[str, str], changed_files: str, is_grown: Callable[[str, str], bool]
+) -> set[str]:
+    """The earlier contents that no longer count. `is_grown` tells whether the file of a name begins with a content.
+
+    `present`: digest by name, since several files may have one content.
+    """
     gone: set[str] = set()
     for name, digests in contents(seen).items():
-        newest = now.get(name, digests[-1])
+        newest = present.get(name, digests[-1])
         if changed_files == "replace":
             gone |= set(digests) - {newest}
         elif newest not in seen:

@@ -83,7 +83,7 @@ def _merged(
         return digest in sizes and incremental.begins_with(data / name, digest, sizes[digest])
 
     return incremental.merge(
-        earlier, there, incremental.replaced(earlier, there, dataset.source.changed_files, is_grown)
+        earlier, there, incremental.replaced(earlier, present, dataset.source.changed_files, is_grown)
     )
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
-from pipeline.evaluation import eval_task, evaluator, per_user, rating_predictions
+from pipeline.evaluation import eval_task, evaluator, per_user, rank_parts, rating_predictions
 from pipeline.models.serialization import load
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
@@ -39,10 +39,13 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
 
         of_valid = run_of(train_fit, "valid", "train")
         of_test = replace(of_valid, split="test") if test_fit == train_fit else None
-        ranked = evaluator.ranked_together([of_valid, of_test]) if of_test else {}
+        both = [of_valid, of_test] if of_test else [of_valid]
+        ranked = rank_parts.by_engine(both, train_fit, folder) or evaluator.ranked_together(both)
         records += evaluator.evaluate(of_valid, partial(kept.__setitem__, "valid"), ranked.pop("valid", None))
-        del of_valid  # two large models may not fit into memory
-        of_test = of_test or run_of(test_fit, "test", lake.info(test_fit)["fit"])
+        del of_valid, both  # two large models may not fit into memory
+        if of_test is None:
+            of_test = run_of(test_fit, "test", lake.info(test_fit)["fit"])
+            ranked = rank_parts.by_engine([of_test], test_fit, folder)
         records += evaluator.evaluate(of_test, partial(kept.__setitem__, "test"), ranked.pop("test", None))
         rating_predictions.of_sample(of_test).write_parquet(folder / "predictions.parquet")
         metrics = pl.DataFrame(records, schema=tables.METRICS.without("run_id").schema, orient="row")
@@ -59,6 +62,12 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
     return folder
 
 
+def is_spread(split_dir: Path) -> bool:
+    """Whether an engine carries out `evaluate_model` in parts, which the night's own process asks for."""
+    info = lake.info(split_dir)
+    return rank_parts.is_large(info["n_users"], info["n_items"])
+
+
 def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> lake.Spec:
     """Key of `evaluate_model`."""
     settings = run.settings
@@ -71,6 +80,8 @@ def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path)
             "feedback": settings.dataset.feedback.kind, "errors": settings.select.protocol == "error",
             "select": settings.select.model_dump(),
             **({"new_days": settings.attributes.new_days} if settings.attributes.used else {}),
+            **({"sampled_intervals": "users"} if "sampled_99" in settings.evaluation.protocols else {}),
+            **({"novelty": "users"} if settings.dataset.is_weighted else {}),
         },
         parents=(split_dir, train_fit, test_fit),
         head=label,

@@ -93,10 +93,12 @@ def export_tables(run: Run, raw: Path, encoded: Path, models: Models) -> Path:
             _write_items(folder / checks.LISTABLE_OF_HELD, ids, theirs)
         write_table = partial(_write_table, folder)
         # Tables of all rows and users come first: the lists and what follows keep more memory.
+        counted, newest = positive_rows(run, listable), rows["timestamp"].max()
         write_table(
             tables.POPULAR_ITEMS,
-            item_tables.popular_items(positive_rows(run, listable), export.popular_windows, export.popular_items),
+            item_tables.popular_items(counted, export.popular_windows, export.popular_items, newest),
         )
+        del counted
         write_table(tables.USERS, item_tables.users(rows))
         write_table(tables.ITEMS, inputs.items)
         write_table(tables.INTERACTIONS_SUMMARY, item_tables.summary(rows))
@@ -163,7 +165,7 @@ def _trending(run: Run, raw: Path, rows: pl.DataFrame, unlisted: pl.Series) -> d
     if (config := run.settings.export.trending) is None:
         return {}
     values = attribute_values.values_of(raw, config.by) if config.by else None
-    found, problems = trending.trending(positive_rows(run, rows), unlisted, config, values)
+    found, problems = trending.trending(positive_rows(run, rows), unlisted, config, values, rows["timestamp"].max())
     for problem in problems:
         journal.note(run, f"warning: {problem}")
     return {tables.TRENDING_ITEMS: found}
@@ -210,6 +212,8 @@ def spec(run: Run, raw: Path, encoded: Path, models: Models) -> lake.Spec:
             **({"explore_below_promotions": True} if _explores_and_promotes(run) else {}),
             **({"fallback_limits": True} if export.fallback_by and export.max_per_attribute else {}),
             **({"popular_events": "target"} if run.settings.dataset.events else {}),
+            **({"windows_end": "newest row"} if _leaves_out_rows(run) else {}),
+            **({"audience_scores": "listable"} if export.audiences and _leaves_out_items(run) else {}),
         },
         parents=(raw, encoded, *models.folders),
         head=lake.info(models.champion)["label"],
@@ -220,6 +224,22 @@ def _judges_rows(run: Run) -> bool:
     """Whether the latest row of a pair need not be the latest positive one."""
     feedback = run.settings.dataset.feedback
     return not run.settings.dataset.is_weighted and bool(feedback.positive_if or feedback.keep_if)
+
+
+def _leaves_out_rows(run: Run) -> bool:
+    """Whether the newest row may be none that makes an item popular."""
+    feedback, events = run.settings.dataset.feedback, run.settings.dataset.events
+    return _excludes(run) or bool(feedback.positive_if or feedback.keep_if or events)
+
+
+def _leaves_out_items(run: Run) -> bool:
+    """Whether items of the fit may be in no list."""
+    return _excludes(run) or run.settings.export.fresh_days is not None or run.settings.attributes.used
+
+
+def _excludes(run: Run) -> bool:
+    export = run.settings.export
+    return any((export.exclude_items, export.only_items, export.exclude_where, export.only_where))
 
 
 def _explores_and_promotes(run: Run) -> bool:

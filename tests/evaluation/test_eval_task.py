@@ -1,15 +1,17 @@
 """Splits and tasks of a night are made once, as long as the files are the same and memory allows."""
 
 import datetime as dt
+import math
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
 
-from pipeline.evaluation import beyond_accuracy, eval_task
+from pipeline.evaluation import beyond_accuracy, eval_task, segments
 from pipeline.evaluation.eval_task import EvalTask, Splits
-from pipeline.ranking.ranks import LeakError
+from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.ranking.ranks import LeakError, Lists, Ranks
 from pipeline.schemas import tables
 from pipeline.training.interactions import History
 
@@ -56,6 +58,33 @@ def test_the_sketch_of_the_items_is_shared(frames, monkeypatch: pytest.MonkeyPat
     assert task.of(torch.tensor([1])).signatures(7) is drawn and len(made) == 1
     assert torch.equal(drawn, whole(task.fitted, torch.Generator().manual_seed(7)))
     assert not torch.equal(task.signatures(8), drawn)
+
+
+def test_novelty_counts_users_and_not_their_rows():
+    """A user who buys an item every week is one user who has it; views of others are no purchases."""
+    weighted = pl.DataFrame(
+        [(0, 1, True), (0, 1, True), (0, 1, True), (1, 2, True), (2, 2, True), (2, 1, False)],
+        schema={"user_idx": pl.Int32, "item_idx": pl.Int32, "target": pl.Boolean}, orient="row",
+    )  # fmt: skip
+    same = weighted.with_columns(
+        pl.lit(None, pl.Float32).alias("rating"), pl.lit(dt.datetime(2026, 1, 1)).alias("timestamp"),
+        pl.lit(True).alias("positive"), (~pl.col("target")).cast(pl.Int8).alias("event"),
+        pl.lit(1, pl.Float32).alias("quantity"), pl.lit(False).alias("masks"),
+    )  # fmt: skip
+    held = same.head(1).with_columns(item_idx=pl.lit(3, pl.Int32))
+    splits = Splits({"train": same, "valid": held, "test": held}, 3, N_ITEMS, CPU)
+    task = eval_task.eval_task(splits, "valid", "train")
+    assert task.popular.tolist() == [0, 3, 2, 0, 0], "rows"
+    assert task.owners is not None and task.owners.tolist() == [0, 1, 2, 0, 0], "users"
+    lists = Lists(torch.tensor([[1, 2]]), torch.zeros(1, 2), torch.zeros(1, dtype=torch.bool))
+    ranks = Ranks(torch.tensor([0, 1]), torch.tensor([0]), 2, torch.ones(1, dtype=torch.bool), lists)
+    records = segments.beyond_accuracy(ranks, task, [1, 2], Scope("m", "valid"))
+    found = {record["cutoff"]: record["value"] for record in records if record["metric"] == "novelty"}
+    assert found == {1: pytest.approx(-math.log2(1 / 3)), 2: pytest.approx(-math.log2(1 / 3 * 2 / 3) / 2)}
+
+
+def test_without_repeats_the_rows_of_an_item_are_its_users(frames):
+    assert eval_task.eval_task(Splits(frames, 3, N_ITEMS, CPU), "test", "train").owners is None
 
 
 def test_a_leak_is_found_also_in_a_part_of_a_task():

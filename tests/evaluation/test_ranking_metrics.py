@@ -11,7 +11,7 @@ from pipeline.core import bootstrap
 from pipeline.core.bootstrap import intervals, paired_difference
 from pipeline.core.seeding import generator
 from pipeline.evaluation import ranking_metrics
-from pipeline.evaluation.ranking_metrics import Scope
+from pipeline.evaluation.ranking_metrics import Scope, intervals_by_user
 from pipeline.evaluation.rating_metrics import RatedRows, baselines, rating_errors
 from pipeline.ranking.ranks import Lists, Ranks
 from pipeline.schemas import tables
@@ -197,6 +197,35 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = intervals(torch.from_numpy(rng.random((100, 1))), seed=trial, resamples=400)[0].tolist()
         covered += low <= 0.5 <= high
     assert 180 <= covered <= 199  # 95 % +- three standard errors
+
+
+def test_the_events_of_a_user_are_drawn_together():
+    """As if each user had the mean of the events, with their number as weight; one event each: as `intervals`."""
+    rng = generator(3, "clustered")
+    level = torch.tensor(rng.random((300, 2)))  # (U, M): users differ, their events don't
+    times = torch.tensor(rng.integers(1, 6, 300))
+    users = torch.repeat_interleave(torch.arange(300) * 7, times)
+    rows = level.repeat_interleave(times, 0)  # (N, M)
+    found = intervals_by_user(rows, users, 1)
+    assert torch.allclose(found, intervals(level * times[:, None], 1, counts=times))
+    shuffled = torch.randperm(len(users))
+    assert torch.allclose(intervals_by_user(rows[shuffled], users[shuffled], 1), found)
+    assert torch.equal(intervals_by_user(level, torch.arange(300), 1), intervals(level, 1))
+    width, of_rows = (ends.diff(dim=1) for ends in (found, intervals(rows, 1)))
+    assert (width > 1.4 * of_rows).all(), "events of one user are one piece of evidence"
+
+
+def test_a_summary_of_events_has_their_means_and_the_intervals_of_users():
+    ranks = ranks_of([[1], [1], [1], [9], [9], [2]], 10)
+    plain = ranking_metrics.summarise(ranks, [5], SCOPE)
+    users = torch.tensor([4, 4, 4, 6, 6, 8])
+    of_users = ranking_metrics.summarise(ranks, [5], SCOPE, of=users)
+    for event, user in zip(plain, of_users, strict=True):
+        assert (event["value"], event["n"], event["metric"]) == (user["value"], user["n"], user["metric"])
+    values = ranking_metrics.per_user(ranks, [5], ["ndcg"])["ndcg", 5].unsqueeze(1)
+    low, high = intervals_by_user(values, users, SCOPE.seed)[0].tolist()
+    ndcg = next(record for record in of_users if record["metric"] == "ndcg")
+    assert (ndcg["ci_low"], ndcg["ci_high"]) == (low, high)
 
 
 def test_paired_difference():

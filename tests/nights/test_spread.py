@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 from flows import conductor, single_model
+from flows.cli.plan import warnings_of
 from flows.engine_step import after_engine
 from flows.notebook import Published
 from flows.step import plainly
 from pipeline.config.run import Run
 from pipeline.core import spread
 from pipeline.core.stage_call import StageCall, StageName
+from pipeline.evaluation import rank_parts
 from pipeline.publishing import listed_users
+from pipeline.ranking import ranks
 from pipeline.schemas import tables
 from pipeline.storage import journal
 from tests.support.engines import Elsewhere
@@ -32,10 +35,12 @@ def in_shards(run: Run) -> Run:
 def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = {}
     monkeypatch.setattr(listed_users, "USERS_PER_PART", 7)
+    monkeypatch.setattr(rank_parts, "PAIRS", 1)
     for name, engine in (("here", spread.Engine()), ("there", Elsewhere())):
         shop = FullShop(tmp_path / name)
         shop.fill(10)
         run = in_shards(shop.prepare()) if engine.is_elsewhere else shop.prepare()
+        monkeypatch.setattr(ranks, "USERS", 9 if engine.is_elsewhere else ranks.USERS)
         with spread.using(engine):
             assert conductor.conduct(run, without_views) == "published"
         record = journal.read_run(run.home, run.dataset, run.run_id)
@@ -49,7 +54,8 @@ def test_in_parts_elsewhere_a_night_publishes_and_records_the_same(tmp_path: Pat
         found[name] = record["logical_hash"], stages.to_dicts(), metrics.to_dicts(), rows, notes
     assert found["here"] == found["there"]
     of_shards = 3 * len(("clean", "items", "encode", "split"))
-    assert Counter(engine.parts) == {"store": of_shards, "write_range": 5}
+    of_ranks = len(("ials", "pmf")) * len(("valid", "test")) * 3  # each of up to 27 users with a holdout
+    assert Counter(engine.parts) == {"store": of_shards, "write_range": 5, "rank_part": of_ranks}
     assert engine.records.keys() == {"ials", "ials trial 0", "ials trial 1", "pmf"}
     with pytest.warns(UserWarning, match=r"1 known users of tiny got no list at night .* such as 'old'"):
         lists = Published("tiny", shop.home_root).recommend(["u00", "old"])
@@ -75,9 +81,13 @@ def test_a_stage_that_fails_after_the_engine_built_it_leaves_its_own_entries(tmp
 
 
 def test_with_a_budget_the_engine_gets_no_model_and_a_note_says_so(tmp_path: Path):
-    run, engine = make_run(tmp_path, budget={"minutes": 5}), Elsewhere()
+    run, engine = make_run(tmp_path, budget={"minutes": 5}, scale={"engine": "ray"}), Elsewhere()
     with spread.using(engine):
         single_model.begin(run, tmp_path, ["popularity"])
     assert not engine.records
     (note,) = journal.notes(run.home, run.dataset, run.run_id)
-    assert note.startswith("budget.minutes = 5: models are fitted one after another on the night's own machine")
+    assert note.startswith("budget.minutes = 5: models are searched and fitted one after another on the night's own")
+    assert note == single_model.stays_here(run) and warnings_of(run) == [note]
+    on_cluster = make_run(tmp_path / "a", scale={"engine": "ray"})
+    alone = make_run(tmp_path / "b", budget={"minutes": 5})
+    assert single_model.stays_here(on_cluster) is None and single_model.stays_here(alone) is None

@@ -135,12 +135,13 @@ def test_audiences_are_those_of_all_scores_at_once(family):
     parts = torch.arange(USERS).split(30)
     found.collect(Users(names.gather(part.numpy()), part, known[part], twice[part]) for part in parts)
 
-    scores, free = model.score(torch.arange(USERS), known).double(), known.dense() == 0  # (U, I) each
+    scores = model.score(torch.arange(USERS), known).double()  # (U, I)
+    free = (known.dense() == 0) & allowed  # (U, I): those that may be listed to the user
     left = free.sum(1, keepdim=True)
     away = scores - torch.where(free, scores, 0).sum(1, keepdim=True) / left
     variance = torch.where(free, away.square(), 0).sum(1, keepdim=True) / left
     typical = variance[:30].flatten().sort().values[14]  # of the first part
-    z, listable = away / (variance + typical).sqrt(), free & allowed
+    z, listable = away / (variance + typical).sqrt(), free
     of_items = torch.where(listable, z, -math.inf)
     is_of = torch.zeros(n_items, 3, dtype=torch.double).index_put_((member[:, 1], member[:, 0]), torch.tensor(1.0).double())  # fmt: skip
     few = listable.double() @ is_of
@@ -155,6 +156,33 @@ def test_audiences_are_those_of_all_scores_at_once(family):
             assert own["score"].to_list() == pytest.approx(wanted.tolist(), abs=2e-5), (key, name)
             mine = dense[own["user_id"].cast(pl.Int64).to_numpy(writable=True), at]
             assert mine.tolist() == pytest.approx(wanted.tolist(), abs=2e-5), "the users are those with these scores"
+
+
+class Shifted(torch.nn.Module):
+    """A model whose scores of some items are others."""
+
+    def __init__(self, model: Recommender, items: torch.Tensor):
+        super().__init__()
+        self.model, self.items = model, items
+        self.reads_history, self.serves_everyone = model.reads_history, model.serves_everyone
+        self.needs_ratings = model.needs_ratings
+
+    def score(self, users, history):
+        return self.model.score(users, history).masked_fill(self.items, 1e4)
+
+
+def test_what_a_rule_excludes_changes_no_audience():
+    """However high its scores are: it is in no list, so nothing stands out against it."""
+    model, known = fitted("ease")
+    allowed, names = torch.arange(known.n_items) % 7 != 0, pl.Series([str(user) for user in range(USERS)])
+    one = Values(pl.Series(["a"]), torch.arange(known.n_items), torch.zeros(known.n_items, dtype=torch.long))
+    tables_of = []
+    for each in (model, Shifted(model, ~allowed)):
+        found = Audiences(each, 9, allowed, {"kind": one})  # type: ignore[arg-type]
+        found.collect([Users(names, torch.arange(USERS), known, known)])
+        tables_of.append((found.of_items(pl.Series([str(at) for at in range(known.n_items)])), found.of_values()))
+    for plain, shifted in zip(*tables_of, strict=True):
+        assert plain.equals(shifted) and plain.height > 0
 
 
 SECTIONS = '[items]\nfiles = ["catalog/items.csv"]\nid = "item"\ntitle = "name"\nattributes = { kinds = "|" }\n'

@@ -46,3 +46,22 @@ def test_vectors_of_many_users_are_in_several_files(tmp_path: Path, monkeypatch:
     whole = item_tables.vectors(tmp_path, "ials", "user", values)
     assert pl.concat([pl.read_parquet(path) for path in files]).equals(whole)
     assert whole["id"].to_list() == ids and whole["vector"].to_list() == values.tolist()
+
+
+def test_days_count_from_the_newest_of_all_rows() -> None:
+    """Also where it is none that makes an item popular, as after a day of excluded items or of views only."""
+    newest = dt.datetime(2026, 3, 31)
+    times = [newest - dt.timedelta(days=days) for days in (40, 20, 20, 3)]
+    rows = pl.DataFrame(
+        {"user_id": list("uvwx"), "item_id": ["old", "b", "c", "c"], "timestamp": times},
+        schema_overrides={"timestamp": tables.TIME},
+    )
+    found = item_tables.popular_items(rows, [7, 30, 2], 9, newest).group_by("window_days").agg("item_id", "score")
+    of_window = {days: (items, scores) for days, items, scores in found.iter_rows()}
+    assert of_window == {
+        7: (["c"], [1.0]),
+        30: (["c", "b"], [2.0, 1.0]),
+        0: (["c", "b", "old"], [2.0, 1.0, 1.0]),
+    }, "a window without a row has none"
+    plain = item_tables.popular_items(rows, [2], 9)
+    assert plain.filter(window_days=2)["item_id"].to_list() == ["c"], "by default from the newest of these rows"

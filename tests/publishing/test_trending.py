@@ -40,6 +40,18 @@ def test_a_planted_riser_is_first_and_chance_is_shrunk():
     assert rows["riser"]["recent"] == 90 and rows["riser"]["past"] == 80
 
 
+def test_the_recent_days_end_with_the_newest_of_all_interactions():
+    """Views of today belong to a window in which nothing was bought; growth is that of what was."""
+    rows = log(STEADY | {"riser": (90, 80)})
+    later = NEWEST + dt.timedelta(days=3)
+    found, _ = trending(rows, NONE, Trending(), newest=later)
+    riser = found.filter(item_id="riser").row(0, named=True)
+    since = later - dt.timedelta(days=7)
+    assert riser["recent"] == rows.filter(pl.col("timestamp") > since, item_id="riser").height < 90
+    found, problems = trending(rows, NONE, Trending(), newest=NEWEST + dt.timedelta(days=8))
+    assert found.is_empty() and "no rows of 7 days: there is no interaction in them" in problems[0]
+
+
 def test_an_item_that_grows_as_the_shop_does_has_growth_1():
     recent, past = pl.Series([200] * 50), pl.Series([20] * 50)
     values, low, high = growth(recent, past)

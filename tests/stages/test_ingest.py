@@ -387,6 +387,23 @@ def test_an_earlier_content_counts_again_after_its_file_is_gone(tmp_path):
     assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["first"]
 
 
+@pytest.mark.parametrize("changed_files", ["", "replace"])
+@pytest.mark.parametrize("twin", ["a.csv", "b.csv"])
+def test_two_files_of_one_content_replace_what_each_had(tmp_path, changed_files, twin):
+    """Corrected with `replace`, else lines were added to one of them; the content that both have counts once."""
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    source |= {"changed_files": changed_files} if changed_files else {}
+    mine, other = b"1,mine,1,1\n", b"1,other,1,1\n"
+    new = mine + b"1,more,1,1\n" if not changed_files else b"1,new,1,1\n"
+    grown, still = ("a.csv", "b.csv") if twin == "a.csv" else ("b.csv", "a.csv")
+    write(data, HEADER + mine, grown)
+    read(tmp_path, write(data, HEADER + other, still), source=source)
+    write(data, HEADER + new, grown)
+    rows, _, _ = read(tmp_path, write(data, HEADER + new, still), source=source)
+    wanted = ["mine", "more", "other"] if not changed_files else ["new"]
+    assert sorted(rows["item_id"].to_list()) == wanted
+
+
 def test_a_kill_while_the_list_of_files_is_written_counts_no_file_twice(tmp_path, monkeypatch):
     data, source = tmp_path / "data", {"mode": "incremental"}
     read(tmp_path, write(data, HEADER + b"1,a,1,1\n", "z.csv"), source=source)
