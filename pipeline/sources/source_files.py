@@ -149,13 +149,6 @@ def _patterns(dataset: Dataset) -> list[str]:
 def _digests(folder: Path, patterns: list[str], may_be_empty: bool = False) -> dict[str, str]:
     """Name to SHA-256 of the files that match. `may_be_empty`: a pattern need not match any."""
     if may_be_empty:
-        patterns = [pattern for pattern in patterns if _has_files(folder, pattern)]
+        patterns = [pattern for pattern in patterns if files.has_files(folder, pattern)]
     names = files.find_files(folder, patterns)
     return {name: files.fingerprint(folder / name) for name in names}
-
-
-def _has_files(folder: Path, pattern: str) -> bool:
-    try:
-        return bool(files.find_files(folder, [pattern]))
-    except UnreadableInput:
-        return False

@@ -376,6 +376,28 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             assert warned == (bool(kept) and not changed_files)
 
 
+@pytest.mark.parametrize("changed_files", ["", "replace"])
+def test_files_that_come_to_have_one_content_count_it_once(tmp_path, changed_files):
+    """Such as files of days that are emptied down to their header."""
+    data, source = tmp_path / "data", {"mode": "incremental", "changed_files": changed_files}
+    for n, name in enumerate(("a.csv", "b.csv", "c.csv")):
+        write(data, HEADER + b"1,old%d,1,1\n" % n, name)
+    read(tmp_path, data, source=source)
+    for name in ("a.csv", "b.csv", "c.csv"):
+        write(data, HEADER + b"1,new,1,1\n", name)
+    old = [] if changed_files else ["old0", "old1", "old2"]
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == [*old, "new"]
+
+
+def test_a_name_that_is_not_utf8_does_not_hide_new_files(tmp_path):
+    data, source = write(tmp_path / "data", HEADER + b"1,a,1,1\n", "a.csv"), {"mode": "incremental"}
+    read(tmp_path, data, source=source)
+    write(data, HEADER + b"1,b,1,1\n", "b.csv")
+    write(data, HEADER + b"1,c,1,1\n", "c\udcff.csv")
+    with pytest.raises(UnreadableInput, match=r"is not UTF-8.*rename it"):
+        read(tmp_path, data, source=source)
+
+
 def test_an_earlier_content_counts_again_after_its_file_is_gone(tmp_path):
     """Its lake key is that of an earlier night, so nothing is read."""
     data, source = tmp_path / "data", {"mode": "incremental", "changed_files": "replace"}
