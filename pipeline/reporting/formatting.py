@@ -193,7 +193,8 @@ def _served(published: dict[str, Any] | None) -> str:
     if served["explored"]:
         text += f"; {number(served['explored'])} places ({percent(served['explored'] / served['rows'])}) show "
         text += f"{plural(served['new_items'], 'new item')}, drawn"
-    return f"{text}; {percent(published['coverage']['coverage'])} of the items are in at least one list."
+    share = percent(published["coverage"]["coverage"])
+    return f"{text}; {share} of the items with interactions are in at least one list."
 
 
 def _churn(night: Night) -> str:

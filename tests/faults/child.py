@@ -14,6 +14,8 @@ from typing import Any
 
 from pipeline.core.paths import CHECKOUT
 
+from . import plants
+
 NOWHERE = "http://127.0.0.1:9"
 """A tracking server that is not there: nights without MLflow take a second, not ten."""
 STAGES = "audit clean compare deliver encode evaluate export ingest leaks profile publish report search select split track train"
@@ -21,7 +23,7 @@ PRELOADED = [
     "flows.cli", "flows.cli.run", "flows.candidate_models", "flows.conductor", "pipeline.destinations.delivery",
     "pipeline.experiments.recipe_checks", "pipeline.experiments.study", "pipeline.experiments.trial",
     "pipeline.models.conformance", "pipeline.reporting.html.page", "pipeline.reporting.plots.night",
-    "pipeline.tracking.nights", "optuna.samplers", "torch._dynamo", *(f"pipeline.stages.{stage}" for stage in STAGES.split()),
+    "pipeline.tracking.nights", "tests.faults.plants", "optuna.samplers", "torch._dynamo", *(f"pipeline.stages.{stage}" for stage in STAGES.split()),
     "tests.support.frozen_imports",
 ]  # fmt: skip
 """What a night imports, which takes two seconds more than the night itself."""
@@ -36,6 +38,13 @@ class Ended:
     code: int
     output: str
     seconds: float
+    unmet: tuple[str, ...] = ()
+    """What was planted in it, and what it never came to."""
+
+    def met(self) -> "Ended":
+        """The same; AssertionError where something was planted in vain."""
+        assert not self.unmet, f"planted in vain, the night never came to it: {', '.join(self.unmet)}"
+        return self
 
 
 class Night:
@@ -52,7 +61,8 @@ class Night:
     ):
         """`fault`: NIGHTRECS_FAULT; `max_file`: bytes of the largest file it may write; `before`: called first."""
         environ = {"NIGHTRECS_FAULT": fault} if fault else {}
-        self.log, self.started = log, time.monotonic()
+        self.log, self.fault, self.started = log, fault, time.monotonic()
+        self.record = log.with_suffix(".plants")
         self.process = _forks.Process(target=_run, args=(list(arguments), log, environ, mlflow, max_file, before))
         self.process.start()
 
@@ -68,14 +78,18 @@ class Night:
             assert time.monotonic() < end and self.process.is_alive(), f"no {text!r}: {self._output()}"
             time.sleep(0.02)
 
-    def end(self, seconds: float = 240) -> Ended:
-        """Wait for the end; AssertionError where it hangs."""
+    def end(self, seconds: float = 240, met: bool = True) -> Ended:
+        """Wait for the end; AssertionError where it hangs, or, with `met`, where something was planted in vain."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
             raise AssertionError(f"hung for {seconds} s: {self._output()[-500:]}")
         assert self.process.exitcode is not None
-        return Ended(self.process.exitcode, self._output(), time.monotonic() - self.started)
+        unmet, output = plants.unmet(self.record), self._output()
+        if self.fault and f"planted fault: {self.fault}" not in output:
+            unmet.append(self.fault)
+        ended = Ended(self.process.exitcode, output, time.monotonic() - self.started, tuple(unmet))
+        return ended.met() if met else ended
 
     def _output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -100,10 +114,11 @@ def _run(
     if not mlflow:
         from pipeline.tracking import server
 
-        server.USERS_URI = NOWHERE
+        plants.set_constant(server, "USERS_URI", NOWHERE)
     if max_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
     if before:
+        plants.begin(log.with_suffix(".plants"))
         before()
     from flows.cli import main
 

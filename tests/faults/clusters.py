@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.support import ray_cluster
 from tests.support.ray_cluster import RayCluster, fits_of_mf, parts_of_export, wait_for
 
+from . import plants
 from .ground import DATASET, WITH_GRADIENT, Ground, rows
 from .table import Skip, row
 
@@ -39,7 +40,7 @@ def with_token(token: str, users_per_part: int = 50_000) -> None:
     """Of a night's own process."""
     from pipeline.publishing import listed_users
 
-    listed_users.USERS_PER_PART = users_per_part
+    plants.set_constant(listed_users, "USERS_PER_PART", users_per_part)
     os.environ["RAY_AUTH_TOKEN"] = token
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 

@@ -78,12 +78,13 @@ class Ground:
         return Night(arguments, self.root / f"night-{self.logs}.log", **limits)
 
     def night(self, *overrides: str, code: int | None = 0, says: str = "", **limits: Any) -> Ended:
-        """A night to its end; AssertionError where it doesn't end with `code` or doesn't say `says`."""
-        ended = self.start(*overrides, **limits).end()
+        """A night to its end; AssertionError where it doesn't end with `code`, doesn't say `says`, or never comes to what
+        was planted. Without `code` it may end in any way, also before that."""
+        ended = self.start(*overrides, **limits).end(met=False)
         assert code is None or ended.code == code, f"exit {ended.code}, not {code}: {ended.output[-900:]}"
         assert says in ended.output, f"didn't say {says!r}: {ended.output[-900:]}"
         assert "Traceback" not in ended.output, ended.output[-1500:]
-        return ended
+        return ended if code is None else ended.met()
 
     def run_ids(self) -> list[str]:
         """All nights, oldest first."""

@@ -2,6 +2,7 @@
 
 import signal
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors import safe_open
 
 from pipeline.core.fault_injection import BUILT, POINTS
 
+from . import plants
 from .ground import DATASET, WITH_GRADIENT, WITH_SEARCH, Ground, rows
 from .table import row
 
@@ -22,7 +24,12 @@ def often_checkpointed() -> None:
     from pipeline.stages import train
     from pipeline.training import checkpoint, loop
 
-    checkpoint.SNAPSHOT_SECONDS = loop.CHECKPOINT_SECONDS = train.SECONDS_BETWEEN_LINES = 0.0
+    for module, name in (
+        (checkpoint, "SNAPSHOT_SECONDS"),
+        (loop, "CHECKPOINT_SECONDS"),
+        (train, "SECONDS_BETWEEN_LINES"),
+    ):
+        plants.set_constant(module, name, 0.0)
 
 
 def snapshots_only() -> None:
@@ -30,7 +37,7 @@ def snapshots_only() -> None:
     from pipeline.training import loop
 
     often_checkpointed()
-    loop.CHECKPOINT_SECONDS = 3600.0
+    plants.set_constant(loop, "CHECKPOINT_SECONDS", 3600.0)
 
 
 def epochs_printed() -> None:
@@ -39,13 +46,14 @@ def epochs_printed() -> None:
 
     from pipeline.training import loop
 
-    run_epoch = loop.Stepper.run_epoch
+    def printing(run_epoch: Callable[[loop.Stepper, int], float]) -> Callable[[loop.Stepper, int], float]:
+        def output(self: loop.Stepper, epoch: int) -> float:
+            print(f"runs epoch {epoch}.", file=sys.stderr)
+            return run_epoch(self, epoch)
 
-    def output(self: loop.Stepper, epoch: int) -> float:
-        print(f"runs epoch {epoch}.", file=sys.stderr)
-        return run_epoch(self, epoch)
+        return output
 
-    loop.Stepper.run_epoch = output
+    plants.replace(loop.Stepper, "run_epoch", printing)
 
 
 def after_a_published_night(root: Path) -> tuple[Ground, str]:

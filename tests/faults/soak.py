@@ -46,7 +46,7 @@ class Soak:
             time.sleep(self.draw.random() * 3)
             if night.process.is_alive():
                 night.signal(signal.Signals[fault])
-            ended = night.end()
+            ended = night.end(met=False)
         else:
             ended = self.ground.night(code=None, fault=fault, before=often_checkpointed)
         codes = _may_end(fault)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.schemas.reasons import Reason
 
+from . import plants
 from .files import ledger
 from .ground import CHEAP, Ground, refused, rows
 from .table import row
@@ -30,11 +31,7 @@ def clock_set(days: int) -> None:
     """The machine's clock is off by so many days."""
     from flows import prepare
 
-    prepare.utcnow = functools.partial(_now, days)
-
-
-def _now(days: int) -> dt.datetime:
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(days=days)
+    plants.replace(prepare, "utcnow", lambda utcnow: lambda: utcnow() + dt.timedelta(days=days))
 
 
 @row(

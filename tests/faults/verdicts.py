@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from . import plants
 from .files import ledger
 from .ground import CHEAP, WITH_GRADIENT, Ground, refused, rows
 from .table import row
@@ -104,11 +105,15 @@ def edges(root: Path) -> str:
 
 def plant(kind: str) -> None:
     """A model whose lists are wrong, as it would reach the tables."""
-    from pipeline.publishing import holdback, user_lists
+    from pipeline.publishing import holdback
 
-    sound = holdback.recommend  # the name that is called
+    plants.replace(holdback, "recommend", functools.partial(_wrong_lists, kind))
 
-    def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any, **named: Any) -> Iterator[user_lists.Part]:
+
+def _wrong_lists(kind: str, sound: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The lists of `holdback.recommend`, those of the first user of each part wrong."""
+
+    def planted(run: Any, model: Any, rows: pl.DataFrame, *rest: Any, **named: Any) -> Iterator[Any]:
         for whole in sound(run, model, rows, *rest, **named):
             part = whole.lists
             first = part["user_id"][0]
@@ -131,7 +136,7 @@ def plant(kind: str) -> None:
                     part = part.filter(~of_first)
             yield dataclasses.replace(whole, lists=part)
 
-    holdback.recommend = planted
+    return planted
 
 
 @row(22, "a model returns duplicates, masked items, NaN, short lists (planted)", "audit refuses")
@@ -157,7 +162,7 @@ def crash(error: type[Exception]) -> None:
     def fails(*_: Any) -> None:
         raise error("planted")
 
-    Ease.fit = fails
+    plants.replace(Ease, "fit", lambda _: fails)
 
 
 @row(26, "a family crashes or runs out of memory", "others go on; reported; night publishes")

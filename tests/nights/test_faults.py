@@ -3,7 +3,10 @@
 import importlib
 import re
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -17,6 +20,7 @@ from pipeline.publishing import holdback
 from pipeline.storage import journal
 from pipeline.tracking import server
 from pipeline.training import checkpoint, loop
+from tests.faults import child, plants
 from tests.faults.__main__ import MODULES, attempt
 from tests.faults.ground import DATASET, Ground, rows
 from tests.faults.killed import AFTER_GOING_LIVE
@@ -54,6 +58,63 @@ def test_the_lists_that_row_22_plants_reach_the_audit(monkeypatch, tmp_path):
     ground.write(rows())
     with pytest.raises(Refused, match="nothing_seen: "):
         line.conduct(ground.prepared(), without_views)
+
+
+@pytest.fixture
+def a_module(monkeypatch, tmp_path) -> ModuleType:
+    """A module with a function, and plants that are recorded."""
+    monkeypatch.setattr(plants, "RECORDS", [])
+    plants.begin(tmp_path / "record")
+    module = ModuleType("a_module")
+    vars(module)["double"] = lambda number: 2 * number
+    return module
+
+
+def test_a_plant_is_unmet_until_it_is_called(a_module, tmp_path):
+    record = tmp_path / "record"
+    plants.replace(a_module, "double", lambda double: lambda number: double(number) + 1, when=lambda number: number > 5)
+    assert a_module.double(3) == 6 and plants.unmet(record) == ["a_module.double"]
+    with pytest.raises(AssertionError, match=r"planted in vain, .*: a_module\.double"):
+        child.Ended(0, "", 1.0, tuple(plants.unmet(record))).met()
+    assert a_module.double(6) == 13 and plants.unmet(record) == []
+    with pytest.raises(AttributeError):
+        plants.replace(a_module, "halve", lambda _: abs)
+
+
+def test_a_plant_reaches_those_who_copied_the_name(a_module, monkeypatch):
+    from pipeline.core import run_ids
+    from pipeline.models import ials_share
+    from pipeline.storage import lock
+
+    for module, name in ((ials_share, "CHECKPOINT_SECONDS"), (loop, "CHECKPOINT_SECONDS"), (run_ids, "utcnow")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
+    for path in (CHECKOUT / "pipeline").rglob("*.py"):
+        name = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        if getattr(sys.modules.get(name), "utcnow", None) is run_ids.utcnow:
+            monkeypatch.setattr(f"{name}.utcnow", run_ids.utcnow)
+    plants.set_constant(loop, "CHECKPOINT_SECONDS", 7.0)
+    plants.replace(run_ids, "utcnow", lambda _: lambda: "now")
+    assert ials_share.CHECKPOINT_SECONDS == 7.0 and lock.utcnow() == "now"
+
+
+def test_a_constant_that_nobody_reads_is_no_plant(a_module):
+    vars(a_module)["NOBODY_READS_THIS"] = 1
+    with pytest.raises(AssertionError, match="nobody reads"):
+        plants.set_constant(a_module, "NOBODY_READS_THIS", 2)
+    with pytest.raises(AttributeError):
+        plants.set_constant(loop, "NO_SUCH_SECONDS", 0.0)
+
+
+def test_a_command_that_never_comes_to_its_plants_fails_its_row(tmp_path):
+    words = ["--home", str(tmp_path / "home"), "datasets"]
+    with pytest.raises(AssertionError, match=r"holdback\.recommend, publish:before_replace:kill"):
+        child.Night(words, tmp_path / "log", "publish:before_replace:kill", before=partial(plant, "NaN")).end()
+
+
+def test_rows_change_nothing_behind_the_back_of_plants():
+    files = sorted((CHECKOUT / "tests" / "faults").glob("*.py"))
+    assert not [place for path in files if path.name != "plants.py" for place in plants.by_hand(path)]
+    assert len(list(plants.by_hand(CHECKOUT / "tests" / "faults" / "plants.py"))) == 3
 
 
 @pytest.mark.parametrize(
