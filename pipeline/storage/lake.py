@@ -194,7 +194,7 @@ def remove_leftovers(home: Home, dataset: str) -> list[str]:
 
 
 def leftovers(home: Home, dataset: str) -> list[Path]:
-    """Unfinished folders. Those of a night that runs are among them; checkpoints are not, as the next night needs them."""
+    """Unfinished folders, also those of a night that runs; no checkpoints, from which the next night goes on."""
     return [path for path in sorted(home.lake(dataset).glob("*/.*")) if _LEFTOVER.fullmatch(path.name)]
 
 

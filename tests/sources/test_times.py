@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config.dataset import Dataset
 from pipeline.sources import file_reader
 from pipeline.sources.parsing import clock
+from pipeline.sources.sniffing import times
 from pipeline.sources.sniffing.interactions import sniff
 from pipeline.sources.sniffing.times import looks_like_time, unit_of
 from pipeline.sources.unused_times import unused_times
@@ -156,3 +157,10 @@ def test_a_zone_by_name_is_read_alike_on_every_machine(monkeypatch, zone):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_short_numbers_are_times_in_no_unit():
+    texts = [*map(str, range(0, 100_000, 37)), "99999", "-1", "+5", "1.5", "12.2024", "20.11", "00001", ".5", "5."]
+    assert all(times._SHORT(text) for text in texts)
+    assert not [(unit, text) for unit in (*times.EPOCHS, "iso", *times._FORMATS) for text in texts[::9] + texts[-9:]
+                if times._reader(unit)(text)]  # fmt: skip

@@ -56,10 +56,13 @@ def spelling_of(column: list[str], is_count: bool = False) -> Spelling | None:
     cells = filled(column)
     if len(cells) < 0.5 * len(column) or not cells:
         return None
-    shares = [_share(cells, marks) for marks in _MARKS]
-    best = max(shares)
+    marks, best = _MARKS[0], 0.0
+    for each in _MARKS:
+        if (share := _share(cells, each)) > best:
+            marks, best = each, share
+        if best == 1:
+            break
     if best >= ENOUGH:
-        marks = _MARKS[shares.index(best)]
         return _settled(cells, marks, is_count)
     return _as_fractions(cells) or _as_words(cells)
 

@@ -39,6 +39,8 @@ _LIKE_A_TIME = re.compile(
 ).fullmatch
 _COMMA_COUNT = re.compile(r"[0-9]{9,19},[0-9]*").fullmatch
 _DIGIT = re.compile(r"\d").search
+_SHORT = re.compile(r"[+-]?[0-9]{0,5}(\.[0-9]*)?").fullmatch
+"""A number of at most five digits, which no unit reads: a wide table has thousands of columns of them."""
 _SAMPLE = 20
 """Cells that decide whether a unit is worth trying on all of a column."""
 
@@ -122,7 +124,7 @@ def _best_unit(cells: list[str]) -> tuple[str | None, float]:
     """The unit that reads the largest share of the cells, the first of equals, and that share."""
     best, most = None, 0.0
     points = [_point(cell) for cell in cells]
-    sample = [point for point in points[:: max(1, len(points) // _SAMPLE)] if _DIGIT(point)]
+    sample = [point for point in points[:: max(1, len(points) // _SAMPLE)] if _DIGIT(point) and not _SHORT(point)]
     for unit in (*EPOCHS, "iso", *_FORMATS):
         is_read = _reader(unit)
         if not any(map(is_read, sample)):
