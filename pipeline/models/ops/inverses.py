@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-LARGE = 4096
-"""Side from which a CPU inverts by blocks; smaller inverses are LAPACK's, and keep their bits."""
+LARGE = 8192
+"""Side from which a CPU inverts by blocks. Smaller ones would gain nothing: a tenth is wasted at the diagonal."""
 BLOCK = 512
 """Side of the blocks on the diagonal that are factorised and inverted by LAPACK."""
 WIDE = 512
