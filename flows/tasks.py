@@ -51,9 +51,15 @@ def as_task(call: StageCall, stage: Callable[..., Any], run: Run, *inputs: Any) 
         retries=2,
         retry_delay_seconds=5,
         retry_condition_fn=is_transient,
-        timeout_seconds=TIMEOUTS.get(call.place, 3600),
+        timeout_seconds=time_limit(call.place, run),
     )
     return as_prefect_task(stage)(run, *inputs)
+
+
+def time_limit(name: StageName, run: Run) -> int:
+    """Seconds that a stage may take. On a cluster an evaluation in parts may wait until fits of other models end."""
+    waits = name is StageName.EVALUATE and run.settings.scale.engine != "none"
+    return TIMEOUTS.get(StageName.TRAIN if waits else name, 3600)
 
 
 def tags_of(name: StageName, run: Run) -> list[str]:

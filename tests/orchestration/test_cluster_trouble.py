@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from flows import tasks
 from flows.orchestration import cluster, cluster_process, engines
 from flows.orchestration.cluster_access import Door
 from flows.orchestration.cluster_messages import ALIVE, DONE, READY
 from flows.orchestration.remote_calls import Outcome
 from pipeline.config.run import Run
 from pipeline.core import spread
+from pipeline.core.stage_call import StageName
 from pipeline.evaluation import rank_parts
 from pipeline.ranking import joint_ranks, ranks
 from pipeline.storage import journal
@@ -226,6 +228,12 @@ def test_ray_tries_no_part_without_end_and_finds_who_is_silent(monkeypatch: pyte
     assert environment["RAY_task_oom_retries"] == str(cluster_process.RETRIES)
     silent = [int(environment[f"RAY_grpc_client_keepalive_{part}_ms"]) for part in ("time", "timeout")]
     assert sum(silent) <= 120_000 and silent[0] >= 60_000, "a server ends connections that ask more often"
+
+
+def test_an_evaluation_on_a_cluster_may_wait_for_fits_of_other_models(tmp_path: Path):
+    alone, on_cluster = make_run(tmp_path / "a"), make_run(tmp_path / "b", scale={"engine": "ray"})
+    assert tasks.time_limit(StageName.EVALUATE, alone) == tasks.time_limit(StageName.AUDIT, on_cluster) == 3600
+    assert tasks.time_limit(StageName.EVALUATE, on_cluster) == tasks.time_limit(StageName.TRAIN, alone) > 3600
 
 
 class in_another_process:
