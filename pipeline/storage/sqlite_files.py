@@ -9,10 +9,14 @@ BUSY_SECONDS = 30
 """How long to wait for another connection that is writing."""
 
 
-def connect(file: Path) -> sqlite3.Connection:
-    """Open an existing database; each statement is a transaction of its own. Raises sqlite3.OperationalError."""
+def connect(file: Path, busy_seconds: float | None = None) -> sqlite3.Connection:
+    """Open an existing database; each statement is a transaction of its own. Raises sqlite3.OperationalError.
+
+    `busy_seconds`: how long a statement waits for a lock of another connection, by default BUSY_SECONDS.
+    """
     uri = f"{file.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    timeout = BUSY_SECONDS if busy_seconds is None else busy_seconds
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
 
 
 def copy(database: Path, target: Path, mode: int) -> None:
@@ -25,6 +29,8 @@ def copy(database: Path, target: Path, mode: int) -> None:
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         with closing(connect(database)) as source, closing(connect(target)) as copied:
+            source.execute("BEGIN")
+            source.execute("SELECT 1 FROM sqlite_master").fetchone()  # a backup would wait for ever
             source.backup(copied)
         target.chmod(mode)
     except BaseException:

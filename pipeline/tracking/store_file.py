@@ -1,7 +1,6 @@
 """A home's MLflow database is made next to its place: a night that is killed leaves no half of one behind."""
 
-import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +11,9 @@ from pipeline.core.console import log
 from pipeline.core.filesystem import temporary_name
 from pipeline.storage import sqlite_files
 from pipeline.tracking.server import sqlite_url
+
+LOCKED_SECONDS = 5
+"""How long a night waits for a database that another process has locked, each time that it opens the store."""
 
 
 def bring_up_to_date(file: Path) -> None:
@@ -79,11 +81,12 @@ def _migrate(file: Path) -> None:
 
 
 def _revision(file: Path) -> str | None:
-    """The revision of the schema; None if it has none."""
-    with suppress(sqlite3.OperationalError), closing(sqlite_files.connect(file)) as con:
+    """The revision of the schema; None if it has none. Raises sqlite3.OperationalError where the database is locked."""
+    with closing(sqlite_files.connect(file, LOCKED_SECONDS)) as con:
+        if not con.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return None
         found: tuple[str] | None = con.execute("SELECT version_num FROM alembic_version").fetchone()
         return found[0] if found else None
-    return None
 
 
 def _runs(file: Path) -> int:

@@ -73,7 +73,7 @@ class Elsewhere:
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """An address that takes connections and never answers."""
+    """An address that takes connections and never answers; AssertionError at the end if nobody connected."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)
@@ -88,6 +88,7 @@ def silent_server() -> Iterator[str]:
 
         threading.Thread(target=accept, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/api"
+        assert held, "the night never connected to the silent server"
 
 
 def servers_of(session: int) -> list[int]:
@@ -122,7 +123,9 @@ def prefect_gone(root: Path) -> str:
     ground.write(rows(44))
     night = Elsewhere(ground)
     night.wait_for("  ingest ")
-    for server in servers_of(night.process.pid):
+    servers = servers_of(night.process.pid)
+    assert servers, "the night has no server of its own, so nothing can be killed"
+    for server in servers:
         os.kill(server, signal.SIGKILL)
     died = time.monotonic()
     output, _ = night.end()
@@ -139,7 +142,9 @@ def mlflow_gone(root: Path) -> str:
     ground.write(rows())
     _, undisturbed = Elsewhere(ground, "--no-prefect").end()
     with silent_server() as address:
-        _, slow = Elsewhere(ground, "--no-prefect", MLFLOW_TRACKING_URI=address.removesuffix("/api")).end()
+        night = Elsewhere(ground, "--no-prefect", MLFLOW_TRACKING_URI=address.removesuffix("/api"))
+        output, slow = night.end()
+        assert "MLflow did not take it" in output, output[-400:]
     output, down = Elsewhere(ground, "--no-prefect", MLFLOW_TRACKING_URI="http://127.0.0.1:9").end()
     assert "MLflow did not take it" in output
     holder = sqlite3.connect(ground.home.mlflow_db, isolation_level=None)

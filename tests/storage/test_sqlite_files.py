@@ -30,6 +30,15 @@ def test_a_copy_has_what_was_committed_and_its_permissions(tmp_path, journal_mod
     assert {path.name for path in tmp_path.iterdir()} <= {"a.db", "a.db-wal", "a.db-shm", "copy.db"}
 
 
+def test_a_copy_of_a_locked_database_ends_with_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_files, "BUSY_SECONDS", 0.05)
+    with closing(database(tmp_path / "a.db", "delete")) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite_files.copy(tmp_path / "a.db", tmp_path / "copy.db", 0o600)
+    assert not (tmp_path / "copy.db").exists()
+
+
 @pytest.mark.parametrize("content", [None, b"no database" * 100])
 def test_nothing_is_left_of_a_copy_that_failed(tmp_path, content):
     if content is not None:

@@ -10,6 +10,7 @@ from mlflow.store.db import utils
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.tracking import store_file
 from pipeline.tracking.server import sqlite_url
 from pipeline.tracking.store_file import bring_up_to_date, settle_default
 
@@ -74,6 +75,16 @@ def test_a_database_with_runs_that_cannot_be_migrated_stays(half):
     before = half.read_bytes()
     with pytest.raises(SQLAlchemyError, match="_alembic_tmp_metrics already exists"):
         bring_up_to_date(half)
+    assert half.read_bytes() == before and [path.name for path in half.parent.iterdir()] == ["mlflow.db"]
+
+
+def test_a_locked_database_is_an_error_within_seconds_and_no_migration(half, monkeypatch):
+    monkeypatch.setattr(store_file, "LOCKED_SECONDS", 0.05)
+    before = half.read_bytes()
+    with closing(sqlite3.connect(half, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            bring_up_to_date(half)
     assert half.read_bytes() == before and [path.name for path in half.parent.iterdir()] == ["mlflow.db"]
 
 
