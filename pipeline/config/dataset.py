@@ -77,6 +77,9 @@ class Source(Reading):
     changed_files: Literal["", "add", "replace"] = ""
     """Of an incremental source, if a file has another content under its name: `add` counts both, `replace` only the
     newest. The default adds with a warning. A file to which lines were added never counts twice."""
+    drop_files: list[str] = Field(default=[])
+    """Of an incremental source: files, as globs of their names, that were wrong: their rows no longer count once they
+    are gone from the source."""
     static: bool = False
     """The files don't grow, as in a public data set: no warning about their age."""
     explode: str = ""

@@ -1,13 +1,15 @@
 """Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared.
 
 A file that changed under its name is a new content. The earlier one no longer counts if the new one begins with it
-(lines were added to the file), or if `source.changed_files` says that it is replaced.
+(lines were added to the file) or with what it began with itself (added lines were corrected), or if
+`source.changed_files` says that it is replaced. Files of `source.drop_files` no longer count once they are gone.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
@@ -20,10 +22,14 @@ ADVICE = (
     "it lists the files that were read so far: restore it from a backup, or, if all of these files are in the source's "
     "folder, remove it"
 )
-SIZES = "sizes.json"
+SIZES, BEGINNINGS = "sizes.json", "beginnings.json"
 _BLOCK = 2**20
+_MOST = 30
+"""Earlier contents that are kept in mind of a file that grows."""
 Seen = dict[str, str]
 """SHA-256 of a file's content to its name, in the order in which the files appeared."""
+Beginnings = dict[str, list[str]]
+"""SHA-256 of a content to those of earlier contents of its file that it begins with, oldest first."""
 
 
 def folder(layer: Path) -> Path:
@@ -49,12 +55,22 @@ def read_sizes(layer: Path) -> dict[str, int]:
     return {digest: size for digest, size in sizes.items() if isinstance(size, int)}
 
 
-def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
+def read_beginnings(layer: Path) -> Beginnings:
+    """What the contents of earlier nights begin with, as far as it is known."""
+    found = state_files.read(folder(layer) / BEGINNINGS, dict) or {}
+    return {digest: before for digest, before in found.items() if isinstance(before, list)}
+
+
+def write_seen(layer: Path, seen: Seen, sizes: dict[str, int], beginnings: Beginnings | None = None) -> None:
     """Record the files for later nights, atomically; then delete the rows of contents that no longer count."""
     earlier = read_seen(layer)
     folder(layer).mkdir(parents=True, exist_ok=True)
-    known = {digest: sizes[digest] for digest in earlier | seen if digest in sizes}  # a kill before the next line
+    begins = {digest: before for digest, before in (beginnings or {}).items() if digest in earlier | seen}
+    kept = [*earlier, *seen, *(each for before in begins.values() for each in before)]
+    known = {digest: sizes[digest] for digest in kept if digest in sizes}  # a kill before the next line
     write_atomically(folder(layer) / SIZES, json.dumps(known, indent=2))
+    if begins:
+        write_atomically(folder(layer) / BEGINNINGS, json.dumps(begins, indent=2))
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
     for digest in earlier.keys() - seen.keys():
         for part in folder(layer).glob(f"{digest[:16]}-*"):
@@ -83,7 +99,11 @@ def contents(seen: Seen) -> dict[str, list[str]]:
 
 
 def replaced(
-    seen: Seen, present: Mapping[str, str], changed_files: str, is_grown: Callable[[str, str], bool]
+    seen: Seen,
+    present: Mapping[str, str],
+    changed_files: str,
+    is_grown: Callable[[str, str], bool],
+    beginnings: Beginnings | None = None,
 ) -> set[str]:
     """The earlier contents that no longer count. `is_grown` tells whether the file of a name begins with a content.
 
@@ -95,8 +115,38 @@ def replaced(
         if changed_files == "replace":
             gone |= set(digests) - {newest}
         elif newest not in seen:
-            gone |= {digest for digest in digests if is_grown(name, digest)}
+            before = {digest: (beginnings or {}).get(digest, []) for digest in digests}
+            gone |= {
+                digest
+                for digest in digests
+                if is_grown(name, digest) or any(each == newest or is_grown(name, each) for each in before[digest])
+            }
     return gone
+
+
+def beginnings_of(
+    seen: Seen, present: Mapping[str, str], is_grown: Callable[[str, str], bool], earlier: Beginnings
+) -> Beginnings:
+    """What the contents that count now begin with; `earlier`: those of earlier nights. Other arguments as `replaced`."""
+    found = dict(earlier)
+    for name, digests in contents(seen).items():
+        newest = present.get(name, digests[-1])
+        if newest in seen:
+            continue
+        known = dict.fromkeys(each for digest in digests for each in [*earlier.get(digest, []), digest])
+        if before := [digest for digest in known if is_grown(name, digest)]:
+            found[newest] = before[-_MOST:]
+    return found
+
+
+def dropped(seen: Seen, present: Collection[str], drop_files: Collection[str]) -> set[str]:
+    """The contents of the files `drop_files`, globs, that are not in the source any more. `present`: digests."""
+    return {
+        digest
+        for name, digests in contents(seen).items()
+        for digest in digests
+        if digest not in present and any(fnmatchcase(name, pattern) for pattern in drop_files)
+    }
 
 
 def begins_with(path: Path, digest: str, size: int) -> bool:

@@ -48,7 +48,7 @@ def read_source(run: Run) -> Path:
 
     folder = lake.build(run, _spec(run, source), write)
     if dataset.source.mode == "incremental":  # in any case: a file may have an earlier content again
-        incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes)
+        incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes, source.beginnings)
     journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
@@ -87,7 +87,9 @@ def _note_changed_files(run: Run, source: SourceFiles) -> None:
     now = incremental.contents({digest: source.present_names.get(digest, name) for name, digest in source.order})
     gone = source.earlier.keys() - {digest for _, digest in source.order}
     for name, digests in incremental.contents(source.earlier).items():
-        if gone & set(digests):
+        if gone & set(digests) and name not in source.present:
+            journal.note(run, f"ingest: {name} is in source.drop_files and no longer counts")
+        elif gone & set(digests):
             journal.note(run, f"ingest: {name} changed since an earlier night: only its present content counts")
     several = {name: len(digests) for name, digests in now.items() if len(digests) > 1}
     if several and not run.settings.dataset.source.changed_files:

@@ -24,7 +24,7 @@ from pipeline.schemas import tables
 from pipeline.sources import blocks, file_parts, file_reader, incremental, line_reader
 from pipeline.sources.dialect import LINE_LIMIT
 from pipeline.sources.parsing import clock
-from pipeline.stages import ingest
+from pipeline.stages import admit, ingest
 from pipeline.storage import journal, lake, warehouse
 from tests.support.data_sets import data_set
 
@@ -374,6 +374,48 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             assert {digest[:16] for digest in seen} == {path.name[:16] for path in parts if path.is_dir()}
             warned = "counts with" in " ".join(journal.notes(run.home, run.dataset, run.run_id))
             assert warned == (bool(kept) and not changed_files)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=6))
+@settings(max_examples=15)
+def test_a_growing_file_whose_added_lines_are_corrected_counts_as_it_is(nights):
+    """Each night keeps some of the lines that the file began with, at least the first night's, and adds others."""
+    with tempfile.TemporaryDirectory() as place:
+        tmp, number = Path(place), 0
+        lines = [b"1,first,1,1", b"1,second,1,1"]
+        for kept, added in [(0, 0), *nights]:
+            lines = lines[: 2 + kept] + [b"1,i%d,1,1" % (number := number + 1) for _ in range(added)]
+            data = write(tmp / "data", HEADER + b"\n".join([*lines, b""]), "log.csv")
+            rows, _, _ = read(tmp, data, source={"mode": "incremental"})
+            assert sorted(rows["item_id"].to_list()) == sorted(line.split(b",")[1].decode() for line in lines)
+
+
+def test_a_wrong_file_that_is_gone_can_be_dropped(tmp_path):
+    source, data = {"mode": "incremental"}, tmp_path / "data"
+    for name in ("part-1", "part-2", "part-3", "other"):
+        write(data, HEADER + b"1,%s,1,1\n" % name.encode(), f"{name}.csv")
+    read(tmp_path, data, source=source)
+    for name in ("part-1", "part-2", "other"):
+        (data / f"{name}.csv").unlink()
+    dropping = source | {"drop_files": ["part-*.csv"]}
+    rows, _, _ = read(tmp_path, data, source=dropping)
+    assert sorted(rows["item_id"]) == ["other", "part-3"], "what is there is read"
+    write(data, HEADER + b"1,right,1,1\n", "part-2.csv")
+    for settings_of in (dropping, source):
+        assert sorted(read(tmp_path, data, source=settings_of)[0]["item_id"]) == ["other", "part-3", "right"]
+
+
+def test_a_refused_source_says_how_to_drop_what_is_gone(tmp_path):
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    for name in ("a.csv", "wrong.csv"):
+        write(data, HEADER + b"1,%s,1,4000000000\n" % name.encode(), name)
+    for expected in (False, True):
+        run = make_run(tmp_path, data, source=source)
+        with pytest.raises(Refused) as refused:
+            admit.admit_source(run, ingest.read_source(run))
+        assert "nothing_from_the_future" in str(refused.value)
+        assert ('newest of them "wrong.csv"' in str(refused.value)) == expected
+        (data / "wrong.csv").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("changed_files", ["", "replace"])
