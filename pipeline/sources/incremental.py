@@ -127,7 +127,7 @@ def replaced(
 def beginnings_of(
     seen: Seen, present: Mapping[str, str], is_grown: Callable[[str, str], bool], earlier: Beginnings
 ) -> Beginnings:
-    """What the contents that count now begin with; `earlier`: those of earlier nights. Other arguments as `replaced`."""
+    """What the contents that count now begin with; `earlier`: those of earlier nights. Otherwise as in `replaced`."""
     found = dict(earlier)
     for name, digests in contents(seen).items():
         newest = present.get(name, digests[-1])
