@@ -13,8 +13,8 @@ IN_PLACE = ("utf-8", "latin-1")
 """Encodings that are read from the file itself; of a file in another one a copy in UTF-8 is read."""
 _IN_PLACE_NAMES = {"utf-8": "utf-8", "ascii": "utf-8", "utf-8-sig": "utf-8", "iso8859-1": "latin-1"}
 _NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7", "undefined")
-LATER = {"escape": "", "comment": "", "skip_lines": 0, "explode": ""}
-"""Keys of Reading and Source that are younger than the first lake keys: they enter a key only where they are set."""
+LATER = {"escape": "", "comment": "", "skip_lines": 0, "explode": "", "decimal": ".", "thousands": ""}
+"""Keys of Reading, Source and Items that are younger than the first lake keys: in a key only where they are set."""
 
 
 class Reading(Queried):
@@ -77,6 +77,9 @@ class Source(Reading):
     changed_files: Literal["", "add", "replace"] = ""
     """Of an incremental source, if a file has another content under its name: `add` counts both, `replace` only the
     newest. The default adds with a warning. A file to which lines were added never counts twice."""
+    drop_files: list[str] = Field(default=[])
+    """Of an incremental source: files, as globs of their names, that were wrong: their rows no longer count once they
+    are gone from the source."""
     static: bool = False
     """The files don't grow, as in a public data set: no warning about their age."""
     explode: str = ""
@@ -222,6 +225,16 @@ class Items(Reading):
     """Attribute column to the separator of its values."""
     columns: list[str] | None = None
     """Other columns that are kept as attributes with one value; absent: all of them."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of the other columns: one whose values are all numbers with it, and with `thousands`, is numeric."""
+    thousands: Literal["", ",", ".", " ", "'", "\u2019", "_"] = ""
+    """Separator of thousands in them, as in `[columns]`."""
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> "Items":
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}: a number would have two meanings")
+        return self
 
 
 class Users(Reading):

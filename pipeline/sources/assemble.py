@@ -20,6 +20,7 @@ from pipeline.sources.catalog_reader import notes_of, read_items
 from pipeline.sources.extra_columns import common_types
 from pipeline.sources.file_parts import read_ahead, read_into
 from pipeline.sources.file_reader import FileResult
+from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.parquet_writer import INTERACTIONS, REJECTED, read_batches, write_rows
 from pipeline.sources.source_files import SourceFiles, part_of
 from pipeline.storage import lake, warehouse
@@ -79,7 +80,8 @@ class SourceAssembler:
         names = sorted(self.source.catalog)
         catalog, counts, rejected = read_items(self.run.data, names, self.dataset.items, self.scratch)
         tables.CATALOG.check(catalog).write_parquet(self.folder / CATALOG)
-        types = attributes.write_items(self.folder, catalog)
+        form = NumberFormat(self.dataset.items.decimal, self.dataset.items.thousands)
+        types = attributes.write_items(self.folder, catalog, form)
         column_types.report(types, "the item catalog")
         rejected = self._add_rejected(rejected)
         ids = pl.scan_parquet(self.folder / INTERACTIONS).select(pl.col("item_id").cast(pl.String).unique()).collect()

@@ -1,6 +1,7 @@
 """Attributes of items and users from their files: one row per value, and typed columns for the rules of `[export]`."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.schemas import tables
 from pipeline.schemas.table import Table
 from pipeline.sources import column_types, exclusions
 from pipeline.sources.catalog_reader import OTHER, read_items
+from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.parquet_writer import INTERACTIONS
 from pipeline.sources.user_traces import Dialect
 from pipeline.storage import forgotten_users
@@ -23,6 +25,7 @@ COLUMNS, ITEM_ATTRIBUTES, USER_ATTRIBUTES = (
 its table has columns that the catalog itself does not have."""
 
 
+USUAL = NumberFormat()
 NO_WORDS = ("",)
 """What is no value of a catalog's column: words such as NULL are gone where its file has them for missing values."""
 
@@ -41,17 +44,34 @@ def long_form(wide: pl.DataFrame, table: Table, columns: list[str]) -> pl.DataFr
     return table.check(pl.concat(parts).unique(maintain_order=True).sort(table.key))
 
 
-def write_items(folder: Path, catalog: pl.DataFrame) -> dict[str, str]:
-    """Write the files of a catalog as `read_items` returns it, if it has other columns; returns their types."""
+def write_items(folder: Path, catalog: pl.DataFrame, form: NumberFormat = USUAL) -> dict[str, str]:
+    """Write the files of a catalog as `read_items` returns it, if it has other columns; returns their types.
+
+    `form`: how it writes numbers.
+    """
     columns = [column for column in catalog.columns if column.startswith(OTHER)]
     if not columns:
         return {}
-    types = {column.removeprefix(OTHER): column_types.infer_column(catalog[column], NO_WORDS) for column in columns}
-    typed = [column_types.cast(catalog[OTHER + name], kind, NO_WORDS).alias(name) for name, kind in types.items()]
+    plain = {column.removeprefix(OTHER): with_plain_numbers(catalog[column], form) for column in columns}
+    types = {name: column_types.infer_column(column, NO_WORDS) for name, column in plain.items()}
+    typed = [column_types.cast(plain[name], kind, NO_WORDS).alias(name) for name, kind in types.items()]
     others = [column for column in typed if column.name != "item_id"]
     pl.DataFrame([catalog["item_id"], *others]).write_parquet(folder / COLUMNS)
     long_form(catalog, tables.ITEM_ATTRIBUTES, columns).write_parquet(folder / ITEM_ATTRIBUTES)
     return types
+
+
+def with_plain_numbers(column: pl.Series, form: NumberFormat) -> pl.Series:
+    """A column of text with its numbers as in most files, if all of its values are numbers of `form`; else as it is."""
+    if form.is_usual_in_times:
+        return column
+    texts = column.cast(pl.String)
+    distinct = texts.drop_nulls().unique()
+    filled = [text for text in distinct.to_list() if text.strip() not in NO_WORDS]
+    is_number = re.compile(form.pattern).fullmatch
+    if not filled or not all(is_number(text.strip()) for text in filled):
+        return column
+    return texts.replace({text: form.plain(text.strip()) for text in filled})
 
 
 def published_columns(names: Iterable[str]) -> list[str]:

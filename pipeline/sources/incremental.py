@@ -1,7 +1,8 @@
 """Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared.
 
 A file that changed under its name is a new content. The earlier one no longer counts if the new one begins with it
-(lines were added to the file), or if `source.changed_files` says that it is replaced. After a night whose source was
+(lines were added to the file), or if `source.changed_files` says that it is replaced. Files of `source.drop_files` no
+longer count once they are gone. After a night whose source was
 refused, the contents of the last admitted night count, and what the files have now.
 """
 
@@ -10,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
@@ -157,6 +159,16 @@ def replaced(
         elif newest not in seen:
             gone |= {digest for digest in digests if is_grown(name, digest)}
     return gone
+
+
+def dropped(seen: Seen, present: Collection[str], drop_files: Collection[str]) -> set[str]:
+    """The contents of the files `drop_files`, globs, that are not in the source any more. `present`: digests."""
+    return {
+        digest
+        for name, digests in contents(seen).items()
+        for digest in digests
+        if digest not in present and any(fnmatchcase(name, pattern) for pattern in drop_files)
+    }
 
 
 def begins_with(path: Path, digest: str, size: int) -> bool:

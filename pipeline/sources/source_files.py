@@ -85,9 +85,8 @@ def _merged(
     def is_grown(name: str, digest: str) -> bool:
         return digest in sizes and incremental.begins_with(data / name, digest, sizes[digest])
 
-    return incremental.merge(
-        earlier, there, incremental.replaced(earlier, present, dataset.source.changed_files, is_grown)
-    )
+    gone = incremental.replaced(earlier, present, dataset.source.changed_files, is_grown)
+    return incremental.merge(earlier, there, gone | incremental.dropped(earlier, there, dataset.source.drop_files))
 
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pipeline.storage import journal, lake, warehouse
 from pipeline.storage.generations import live_run_id
 
 WITHDRAW = (
-    " Correct the files or take them away: what only refused nights have read counts no longer once no file has it."
+    " Correct the files or take them away: what only refused nights have read counts no longer once no file has it. "
+    "Rows of files that an admitted night read count although the files are gone: source.drop_files leaves them out."
 )
 NIGHTS = 8
 """Published nights that tonight's volume is compared with."""

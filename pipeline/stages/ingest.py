@@ -92,8 +92,11 @@ def _note_changed_files(run: Run, source: SourceFiles) -> None:
             f"warning: ingest: what a refused night read of {name} is in no file any more: its rows don't count",
         )
     gone = source.earlier.keys() - counting
+    dropped = incremental.dropped(source.earlier, source.present.values(), run.settings.dataset.source.drop_files)
     for name, digests in incremental.contents(source.earlier).items():
-        if gone & set(digests):
+        if dropped & set(digests):
+            journal.note(run, f"ingest: {name} is in source.drop_files, so its rows no longer count")
+        elif gone & set(digests):
             journal.note(run, f"ingest: {name} changed since an earlier night: only its present content counts")
     several = {name: len(digests) for name, digests in now.items() if len(digests) > 1}
     if several and not run.settings.dataset.source.changed_files:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.dataset import Dataset
+from pipeline.sources import attributes
+from pipeline.sources.catalog_reader import read_items
+from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.sniffing.column_nouns import ITEMS, ORDERS, USERS, says
 from pipeline.sources.sniffing.interactions import propose
 from pipeline.storage import warehouse
@@ -90,6 +94,30 @@ def test_users_with_one_row_each_are_a_doubt(tmp_path):
     assert any("hardly a value of 'vbn'" in note for note in propose(tmp_path / "export.csv").notes)
     (tmp_path / "users.csv").write_text("user;item\n" + "".join(";".join(line) + "\n" for line in lines))
     assert not any("hardly" in note for note in propose(tmp_path / "users.csv").notes)
+
+
+@pytest.mark.parametrize(
+    ("decimal", "thousands"), [(",", "."), (",", " "), (",", ""), (".", ","), (".", "'"), (".", "")]
+)
+def test_a_catalog_has_numbers_as_it_writes_them(tmp_path, decimal, thousands):
+    names = ["Auftragsnr.", "Kunde", "Artikel", "Menge", "Bestelldatum"]
+    path = write(tmp_path / "export.csv", names, rows(), (0, 1, 2, 3, 4))
+    prices = {f"A{n:02d}": n * 171.25 + 0.5 for n in range(30)}
+    marks = str.maketrans({",": thousands, ".": decimal})
+    lines = [
+        f"{item};Ding {item};{f'{price:,.2f}'.translate(marks)};{n % 3};0{n};01.02.2026"
+        for n, (item, price) in enumerate(prices.items())
+    ]
+    header = "Artikel;Bezeichnung;Preis;Bestand;Fach;Seit"
+    (tmp_path / "Artikel.csv").write_text("\n".join([header, *lines, ""]))
+    toml = tomllib.loads(propose(path).toml)
+    items = Dataset.model_validate(toml).items
+    assert items and (items.decimal, items.thousands, items.title) == (decimal, thousands, "Bezeichnung")
+    assert "Bestand" in propose(path).toml.partition("[export]")[2]
+    catalog, _, _ = read_items(tmp_path, ["Artikel.csv"], items, tmp_path)
+    types = attributes.write_items(tmp_path, catalog, NumberFormat(items.decimal, items.thousands))
+    assert types == {"Preis": "DOUBLE", "Bestand": "BIGINT", "Fach": "VARCHAR", "Seit": "VARCHAR"}
+    assert dict(attributes.read_columns(tmp_path)["item_id", "Preis"].iter_rows()) == prices
 
 
 @pytest.mark.parametrize("name", ["Warengruppe", "Kundengruppe", "Preis", "Bestelldatum", "conto", "", "Nr.", "€"])

@@ -425,6 +425,21 @@ def test_a_corrected_log_counts_without_what_a_refused_night_read(tmp_path):
     assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["a", "b", "b"]  # the admitted one
 
 
+def test_a_wrong_file_that_is_gone_can_be_dropped(tmp_path):
+    source, data = {"mode": "incremental"}, tmp_path / "data"
+    for name in ("part-1", "part-2", "part-3", "other"):
+        write(data, HEADER + b"1,%s,1,1\n" % name.encode(), f"{name}.csv")
+    read(tmp_path, data, source=source)
+    for name in ("part-1", "part-2", "other"):
+        (data / f"{name}.csv").unlink()
+    dropping = source | {"drop_files": ["part-*.csv"]}
+    rows, _, _ = read(tmp_path, data, source=dropping)
+    assert sorted(rows["item_id"]) == ["other", "part-3"], "what is there is read"
+    write(data, HEADER + b"1,right,1,1\n", "part-2.csv")
+    for settings_of in (dropping, source):
+        assert sorted(read(tmp_path, data, source=settings_of)[0]["item_id"]) == ["other", "part-3", "right"]
+
+
 @pytest.mark.parametrize("changed_files", ["", "replace"])
 def test_files_that_come_to_have_one_content_count_it_once(tmp_path, changed_files):
     """Such as files of days that are emptied down to their header."""

@@ -4,14 +4,18 @@ import re
 from collections.abc import Callable, Sequence
 
 from pipeline.sources import column_types
+from pipeline.sources.sniffing.cells import folded
 
 CAN_BE_HAD = re.compile(
-    r"(is_?)?(in_?stock|available|availability|active|enabled|sellable|orderable|buyable|purchasable|published|visible)"
+    r"(is_?)?(in_?stock|available|availability|active|enabled|sellable|orderable|buyable|purchasable|published|visible|"
+    r"lieferbar|verfugbar|aktiv|disponible|disponibile|disponivel|actif|activo|attivo|ativo|beschikbaar|actief)"
 )
 CANNOT_BE_HAD = re.compile(
     r"(is_?)?(out_?of_?stock|sold_?out|discontinued|deleted|archived|inactive|disabled|hidden|unavailable|delisted)"
 )
-AMOUNT = re.compile(r"(stock|inventory|quantity|qty|units?)(_?(level|count|quantity|qty|left|on_?hand|available))?")
+AMOUNT = re.compile(
+    r"(stock|inventory|quantity|qty|units?|bestand|lagerbestand|existencias|giacenza|voorraad|estoque)(_?(level|count|quantity|qty|left|on_?hand|available))?"
+)
 GONE = ("out of stock", "outofstock", "sold out", "soldout", "unavailable", "inactive", "discontinued", "disabled",
         "deleted", "archived", "not available", "no stock")  # fmt: skip
 THERE = ("in stock", "instock", "available", "active", "enabled", "preorder", "limited", "backorder", "low stock")
@@ -27,7 +31,7 @@ def exclude_where(names: Sequence[str], column: Callable[[int], Sequence[str]]) 
 
 
 def _rule(name: str, cells: Sequence[str]) -> str | None:
-    plain = re.sub(r"[^a-z]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()).strip("_")
+    plain = re.sub(r"[^a-z]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", folded(name)).lower()).strip("_")
     kind, column = column_types.infer(cells), quoted(name)
     words = {cell.strip().lower() for cell in cells if cell.strip() not in column_types.EMPTY}
     is_flag = kind == "BOOLEAN" or (kind == "BIGINT" and words <= {"0", "1"})

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import catalog_ids, dialect
+from pipeline.sources.attributes import with_plain_numbers
 from pipeline.sources.json_lines import any_cell, parse_object
+from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.sniffing import availability
 from pipeline.sources.sniffing.cells import filled, folded, plain_name
 from pipeline.sources.sniffing.column_roles import fits, is_numeric
 from pipeline.sources.sniffing.layouts import split
 from pipeline.sources.sniffing.number_spellings import spelling_of
 from pipeline.sources.sniffing.preview import FIRST, Peek, as_texts, first_text, peek
+from pipeline.sources.sniffing.times import unit_of
 
 SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".json", ".jsonl", ".gz", ".zst"}
 LOOKED_AT = 50
@@ -50,12 +54,25 @@ class Catalog:
             names = [own.get(at, f"column_{at + 1}") for at in range(len(names))]
             reading = {**reading, "column_names": names}
         many = {names[at]: by for at in range(len(names)) if (by := self._separator(at))}
-        return {**reading, "id": names[self.id], "title": names[self.title], **({"attributes": many} if many else {})}
+        titled = {"id": names[self.id], "title": names[self.title]}
+        return {**reading, **titled, **({"attributes": many} if many else {}), **self._marks()}
+
+    def _marks(self) -> dict[str, Any]:
+        """Decimal mark and separator of thousands, if a column of numbers has unusual ones."""
+        columns = (self.seen.column(at) for at in range(len(self.seen.names)) if at not in (self.id, self.title))
+        spelled = (spelling_of(cells) for cells in columns if filled(cells) and not unit_of(cells))
+        marks = [{k: v for k, v in each.settings.items() if k in ("decimal", "thousands")} for each in spelled if each]
+        return max(marks, key=len, default={})
 
     def exclude_where(self) -> str | None:
         """The condition that finds items that can't be had, if the catalog has a column that says so."""
         has_names = self.seen.reading.get("header", True)
-        return availability.exclude_where(self.seen.names, self.seen.column) if has_names else None
+        marks = NumberFormat(**self._marks())
+
+        def column(at: int) -> list[str]:
+            return with_plain_numbers(pl.Series(self.seen.column(at), dtype=pl.String), marks).to_list()
+
+        return availability.exclude_where(self.seen.names, column) if has_names else None
 
     def _separator(self, at: int) -> str | None:
         """The separator of a column with several values per cell, known by its name or, without names, by its bars."""
