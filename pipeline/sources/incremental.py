@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ADVICE = (
     "it lists the files that were read so far: restore it from a backup, or, if all of these files are in the source's "
     "folder, remove it"
 )
-SIZES, ADMITTED = "sizes.json", "admitted.json"
+SIZES, WAITING = "sizes.json", "waiting.json"
 _BLOCK = 2**20
 Seen = dict[str, str]
 """SHA-256 of a file's content to its name, in the order in which the files appeared."""
@@ -36,50 +36,54 @@ def folder(layer: Path) -> Path:
 
 
 def read_seen(layer: Path) -> Seen:
-    """The files of earlier nights that count. Raises state_files.Damaged if the list is unreadable: rows would miss."""
-    admitted = _admitted(layer)
-    return admitted.files if admitted and admitted.refused else _read_list(layer)
+    """The files of earlier nights that count. Raises state_files.Damaged if a list is unreadable: rows would miss."""
+    waiting = _read_waiting(layer)
+    return waiting.counting if waiting else _read_list(layer, "seen.json")
 
 
 def read_refused(layer: Path) -> Seen:
     """The files that were read by nights whose source was refused, and by none that was admitted."""
-    admitted = _admitted(layer)
-    if admitted is None or not admitted.refused:
-        return {}
-    return {digest: name for digest, name in _read_list(layer).items() if digest not in admitted.files}
+    waiting = _read_waiting(layer)
+    return waiting.refused if waiting else {}
 
 
-def _read_list(layer: Path) -> Seen:
-    """The files of the latest night."""
-    path = folder(layer) / "seen.json"
+def _read_list(layer: Path, name: str) -> Seen:
+    path = folder(layer) / name
     try:
-        seen = state_files.load(path, dict, ADVICE)
+        return _checked(path, state_files.load(path, dict, ADVICE))
     except FileNotFoundError:
         return {}
-    if not all(isinstance(name, str) for name in seen.values()):
+
+
+def _checked(path: Path, seen: object) -> Seen:
+    if not isinstance(seen, dict) or not all(isinstance(name, str) for name in seen.values()):
         raise state_files.Damaged(path, "a file name is not a string", ADVICE)
     return seen
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """The files of the last admitted night, kept until the next one is."""
+class Waiting:
+    """What is known of the files until the next night is admitted; then those of `seen.json` count."""
 
-    files: Seen
-    refused: bool
-    """Whether the source of the latest night was refused; False: it was not judged yet."""
+    counting: Seen
+    """Files that count although they are gone."""
+    refused: Seen
+    """Files that only refused nights have read, which count while they are there."""
+    before: Seen
+    """What `counting` was before the latest night."""
 
 
-def _admitted(layer: Path) -> Admitted | None:
-    found = state_files.read(folder(layer) / ADMITTED, dict) or {}
-    files = found.get("files")
-    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+def _read_waiting(layer: Path) -> Waiting | None:
+    path = folder(layer) / WAITING
+    try:
+        found = state_files.load(path, dict, ADVICE)
+    except FileNotFoundError:
         return None
-    return Admitted(files, found.get("refused") is True)
+    return Waiting(*(_checked(path, found.get(each.name)) for each in fields(Waiting)))
 
 
-def _keep_admitted(layer: Path, admitted: Admitted) -> None:
-    write_atomically(folder(layer) / ADMITTED, json.dumps(asdict(admitted), indent=2))
+def _write_waiting(layer: Path, waiting: Waiting) -> None:
+    write_atomically(folder(layer) / WAITING, json.dumps(asdict(waiting), indent=2))
 
 
 def read_sizes(layer: Path) -> dict[str, int]:
@@ -90,31 +94,36 @@ def read_sizes(layer: Path) -> dict[str, int]:
 
 def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
     """Record the files for later nights, atomically. Rows of contents that no longer count go when `judge` admits."""
-    earlier, latest, admitted = read_seen(layer), _read_list(layer), _admitted(layer)
+    earlier, latest = read_seen(layer), _read_list(layer, "seen.json")
+    refused = {digest: name for digest, name in read_refused(layer).items() if digest in seen}
     folder(layer).mkdir(parents=True, exist_ok=True)
     known = {
         digest: sizes[digest] for digest in latest | earlier | seen if digest in sizes
     }  # a kill before the next line
     write_atomically(folder(layer) / SIZES, json.dumps(known, indent=2))
-    if admitted is None and seen != earlier:
-        admitted = Admitted(earlier, refused=False)
-    if admitted is not None:
-        _keep_admitted(layer, replace(admitted, refused=False))
+    is_waiting = seen != earlier or bool(refused) or (folder(layer) / WAITING).exists()
+    if is_waiting:
+        of_refused = {name for name, digests in contents(seen).items() if refused.keys() & set(digests)}
+        kept = {digest for name, digests in contents(earlier).items() if name in of_refused for digest in digests}
+        counting = {digest: name for digest, name in earlier.items() if digest in seen or digest in kept}
+        counting |= {digest: name for digest, name in seen.items() if digest not in refused}
+        _write_waiting(layer, Waiting(counting, refused, earlier))
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
-    kept = seen.keys() | admitted.files.keys() if admitted else seen.keys()
-    _remove_rows(layer, latest.keys() - kept)
+    _remove_rows(layer, latest.keys() - seen.keys() - (earlier.keys() if is_waiting else set()))
 
 
 def judge(layer: Path, *, is_refused: bool) -> None:
     """Record whether the source of the latest night was admitted; then its files are those that count."""
-    admitted = _admitted(layer)
-    if admitted is None:
+    waiting = _read_waiting(layer)
+    if waiting is None:
         return
+    seen = _read_list(layer, "seen.json")
     if is_refused:
-        _keep_admitted(layer, replace(admitted, refused=True))
+        refused = {digest: name for digest, name in seen.items() if digest not in waiting.before}
+        _write_waiting(layer, Waiting(waiting.before, refused, waiting.before))
         return
-    (folder(layer) / ADMITTED).unlink()
-    _remove_rows(layer, admitted.files.keys() - _read_list(layer).keys())
+    (folder(layer) / WAITING).unlink()
+    _remove_rows(layer, (waiting.counting | waiting.before).keys() - seen.keys())
 
 
 def _remove_rows(layer: Path, digests: Collection[str]) -> None:
@@ -156,7 +165,7 @@ def replaced(
         newest = present.get(name, digests[-1])
         if changed_files == "replace":
             gone |= set(digests) - {newest}
-        elif newest not in seen:
+        elif newest not in digests:
             gone |= {digest for digest in digests if is_grown(name, digest)}
     return gone
 

@@ -32,8 +32,8 @@ class SourceFiles:
     """Files in the data folder: name to digest."""
     earlier: incremental.Seen
     """Files that earlier nights have read, in incremental mode: digest to name."""
-    refused: incremental.Seen
-    """Such files of nights whose source was refused, which count only where they are present."""
+    withdrawn: list[str]
+    """Files that only nights have read whose source was refused, and whose rows are in no file any more."""
     sizes: dict[str, int]
     """Bytes of the files of an incremental source by digest, as far as they are known."""
     catalog: dict[str, str]
@@ -66,14 +66,19 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
     catalog = _digests(data, dataset.items.files if dataset.items else [])
     columns = other_columns(data, sorted(catalog), dataset.items) if dataset.items else []
     users = _digests(data, dataset.users.files if dataset.users else [])
-    order, sizes = sorted(present.items()), dict[str, int]()
+    order, sizes, withdrawn = sorted(present.items()), dict[str, int](), list[str]()
     if is_incremental:
         sizes = incremental.read_sizes(layer)
         merged = _merged(dataset, data, earlier, present, sizes)
+        withdrawn = [
+            name
+            for name, digests in incremental.contents(refused).items()
+            if not any(digest in merged or _begins(data / name, digest, sizes) for digest in digests)
+        ]
         order = [(name, digest) for digest, name in merged.items()]
         sizes |= {digest: (data / name).stat().st_size for name, digest in present.items()}
     revisions = revisions_of(dataset, data, [] if is_incremental else sorted(present), [*catalog, *users])
-    return SourceFiles(order, present, earlier, refused, sizes, catalog, columns, users, revisions)
+    return SourceFiles(order, present, earlier, withdrawn, sizes, catalog, columns, users, revisions)
 
 
 def _merged(
@@ -83,10 +88,14 @@ def _merged(
     there = {digest: name for name, digest in present.items()}
 
     def is_grown(name: str, digest: str) -> bool:
-        return digest in sizes and incremental.begins_with(data / name, digest, sizes[digest])
+        return _begins(data / name, digest, sizes)
 
     gone = incremental.replaced(earlier, present, dataset.source.changed_files, is_grown)
     return incremental.merge(earlier, there, gone | incremental.dropped(earlier, there, dataset.source.drop_files))
+
+
+def _begins(path: Path, digest: str, sizes: dict[str, int]) -> bool:
+    return digest in sizes and path.exists() and incremental.begins_with(path, digest, sizes[digest])
 
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:

@@ -86,10 +86,11 @@ def _note_changed_files(run: Run, source: SourceFiles) -> None:
         return
     now = incremental.contents({digest: source.present_names.get(digest, name) for name, digest in source.order})
     counting = {digest for _, digest in source.order}
-    for name in [name for digest, name in source.refused.items() if digest not in counting]:
+    for name in source.withdrawn:
         journal.note(
             run,
-            f"warning: ingest: what a refused night read of {name} is in no file any more: its rows don't count",
+            ("" if name in source.present else "warning: ")
+            + f"ingest: what a refused night read of {name} is in no file any more: its rows don't count",
         )
     gone = source.earlier.keys() - counting
     dropped = incremental.dropped(source.earlier, source.present.values(), run.settings.dataset.source.drop_files)

@@ -383,9 +383,9 @@ def test_what_only_refused_nights_have_read_counts_while_it_is_there(tmp_path_fa
     """Nights with a new file, one file less, or the same ones."""
     tmp = tmp_path_factory.mktemp("refused")
     data, layer = tmp / "data", None
-    there, latest, admitted, is_refused = ["first"], set[str](), set[str](), False
+    there, counting, refused = ["first"], set[str](), set[str]()
     write(data, HEADER + b"1,first,1,1\n", "first.csv")
-    for number, (change, outcome) in enumerate([("=", "admitted"), *nights]):
+    for number, (change, outcome) in enumerate([("=", "admitted"), *nights, ("=", "admitted")]):
         if change == "+":
             there.append(f"new{number}")
             write(data, HEADER + f"1,new{number},1,1\n".encode(), f"new{number}.csv")
@@ -394,17 +394,55 @@ def test_what_only_refused_nights_have_read_counts_while_it_is_there(tmp_path_fa
         run = make_run(tmp, data, source={"mode": "incremental"})
         layer = run.home.lake(run.dataset) / ingest.LAYER
         rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")["item_id"].to_list()
-        dropped = latest - admitted - set(there) if is_refused else set()
-        latest = (admitted if is_refused else latest) | set(there)
-        assert sorted(rows) == sorted(latest)
+        expected = counting | set(there)
+        assert sorted(rows) == sorted(expected)
+        gone = sorted(f"{name}.csv" for name in refused - expected)
         warnings = [note for note in journal.notes(run.home, run.dataset, run.run_id) if "refused night" in note]
-        assert len(warnings) == len(dropped) and all(f"{name}.csv" in str(warnings) for name in dropped)
-        is_refused = outcome == "refused"
-        if outcome != "killed":
-            incremental.judge(layer, is_refused=is_refused)
-            admitted = admitted if is_refused else latest
+        assert len(warnings) == len(gone) and all(name in str(warnings) for name in gone)
+        if outcome == "killed":
+            refused &= expected
+            counting = expected - refused
+            continue
+        incremental.judge(layer, is_refused=outcome == "refused")
+        counting, refused = (counting, expected - counting) if outcome == "refused" else (expected, set())
     parts = [path for path in incremental.folder(layer).iterdir() if path.is_dir()]
-    assert len(parts) >= len(admitted | set(there))
+    assert len(parts) == len(counting)
+
+
+def test_a_log_that_grows_while_its_nights_are_refused_loses_nothing(tmp_path):
+    data, source, lines = tmp_path / "data", {"mode": "incremental"}, HEADER
+    for number, is_refused in enumerate([False, True, True, False, True, False]):
+        lines += b"1,i%d,1,1\n" % number
+        run = make_run(tmp_path, write(data, lines, "log.csv"), source=source)
+        rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")["item_id"].to_list()
+        assert rows == [f"i{each}" for each in range(number + 1)]
+        assert not any("refused night" in note for note in journal.notes(run.home, run.dataset, run.run_id))
+        incremental.judge(run.home.lake(run.dataset) / ingest.LAYER, is_refused=is_refused)
+
+
+def test_a_refused_log_that_is_gone_gives_way_to_the_admitted_one(tmp_path):
+    """Also after a night that was killed before its source was judged."""
+    data, source, good = tmp_path / "data", {"mode": "incremental"}, HEADER + b"1,a,1,1\n"
+    layer = make_run(tmp_path, data, source=source).home.lake("toy") / ingest.LAYER
+    write(data, HEADER + b"1,other,1,1\n", "z.csv")
+    for lines, outcome in [(b"", False), (b"1,bad,1,1\n", True), (b"1,bad,1,1\n", None), (None, False)]:
+        if lines is None:
+            (data / "log.csv").unlink()
+        else:
+            write(data, good + lines, "log.csv")
+        rows, _, _ = read(tmp_path, data, source=source)
+        if outcome is not None:
+            incremental.judge(layer, is_refused=outcome)
+    assert sorted(rows["item_id"].to_list()) == ["a", "other"]
+
+
+def test_a_file_that_grows_to_what_another_one_had_counts_once(tmp_path):
+    """As a mirror does that lags behind by a night."""
+    data, source, start = tmp_path / "data", {"mode": "incremental"}, HEADER + b"1,x,1,1\n"
+    write(data, start, "a.csv")
+    read(tmp_path, write(data, start + b"1,y,1,1\n", "b.csv"), source=source)
+    rows, _, _ = read(tmp_path, write(data, start + b"1,y,1,1\n", "a.csv"), source=source)
+    assert rows["item_id"].to_list() == ["x", "y"]
 
 
 def test_a_corrected_log_counts_without_what_a_refused_night_read(tmp_path):

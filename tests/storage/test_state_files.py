@@ -205,11 +205,14 @@ def health(place: Place) -> dict:
     return health(place.home, "tiny", place.nights[-1])
 
 
+@pytest.mark.parametrize("name", ["seen.json", "waiting.json"])
 @pytest.mark.parametrize("damage", [d for d in DAMAGES if d is not unreadable], ids=lambda damage: damage.__name__)
-def test_a_damaged_list_of_files_that_were_read_is_not_an_empty_one(tmp_path, damage):
+def test_a_damaged_list_of_files_that_were_read_is_not_an_empty_one(tmp_path, damage, name):
     incremental.write_seen(tmp_path, {"0" * 64: "a.csv", "1" * 64: "b.csv"}, {})
-    damage(incremental.folder(tmp_path) / "seen.json")
-    with pytest.raises(UnreadableInput, match=r"seen\.json is damaged"):
+    if name == "seen.json":
+        incremental.judge(tmp_path, is_refused=False)
+    damage(incremental.folder(tmp_path) / name)
+    with pytest.raises(UnreadableInput, match=f"{name} is damaged"):
         incremental.read_seen(tmp_path)
 
 
