@@ -1,14 +1,16 @@
 """Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared.
 
 A file that changed under its name is a new content. The earlier one no longer counts if the new one begins with it
-(lines were added to the file) or with what it began with itself (added lines were corrected), or if
-`source.changed_files` says that it is replaced. Files of `source.drop_files` no longer count once they are gone.
+(lines were added to the file), or if `source.changed_files` says that it is replaced. Files of `source.drop_files` no
+longer count once they are gone. After a night whose source was
+refused, the contents of the last admitted night count, and what the files have now.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,14 +24,10 @@ ADVICE = (
     "it lists the files that were read so far: restore it from a backup, or, if all of these files are in the source's "
     "folder, remove it"
 )
-SIZES, BEGINNINGS = "sizes.json", "beginnings.json"
+SIZES, ADMITTED = "sizes.json", "admitted.json"
 _BLOCK = 2**20
-_MOST = 30
-"""Earlier contents that are kept in mind of a file that grows."""
 Seen = dict[str, str]
 """SHA-256 of a file's content to its name, in the order in which the files appeared."""
-Beginnings = dict[str, list[str]]
-"""SHA-256 of a content to those of earlier contents of its file that it begins with, oldest first."""
 
 
 def folder(layer: Path) -> Path:
@@ -38,7 +36,21 @@ def folder(layer: Path) -> Path:
 
 
 def read_seen(layer: Path) -> Seen:
-    """The files of earlier nights. Raises state_files.Damaged if the list is unreadable: rows would be missing."""
+    """The files of earlier nights that count. Raises state_files.Damaged if the list is unreadable: rows would miss."""
+    admitted = _admitted(layer)
+    return admitted.files if admitted and admitted.refused else _read_list(layer)
+
+
+def read_refused(layer: Path) -> Seen:
+    """The files that were read by nights whose source was refused, and by none that was admitted."""
+    admitted = _admitted(layer)
+    if admitted is None or not admitted.refused:
+        return {}
+    return {digest: name for digest, name in _read_list(layer).items() if digest not in admitted.files}
+
+
+def _read_list(layer: Path) -> Seen:
+    """The files of the latest night."""
     path = folder(layer) / "seen.json"
     try:
         seen = state_files.load(path, dict, ADVICE)
@@ -49,30 +61,64 @@ def read_seen(layer: Path) -> Seen:
     return seen
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """The files of the last admitted night, kept until the next one is."""
+
+    files: Seen
+    refused: bool
+    """Whether the source of the latest night was refused; False: it was not judged yet."""
+
+
+def _admitted(layer: Path) -> Admitted | None:
+    found = state_files.read(folder(layer) / ADMITTED, dict) or {}
+    files = found.get("files")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        return None
+    return Admitted(files, found.get("refused") is True)
+
+
+def _keep_admitted(layer: Path, admitted: Admitted) -> None:
+    write_atomically(folder(layer) / ADMITTED, json.dumps(asdict(admitted), indent=2))
+
+
 def read_sizes(layer: Path) -> dict[str, int]:
     """Bytes of the files of earlier nights, by SHA-256; older versions did not record them."""
     sizes = state_files.read(folder(layer) / SIZES, dict) or {}
     return {digest: size for digest, size in sizes.items() if isinstance(size, int)}
 
 
-def read_beginnings(layer: Path) -> Beginnings:
-    """What the contents of earlier nights begin with, as far as it is known."""
-    found = state_files.read(folder(layer) / BEGINNINGS, dict) or {}
-    return {digest: before for digest, before in found.items() if isinstance(before, list)}
-
-
-def write_seen(layer: Path, seen: Seen, sizes: dict[str, int], beginnings: Beginnings | None = None) -> None:
-    """Record the files for later nights, atomically; then delete the rows of contents that no longer count."""
-    earlier = read_seen(layer)
+def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
+    """Record the files for later nights, atomically. Rows of contents that no longer count go when `judge` admits."""
+    earlier, latest, admitted = read_seen(layer), _read_list(layer), _admitted(layer)
     folder(layer).mkdir(parents=True, exist_ok=True)
-    begins = {digest: before for digest, before in (beginnings or {}).items() if digest in earlier | seen}
-    kept = [*earlier, *seen, *(each for before in begins.values() for each in before)]
-    known = {digest: sizes[digest] for digest in kept if digest in sizes}  # a kill before the next line
+    known = {
+        digest: sizes[digest] for digest in latest | earlier | seen if digest in sizes
+    }  # a kill before the next line
     write_atomically(folder(layer) / SIZES, json.dumps(known, indent=2))
-    if begins:
-        write_atomically(folder(layer) / BEGINNINGS, json.dumps(begins, indent=2))
+    if admitted is None and seen != earlier:
+        admitted = Admitted(earlier, refused=False)
+    if admitted is not None:
+        _keep_admitted(layer, replace(admitted, refused=False))
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
-    for digest in earlier.keys() - seen.keys():
+    kept = seen.keys() | admitted.files.keys() if admitted else seen.keys()
+    _remove_rows(layer, latest.keys() - kept)
+
+
+def judge(layer: Path, *, is_refused: bool) -> None:
+    """Record whether the source of the latest night was admitted; then its files are those that count."""
+    admitted = _admitted(layer)
+    if admitted is None:
+        return
+    if is_refused:
+        _keep_admitted(layer, replace(admitted, refused=True))
+        return
+    (folder(layer) / ADMITTED).unlink()
+    _remove_rows(layer, admitted.files.keys() - _read_list(layer).keys())
+
+
+def _remove_rows(layer: Path, digests: Collection[str]) -> None:
+    for digest in digests:
         for part in folder(layer).glob(f"{digest[:16]}-*"):
             remove(part)
 
@@ -99,11 +145,7 @@ def contents(seen: Seen) -> dict[str, list[str]]:
 
 
 def replaced(
-    seen: Seen,
-    present: Mapping[str, str],
-    changed_files: str,
-    is_grown: Callable[[str, str], bool],
-    beginnings: Beginnings | None = None,
+    seen: Seen, present: Mapping[str, str], changed_files: str, is_grown: Callable[[str, str], bool]
 ) -> set[str]:
     """The earlier contents that no longer count. `is_grown` tells whether the file of a name begins with a content.
 
@@ -115,28 +157,8 @@ def replaced(
         if changed_files == "replace":
             gone |= set(digests) - {newest}
         elif newest not in seen:
-            before = {digest: (beginnings or {}).get(digest, []) for digest in digests}
-            gone |= {
-                digest
-                for digest in digests
-                if is_grown(name, digest) or any(each == newest or is_grown(name, each) for each in before[digest])
-            }
+            gone |= {digest for digest in digests if is_grown(name, digest)}
     return gone
-
-
-def beginnings_of(
-    seen: Seen, present: Mapping[str, str], is_grown: Callable[[str, str], bool], earlier: Beginnings
-) -> Beginnings:
-    """What the contents that count now begin with; `earlier`: those of earlier nights. Otherwise as in `replaced`."""
-    found = dict(earlier)
-    for name, digests in contents(seen).items():
-        newest = present.get(name, digests[-1])
-        if newest in seen:
-            continue
-        known = dict.fromkeys(each for digest in digests for each in [*earlier.get(digest, []), digest])
-        if before := [digest for digest in known if is_grown(name, digest)]:
-            found[newest] = before[-_MOST:]
-    return found
 
 
 def dropped(seen: Seen, present: Collection[str], drop_files: Collection[str]) -> set[str]:

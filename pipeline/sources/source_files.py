@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ class SourceFiles:
     """Files in the data folder: name to digest."""
     earlier: incremental.Seen
     """Files that earlier nights have read, in incremental mode: digest to name."""
+    refused: incremental.Seen
+    """Such files of nights whose source was refused, which count only where they are present."""
     sizes: dict[str, int]
     """Bytes of the files of an incremental source by digest, as far as they are known."""
     catalog: dict[str, str]
@@ -43,8 +44,6 @@ class SourceFiles:
     """Files of `dataset.users`: name to digest."""
     revisions: list[str]
     """Kinds of content that are read otherwise than when VERSION was set; the files of this night have them."""
-    beginnings: incremental.Beginnings
-    """What contents of files that grow begin with, in incremental mode."""
 
     @property
     def data_hash(self) -> str:
@@ -62,34 +61,32 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
     """Find the files of a data set below `data`; `layer` is its `1_raw`. Raises UnreadableInput if one is missing."""
     is_incremental = dataset.source.mode == "incremental"
     earlier = incremental.read_seen(layer) if is_incremental else {}
-    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier))
+    refused = incremental.read_refused(layer) if is_incremental else {}
+    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier or refused))
     catalog = _digests(data, dataset.items.files if dataset.items else [])
     columns = other_columns(data, sorted(catalog), dataset.items) if dataset.items else []
     users = _digests(data, dataset.users.files if dataset.users else [])
-    order, sizes, beginnings = sorted(present.items()), dict[str, int](), incremental.Beginnings()
+    order, sizes = sorted(present.items()), dict[str, int]()
     if is_incremental:
         sizes = incremental.read_sizes(layer)
-        merged, beginnings = _merged(dataset, data, earlier, present, layer)
+        merged = _merged(dataset, data, earlier, present, sizes)
         order = [(name, digest) for digest, name in merged.items()]
         sizes |= {digest: (data / name).stat().st_size for name, digest in present.items()}
     revisions = revisions_of(dataset, data, [] if is_incremental else sorted(present), [*catalog, *users])
-    return SourceFiles(order, present, earlier, sizes, catalog, columns, users, revisions, beginnings)
+    return SourceFiles(order, present, earlier, refused, sizes, catalog, columns, users, revisions)
 
 
 def _merged(
-    dataset: Dataset, data: Path, earlier: incremental.Seen, present: dict[str, str], layer: Path
-) -> tuple[incremental.Seen, incremental.Beginnings]:
-    """The files of an incremental source that count now, and what their contents begin with."""
+    dataset: Dataset, data: Path, earlier: incremental.Seen, present: dict[str, str], sizes: dict[str, int]
+) -> incremental.Seen:
+    """The files of an incremental source that count now."""
     there = {digest: name for name, digest in present.items()}
-    sizes, before = incremental.read_sizes(layer), incremental.read_beginnings(layer)
 
-    @cache
     def is_grown(name: str, digest: str) -> bool:
         return digest in sizes and incremental.begins_with(data / name, digest, sizes[digest])
 
-    gone = incremental.replaced(earlier, present, dataset.source.changed_files, is_grown, before)
-    gone |= incremental.dropped(earlier, there, dataset.source.drop_files)
-    return incremental.merge(earlier, there, gone), incremental.beginnings_of(earlier, present, is_grown, before)
+    gone = incremental.replaced(earlier, present, dataset.source.changed_files, is_grown)
+    return incremental.merge(earlier, there, gone | incremental.dropped(earlier, there, dataset.source.drop_files))
 
 
 def key_settings(dataset: Dataset, source: SourceFiles) -> dict[str, Any]:

@@ -13,9 +13,14 @@ from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT
 from pipeline.sources import incremental
 from pipeline.sources.parquet_writer import INTERACTIONS
+from pipeline.stages.ingest import LAYER
 from pipeline.storage import journal, lake, warehouse
 from pipeline.storage.generations import live_run_id
 
+WITHDRAW = (
+    " Correct the files or take them away: what only refused nights have read counts no longer once no file has it. "
+    "Rows of files that an admitted night read count although the files are gone: source.drop_files leaves them out."
+)
 NIGHTS = 8
 """Published nights that tonight's volume is compared with."""
 
@@ -43,28 +48,17 @@ def admit_source(run: Run, raw: Path) -> Path:
         checks.temporary(con, "drift", drift.measure(con, run, live_run_id(run.home, run.dataset)))
         checks.bounds(con, run)
         failed = checks.run_checks(con, run, "input")
+    is_incremental = run.settings.dataset.source.mode == "incremental"
+    if is_incremental:
+        incremental.judge(run.home.lake(run.dataset) / LAYER, is_refused=bool(failed))
     if failed:
         raise Refused(
             "the source is not fit for a night: " + "; ".join(failed.reasons)
-            + ". Nothing was trained, and the published tables are unchanged." + _of_gone_files(run, raw),
+            + ". Nothing was trained, and the published tables are unchanged."
+            + (WITHDRAW if is_incremental else ""),
             failed.ids,
         )  # fmt: skip
     return raw
-
-
-def _of_gone_files(run: Run, raw: Path) -> str:
-    """How to leave out files of an incremental source that count although they are gone; empty if there are none."""
-    if run.settings.dataset.source.mode != "incremental":
-        return ""
-    read = {digest: name for name, digest in lake.read_manifest(raw)["settings"].get("files", [])}
-    gone = [name for name in incremental.contents(read) if not (run.data / name).exists()]
-    if not gone:
-        return ""
-    some = ", ".join(f'"{name}"' for name in gone[:-4:-1])
-    return (
-        f" {len(gone):,} files that are no longer in the source's folder count as well, the newest of them {some}: if "
-        "one was wrong, name it in source.drop_files, and its rows no longer count."
-    )
 
 
 def describe(run: Run, raw: Path, newest: datetime | None) -> dict:

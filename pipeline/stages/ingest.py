@@ -48,7 +48,7 @@ def read_source(run: Run) -> Path:
 
     folder = lake.build(run, _spec(run, source), write)
     if dataset.source.mode == "incremental":  # in any case: a file may have an earlier content again
-        incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes, source.beginnings)
+        incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes)
     journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
     rejects.note_looks(run, folder)
@@ -85,9 +85,16 @@ def _note_changed_files(run: Run, source: SourceFiles) -> None:
     if run.settings.dataset.source.mode != "incremental":
         return
     now = incremental.contents({digest: source.present_names.get(digest, name) for name, digest in source.order})
-    gone = source.earlier.keys() - {digest for _, digest in source.order}
+    counting = {digest for _, digest in source.order}
+    for name in [name for digest, name in source.refused.items() if digest not in counting]:
+        journal.note(
+            run,
+            f"warning: ingest: what a refused night read of {name} is in no file any more: its rows don't count",
+        )
+    gone = source.earlier.keys() - counting
+    dropped = incremental.dropped(source.earlier, source.present_names, run.settings.dataset.source.drop_files)
     for name, digests in incremental.contents(source.earlier).items():
-        if gone & set(digests) and name not in source.present:
+        if gone & set(digests) & dropped:
             journal.note(run, f"ingest: {name} is in source.drop_files and no longer counts")
         elif gone & set(digests):
             journal.note(run, f"ingest: {name} changed since an earlier night: only its present content counts")

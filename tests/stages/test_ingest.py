@@ -24,7 +24,7 @@ from pipeline.schemas import tables
 from pipeline.sources import blocks, file_parts, file_reader, incremental, line_reader
 from pipeline.sources.dialect import LINE_LIMIT
 from pipeline.sources.parsing import clock
-from pipeline.stages import admit, ingest
+from pipeline.stages import ingest
 from pipeline.storage import journal, lake, warehouse
 from tests.support.data_sets import data_set
 
@@ -369,6 +369,7 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")
             expected = [line.split(b",")[1].decode() for line in kept + before + lines]
             assert sorted(rows["item_id"].to_list()) == sorted(expected)
+            incremental.judge(run.home.lake(run.dataset) / ingest.LAYER, is_refused=False)
             seen = incremental.read_seen(run.home.lake(run.dataset) / ingest.LAYER)
             parts = incremental.folder(run.home.lake(run.dataset) / ingest.LAYER).iterdir()
             assert {digest[:16] for digest in seen} == {path.name[:16] for path in parts if path.is_dir()}
@@ -376,18 +377,52 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             assert warned == (bool(kept) and not changed_files)
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=6))
-@settings(max_examples=15)
-def test_a_growing_file_whose_added_lines_are_corrected_counts_as_it_is(nights):
-    """Each night keeps some of the lines that the file began with, at least the first night's, and adds others."""
-    with tempfile.TemporaryDirectory() as place:
-        tmp, number = Path(place), 0
-        lines = [b"1,first,1,1", b"1,second,1,1"]
-        for kept, added in [(0, 0), *nights]:
-            lines = lines[: 2 + kept] + [b"1,i%d,1,1" % (number := number + 1) for _ in range(added)]
-            data = write(tmp / "data", HEADER + b"\n".join([*lines, b""]), "log.csv")
-            rows, _, _ = read(tmp, data, source={"mode": "incremental"})
-            assert sorted(rows["item_id"].to_list()) == sorted(line.split(b",")[1].decode() for line in lines)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from("+-="), st.sampled_from(["admitted", "refused", "killed"])), max_size=7))
+def test_what_only_refused_nights_have_read_counts_while_it_is_there(tmp_path_factory, nights):
+    """Nights with a new file, one file less, or the same ones."""
+    tmp = tmp_path_factory.mktemp("refused")
+    data, layer = tmp / "data", None
+    there, latest, admitted, is_refused = ["first"], set[str](), set[str](), False
+    write(data, HEADER + b"1,first,1,1\n", "first.csv")
+    for number, (change, outcome) in enumerate([("=", "admitted"), *nights]):
+        if change == "+":
+            there.append(f"new{number}")
+            write(data, HEADER + f"1,new{number},1,1\n".encode(), f"new{number}.csv")
+        elif change == "-" and len(there) > 1:
+            (data / f"{there.pop()}.csv").unlink()
+        run = make_run(tmp, data, source={"mode": "incremental"})
+        layer = run.home.lake(run.dataset) / ingest.LAYER
+        rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")["item_id"].to_list()
+        dropped = latest - admitted - set(there) if is_refused else set()
+        latest = (admitted if is_refused else latest) | set(there)
+        assert sorted(rows) == sorted(latest)
+        warnings = [note for note in journal.notes(run.home, run.dataset, run.run_id) if "refused night" in note]
+        assert len(warnings) == len(dropped) and all(f"{name}.csv" in str(warnings) for name in dropped)
+        is_refused = outcome == "refused"
+        if outcome != "killed":
+            incremental.judge(layer, is_refused=is_refused)
+            admitted = admitted if is_refused else latest
+    parts = [path for path in incremental.folder(layer).iterdir() if path.is_dir()]
+    assert len(parts) >= len(admitted | set(there))
+
+
+def test_a_corrected_log_counts_without_what_a_refused_night_read(tmp_path):
+    """The refused content, which begins with the admitted one, is in no file any more."""
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    good, bad, corrected = HEADER + b"1,a,1,1\n", b"1,bad,1,1\n", b"1,b,1,1\n"
+    layer = (run := make_run(tmp_path, write(data, good, "log.csv"), source=source)).home.lake(
+        run.dataset
+    ) / ingest.LAYER
+    for lines, is_refused in [(b"", False), (bad, True), (bad + bad, True), (corrected, False), (corrected * 2, False)]:
+        rows, _, _ = read(tmp_path, write(data, good + lines, "log.csv"), source=source)
+        incremental.judge(layer, is_refused=is_refused)
+        assert rows["item_id"].to_list() == ["a", *(line.split(",")[1] for line in lines.decode().split())]
+    (data / "log.csv").write_bytes(good + bad)
+    read(tmp_path, data, source=source)
+    incremental.judge(layer, is_refused=True)
+    (data / "log.csv").unlink()
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["a", "b", "b"]  # the admitted one
 
 
 def test_a_wrong_file_that_is_gone_can_be_dropped(tmp_path):
@@ -403,19 +438,6 @@ def test_a_wrong_file_that_is_gone_can_be_dropped(tmp_path):
     write(data, HEADER + b"1,right,1,1\n", "part-2.csv")
     for settings_of in (dropping, source):
         assert sorted(read(tmp_path, data, source=settings_of)[0]["item_id"]) == ["other", "part-3", "right"]
-
-
-def test_a_refused_source_says_how_to_drop_what_is_gone(tmp_path):
-    data, source = tmp_path / "data", {"mode": "incremental"}
-    for name in ("a.csv", "wrong.csv"):
-        write(data, HEADER + b"1,%s,1,4000000000\n" % name.encode(), name)
-    for expected in (False, True):
-        run = make_run(tmp_path, data, source=source)
-        with pytest.raises(Refused) as refused:
-            admit.admit_source(run, ingest.read_source(run))
-        assert "nothing_from_the_future" in str(refused.value)
-        assert ('newest of them "wrong.csv"' in str(refused.value)) == expected
-        (data / "wrong.csv").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("changed_files", ["", "replace"])
