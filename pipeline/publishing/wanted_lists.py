@@ -16,9 +16,12 @@ from pipeline.core.errors import Refused, SettingsError
 from pipeline.publishing import active_users, business_rules, checks, cold_users, explore, item_conditions, rule_files
 from pipeline.publishing.business_rules import Rules
 from pipeline.publishing.explore import Clock, Frames
+from pipeline.publishing.item_conditions import ItemConditions
 from pipeline.publishing.rule_files import Listed
 from pipeline.publishing.user_lists import Wanted
+from pipeline.schemas import tables
 from pipeline.storage import journal, warehouse
+from pipeline.storage.expressions import NIGHT_DATE
 
 DEFAULT = ""
 """Name of the default list."""
@@ -93,7 +96,30 @@ def wanted(basis: Basis, listed: dict[str, Listed]) -> list[Wanted]:
             new = explore.explorable(export, listed[name], pl.concat([frames.fit, frames.others]), basis.clock)
             explorer = explore.explorer_of(basis.run, export, new, frames, basis.rows)
         made.append(Wanted(rules, export.top_n, explorer, name))
+    _warn_of_delisted(basis, made)
     return made
+
+
+def _warn_of_delisted(basis: Basis, made: list[Wanted]) -> None:
+    """Warn once of items that have left the catalog and that a condition to exclude others lets be listed."""
+    frame, catalog = basis.frames.fit, basis.frames.catalog
+    own = {name.lower() for name in (*tables.ITEMS.columns, NIGHT_DATE)} - {"title"}
+    unlisted = ~frame["item_id"].is_in(catalog["item_id"].implode())
+    found: dict[str, int] = {}
+    for each, export in zip(made, exports_of(basis.run.settings).values(), strict=True):
+        excluding = ItemConditions.of(export).exclude_where
+        if excluding and {name.lower() for name in excluding.names} - own:
+            listable = unlisted if each.rules.allowed is None else unlisted & pl.Series(each.rules.allowed.numpy())
+            if n := int(listable.sum()):
+                found[f"lists.{each.name}" if each.name else "export"] = n
+    if found and catalog.height:
+        where, n = next(iter(found.items()))
+        journal.note(
+            basis.run,
+            f"warning: export: {n:,} of {frame.height:,} items have rows but are not in the item catalog, so "
+            f"{where}.exclude_where does not exclude them. If they can't be had any more, write the opposite condition "
+            "as only_where: it leaves them out",
+        )
 
 
 def limit_to(servable: Tensor | None, lists: list[Wanted]) -> None:

@@ -202,6 +202,24 @@ def test_rules_hold_for_items_that_the_fit_does_not_have(shop):
     assert any(note.startswith("rules: exclude_where excludes 3 of 7 items") for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("excluding", "only", "warns"),
+    [
+        ("not in_stock", None, True), ("not in_stock", "price >= 0", False), ("item_id = 'i01'", None, False),
+        (None, "in_stock", False), ("coalesce(not in_stock, true)", None, False),
+    ],
+)  # fmt: skip
+def test_items_that_left_the_catalog_are_excluded_or_warned_of(shop, excluding, only, warns):
+    rules = f"export.exclude_where={excluding}" if excluding else "export.exclude_where=1 = 0"
+    shop.night(rules, f"export.only_where={only or '1 = 1'}", "export.promote=[]")
+    shown = "i29" in shop.ask("select distinct item_id from recommendations")["item_id"].to_list()
+    warnings = [
+        note for note in journal.notes(shop.home, "tiny", shop.live_night()) if "not in the item catalog" in note
+    ]
+    assert len(warnings) == warns and all("1 of 30 items have rows" in note for note in warnings)
+    assert warns or not shown or "item_id" in (excluding or "")
+
+
 def test_settings_that_are_not_there_are_in_no_key(shop):
     plain = item_conditions.key_settings(prepare(str(shop.folder / "tiny.toml"), home=str(shop.home_root)))
     assert not set(item_conditions.ADDED) & plain.keys() and "night_date" not in plain

@@ -21,9 +21,10 @@ GONE = ("out of stock", "outofstock", "sold out", "soldout", "unavailable", "ina
 THERE = ("in stock", "instock", "available", "active", "enabled", "preorder", "limited", "backorder", "low stock")
 
 
-def exclude_where(names: Sequence[str], column: Callable[[int], Sequence[str]]) -> str | None:
-    """The condition that finds what can't be had, by the first column that is a flag or an amount of stock; else None.
+def only_where(names: Sequence[str], column: Callable[[int], Sequence[str]]) -> str | None:
+    """The condition that finds what can be had, by the first column that is a flag or an amount of stock; else None.
 
+    An item without a value, or without a line in the catalog, is not among them: shops delist items that way.
     `column(at)` are cells of the column `at`. A name alone does not suffice: the cells must be flags, amounts, or
     words for being there or not.
     """
@@ -37,12 +38,12 @@ def _rule(name: str, cells: Sequence[str]) -> str | None:
     is_flag = kind == "BOOLEAN" or (kind == "BIGINT" and words <= {"0", "1"})
     can, cannot = CAN_BE_HAD.fullmatch(plain), CANNOT_BE_HAD.fullmatch(plain)
     if is_flag and (can or cannot or plain == "stock"):
-        return column if cannot else f"not {column}"
+        return f"not {column}" if cannot else column
     if kind in ("BIGINT", "DOUBLE") and (AMOUNT.fullmatch(plain) or (can and "stock" in plain)):
-        return f"{column} <= 0"
+        return f"{column} > 0"
     gone = sorted(words & set(GONE), key=GONE.index)
     if gone and (can or cannot or "stock" in plain or plain in ("status", "state")) and words <= {*GONE, *THERE}:
-        return f"lower({column}) in ({', '.join(repr(word) for word in gone)})"
+        return f"lower({column}) not in ({', '.join(repr(word) for word in gone)})"
     return None
 
 
@@ -55,7 +56,8 @@ def comment(rule: str) -> list[str]:
     """Lines of a data set's TOML that say where the rule goes."""
     text = f"'{rule}'" if "'" not in rule else '"' + rule.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return [
-        "# The catalog says what can be had. To recommend nothing else, write into the recipe:",
+        "# The catalog says what can be had. To recommend nothing else, also no item that has left the catalog, write",
+        "# into the recipe:",
         "# [export]",
-        f"# exclude_where = {text}",
+        f"# only_where = {text}",
     ]

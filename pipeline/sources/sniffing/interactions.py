@@ -107,7 +107,7 @@ def propose(path: Path, name: str = "") -> Proposal:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
         lines.append(ATTRIBUTES)
-        if rule := catalog.exclude_where():
+        if rule := catalog.only_where():
             lines += availability.comment(rule)
     else:
         lines += ["", NO_CATALOG]

@@ -64,15 +64,15 @@ class Catalog:
         marks = [{k: v for k, v in each.settings.items() if k in ("decimal", "thousands")} for each in spelled if each]
         return max(marks, key=len, default={})
 
-    def exclude_where(self) -> str | None:
-        """The condition that finds items that can't be had, if the catalog has a column that says so."""
+    def only_where(self) -> str | None:
+        """The condition that finds items that can be had, if the catalog has a column that says so."""
         has_names = self.seen.reading.get("header", True)
         marks = NumberFormat(**self._marks())
 
         def column(at: int) -> list[str]:
             return with_plain_numbers(pl.Series(self.seen.column(at), dtype=pl.String), marks).to_list()
 
-        return availability.exclude_where(self.seen.names, column) if has_names else None
+        return availability.only_where(self.seen.names, column) if has_names else None
 
     def _separator(self, at: int) -> str | None:
         """The separator of a column with several values per cell, known by its name or, without names, by its bars."""
