@@ -11,7 +11,7 @@ from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.errors import ErrorWithIds, Refused
-from pipeline.core.filesystem import is_full
+from pipeline.core.filesystem import ADVICE, is_full
 from pipeline.maintenance.rollback import finish_forgetting
 from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id, restore_live
@@ -27,6 +27,8 @@ def conduct(
 ) -> str:
     """Run one night from lock to outcome: `published` or `stopped`. Raises Refused, Locked, or the error that ended it.
 
+    A night whose tables are live is published, whatever fails afterwards: an error then is a warning in the journal.
+
     `at_start` is called once the lock is held and nights that never ended are closed. `until` and `overrides` (the
     KEY=VALUE that a user set for this run) go into the journal: `status` recognizes experiments by them.
     """
@@ -39,31 +41,61 @@ def conduct(
         except Stopped:
             journal.close_run(run, "stopped", f"--until {until}")
             if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":
-                outcome.end_in_mlflow(run, "stopped")  # of a night with a budget: its plots, too
+                _follow(run, lambda: outcome.end_in_mlflow(run, "stopped"))  # of a night with a budget: its plots, too
                 return "stopped"
         except Refused as reason:
             with suppress(OSError):
                 journal.close_run(run, "refused", str(reason), reason.ids)
-            outcome.end_in_mlflow(run, "refused")
+            _follow(run, lambda: outcome.end_in_mlflow(run, "refused"))
             outcome.report_shortly(run)
             outcome.notify(run, "refused", str(reason))
             raise
         except BaseException as error:
-            ended = "published" if live_run_id(run.home, run.dataset) == run.run_id else "crashed"
+            is_live = live_run_id(run.home, run.dataset) == run.run_id
+            ended, reason = "published" if is_live else "crashed", _in_words(error)
             with suppress(OSError):  # a full disk; the next night closes this one
                 journal.keep_traceback(run)
-                ids = error.ids if isinstance(error, ErrorWithIds) else None
-                journal.close_run(run, ended, f"{type(error).__name__}: {error}".rstrip(": "), ids)
+                journal.close_run(run, ended, reason, error.ids if isinstance(error, ErrorWithIds) else None)
+            if is_live and isinstance(error, Exception):
+                _warn(run, error)
             if isinstance(error, Exception) and not is_full(error):  # the sender of a signal waits
                 outcome.report_shortly(run)
-            outcome.notify(run, ended, f"{type(error).__name__}: {error}".rstrip(": "))
-            raise
-        _say_what_is_needed(run)
-        outcome.end_in_mlflow(run, "published")
-        outcome.note_overrun(run)
-        outcome.alarm(run)
-        outcome.notify_undelivered(run)
+            outcome.notify(run, ended, reason)
+            if not (is_live and isinstance(error, Exception)):
+                raise
+        _follow(
+            run,
+            lambda: _say_what_is_needed(run),
+            lambda: outcome.end_in_mlflow(run, "published"),
+            lambda: outcome.note_overrun(run),
+            lambda: outcome.alarm(run),
+            lambda: outcome.notify_undelivered(run),
+        )
     return "published"
+
+
+def _follow(run: Run, *steps: Callable[[], object]) -> None:
+    """Steps after the outcome, which none of them changes: an error is a warning."""
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            _warn(run, error)
+
+
+def _warn(run: Run, error: Exception) -> None:
+    """Note an error that came after the outcome; on a full disk, print it."""
+    text = f"the night's outcome stands, but what follows it was not finished: {_in_words(error)}"
+    if is_full(error):
+        text = f"{text}. {ADVICE}"
+    try:
+        journal.note(run, f"{journal.WARNING}{text}", error.ids if isinstance(error, ErrorWithIds) else None)
+    except OSError:
+        log.warning(text)
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def _open(run: Run, until: str | None, overrides: Sequence[str] | None) -> None:

@@ -17,6 +17,7 @@ from pipeline.core.console import log_once
 from pipeline.core.redaction import masked
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
+from pipeline.experiments.stopping import Turn
 from pipeline.selection import incumbent, leaderboard
 from pipeline.selection.incumbent import Contest
 from pipeline.stages import LINE, clean, encode, evaluate, ingest, profile, search, split, train
@@ -161,7 +162,7 @@ class Plan:
         for label, first in list(candidates.fitted.items()):
             if self.run.settings.models[label].search:
                 call = StageCall(StageName.SEARCH, label)
-                candidates.step(call, search.search_model, self.run, candidates.parts, label, first, 0.0)
+                candidates.step(call, search.search_model, self.run, candidates.parts, label, first, Turn(0.0))
                 candidates.fitted[label] = self.unknown(StageCall(StageName.TRAIN, label, tuned=True))
                 self.states[candidates.fitted[label]] = OPEN
 

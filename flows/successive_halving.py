@@ -14,6 +14,7 @@ from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.experiments import budget
+from pipeline.experiments.stopping import Turn
 from pipeline.stages import search
 from pipeline.storage import journal, lake
 
@@ -70,12 +71,12 @@ class Race:
         others = {other: self.trial(other) for other in self.improved() if other != label}
         return budget.after_searches(self.run, others, self.blends_again)
 
-    def turn(self, label: str, seconds: float) -> bool:
-        """A turn of the search of a label; returns whether there was a new trial."""
+    def turn(self, label: str, seconds: float, until_stalled: bool = False) -> bool:
+        """A turn of the search of a label; returns whether there was a new trial. `until_stalled`: see `Turn`."""
         before = self.trials(label)
         with self.isolate(self.run, f"search {label}"):
             call = StageCall(StageName.SEARCH, label)
-            inputs = (self.run, self.parts, label, self.fitted[label], seconds, self.kept(label))
+            inputs = (self.run, self.parts, label, self.fitted[label], Turn(seconds, self.kept(label), until_stalled))
             self.found[label] = self.step(call, search.search_model, *inputs)
         return self.trials(label) > before
 
@@ -116,7 +117,8 @@ def successive_halving(race: Race) -> Iterator[tuple[str, Path, bool]]:
 
     Every round has an equal part of the time, which its families share equally. The better half, by the best metric
     on valid so far, continue in the next round (Jamieson and Talwalkar, AISTATS 2016); the last one searches alone.
-    What it leaves (a trial takes too long, or nothing new is left to try) goes to the others, the best first.
+    What a turn leaves (a trial takes too long, nothing new is left to try, or trials no longer gain anything) goes to
+    all of them after the rounds, the best first.
     """
     racing = race.labels
     starters, rounds = len(racing), math.ceil(math.log2(len(racing))) + 1 if racing else 0
@@ -129,7 +131,7 @@ def successive_halving(race: Race) -> Iterator[tuple[str, Path, bool]]:
         each = seconds / (rounds - number) / max(1, len(racing))
         for label in racing:
             if race.trial(label) <= PATIENCE * each:
-                race.turn(label, each)
+                race.turn(label, each, until_stalled=True)
     race.on()
     for label in [label for label in race.labels if label in race.found]:
         journal.note(race.run, f"search {label}: {search.summary_of(race.found[label])}")

@@ -8,7 +8,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flows.cli.output import this_command
@@ -21,10 +21,10 @@ from flows.prepare import discard, prepare, say_where
 from flows.step import plainly
 from pipeline.config.run import Run, new_run_id, utcnow
 from pipeline.core.console import log
-from pipeline.core.errors import OURS, Refused, SettingsError
+from pipeline.core.errors import OURS, Held, Refused, SettingsError, UnreadableInput
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.redaction import without_user
-from pipeline.storage import journal, reader
+from pipeline.storage import journal, reader, warehouse
 
 STARTUP_SECONDS = 60
 RETRIES, REQUEST_SECONDS = 2, 20
@@ -56,7 +56,8 @@ def run_night(options: Namespace) -> int:
             else:
                 run, outcome = with_prefect(run, arguments)
     finally:
-        discard(run)
+        with suppress(OSError):  # another process may hold a file; the next night removes the folder
+            discard(run)
     show_result(run, outcome, options.json)
     return 0
 
@@ -168,27 +169,37 @@ def show_result(run: Run, outcome: str, as_json: bool) -> None:
     if outcome != "published":
         log.info(f"{outcome}: {record.get('reason')}")
         return
-    with reader.open_live(run.home, run.dataset) as con:
-        user = con.sql(
-            "select user_id from users order by user_id in (from (select distinct user_id from recommendations)) desc, "
-            r"regexp_matches(user_id, '[^\pL\pN\pP\pS ]'), n_interactions desc, user_id limit 1"  # it is to be typed
-        ).fetchall()[0][0]
-        rejected = con.sql("select count(*) from rejected_rows").fetchall()[0][0]
     nightrecs = this_command()
     where = "" if str(run.home.root) == os.getcwd() else f" --home {shlex.quote(str(run.home.root))}"
-    log.info(f"\npublished by {record.get('champion')}: {live}\n\nTry:")
-    literal = "'" + str(user).replace("'", "''") + "'"
+    published = f"\npublished by {record.get('champion')}: {live}"
+    try:
+        user, rejected = _to_try(run)
+    except (warehouse.DatabaseError, Held, OSError, UnreadableInput) as error:  # a client has it open for writing
+        log.info(f"{published}\nit can't be opened at the moment: {error}")
+        return
+    log.info(f"{published}\n\nTry:")
+    literal = "'" + user.replace("'", "''") + "'"
     statement = f"select rank, title, score from recommendations_titled where user_id = {literal} order by rank"
     log.info(
         f"  {nightrecs}{where} sql {run.dataset} {_double_quoted(statement)}\n"
         f"  {nightrecs}{where} leaderboard {run.dataset}\n"
-        f"  {nightrecs}{where} recommend {run.dataset} {shlex.quote(str(user))}"
+        f"  {nightrecs}{where} recommend {run.dataset} {shlex.quote(user)}"
     )
     if rejected:
         log.info(
             f"{rejected:,} source lines were rejected, each with its reason:\n"
             f'  {nightrecs}{where} sql {run.dataset} "select file, line, reason, raw from rejected_rows"'
         )
+
+
+def _to_try(run: Run) -> tuple[str, int]:
+    """A user of the live tables whose id can be typed, and the number of rejected lines."""
+    with reader.open_live(run.home, run.dataset) as con:
+        user = con.sql(
+            "select user_id from users order by user_id in (from (select distinct user_id from recommendations)) desc, "
+            r"regexp_matches(user_id, '[^\pL\pN\pP\pS ]'), n_interactions desc, user_id limit 1"  # it is to be typed
+        ).fetchall()[0][0]
+        return str(user), con.sql("select count(*) from rejected_rows").fetchall()[0][0]
 
 
 def _double_quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from flows.cli.output import show
 from flows.orchestration.schedules import Schedule, check_comes, path_of, schedules
 from flows.prepare import is_as_shipped, prepare, say_where
+from pipeline.config.toml_files import is_shipped_name
 from pipeline.core.console import log
 from pipeline.core.errors import SettingsError, UnreadableInput
 from pipeline.core.filesystem import delete, write_atomically
@@ -42,7 +43,7 @@ def record(home: Home, options: Namespace) -> None:
     run = prepare(*places, until=DATA_STAGES[-1])  # without the checks of models, which import torch
     if not is_as_shipped(run.settings, options.dataset, options.recipe):
         run = prepare(*places, run_id=run.run_id)
-    own = {key: absolute(getattr(options, key)) for key in ("dataset", "recipe", "data")}
+    own = {key: file_of(getattr(options, key)) for key in ("dataset", "recipe")} | {"data": absolute(options.data)}
     about = {"cron": options.cron, "timezone": options.timezone, "max_age": options.max_age}
     try:
         wanted = Schedule(name=run.dataset, **own, **about, overrides=options.overrides or [])
@@ -56,7 +57,11 @@ def record(home: Home, options: Namespace) -> None:
     log.info("`nightrecs up` runs it; one that runs already takes a new night, or a new hour, at its next start")
 
 
+def file_of(value: str) -> str:
+    """The absolute path of a TOML. Names of shipped ones stay, whatever the current folder has of that name."""
+    return value if is_shipped_name(value) else str(Path(value).expanduser().resolve())
+
+
 def absolute(value: str | None) -> str | None:
-    """An absolute path, so that the server finds it from another folder. Names of shipped files stay."""
-    path = Path(value).expanduser() if value else None
-    return str(path.resolve()) if path and path.exists() else value
+    """An absolute path, so that the server finds it from another folder."""
+    return str(Path(value).expanduser().resolve()) if value else value

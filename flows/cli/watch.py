@@ -22,12 +22,18 @@ class Watch:
         self.next = 0.0
 
     def look(self) -> None:
-        """Check all data sets, at most once a minute."""
+        """Check all data sets, at most once a minute. An error in it is reported like a problem: `up` goes on."""
         if time.monotonic() < self.next:
             return
         self.next = time.monotonic() + SECONDS
         for night in self.nights:
-            trouble = "; ".join(problems(self.home, night))
+            try:
+                found = problems(self.home, night)
+            except Exception as error:  # a file that changed while it was read, a file system that is gone
+                found = [f"its state can't be read: {type(error).__name__}: {error}"]
+            if found is None:
+                continue
+            trouble = "; ".join(found)
             if trouble != self.known.get(night.name, ""):
                 text = (
                     f"nightrecs: {night.name} is not well: {trouble}" if trouble else f"nightrecs: {night.name} is well"
@@ -38,15 +44,21 @@ class Watch:
                 self.known[night.name] = trouble
 
 
-def problems(home: Home, night: Schedule) -> list[str]:
-    """The problems that `status` finds, and tables older than the schedule allows; none before the first night."""
+def problems(home: Home, night: Schedule) -> list[str] | None:
+    """The problems that `status` finds, and tables older than the schedule allows; none before the first night.
+
+    None while a night runs and the tables are not too old: its outcome decides. The texts of a problem stay the same
+    as long as it lasts.
+    """
     try:
         found = health(home, night.name, live_run_id(home, night.name))
     except UnreadableInput:
         return []
+    tables = about_tables(home, night.name)
+    old: list[str] = []
+    if night.max_age is not None and tables["age_hours"] is not None and tables["age_hours"] > night.max_age:
+        made = tables["generated_at"]
+        old = [f"the tables of {made:%Y-%m-%d %H:%M} UTC are older than {night.max_age:g} hours"]
     if found["running"]:
-        return []
-    age = about_tables(home, night.name)["age_hours"]
-    if night.max_age is not None and age is not None and age > night.max_age:
-        found["problems"].append(f"the tables are {age:.0f} hours old, more than {night.max_age:g}")
-    return found["problems"]
+        return old or None
+    return [*found["problems"], *old]

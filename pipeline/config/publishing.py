@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.config.base import Fraction, Section
+from pipeline.config.base import PAST, Fraction, Section
 
 
 class Checks(Section):
@@ -243,7 +243,7 @@ class NamedList(Section):
         """What the list is made by. Raises ValueError for a promotion beyond the end of the list."""
         own = {name: value for name, value in self.model_dump().items() if value is not None}
         kept = export.model_dump(exclude={"promote", "explore"})
-        return Export.model_validate({**kept, **own})
+        return Export.model_validate({**kept, **own}, context=PAST)  # the numbers of both have been judged
 
 
 class Keep(Section):

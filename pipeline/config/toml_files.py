@@ -21,9 +21,14 @@ def check_name(name: str, what: str, advice: str = "") -> str:
     return name
 
 
+def is_shipped_name(name: str) -> bool:
+    """Whether a data set or a recipe is given by the name of a shipped one, not by the path of a file."""
+    return not name.endswith(".toml") and os.sep not in name
+
+
 def find_toml(name: str, folder: Path, what: str) -> Path:
     """Path of a shipped TOML by its name, or of any other by its path. Raises SettingsError if there is none."""
-    if name.endswith(".toml") or os.sep in name:
+    if not is_shipped_name(name):
         path = Path(name).expanduser()
         if not path.is_file():
             raise SettingsError(f"{what} file {path} does not exist")
@@ -38,9 +43,11 @@ def find_toml(name: str, folder: Path, what: str) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file. Raises SettingsError with file, line and column."""
+    """Parse a TOML file, with a byte order mark or without. Raises SettingsError with file, line and column."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     except UnicodeDecodeError as error:

@@ -80,7 +80,7 @@ def project_file(environ: Mapping[str, str] = os.environ) -> Path | None:
 def read(file: Path) -> dict[str, Target]:
     """The targets of a project file by name. Raises SettingsError with file and key."""
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from None
     except OSError as error:

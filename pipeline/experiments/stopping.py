@@ -4,7 +4,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.experiments.study import Trial
+from pipeline.experiments.study import Trial, best_of
+
+PATIENCE = 10
+"""Trials without a gain after which a search stalls, or 5 for each hyperparameter."""
+GAIN = 0.001
+"""Smallest relative gain of the best metric that counts."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A part of a search within a budget."""
+
+    seconds: float
+    """After so many no trial starts."""
+    kept: float = 0.0
+    """Seconds that the night needs for other models after the searches."""
+    until_stalled: bool = False
+    """Whether it ends once the search has stalled, for the sake of other searches."""
 
 
 @dataclass
@@ -21,6 +38,8 @@ class Limits:
     """Returns the seconds that the night still has for trials."""
     afterwards: float = 0.0
     """Seconds that each new trial adds to the night after the search."""
+    patience: int | None = None
+    """So many trials without a gain end the search."""
     usual: float = 0.0
     """Seconds of a fit with the configured hyperparameters; used until there are trials."""
     clock: Callable[[], float] = time.monotonic
@@ -47,6 +66,8 @@ class Limits:
             if spare <= longest:
                 return f"the budget: a trial takes {longest:.0f} s, and {max(spare, 0):.0f} s are left for trials"
             self._left = spare if self._left is None else min(self._left, spare)
+        if self.patience is not None and has_stalled(done, self.patience):
+            return f"{self.patience} trials in a row that gained less than {GAIN:.1%}"
         if self.turn is not None and self.clock() - self._started >= self.turn:
             return f"its turn of {self.turn:.0f} s"
         return None
@@ -54,3 +75,11 @@ class Limits:
     def deadline(self) -> float | None:
         """When the trial that was just allowed must end, on the clock; None without a limit."""
         return None if self._left is None else self.clock() + self._left
+
+
+def has_stalled(trials: list[Trial], patience: int) -> bool:
+    """Whether the last `patience` trials gained less than `GAIN` on the best one before them."""
+    before, now = best_of(trials[:-patience]), best_of(trials)
+    if before is None or now is None or before.value is None or now.value is None:
+        return False
+    return now.value - before.value < GAIN * abs(before.value)

@@ -23,10 +23,12 @@ from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Progress
 from pipeline.training.context import ProcessGroup
 from pipeline.training.interactions import History, Interactions
-from pipeline.training.loop import CHECKPOINT_SECONDS
 from pipeline.training.warm import PreviousFit
 
 PIECE = 1 << 16  # users whose first factors are drawn at once
+CHECKPOINT_SECONDS = 10.0
+"""Time between two checkpoints, for every second that one takes. A signal or a kill loses no more, and an epoch: unlike
+a gradient fit, the first process has no snapshot that it could write then, since users' factors are elsewhere."""
 Factors = tuple[Tensor, Tensor]
 """Of this process's users (U', D), and of all items (I, D)."""
 
@@ -151,6 +153,8 @@ class Checkpoints:
         self.identity = f"{identity} {share.world.size}"
         self.path = None if share.is_all else context.checkpoint
         self.written = self.started = time.monotonic()
+        self.cost = 0.0
+        """Seconds of the last checkpoint, with the users' way to the first process."""
 
     def resume(self) -> tuple[State, Factors] | None:
         """The state of the checkpoint, with the users of this process; logs its epochs again. None: there is none."""
@@ -201,7 +205,8 @@ class Checkpoints:
         state.progress.seconds = self.context.stats.earlier_seconds + time.monotonic() - self.started
         fault("train:after_epoch")
         world = self.share.world
-        if not world.broadcast(time.monotonic() - self.written >= CHECKPOINT_SECONDS):
+        begun = time.monotonic()
+        if not world.broadcast(begun - self.written >= CHECKPOINT_SECONDS * max(1.0, self.cost)):
             return
         same = state.kept is None or state.kept[0] is now[0]
         tensors = {"model/users": world.joined(now[0]), "model/items": now[1]}
@@ -219,3 +224,4 @@ class Checkpoints:
             except OSError as error:
                 log.warning("no checkpoint was written after epoch %d: %s", state.progress.epoch, error)
         self.written = time.monotonic()
+        self.cost = self.written - begun

@@ -14,6 +14,8 @@ from pipeline.models import registry
 from pipeline.models.base import Recommender
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MAPPED = 1 << 26
+"""Bytes from which a loaded buffer stays where it is, in the file's pages in memory, instead of being copied."""
 
 
 def save(model: Recommender, folder: Path) -> None:
@@ -55,17 +57,23 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Recommender:
         state = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS}: {error}") from None
-    restore(model, state)
+    restore(model, state, shared_from=MAPPED)
     model.best_epoch = about["best_epoch"]
     model.reads_attributes = about.get("reads_attributes", False)
     return model.to(device).eval()
 
 
-def restore(model: Recommender, state: dict[str, Tensor]) -> None:
-    """Put a state into a model of the same config; buffers take the shape and type that the fit gave them."""
+def restore(model: Recommender, state: dict[str, Tensor], shared_from: int | None = None) -> None:
+    """Put a state into a model of the same config; buffers take the shape and type that the fit gave them.
+
+    Tensors are copied. With `shared_from`, buffers of so many bytes and more are those of `state` itself.
+    """
     buffers = {name for name, _ in model.named_buffers()}
     for name in buffers & state.keys():
         owner, _, leaf = name.rpartition(".")
-        module = model.get_submodule(owner)
-        setattr(module, leaf, torch.empty_like(state[name], device=getattr(module, leaf).device))
-    model.load_state_dict(state)
+        module, given = model.get_submodule(owner), state[name]
+        device = getattr(module, leaf).device
+        if shared_from is None or given.nbytes < shared_from or given.device != device:
+            given = torch.empty_like(given, device=device)
+        setattr(module, leaf, given)
+    model.load_state_dict(state)  # copies nothing onto itself

@@ -1,6 +1,7 @@
 """Explains the score and rank of an item for a user, by a model of the published night."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.preparation.row_names import NO_NAMES, RowNames
 from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, item_conditions, item_tables, rule_files
 from pipeline.publishing.boosts import boosted
+from pipeline.publishing.cold_users import ColdUsers, Known
 from pipeline.publishing.listed_users import facts_of, rows_to_fold_in
 from pipeline.ranking.ranks import served
 from pipeline.ranking.servable import servable
@@ -55,6 +57,12 @@ class Night:
     """The fit on all rows that held-back users get their lists from. It may be gone; None: there is no second model."""
     says_runner_up: bool = True
     """Whether the journal says which one it is; older nights do not."""
+
+    @cached_property
+    def known(self) -> Interactions:
+        """The rows that the night's model was fitted on."""
+        shape, frame, recency = lake.info(self.encoded), pl.read_parquet(self.rows), self.settings.recency
+        return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], torch.device("cpu"), recency)
 
 
 def published_night(home: Home, dataset: str, run_id: str, label: str | None = None) -> Night:
@@ -130,7 +138,7 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     history = model.weighed(known).unrepeated()
     users = torch.tensor([user])  # (1,)
     by_model = bool(served(model, users, history))
-    scores = model.score(users, history)[0] if by_model else popularity(night, len(items))  # (I,)
+    scores = model.score(users, history)[0] if by_model else popularity(night, user_id, items, night.settings.export)
     if rules.boost is not None:
         scores = boosted(scores.unsqueeze(0), rules.boost)[0]
         answer["boost"] = float(rules.boost[item])
@@ -161,15 +169,9 @@ def explanation(night: Night, user_id: str, item_id: str) -> dict[str, Any]:
     return answer
 
 
-def known_rows(night: Night) -> Interactions:
-    """The rows that the night's model was fitted on."""
-    shape, frame = lake.info(night.encoded), pl.read_parquet(night.rows)
-    return Interactions.of_frame(frame, shape["n_users"], shape["n_items"], torch.device("cpu"), night.settings.recency)
-
-
 def servable_by(night: Night, model: Recommender) -> Tensor | None:
     """Items that a model fitted on these rows may list, (I,) bool; None: all."""
-    return servable(model, known_rows(night), night.rows.parent) if night.settings.attributes.used else None
+    return servable(model, night.known, night.rows.parent) if night.settings.attributes.used else None
 
 
 def rules_of(night: Night, items: pl.Series, of: Export | None = None) -> business_rules.Rules:
@@ -208,12 +210,21 @@ def history_of(night: Night, user_id: str, own: pl.DataFrame, items: pl.Series) 
     return -1 if user is None else user, history
 
 
-def popularity(night: Night, n_items: int) -> Tensor:
-    """Scores of the fallback, (I,): positive rows per item; of event types, those of the target."""
+def popularity(night: Night, user_id: str, items: pl.Series, export: Export) -> Tensor:
+    """Scores of the fallback, (I,): positive rows per item; of event types, those of the target.
+
+    With `export.fallback_by`, those among users with the same value of the attribute, where the user has one.
+    """
     rows = pl.scan_parquet(night.rows).filter("positive")
     rows = rows.filter("target") if night.settings.dataset.is_weighted else rows
-    found = rows.select("item_idx").collect()["item_idx"].cast(pl.Int64)
-    return torch.bincount(found.to_torch(), minlength=n_items).float()
+    pairs = rows.select(pl.col("user_idx", "item_idx").cast(pl.Int64)).collect()
+    users_of, items_of = pairs["user_idx"].to_torch(), pairs["item_idx"].to_torch()  # (E,) each
+    if export.fallback_by is not None:
+        known = Known(pl.read_parquet(night.encoded / "users.parquet")["user_id"], len(items))
+        cold = ColdUsers.of(night.raw, export.fallback_by, users_of, items_of, known)
+        for value, _ in cold.groups(pl.Series([user_id]), torch.tensor([0])):
+            return cold.scores(value)
+    return torch.bincount(items_of, minlength=len(items)).float()
 
 
 def rank_of(item: int, scores: Tensor, allowed: Tensor) -> int:

@@ -12,8 +12,7 @@ from pipeline.models.serialization import load
 from pipeline.preparation.seen import hidden
 from pipeline.publishing import business_rules, holdback, user_lists, wanted_lists
 from pipeline.publishing.boosts import Boosted, boosted
-from pipeline.publishing.cold_users import ColdUsers, Known
-from pipeline.publishing.explanation import Night, history_of, known_rows, popularity, rules_of, servable_by
+from pipeline.publishing.explanation import Night, history_of, popularity, rules_of, servable_by
 from pipeline.ranking.ranks import Lists
 from pipeline.ranking.servable import both
 from pipeline.storage import lake
@@ -50,9 +49,7 @@ def list_of(night: Night, user_id: str, name: str = wanted_lists.DEFAULT) -> pl.
     export = wanted_lists.exports_of(night.settings)[name]
     rules = rules_of(night, items, export)
     user, history = history_of(night, user_id, own, items)
-    popular = popularity(night, len(items))
-    if export.fallback_by is not None:
-        popular = _popular_by(night, user_id, len(items), export.fallback_by, popular)
+    popular = popularity(night, user_id, items, export)
     mask = History.of_lists([at], len(items))
     served = Served(user, history, mask, rules, popular, min(export.top_n, len(items)))
     listed, by_model = _list_by(night, night.model, served, items)
@@ -84,7 +81,7 @@ def _other_model(night: Night) -> tuple[Recommender, str]:
         )
     if night.runner_up is not None:
         return load(night.runner_up), lake.info(night.runner_up)["label"]
-    serving = holdback.popularity(user_lists.Fitted(night.model, known_rows(night)))
+    serving = holdback.popularity(user_lists.Fitted(night.model, night.known))
     return serving.fitted.model, serving.label
 
 
@@ -107,16 +104,3 @@ def _list_by(night: Night, model: Recommender, served: Served, items: pl.Series)
                            "source": sources}).filter(pl.col("at") >= 0)  # fmt: skip
     ranks = pl.int_range(1, pl.len() + 1).alias("rank")
     return listed.select(ranks, items.gather(listed["at"]).alias("item_id"), "score", "source"), by_model
-
-
-def _popular_by(night: Night, user_id: str, n_items: int, attribute: str, popular: Tensor) -> Tensor:
-    """What the fallback ranks by for the user, (I,): by the user's value of the attribute, if there is one."""
-    rows = pl.scan_parquet(night.rows).filter("positive")
-    rows = rows.filter("target") if night.settings.dataset.is_weighted else rows
-    pairs = rows.select(pl.col("user_idx", "item_idx").cast(pl.Int64)).collect()
-    users = pl.read_parquet(night.encoded / "users.parquet")["user_id"]
-    cold = ColdUsers.of(
-        night.raw, attribute, pairs["user_idx"].to_torch(), pairs["item_idx"].to_torch(), Known(users, n_items)
-    )
-    groups = cold.groups(pl.Series([user_id]), torch.tensor([0]))
-    return next((cold.scores(value) for value, _ in groups), popular)

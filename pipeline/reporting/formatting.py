@@ -4,6 +4,8 @@ import datetime as dt
 import re
 from typing import Any
 
+import polars as pl
+
 from pipeline.config.settings import INCUMBENT
 from pipeline.reporting.night import Night
 from pipeline.schemas.tables import metric_name
@@ -80,9 +82,14 @@ def day(value: dt.datetime | str | None) -> str:
     return moment(value).partition(",")[0]
 
 
-def when(value: dt.datetime) -> str:
-    """`22 Nov 04:50`, as charts name nights: UTC."""
-    return f"{value:%d %b %H:%M}"
+def labels(nights: pl.DataFrame) -> dict[str, str]:
+    """How charts name these nights, UTC, by run_id: `22 Nov 04:50`, with seconds or the year where that names two."""
+    started = dict(nights.select("run_id", "started_at").iter_rows())
+    for form in ("%d %b %H:%M", "%d %b %H:%M:%S", "%d %b %Y %H:%M:%S"):
+        named = {run_id: f"{at:{form}}" for run_id, at in started.items()}
+        if len(set(named.values())) == len(named):
+            return named
+    return {run_id: run_id for run_id in started}
 
 
 def plural(n: float, word: str) -> str:
@@ -186,7 +193,8 @@ def _served(published: dict[str, Any] | None) -> str:
     if served["explored"]:
         text += f"; {number(served['explored'])} places ({percent(served['explored'] / served['rows'])}) show "
         text += f"{plural(served['new_items'], 'new item')}, drawn"
-    return f"{text}; {percent(published['coverage']['coverage'])} of the items are in at least one list."
+    share = percent(published["coverage"]["coverage"])
+    return f"{text}; {share} of the items with interactions are in at least one list."
 
 
 def _churn(night: Night) -> str:

@@ -76,19 +76,22 @@ def look(file: Path, raw: Path | None) -> dict[str, Any]:
 
 
 def by_decile(exposure: pl.DataFrame) -> list[dict[str, Any]]:
-    """Share of the places in lists by popularity decile, the most popular items first.
+    """Share of the places in lists, and of the interactions, by popularity decile, the most popular items first.
 
-    Each decile holds items with about a tenth of all interactions, so without popularity bias each has 10 %.
+    Each decile holds items with about a tenth of all interactions, so without popularity bias each has 10 %; an item
+    that has more than a tenth is a decile by itself.
     """
     ranked = exposure.filter(pl.col("n_interactions") > 0).sort("popularity_rank", "item_id")
     counts = ranked["n_interactions"]
     before = (counts.cum_sum() - counts) / max(counts.sum(), 1)
     placed = ranked.with_columns(decile=(before * DECILES).floor().clip(0, DECILES - 1).cast(pl.Int64) + 1)
-    summed = placed.group_by("decile").agg(pl.col("lists").sum(), items=pl.len()).sort("decile")
+    summed = placed.group_by("decile").agg(pl.col("lists", "n_interactions").sum(), items=pl.len()).sort("decile")
     total = max(int(summed["lists"].sum()), 1)
     return [
-        {"decile": row["decile"], "items": row["items"], "share": row["lists"] / total} for row in summed.to_dicts()
-    ]
+        {"decile": row["decile"], "items": row["items"], "share": row["lists"] / total,
+         "interactions": row["n_interactions"] / max(counts.sum(), 1)}
+        for row in summed.to_dicts()
+    ]  # fmt: skip
 
 
 def thinned(exposure: pl.DataFrame) -> pl.DataFrame:

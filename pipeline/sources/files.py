@@ -49,7 +49,7 @@ def find_files(folder: Path, patterns: list[str]) -> list[str]:
     root = folder.resolve()
     names: dict[Path, str] = {}
     for pattern in patterns:
-        matches = [m for m in _matching(folder, pattern) if (folder / m).is_file()]
+        matches = _files(folder, pattern)
         if not matches:
             raise UnreadableInput(
                 f"no file matches {pattern!r} in {folder}: put the file there, or name its folder with --data"
@@ -62,6 +62,15 @@ def find_files(folder: Path, patterns: list[str]) -> list[str]:
             real = (folder / name).resolve()
             names[real] = min(names.get(real, name), name, key=partial(_preference, root, real))
     return sorted(names.values())
+
+
+def has_files(folder: Path, pattern: str) -> bool:
+    """Whether a pattern has a match in `folder`, whatever its name is."""
+    return bool(_files(folder, pattern))
+
+
+def _files(folder: Path, pattern: str) -> list[str]:
+    return [match for match in _matching(folder, pattern) if (folder / match).is_file()]
 
 
 def _preference(root: Path, real: Path, name: str) -> tuple[bool, int, str]:

@@ -57,16 +57,23 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     ranked, servable = (lists / name if (lists / name).exists() else fit for name in (checks.LISTABLE, checks.SERVABLE))
     for view, path in (("ranked_items", ranked), ("held_items", of_held if of_held.exists() else ranked)):
         con.execute(f"CREATE TEMP VIEW {view} AS SELECT * FROM read_parquet({warehouse.literal(path)})")
+    allowed = lists / checks.ALLOWED if (lists / checks.ALLOWED).exists() else fit
+    con.execute(
+        f"CREATE TEMP VIEW banned_items AS SELECT item_id FROM read_parquet({warehouse.literal(fit)}) AS fit "
+        f"ANTI JOIN read_parquet({warehouse.literal(allowed)}) AS allowed USING (item_id)"
+    )
     export = run.settings.export
     con.execute(
         "CREATE TEMP TABLE wanted AS "
-        "SELECT $n AS top_n, $exact AS exact, $explored AS explored, $by_n AS by_n, $by_values AS by_values",
+        "SELECT $n AS top_n, $exact AS exact, $explored AS explored, $by_n AS by_n, $by_values AS by_values, "
+        "$by::VARCHAR AS by_attribute",
         {
             "n": export.top_n,
             "exact": not export.max_per_attribute,
             "explored": explore.places(export.explore, export.top_n),
             "by_n": export.by.top_n if export.by else 0,
             "by_values": export.by.values if export.by else 0,
+            "by": export.by.attribute if export.by else None,
         },
     )
     active_users.create_view(con, export)
@@ -86,6 +93,7 @@ def _check(con: warehouse.Connection, run: Run, raw: Path, encoded: Path, lists:
     wanted_lists.drop_tables(con)
     con.execute(
         "DROP VIEW masking_rows; DROP VIEW source_rows; DROP VIEW ranked_items; DROP VIEW held_items; "
+        "DROP VIEW banned_items; "
         "DROP VIEW active_users; DROP VIEW held_users"
     )
     con.execute("DROP TABLE placed_items")

@@ -12,6 +12,7 @@ from pipeline.storage import journal
 from pipeline.storage.optional_steps import best_effort
 
 PROBLEM = "the report could not be made"
+NOT_COPIED = "the report could not be logged to MLflow"
 
 
 def write_report(run: Run) -> Path | None:
@@ -25,7 +26,7 @@ def write_report(run: Run) -> Path | None:
         facts = best_effort(run, PROBLEM, lambda: _facts(run))
         path = best_effort(run, PROBLEM, lambda: _kept(facts)) if facts else None
         if path and facts and journal.read_run(run.home, run.dataset, run.run_id).get("mlflow_run_id"):
-            best_effort(run, PROBLEM, lambda: track.log_report(run, _without_users(facts), _digest(run, facts)))
+            best_effort(run, NOT_COPIED, lambda: track.log_report(run, _without_users(facts), _digest(run, facts)))
     return path
 
 

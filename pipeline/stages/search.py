@@ -18,7 +18,7 @@ from pipeline.experiments import budget
 from pipeline.experiments.families import family_of, rows_of, sized
 from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
-from pipeline.experiments.stopping import Limits
+from pipeline.experiments.stopping import PATIENCE, Limits, Turn
 from pipeline.experiments.study import Limit, Objective, Report, Search, Trial, best_of
 from pipeline.experiments.trial import TrialObjective
 from pipeline.experiments.trials_ahead import Ahead
@@ -39,26 +39,24 @@ def search_model(
     split_dir: Path,
     label: str,
     train_fit: Path | None = None,
-    seconds: float | None = None,
-    kept: float = 0.0,
+    turn: Turn | None = None,
 ) -> Path:
     """Search as `[models.<label>.search]` and `[search]` say; the folder holds the trials, its info the best one.
 
     With a budget, `train_fit` is the fit with the configured hyperparameters, whose metric is not computed again, and
-    `seconds` is the length of the turn, after which no trial starts, and `kept` are seconds that the night needs for
-    other models after the searches. The trials are also kept in a study next to the
-    folder, which is identified by data, family, space, seed and device. A search that was killed, or gets more trials
-    or minutes, continues from it. Raises Skipped when there is no metric to search by, or no time for a single trial.
+    `turn` is the part of the search that is carried out. The trials are also kept in a study next to the folder, which
+    is identified by data, family, space, seed and device. A search that was killed, or gets more trials or minutes,
+    continues from it. Raises Skipped when there is no metric to search by, or no time for a single trial.
     """
     settings = run.settings
     set_threads(settings.threads)
-    wanted = spec(run, split_dir, label, train_fit, seconds)
+    wanted = spec(run, split_dir, label, train_fit, turn)
     title = wanted.call.title
     logger = TrialLogger(run, title)
 
     def write(folder: Path) -> lake.StageResult:
         space, config = space_of(settings, label), config_of_trials(settings, label, split_dir)
-        limits = _limits(run, label, train_fit, seconds, kept)
+        limits = _limits(run, label, train_fit, turn)
         logger.begin(limits.trials)
         objective = Ahead(TrialObjective(run, split_dir, label, config, limits), trials_folder(run, split_dir, label))
         search = replace(
@@ -91,7 +89,7 @@ def search_model(
 
     folder = lake.build(run, wanted, write)
     shutil.rmtree(trials_folder(run, split_dir, label), ignore_errors=True)
-    (log.info if seconds is not None else partial(journal.note, run))(f"{title}: {summary_of(folder)}")
+    (log.info if turn is not None else partial(journal.note, run))(f"{title}: {summary_of(folder)}")
     return folder
 
 
@@ -135,15 +133,14 @@ def spec(
     split_dir: Path,
     label: str,
     train_fit: Path | None = None,
-    seconds: float | None = None,
-    kept: float = 0.0,
+    turn: Turn | None = None,
 ) -> lake.Spec:
-    """Key of `search_model`; with `seconds`, the key of the next turn of this night."""
+    """Key of `search_model`; with `turn`, the key of the next turn of this night."""
     search, study = run.settings.search, study_spec(run, split_dir, label)
     call, within = study.call, {"trials": search.trials, "minutes": search.minutes}
-    if seconds is not None:  # the result of a turn depends on the time that the night had, so it is not shared
-        turn = budget.Timings(run).turns(label) + 1
-        call, within = replace(call, turn=turn), {**within, "night": run.run_id, "turn": turn}
+    if turn is not None:  # the result of a turn depends on the time that the night had, so it is not shared
+        number = budget.Timings(run).turns(label) + 1
+        call, within = replace(call, turn=number), {**within, "night": run.run_id, "turn": number}
     return replace(study, call=call, settings={**study.settings, **within}, head=label)
 
 
@@ -218,16 +215,18 @@ def summary_of(folder: Path) -> str:
     return f"{found} ({n_trials} trials; ended by {info['ended']})"
 
 
-def _limits(run: Run, label: str, train_fit: Path | None, seconds: float | None, kept: float = 0.0) -> Limits:
+def _limits(run: Run, label: str, train_fit: Path | None, turn: Turn | None) -> Limits:
     """The limits that `[search]` and `[budget]` set."""
     search, minutes = run.settings.search, run.settings.search.minutes
-    usual = None if search.sampler == "grid" or seconds is not None else MOST_TRIALS if minutes else USUAL_TRIALS
+    usual = None if search.sampler == "grid" or turn is not None else MOST_TRIALS if minutes else USUAL_TRIALS
     limits = Limits(search.trials or usual, minutes and minutes * 60)
-    if seconds is not None:
+    if turn is not None:
         fit = lake.info(train_fit)["seconds"] if train_fit else 0.0
-        limits.turn, limits.usual = seconds, budget.trial(run, label, fit)
-        end = limits.clock() + budget.spare(run, label, limits.usual, kept)
+        limits.turn, limits.usual = turn.seconds, budget.trial(run, label, fit)
+        end = limits.clock() + budget.spare(run, label, limits.usual, turn.kept)
         limits.spare, limits.afterwards = lambda: end - limits.clock(), budget.logging(run)
+        if turn.until_stalled and search.sampler == "tpe":
+            limits.patience = max(PATIENCE, 5 * len(space_of(run.settings, label)))
     return limits
 
 

@@ -204,6 +204,17 @@ def test_whichever_comes_first(tmp_path: Path):
     assert ended == "1 minutes"
 
 
+@pytest.mark.parametrize("best", [0.2, -0.9])
+@pytest.mark.parametrize(("gain", "expected"), [(-0.1, 10), (0.0, 10), (0.0005, 10), (0.002, 15)])
+def test_a_search_stalls_after_trials_without_a_gain(best: float, gain: float, expected: int):
+    limits, done = Limits(100, patience=6), []
+    for value in [best - 0.3, best - 0.2, best - 0.1, best, *[best - 0.05] * 4, best + gain * abs(best)] + [-9.0] * 90:
+        if limits(done):
+            break
+        done.append(Trial(len(done), {}, "complete", value, 1, 1.0))
+    assert len(done) == expected
+
+
 def test_no_trial_is_begun_that_the_budget_has_no_time_for(tmp_path: Path):
     clock = Clock()
     limits = Limits(turn=1000, spare=lambda: 200 - clock.now, usual=30, clock=clock)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +221,30 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_fit(tmp_path: Path, monkey
     path = tmp_path / "checkpoint.safetensors"
     model, _ = together(2, lambda world: fit(world, log_of(), IalsConfig(embedding_dim=DIM), checkpoint=path))[0]
     assert len(model.users) == USERS and not path.exists()
+
+
+@pytest.mark.parametrize(("takes", "epochs"), [(0.2, [2, 4, 6, 8, 10, 12]), (5.0, [2, 11])])
+def test_a_checkpoint_is_due_after_ten_times_what_one_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, epochs: list[int]
+) -> None:
+    """So a signal costs little of a fit, and the checkpoints of a large one cost a tenth of its time."""
+    now, written = [0.0], []
+
+    def write(path: Path, kept: Any) -> None:
+        now[0] += takes
+        written.append(state.progress.epoch)
+
+    monkeypatch.setattr(ials_share, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoint, "write", write)
+    world = SimpleNamespace(rank=0, size=2, broadcast=lambda value: value, joined=lambda rows: rows)
+    share = ials_share.Share(world, range(3), 6)  # type: ignore[arg-type]
+    checkpoints = ials_share.Checkpoints(share, FitContext(checkpoint=tmp_path / "checkpoint"), "a fit")
+    state, factors = ials_share.State(), (torch.zeros(3, DIM), torch.zeros(ITEMS, DIM))
+    for epoch in range(1, 13):
+        now[0] += 6.0
+        state.note(epoch, {}, factors)
+        checkpoints.after_epoch(state, factors)
+    assert written == epochs
 
 
 def test_alone_no_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from pipeline.models import serialization
 from pipeline.models.conformance import checkerboard, scores
 from pipeline.models.ease import Ease, EaseConfig
 from pipeline.models.mf import MatrixFactorization, MatrixFactorizationConfig
@@ -45,6 +47,30 @@ def test_buffers_take_the_shape_of_the_fit(n_items: int):
     restore(fresh, fitted.state_dict())
     users = torch.arange(train.n_users)
     assert torch.equal(scores(fresh, train, users), scores(fitted, train, users))
+
+
+def test_large_buffers_stay_in_the_pages_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train = checkerboard(20)
+    model = Ease(EaseConfig(), train.n_users, train.n_items)
+    model.fit(train, FitContext())
+    save(model, tmp_path)
+    files: list[dict[str, torch.Tensor]] = []
+
+    def read(path: Path) -> dict[str, torch.Tensor]:
+        files.append(load_file(path))
+        return files[-1]
+
+    monkeypatch.setattr(serialization, "load_file", read)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for limit, is_shared in ((model.weights.nbytes, True), (model.weights.nbytes + 1, False)):
+        monkeypatch.setattr(serialization, "MAPPED", limit)
+        loaded = load(tmp_path)
+        assert isinstance(loaded, Ease)
+        assert (loaded.weights.data_ptr() == files[-1]["weights"].data_ptr()) == is_shared
+        assert loaded.penalty.data_ptr() != files[-1]["penalty"].data_ptr()
+        assert torch.equal(loaded.weights, model.weights)
+        loaded.weights.zero_()  # a page of its own, not the file's
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_a_state_that_lacks_something_is_refused():

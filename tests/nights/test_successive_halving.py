@@ -19,6 +19,7 @@ class FakeRace(Race):
         run: Any = SimpleNamespace(settings=SimpleNamespace(models=dict.fromkeys(seconds, entry)))
         super().__init__(run, lambda *_: None, Path(), {}, lambda *_: None)  # type: ignore[arg-type]
         self.seconds, self.left, self.done, self.order = seconds, left, dict.fromkeys(seconds, 0), []
+        self.stalling: list[bool] = []
 
     @property
     def labels(self) -> list[str]:
@@ -33,11 +34,12 @@ class FakeRace(Race):
     def trials(self, label: str) -> int:
         return self.done[label]
 
-    def turn(self, label: str, seconds: float) -> bool:
+    def turn(self, label: str, seconds: float, until_stalled: bool = False) -> bool:
         trials = max(1, int(seconds / self.seconds[label]))
         self.left -= trials * self.seconds[label]
         self.done[label] += trials
         self.order.append(label)
+        self.stalling.append(until_stalled)
         return True
 
 
@@ -57,8 +59,8 @@ def test_the_better_of_two_equal_searches_has_more_trials():
 
 def test_a_search_without_new_trials_leaves_its_time_to_the_others():
     class Ended(FakeRace):
-        def turn(self, label: str, seconds: float) -> bool:
-            return label != "ended" and super().turn(label, seconds)
+        def turn(self, label: str, seconds: float, until_stalled: bool = False) -> bool:
+            return label != "ended" and super().turn(label, seconds, until_stalled)
 
     race = Ended({"ended": 1.0, "other": 1.0}, left=30.0)
     race.on()
@@ -72,3 +74,13 @@ def test_a_trial_that_is_long_for_a_turn_waits_until_the_rounds_are_over(monkeyp
     monkeypatch.setattr(race, "on", lambda: None)
     assert not list(successive_halving.successive_halving(race))
     assert ("long" in race.order) == begins
+
+
+def test_only_turns_of_rounds_end_when_a_search_has_stalled():
+    race = FakeRace({"a": 1.0, "b": 1.0}, left=40.0)
+    rounds = list(successive_halving.successive_halving(race))
+    assert not rounds and race.order[:3] == ["a", "b", "a"]
+    assert race.stalling[:3] == [True] * 3 and race.left < 1.0
+    race.left = 10.0
+    race.on()
+    assert not race.stalling[-1]

@@ -35,6 +35,18 @@ def recorded_home(tmp_path_factory) -> Path:
     return root
 
 
+def test_names_of_shipped_files_stay_names_whatever_the_current_folder_has(tmp_path, monkeypatch):
+    for name in ("sample", "nightly"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "own.toml").write_text('[split]\nkind = "leave_one_out"\n[models.popularity]\n')
+    monkeypatch.chdir(tmp_path)
+    main(["--home", "home", "schedule", "sample", "--cron", "0 3 * * *"])
+    (night,) = schedules(Home(tmp_path / "home"))
+    assert (night.dataset, night.recipe) == ("sample", "nightly")
+    main(["--home", "home", "schedule", "sample", "--recipe", "own.toml", "--cron", "0 3 * * *"])
+    assert schedules(Home(tmp_path / "home"))[0].recipe == str(tmp_path / "own.toml")
+
+
 @pytest.fixture
 def home(recorded_home, tmp_path, monkeypatch) -> Home:
     """A copy of it, in the process that serves it."""

@@ -1,5 +1,7 @@
 """Every query of sql/README.md and README.md runs on a published night of the built-in sample."""
 
+import re
+
 import pytest
 
 from pipeline.core import paths
@@ -22,6 +24,15 @@ def test_a_query_answers(live, query):
     for statement in filter(str.strip, query.split(";")):
         rows = live.sql(statement).fetchall()
         assert rows or any(part in statement for part in EMPTY), statement
+
+
+def test_the_printed_night_has_the_rows_of_a_night(live):
+    printed = re.findall(
+        r"^  (\w+)(?: \w+)? +([0-9,]+) rows ", (paths.CHECKOUT / "README.md").read_text(), re.MULTILINE
+    )
+    rows = set(live.sql("select regexp_extract(stage, '[a-z]+'), rows_out from stages").fetchall())
+    assert len(printed) == 3, "split, train, evaluate"
+    assert {(stage, int(n.replace(",", ""))) for stage, n in printed} <= rows
 
 
 def test_every_view_has_a_comment_and_a_row(live):

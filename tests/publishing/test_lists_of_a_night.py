@@ -271,6 +271,18 @@ def test_without_the_night_s_results_popular_items_are_the_answer(shop, capsys, 
     assert shop.command("recommend", "tiny", "old9") == 2, "an unknown user stays one"
 
 
+def test_the_score_of_a_fallback_by_country_is_explained_as_published(shop):
+    night = explanation.published_night(shop.home, "tiny", shop.live_night())
+    listed = shop.ask(f"from recommendations where user_id = '{BAD}' and source = 'fallback' order by rank").to_dicts()
+    assert len(listed) > 1
+    ranks = []
+    for row in listed:
+        found = explanation.explanation(night, BAD, row["item_id"])
+        assert (found["source"], found["score"]) == ("fallback", pytest.approx(row["score"]))
+        ranks.append(found["rank"])
+    assert ranks == list(range(1, len(ranks) + 1)), "drawn items stand between them, and are no candidates' scores"
+
+
 def test_the_report_says_how_many_have_none(shop):
     from pipeline.reporting import formatting, published_tables
 

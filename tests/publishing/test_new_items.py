@@ -92,6 +92,15 @@ def test_what_no_attribute_describes_is_in_no_table_of_the_model(shop):
     assert "mystery" not in shop.ask("from item_vectors")["id"] and "mystery" in shop.ask("from items")["item_id"]
 
 
+def test_coverage_is_a_share_of_the_items_with_interactions(shop):
+    found = shop.ask("from coverage").row(0, named=True)
+    shown = set(shop.ask("from recommendations")["item_id"])
+    known = set(shop.ask("from items where n_interactions > 0")["item_id"])
+    assert found["items_shown"] == len(shown) and found["items_known"] == len(known)
+    assert found["new_items_shown"] == len(shown - known) > 0
+    assert found["coverage"] == len(shown & known) / len(known)
+
+
 def test_metrics_have_segments_of_new_items(shop):
     found = shop.ask("select distinct segment from metrics where model = 'ials' and split = 'test'")["segment"]
     assert "new_items" in found.to_list()

@@ -17,9 +17,10 @@ AUDIT_TABLES = {
     "masking_rows": "(user_id varchar, item_id varchar)",
     "ranked_items": "(item_idx integer, item_id varchar)",
     "held_items": "(item_idx integer, item_id varchar)",
+    "banned_items": "(item_id varchar)",
     "held_users": "(user_id varchar)",
     "deciding": "(metric varchar, cutoff integer)",
-    "wanted": "(top_n integer, exact boolean, explored integer, by_n integer, by_values integer)",
+    "wanted": "(top_n integer, exact boolean, explored integer, by_n integer, by_values integer, by_attribute varchar)",
     "active_users": "(user_id varchar)",
     "tonight": "(run_id varchar)",
     "placed_items": "(item_id varchar)",
@@ -68,7 +69,7 @@ def warehouse_of_two():
             con.execute(f"insert into {rows} values ('u', 'a'), ('u', 'b'), ('v', 'c'), ('v', 'd')")
         con.execute("insert into ranked_items values (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd')")
         con.execute("insert into held_items from ranked_items")
-        con.execute("insert into wanted values (2, true, 1, 1, 1)")
+        con.execute("insert into wanted values (2, true, 1, 1, 1, 'kind')")
         con.execute("insert into active_users values ('u'), ('v')")
         con.execute("insert into tonight values ('r')")
         con.execute("insert into excluded_items values ('z', 'exclude_where')")
@@ -89,11 +90,25 @@ def warehouse_of_two():
                     f"insert into recommendations values ('{user}', {rank}, '{item}', {1 / rank}, 'model', 'm', 'r', now(), 'of {user}')"
                 )
         con.execute("insert into reasons values ('u', 1, 1, 'a', 0.7), ('u', 1, 0, null, 0.3)")
-        con.execute("insert into recommendations_in select 'home', * from recommendations")
+        con.execute(
+            "insert into recommendations_in select 'home', * replace ('home ' || list_id as list_id) from recommendations"
+        )
         con.execute(
             "insert into item_attributes values ('c', 'kind', 'red'), ('d', 'kind', 'red'), ('a', 'kind', 'red')"
         )
-        con.execute("insert into recommendations_by values ('u', 'kind', 'red', 1, 'c', 0.5, 'by')")
+        con.execute(
+            "insert into recommendations_by values ('u', 'kind', 'red', 1, 'c', 0.5, 'by u'), "
+            "('v', 'kind', 'red', 1, 'a', 0.5, 'by v')"
+        )
+        con.execute("insert into items select item_id, null, 1, null, null from ranked_items")
+        con.execute("insert into interactions_summary values (4, 2, 4, 0.5, null, null)")
+        con.execute("insert into popular_items values (1, 'a', 2, 0, 'r'), (2, 'b', 1, 0, 'r'), (1, 'b', 1, 7, 'r')")
+        for of in ("null, null", "'country', 'NZ'"):
+            con.execute(f"insert into fallback_items values ({of}, 1, 'a', 2, 'r'), ({of}, 2, 'b', 1, 'r')")
+        con.execute("insert into user_vectors values ('u', 'm', [1, 0]), ('v', 'm', [0.5, -1])")
+        con.execute("insert into item_vectors values ('a', 'm', [1, 0]), ('b', 'm', [0.5, -1])")
+        con.execute("insert into biases values ('m', 'user', 'u', 1), ('m', 'item', 'a', -1)")
+        con.execute("insert into predictions values ('m', 'u', 'a', 4, 3.5)")
         con.execute("insert into audiences values ('c', 1, 'u', 2), ('a', 1, 'v', 2)")
         con.execute("insert into attribute_audiences values ('kind', 'red', 1, 'u', 2), ('kind', 'red', 2, 'v', 1)")
         con.execute("insert into trending_items values (7, null, null, 1, 'c', 2, 1.5, 3, 9, 4, 'r')")
@@ -119,6 +134,10 @@ FAULTS = {
     "explore_sound": "update recommendations set source = 'explore' where user_id = 'u' and rank = 2",
     "further_lists_sound": "update recommendations_in set item_id = 'a' where user_id = 'u' and rank = 1",
     "by_attribute_sound": "update recommendations_by set item_id = 'b'",
+    "popular_items_sound": "update popular_items set rank = 3 where item_id = 'b'",
+    "fallback_items_sound": "delete from fallback_items where attribute is null",
+    "counts_agree": "delete from users where user_id = 'v'",
+    "vectors_sound": "update item_vectors set vector = ['nan'::float, 1] where id = 'a'",
     "trending_sound": "update trending_items set ci_high = 1.9",
     "audiences_sound": "update audiences set user_id = 'u' where item_id = 'a'",
     "promotions_placed": "update recommendations set source = 'promoted' where user_id = 'u' and rank = 1",
@@ -202,6 +221,9 @@ def test_what_is_wrong_with_a_further_list_is_found(good, fault, problem):
         ("update recommendations_by set value = 'blue'", "not listable, or without the value"),
         ("update recommendations_by set item_id = 'a'", "the user has it"),
         ("update wanted set by_n = 2", "length"),
+        ("insert into recommendations_by values ('u', 'kind', 'red', 2, 'c', 0.4, 'by u')", "twice"),
+        ("delete from recommendations_by where user_id = 'v'", "too few values"),
+        ("delete from recommendations_by", "too few values"),
         ("update wanted set by_values = 0", "too many values"),
         ("delete from active_users where user_id = 'u'", "not active"),
     ],
@@ -210,6 +232,66 @@ def test_what_is_wrong_with_a_list_by_attribute_is_found(good, fault, problem):
     good.execute(fault)
     query = warehouse.read_sql(paths.SQL / "checks" / "output" / "by_attribute_sound.sql")
     assert problem in {row[-1] for row in good.sql(query).fetchall()}
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [
+        ("popular_items_sound", "update popular_items set score = 3 where item_id = 'b' and window_days = 0"),
+        ("popular_items_sound", "update popular_items set score = 'nan'::double where window_days = 7"),
+        ("popular_items_sound", "update popular_items set item_id = 'a' where window_days = 0"),
+        ("popular_items_sound", "update popular_items set item_id = 'z' where window_days = 7"),
+        ("popular_items_sound", "update items set n_interactions = 0 where item_id = 'b'"),
+        ("popular_items_sound", "insert into banned_items values ('b')"),
+        ("fallback_items_sound", "update fallback_items set rank = 3 where rank = 2 and value = 'NZ'"),
+        ("fallback_items_sound", "update fallback_items set score = 3 where rank = 2 and value = 'NZ'"),
+        ("fallback_items_sound", "update fallback_items set item_id = 'a' where value = 'NZ'"),
+        ("fallback_items_sound", "delete from fallback_items where rank = 2 and value is null"),
+        ("fallback_items_sound", "update wanted set top_n = 1"),
+        ("counts_agree", "update users set n_interactions = 3 where user_id = 'v'"),
+        ("counts_agree", "delete from items where item_id = 'a'"),
+        ("counts_agree", "update interactions_summary set rows = 5"),
+        ("counts_agree", "update interactions_summary set users = 3"),
+        ("counts_agree", "update interactions_summary set items = 3"),
+        ("counts_agree", "delete from interactions_summary"),
+        ("counts_agree", "update row_ledger set rows = 5 where stage = 'ingest' and reason = 'kept'"),
+        ("vectors_sound", "update user_vectors set vector = [1] where id = 'u'"),
+        ("vectors_sound", "update user_vectors set vector = ['inf'::float, '-inf'::float] where id = 'u'"),
+        ("vectors_sound", "update user_vectors set id = 'stranger' where id = 'u'"),
+        ("vectors_sound", "update biases set bias = 'inf'::double where kind = 'user'"),
+        ("vectors_sound", "update biases set id = 'a' where kind = 'user'"),
+        ("vectors_sound", "update predictions set prediction = 'nan'::double"),
+        ("vectors_sound", "update predictions set user_id = 'stranger'"),
+        ("similar_items_sound", "insert into similar_items values ('a', 2, 'b', 0.4, 'm', 'r')"),
+        ("trending_sound", "insert into trending_items values (7, null, null, 2, 'c', 2, 1.5, 3, 9, 4, 'r')"),
+        ("trending_sound", "update trending_items set item_id = 'z'"),
+        ("trending_sound", "update trending_items set attribute = 'kind', value = 'blue'"),
+        ("trending_sound", "insert into banned_items values ('c')"),
+        (
+            "reasons_sound",
+            "insert into reasons values ('u', 1, 2, 'a', 0.3); delete from reasons where because_rank = 0",
+        ),
+        ("list_ids_sound", "update recommendations_in set list_id = 'of u' where user_id = 'u'"),
+        ("list_ids_sound", "update recommendations_by set list_id = 'by u'"),
+        ("every_user", "update wanted set exact = false; delete from recommendations where user_id = 'v'"),
+        (
+            "further_lists_sound",
+            "update wanted_in set exact = false; delete from recommendations_in where user_id = 'v'",
+        ),
+    ],
+)
+def test_what_is_planted_in_any_table_is_found(good, check, fault):
+    query = warehouse.read_sql(paths.SQL / "checks" / "output" / f"{check}.sql")
+    assert good.sql(query).fetchall() == []
+    good.execute(fault)
+    assert good.sql(query).fetchall()
+
+
+def test_a_limit_by_attribute_may_leave_fewer_items(good):
+    good.execute("update wanted set exact = false; delete from recommendations where rank = 2")
+    good.execute("delete from fallback_items where rank = 2")
+    for check in ("every_user", "fallback_items_sound"):
+        assert good.sql(warehouse.read_sql(paths.SQL / "checks" / "output" / f"{check}.sql")).fetchall() == []
 
 
 def test_a_list_of_an_inactive_user_is_found(good):

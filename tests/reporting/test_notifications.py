@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from flows.cli import watch
 from flows.cli.watch import Watch, problems
 from flows.orchestration.schedules import Schedule
 from pipeline.core.paths import Home
@@ -186,13 +187,49 @@ def test_a_killed_night_is_notified_once_and_its_recovery_too(run, webhook, monk
     url, got = webhook
     monkeypatch.setenv("NIGHTRECS_NOTIFY_WEBHOOK", url)
     night = Schedule(name=run.dataset, dataset=run.dataset, cron="0 3 * * *")
-    watch = Watch(run.home, [night])  # `run` has begun, and nobody holds its lock: it was killed
-    watch.look()
-    watch.next = 0
-    watch.look()
+    watching = Watch(run.home, [night])  # `run` has begun, and nobody holds its lock: it was killed
+    watching.look()
+    watching.next = 0
+    watching.look()
     assert len(got) == 1 and "the process ended before the night did" in got[0]["text"]
     journal.close_run(run, "stopped")
     assert problems(run.home, night) == ["nothing is published yet"]
+
+
+def test_a_problem_is_notified_once_however_long_it_lasts(run, monkeypatch):
+    monkeypatch.setattr(watch, "health", lambda *_: {"running": running, "problems": list(wrong)})
+    monkeypatch.setattr(watch, "about_tables", lambda *_: {"age_hours": age, "generated_at": run.started_at})
+    sent: list[str] = []
+    monkeypatch.setattr(notifications, "send", lambda text, about: sent.append(text) or [])
+    watching = Watch(run.home, [Schedule(name="shop", dataset="shop", cron="0 3 * * *", max_age=24)])
+
+    def says() -> list[str]:
+        sent.clear()
+        watching.next = 0
+        watching.look()
+        return [text.removeprefix("nightrecs: shop is ").partition(":")[0] for text in sent]
+
+    running, wrong, age = None, ["the last night did not publish"], 5.0
+    assert says() == ["not well"]
+    running = "20260102T000000.000Z-bbbb"
+    assert says() == [], "a night that runs has not made it well"
+    running, wrong, age = None, [], 6.0
+    assert says() == ["well"]
+    for age in (24.4, 25.5, 49.9):
+        assert says() == (["not well"] if age < 25 else []), "the same tables are still too old"
+    running = "20260103T000000.000Z-cccc"
+    assert says() == [], "a night that hangs does not make them newer"
+
+
+def test_an_error_while_watching_is_reported_and_ends_nothing(run, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError("run.json")
+
+    monkeypatch.setattr(watch, "health", gone)
+    sent: list[str] = []
+    monkeypatch.setattr(notifications, "send", lambda text, about: sent.append(text) or [])
+    Watch(run.home, [Schedule(name="shop", dataset="shop", cron="0 3 * * *")]).look()
+    assert len(sent) == 1 and "can't be read: FileNotFoundError" in sent[0]
 
 
 def test_a_data_set_without_nights_is_no_trouble(tmp_path):

@@ -1,5 +1,6 @@
 """The report: all sections of a small published night, nothing unescaped, and what a Chromium makes of it."""
 
+import datetime as dt
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from flows.prepare import prepare
 from pipeline.core.errors import Refused
 from pipeline.core.paths import Home
 from pipeline.reporting import formatting as words
-from pipeline.reporting import published_tables
+from pipeline.reporting import markdown, published_tables
 from pipeline.reporting.html import charts, page
 from pipeline.reporting.night import Night
 from pipeline.stages import report as stage
@@ -221,12 +222,39 @@ def test_popularity_deciles_share_the_interactions():
         "item_id": list("abcd"), "popularity_rank": [1, 2, 3, 4], "n_interactions": [50, 30, 10, 10], "lists": [6, 2, 0, 0],
     })  # fmt: skip
     found = published_tables.by_decile(exposure)
+    assert [row["interactions"] for row in found] == [0.5, 0.3, 0.1, 0.1], "one item may have more than a tenth"
     assert [(row["decile"], row["items"], row["share"]) for row in found] == [
         (1, 1, 0.75),
         (6, 1, 0.25),
         (9, 1, 0),
         (10, 1, 0),
     ]
+
+
+def test_charts_have_the_nights_in_their_order_and_none_twice():
+    """Labels as texts would put `01 Dec` before `30 Nov`, and two nights of one minute would be one bar."""
+    times = [dt.datetime(2026, 11, 29, 3), dt.datetime(2026, 11, 30, 3), dt.datetime(2026, 12, 1, 3)]
+    for more in ([], [dt.datetime(2026, 12, 1, 3, 0, 9)], [dt.datetime(2027, 11, 29, 3)]):
+        all_times = [*times, *more]
+        names = words.labels(
+            pl.DataFrame({"run_id": [f"r{n}" for n in range(len(all_times))], "started_at": all_times})
+        )
+        assert len(set(names.values())) == len(all_times)
+        order = list(names.values())
+        common = {"value": 1.0, "ci_low": 0.5, "ci_high": 2.0, "n": 3}
+        rows = [
+            {"when": name, **common, "tonight": False, "change": 0.1, "champion": "ease", "measure": "users new",
+             "unusual": False, "list_source": "published", "lists": "ease", "mean": 0.2}
+            for name in order
+        ]  # fmt: skip
+        for spec in (
+            charts.nights(rows, "change", "change", ""), charts.quality(rows, "ndcg", ""), charts.drift(rows, ""),
+            charts.realised(rows, "ndcg", ""), charts.over_nights(rows, "ndcg", ""),
+        ):  # fmt: skip
+            layers = [layer["encoding"]["x"] for layer in spec.get("layer", [spec])]
+            assert all(x["sort"] == order for x in layers)
+    drawn = re.findall(r">(\d\d \w+) [^<]*<", markdown.svg(charts.nights(rows[:3], "change", "x", "")).decode())
+    assert drawn == ["29 Nov", "30 Nov", "01 Dec"]
 
 
 @pytest.mark.parametrize(

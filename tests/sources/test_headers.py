@@ -1,13 +1,16 @@
 """A first record is a header if its cells do not have the form of the columns below, in any language."""
 
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from pipeline.config.dataset import Dataset
+from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing.headers import is_header
-from pipeline.sources.sniffing.interactions import sniff
-from tests.support.reading import read_sniffed
+from pipeline.sources.sniffing.interactions import propose, sniff
+from tests.support.reading import read_as, read_sniffed
 
 ROWS = [f"K-{12 + n % 7};Stuhl {'ABCDEF'[n % 6]};{n % 5},{5 * (n % 2)};{n % 27 + 1:02d}.02.2024" for n in range(60)]
 HEADER = "Kunde;Artikel;Bewertung;Datum"
@@ -71,3 +74,39 @@ def test_rows_alone_have_no_header(n_columns):
 )
 def test_one_column_decides(name, cells, expected):
     assert is_header([name], [[cell] for cell in cells * 5]) is expected
+
+
+@pytest.mark.parametrize("n_more", [1, 2])
+def test_delimiters_after_the_last_name_alone_lose_no_row(tmp_path, n_more):
+    found = read_sniffed(path := written(tmp_path, [HEADER + ";" * n_more, *ROWS]), tmp_path)
+    assert len(found.rows) == len(ROWS) and not found.rejects
+    assert tomllib.loads(sniff(path))["source"]["column_names"] == HEADER.split(";")
+
+
+@pytest.mark.parametrize("header", ["Kunde;Artikel", "Kunde;Artikel;Bewertung;Datum;Filiale;Kasse"])
+def test_a_header_that_is_no_name_for_each_field_is_refused_with_both_numbers(tmp_path, header):
+    with pytest.raises(UnreadableInput, match=f"the header has {len(header.split(';'))} names, and .* 4 fields"):
+        sniff(written(tmp_path, [header, *ROWS]))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_that_end_in_a_return_alone_are_not_lost_in_silence(tmp_path, end):
+    path = tmp_path / "log.csv"
+    path.write_bytes(f"{HEADER}\r{end.join(ROWS)}{end}".encode())
+    with pytest.raises(UnreadableInput, match="first line ends in CR alone"):
+        sniff(path)
+    path.write_bytes(f"{HEADER}{end}{end.join(ROWS[:9])}\r{end.join(ROWS[9:])}{end}".encode())
+    assert any("1 of the first lines are several lines" in note for note in propose(path).notes)
+
+
+def test_a_rating_that_few_rows_have_is_named_and_can_be_read_as_proposed(tmp_path):
+    path = tmp_path / "log.jsonl"
+    rows = [{"user": f"u{n % 7}", "item": f"i{n % 9}", **({"rating": n % 5 + 1} if n % 3 == 0 else {})}
+            for n in range(60)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (note,) = [note for note in propose(path).notes if "rating" in note]
+    assert "40 of 60 rows have none" in note
+    toml = sniff(path).replace("[columns]", '[columns]\nrating = "rating"\nrating_values = { "" = -1 }')
+    toml = toml.replace("\n[feedback]", "\n[feedback]\nmissing_ratings = [-1]")
+    found = read_as(path, Dataset.model_validate(tomllib.loads(toml)), tmp_path)
+    assert len(found.rows) == 60 and sum(row[2] is not None for row in found.rows) == 20

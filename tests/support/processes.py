@@ -174,15 +174,16 @@ def shared_sums(world: ProcessGroup) -> dict[str, list[float]]:
 
 
 def cut_by_users(world: ProcessGroup) -> dict[str, Any]:
-    """The state of ials in the first process; each has the rows of half of the users."""
+    """The state of ials in the first process; each has the rows of some of the users, the second of three has none."""
     train = checkerboard(rated=True)
     config = MODELS["ials"].Config.model_validate({"epochs": 3, "embedding_dim": 4})
     model = MODELS["ials"](config, train.n_users, train.n_items)
     context = FitContext(world=world)
     if world.size > 1:
         half = train.n_users // 2
-        context.users = range(half, train.n_users) if world.rank else range(half)
-        train = train.select((train.users >= half) == bool(world.rank))
+        borders = [0, *[half] * (world.size - 1), train.n_users]
+        context.users = range(*borders[world.rank : world.rank + 2])
+        train = train.select((train.users >= context.users.start) & (train.users < context.users.stop))
     model.fit(train, context)
     state = {name: torch.as_tensor(value) for name, value in model.state_dict().items()}
     return within(state, Tensor, lambda tensor: tensor.numpy())

@@ -24,6 +24,7 @@ from pipeline.experiments import budget, device_speed, stopping, workload
 from pipeline.experiments.device_speed import Speed
 from pipeline.experiments.families import sized_for
 from pipeline.experiments.forecast import Sizes
+from pipeline.experiments.stopping import Turn
 from pipeline.experiments.study import Trial
 from pipeline.experiments.timings import Timings
 from pipeline.experiments.workload import Shape, Work
@@ -266,18 +267,18 @@ class SimulatedNight:
                  "stage": done.title}  # fmt: skip
         return self.keep("5_models", done.title.replace(" ", "-"), info)
 
-    def search(self, call: StageCall, run: Run, label: str, fit: Path, share: float, kept: float) -> Path:
+    def search(self, call: StageCall, run: Run, label: str, fit: Path, turn: Turn) -> Path:
         study = self.studies.setdefault(label, [])
-        limits, started = search._limits(run, label, fit, share, kept), self.now
+        limits, started = search._limits(run, label, fit, turn), self.now
         while limits(study) is None:
             seconds, left = self.costs.trial(run, label, len(study)), (limits.deadline() or math.inf) - self.now
             cut = seconds > left and workload.epochs_of(sized_for(run.settings, label, self.costs.sizes.train.rows)[1])
             seconds = left if cut else seconds
             self.now += seconds
             study.append(Trial(len(study), {}, "failed" if cut else "complete", 1.0, 1, seconds))
-        turn = Timings(run).turns(label) + 1
+        number = Timings(run).turns(label) + 1
         passed, self.now = self.now - started, started
-        self.take(replace(call, turn=turn), passed, rows=len(study))
+        self.take(replace(call, turn=number), passed, rows=len(study))
         done = [trial for trial in study if trial.state == "complete"]
         figure = self.quality(label, True) if done else 0.0
         best = {"number": 0, "params": {}, "value": figure, "figure": figure} if done else None
@@ -289,4 +290,4 @@ class SimulatedNight:
             "ended": "x",
             "longest": max((trial.seconds for trial in study), default=0.0),
         }
-        return self.keep("5_searches", f"{label}-{turn}", info, rows=len(study))
+        return self.keep("5_searches", f"{label}-{number}", info, rows=len(study))

@@ -117,6 +117,17 @@ def test_two_processes_with_half_of_the_users_each_learn_ials(together):
 
 
 @needs_fabric
+@pytest.mark.slow  # three processes
+def test_three_processes_of_which_one_has_no_user_learn_ials():
+    found = processes.within(launcher.launch(processes.cut_by_users, 3, CPU, nothing), np.ndarray, torch.from_numpy)
+    alone = processes.within(processes.cut_by_users(ProcessGroup()), np.ndarray, torch.from_numpy)
+    assert {name: state.shape for name, state in found.items()} == {name: state.shape for name, state in alone.items()}
+    scores, wanted = (state["users"] @ state["items"].T for state in (found, alone))
+    torch.testing.assert_close(scores, wanted, atol=1e-4, rtol=1e-3)
+    assert torch.equal(found["fingerprints"], alone["fingerprints"])
+
+
+@needs_fabric
 def test_one_that_refuses_ends_both(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")  # of somebody else's launch
     with pytest.raises(NotServable, match=r"^there is nothing to learn from$"):

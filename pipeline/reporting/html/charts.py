@@ -8,6 +8,8 @@ import altair as alt
 Rows = list[dict[str, Any]]
 ROUND = 2
 CHAMPION = ("other models", "champion")
+LOSING = ["ingest", "clean", "catalog", "users", "impressions"]
+"""Stages that leave rows out."""
 FEW = 6
 """Number of distinct values up to which a hyperparameter is drawn on a categorical axis."""
 
@@ -33,6 +35,12 @@ def _coloured(field: str, there: Iterable[str], known: list[str], shown: str | N
     values = [value for value in known if value in set(there)]
     legend = alt.Legend(orient="top", values=values) if shown is None or len(values) > 1 else None
     return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=known), legend=legend)
+
+
+def _nights_axis(rows: Rows, title: str | None = None) -> alt.X:
+    """The nights in the order of the rows: their labels, sorted as texts, would put `01 Dec` before `30 Nov`."""
+    axis = alt.Axis(labelAngle=-40, labelOverlap="greedy")
+    return alt.X("when:O", title=title, sort=list(dict.fromkeys(row["when"] for row in rows)), axis=axis)
 
 
 def leaderboard(rows: Rows, metric: str, champion: str | None, description: str) -> dict[str, Any]:
@@ -87,7 +95,7 @@ def nights(rows: Rows, value: str, title: str, description: str, form: str = "~s
     bars = bars.mark_bar(cornerRadiusEnd=ROUND, width=alt.ExprRef("min(40, bandwidth('x'))"))
     return chart(
         bars.encode(
-            x=alt.X("when:O", title=None, axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+            x=_nights_axis(rows),
             y=alt.Y(f"{value}:Q", title=title, axis=alt.Axis(format=form, tickCount=4)),
             color=alt.Color("who:N", scale=alt.Scale(domain=["earlier nights", "tonight"]), legend=None),
             tooltip=_tips(night="when:N", value=f"{value}:Q"),
@@ -99,7 +107,7 @@ def nights(rows: Rows, value: str, title: str, description: str, form: str = "~s
 
 def quality(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """The champions' metric on test over the nights, with intervals."""
-    base = _of(rows).encode(x=alt.X("when:O", title=None, axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")))
+    base = _of(rows).encode(x=_nights_axis(rows))
     y = alt.Y("value:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
     tips = _tips(night="when:N", champion="champion:N", value="value:Q", low="ci_low:Q", high="ci_high:Q")
     ends = (
@@ -136,7 +144,7 @@ def reasons(rows: Rows, description: str) -> dict[str, Any]:
     bars = _of(rows).mark_bar(cornerRadiusEnd=ROUND).encode(
         y=alt.Y("reason:N", sort=[row["reason"] for row in rows], title=None),
         x=alt.X("rows:Q", title="rows", axis=alt.Axis(format="~s", tickCount=4)),
-        color=_coloured("stage", [row["stage"] for row in rows], ["ingest", "clean", "encode", "split"]),
+        color=_coloured("stage", [row["stage"] for row in rows], LOSING),
         tooltip=_tips(reason="reason:N", stage="stage:N", rows="rows:Q"),
     )  # fmt: skip
     return chart(bars, 24 * len(rows) + 20, description)
@@ -240,7 +248,7 @@ def churn(rows: Rows, description: str) -> dict[str, Any]:
 def drift(rows: Rows, description: str) -> dict[str, Any]:
     """Shares over the nights, one line for each measure: rows have when, measure, value, unusual."""
     base = _of(rows).encode(
-        x=alt.X("when:O", title=None, axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        x=_nights_axis(rows),
         y=alt.Y("value:Q", title="share", axis=alt.Axis(format="%", tickCount=4)),
         color=alt.Color("measure:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=[*_tips(night="when:N", measure="measure:N"), alt.Tooltip("value:Q", format=".2%"),
@@ -253,7 +261,7 @@ def drift(rows: Rows, description: str) -> dict[str, Any]:
 def realised(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """Realised quality by night of the lists: rows have when, list_source, value, ci_low, ci_high, n."""
     base = _of(rows).encode(
-        x=alt.X("when:O", title="night of the lists", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        x=_nights_axis(rows, "night of the lists"),
         xOffset="list_source:N",
         color=_coloured("list_source", [row["list_source"] for row in rows], ["published", "popularity", "holdback"]),
         tooltip=_tips(
@@ -280,7 +288,7 @@ def clicks(rows: Rows, description: str) -> dict[str, Any]:
 def over_nights(rows: Rows, metric: str, description: str) -> dict[str, Any]:
     """Means of all nights so far, a line for each model: rows have when, lists, value, mean, n."""
     base = _of(rows).encode(
-        x=alt.X("when:O", title="night", axis=alt.Axis(labelAngle=-40, labelOverlap="greedy")),
+        x=_nights_axis(rows, "night"),
         y=alt.Y("mean:Q", title=metric, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
         color=alt.Color("lists:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=_tips(night="when:N", lists="lists:N", mean_so_far="mean:Q", of_the_night="value:Q", users="n:Q"),

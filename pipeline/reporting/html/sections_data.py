@@ -10,6 +10,7 @@ from pipeline.reporting.formatting import (
     SEGMENTS,
     cost,
     interval,
+    labels,
     moment,
     named,
     number,
@@ -17,7 +18,6 @@ from pipeline.reporting.formatting import (
     plural,
     reason,
     rounded,
-    when,
 )
 from pipeline.reporting.html import charts
 from pipeline.reporting.night import Night
@@ -92,8 +92,9 @@ def drift(night: Night) -> dict[str, Any] | None:
     past = night.drift_of_nights.filter(pl.col("measure").is_in(SHARES)).sort("run_id", "measure")
     shown = []
     if past["run_id"].n_unique() > 1:
+        of_night = labels(night.nights)
         points = [
-            {"when": when(r["started_at"]), "measure": r["measure"].replace("_", " "), "value": r["value"],
+            {"when": of_night[r["run_id"]], "measure": r["measure"].replace("_", " "), "value": r["value"],
              "unusual": r["unusual"]}
             for r in past.to_dicts()
         ]  # fmt: skip
@@ -112,8 +113,9 @@ def _volumes(night: Night) -> list[Drawn]:
     known = night.nights.drop_nulls("rows")
     if known.height < 2:
         return []
+    of_night = labels(night.nights)
     rows = [
-        {"when": when(r["started_at"]), "rows": r["rows"], "rejected": r["rejected"],
+        {"when": of_night[r["run_id"]], "rows": r["rows"], "rejected": r["rejected"],
          "tonight": r["run_id"] == night.run_id}
         for r in known.to_dicts()
     ]  # fmt: skip
@@ -260,8 +262,9 @@ def over_nights(night: Night) -> dict[str, Any]:
     rows = night.nights.sort("run_id", descending=True).to_dicts()
     for row in rows:
         row["champion"] = row["champion"] and named(Night(night.home, night.dataset, row["run_id"]), row["champion"])
+    of_night = labels(night.nights)
     known = [
-        {**{key: row[key] for key in ("champion", "value", "ci_low", "ci_high")}, "when": when(row["started_at"])}
+        {**{key: row[key] for key in ("champion", "value", "ci_low", "ci_high")}, "when": of_night[row["run_id"]]}
         for row in reversed(rows) if row["value"] is not None and row["outcome"] == "published"
     ]  # fmt: skip
     shown = []
@@ -289,13 +292,9 @@ def _realised(night: Night) -> list[Drawn]:
     rows = known.filter(horizon_days=days).sort("run_id", "list_source").to_dicts() if days else []
     if not rows:
         return []
-    points = [
-        {
-            **{key: row[key] for key in ("list_source", "value", "ci_low", "ci_high", "n")},
-            "when": when(row["started_at"]),
-        }
-        for row in rows
-    ]
+    of_night = labels(night.nights)
+    keys = ("list_source", "value", "ci_low", "ci_high", "n")
+    points = [{**{key: row[key] for key in keys}, "when": of_night[row["run_id"]]} for row in rows]
     label = metric_name(metric, cutoff)
     described = "; ".join(f"{row['list_source']} {rounded(row['value'])}" for row in rows[-3 if held.height else -2 :])
     return [drawn(f"{label} of published lists on what users did in the {days} days after",

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.evaluation.impressions import wilson
-from pipeline.reporting.formatting import SEGMENTS, number, percent, rounded, seconds, when
+from pipeline.reporting.formatting import SEGMENTS, labels, number, percent, plural, rounded, seconds
 from pipeline.reporting.html import charts
 from pipeline.reporting.html.sections_data import Drawn, drawn
 from pipeline.reporting.night import Fit, Night, Search
@@ -87,8 +87,8 @@ def exposure(published: dict[str, Any] | None) -> dict[str, Any] | None:
     if published is None:
         return None
     head = published["by_decile"][0]
-    description = f"The most popular {number(head['items'])} items have 10 % of the interactions and "
-    description += f"{percent(head['share'])} of the lists"
+    description = f"The most popular {plural(head['items'], 'item')}: {percent(head['interactions'])} of the "
+    description += f"interactions and {percent(head['share'])} of the lists"
     points = published["exposure"]
     items = (
         f"{number(len(points))} items: popularity in the source against the share of users who have them in their list"
@@ -135,7 +135,8 @@ def churn(night: Night) -> dict[str, Any] | None:
         shown.append(drawn("Change of the lists by segment", charts.churn(bars, f"Change of lists: {description}")))
     past = night.churn_of_nights.filter(segment="all").sort("run_id")
     if past.height > 1:
-        series = [{"when": when(r["started_at"]), "change": 1 - r["jaccard"], "tonight": r["run_id"] == night.run_id}
+        of_night = labels(night.nights)
+        series = [{"when": of_night[r["run_id"]], "change": 1 - r["jaccard"], "tonight": r["run_id"] == night.run_id}
                   for r in past.to_dicts()]  # fmt: skip
         spec = charts.nights(series, "change", "1 - Jaccard", f"Change of lists in {len(series)} nights", "%")
         shown.append(drawn("Change of the lists by night", spec))

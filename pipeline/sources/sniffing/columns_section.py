@@ -48,12 +48,24 @@ def columns_section(table: Peek, assigned: Assigned, quantity: str | None = None
         )
         lines.append(f"# {notes[-1]}")
     if (at := assigned.unread_rating) is not None:
-        notes.append(
-            f"{quoted(table.names[at])} is named like a rating, but has no numbers that are known, e.g. "
-            f"{_first(table, at)!r}. Set rating to it, and rating_values to what its texts count as"
-        )
+        notes.append(f"{quoted(table.names[at])} is named like a rating, but {_why_unread(table, at)}")
         lines.append(f"# {notes[-1]}.")
     return lines, notes
+
+
+def _why_unread(table: Peek, at: int) -> str:
+    """Why a column that is named like a rating is none, and what would make it one."""
+    column = table.column(at)
+    empty = sum(not cell.strip() for cell in column)
+    if empty > 0.5 * len(column):
+        return (
+            f"{empty:,} of {len(column):,} rows have none, so it is not used. To use it, set rating to it, "
+            'rating_values = { "" = -1 } and, in [feedback], missing_ratings = [-1]: rows without a rating are kept'
+        )
+    return (
+        f"has no numbers that are known, e.g. {_first(table, at)!r}. Set rating to it, and rating_values to what its "
+        "texts count as"
+    )
 
 
 def _unused(table: Peek, assigned: Assigned, quantity: str | None) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import files
+from pipeline.sources.dialect import fields
 from pipeline.sources.doubts import KEY_TWICE, in_words
 from pipeline.sources.extra_columns import is_bytes
 from pipeline.sources.file_kinds import START, Kind, kind_of, wide_encoding
@@ -97,6 +98,7 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
         what = "is empty" if not filled else "has one line only: rows are needed next to a header"
         raise UnreadableInput(f"{path.name} {what}; choose another file")
     refuse_lines(path.name, text.lines)
+    n_joined = _joined_by_returns(path.name, text.lines)
     layout = layout_of(text.lines, path.name)
     marks, rows, width = layout.marks, layout.records, layout.width
     if not rows:
@@ -115,18 +117,32 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
         notes.append(f"the header occurs again in {repeated:,} of the first lines, which are left out as no rows")
     reading: dict[str, Any] = {"delimiter": marks.delimiter, "header": header}
     skip, has_names = layout.skip_lines, True
-    if header and width == len(names) + 1:
+    if header and width < len(names) and not any(names[width:]):  # delimiters after the last name alone
+        names = names[:width]
+        header, skip = False, skip + 1
+        reading |= {"header": False, "column_names": names}
+    elif header and width == len(names) + 1:
         notes.append(f"the header has {len(names)} names, but the rows have {width} fields; {_SHIFTED}")
         last = all(not row[-1].strip() for row in body)
         names = [*names, f"column_{width}"] if last else ["row", *names]
         header, skip = False, skip + 1
         reading |= {"header": False, "column_names": names}
+    elif header and width != len(names):
+        raise UnreadableInput(
+            f"{path.name}: the header has {len(names)} names, and most rows have {width} fields: write a name for each "
+            "field, or set header = false, skip_lines and column_names in a data set's TOML"
+        )
     elif not header:
         body = [row for row in rows if len(row) == width]
         said = _names_of_comment(layout.comments, width)
         has_names, names = bool(said), said or guessed_names(body, width)
         reading["column_names"] = names
     notes += _layout_notes(layout)
+    if n_joined:
+        notes.append(
+            f"{n_joined:,} of the first lines are several lines that end in CR alone, which the night rejects: "
+            f"{_ONE_LINE_END}"
+        )
     reading |= {"encoding": text.guess.encoding, "quote": marks.quote}
     reading |= {"escape": marks.escape} if marks.escape else {}
     reading |= {"comment": layout.comment} if layout.comment else {}
@@ -134,6 +150,23 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     return Peek(names, [row for row in body if len(row) == len(names)], reading, notes, has_names=has_names)
 
 
+def _joined_by_returns(name: str, lines: list[str]) -> int:
+    """How many lines are several whole records, with a CR alone between them: the night reads each as one broken line.
+
+    Raises UnreadableInput if the first one is, since the header would be lost.
+    """
+    first = next((line for line in lines if line.strip()), "")
+    if not any("\r" in line for line in lines):
+        return 0
+    layout = layout_of([part for line in lines for part in line.split("\r")], name)
+    whole = {line for line in lines if "\r" in line and all(
+        len(fields(part, layout.marks)) == layout.width > 1 for part in line.split("\r"))}  # fmt: skip
+    if first in whole:
+        raise UnreadableInput(f"{name}: its first line ends in CR alone, and others in LF: {_ONE_LINE_END}")
+    return sum(line in whole for line in lines)
+
+
+_ONE_LINE_END = "write all line ends alike, e.g. perl -pe 's/\\r\\n?/\\n/g' FILE > out.csv"
 _SHIFTED = "names were given to all of them: check column_names"
 
 

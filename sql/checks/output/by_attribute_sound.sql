@@ -1,12 +1,14 @@
 -- severity: error
 -- reads: recommendations_by, item_attributes, masking_rows, ranked_items, active_users, wanted
--- Lists by attribute have dense ranks, finite scores that do not increase, only listable items with the value, none that the
--- user has, as many as there are up to by.top_n, for active users only, and at most by.values values each.
+-- Lists by attribute have dense ranks, finite scores that do not increase, only listable items with the value, none twice and
+-- none that the user has, as many as there are up to by.top_n, for active users only, and by.values values each, or as many as have
+-- an item left.
 with placed as (
     select
         *,
         row_number() over (partition by user_id, attribute, value order by rank) as expected_rank,
-        lag(score) over (partition by user_id, attribute, value order by rank) as score_before
+        lag(score) over (partition by user_id, attribute, value order by rank) as score_before,
+        count(*) over (partition by user_id, attribute, value, item_id) as times
     from recommendations_by
 ),
 
@@ -14,7 +16,7 @@ listable as (
     select item_attributes.attribute, item_attributes.value, item_attributes.item_id
     from item_attributes
     semi join ranked_items using (item_id)
-    where item_attributes.attribute in (select distinct attribute from recommendations_by)
+    where item_attributes.attribute = (select by_attribute from wanted)
 ),
 
 sizes as (
@@ -26,6 +28,14 @@ seen as (
     from masking_rows
     join listable using (item_id)
     group by all
+),
+
+used_up as (
+    select seen.user_id, count(*) as n
+    from seen
+    join sizes using (attribute, value)
+    where seen.n >= sizes.n
+    group by seen.user_id
 ),
 
 lengths as (
@@ -51,10 +61,19 @@ final as (
     left join seen using (user_id, attribute, value)
     where lengths.n <> least((select by_n from wanted), sizes.n - coalesce(seen.n, 0))
     union all
+    select placed.user_id, placed.value, placed.item_id, 'twice' from placed where times > 1
+    union all
     select lengths.user_id, null, null, 'too many values'
     from lengths
     group by lengths.user_id
     having count(*) > (select by_values from wanted)
+    union all
+    select active_users.user_id, null, null, 'too few values'
+    from active_users
+    left join used_up using (user_id)
+    left join (select user_id, count(*) as n from lengths group by user_id) as own using (user_id)
+    where coalesce(own.n, 0)
+        < least((select by_values from wanted), (select count(*) from sizes) - coalesce(used_up.n, 0))
     union all
     select lengths.user_id, null, null, 'not active'
     from lengths

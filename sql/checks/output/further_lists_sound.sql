@@ -84,7 +84,7 @@ final as (
     union all
     select list, user_id, n, null, 'length'
     from lengths
-    where n > expected or (n < expected and exact)
+    where n > expected or (n < expected and (n = 0 or exact))
 )
 
 select * from final

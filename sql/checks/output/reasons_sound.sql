@@ -1,7 +1,7 @@
 -- severity: error
 -- reads: recommendations, reasons, source_rows
 -- Every reason belongs to a recommendation of the model and to an item of the user's own rows; shares are above 0 and
--- sum to 1.
+-- sum to 1. No item is a reason twice.
 select user_id, rank, 'no such recommendation of the model' as problem
 from reasons
 anti join (select user_id, rank from recommendations where source = 'model') using (user_id, rank)
@@ -15,3 +15,4 @@ select user_id, rank, 'shares'
 from reasons
 group by user_id, rank
 having min(share) <= 0 or abs(sum(share) - 1) > 1e-6 or count(because_item_id) <> count(*) filter (because_rank > 0)
+    or count(distinct because_item_id) <> count(because_item_id)
