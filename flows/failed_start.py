@@ -8,7 +8,7 @@ from flows import outcome
 from flows.prepare import target_of
 from pipeline.config import loader
 from pipeline.config.run import Run, new_run_id, utcnow
-from pipeline.core.errors import ErrorWithIds, SettingsError, UnreadableInput
+from pipeline.core.errors import ErrorWithIds, Held, Locked
 from pipeline.core.paths import Home
 from pipeline.storage import home_identity, journal
 
@@ -22,14 +22,16 @@ def recording(
     overrides: list[str] | None = None,
     until: str | None = None,
 ) -> Generator[None]:
-    """Record a SettingsError or UnreadableInput of the block as a crashed night, and notify; then raise it.
+    """Record an error of the block as a crashed night, and notify; then raise it. Not Locked: the other night counts.
 
     Only of data sets that this home has published: a first try that fails is read by the person who made it. The
     settings must be readable, as the data set is not known otherwise.
     """
     try:
         yield
-    except (SettingsError, UnreadableInput) as error:
+    except (Locked, Held):
+        raise
+    except Exception as error:  # also of a disk or of a library: a night that is missing must not look like a good one
         with suppress(Exception):  # the error itself is what matters
             _record(_run_of(dataset, recipe, data, home, overrides), error, until, overrides)
         raise
@@ -53,5 +55,6 @@ def _record(run: Run | None, error: Exception, until: str | None, overrides: Seq
     reason = f"{type(error).__name__}: {error}"
     home_identity.settle(run.home)
     journal.open_run(run, until, overrides)
+    journal.keep_traceback(run)
     journal.close_run(run, "crashed", reason, error.ids if isinstance(error, ErrorWithIds) else None)
     outcome.notify(run, "crashed", reason)

@@ -11,6 +11,8 @@ from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name
 
+ONLY_NEW = "--attribute is for users who are not known yet; {} is known"
+
 
 def recommend(options: Namespace) -> None:
     """Print the list, with titles."""
@@ -23,6 +25,8 @@ def recommend(options: Namespace) -> None:
         f"where {of} user_id = $user and rank <= $n order by rank",
         {"user": options.user, "n": options.n, **({"list": options.list} if options.list else {})},
     )
+    if found and options.attribute:
+        say(ONLY_NEW.format(repr(options.user)))
     if not found:
         is_known = records(options, "select 1 from users where user_id = $user limit 1", {"user": options.user})
         if options.attribute and not is_known:
@@ -30,7 +34,7 @@ def recommend(options: Namespace) -> None:
         else:
             require(options, "user", "" if is_known else for_new_users(options))
             if options.attribute:
-                say(f"--attribute is for users who are not known yet; {options.user!r} is known")
+                say(ONLY_NEW.format(repr(options.user)))
             found = on_request(options)
     show(found, options)
 

@@ -182,6 +182,11 @@ class Cluster(spread.Engine):
             self.ended[content[0]] = Died(f"its process in the cluster died: {content[1]}")
         else:
             assert kind == ALIVE
+            gone, left = content
+            for host in gone:
+                journal.note(
+                    self.run, f"warning: cluster: {host} went away, {left} left; its parts run again elsewhere"
+                )
         return None
 
     def _lose(self, why: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 READY, LOST, DONE, DIED, ALIVE = "ready", "lost", "done", "died", "alive"
 """First part of what fanout.py sends: (READY, hosts, slots), (LOST, why), (DONE, number, Outcome), (DIED, number, why)
-and (ALIVE,). It gets (Wanted,), then (number, function, arguments, after) of every part."""
+and (ALIVE, hosts that went away since, machines that are left). It gets (Wanted,), then (number, function, arguments,
+after) of every part."""
 
 MESSAGE, REFUSED, FAILED = "message", "refused", "failed"
 """What fanout_hosts.py sends has two parts: one of these, DONE, LOST or ALIVE, and the content: what a fit sends, its

@@ -16,10 +16,9 @@ import grpc
 
 from flows.orchestration import remote_calls
 from flows.orchestration.cluster_messages import ALIVE, DIED, DONE, LOST, READY, Wanted
+from flows.orchestration.cluster_process import RETRIES
 
 CONNECT_SECONDS = 8.0
-RETRIES = 2
-"""Of a part whose worker died. A family that always ends its worker costs three times its time."""
 GRACE = 8.0
 """Seconds for the last checkpoints of fits whose night has ended."""
 LOOK = 5.0
@@ -79,6 +78,10 @@ class Client:
         """Ray's records of the machines that are there."""
         return [node for node in self.ray.nodes() if node["Alive"]]
 
+    def names(self) -> dict[str, str]:
+        """Host names of the machines that are there, by Ray's number of each."""
+        return {node["NodeID"]: node["NodeManagerHostname"] for node in self.machines()}
+
     @property
     def slots(self) -> int:
         """Parts that run at once."""
@@ -106,7 +109,8 @@ class Client:
             found: list[remote_calls.Machine] = self.ray.get(looks, timeout=60)
         except Exception as error:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            raise Unusable(f"a machine of the cluster does not answer: {last[0]}") from None
+            why = _reason(error) if _is_out_of_memory(error) else last[0]
+            raise Unusable(f"a machine of the cluster does not answer: {why}") from None
         for machine in found:
             if why := machine.differs(code, device):
                 raise Unusable(why)
@@ -150,7 +154,14 @@ class Client:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if _is_out_of_memory(error):
+        text += " (threads sets how many parts share a machine, memory_limit what a fit may take of it)"
+    return text
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def serve(parent: Connection) -> None:
@@ -160,7 +171,8 @@ def serve(parent: Connection) -> None:
         wanted: Wanted
         (wanted,) = parent.recv()
         client = Client(wanted)
-        parent.send((READY, [node["NodeManagerHostname"] for node in client.machines()], client.slots))
+        parent.send((READY, list(client.names().values()), client.slots))
+        there = client.names()
         while True:
             while parent.poll(0 if client.running else 0.5):
                 client.submit(*parent.recv())
@@ -168,8 +180,9 @@ def serve(parent: Connection) -> None:
                 parent.send(message)
             if time.monotonic() - looked > LOOK:
                 client.cores()  # raises Unusable where no machine is left
-                parent.send((ALIVE,))
-                looked = time.monotonic()
+                now = client.names()
+                parent.send((ALIVE, [name for machine, name in there.items() if machine not in now], len(now)))
+                there, looked = now, time.monotonic()
     except Unusable as reason:
         parent.send((LOST, str(reason)))
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -140,9 +140,10 @@ def _nest(keys: list[str], value: object) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """The TOML value of a text, or the text itself if it is none, so that --set dataset.name=x needs no quotes."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        found = tomllib.loads(f"x = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return found["x"] if len(found) == 1 else text  # a text of several lines may hold other keys
 
 
 def _origin_of(keys: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> str:
@@ -189,6 +190,8 @@ def _known_keys(model: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
     """Field names of the section that `keys` lead to."""
     path = iter(keys)
     for key in path:
+        if key.isdecimal():  # a place in a list of sections
+            continue
         field = model.model_fields.get(key)
         if field and getattr(field.annotation, "__origin__", None) is dict:
             next(path, None)  # of models.<label>, the label

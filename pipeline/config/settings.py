@@ -133,6 +133,13 @@ class Evaluation(Section):
     fit_for_test: Literal["train", "train+valid"] = "train"
     """Training data of the models that are evaluated on test."""
 
+    @field_validator("cutoffs", "protocols")
+    @classmethod
+    def _each_once(cls, value: list[Any]) -> list[Any]:
+        if repeated := [each for each in value if value.count(each) > 1]:
+            raise ValueError(f"{repeated[0]!r} is there twice: each metric is measured once")
+        return value
+
 
 class Select(Section):
     """The metric that selects the champion, on valid."""

@@ -36,8 +36,8 @@ class Difference:
 def intervals(values: Tensor, seed: int, *, counts: Tensor | None = None, resamples: int = RESAMPLES) -> Tensor:
     """95 % percentile intervals of the column means of (U, M) values, (M, 2); equal seeds give equal resamples.
 
-    With `counts` (U,), rows per user, values are sums over those rows, and the means are over rows. Computed on the
-    device of `values`.
+    With `counts` (U,), rows per user or the sum of their weights, values are sums over those rows, and the means are
+    over rows. Computed on the device of `values`.
     """
     return torch.quantile(_means(values, counts, seed, resamples), ENDS.to(values.device), dim=0).T
 
@@ -92,7 +92,8 @@ def _means(values: Tensor, counts: Tensor | None, seed: int, resamples: int) -> 
     buffer = both.new_empty(resamples * min(CHUNK, len(values)))  # of all chunks: new memory is slow
     for chunk, times in zip(torch.split(both, CHUNK), drawn, strict=True):
         sums += buffer[: times.numel()].view(times.shape).copy_(times) @ chunk
-    return mean + sums[:, :-1] / sums[:, -1:].clamp(min=1)
+    drawn_counts = sums[:, -1:]  # (R, 1), 0 where nobody was drawn, and below 1 where they are small weights
+    return mean + sums[:, :-1] / torch.where(drawn_counts > 0, drawn_counts, 1.0)
 
 
 Draw = tuple[int, int, int, torch.device]

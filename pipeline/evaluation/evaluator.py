@@ -113,16 +113,27 @@ def _full(eval_run: EvalRun, task: EvalTask, ranked: Ranks | None = None) -> tup
 
 def _sampled(eval_run: EvalRun, task: EvalTask) -> tuple[Ranks, Tensor, Records]:
     """Each holdout event among 99 negatives of its user (published ones, if any); n counts events."""
-    published = eval_run.splits.frames.get("candidates") if eval_run.split == "test" else None
-    if published is not None:
-        negatives = published_candidates(published, eval_run.splits)[task.users]
-    else:
-        negatives = drawn(eval_run.splits, task, eval_run.settings.seed, eval_run.split)
+    negatives = negatives_of(eval_run.splits, task, eval_run.settings.seed, eval_run.split)  # (N, C)
     ranks = ranks_among(eval_run.model, task, negatives)
     cutoffs = [k for k in eval_run.settings.evaluation.cutoffs if k <= ranks.depth]
     scope = replace(eval_run.scope, protocol="sampled_99")
     users = task.users[task.holdout.rows]  # (E,)
     return ranks, users, ranking_metrics.summarise(ranks, cutoffs, scope, popular=task.popular, of=users)
+
+
+def negatives_of(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:
+    """Negatives by user of the task, (N, C), -1 where a user has fewer: published ones in test, where there are any.
+
+    They are drawn for users without published ones: among none, every event would have rank 1.
+    """
+    published = splits.frames.get("candidates") if split == "test" else None
+    if published is None:
+        return drawn(splits, task, seed, split)
+    negatives = published_candidates(published, splits)[task.users]  # (N, C)
+    none = (negatives < 0).all(1)  # (N,)
+    if bool(none.any()):
+        negatives[none, :N_NEGATIVES] = drawn(splits, task, seed, split)[none]
+    return negatives
 
 
 def drawn(splits: Splits, task: EvalTask, seed: int, split: str) -> Tensor:

@@ -7,7 +7,7 @@ list that no kept generation has, it is dropped, and the ledger of the stage `im
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from operator import itemgetter
@@ -179,7 +179,8 @@ def _matched(con: warehouse.Connection, run: Run, impressions: Impressions, ledg
         made[run_id] = con.sql("SELECT max(generated_at) FROM published.recommendations").fetchall()[0][0]
 
     each(kept_generations(run.home, run.dataset), note_time)
-    spans = live_times(made, operation_log.read(run.home, run.dataset, "rollback"))
+    gone = published_before(run, made)
+    spans = live_times(made, operation_log.read(run.home, run.dataset, "rollback"), gone)
     each(made, lambda run_id: _match(con, run_id, impressions, spans[run_id]))
     total, known, kept = con.sql(
         "SELECT (SELECT count(*) FROM seen), (SELECT count(DISTINCT n) FROM known), (SELECT count(*) FROM matched)"
@@ -201,12 +202,25 @@ def _matched(con: warehouse.Connection, run: Run, impressions: Impressions, ledg
     )
 
 
-def live_times(made: Mapping[str, dt.datetime | None], rollbacks: Iterable[Mapping[str, Any]]) -> dict[str, list[Span]]:
+def published_before(run: Run, kept: Collection[str]) -> dict[str, dt.datetime]:
+    """When the published nights ended whose generation is not among those `kept`, by run id, UTC."""
+    nights = journal.read(run.home, run.dataset, tables.RUNS).filter(
+        pl.col("outcome") == "published", ~pl.col("run_id").is_in(list(kept))
+    )
+    return dict(nights.select("run_id", pl.coalesce("finished_at", "started_at")).iter_rows())
+
+
+def live_times(
+    made: Mapping[str, dt.datetime | None],
+    rollbacks: Iterable[Mapping[str, Any]],
+    gone: Mapping[str, dt.datetime] | None = None,
+) -> dict[str, list[Span]]:
     """When each generation was live: from when it was made or a rollback went back to it, until another one was live.
 
-    `made`: by run id, in UTC, None for one without lists; `rollbacks`: records of the log of operations, in order.
+    `made`: by run id, in UTC, None for one without lists; `rollbacks`: records of the log of operations, in order;
+    `gone`: generations that are not kept, which ended the time of others all the same.
     """
-    starts = [(at, run_id) for run_id, at in made.items() if at is not None]
+    starts = [(at, run_id) for run_id, at in {**made, **(gone or {})}.items() if at is not None]
     for record in rollbacks:
         with suppress(KeyError, ValueError, TypeError):  # a record that was damaged by hand
             at = dt.datetime.fromisoformat(record["at"])

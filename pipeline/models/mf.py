@@ -24,7 +24,7 @@ SHARING = 16
 """Rows that then share them."""
 LARGE_BATCH = 16_384
 """Rows per step of large fits."""
-LEAST_IMPROVEMENT = 0.005
+LEAST_IMPROVEMENT = 0.002
 """Improvement that large fits go on for: below it, valid is flat, and an epoch takes as long as other models."""
 SPARSE_FROM = 4_000_000  # parameters in a table above which updating all of it in every step costs more than it saves
 
@@ -59,7 +59,7 @@ class MatrixFactorizationConfig(TrainingConfig, WeightsConfig):
     """So many rows of a step share their `n_negatives` drawn items, less those that a row's user knows; 0: every row
     has its own. Unset: 16 for fits of 2 million rows and more on one CPU process, which then also have, where they are
     not set or searched, `optimizer = "row_adagrad"` with `learning_rate = 0.1` and `batch_size = 16384`, and
-    `patience = 2` with `min_improvement = 0.005`. On a CPU an epoch of such a fit takes random chunks of 4,096 users,
+    `patience = 2` with `min_improvement = 0.002`. On a CPU an epoch of such a fit takes random chunks of 4,096 users,
     one after another."""
 
     added_later: ClassVar[tuple[str, ...]] = (

@@ -20,7 +20,8 @@ DOT_TILE = 8192
 DOT_BYTES = 2**30
 """Scores that are held at once on CUDA, where all dot products are computed."""
 BULK_BYTES = 2**29
-"""Scores that are computed at once on a CPU by a model with `scores_in_bulk`."""
+"""Scores that are computed at once on a CPU by a model with `scores_in_bulk`; more of large catalogs, since its matrix
+is read once for them all: a third of the size of the matrix."""
 LOWEST = torch.finfo(torch.float32).min
 """Lowest score of an item that is not masked; -inf means masked."""
 
@@ -254,7 +255,7 @@ def bulk_size(model: Recommender, n_items: int, device: torch.device) -> int:
     """Users that a model scores at once."""
     listed = tile_size(n_items, device)
     in_bulk = model.scores_in_bulk and device.type == "cpu"
-    return max(listed, BULK_BYTES // (4 * max(n_items, 1))) if in_bulk else listed
+    return max(listed, BULK_BYTES // (4 * max(n_items, 1)), n_items // 3) if in_bulk else listed
 
 
 def dot_tile(n_items: int, device: torch.device) -> int:

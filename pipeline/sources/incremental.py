@@ -1,13 +1,15 @@
 """Incremental sources: every file that was read is kept as Parquet, by content, in the order in which it appeared.
 
 A file that changed under its name is a new content. The earlier one no longer counts if the new one begins with it
-(lines were added to the file), or if `source.changed_files` says that it is replaced.
+(lines were added to the file), or if `source.changed_files` says that it is replaced. After a night whose source was
+refused, the contents of the last admitted night count, and what the files have now.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
@@ -20,7 +22,7 @@ ADVICE = (
     "it lists the files that were read so far: restore it from a backup, or, if all of these files are in the source's "
     "folder, remove it"
 )
-SIZES = "sizes.json"
+SIZES, ADMITTED = "sizes.json", "admitted.json"
 _BLOCK = 2**20
 Seen = dict[str, str]
 """SHA-256 of a file's content to its name, in the order in which the files appeared."""
@@ -32,7 +34,21 @@ def folder(layer: Path) -> Path:
 
 
 def read_seen(layer: Path) -> Seen:
-    """The files of earlier nights. Raises state_files.Damaged if the list is unreadable: rows would be missing."""
+    """The files of earlier nights that count. Raises state_files.Damaged if the list is unreadable: rows would miss."""
+    admitted = _admitted(layer)
+    return admitted.files if admitted and admitted.refused else _read_list(layer)
+
+
+def read_refused(layer: Path) -> Seen:
+    """The files that were read by nights whose source was refused, and by none that was admitted."""
+    admitted = _admitted(layer)
+    if admitted is None or not admitted.refused:
+        return {}
+    return {digest: name for digest, name in _read_list(layer).items() if digest not in admitted.files}
+
+
+def _read_list(layer: Path) -> Seen:
+    """The files of the latest night."""
     path = folder(layer) / "seen.json"
     try:
         seen = state_files.load(path, dict, ADVICE)
@@ -43,6 +59,27 @@ def read_seen(layer: Path) -> Seen:
     return seen
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """The files of the last admitted night, kept until the next one is."""
+
+    files: Seen
+    refused: bool
+    """Whether the source of the latest night was refused; False: it was not judged yet."""
+
+
+def _admitted(layer: Path) -> Admitted | None:
+    found = state_files.read(folder(layer) / ADMITTED, dict) or {}
+    files = found.get("files")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        return None
+    return Admitted(files, found.get("refused") is True)
+
+
+def _keep_admitted(layer: Path, admitted: Admitted) -> None:
+    write_atomically(folder(layer) / ADMITTED, json.dumps(asdict(admitted), indent=2))
+
+
 def read_sizes(layer: Path) -> dict[str, int]:
     """Bytes of the files of earlier nights, by SHA-256; older versions did not record them."""
     sizes = state_files.read(folder(layer) / SIZES, dict) or {}
@@ -50,13 +87,36 @@ def read_sizes(layer: Path) -> dict[str, int]:
 
 
 def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
-    """Record the files for later nights, atomically; then delete the rows of contents that no longer count."""
-    earlier = read_seen(layer)
+    """Record the files for later nights, atomically. Rows of contents that no longer count go when `judge` admits."""
+    earlier, latest, admitted = read_seen(layer), _read_list(layer), _admitted(layer)
     folder(layer).mkdir(parents=True, exist_ok=True)
-    known = {digest: sizes[digest] for digest in earlier | seen if digest in sizes}  # a kill before the next line
+    known = {
+        digest: sizes[digest] for digest in latest | earlier | seen if digest in sizes
+    }  # a kill before the next line
     write_atomically(folder(layer) / SIZES, json.dumps(known, indent=2))
+    if admitted is None and seen != earlier:
+        admitted = Admitted(earlier, refused=False)
+    if admitted is not None:
+        _keep_admitted(layer, replace(admitted, refused=False))
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
-    for digest in earlier.keys() - seen.keys():
+    kept = seen.keys() | admitted.files.keys() if admitted else seen.keys()
+    _remove_rows(layer, latest.keys() - kept)
+
+
+def judge(layer: Path, *, is_refused: bool) -> None:
+    """Record whether the source of the latest night was admitted; then its files are those that count."""
+    admitted = _admitted(layer)
+    if admitted is None:
+        return
+    if is_refused:
+        _keep_admitted(layer, replace(admitted, refused=True))
+        return
+    (folder(layer) / ADMITTED).unlink()
+    _remove_rows(layer, admitted.files.keys() - _read_list(layer).keys())
+
+
+def _remove_rows(layer: Path, digests: Collection[str]) -> None:
+    for digest in digests:
         for part in folder(layer).glob(f"{digest[:16]}-*"):
             remove(part)
 

@@ -215,7 +215,7 @@ def _value(found: dict[str, object], column: str) -> object:
 
 def items_of(found: dict[str, object], column: str, separator: str) -> list[str]:
     """The item of an object; with `separator`, its items, which may be a list of texts and numbers."""
-    value = found.get(column)
+    value = _value(found, column)
     if separator and isinstance(value, list):
         return [cell({column: each}, column) for each in value] or [""]
     return exploded(cell(found, column), separator)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -133,12 +134,28 @@ def clock(unit: str) -> Callable[[str], int]:
     if "%" not in unit or not _is_format(unit):
         raise UnreadableInput(f"columns.timestamp_unit = {unit!r}: use s, ms, us, ns, iso, or a strptime format")
 
+    return _formatted(unit)
+
+
+def _formatted(unit: str) -> Callable[[str], int]:
+    """`clock` for a strptime format."""
+    zones = _zones_of_this_machine() if "%Z" in unit else None
+
     def formatted(text: str) -> int:
+        if zones and zones(text):
+            raise ValueError(text)  # Python takes the name and ignores it: the time would be hours off
         if not text.isascii() and any(c.isdecimal() and not c.isascii() for c in text):
             raise ValueError(text)
         return _micros(dt.datetime.strptime(text, unit))
 
     return formatted
+
+
+def _zones_of_this_machine() -> Callable[[str], object] | None:
+    """Whether a text has a name of this machine's time zone, such as CET; None if that is UTC."""
+    names = {name.lower() for name in time.tzname} - {"utc", "gmt"}
+    found = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return re.compile(rf"(?<![a-z0-9])(?:{found})(?![a-z0-9])", re.IGNORECASE).search if names else None
 
 
 def _nanoseconds(text: str) -> int:

@@ -15,10 +15,10 @@ from pipeline.sources.extra_columns import extra_columns, is_bytes
 from pipeline.sources.file_kinds import Kind, kind_of
 
 NAN_IDS, BYTES, LISTS, TYPED_CATALOG = "nan_ids", "bytes", "lists_below_paths", "typed_catalog"
-CASES = "names_by_case"
+CASES, ITEM_LISTS = "names_by_case", "lists_of_items_below_paths"
 """NaN in a column of float ids is no id; bytes that are no UTF-8 are named so, and columns of bytes are decoded; lists
 below a path of JSON lines are kept as JSON; in a catalog of Parquet or JSON a word such as NULL is a text; columns of
-Parquet whose names differ by case only are told apart."""
+Parquet whose names differ by case only are told apart; lists of items below a path of JSON lines are exploded."""
 
 
 def revisions_of(dataset: Dataset, data: Path, sources: Sequence[str], catalogs: Sequence[str]) -> list[str]:
@@ -33,6 +33,8 @@ def _of_source(dataset: Dataset, path: Path, name: str) -> Iterator[str]:
     kind, extra = _kind(path, name), extra_columns(dataset)
     if kind == Kind.JSON_LINES and any("." in column for column in extra):
         yield LISTS
+    if kind == Kind.JSON_LINES and dataset.source.explode and "." in dataset.columns.item:
+        yield ITEM_LISTS
     if kind != Kind.PARQUET:
         return
     columns = dataset.columns

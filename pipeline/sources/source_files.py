@@ -32,6 +32,8 @@ class SourceFiles:
     """Files in the data folder: name to digest."""
     earlier: incremental.Seen
     """Files that earlier nights have read, in incremental mode: digest to name."""
+    refused: incremental.Seen
+    """Such files of nights whose source was refused, which count only where they are present."""
     sizes: dict[str, int]
     """Bytes of the files of an incremental source by digest, as far as they are known."""
     catalog: dict[str, str]
@@ -59,7 +61,8 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
     """Find the files of a data set below `data`; `layer` is its `1_raw`. Raises UnreadableInput if one is missing."""
     is_incremental = dataset.source.mode == "incremental"
     earlier = incremental.read_seen(layer) if is_incremental else {}
-    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier))
+    refused = incremental.read_refused(layer) if is_incremental else {}
+    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier or refused))
     catalog = _digests(data, dataset.items.files if dataset.items else [])
     columns = other_columns(data, sorted(catalog), dataset.items) if dataset.items else []
     users = _digests(data, dataset.users.files if dataset.users else [])
@@ -70,7 +73,7 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
         order = [(name, digest) for digest, name in merged.items()]
         sizes |= {digest: (data / name).stat().st_size for name, digest in present.items()}
     revisions = revisions_of(dataset, data, [] if is_incremental else sorted(present), [*catalog, *users])
-    return SourceFiles(order, present, earlier, sizes, catalog, columns, users, revisions)
+    return SourceFiles(order, present, earlier, refused, sizes, catalog, columns, users, revisions)
 
 
 def _merged(

@@ -11,10 +11,15 @@ from pipeline.preparation.id_columns import count_rows
 from pipeline.publishing import checks, drift
 from pipeline.schemas import tables
 from pipeline.schemas.reasons import LEFT_OUT
+from pipeline.sources import incremental
 from pipeline.sources.parquet_writer import INTERACTIONS
+from pipeline.stages.ingest import LAYER
 from pipeline.storage import journal, lake, warehouse
 from pipeline.storage.generations import live_run_id
 
+WITHDRAW = (
+    " Correct the files or take them away: what only refused nights have read counts no longer once no file has it."
+)
 NIGHTS = 8
 """Published nights that tonight's volume is compared with."""
 
@@ -42,10 +47,14 @@ def admit_source(run: Run, raw: Path) -> Path:
         checks.temporary(con, "drift", drift.measure(con, run, live_run_id(run.home, run.dataset)))
         checks.bounds(con, run)
         failed = checks.run_checks(con, run, "input")
+    is_incremental = run.settings.dataset.source.mode == "incremental"
+    if is_incremental:
+        incremental.judge(run.home.lake(run.dataset) / LAYER, is_refused=bool(failed))
     if failed:
         raise Refused(
             "the source is not fit for a night: " + "; ".join(failed.reasons)
-            + ". Nothing was trained, and the published tables are unchanged.",
+            + ". Nothing was trained, and the published tables are unchanged."
+            + (WITHDRAW if is_incremental else ""),
             failed.ids,
         )  # fmt: skip
     return raw

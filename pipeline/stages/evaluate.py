@@ -9,6 +9,7 @@ import polars as pl
 from pipeline.config.run import Run
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.evaluation import eval_task, evaluator, per_user, rank_parts, rating_predictions
+from pipeline.evaluation.beyond_accuracy import DEBIAS_POWER
 from pipeline.models.serialization import load
 from pipeline.schemas import tables
 from pipeline.storage import journal, lake
@@ -82,10 +83,22 @@ def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path)
             **({"new_days": settings.attributes.new_days} if settings.attributes.used else {}),
             **({"sampled_intervals": "users"} if "sampled_99" in settings.evaluation.protocols else {}),
             **({"novelty": "users"} if settings.dataset.is_weighted else {}),
+            **({"debiased_intervals": "ratio"} if _debiased_weigh_little(split_dir) else {}),
         },
         parents=(split_dir, train_fit, test_fit),
         head=label,
     )  # fmt: skip
+
+
+def _debiased_weigh_little(split_dir: Path) -> bool:
+    """Whether the weights of `hit_rate_debiased` may sum to about 1 or less, as those of few events of popular items.
+
+    Their intervals were too narrow then. An item has at most as many rows as there are users, and weights are
+    rows ** -DEBIAS_POWER.
+    """
+    info = lake.info(split_dir)
+    held_out = [info["rows"].get(split) for split in ("valid", "test")]
+    return any(rows and rows * max(info["n_users"], 1) ** -DEBIAS_POWER < 2 for rows in held_out)
 
 
 def _note_cold(run: Run, n: dict[str, int]) -> None:

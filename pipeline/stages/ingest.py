@@ -85,7 +85,13 @@ def _note_changed_files(run: Run, source: SourceFiles) -> None:
     if run.settings.dataset.source.mode != "incremental":
         return
     now = incremental.contents({digest: source.present_names.get(digest, name) for name, digest in source.order})
-    gone = source.earlier.keys() - {digest for _, digest in source.order}
+    counting = {digest for _, digest in source.order}
+    for name in [name for digest, name in source.refused.items() if digest not in counting]:
+        journal.note(
+            run,
+            f"warning: ingest: what a refused night read of {name} is in no file any more: its rows don't count",
+        )
+    gone = source.earlier.keys() - counting
     for name, digests in incremental.contents(source.earlier).items():
         if gone & set(digests):
             journal.note(run, f"ingest: {name} changed since an earlier night: only its present content counts")

@@ -187,10 +187,15 @@ def remove_leftovers(home: Home, dataset: str) -> list[str]:
 
     Only here: during a night another process may be at work in such a folder.
     """
-    found = [path for path in sorted(home.lake(dataset).glob("*/.*")) if _LEFTOVER.fullmatch(path.name)]
+    found = leftovers(home, dataset)
     for path in found:
         _remove(path)
     return [path.name for path in found]
+
+
+def leftovers(home: Home, dataset: str) -> list[Path]:
+    """Unfinished folders. Those of a night that runs are among them; checkpoints are not, as the next night needs them."""
+    return [path for path in sorted(home.lake(dataset).glob("*/.*")) if _LEFTOVER.fullmatch(path.name)]
 
 
 def info(folder: Path) -> dict[str, Any]:

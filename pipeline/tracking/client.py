@@ -39,6 +39,10 @@ def connect(home: Home) -> MlflowClient:
             bring_up_to_date(home.mlflow_db)
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)  # creates the tables of a database of the user's
+        if uri == sqlite_url(home.mlflow_db):
+            from pipeline.tracking.store_file import settle_default
+
+            settle_default(home.mlflow_db, home.mlflow_artifacts)
     return client
 
 

@@ -26,7 +26,8 @@ champion = mlflow.pyfunc.load_model("models:/{dataset}@champion")
 champion.predict(pandas.DataFrame({{"user_id": ["42"]}}), params={{"top_n": 10}})
 ```
 
-The published tables are authoritative. They also serve users whom the filters left out."""
+The published tables are authoritative. They also serve users whom the filters left out, and follow the rules of
+`[export]`, which the model does not know: it may list an item that a rule excludes."""
 
 
 def about(run: Run, info: dict[str, Any], metrics: pl.DataFrame | None) -> str:

@@ -47,6 +47,19 @@ def bring_up_to_date(file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def settle_default(file: Path, artifacts: Path) -> None:
+    """Give MLflow's experiment `Default` a place in the home; MLflow gives it `./mlruns` of the current folder.
+
+    One with runs, or with a place that somebody chose, stays as it is.
+    """
+    where = """WHERE experiment_id = 0 AND artifact_location LIKE '%/mlruns/0'
+               AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.experiment_id = 0)"""
+    with closing(sqlite_files.connect(file)) as con:
+        if con.execute(f"SELECT 1 FROM experiments {where}").fetchone():
+            location = (artifacts / "0").as_uri()
+            con.execute(f"UPDATE experiments SET artifact_location = ? {where}", (location,))
+
+
 @cache
 def _latest_revision() -> str:
     """The revision of this MLflow, which reads all its migrations to find it; a night asks eight times."""

@@ -144,6 +144,7 @@ def test_leftovers_are_named_unless_a_night_runs(damaged: Path):
     building.write_text("")
     folder = home.lake("tiny") / "2_clean" / ".clean-1.99"
     folder.mkdir()
+    (folder.parent / ".checkpoint-1.safetensors").write_text("")  # the next night goes on from it
     output = findings(damaged, "leftovers")
     assert {finding.status for finding in output} == {"warn"}
     assert {finding.fix for finding in output} == {f"rm -r {building}", f"rm -r {folder}"}

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from flows import outcome
+from flows.cli import run as cli_run
+from pipeline.core.errors import Locked
 from pipeline.core.paths import Home
 from pipeline.storage import journal
 from tests.support.published_nights import Dataset
@@ -45,6 +47,33 @@ def test_a_source_that_is_gone_makes_a_crashed_night(
     shop.write()
     assert run(shop) == 0
     assert shop.command("status", "tiny") == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "outcomes"),
+    [(OSError(5, "Input/output error"), 1, ["published", "crashed"]), (Locked("another night"), 4, ["published"])],
+)
+def test_a_disk_that_fails_is_recorded_and_a_lock_is_not(
+    tmp_path: Path,
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    outcomes: list[str],
+):
+    shop = Dataset(tmp_path / "shop")
+    shop.write()
+    shop.night()
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli_run, "prepare", fails)
+    assert run(shop) == code
+    nights = journal.run_ids(_home(shop), "tiny")
+    assert [journal.read_run(_home(shop), "tiny", night)["outcome"] for night in nights] == outcomes
+    assert len(messages) == len(outcomes) - 1
+    assert (_home(shop).journal("tiny") / nights[-1] / "errors.txt").exists() == (code == 1)
 
 
 def test_a_plan_records_nothing(tmp_path: Path, messages: list[str]):

@@ -170,6 +170,27 @@ def test_a_rule_about_several_keys_names_the_one_that_was_set():
     assert "sample" not in str(error.value), "the settings are not dumped"
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("evaluation.cutoffs=[5, 10, 5]", "evaluation.cutoffs: Value error, 5 is there twice"),
+        ("evaluation.protocols=['full', 'full']", "'full' is there twice"),
+        ("export.boost=[{ where = 'true', factor = 2, factr = 3 }]", "did you mean 'factor'"),
+        ("lists.email.promote=[{ wheres = 'true' }]", "did you mean 'where'"),
+    ],
+)
+def test_lists_name_what_is_repeated_or_near(override, says):
+    with pytest.raises(SettingsError) as error:
+        load_settings("sample", overrides=[override])
+    assert says in str(error.value)
+
+
+def test_a_value_of_several_lines_is_one_text_and_hides_no_other_key():
+    with pytest.raises(SettingsError, match="--set seed=1\\nthreads=2: seed"):
+        load_settings("sample", overrides=["seed=1\nthreads=2"])
+    assert load_settings("sample", overrides=['dataset.description="""\na\nb"""'])[0].dataset.description == "a\nb"
+
+
 def test_a_toml_may_begin_with_a_byte_order_mark(tmp_path):
     for mark in ("", "\ufeff"):
         (tmp_path / "own.toml").write_text(f'{mark}name = "own"\n', encoding="utf-8")

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from pipeline.evaluation import beyond_accuracy, eval_task, segments
+from pipeline.evaluation import beyond_accuracy, eval_task, evaluator, segments
 from pipeline.evaluation.eval_task import EvalTask, Splits
 from pipeline.evaluation.ranking_metrics import Scope
 from pipeline.ranking.ranks import LeakError, Lists, Ranks
@@ -81,6 +81,17 @@ def test_novelty_counts_users_and_not_their_rows():
     records = segments.beyond_accuracy(ranks, task, [1, 2], Scope("m", "valid"))
     found = {record["cutoff"]: record["value"] for record in records if record["metric"] == "novelty"}
     assert found == {1: pytest.approx(-math.log2(1 / 3)), 2: pytest.approx(-math.log2(1 / 3 * 2 / 3) / 2)}
+
+
+def test_negatives_are_drawn_for_users_whom_the_published_ones_leave_out(frames):
+    """Users 0 and 2 are in test; without negatives every model would rank the event of user 2 first."""
+    published = pl.DataFrame({"user_idx": [0], "item_idx": [[0]]}, schema_overrides={"item_idx": pl.List(pl.Int32)})
+    splits = Splits({**frames, "candidates": published}, 3, N_ITEMS, CPU)
+    task = eval_task.eval_task(splits, "test", "train")
+    of_users = [[item for item in row if item >= 0] for row in evaluator.negatives_of(splits, task, 1, "test").tolist()]
+    assert of_users[0] == [0] and sorted(of_users[1]) == [0, 2, 3], "the items that user 2 never had"
+    everybody = evaluator.negatives_of(Splits(frames, 3, N_ITEMS, CPU), task, 1, "test")
+    assert (everybody[0] >= 0).sum() == 1 and (everybody[1] >= 0).sum() == 3
 
 
 def test_without_repeats_the_rows_of_an_item_are_its_users(frames):

@@ -15,6 +15,7 @@ from pipeline.reporting.html.sections_models import clicks
 from pipeline.reporting.night import Night
 from pipeline.schemas import tables
 from pipeline.storage import forgotten_users, journal, state_files, warehouse
+from pipeline.storage.generations import kept_generations
 
 MADE = [dt.datetime(2026, 1, 1, 3), dt.datetime(2026, 1, 2, 3)]
 NIGHTS = [f"2026010{n}T030000.000Z-aaaa" for n in (1, 2)]
@@ -161,6 +162,23 @@ def test_one_generation_is_live_at_a_time_from_the_first_on(rollbacks: list[tupl
         (live,) = (run_id for run_id, own in spans.items() if any(a <= now < b for a, b in own))
         latest = max(at for at, _ in before)
         assert live in [run_id for at, run_id in before if at == latest]
+
+
+def test_a_generation_that_is_gone_ends_the_time_of_the_one_before():
+    """After a rollback to an old night, `gc` leaves a gap: what was shown in it was no list that is kept."""
+    days = [dt.datetime(2026, 1, day) for day in range(1, 7)]
+    made: dict[str, dt.datetime | None] = {"A": days[0], "D": days[3]}
+    rollbacks = [{"at": days[4].isoformat(), "to": "A"}]
+    spans = impressions.live_times(made, rollbacks, {"B": days[1], "C": days[2]})
+    assert spans == {"A": [(days[0], days[1]), (days[4], dt.datetime.max)], "D": [(days[3], days[4])]}
+
+
+def test_a_night_whose_generation_is_removed_has_its_time_in_the_journal(two_nights: Run):
+    kept = kept_generations(two_nights.home, two_nights.dataset)
+    assert impressions.published_before(two_nights, kept) == {}
+    runs = journal.read(two_nights.home, two_nights.dataset, tables.RUNS).filter(outcome="published")
+    (first,) = runs.sort("run_id").head(1).select("run_id", "finished_at").iter_rows()
+    assert impressions.published_before(two_nights, [*runs["run_id"]][1:]) == dict([first])
 
 
 def test_what_can_not_be_read_is_a_warning_and_no_night_fails(two_nights: Run):

@@ -199,6 +199,15 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 180 <= covered <= 199  # 95 % +- three standard errors
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
+def test_intervals_of_weighted_means_do_not_depend_on_the_unit_of_the_weights(scale):
+    """Weights against popularity sum to far less than 1 where held-out items are popular."""
+    weights = torch.tensor(generator(5, "weights").random(60))
+    hits = (weights * torch.tensor(generator(5, "hits").random(60) < 0.3)).unsqueeze(1)
+    scaled = intervals(scale * hits, 1, counts=scale * weights)
+    torch.testing.assert_close(scaled, intervals(hits * 1e6, 1, counts=weights * 1e6))
+
+
 def test_the_events_of_a_user_are_drawn_together():
     """As if each user had the mean of the events, with their number as weight; one event each: as `intervals`."""
     rng = generator(3, "clustered")

@@ -116,7 +116,7 @@ def test_large_fits_share_negatives_unless_the_recipe_says_otherwise():
         return {name: value for name, value in found.items() if config.model_dump().get(name) != value}
 
     rate = {"optimizer": "row_adagrad", "learning_rate": 0.1}
-    stop = {"patience": 2, "min_improvement": 0.005}
+    stop = {"patience": 2, "min_improvement": 0.002}
     assert at() == {"shared_negatives": 16, **rate, "batch_size": 16_384, **stop}
     assert at(batch_size=512) == at(given=("batch_size",)) == {"shared_negatives": 16, **rate, **stop}
     assert at(LARGE - 1) == at(shared_negatives=0) == at(sparse=False) == at(negatives="static") == {}

@@ -5,9 +5,8 @@ import os
 import shutil
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +22,7 @@ from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import home_paths, journal, lake
 from tests.support import ray_cluster as clusters
+from tests.support.meanwhile import at_the_same_time
 from tests.support.ray_cluster import RayCluster, fits_of_mf, parts_of_export, wait_for
 from tests.support.tastes import one_night, write_log
 
@@ -159,28 +159,6 @@ def test_a_machine_that_goes_away_in_the_export_costs_time_only(
     assert hash_of(on_cluster) == hash_of(plain)
     assert len(list(on_cluster.home.lake(on_cluster.dataset).glob("7_recommendations/*/recommendations-*"))) == 40
     assert not left_over(on_cluster)
-
-
-class at_the_same_time:
-    """Run a function in a thread beside the block, and raise its error."""
-
-    def __init__(self, function: Callable[[], None]):
-        self.function, self.error = function, None
-
-    def __enter__(self) -> None:
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.function()
-        except BaseException as error:
-            self.error = error
-
-    def __exit__(self, *_: object) -> None:
-        self.thread.join()
-        if self.error:
-            raise self.error
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ import pytest
 from pipeline.config.dataset import Dataset
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import blocks, file_reader, json_arrow
+from pipeline.sources.revisions import ITEM_LISTS, revisions_of
 from pipeline.storage import warehouse
+from tests.support.reading import read_as
 
 SURROGATES = [
     rb"\ud800", rb"\uDE00", rb"\ud83d\ude00", rb"a\ud83dA", rb"\\ud83d\ude00", rb"\\\ud83d\ude00", rb"\ud83d\ud83d\ude00",
@@ -191,3 +193,18 @@ def test_doubts_are_those_of_lines_and_not_of_what_is_around_them():
     assert json_arrow.doubts(usual, "utf-8") == ""
     for odd in (b"\n", b'{"a":\n1}', b"[1]", b'{"a":NaN}', b'{"a":1}\r{"b":2}', b'{"a":"\xff"}', b"\xef\xbb\xbf{}"):
         assert json_arrow.doubts(usual + b"\n" + odd, "utf-8"), odd
+
+
+@pytest.mark.parametrize("column", ["sku", "basket.sku"])
+def test_lists_of_items_are_exploded_at_any_path(tmp_path, column):
+    lists = [["a", "b"], ["c"], "d,e", [1, 2.5, True]]
+    rows = [{"user": f"u{n}", **({"sku": each} if column == "sku" else {"basket": {"sku": each}})}
+            for n, each in enumerate(lists)]  # fmt: skip
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = Dataset.model_validate(
+        {"name": "t", "source": {"files": ["*"], "explode": ","}, "columns": {"user": "user", "item": column}}
+    )
+    found = read_as(path, dataset, tmp_path)
+    assert [row[1] for row in found.rows] == ["a", "b", "c", "d", "e", "1", "2.5", "true"] and not found.rejects
+    assert revisions_of(dataset, tmp_path, [path.name], []) == ([ITEM_LISTS] if "." in column else [])

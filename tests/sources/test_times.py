@@ -1,6 +1,7 @@
 """Times in the spellings that real exports have: `init` finds the unit, and the night reads every row exactly."""
 
 import datetime as dt
+import time
 import tomllib
 from pathlib import Path
 
@@ -138,3 +139,20 @@ def test_an_unused_column_of_times_is_found_in_parquet_and_without_a_header(tmp_
     (tmp_path / "log.tsv").write_text("u\ti\t1710002230\n" * 9)
     names = {"header": False, "column_names": ["user", "item", "third"]}
     assert unused_times(Dataset.model_validate({"name": "log", "source": names}), tmp_path / "log.tsv") == "third"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Vienna", "America/New_York"])
+def test_a_zone_by_name_is_read_alike_on_every_machine(monkeypatch, zone):
+    """Python takes the names of the machine's own zone for `%Z`, and ignores them."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        read = clock("%Y-%m-%d %H:%M %Z")
+        for name in ("UTC", "GMT", "utc"):
+            assert read(f"1970-01-01 01:00 {name}") == 3600 * 10**6
+        for name in ("CET", "CEST", "EST", "EDT", "XYZ"):
+            with pytest.raises(ValueError, match="1970"):
+                read(f"1970-01-01 01:00 {name}")
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -12,7 +12,9 @@ from pipeline.core import paths
 from pipeline.core.errors import Refused
 from pipeline.core.stage_call import StageCall, StageName
 from pipeline.schemas import tables
+from pipeline.sources import incremental
 from pipeline.stages import admit
+from pipeline.stages.ingest import LAYER
 from pipeline.storage import journal, lake, warehouse
 from tests.support.nights import ask
 from tests.support.stage_runs import make_run, raw
@@ -90,6 +92,20 @@ def test_of_incremental_nights_what_is_added_is_compared(tmp_path):
         assert failed(night(tmp_path, f"r{place}", rows(n), **mode)[0]) == []
     assert failed(night(tmp_path, "r5", rows(410), **mode)[0]) == ["volume_usual"], "a tenth of a usual night's rows"
     assert failed(night(tmp_path, "r6", rows(500), **mode)[0]) == []
+
+
+def test_files_that_only_a_refused_incremental_night_read_are_marked(tmp_path):
+    mode = {"dataset": {"source": {"mode": "incremental"}}}
+    layer = (first := night(tmp_path, "r1", rows(50), **mode)[0]).home.lake(first.dataset) / LAYER
+    incremental.write_seen(layer, {"a" * 64: "a.csv"}, {})
+    assert night(tmp_path, "r2", rows(50), **mode)[1] == "admitted" and not incremental.read_refused(layer)
+    incremental.write_seen(layer, {"a" * 64: "a.csv", "b" * 64: "b.csv"}, {})
+    output = night(tmp_path, "r3", rows(60, day=40), **mode)[1]
+    assert "nothing_from_the_future" in output and "counts no longer once no file has it" in output
+    assert incremental.read_refused(layer) == {"b" * 64: "b.csv"} and incremental.read_seen(layer) == {
+        "a" * 64: "a.csv"
+    }
+    assert "no file has it" not in night(tmp_path, "r4", rows(60, day=40))[1], "a snapshot has no such files"
 
 
 def test_freshness_warns_and_refuses_only_where_a_bound_is_set(tmp_path):

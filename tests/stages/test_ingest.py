@@ -369,11 +369,60 @@ def test_changed_files_of_an_incremental_source(nights, changed_files):
             rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")
             expected = [line.split(b",")[1].decode() for line in kept + before + lines]
             assert sorted(rows["item_id"].to_list()) == sorted(expected)
+            incremental.judge(run.home.lake(run.dataset) / ingest.LAYER, is_refused=False)
             seen = incremental.read_seen(run.home.lake(run.dataset) / ingest.LAYER)
             parts = incremental.folder(run.home.lake(run.dataset) / ingest.LAYER).iterdir()
             assert {digest[:16] for digest in seen} == {path.name[:16] for path in parts if path.is_dir()}
             warned = "counts with" in " ".join(journal.notes(run.home, run.dataset, run.run_id))
             assert warned == (bool(kept) and not changed_files)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from("+-="), st.sampled_from(["admitted", "refused", "killed"])), max_size=7))
+def test_what_only_refused_nights_have_read_counts_while_it_is_there(tmp_path_factory, nights):
+    """Nights with a new file, one file less, or the same ones."""
+    tmp = tmp_path_factory.mktemp("refused")
+    data, layer = tmp / "data", None
+    there, latest, admitted, is_refused = ["first"], set[str](), set[str](), False
+    write(data, HEADER + b"1,first,1,1\n", "first.csv")
+    for number, (change, outcome) in enumerate([("=", "admitted"), *nights]):
+        if change == "+":
+            there.append(f"new{number}")
+            write(data, HEADER + f"1,new{number},1,1\n".encode(), f"new{number}.csv")
+        elif change == "-" and len(there) > 1:
+            (data / f"{there.pop()}.csv").unlink()
+        run = make_run(tmp, data, source={"mode": "incremental"})
+        layer = run.home.lake(run.dataset) / ingest.LAYER
+        rows = pl.read_parquet(ingest.read_source(run) / "interactions.parquet")["item_id"].to_list()
+        dropped = latest - admitted - set(there) if is_refused else set()
+        latest = (admitted if is_refused else latest) | set(there)
+        assert sorted(rows) == sorted(latest)
+        warnings = [note for note in journal.notes(run.home, run.dataset, run.run_id) if "refused night" in note]
+        assert len(warnings) == len(dropped) and all(f"{name}.csv" in str(warnings) for name in dropped)
+        is_refused = outcome == "refused"
+        if outcome != "killed":
+            incremental.judge(layer, is_refused=is_refused)
+            admitted = admitted if is_refused else latest
+    parts = [path for path in incremental.folder(layer).iterdir() if path.is_dir()]
+    assert len(parts) >= len(admitted | set(there))
+
+
+def test_a_corrected_log_counts_without_what_a_refused_night_read(tmp_path):
+    """The refused content, which begins with the admitted one, is in no file any more."""
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    good, bad, corrected = HEADER + b"1,a,1,1\n", b"1,bad,1,1\n", b"1,b,1,1\n"
+    layer = (run := make_run(tmp_path, write(data, good, "log.csv"), source=source)).home.lake(
+        run.dataset
+    ) / ingest.LAYER
+    for lines, is_refused in [(b"", False), (bad, True), (bad + bad, True), (corrected, False), (corrected * 2, False)]:
+        rows, _, _ = read(tmp_path, write(data, good + lines, "log.csv"), source=source)
+        incremental.judge(layer, is_refused=is_refused)
+        assert rows["item_id"].to_list() == ["a", *(line.split(",")[1] for line in lines.decode().split())]
+    (data / "log.csv").write_bytes(good + bad)
+    read(tmp_path, data, source=source)
+    incremental.judge(layer, is_refused=True)
+    (data / "log.csv").unlink()
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["a", "b", "b"]  # the admitted one
 
 
 @pytest.mark.parametrize("changed_files", ["", "replace"])

@@ -16,17 +16,27 @@ from flows.orchestration.cluster_access import Door
 from pipeline.core import child_processes
 
 START = """
-import json, sys
+import json, os, signal, sys
 from ray.cluster_utils import Cluster
 about = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
 cluster = Cluster(initialize_head=True, head_node_args={**about, "include_dashboard": False})
 second = cluster.add_node(**about)
 print(json.dumps(cluster.address), flush=True)
 for line in sys.stdin:
-    if line.strip() == "remove":
+    order = line.strip()
+    if order == "remove":
         cluster.remove_node(second, allow_graceful=False)
-    else:
+    elif order == "add":
         second = cluster.add_node(**about)
+    elif order == "lose head":
+        cluster.head_node.kill_gcs_server(check_alive=False)
+        cluster.head_node.kill_raylet(check_alive=False)
+    else:
+        raylet = second.all_processes["raylet"][0].process.pid
+        of = {int(pid): int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+              for pid in os.listdir("/proc") if pid.isdigit() and os.path.exists(f"/proc/{pid}/stat")}
+        for pid in [raylet, *(pid for pid, parent in of.items() if parent == raylet)]:
+            os.kill(pid, signal.SIGSTOP if order == "freeze" else signal.SIGCONT)
     print("done", flush=True)
 cluster.shutdown()
 """
@@ -46,7 +56,7 @@ class RayCluster:
         return ["scale.engine=ray", f"scale.address={self.address}"]
 
     def tell(self, order: str) -> None:
-        """`remove` the second node without warning, or `add` one."""
+        """`remove` the second node without warning, or `add` one; `freeze` it, or `thaw` it; `lose head`."""
         assert self.process.stdin and self.process.stdout
         print(order, file=self.process.stdin, flush=True)
         assert self.process.stdout.readline().strip() == "done"
@@ -89,13 +99,14 @@ def wait_for(look: Callable[[], list[int]], until: Callable[[list[int]], object]
 
 
 @contextmanager
-def running(token: str | None = None) -> Iterator[RayCluster]:
-    """Start a cluster; `token`: an empty one for a cluster that asks for none."""
+def running(token: str | None = None, **environment: str) -> Iterator[RayCluster]:
+    """Start a cluster, with these variables of its own; `token`: an empty one for a cluster that asks for none."""
     token = secrets.token_hex(32) if token is None else token
     own = {
         **child_processes.environment(),
         "OMP_NUM_THREADS": "1",
         **cluster_access.environment(Door("127.0.0.1:0", token)),
+        **environment,
     }
     if not token:
         own |= {"RAY_AUTH_MODE": "disabled"}

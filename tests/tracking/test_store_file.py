@@ -11,7 +11,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.tracking.server import sqlite_url
-from pipeline.tracking.store_file import bring_up_to_date
+from pipeline.tracking.store_file import bring_up_to_date, settle_default
 
 RUN = """INSERT INTO runs (run_uuid, experiment_id, name, user_id, source_type, status, lifecycle_stage)
     VALUES ('a', 0, 'n', 'me', 'LOCAL', 'FINISHED', 'active')"""
@@ -53,6 +53,20 @@ def test_half_a_database_without_runs_is_replaced(half):
     before = half.stat().st_ino
     bring_up_to_date(half)
     assert half.stat().st_ino == before
+
+
+def test_the_default_experiment_is_in_the_home_unless_it_is_used(half, tmp_path):
+    stray, chosen = "/somewhere/mlruns/0", "s3://bucket/0"
+    add = "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) VALUES (0, 'Default', '{}', 'active')"
+    inside = (tmp_path / "mlflow" / "artifacts" / "0").as_uri()
+    for before, runs, after in ((stray, False, inside), (chosen, False, chosen), (stray, True, stray)):
+        execute(half, add.format(before))
+        if runs:
+            execute(half, RUN)
+        for _ in range(2):
+            settle_default(half, tmp_path / "mlflow" / "artifacts")
+            assert execute(half, "SELECT artifact_location FROM experiments") == [(after,)]
+        execute(half, "DELETE FROM experiments")
 
 
 def test_a_database_with_runs_that_cannot_be_migrated_stays(half):

@@ -14,7 +14,8 @@ from pipeline.core.redaction import masked
 from pipeline.datasets.names import runnable
 from pipeline.destinations import health, places
 from pipeline.maintenance.free_space import existing
-from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
+from pipeline.sources.connectors import fetching
+from pipeline.storage import checksums, forgotten_users, home_identity, journal, lake, reader, warehouse
 from pipeline.storage.file_stores import StoreError
 from pipeline.storage.generations import UNFINISHED
 from pipeline.storage.lock import lock_holder
@@ -105,7 +106,8 @@ def leftovers(home: Home) -> Lines:
         if lock_holder(home.lock(dataset)):
             continue  # they may be of the night that is running
         published = [path for pattern in UNFINISHED for path in home.generations(dataset).glob(pattern)]
-        parts = [*published, *home.lake(dataset).glob("*/.*")]
+        fetched = fetching.abandoned(home.lake(dataset) / lake.SOURCE)
+        parts = [*published, *lake.leftovers(home, dataset), *fetched]
         for path in sorted(parts):
             found += 1
             yield "warn", f"{path} was left behind", f"rm -r {shlex.quote(str(path))}"

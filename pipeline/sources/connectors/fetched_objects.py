@@ -1,7 +1,8 @@
 """Which version of each object of a bucket an incremental source has read, so that it is not downloaded again.
 
 An object is left out only if all of this holds: its store gives it the e-tag, size and version that it had when it was
-downloaded; its content is on the list of what was read; and its rows are kept, whole, as the settings read them now.
+downloaded; its content is on the list of what was read, by a night whose source was admitted; and its rows are kept,
+whole, as the settings read them now.
 """
 
 import json

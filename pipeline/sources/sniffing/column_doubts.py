@@ -8,6 +8,8 @@ from dataclasses import replace
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources.catalog_ids import SPELLINGS, stands_for_missing
 from pipeline.sources.sniffing.cells import filled
+from pipeline.sources.sniffing.column_roles import fits
+from pipeline.sources.sniffing.id_graph import is_nearly_distinct
 from pipeline.sources.sniffing.preview import Peek
 
 _IDS = ("user", "item")
@@ -15,6 +17,7 @@ _EXCEL_TEXT = re.compile(r'="[^"]*"').fullmatch
 _ROUNDED = re.compile(r"[0-9]([.,][0-9]+)?E\+[0-9]+").fullmatch
 """Long numbers that Excel has rounded."""
 _MOSTLY = 0.9
+_MANY_ROWS = 100
 
 
 def with_distinct_names(table: Peek, roles: dict[str, int], name: str) -> Peek:
@@ -43,7 +46,18 @@ def with_distinct_names(table: Peek, roles: dict[str, int], name: str) -> Peek:
 
 def column_doubts(table: Peek, roles: dict[str, int]) -> list[str]:
     """One sentence per doubt."""
-    return [*_repeated_names(table, roles), *(note for role in _IDS for note in _of_ids(table, roles[role], role))]
+    notes = [*_repeated_names(table, roles), *(note for role in _IDS for note in _of_ids(table, roles[role], role))]
+    return [*notes, *(note for role in _IDS for note in _hardly_recurs(table, roles[role], role))]
+
+
+def _hardly_recurs(table: Peek, at: int, role: str) -> Iterator[str]:
+    """A column that only its values made a user or an item, although hardly one of them occurs twice."""
+    column, name = table.column(at), table.names[at]
+    if table.has_names and len(column) >= _MANY_ROWS and not fits(name, role) and is_nearly_distinct(column):
+        yield (
+            f"hardly a value of {name!r} occurs twice in the first {len(column):,} rows, as of numbers of orders or of "
+            f"rows: of {role}s with one row each nothing is learnt. Check columns.{role}"
+        )
 
 
 def _repeated_names(table: Peek, roles: dict[str, int]) -> Iterator[str]:

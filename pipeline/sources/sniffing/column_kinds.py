@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pipeline.sources.sniffing import times
 from pipeline.sources.sniffing.cells import filled, is_numeric, mostly, number, words_of
+from pipeline.sources.sniffing.column_nouns import ORDERS, says
 from pipeline.sources.sniffing.event_columns import event_column
 
 
@@ -26,10 +27,12 @@ class Kind(StrEnum):
 
 _WORDS = {
     Kind.CATEGORY: "category categories categoryid cat genre genres class brand department subcategory section topic "
-    "cluster tag tags",
+    "cluster tag tags kategorie warengruppe produktgruppe marke categorie rayon marque categoria marca merk",
     Kind.LATITUDE: "lat latitude",
     Kind.LONGITUDE: "lon lng long longitude",
-    Kind.PRICE: "price prices cost amount revenue discount tax fee spend spent turnover sales unitprice",
+    Kind.PRICE: "price prices cost amount revenue discount tax fee spend spent turnover sales unitprice "
+    "preis umsatz betrag rabatt steuer prix montant remise precio importe descuento prezzo importo sconto preco "
+    "desconto prijs bedrag omzet korting",
     Kind.ROW_NUMBER: "index idx row rownum rank position pos sequence seq unnamed",
     Kind.USER_ATTRIBUTE: "age gender sex zip zipcode postcode postal occupation country city birthyear",
     Kind.ITEM_ATTRIBUTE: "year runtime length size width height color colour helpful",
@@ -68,7 +71,7 @@ def _by_name(name: str) -> Kind | None:
         for kind, known in _WORDS.items():
             if word in known.split():
                 return kind
-    return None
+    return Kind.OTHER_ID if says(name, ORDERS) else None
 
 
 def _has_dates(kind: Kind, column: list[str]) -> bool:

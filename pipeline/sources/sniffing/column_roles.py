@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pipeline.sources.sniffing import times
 from pipeline.sources.sniffing.cells import filled, is_numeric, number, plain_name, words_of
 from pipeline.sources.sniffing.column_kinds import Kind, is_function_of, kinds_of
+from pipeline.sources.sniffing.column_nouns import ITEMS, USERS, is_number_name, says
+from pipeline.sources.sniffing.id_graph import joined, numbers_of_orders
 from pipeline.sources.sniffing.number_spellings import Spelling, spelling_of
 
 __all__ = ["NAMES", "Assigned", "assign", "fits", "is_numeric", "number", "roles_of"]
@@ -21,7 +23,7 @@ NAMES = {
 COUNTS = frozenset(
     ["weight", "plays", "playcount", "count", "listencount", "listens", "clicks", "views", "quantity", "qty", "units",
      "pieces", "hours", "minutes", "times", "freq", "frequency", "visits", "checkins", "downloads", "num",
-     "menge", "anzahl", "cantidad", "quantidade", "quantita", "aantal"]
+     "menge", "anzahl", "stuck", "quantite", "cantidad", "quantidade", "quantita", "aantal"]
 )  # fmt: skip
 """Words in names of columns that count: they have weights, not ratings."""
 _RATING_WORDS = (
@@ -45,6 +47,7 @@ _NAMES_OF_KINDS = {
     Kind.EVENT: "event", Kind.LATITUDE: "latitude", Kind.LONGITUDE: "longitude", Kind.CATEGORY: "category",
     Kind.ITEM_ATTRIBUTE: "category", Kind.TEXT: "text",
 }  # fmt: skip
+_NOUNS = {"user": USERS, "item": ITEMS}
 _ID_ENDINGS = ("id", "sha1", "code", "key", "uri", "no", "nr", "number", "name", "title")
 _NOT_A_RATING = frozenset({"avg", "average", "mean", "total", "helpful", "max", "min", "std"})
 _MOST_LEVELS = 25
@@ -77,9 +80,13 @@ def roles_of(names: list[str], rows: list[list[str]]) -> tuple[str, dict[str, in
     return assigned.unit or "s", assigned.roles
 
 
-def assign(names: list[str], rows: list[list[str]]) -> Assigned:
-    """Roles and kinds of all columns; `names` are empty texts where the file has no header."""
-    return _Assignment(names, [[row[at] for row in rows] for at in range(len(names))]).result()
+def assign(names: list[str], rows: list[list[str]], item: int | None = None) -> Assigned:
+    """Roles and kinds of all columns; `names` are empty texts where the file has no header.
+
+    `item`: the column of the items, where another file says which one it is.
+    """
+    columns = [[row[at] for row in rows] for at in range(len(names))]
+    return _Assignment(names, columns, {} if item is None else {"item": item}).result()
 
 
 def fits(name: str, role: str) -> bool:
@@ -87,7 +94,8 @@ def fits(name: str, role: str) -> bool:
     plain = plain_name(name)
     words = NAMES[role].split()
     is_id = role in ("user", "item") and plain.endswith(_ID_ENDINGS)
-    return plain in words or (is_id and any(plain.startswith(word) for word in words))
+    is_named = plain in words or (is_id and any(plain.startswith(word) for word in words))
+    return is_named or (role in _NOUNS and says(name, _NOUNS[role]))
 
 
 def is_count_name(name: str) -> bool:
@@ -109,9 +117,9 @@ def guessed_names(rows: list[list[str]], width: int) -> list[str]:
 class _Assignment:
     """One table whose columns get their roles, the surest first."""
 
-    def __init__(self, names: list[str], columns: list[list[str]]) -> None:
+    def __init__(self, names: list[str], columns: list[list[str]], known: dict[str, int]) -> None:
         self.names, self.columns = names, columns
-        self.roles: dict[str, int] = {}
+        self.roles: dict[str, int] = dict(known)
         self.kinds: dict[int, Kind] = {}
         self.units: dict[int, str | None] = {}
         self.spellings: dict[int, Spelling | None] = {}
@@ -150,7 +158,7 @@ class _Assignment:
         return self.spellings[at]
 
     def _take_named(self) -> None:
-        for role in NAMES:
+        for role in (role for role in NAMES if role not in self.roles):
             named = [at for at in self._free() if fits(self.names[at], role)]
             if role == "timestamp":
                 named = [at for at in named if self._unit(at)]
@@ -165,7 +173,8 @@ class _Assignment:
         is_sparse = len(filled(column)) < 0.5 * len(column)
         if role == "rating":
             return is_sparse, is_count_name(name), at
-        return is_sparse, not plain_name(name).endswith(("id", "uri", "key", "code", "sha1")), at
+        is_id = plain_name(name).endswith(("id", "uri", "key", "code", "sha1")) or is_number_name(name)
+        return is_sparse, not is_id, at
 
     def _take_time(self) -> None:
         """The column that looks most like times of events: with a name, as dates rather than counts, the last."""
@@ -199,21 +208,30 @@ class _Assignment:
         """User and item from the columns without role and kind, in their order; else from ids and categories."""
         missing = [role for role in ("user", "item") if role not in self.roles]
         chosen = list[int]()
-        for tier in self._id_tiers():
+        for tier in self._id_tiers(len(missing)):
             if len(chosen) < len(missing):
                 chosen += [at for at in self._free() if at in tier]
-        for role, at in zip(missing, sorted(chosen[: len(missing)]), strict=False):
+        known = [at for role, at in self.roles.items() if role in ("user", "item")]
+        for role, at in zip(missing, sorted(joined(self.columns, chosen, known, len(missing))), strict=False):
             self.roles[role] = at
             self.kinds.pop(at, None)
         if "item" in self.roles and not fits(self.names[self.roles["item"]], "item"):
             self._prefer_the_finer_item()
 
-    def _id_tiers(self) -> list[set[int]]:
-        """Columns that may have ids, the likely ones first: no kind; texts, categories, other ids; scales and flags."""
+    def _id_tiers(self, n: int) -> list[set[int]]:
+        """Columns that may have ids, the likely ones first: no kind; numbers of rows and orders; texts, categories,
+        other ids; scales and flags."""
         kinds = [Kind.TEXT, Kind.CATEGORY, Kind.OTHER_ID, Kind.ITEM_ATTRIBUTE, Kind.USER_ATTRIBUTE, Kind.ROW_NUMBER]
         plain = {at for at in self._free() if at not in self.kinds}
         rare = {at for at in plain if _is_scale(self.names[at], self.columns[at]) or self._is_named_flag(at)}
-        return [plain - rare, *({at for at, own in self.kinds.items() if own == kind} for kind in kinds), rare]
+        time = self.columns[self.roles["timestamp"]] if "timestamp" in self.roles else None
+        numbers = numbers_of_orders(self.columns, sorted(plain - rare), time, n)
+        return [
+            plain - rare - numbers,
+            numbers,
+            *({at for at, own in self.kinds.items() if own == kind} for kind in kinds),
+            rare,
+        ]
 
     def _is_named_flag(self, at: int) -> bool:
         return bool(self.names[at]) and set(self.columns[at]) == {"0", "1"}

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources.sniffing import availability
+from pipeline.sources.sniffing.cancellations import cancelled_rows
 from pipeline.sources.sniffing.column_doubts import with_distinct_names
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
 from pipeline.sources.sniffing.events_section import events_section
 from pipeline.sources.sniffing.feedback import IMPLICIT, Feedback, feedback_of
-from pipeline.sources.sniffing.items import find_catalog
+from pipeline.sources.sniffing.items import column_of_items, find_catalog
 from pipeline.sources.sniffing.preview import Peek, peek
 from pipeline.sources.sniffing.shapes import refuse_lists, refuse_nested
 
@@ -29,6 +30,8 @@ NO_CATALOG = """# No item catalog was found next to the file. With one, the publ
 
 
 SHOWN_ROWS = 3
+MOST_COLUMNS = 6
+"""Columns that are compared with the files next to an interaction file."""
 REPEATS = 'repeats = "sum"  # of one user, item and event type: they add up'
 
 ALIKE = "every row weighs 1, except in ials with use_weights = true"
@@ -62,7 +65,7 @@ def propose(path: Path, name: str = "") -> Proposal:
     if not path.is_file():
         raise UnreadableInput(f"{path} does not exist or is not a file")
     table = peek(path)
-    assigned = assign(table.names if table.has_names else [""] * len(table.names), table.rows)
+    assigned = _assigned(path, table)
     roles = assigned.roles
     if not table.rows or not {"user", "item"} <= roles.keys():
         raise UnreadableInput(
@@ -93,6 +96,9 @@ def propose(path: Path, name: str = "") -> Proposal:
         "[feedback]",
         *feedback.lines,
     ]
+    if not events and (cancelled := cancelled_rows(table, set(roles.values()))):
+        notes.append(cancelled[0])
+        lines += [f"# {cancelled[0]}:", f"# keep_if = {quoted(cancelled[1])}"]
     if events:
         lines += [REPEATS, "", *events.lines]
         notes += events.notes
@@ -109,6 +115,19 @@ def propose(path: Path, name: str = "") -> Proposal:
     lines[1:1] = [f"# Check: {note}" for note in layout]
     guess = [table.names, *table.rows[:SHOWN_ROWS]] if assigned.guessed else []
     return Proposal("\n".join(lines) + "\n", [*layout, *notes, *feedback.notes], guess, feedback.positives)
+
+
+def _assigned(path: Path, table: Peek) -> Assigned:
+    """The roles of the columns. Where the item is a guess, a catalog next to the file says which column it is."""
+    names = table.names if table.has_names else [""] * len(table.names)
+    assigned = assign(names, table.rows)
+    item = assigned.roles.get("item", -1)
+    if not assigned.guessed or item < 0 or fits(names[item], "item"):
+        return assigned
+    taken = {assigned.roles.get("rating"), assigned.roles.get("timestamp"), *(assigned.kinds.keys() - {item})}
+    among = [at for at in range(len(names)) if at not in taken]
+    known = column_of_items(path, table, among[:MOST_COLUMNS])
+    return assigned if known in (None, item) else assign(names, table.rows, known)
 
 
 def _counted(table: Peek, assigned: Assigned) -> int | None:

@@ -1,7 +1,7 @@
 """Finds the item catalog next to an interaction file: the file that lists each of its items once, with titles."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from pipeline.core.errors import UnreadableInput
 from pipeline.sources import catalog_ids, dialect
 from pipeline.sources.json_lines import any_cell, parse_object
 from pipeline.sources.sniffing import availability
+from pipeline.sources.sniffing.cells import filled, folded, plain_name
 from pipeline.sources.sniffing.column_roles import fits, is_numeric
 from pipeline.sources.sniffing.layouts import split
+from pipeline.sources.sniffing.number_spellings import spelling_of
 from pipeline.sources.sniffing.preview import FIRST, Peek, as_texts, first_text, peek
 
 SUFFIXES = {".csv", ".tsv", ".dat", ".txt", ".item", ".items", ".parquet", ".json", ".jsonl", ".gz", ".zst"}
@@ -22,6 +24,10 @@ LOOKED_AT = 50
 ENOUGH, ONCE = 0.5, 0.95
 """Minimum share of the interactions' items that a catalog lists, and of its lines that have a distinct id."""
 _TITLES = ("title", "name", "label")
+_NAMED_TITLES = (
+    "bezeichnung", "titel", "designation", "libelle", "titre", "nom", "titulo", "nombre", "titolo", "nome", "naam",
+    "omschrijving", "denominazione", "descripcion", "descricao", "descrizione",
+)  # fmt: skip
 _MANY_VALUED = ("genre", "genres", "tag", "tags", "category", "categories", "keyword", "keywords")
 
 
@@ -85,6 +91,21 @@ def find_catalog(source: Path, item: str, ids: set[str]) -> Found:
     return Found(best, notes)
 
 
+def column_of_items(source: Path, table: Peek, among: Collection[int]) -> int | None:
+    """The column of `among` whose values a catalog next to the file lists, of several the one it lists most of.
+
+    None if no file does that, or if only one named after users does.
+    """
+    best, most = None, 0.0
+    for at in among:
+        ids = set(filled(table.column(at)))
+        if ids and not fits(table.names[at], "user"):
+            found = find_catalog(source, table.names[at], ids).catalog
+            if found and found.share > most and _named_after_items(found.file.name):
+                best, most = at, found.share
+    return best
+
+
 def _as_catalog(file: Path, item: str, ids: set[str], notes: list[str]) -> Catalog | None:
     """The file as a catalog, or None; a note is added if only the spelling of its ids is in the way."""
     try:
@@ -118,7 +139,9 @@ def _as_catalog(file: Path, item: str, ids: set[str], notes: list[str]) -> Catal
 
 def _named_after_items(name: str) -> bool:
     """Whether a file's name has a word for items: `movies.csv`, `u.item`, `BX-Books.csv`."""
-    return any(fits(word.removesuffix("s"), "item") or fits(word, "item") for word in re.findall("[A-Za-z]+", name))
+    return any(
+        fits(word.removesuffix("s"), "item") or fits(word, "item") for word in re.findall("[A-Za-z]+", folded(name))
+    )
 
 
 def _title_of(seen: Peek) -> int | None:
@@ -126,9 +149,13 @@ def _title_of(seen: Peek) -> int | None:
     texts = [
         at
         for at in range(len(seen.names))
-        if not is_numeric(cells := seen.column(at)) and _is_distinct(cells, 0.5) and "://" not in cells[0]
+        if not is_numeric(cells := seen.column(at))
+        and _is_distinct(cells, 0.5)
+        and "://" not in cells[0]
+        and spelling_of(cells) is None
     ]
     called = [at for at in texts if seen.names[at].lower().endswith(_TITLES)]
+    called = called or [at for at in texts if plain_name(seen.names[at]).endswith(_NAMED_TITLES)]
     return next(iter(called or texts[-1:] if seen.reading.get("header", True) else texts), None)
 
 
