@@ -11,6 +11,7 @@ from flows.cli.output import show
 from pipeline.config.publishing import Keep
 from pipeline.core.console import log
 from pipeline.core.errors import Locked, UnreadableInput
+from pipeline.core.filesystem import unless_full
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
 from pipeline.datasets.names import dataset_name, unknown_dataset
@@ -88,13 +89,18 @@ def _collect(home: Home, dataset: str, options: Namespace) -> list[dict[str, Any
     given = {name: getattr(options, f"keep_{name}") for name in Keep.model_fields}
     keep = Keep.model_validate({**keep.model_dump(), **{k: v for k, v in given.items() if v is not None}})
     found = leftovers(home, dataset, keep)
-    if not options.dry_run and found:
-        for leftover in found:
+    if options.dry_run or not found:
+        return [_as_record(leftover) for leftover in found]
+    removed: list[Garbage] = []
+    for leftover in found:  # nothing is written before files are gone: the disk may be full
+        with unless_full(f"{leftover.kind} {leftover.name} is removed by the next gc"):
             leftover.remove()
-        total = sum(leftover.bytes for leftover in found)
-        kinds = dict(Counter(leftover.kind for leftover in found))
+            removed.append(leftover)
+    total = sum(leftover.bytes for leftover in removed)
+    kinds = dict(Counter(leftover.kind for leftover in removed))
+    with unless_full(f"this gc is not in the log of operations: {total:,} bytes, {kinds}"):
         operation_log.record(home, dataset, "gc", keep=keep.model_dump(), bytes=total, removed=kinds)
-    return [_as_record(leftover) for leftover in found]
+    return [_as_record(leftover) for leftover in removed]
 
 
 def _as_record(leftover: Garbage) -> dict[str, Any]:

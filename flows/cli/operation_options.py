@@ -114,7 +114,8 @@ def add_scheduling(command: Command) -> None:
         'schedule ml-latest-small --data ~/ml-latest-small --cron "0 3 * * *" --timezone Europe/Vienna',
         'schedule ./ratings.toml --recipe best --set budget.minutes=60 --cron "30 1 * * 0"',
         "schedule", "schedule ml-latest-small --remove",
-        more="`nightrecs up` runs the scheduled nights.",
+        more="`nightrecs up` runs the scheduled nights. A local time that is skipped when clocks go forward runs at\n"
+        "another time that day, an hour early for example: choose a time that exists on every day, or UTC.",
     )  # fmt: skip
     schedule.add_argument("dataset", nargs="?", help="a shipped data set, or the path of a TOML")
     schedule.add_argument("--cron", metavar="LINE", help='minute hour day month weekday, e.g. "0 3 * * *"')
@@ -151,7 +152,8 @@ def add_diagnostics(command: Command) -> None:
         more="Nights with --until, and nights with other --set values than the published night, are experiments: they\n"
         "do not count.\n\n"
         "exit codes: 0 healthy; 3 the last night did not publish, or the tables are older than --max-age, can't be\n"
-        "read or were never published; 2 there is no such data set in this home",
+        "read or were never published, or the disk is too full for the next night; 2 there is no such data set in\n"
+        "this home",
     )  # fmt: skip
     add_dataset(status)
     status.add_argument("--max-age", type=not_negative, metavar="HOURS", help="maximum age of the tables")

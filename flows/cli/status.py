@@ -12,6 +12,7 @@ from pipeline.core.paths import Home
 from pipeline.core.run_ids import moment_of, utcnow
 from pipeline.core.terminal import as_json, show_line
 from pipeline.datasets.names import dataset_name, runnable, unknown_dataset
+from pipeline.maintenance import free_space
 from pipeline.maintenance.rollback import current_rollback, next_target
 from pipeline.storage import checksums, forgotten_users, home_identity, journal, reader, warehouse
 from pipeline.storage.generations import kept_generations, live_run_id
@@ -99,6 +100,10 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
         forgotten_users.read(home, dataset)
     except UnreadableInput as trouble:
         problems.append(f"the next night will not run: {trouble}")
+    room = free_space.room(home, dataset, live)
+    full = None if holder else room.trouble  # what a night has written by now, it no longer needs
+    if full:
+        problems.append(full)
     problems += changed(home, dataset, deep)
     uncopied = not_copied(home, dataset, live, holder is not None)
     problems += uncopied
@@ -118,7 +123,8 @@ def health(home: Home, dataset: str, live: str | None, deep: bool = False) -> di
         "last_reason_ids": ids,
         "running": nights[-1]["run_id"] if running else None, "lock": holder,
         "rolled_back": current_rollback(home, dataset), "rollback_target": next_target(home, dataset),
-        "open_forgets": len(open_forgets), "not_copied": len(uncopied),
+        "open_forgets": len(open_forgets), "not_copied": len(uncopied), "disk_full": full is not None,
+        "free_bytes": room.free, "needed_bytes": room.needed,
     }  # fmt: skip
 
 
@@ -200,6 +206,8 @@ def next_steps(answer: dict[str, Any], home: Home, options: Namespace) -> list[s
     steps = [f"{start} runs {name}"] if answer["last_night"] else []
     if answer["running"]:
         return steps
+    if answer["disk_full"]:
+        steps.append(f"{start} gc {name}")
     again = [f"{start} destinations {name} --publish"] if answer["not_copied"] else []
     forgets = answer["open_forgets"] > 0  # the same command goes on with them
     if again and len(answer["problems"]) == answer["not_copied"] + forgets:

@@ -6,10 +6,11 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.core.console import log_once
+from pipeline.core.console import log, log_once
 
 
 def temporary_name(path: Path) -> Path:
@@ -18,14 +19,21 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file atomically: a reader sees either the old text or the new one."""
+    """Replace a small file atomically: a reader sees either the old text or the new one.
+
+    A write that fails, as on a full disk, leaves no temporary file.
+    """
     free_name(path)
     temporary = temporary_name(path)
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def is_utf8(text: str) -> bool:
@@ -72,7 +80,7 @@ def delete(path: Path) -> None:
 
 ADVICE = (
     "No space is left to write to. Free some, then run again: finished stages are kept, and the published tables "
-    "are whole."
+    "are whole. `nightrecs gc` removes what is no longer needed, and needs no space for that."
 )
 
 
@@ -94,6 +102,17 @@ def is_full(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+@contextmanager
+def unless_full(otherwise: str) -> Generator[None]:
+    """Leave the rest of the block out if the disk is full. `otherwise`: what that means, for the warning."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        log.warning(f"the disk is full: {otherwise}")
 
 
 DAMAGED = ".damaged"

@@ -5,6 +5,7 @@ __all__ = [
     "archive",
     "backup",
     "forget",
+    "free_space",
     "gc",
     "home_search",
     "published_rebuild",

@@ -13,7 +13,7 @@ from typing import cast
 from pipeline.config.publishing import Keep
 from pipeline.core.console import log
 from pipeline.core.errors import Locked
-from pipeline.core.filesystem import delete
+from pipeline.core.filesystem import delete, unless_full
 from pipeline.core.paths import Home
 from pipeline.destinations import health
 from pipeline.maintenance import shared_results
@@ -63,7 +63,8 @@ def _generation(home: Home, dataset: str, path: Path) -> Garbage:
 
     def remove() -> None:
         delete(path)
-        checksums.drop_removed(home, dataset)
+        with unless_full(f"the checksum of {path.name} stays in the record until the next night"):
+            checksums.drop_removed(home, dataset)
 
     return replace(of_path("generation", path, home.root), remove=remove)
 
@@ -126,7 +127,9 @@ def _reports(home: Home, dataset: str, keep: Keep, generations: set[str]) -> Ite
 def _temporary(home: Home, dataset: str) -> Iterator[Path]:
     """Unfinished files of nights that ended; checkpoints stay while the newest night could resume from them."""
     nights = journal.run_ids(home, dataset)
-    resumable = bool(nights) and journal.read_run(home, dataset, nights[-1])["outcome"] == "crashed"
+    newest = journal.read_run(home, dataset, nights[-1]) if nights else {}
+    # On a full disk a night that never ended is not closed yet
+    resumable = bool(nights) and journal.as_ended(newest, live_run_id(home, dataset))["outcome"] == "crashed"
     for path in sorted(home.lake(dataset).glob(f"{LAYERS}/.*")):
         if not (resumable and path.name.startswith(".checkpoint-")):
             yield path
@@ -135,7 +138,7 @@ def _temporary(home: Home, dataset: str) -> Iterator[Path]:
     yield from sorted(home.warehouse.glob(f".{dataset}.duckdb.next"))
     yield from sorted(home.journal(dataset).glob("*/.*.json.*"))
     for work in sorted(home.replays(dataset).glob(".[!.]*")):
-        with suppress(Locked), lock(Home(work), dataset, "gc", "command"):
+        with suppress(Locked), unless_full(f"{work.name} can't be locked"), lock(Home(work), dataset, "gc", "command"):
             yield work  # a replay that was killed or refused
 
 

@@ -1,11 +1,12 @@
 """Makes a kept generation the live one again, by the same atomic swap that publishes."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from pipeline.core.console import log
 from pipeline.core.errors import Refused, UnreadableInput
+from pipeline.core.filesystem import unless_full
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
 from pipeline.storage import forgotten_users, journal, operation_log, reader, warehouse
@@ -18,15 +19,22 @@ def between_nights(home: Home, dataset: str, command: str) -> Generator[None]:
     """Hold the data set's lock for a command. Raises Locked.
 
     First restores a live file that was changed and closes nights that never ended. Then finishes a `forget` that was
-    killed, and warns of what is left of it.
+    killed, and warns of what is left of it. On a full disk `gc` goes on without what these steps would write.
     """
+
+    def step(otherwise: str) -> AbstractContextManager[None]:
+        return unless_full(f"{otherwise} by the next command") if command == "gc" else nullcontext()
+
     with lock(home, dataset, command, "command"):
-        for line in restore_live(home, dataset):
-            log.warning(line)
-        journal.close_stale(home, dataset, live_run_id(home, dataset))
+        with step("the live tables are checked and restored"):
+            for line in restore_live(home, dataset):
+                log.warning(line)
+        with step("nights that never ended are closed"):
+            journal.close_stale(home, dataset, live_run_id(home, dataset))
         if command != "forget":  # it does so itself
-            for line in finish_forgetting(home, dataset):
-                log.warning(f"a user who is to be forgotten is still there: {line}")
+            with step("the `forget` of a user that was begun is finished"):
+                for line in finish_forgetting(home, dataset):
+                    log.warning(f"a user who is to be forgotten is still there: {line}")
         yield
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.core.errors import Locked
-from pipeline.core.filesystem import free_name
+from pipeline.core.filesystem import free_name, is_full
 from pipeline.core.paths import Home
 from pipeline.core.run_ids import utcnow
 from pipeline.storage import home_identity
@@ -20,7 +20,8 @@ def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Generator[
     """Hold the lock of a data set. Raises Locked with the holder's name if another process holds it.
 
     A home that was copied or moved is made independent first. `holder` is a run id, or the name of a command if
-    `kind` is "command". Raises UnreadableInput if the home can't be written.
+    `kind` is "command". Raises UnreadableInput if the home can't be written. On a full disk a command, which may free
+    space, holds the lock without its name in the file; a night raises OSError.
     """
     home_identity.settle(home)
     path = home.lock(dataset)
@@ -36,8 +37,12 @@ def lock(home: Home, dataset: str, holder: str, kind: str = "run") -> Generator[
             what = "command" if other.startswith("command") else "night"
             raise Locked(f"another {what} of {dataset} is running: {other}") from None
         file.truncate(0)
-        file.write(f"{kind} {holder}, process {os.getpid()}, since {utcnow():%Y-%m-%d %H:%M:%S} UTC")
-        file.flush()
+        text = f"{kind} {holder}, process {os.getpid()}, since {utcnow():%Y-%m-%d %H:%M:%S} UTC"
+        try:
+            os.write(file.fileno(), text.encode(errors="replace"))  # a buffer would fail again when the file is closed
+        except OSError as error:
+            if kind != "command" or not is_full(error):
+                raise
         yield
         file.truncate(0)
 

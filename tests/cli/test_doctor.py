@@ -95,7 +95,7 @@ def test_the_disk_needs_room_for_a_generation_and_its_copy(tmp_path, monkeypatch
         file.truncate(4 * 2**30)  # a hole: it takes no space
     usage = type("usage", (), {"free": 14 * 2**30})
     monkeypatch.setattr(installation.shutil, "disk_usage", lambda path: usage)
-    assert only(tmp_path, "disk").status == "ok" and "8.0 GiB of tables" in only(tmp_path, "disk").found
+    assert only(tmp_path, "disk").status == "ok" and "8.0 GiB of tables and results" in only(tmp_path, "disk").found
     for free, status in ((12, "warn"), (7, "fail")):
         usage.free = free * 2**30
         assert only(tmp_path, "disk").status == status

@@ -1,8 +1,12 @@
 """Every option that takes a number, a time or a date refuses what no night can use, before anything runs."""
 
 import argparse
+import asyncio
+import datetime as dt
 import math
+import sys
 from argparse import Namespace
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -93,6 +97,26 @@ def test_a_cron_line_that_is_never_due_is_refused(cron: str):
 def test_a_cron_line_that_is_due_sometime_is_taken(cron: str):
     check_comes(cron)
     assert not is_simple("0 0 32 * *")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Prefect plans by other code there")
+@pytest.mark.parametrize(
+    ("day", "due"),
+    [
+        ("2027-03-28", "01:30+0100"),  # 02:30 does not exist
+        ("2027-10-31", "02:30+0200"),  # it comes twice
+    ],
+)
+def test_when_clocks_change_a_night_runs_once_at_the_documented_time(day: str, due: str):
+    """What flows/README.md says of Prefect's plans."""
+    from prefect.server.schemas.schedules import CronSchedule  # takes seconds
+
+    zone = ZoneInfo("Europe/Berlin")
+    noon = dt.datetime.fromisoformat(f"{day}T12:00").replace(tzinfo=zone) - dt.timedelta(days=1)
+    schedule = CronSchedule(cron="30 2 * * *", timezone="Europe/Berlin")
+    first, second = asyncio.run(schedule.get_dates(2, noon))
+    assert f"{first.astimezone(zone):%Y-%m-%d %H:%M%z}" == f"{day} {due}"
+    assert second.astimezone(zone).day == (noon + dt.timedelta(days=2)).day
 
 
 def test_schedule_says_what_is_wrong(tmp_path, capsys):

@@ -97,6 +97,7 @@ def test_what_to_run_next_is_the_file_of_the_last_night(tmp_path: Path, monkeypa
         "running": None,
         "not_copied": 0,
         "open_forgets": 0,
+        "disk_full": False,
         "problems": ["x"],
     }
     steps = status.next_steps(answer, home, Namespace(home=None, dataset="tiny"))

@@ -330,3 +330,33 @@ def test_a_notebook_without_ipywidgets_can_connect():
     assert not executed
     with warehouse.connect() as con:
         assert con.sql("select current_setting('enable_progress_bar')").fetchall() == [(False,)]
+
+
+def test_within_one_process_attaching_reads_the_newest_night(tmp_path):
+    """The advice of sql/README.md. DuckDB shares a file that is open in the process, whatever has its name by now."""
+    live = tmp_path / "live.duckdb"
+
+    def publish(night: int) -> None:
+        made = tmp_path / "made.duckdb"
+        with duckdb.connect(made) as con:
+            con.execute(f"create table nights as select {night} as night")
+            con.execute("create view newest as select max(night) as night from nights")
+        made.replace(live)
+
+    def attached() -> int:
+        with duckdb.connect() as con:
+            con.execute(f"attach '{live}' as night (read_only)")
+            con.execute("use night")
+            return con.sql("from newest").fetchall()[0][0]
+
+    def connected() -> int:
+        with duckdb.connect(live, read_only=True) as con:
+            return con.sql("from newest").fetchall()[0][0]
+
+    publish(1)
+    with duckdb.connect(live, read_only=True):
+        publish(2)
+        assert (connected(), attached()) == (1, 2)
+        publish(3)
+        assert (connected(), attached()) == (1, 3)
+    assert connected() == 3

@@ -6,7 +6,6 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 
-from flows.cli.doctor.installation import existing
 from flows.orchestration import cluster_access
 from pipeline.core.errors import Held, UnreadableInput
 from pipeline.core.filesystem import DAMAGED
@@ -14,6 +13,7 @@ from pipeline.core.paths import Home
 from pipeline.core.redaction import masked
 from pipeline.datasets.names import runnable
 from pipeline.destinations import health, places
+from pipeline.maintenance.free_space import existing
 from pipeline.sources.connectors import fetching
 from pipeline.storage import checksums, forgotten_users, home_identity, journal, lake, reader, warehouse
 from pipeline.storage.file_stores import StoreError

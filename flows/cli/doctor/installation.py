@@ -15,8 +15,10 @@ from packaging.specifiers import SpecifierSet
 from pipeline.core import paths
 from pipeline.core.memory import GIB, available_memory
 from pipeline.core.paths import Home
+from pipeline.maintenance.free_space import existing, made_bytes
 from pipeline.preparation.capacity import Capacity
 from pipeline.storage import warehouse
+from pipeline.storage.generations import live_run_id
 
 Lines = Iterator[tuple[str, str, str]]
 DISK, MEMORY = (1 * GIB, 5 * GIB), 2 * GIB
@@ -59,13 +61,20 @@ def requirements() -> tuple[SpecifierSet, list[Requirement]]:
 
 
 def disk(home: Home) -> Lines:
-    """Free space where the home is, or will be. A night writes its tables twice: a generation and the live file."""
+    """Free space where the home is, or will be. A night writes its tables twice, a generation and the live file, and
+    results in the lake."""
     free = shutil.disk_usage(existing(home.warehouse)).free
-    twice = 2 * max((path.stat().st_size for path in home.warehouse.glob("*.duckdb")), default=0)
+    written = max((_night_bytes(home, path) for path in home.warehouse.glob("*.duckdb")), default=0)
     fix = "free some space: nightrecs gc"
-    status = "fail" if free < max(DISK[0], twice) else "warn" if free < DISK[1] + twice else "ok"
-    needed = f"; a night writes {twice / GIB:.1f} GiB of tables" if twice >= GIB else ""
+    status = "fail" if free < max(DISK[0], written) else "warn" if free < DISK[1] + written else "ok"
+    needed = f"; a night writes {written / GIB:.1f} GiB of tables and results" if written >= GIB else ""
     yield status, f"{free / GIB:.1f} GiB free for {home.root}{needed}", "" if status == "ok" else fix
+
+
+def _night_bytes(home: Home, live: Path) -> int:
+    """What the night of a live file wrote, in bytes."""
+    run_id = live_run_id(home, live.stem)
+    return 2 * live.stat().st_size + (made_bytes(home, live.stem, run_id) if run_id else 0)
 
 
 def memory(home: Home) -> Lines:
@@ -133,11 +142,6 @@ def duckdb(home: Home) -> Lines:
         text if good else f"read {total}, wrote 499500",
         "" if good else "check the disk",
     )
-
-
-def existing(path: Path) -> Path:
-    """The nearest existing path at or above `path`."""
-    return next(place for place in (path, *path.parents) if place.exists())
 
 
 CHECKS = {

@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from flows.cli.doctor import other_process
-from flows.cli.doctor.installation import existing
 from flows.cli.doctor.other_process import FileOperations
 from pipeline.core import mounts
 from pipeline.core.paths import Home
+from pipeline.maintenance.free_space import existing
 from pipeline.storage import home_paths
 from pipeline.tracking.server import sqlite_url, tracking_uri
 
