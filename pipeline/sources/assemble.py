@@ -70,6 +70,11 @@ class SourceAssembler:
         self._concatenate(parts)
         return results
 
+    def keep_rows(self) -> None:
+        """Read the files whose rows later nights need: of a content that counts again, which the lake has already."""
+        for number, (_, digest) in self._to_read().items():
+            self._part(digest, number)
+
     def write_catalog(self) -> dict[str, Any]:
         """Write catalog.parquet from the files of `dataset.items`, and add its rejected lines to rejected_rows.parquet.
 

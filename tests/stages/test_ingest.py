@@ -507,8 +507,12 @@ def test_an_earlier_content_counts_again_after_its_file_is_gone(tmp_path):
     for content in contents:
         rows, _, _ = read(tmp_path, write(data, content, "z.csv"), source=source)
         assert rows["item_id"].to_list() == [content.split(b",")[4].decode()]
+    layer = make_run(tmp_path, data, source=source).home.lake("toy") / ingest.LAYER
+    incremental.judge(layer, is_refused=False)
     (data / "z.csv").unlink()
     assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["first"]
+    write(data, HEADER + b"1,another,1,1\n", "a.csv")
+    assert read(tmp_path, data, source=source)[0]["item_id"].to_list() == ["first", "another"]
 
 
 @pytest.mark.parametrize("changed_files", ["", "replace"])
