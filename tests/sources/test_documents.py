@@ -39,6 +39,8 @@ def orders(path: Path, more: dict[str, object], key: str = "sku") -> Path:
          "lines": [{"qty": 1, key: f"p{n % 7}"}, {"qty": 2, key: f"p{n % 5 + 10}"}]}
         for n in range(40)
     ]  # fmt: skip
+    for n in range(0, 40, 4):  # without items
+        documents[n]["lines"] = [] if n % 8 else None
     path.write_text("".join(json.dumps(each) + "\n" for each in documents))
     return path
 

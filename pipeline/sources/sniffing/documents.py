@@ -27,8 +27,8 @@ def refuse_documents(name: str, table: Peek, roles: Mapping[str, int]) -> None:
     if item >= 0 and fits(table.names[item], "item"):
         return
     for at, column in enumerate(table.names):
-        cells = filled(table.column(at))
-        if "list" not in table.kinds.get(column, ()) or not mostly(cell.startswith("[{") for cell in cells):
+        cells = [cell for cell in filled(table.column(at)) if cell != "[]"]
+        if table.kinds.get(column) != {"list"} or not mostly(cell.startswith("[{") for cell in cells):
             continue
         keys = _keys(cells)
         if keys and (at == item or any(fits(key, "item") for key in keys)):
