@@ -6,12 +6,13 @@ from typing import Any
 
 from flows import outcome
 from flows.engine_step import after_engine
+from flows.live_night import through
 from flows.nightly import night
 from flows.step import Step, Stopped, plainly, stopping
 from pipeline.config.run import Run
 from pipeline.core.console import log
 from pipeline.core.errors import ErrorWithIds, Refused
-from pipeline.core.filesystem import ADVICE, is_full
+from pipeline.core.filesystem import is_full
 from pipeline.maintenance.rollback import finish_forgetting
 from pipeline.storage import journal, lake
 from pipeline.storage.generations import live_run_id, restore_live
@@ -37,7 +38,7 @@ def conduct(
         try:
             if at_start:
                 at_start()
-            night(run, stopping(after_engine(step, run), until))
+            night(run, through(stopping(after_engine(step, run), until), run))
         except Stopped:
             journal.close_run(run, "stopped", f"--until {until}")
             if journal.read_run(run.home, run.dataset, run.run_id)["outcome"] == "stopped":
@@ -52,12 +53,12 @@ def conduct(
             raise
         except BaseException as error:
             is_live = live_run_id(run.home, run.dataset) == run.run_id
-            ended, reason = "published" if is_live else "crashed", _in_words(error)
+            ended, reason = "published" if is_live else "crashed", outcome.in_words(error)
             with suppress(OSError):  # a full disk; the next night closes this one
                 journal.keep_traceback(run)
                 journal.close_run(run, ended, reason, error.ids if isinstance(error, ErrorWithIds) else None)
             if is_live and isinstance(error, Exception):
-                _warn(run, error)
+                outcome.warn(run, error)
             if isinstance(error, Exception) and not is_full(error):  # the sender of a signal waits
                 outcome.report_shortly(run)
             outcome.notify(run, ended, reason)
@@ -65,6 +66,7 @@ def conduct(
                 raise
         _follow(
             run,
+            lambda: journal.close_run(run, "published"),  # where a full disk kept it open
             lambda: _say_what_is_needed(run),
             lambda: outcome.end_in_mlflow(run, "published"),
             lambda: outcome.note_overrun(run),
@@ -80,22 +82,7 @@ def _follow(run: Run, *steps: Callable[[], object]) -> None:
         try:
             step()
         except Exception as error:
-            _warn(run, error)
-
-
-def _warn(run: Run, error: Exception) -> None:
-    """Note an error that came after the outcome; on a full disk, print it."""
-    text = f"the night's outcome stands, but what follows it was not finished: {_in_words(error)}"
-    if is_full(error):
-        text = f"{text}. {ADVICE}"
-    try:
-        journal.note(run, f"{journal.WARNING}{text}", error.ids if isinstance(error, ErrorWithIds) else None)
-    except OSError:
-        log.warning(text)
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+            outcome.warn(run, error)
 
 
 def _open(run: Run, until: str | None, overrides: Sequence[str] | None) -> None:

@@ -7,6 +7,8 @@ import polars as pl
 
 from pipeline.config.run import Run
 from pipeline.core.console import log
+from pipeline.core.errors import ErrorWithIds
+from pipeline.core.filesystem import ADVICE, is_full
 from pipeline.reporting import notifications
 from pipeline.schemas import tables
 from pipeline.storage import journal
@@ -15,6 +17,22 @@ ALARM = "realised_above_floor"
 """Check that sends a message about a night that is published."""
 TOLERANCE = 1.05
 """A night that takes up to this part of its budget has kept it."""
+
+
+def warn(run: Run, error: Exception) -> None:
+    """Note an error that came after the outcome; on a full disk, print it."""
+    text = f"the night's outcome stands, but what follows it was not finished: {in_words(error)}"
+    if is_full(error):
+        text = f"{text}. {ADVICE}"
+    try:
+        journal.note(run, f"{journal.WARNING}{text}", error.ids if isinstance(error, ErrorWithIds) else None)
+    except OSError:
+        log.warning(text)
+
+
+def in_words(error: BaseException) -> str:
+    """`ValueError: bad value`."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def notify(run: Run, outcome: str, reason: str) -> None:

@@ -1,6 +1,8 @@
 """Monitors scheduled nights from another process, so that killed nights are reported too."""
 
+import re
 import time
+from collections.abc import Iterable
 
 from flows.cli.status import about_tables, health
 from flows.orchestration.schedules import Schedule
@@ -11,6 +13,8 @@ from pipeline.reporting import notifications
 from pipeline.storage.generations import live_run_id
 
 SECONDS = 60
+_PROCESS = re.compile(r"\b(process|PID) \d+", re.IGNORECASE)
+_UNREADABLE = "its state can't be read: "
 
 
 class Watch:
@@ -18,7 +22,8 @@ class Watch:
 
     def __init__(self, home: Home, nights: list[Schedule]):
         self.home, self.nights = home, nights
-        self.known: dict[str, str] = {}
+        self.known: dict[str, dict[str, str]] = {}
+        """By data set: the texts of its problems that were sent, by `_kind`."""
         self.next = 0.0
 
     def look(self) -> None:
@@ -27,28 +32,34 @@ class Watch:
             return
         self.next = time.monotonic() + SECONDS
         for night in self.nights:
+            known = self.known.get(night.name, {})
             try:
-                found = problems(self.home, night)
+                texts = problems(self.home, night, known.values())
             except Exception as error:  # a file that changed while it was read, a file system that is gone
-                found = [f"its state can't be read: {type(error).__name__}: {error}"]
-            if found is None:
-                continue
-            trouble = "; ".join(found)
-            if trouble != self.known.get(night.name, ""):
+                texts = [*known.values(), f"{_UNREADABLE}{type(error).__name__}: {error}"]
+            found = {_kind(text): text for text in texts}
+            if found.keys() != known.keys():
+                trouble = "; ".join(found.values())
                 text = (
                     f"nightrecs: {night.name} is not well: {trouble}" if trouble else f"nightrecs: {night.name} is well"
                 )
                 log.info(text)
                 for failed in notifications.send(text, {"dataset": night.name, "home": str(self.home.root)}):
                     log.info(failed)
-                self.known[night.name] = trouble
+                self.known[night.name] = found
 
 
-def problems(home: Home, night: Schedule) -> list[str] | None:
+def _kind(problem: str) -> str:
+    """The text without what varies while the problem lasts: ids of processes, and the file that an error names."""
+    if problem.startswith(_UNREADABLE):
+        return _UNREADABLE + problem.removeprefix(_UNREADABLE).partition(":")[0]
+    return _PROCESS.sub(r"\1", problem)
+
+
+def problems(home: Home, night: Schedule, known: Iterable[str] = ()) -> list[str]:
     """The problems that `status` finds, and tables older than the schedule allows; none before the first night.
 
-    None while a night runs and the tables are not too old: its outcome decides. The texts of a problem stay the same
-    as long as it lasts.
+    While a night runs: those that are `known`, as its outcome decides, and tables that are too old.
     """
     try:
         found = health(home, night.name, live_run_id(home, night.name))
@@ -60,5 +71,5 @@ def problems(home: Home, night: Schedule) -> list[str] | None:
         made = tables["generated_at"]
         old = [f"the tables of {made:%Y-%m-%d %H:%M} UTC are older than {night.max_age:g} hours"]
     if found["running"]:
-        return old or None
+        return list(dict.fromkeys([*known, *old]))
     return [*found["problems"], *old]

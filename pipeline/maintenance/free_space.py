@@ -69,7 +69,7 @@ def made_bytes(home: Home, dataset: str, run_id: str) -> int:
     total = 0
     for name in dict.fromkeys(state_files.read_lines(home.journal(dataset) / run_id / "folders.txt")):
         folder = home.lake(dataset) / name
-        with suppress(OSError, ValueError, KeyError):  # removed by gc, or damaged
+        with suppress(OSError, ValueError, KeyError, TypeError):  # removed by gc, or damaged
             if state_files.load(folder / MANIFEST, dict)["stage"] in made:
                 total += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return total

@@ -1,8 +1,11 @@
 """Copies the published tables to the destinations of `[publish]`. A failure is noted, and the night goes on."""
 
+from contextlib import suppress
+
 from pipeline.config.run import Run
 from pipeline.destinations import delivery
 from pipeline.destinations.delivery import Delivery
+from pipeline.destinations.places import names_of
 from pipeline.storage import journal
 from pipeline.storage.optional_steps import best_effort
 
@@ -25,7 +28,11 @@ def _delivered(run: Run) -> list[Delivery]:
     def say(line: str) -> None:
         journal.note(run, line)
 
+    every = list(names_of(run.settings.publish, run.dataset))
+    with suppress(OSError):  # a full disk; they are tried nevertheless
+        journal.update_run(run, undelivered=every)  # holds if this ends before its end
     done = delivery.deliver(run.home, run.dataset, run.settings.publish, say)
+    journal.update_run(run, undelivered=[each.name for each in done if each.trouble])
     for each in done:
         if each.trouble:
             journal.note(
@@ -35,5 +42,4 @@ def _delivered(run: Run) -> list[Delivery]:
             )
         elif each.copied:
             journal.note(run, f"{each.name} has tonight's tables")
-    journal.update_run(run, undelivered=[each.name for each in done if each.trouble])
     return done

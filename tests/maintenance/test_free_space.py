@@ -56,6 +56,16 @@ def test_a_night_on_the_same_data_needs_less_of_the_lake(four_nights):
     assert free_space.made_bytes(data.home, "tiny", again) < free_space.made_bytes(data.home, "tiny", nights[-1])
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"stage": [{}]}', '{"stage": null}'])
+def test_a_damaged_result_counts_nothing(four_nights, content):
+    data, nights = four_nights
+    home, last = data.home, nights[-1]
+    before = free_space.made_bytes(home, "tiny", last)
+    for manifest in home.lake("tiny").glob("*/*/manifest.json"):
+        manifest.write_text(content)
+    assert free_space.made_bytes(home, "tiny", last) == 0 < before
+
+
 def test_disks_count_separately(four_nights, monkeypatch):
     data, nights = four_nights
     monkeypatch.setattr(free_space, "LEAST", 0)

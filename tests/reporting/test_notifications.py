@@ -196,29 +196,83 @@ def test_a_killed_night_is_notified_once_and_its_recovery_too(run, webhook, monk
     assert problems(run.home, night) == ["nothing is published yet"]
 
 
-def test_a_problem_is_notified_once_however_long_it_lasts(run, monkeypatch):
-    monkeypatch.setattr(watch, "health", lambda *_: {"running": running, "problems": list(wrong)})
-    monkeypatch.setattr(watch, "about_tables", lambda *_: {"age_hours": age, "generated_at": run.started_at})
-    sent: list[str] = []
-    monkeypatch.setattr(notifications, "send", lambda text, about: sent.append(text) or [])
-    watching = Watch(run.home, [Schedule(name="shop", dataset="shop", cron="0 3 * * *", max_age=24)])
+class Watched:
+    """A watch of one data set whose state a test sets."""
 
-    def says() -> list[str]:
-        sent.clear()
-        watching.next = 0
-        watching.look()
-        return [text.removeprefix("nightrecs: shop is ").partition(":")[0] for text in sent]
+    def __init__(self, run, monkeypatch):
+        self.running: str | None = None
+        self.wrong: list[str] = []
+        self.age = 5.0
+        self.error: Exception | None = None
+        self.sent: list[str] = []
+        monkeypatch.setattr(watch, "health", self.health)
+        monkeypatch.setattr(watch, "about_tables", lambda *_: {"age_hours": self.age, "generated_at": run.started_at})
+        monkeypatch.setattr(notifications, "send", lambda text, about: self.sent.append(text) or [])
+        self.watch = Watch(run.home, [Schedule(name="shop", dataset="shop", cron="0 3 * * *", max_age=24)])
 
-    running, wrong, age = None, ["the last night did not publish"], 5.0
-    assert says() == ["not well"]
-    running = "20260102T000000.000Z-bbbb"
-    assert says() == [], "a night that runs has not made it well"
-    running, wrong, age = None, [], 6.0
-    assert says() == ["well"]
+    def health(self, *_):
+        if self.error:
+            raise self.error
+        return {"running": self.running, "problems": list(self.wrong)}
+
+    def says(self) -> list[str]:
+        self.sent.clear()
+        self.watch.next = 0
+        self.watch.look()
+        return [text.removeprefix("nightrecs: shop is ").partition(":")[0] for text in self.sent]
+
+
+@pytest.fixture
+def watched(run, monkeypatch) -> Watched:
+    return Watched(run, monkeypatch)
+
+
+def test_a_problem_is_notified_once_however_long_it_lasts(watched):
+    watched.wrong = ["the last night did not publish"]
+    assert watched.says() == ["not well"]
+    watched.running = "20260102T000000.000Z-bbbb"
+    assert watched.says() == [], "a night that runs has not made it well"
+    watched.running, watched.wrong, watched.age = None, [], 6.0
+    assert watched.says() == ["well"]
     for age in (24.4, 25.5, 49.9):
-        assert says() == (["not well"] if age < 25 else []), "the same tables are still too old"
-    running = "20260103T000000.000Z-cccc"
-    assert says() == [], "a night that hangs does not make them newer"
+        watched.age = age
+        assert watched.says() == (["not well"] if age < 25 else []), "the same tables are still too old"
+    watched.running = "20260103T000000.000Z-cccc"
+    assert watched.says() == [], "a night that hangs does not make them newer"
+
+
+def test_a_night_that_runs_repeats_no_known_problem(watched):
+    watched.wrong, watched.age = ["the last night did not publish"], 30.0
+    assert watched.says() == ["not well"]
+    for running in ("20260102T000000.000Z-bbbb", None, "20260103T000000.000Z-cccc", None):
+        watched.running = running
+        assert watched.says() == [], "both problems last"
+    watched.wrong = ["shop.duckdb is changed", "the last night did not publish"]
+    assert watched.says() == ["not well"] and "shop.duckdb is changed" in watched.sent[0]
+    watched.wrong.reverse()
+    assert watched.says() == [], "the order of problems is no news"
+    watched.running, watched.age = "20260104T000000.000Z-dddd", 5.0
+    assert watched.says() == [], "its outcome decides"
+    watched.running, watched.wrong = None, []
+    assert watched.says() == ["well"]
+
+
+def test_a_text_that_varies_is_one_problem(watched):
+    for number in (4711, 4712):
+        watched.wrong = [
+            f"tables can't be read: held by process {number} (duckdb)",
+            f"lock is held in x (PID {number})",
+        ]
+        assert watched.says() == (["not well"] if number == 4711 else [])
+    watched.wrong[1] = "lock is held in y (PID 4712)"
+    assert watched.says() == ["not well"]
+    for running, name in ((None, ".a.1"), (None, ".a.2"), ("20260102T000000.000Z-bbbb", ".a.3")):
+        watched.running, watched.error = running, FileNotFoundError(name)
+        assert watched.says() == (["not well"] if name == ".a.1" else [])
+    watched.error = None
+    assert watched.says() == [], "a night runs"
+    watched.running = None
+    assert watched.says() == ["not well"] and "can't be read: FileNotFoundError" not in watched.sent[0]
 
 
 def test_an_error_while_watching_is_reported_and_ends_nothing(run, monkeypatch):
