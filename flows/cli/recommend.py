@@ -5,7 +5,7 @@ from argparse import Namespace
 from typing import Any
 
 from flows.cli.output import show
-from flows.cli.query import records, require
+from flows.cli.query import has_table, records, require
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
@@ -48,7 +48,7 @@ def for_new_users(options: Namespace) -> str:
 
 def fallbacks(options: Namespace) -> list[dict[str, Any]]:
     """Attributes and values that lists for new users are by; none without `[export] fallback_by`."""
-    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'fallback_items'", {})
+    is_there = has_table(options, "fallback_items")
     text = "select distinct attribute, value from fallback_items order by attribute, value"
     return records(options, text, {}) if is_there else []
 
@@ -111,7 +111,7 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
 
 def require_list(options: Namespace) -> None:
     """Raise UnreadableInput, with the lists that there are, if the night has no list of this name."""
-    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'recommendations_in'", {})
+    is_there = has_table(options, "recommendations_in")
     found = records(options, "select distinct list from recommendations_in order by list", {}) if is_there else []
     names = [row["list"] for row in found]
     if options.list not in names:
