@@ -94,7 +94,8 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
         raise UnreadableInput(f"--attribute {name}: {there_are}{nearest(name, names)}")
     query = (
         "select fallback_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
-        "from fallback_items left join items using (item_id) where attribute is not distinct from $name "
+        "from fallback_items left join (select item_id, title from items) as items using (item_id) "
+        "where attribute is not distinct from $name "
         "and value is not distinct from $value and fallback_items.rank <= $n order by fallback_items.rank"
     )
     params = {"name": name, "value": value, "n": options.n}
@@ -125,7 +126,8 @@ def popular(options: Namespace) -> list[dict[str, Any]]:
     return records(
         options,
         "select popular_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
-        "from popular_items left join items using (item_id) where window_days = 0 and popular_items.rank <= $n "
+        "from popular_items left join (select item_id, title from items) as items using (item_id) "
+        "where window_days = 0 and popular_items.rank <= $n "
         "order by popular_items.rank",
         {"n": options.n},
     )
