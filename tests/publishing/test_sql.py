@@ -274,6 +274,10 @@ def test_what_is_wrong_with_a_list_by_attribute_is_found(good, fault, problem):
         ),
         ("list_ids_sound", "update recommendations_in set list_id = 'of u' where user_id = 'u'"),
         ("list_ids_sound", "update recommendations_by set list_id = 'by u'"),
+        ("list_ids_sound", "update recommendations set list_id = 'new' where user_id = 'u' and rank = 2"),
+        ("list_ids_sound", "update recommendations_in set list_id = 'new' where user_id = 'u' and rank = 1"),
+        ("list_ids_sound", "insert into recommendations_by values ('u', 'kind', 'red', 2, 'd', 0.4, 'new')"),
+        ("list_ids_sound", "insert into recommendations_by values ('u', 'kind', 'blue', 2, 'd', 0.4, 'of a list')"),
         ("every_user", "update wanted set exact = false; delete from recommendations where user_id = 'v'"),
         (
             "further_lists_sound",
