@@ -64,7 +64,7 @@ def by_engine(eval_runs: Sequence[EvalRun], fit: Path, folder: Path) -> dict[str
     together = bool(with_same_scores(eval_runs))
     groups = [tasks] if together else [{split: task} for split, task in tasks.items()]
     about = Fit(
-        fit, settings.device, settings.threads, max(settings.evaluation.cutoffs), splits.n_users, splits.n_items,
+        fit, str(splits.device), settings.threads, max(settings.evaluation.cutoffs), splits.n_users, splits.n_items,
         together,
     )  # fmt: skip
     with lake.scratch(folder) as scratch:
@@ -76,7 +76,8 @@ def by_engine(eval_runs: Sequence[EvalRun], fit: Path, folder: Path) -> dict[str
         found: dict[str, list[dict[str, Tensor]]] = {split: [] for split in tasks}
         for outputs in spread.engine().each(rank_part, calls):
             for split, path in outputs.items():
-                found[split].append(load_file(path, device=str(splits.device)))
+                tensors = load_file(path, device=str(splits.device))
+                found[split].append({name: tensor.clone() for name, tensor in tensors.items()})  # they are in the file
                 path.unlink()
     return {split: _joined(parts, tasks[split], about.depth) for split, parts in found.items()}
 

@@ -85,22 +85,22 @@ def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path)
             **({"new_days": settings.attributes.new_days} if settings.attributes.used else {}),
             **({"sampled_intervals": "users"} if "sampled_99" in settings.evaluation.protocols else {}),
             **({"novelty": "users"} if settings.dataset.is_weighted else {}),
-            **({"debiased_intervals": "ratio"} if _debiased_weigh_little(split_dir) else {}),
+            **({"debiased_intervals": "ratio"} if _debiased_weigh_little(run, split_dir) else {}),
         },
         parents=(split_dir, train_fit, test_fit),
         head=label,
     )  # fmt: skip
 
 
-def _debiased_weigh_little(split_dir: Path) -> bool:
+def _debiased_weigh_little(run: Run, split_dir: Path) -> bool:
     """Whether the weights of `hit_rate_debiased` may sum to about 1 or less, as those of few events of popular items.
 
     Their intervals were too narrow then. An item has at most as many rows as there are users, and weights are
-    rows ** -DEBIAS_POWER.
+    rows ** -DEBIAS_POWER. With `positive_if` only some of the rows are events.
     """
-    info = lake.info(split_dir)
+    info, bound = lake.info(split_dir), 50 if run.settings.dataset.feedback.positive_if else 2
     held_out = [info["rows"].get(split) for split in ("valid", "test")]
-    return any(rows and rows * max(info["n_users"], 1) ** -DEBIAS_POWER < 2 for rows in held_out)
+    return any(rows and rows * max(info["n_users"], 1) ** -DEBIAS_POWER < bound for rows in held_out)
 
 
 def _note_cold(run: Run, n: dict[str, int]) -> None:
