@@ -107,7 +107,8 @@ class Published:
         return self.sql(
             "select reasons.rank, recommendations.item_id, because_rank, because_item_id, title as because_title, "
             "share from reasons join recommendations using (user_id, rank) "
-            "left join items on items.item_id = because_item_id where user_id = $user order by rank, because_rank",
+            "left join (select item_id, title from items) as items on items.item_id = because_item_id "
+            "where user_id = $user order by rank, because_rank",
             user=user,
         )  # fmt: skip
 

@@ -55,7 +55,7 @@ def begin(run: Run, parts: Path, labels: list[str]) -> None:
     if why := stays_here(run):
         journal.note(run, why)
         return
-    evaluated = not evaluate.is_spread(parts)
+    evaluated = not evaluate.is_spread(run, parts)
     for label in labels:
         if not (_is_of_hosts(run, label) or _is_fitted(run, parts, label)):
             engine.begin(label, carry_out, (run, parts, label, evaluated), _begin_trials(run, parts, label))

@@ -118,7 +118,7 @@ def successive_halving(race: Race) -> Iterator[tuple[str, Path, bool]]:
     Every round has an equal part of the time, which its families share equally. The better half, by the best metric
     on valid so far, continue in the next round (Jamieson and Talwalkar, AISTATS 2016); the last one searches alone.
     What a turn leaves (a trial takes too long, nothing new is left to try, or trials no longer gain anything) goes to
-    all of them after the rounds, the best first.
+    the next rounds, and what the last one leaves to all of them, the best first.
     """
     racing = race.labels
     starters, rounds = len(racing), math.ceil(math.log2(len(racing))) + 1 if racing else 0

@@ -69,7 +69,8 @@ def audience(options: Namespace) -> None:
         where = "attribute_audiences where attribute = $attribute and value = $value"
         params = {"attribute": options.attribute, "value": options.value}
     text = f"select rank, user_id, score from {where} and rank <= $n order by rank"
-    found = records(options, text, {**params, "n": options.n})
+    is_there = has_table(options, where.partition(" ")[0])
+    found = records(options, text, {**params, "n": options.n}) if is_there else []
     if not found:
         print(no_audience(options), file=sys.stderr)
     show(found, options)
@@ -80,10 +81,11 @@ def no_audience(options: Namespace) -> str:
     night = f"the published night of {options.dataset}"
     if options.item is not None:
         require(options, "item")
-        if not records(options, "select 1 from audiences limit 1", {}):
+        if not has_table(options, "audiences") or not records(options, "select 1 from audiences limit 1", {}):
             return f"{night} has no audiences: [export.audiences] makes them, of a model that ranks items for each user"
         return f"{options.item!r} has no audience: a rule excludes it, the model can't score it, or all users have it"
-    there = records(options, "select distinct attribute, value from attribute_audiences", {})
+    is_there = has_table(options, "attribute_audiences")
+    there = records(options, "select distinct attribute, value from attribute_audiences", {}) if is_there else []
     if not there:
         return f"{night} has no audiences of values: [export.audiences] attributes makes them"
     values = [row["value"] for row in there if row["attribute"] == options.attribute]
@@ -123,6 +125,11 @@ def opened(options: Namespace) -> Connection:
     if not home.live(dataset).exists():
         raise UnreadableInput(unknown_dataset(home, dataset))
     return reader.open_live(home, dataset)
+
+
+def has_table(options: Namespace, name: str) -> bool:
+    """Whether the live tables have this one: a night of an earlier version lacks those that came later."""
+    return bool(records(options, "select 1 from duckdb_tables() where table_name = $name", {"name": name}))
 
 
 def require(options: Namespace, kind: str, advice: str = "") -> None:

@@ -5,7 +5,7 @@ from argparse import Namespace
 from typing import Any
 
 from flows.cli.output import show
-from flows.cli.query import records, require
+from flows.cli.query import has_table, records, require
 from pipeline.core.errors import UnreadableInput
 from pipeline.core.paths import Home
 from pipeline.core.suggest import nearest
@@ -48,7 +48,7 @@ def for_new_users(options: Namespace) -> str:
 
 def fallbacks(options: Namespace) -> list[dict[str, Any]]:
     """Attributes and values that lists for new users are by; none without `[export] fallback_by`."""
-    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'fallback_items'", {})
+    is_there = has_table(options, "fallback_items")
     text = "select distinct attribute, value from fallback_items order by attribute, value"
     return records(options, text, {}) if is_there else []
 
@@ -94,7 +94,8 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
         raise UnreadableInput(f"--attribute {name}: {there_are}{nearest(name, names)}")
     query = (
         "select fallback_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
-        "from fallback_items left join items using (item_id) where attribute is not distinct from $name "
+        "from fallback_items left join (select item_id, title from items) as items using (item_id) "
+        "where attribute is not distinct from $name "
         "and value is not distinct from $value and fallback_items.rank <= $n order by fallback_items.rank"
     )
     params = {"name": name, "value": value, "n": options.n}
@@ -111,7 +112,7 @@ def of_new_user(options: Namespace) -> list[dict[str, Any]]:
 
 def require_list(options: Namespace) -> None:
     """Raise UnreadableInput, with the lists that there are, if the night has no list of this name."""
-    is_there = records(options, "select 1 from duckdb_tables() where table_name = 'recommendations_in'", {})
+    is_there = has_table(options, "recommendations_in")
     found = records(options, "select distinct list from recommendations_in order by list", {}) if is_there else []
     names = [row["list"] for row in found]
     if options.list not in names:
@@ -125,7 +126,8 @@ def popular(options: Namespace) -> list[dict[str, Any]]:
     return records(
         options,
         "select popular_items.rank, item_id, title, score, 'fallback' as source, null::varchar as model "
-        "from popular_items left join items using (item_id) where window_days = 0 and popular_items.rank <= $n "
+        "from popular_items left join (select item_id, title from items) as items using (item_id) "
+        "where window_days = 0 and popular_items.rank <= $n "
         "order by popular_items.rank",
         {"n": options.n},
     )

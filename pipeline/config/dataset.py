@@ -88,6 +88,14 @@ class Source(Reading):
     max_reject_rate: Fraction = 0.05
     """A night with a larger share of rejected rows is refused (exit 3)."""
 
+    @model_validator(mode="after")
+    def _drops_files_of_earlier_nights(self) -> "Source":
+        if self.drop_files and self.mode == "snapshot":
+            raise ValueError(
+                'drop_files is for mode = "incremental": of a snapshot only the files that are there count'
+            )
+        return self
+
 
 class Columns(Section):
     """Names of the source's columns."""

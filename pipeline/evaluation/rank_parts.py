@@ -42,9 +42,9 @@ class Fit:
     """Whether all splits of a part are ranked from the same scores."""
 
 
-def is_large(n_users: int, n_items: int) -> bool:
-    """Whether an engine ranks the users of such a split in parts."""
-    return n_users > ranks.USERS and n_users * n_items >= PAIRS
+def is_large(n_users: int, n_items: int, held_out: int) -> bool:
+    """Whether an engine ranks in parts; `held_out`: the most users of a split that have held-out events."""
+    return held_out > ranks.USERS and n_users * n_items >= PAIRS
 
 
 def by_engine(eval_runs: Sequence[EvalRun], fit: Path, folder: Path) -> dict[str, Ranks]:
@@ -55,14 +55,14 @@ def by_engine(eval_runs: Sequence[EvalRun], fit: Path, folder: Path) -> dict[str
     first = eval_runs[0]
     splits, settings = first.splits, first.settings
     asked = [run for run in eval_runs if splits.holds_out(run.split)]
-    is_wanted = "full" in settings.evaluation.protocols and is_large(splits.n_users, splits.n_items)
-    if not (spread.engine().is_elsewhere and is_wanted and asked):
+    may_be = "full" in settings.evaluation.protocols and is_large(splits.n_users, splits.n_items, splits.n_users)
+    if not (spread.engine().is_elsewhere and may_be and asked):
         return {}
     tasks = {run.split: eval_task(splits, run.split, run.fit).without_leak for run in asked}
+    if max(len(task.users) for task in tasks.values()) <= ranks.USERS:
+        return {}
     together = bool(with_same_scores(eval_runs))
     groups = [tasks] if together else [{split: task} for split, task in tasks.items()]
-    if sum(len(_chunks(group)) for group in groups) < 2:
-        return {}
     about = Fit(
         fit, settings.device, settings.threads, max(settings.evaluation.cutoffs), splits.n_users, splits.n_items,
         together,

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.core import paths
 from pipeline.storage import reader, warehouse
 
 LISTED, REMEMBERED, NEIGHBOURS, WELL_KNOWN = 10, 10, 6, 6
@@ -57,14 +58,14 @@ def look(file: Path, raw: Path | None) -> dict[str, Any]:
             "count(*) filter (source = 'explore') as explored, "
             "count(distinct item_id) filter (source = 'explore') as new_items from recommendations"
         ).pl()
-        exposure = con.sql("from item_exposure").pl()
+        exposure = _view(con, "item_exposure")
         suppressed = con.sql(
             "select s.item_id, items.title, s.rule, s.reason, s.users from suppressed as s "
             "left join items using (item_id) order by s.users desc, s.item_id limit 10"
         ).pl()
         return {
             "served": served.row(0, named=True),
-            "coverage": con.sql("from coverage").pl().row(0, named=True),
+            "coverage": _view(con, "coverage").row(0, named=True),
             "top_n": con.sql("select max(rank) from recommendations").fetchall()[0][0],
             "most_shown": exposure.head(10).to_dicts(),
             "by_decile": by_decile(exposure),
@@ -73,6 +74,12 @@ def look(file: Path, raw: Path | None) -> dict[str, Any]:
             "similar": _similar(con),
             "examples": _examples(con, raw),
         }
+
+
+def _view(con: warehouse.Connection, name: str) -> pl.DataFrame:
+    """A view as this version defines it: the file of an earlier night has the view of its time, with other columns."""
+    text = warehouse.read_sql(paths.SQL / "views" / f"{name}.sql")
+    return con.sql(text.partition(f"create view {name} as")[2]).pl()
 
 
 def by_decile(exposure: pl.DataFrame) -> list[dict[str, Any]]:

@@ -120,11 +120,12 @@ class SourceAssembler:
 
     def check_unchanged(self) -> None:
         """Raise UnreadableInput if a file was written to while it was read."""
-        for name, stamp in self._stamps.items():
-            if _stamp(self.run.data / name) != stamp:
-                raise UnreadableInput(
-                    f"{self.run.data / name} changed while it was read: run again when it is complete"
-                )
+        for name in self._stamps:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        if _stamp(self.run.data / name) != self._stamps[name]:
+            raise UnreadableInput(f"{self.run.data / name} changed while it was read: run again when it is complete")
 
     def _to_read(self) -> dict[int, tuple[str, str]]:
         """Name and digest by number of the files that no earlier night has read."""
@@ -148,6 +149,7 @@ class SourceAssembler:
         if name is None:
             raise incremental.missing_file(digest[:16])
         scratch, result = self._read(name, number)
+        self._check(name)  # before its rows are kept by the hash of the content that it had
         incremental.complete(scratch, result)
         files.remove(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 A file that changed under its name is a new content. The earlier one no longer counts if the new one begins with it
 (lines were added to the file), or if `source.changed_files` says that it is replaced. Files of `source.drop_files` no
-longer count once they are gone. After a night whose source was
-refused, the contents of the last admitted night count, and what the files have now.
+longer count once they are gone. After a night whose source was refused, the contents of the last admitted night count,
+and what the files have now.
 """
 
 import hashlib
@@ -69,8 +69,8 @@ class Waiting:
     """Files that count although they are gone."""
     refused: Seen
     """Files that only refused nights have read, which count while they are there."""
-    before: Seen
-    """What `counting` was before the latest night."""
+    admitted: Seen
+    """The files of the last admitted night."""
 
 
 def _read_waiting(layer: Path) -> Waiting | None:
@@ -94,22 +94,24 @@ def read_sizes(layer: Path) -> dict[str, int]:
 
 def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
     """Record the files for later nights, atomically. Rows of contents that no longer count go when `judge` admits."""
-    earlier, latest = read_seen(layer), _read_list(layer, "seen.json")
-    refused = {digest: name for digest, name in read_refused(layer).items() if digest in seen}
+    earlier, latest, waiting = read_seen(layer), _read_list(layer, "seen.json"), _read_waiting(layer)
+    refused = {digest: name for digest, name in waiting.refused.items() if digest in seen} if waiting else {}
     folder(layer).mkdir(parents=True, exist_ok=True)
     known = {
         digest: sizes[digest] for digest in latest | earlier | seen if digest in sizes
     }  # a kill before the next line
     write_atomically(folder(layer) / SIZES, json.dumps(known, indent=2))
-    is_waiting = seen != earlier or bool(refused) or (folder(layer) / WAITING).exists()
-    if is_waiting:
+    kept = seen
+    if waiting or seen != earlier:
         of_refused = {name for name, digests in contents(seen).items() if refused.keys() & set(digests)}
-        kept = {digest for name, digests in contents(earlier).items() if name in of_refused for digest in digests}
-        counting = {digest: name for digest, name in earlier.items() if digest in seen or digest in kept}
+        stay = {digest for name, digests in contents(earlier).items() if name in of_refused for digest in digests}
+        counting = {digest: name for digest, name in earlier.items() if digest in seen or digest in stay}
         counting |= {digest: name for digest, name in seen.items() if digest not in refused}
-        _write_waiting(layer, Waiting(counting, refused, earlier))
+        admitted = waiting.admitted if waiting else earlier
+        _write_waiting(layer, Waiting(counting, refused, admitted))
+        kept = seen | counting | admitted
     write_atomically(folder(layer) / "seen.json", json.dumps(seen, indent=2))
-    _remove_rows(layer, latest.keys() - seen.keys() - (earlier.keys() if is_waiting else set()))
+    _remove_rows(layer, latest.keys() - kept.keys())
 
 
 def judge(layer: Path, *, is_refused: bool) -> None:
@@ -119,11 +121,11 @@ def judge(layer: Path, *, is_refused: bool) -> None:
         return
     seen = _read_list(layer, "seen.json")
     if is_refused:
-        refused = {digest: name for digest, name in seen.items() if digest not in waiting.before}
-        _write_waiting(layer, Waiting(waiting.before, refused, waiting.before))
+        refused = {digest: name for digest, name in seen.items() if digest not in waiting.admitted}
+        _write_waiting(layer, Waiting(waiting.admitted, refused, waiting.admitted))
         return
     (folder(layer) / WAITING).unlink()
-    _remove_rows(layer, (waiting.counting | waiting.before).keys() - seen.keys())
+    _remove_rows(layer, (waiting.counting | waiting.admitted).keys() - seen.keys())
 
 
 def _remove_rows(layer: Path, digests: Collection[str]) -> None:
@@ -172,11 +174,16 @@ def replaced(
 
 def dropped(seen: Seen, present: Collection[str], drop_files: Collection[str]) -> set[str]:
     """The contents of the files `drop_files`, globs, that are not in the source any more. `present`: digests."""
+    return contents_of(seen, drop_files) - set(present)
+
+
+def contents_of(seen: Seen, patterns: Collection[str]) -> set[str]:
+    """The contents of the files whose name one of the globs matches."""
     return {
         digest
         for name, digests in contents(seen).items()
         for digest in digests
-        if digest not in present and any(fnmatchcase(name, pattern) for pattern in drop_files)
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
     }
 
 

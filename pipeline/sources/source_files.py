@@ -62,7 +62,7 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
     is_incremental = dataset.source.mode == "incremental"
     earlier = incremental.read_seen(layer) if is_incremental else {}
     refused = incremental.read_refused(layer) if is_incremental else {}
-    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier or refused))
+    present = _digests(data, _patterns(dataset), may_be_empty=bool(earlier))
     catalog = _digests(data, dataset.items.files if dataset.items else [])
     columns = other_columns(data, sorted(catalog), dataset.items) if dataset.items else []
     users = _digests(data, dataset.users.files if dataset.users else [])
@@ -76,6 +76,8 @@ def find_source_files(dataset: Dataset, data: Path, layer: Path) -> SourceFiles:
             if not any(digest in merged or _begins(data / name, digest, sizes) for digest in digests)
         ]
         order = [(name, digest) for digest, name in merged.items()]
+        if not order:
+            raise UnreadableInput(f"no file of the source counts: put one into {data}, or change source.drop_files")
         sizes |= {digest: (data / name).stat().st_size for name, digest in present.items()}
     revisions = revisions_of(dataset, data, [] if is_incremental else sorted(present), [*catalog, *users])
     return SourceFiles(order, present, earlier, withdrawn, sizes, catalog, columns, users, revisions)

@@ -63,10 +63,12 @@ def evaluate_model(run: Run, split_dir: Path, label: str, train_fit: Path, test_
     return folder
 
 
-def is_spread(split_dir: Path) -> bool:
+def is_spread(run: Run, split_dir: Path) -> bool:
     """Whether an engine carries out `evaluate_model` in parts, which the night's own process asks for."""
     info = lake.info(split_dir)
-    return rank_parts.is_large(info["n_users"], info["n_items"])
+    held_out = max((n for split, n in info["users"].items() if split != "train"), default=0)
+    is_full = "full" in run.settings.evaluation.protocols
+    return is_full and rank_parts.is_large(info["n_users"], info["n_items"], held_out)
 
 
 def spec(run: Run, split_dir: Path, label: str, train_fit: Path, test_fit: Path) -> lake.Spec:

@@ -25,5 +25,5 @@ select
     named_reasons.because_of,
     recommendations.list_id
 from recommendations
-left join items using (item_id)
+left join (select item_id, title from items) as items using (item_id)
 left join named_reasons using (user_id, rank)

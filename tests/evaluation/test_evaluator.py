@@ -18,7 +18,7 @@ from pipeline.config.run import Run
 from pipeline.config.settings import Settings
 from pipeline.core.errors import Refused, SettingsError, Skipped
 from pipeline.core.seeding import generator
-from pipeline.evaluation import eval_task, evaluator, objective
+from pipeline.evaluation import eval_task, evaluator, objective, ranking_metrics
 from pipeline.models import ease
 from pipeline.models.popularity import Popularity
 from pipeline.models.serialization import load
@@ -238,6 +238,26 @@ def test_the_validator_asks_by_the_protocol_that_selects(tmp_path):
         )
         assert values[protocol] == pytest.approx(reported["value"].item())
     assert values["full"] > 0
+
+
+def test_intervals_of_sampled_99_draw_users_with_all_their_events(tmp_path):
+    """A user of many held-out events is one piece of evidence, in the metrics of a night, too."""
+    run, parts = night(
+        tmp_path, split={"kind": "random", "by": "row", "valid": 0.2, "test": 0.2}, models={"popularity": {}},
+        evaluation={"protocols": ["sampled_99"], "cutoffs": [10]},
+    )  # fmt: skip
+    data, fitted = eval_task.load_splits(parts, CPU), train.fit_model(run, parts, "popularity")
+    asked = eval_task.EvalRun(load(fitted), "popularity", data, "valid", "train", run.settings, Normalizer())
+    task = eval_task.eval_task(data, "valid", "train")
+    assert int(task.holdout.lengths.max()) > 3, "or both intervals would be the same"
+    users = task.users[task.holdout.rows]  # (E,)
+    ranks = evaluator.ranks_among(load(fitted), task, evaluator.negatives_of(data, task, run.settings.seed, "valid"))
+    values = ranking_metrics.per_user(ranks, [10], ["mrr"])["mrr", 10].unsqueeze(1)  # (E, 1)
+    expected = ranking_metrics.intervals_by_user(values, users, run.settings.seed)[0].tolist()
+    assert expected != ranking_metrics.intervals(values, run.settings.seed)[0].tolist()
+    records = evaluator.evaluate(asked, lambda per_user: None)
+    (found,) = [row for row in records if (row["metric"], row["segment"]) == ("mrr", "all")]
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx(expected) and found["n"] == len(values)
 
 
 class Killed(BaseException):

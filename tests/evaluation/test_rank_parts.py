@@ -98,10 +98,14 @@ def test_a_small_evaluation_is_not_spread(tmp_path: Path, monkeypatch: pytest.Mo
     engine = Elsewhere()
     with spread.using(engine):
         measured(run, parts, "popularity", fits["popularity"])
-        assert not engine.parts and not evaluate.is_spread(parts)
+        assert not engine.parts and not evaluate.is_spread(run, parts)
         monkeypatch.setattr(rank_parts, "PAIRS", 1)
         measured(run, parts, "popularity", fits["popularity"])
-    assert not engine.parts and not evaluate.is_spread(parts), "one part is no help"
+    assert not engine.parts and not evaluate.is_spread(run, parts), "one part is no help"
+    monkeypatch.setattr(ranks, "USERS", 7)
+    assert evaluate.is_spread(run, parts)
+    run.settings.evaluation.protocols[:] = ["sampled_99"]
+    assert not evaluate.is_spread(run, parts), "those ranks are not made in parts"
 
 
 def test_scores_that_are_no_numbers_end_an_evaluation_as_without_an_engine(

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.core import paths
 from pipeline.publishing import database
+from pipeline.reporting.html import sections_lists
 from pipeline.schemas import tables
 from pipeline.storage import warehouse
 
@@ -273,6 +274,10 @@ def test_what_is_wrong_with_a_list_by_attribute_is_found(good, fault, problem):
         ),
         ("list_ids_sound", "update recommendations_in set list_id = 'of u' where user_id = 'u'"),
         ("list_ids_sound", "update recommendations_by set list_id = 'by u'"),
+        ("list_ids_sound", "update recommendations set list_id = 'new' where user_id = 'u' and rank = 2"),
+        ("list_ids_sound", "update recommendations_in set list_id = 'new' where user_id = 'u' and rank = 1"),
+        ("list_ids_sound", "insert into recommendations_by values ('u', 'kind', 'red', 2, 'd', 0.4, 'new')"),
+        ("list_ids_sound", "insert into recommendations_by values ('u', 'kind', 'blue', 2, 'd', 0.4, 'of a list')"),
         ("every_user", "update wanted set exact = false; delete from recommendations where user_id = 'v'"),
         (
             "further_lists_sound",
@@ -285,6 +290,23 @@ def test_what_is_planted_in_any_table_is_found(good, check, fault):
     assert good.sql(query).fetchall() == []
     good.execute(fault)
     assert good.sql(query).fetchall()
+
+
+def test_a_catalog_may_have_columns_of_any_name(good):
+    """`items` has the catalog's columns: here those of every other table, which no query may take for its own."""
+    names = {name for table in tables.PUBLISHED for name in table.columns} - set(tables.ITEMS.columns)
+    for columns in AUDIT_TABLES.values():
+        names |= {column.split()[0] for column in columns.strip("()").split(", ")} - set(tables.ITEMS.columns)
+    for name in sorted(names):
+        good.execute(f"alter table items add column {warehouse.quoted(name)} varchar")
+    for path in VIEWS:
+        database.create_view(good, path)
+        good.sql(f"from {path.stem}").fetchall()
+    queries = {path.stem: warehouse.read_sql(path) for path in CHECKS}
+    queries |= {name: kind.query for name, kind in sections_lists.KINDS.items()}
+    for query in queries.values():
+        good.sql(query).fetchall()
+    assert good.sql(queries["trending"]).fetchall()[0][0] == "c"
 
 
 def test_a_limit_by_attribute_may_leave_fewer_items(good):

@@ -20,7 +20,7 @@ from pipeline.reporting import markdown, published_tables
 from pipeline.reporting.html import charts, page
 from pipeline.reporting.night import Night
 from pipeline.stages import report as stage
-from pipeline.storage import journal
+from pipeline.storage import journal, warehouse
 from pipeline.tracking import client
 from tests.support.published_home import RECIPE, TOML
 from tests.support.published_nights import SECRET, Dataset, without_mlflow
@@ -28,6 +28,22 @@ from tests.support.published_nights import SECRET, Dataset, without_mlflow
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(2)>'
 ALL = ("notes", "data", "drift", "leaderboard", "gate", "training", "coverage", "churn", "users", "similar", "nights", "stages", "lineage")  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LATER_TABLES = ("recommendations_in", "recommendations_by", "reasons", "trending_items", "audiences", "attribute_audiences",
+                "fallback_items", "item_attributes", "user_attributes", "drift", "realised", "realised_clicks")  # fmt: skip
+"""Published tables that version 0.1.0 did not have."""
+LATER_VIEWS = ("attribute_exposure", "audiences_titled", "realised_over_nights", "recommendations_in_titled")
+OLD_VIEWS = """
+create view coverage as
+with shown as (select item_id, count(*) as n from recommendations group by item_id),
+lists as (select count(*) as items_shown, max(n) as lists_with_the_most_shown_item from shown),
+known as (select count(*) as items_known from items where n_interactions > 0),
+served as (select count(distinct user_id) as users from recommendations)
+select items_shown, items_known, items_shown / items_known as coverage, lists_with_the_most_shown_item, users
+from lists, known, served;
+create view recommendations_titled as
+select user_id, rank, item_id, title, score, source, model, run_id from recommendations left join items using (item_id);
+"""
+"""Views as in version 0.1.0, where their columns are others now."""
 MORE = """
 [models.mf]
 embedding_dim = 4
@@ -301,6 +317,46 @@ def test_a_night_whose_results_are_gone_still_has_a_report(nights, tmp_path):
     shutil.copytree(home.journal("tiny") / second, Home(tmp_path).journal("tiny") / second)
     shown = Page(page.write(Home(tmp_path), "tiny", second).read_text(encoding="utf-8"))
     assert {"leaderboard", "gate", "churn", "stages"} <= set(shown.headings) and "users" not in shown.headings
+
+
+def make_old(file: Path) -> None:
+    """The published file as version 0.1.0 would have written it: fewer tables, columns and views."""
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content)  # published files are read-only, and links may share their bytes
+    with warehouse.connect(file) as con:
+        for name in (*LATER_VIEWS, "coverage", "recommendations_titled"):
+            con.execute(f"drop view {name}")
+        for name in LATER_TABLES:
+            con.execute(f"drop table {name}")
+        con.execute("alter table recommendations drop column list_id")
+        con.execute(OLD_VIEWS)
+
+
+def test_a_night_of_an_earlier_version_has_a_report_and_answers(nights, tmp_path, capsys):
+    """Its views and tables are those of that version; the report has the numbers of this one."""
+    home, (_, second, _) = nights
+    expected = published_tables.look(home.generation("tiny", second), None)
+    old = Home(tmp_path / "home")
+    shutil.copytree(home.root, old.root, symlinks=True)
+    for file in {old.generation("tiny", second), old.live("tiny")}:
+        make_old(file)
+    assert published_tables.look(old.generation("tiny", second), None) == expected
+    old.report("tiny", second).unlink()
+    command = ["--home", str(old.root)]
+    assert main([*command, "report", "tiny", "--run", second]) == 0
+    assert "items with interactions" in Page(text_of(old, second)).text
+    item = expected["similar"][0]["item_id"]
+    user = expected["examples"][1]["user_id"]
+    values = ["--attribute", "genre", "--value", "x"]
+    for asked in (["recommend", "tiny", user], ["similar", "tiny", item], ["status", "tiny"], ["runs", "tiny"],
+                  ["leaderboard", "tiny"], ["audience", "tiny", item], ["audience", "tiny", *values]):  # fmt: skip
+        capsys.readouterr()  # status: the last night was refused
+        assert main([*command, *asked]) == (3 if asked[0] == "status" else 0), asked
+        if asked[0] == "audience":
+            assert "has no audiences" in capsys.readouterr().err
+    assert main([*command, "recommend", "tiny", user, "--list", "other"]) == 2
+    assert "only the default list" in capsys.readouterr().err
 
 
 def test_a_report_that_fails_harms_no_night(run, monkeypatch):

@@ -83,6 +83,25 @@ def test_delimiters_after_the_last_name_alone_lose_no_row(tmp_path, n_more):
     assert tomllib.loads(sniff(path))["source"]["column_names"] == HEADER.split(";")
 
 
+@pytest.mark.parametrize(
+    "above", [["# export"], ["# export", "", "# of today"], ["", "# export", ""], ["sep=;", "# e"]]
+)
+@pytest.mark.parametrize(
+    ("header", "names", "end"),
+    [
+        (HEADER + ";;", HEADER.split(";"), ""),
+        (HEADER, [*HEADER.split(";"), "column_5"], ";"),
+        ("Kunde;Artikel;Artikel;Datum", ["Kunde", "Artikel", "Artikel_2", "Datum"], ""),
+        ("Kunde;Artikel;Artikel;Datum;", ["Kunde", "Artikel", "Artikel_2", "Datum"], ""),
+    ],
+)
+def test_a_header_that_is_replaced_below_comments_is_no_row(tmp_path, above, header, names, end):
+    source = tomllib.loads(sniff(path := written(tmp_path, [*above, header, *(row + end for row in ROWS)])))["source"]
+    assert (source["skip_lines"], source["column_names"]) == (len(above) + 1, names)
+    found = read_sniffed(path, tmp_path)
+    assert len(found.rows) == len(ROWS) and not found.rejects
+
+
 @pytest.mark.parametrize("header", ["Kunde;Artikel", "Kunde;Artikel;Bewertung;Datum;Filiale;Kasse"])
 def test_a_header_that_is_no_name_for_each_field_is_refused_with_both_numbers(tmp_path, header):
     with pytest.raises(UnreadableInput, match=f"the header has {len(header.split(';'))} names, and .* 4 fields"):

@@ -5,6 +5,7 @@ import random
 import tomllib
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.config.dataset import Dataset
@@ -13,7 +14,7 @@ from pipeline.sources.catalog_reader import read_items
 from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.sniffing.column_nouns import ITEMS, ORDERS, USERS, says
 from pipeline.sources.sniffing.interactions import propose
-from pipeline.storage import warehouse
+from pipeline.storage import expressions, warehouse
 
 HEADERS = [
     "Order No.;Customer No.;Product Code;Qty;Order Date",
@@ -123,6 +124,18 @@ def test_a_catalog_has_numbers_as_it_writes_them(tmp_path, decimal, thousands):
 @pytest.mark.parametrize("name", ["Warengruppe", "Kundengruppe", "Preis", "Bestelldatum", "conto", "", "Nr.", "€"])
 def test_other_names_say_nothing(name):
     assert not any(says(name, nouns) for nouns in (USERS, ITEMS, ORDERS))
+
+
+@pytest.mark.parametrize("usual", ["bezahlt", ""])
+def test_rows_without_a_status_are_no_cancelled_rows(tmp_path, usual):
+    status = ["storniert" if at % 9 == 0 else "" if at % 3 == 0 else usual for at in range(200)]
+    lines = [[*row, word] for row, word in zip(rows(), status, strict=True)]
+    header = ["Auftragsnr.", "Kunde", "Artikel", "Menge", "Datum", "Storno"]
+    found = propose(write(tmp_path / "export.csv", header, lines, tuple(range(6))))
+    assert sum("of 23 of 200 rows 'storniert'" in note for note in found.notes) == 1
+    rule = tomllib.loads(found.toml.replace("# keep_if", "keep_if"))["feedback"]["keep_if"]
+    frame = pl.DataFrame({"Storno": [word or None for word in status]})
+    assert expressions.passing(expressions.parse(rule, "keep_if"), frame).to_list() == [at % 9 > 0 for at in range(200)]
 
 
 @pytest.mark.parametrize("word", ["storniert", "Cancelled", "annulée", "devuelto", "reso", "geannuleerd", "RETURNED"])

@@ -66,6 +66,20 @@ def test_the_keys_of_catalogs_with_types_and_of_paths_move(tmp_path: Path):
     assert revisions(tmp_path, "a.csv", users=users) == ["typed_catalog"]
 
 
+def test_the_keys_of_texts_with_names_of_time_zones_move(tmp_path: Path):
+    named = {**BASE["columns"], "timestamp": "at", "timestamp_unit": "%Y-%m-%d %Z"}
+    (tmp_path / "a.csv").write_text("user,item,at\nu,i,2024-01-01 UTC\n")
+    (tmp_path / "a.jsonl").write_text('{"user": "u", "item": "i", "at": "2024-01-01 UTC"}\n')
+    times = {"text": pa.array(["2024-01-01 UTC"]), "typed": pa.array([0], pa.timestamp("us"))}
+    for name, column in times.items():
+        pq.write_table(pa.table({"user": ["u"], "item": ["i"], "at": column}), tmp_path / f"{name}.parquet")
+    for name in ("a.csv", "a.jsonl", "text.parquet"):
+        assert revisions(tmp_path, name, columns=named) == ["named_zones"]
+        assert revisions(tmp_path, name, columns={**named, "timestamp_unit": "%Y-%m-%d %z"}) == []
+        assert revisions(tmp_path, name, columns=named, source={"mode": "incremental"}) == []
+    assert revisions(tmp_path, "typed.parquet", columns=named) == []
+
+
 def test_a_damaged_file_has_no_revision(tmp_path: Path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     assert revisions(tmp_path, "a.parquet") == []

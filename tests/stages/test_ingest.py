@@ -383,7 +383,7 @@ def test_what_only_refused_nights_have_read_counts_while_it_is_there(tmp_path_fa
     """Nights with a new file, one file less, or the same ones."""
     tmp = tmp_path_factory.mktemp("refused")
     data, layer = tmp / "data", None
-    there, counting, refused = ["first"], set[str](), set[str]()
+    there, counting, refused, admitted = ["first"], set[str](), set[str](), set[str]()
     write(data, HEADER + b"1,first,1,1\n", "first.csv")
     for number, (change, outcome) in enumerate([("=", "admitted"), *nights, ("=", "admitted")]):
         if change == "+":
@@ -404,7 +404,8 @@ def test_what_only_refused_nights_have_read_counts_while_it_is_there(tmp_path_fa
             counting = expected - refused
             continue
         incremental.judge(layer, is_refused=outcome == "refused")
-        counting, refused = (counting, expected - counting) if outcome == "refused" else (expected, set())
+        admitted = admitted if outcome == "refused" else expected
+        counting, refused = admitted, expected - admitted
     parts = [path for path in incremental.folder(layer).iterdir() if path.is_dir()]
     assert len(parts) == len(counting)
 
@@ -434,6 +435,20 @@ def test_a_refused_log_that_is_gone_gives_way_to_the_admitted_one(tmp_path):
         if outcome is not None:
             incremental.judge(layer, is_refused=outcome)
     assert sorted(rows["item_id"].to_list()) == ["a", "other"]
+
+
+def test_a_source_of_which_no_file_counts_is_named(tmp_path):
+    data, source = tmp_path / "data", {"mode": "incremental"}
+    run = make_run(tmp_path, write(data, HEADER + b"1,bad,1,1\n", "a.csv"), source=source)
+    ingest.read_source(run)
+    incremental.judge(run.home.lake(run.dataset) / ingest.LAYER, is_refused=True)
+    (data / "a.csv").unlink()
+    with pytest.raises(UnreadableInput, match="no file matches"):
+        read(tmp_path, data, source=source)
+    read(tmp_path, write(data, HEADER + b"1,good,1,1\n", "a.csv"), source=source)
+    (data / "a.csv").unlink()
+    with pytest.raises(UnreadableInput, match=r"no file of the source counts.*drop_files"):
+        read(tmp_path, data, source=source | {"drop_files": ["*.csv"]})
 
 
 def test_a_file_that_grows_to_what_another_one_had_counts_once(tmp_path):

@@ -206,28 +206,28 @@ group by value order by users desc, value limit 8""",
         {"Item": None, "Days": number, "Rank": number, "Growth": rounded, "Interval": interval, "Recent": number,
          "Past": number},
         """select item_id, title, window_days, rank, growth, ci_low, ci_high, recent, past
-from trending_items left join items using (item_id)
+from trending_items left join (select item_id, title from items) as items using (item_id)
 where attribute is null order by window_days, rank limit 8""",
     ),
     "audiences": Kind(
         "Audiences", ("audiences", "attribute_audiences"), lambda of: of.get("audiences"), _audiences,
         {"Item": None, "Interactions": number, "Audience": number, "Highest score": rounded, "Lowest score": rounded},
         """select item_id, title, n_interactions, count(*) as audience, max(score) as highest, min(score) as lowest
-from audiences join items using (item_id)
+from audiences join (select item_id, title, n_interactions from items) as items using (item_id)
 group by item_id, title, n_interactions order by n_interactions desc, item_id limit 8""",
     ),
     "explore": Kind(
         "Places for new items", ("recommendations",), lambda of: of.get("explore"), _explore,
         {"Item": None, "Users": number, "Interactions": number},
         """select item_id, title, count(*) as users, any_value(n_interactions) as n_interactions
-from recommendations left join items using (item_id)
+from recommendations left join (select item_id, title, n_interactions from items) as items using (item_id)
 where source = 'explore' group by item_id, title order by users desc, item_id limit 8""",
     ),
     "reasons": Kind(
         "Reasons", ("reasons",), lambda of: of.get("reasons"), _reasons,
         {"Item": None, "Recommendations": number, "Mean share": percent},
         """select because_item_id, title, count(*) as recommendations, avg(share) as mean_share
-from reasons left join items on items.item_id = because_item_id
+from reasons left join (select item_id, title from items) as items on items.item_id = because_item_id
 where because_rank > 0 group by because_item_id, title order by recommendations desc, because_item_id limit 8""",
     ),
     "holdback": Kind(

@@ -43,10 +43,11 @@ def stamp_of(meta: Mapping[str, Any]) -> str | None:
 def read(dataset: Dataset, layer: Path) -> Known:
     """The objects whose rows are kept below the `1_raw` of a data set."""
     seen = incremental.read_seen(layer)
+    asked = incremental.contents_of(seen, dataset.source.drop_files)  # only what is downloaded is known to be there
     stamps: dict[str, str] = {}
     for url, entry in _recorded(layer).items():
         digest = str(entry.get("sha256"))
-        if digest in seen and lake.is_complete(part_of(dataset, layer, digest)):
+        if digest in seen.keys() - asked and lake.is_complete(part_of(dataset, layer, digest)):
             stamps[url] = str(entry.get("stamp"))
     return Known(stamps)
 

@@ -22,10 +22,10 @@ _MOST_VALUES = 25
 def cancelled_rows(table: Peek, taken: Collection[int]) -> list[str]:
     """Two lines, or none: what a person should know, and the `keep_if` that leaves such rows out.
 
-    `taken`: columns that another setting reads.
+    Rows without a value are kept: an empty cell is NULL in a condition. `taken`: columns that another setting reads.
     """
     for at, name in enumerate(table.names):
-        counts = Counter(cell for cell in table.column(at) if cell)
+        counts = Counter(table.column(at))
         if at in taken or not 2 <= len(counts) <= _MOST_VALUES:
             continue
         gone = [value for value in counts if re.sub("[^a-z]", "", folded(value).lower()) in _WORDS]
@@ -34,7 +34,10 @@ def cancelled_rows(table: Peek, taken: Collection[int]) -> list[str]:
             note = (
                 f"{name!r} says of {n:,} of {len(table.rows):,} rows {', '.join(map(repr, gone))}: they count as any "
             )
-            return [f"{note}other row. To leave them out, uncomment keep_if", f"{quoted(name)} not in ({words})"]
+            return [
+                f"{note}other row. To leave them out, uncomment keep_if",
+                f"coalesce({quoted(name)}, '') not in ({words})",
+            ]
     return []
 
 

@@ -38,8 +38,7 @@ def with_distinct_names(table: Peek, roles: dict[str, int], name: str) -> Peek:
         while column in twins and new in names:
             new, number = f"{column}_{number}", number + 1
         names.append(new)
-    reading = {**table.reading, "header": False, "column_names": names}
-    reading["skip_lines"] = table.reading.get("skip_lines", 0) + 1
+    reading = {**table.reading, "header": False, "column_names": names, "skip_lines": table.header_end}
     note = f"two columns are named {shown}: column_names tells them apart; check which of them is meant"
     return replace(table, names=names, reading=reading, notes=[*table.notes, note])
 

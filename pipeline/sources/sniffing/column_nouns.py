@@ -13,7 +13,8 @@ articolo prodotto artigo produto livro boek
 """
 ITEMS = frozenset(_ITEMS_WORDS.split())
 _ORDERS_WORDS = """
-order invoice auftrag bestellung bestell beleg rechnung vorgang lieferschein bon kassenbon sitzung commande
+session basket transaction order invoice
+auftrag bestellung bestell beleg rechnung vorgang lieferschein bon kassenbon sitzung commande
 facture panier recu pedido factura recibo sesion ordine fattura scontrino ricevuta sessione encomenda fatura
 carrinho factuur bestel sessie
 """

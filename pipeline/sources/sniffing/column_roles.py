@@ -6,7 +6,7 @@ from pipeline.sources.sniffing import times
 from pipeline.sources.sniffing.cells import filled, is_numeric, number, plain_name, words_of
 from pipeline.sources.sniffing.column_kinds import Kind, is_function_of, kinds_of
 from pipeline.sources.sniffing.column_nouns import ITEMS, USERS, is_number_name, says
-from pipeline.sources.sniffing.id_graph import joined, numbers_of_orders
+from pipeline.sources.sniffing.id_graph import followers, joined, numbers_of_orders, sessions_of
 from pipeline.sources.sniffing.number_spellings import Spelling, spelling_of
 
 __all__ = ["NAMES", "Assigned", "assign", "fits", "is_numeric", "number", "roles_of"]
@@ -128,6 +128,8 @@ class _Assignment:
         self._take_named()
         self.kinds = kinds_of(self.names, self.columns, set(self.roles.values()))
         self._take_time()
+        if "user" not in self.roles and (sessions := sessions_of(self.names, self.columns, self.kinds)):
+            self.roles["user"] = sessions[0]
         self._take_by_order()
         spelling = self._take_rating()
         kinds = {at: kind for at, kind in self.kinds.items() if at not in self.roles.values()}
@@ -208,9 +210,11 @@ class _Assignment:
         """User and item from the columns without role and kind, in their order; else from ids and categories."""
         missing = [role for role in ("user", "item") if role not in self.roles]
         chosen = list[int]()
+        user = self.columns[self.roles["user"]] if "user" in self.roles else []
+        follow = followers(self.columns, self._free(), user) if user and missing else set[int]()
         for tier in self._id_tiers(len(missing)):
             if len(chosen) < len(missing):
-                chosen += [at for at in self._free() if at in tier]
+                chosen += [at for at in self._free() if at in tier - follow]
         known = [at for role, at in self.roles.items() if role in ("user", "item")]
         for role, at in zip(missing, sorted(joined(self.columns, chosen, known, len(missing))), strict=False):
             self.roles[role] = at

@@ -1,10 +1,11 @@
 """Which columns of ids make a graph of users and items: both recur, and neither follows from the other."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pipeline.sources.sniffing.cells import filled, is_numeric
-from pipeline.sources.sniffing.column_kinds import is_function_of
+from pipeline.sources.sniffing.column_kinds import Kind, is_function_of
+from pipeline.sources.sniffing.column_nouns import ORDERS, says
 
 _NEARLY_ALL, _FEWEST_ROWS = 0.95, 20
 _COARSE = 0.1
@@ -33,6 +34,26 @@ def numbers_of_orders(columns: Sequence[list[str]], among: Collection[int], time
             found |= {at} if any(is_function_of(other, columns[at]) for other in others) else set()
     left = [at for at in free if at not in found and not _is_scale(columns[at])]
     return found if len(left) >= n else set()
+
+
+def sessions_of(names: Sequence[str], columns: Sequence[list[str]], kinds: Mapping[int, Kind]) -> list[int]:
+    """Columns of sessions, baskets or orders that stand for the users of a table without a column of users.
+
+    They recur, and no column without a kind follows from them, as the customer does from an order.
+    """
+    found = list[int]()
+    for at in (at for at, kind in kinds.items() if kind == Kind.OTHER_ID and says(names[at], ORDERS)):
+        ids = len(set(columns[at]))
+        others = (columns[other] for other in range(len(names)) if other != at and other not in kinds)
+        of_it = (len(set(other)) for other in others if filled(other) and is_function_of(other, columns[at]))
+        if not is_nearly_distinct(columns[at]) and not any(n > _MOST_LEVELS or n >= _COARSE * ids for n in of_it):
+            found.append(at)
+    return found
+
+
+def followers(columns: Sequence[list[str]], among: Collection[int], user: list[str]) -> set[int]:
+    """Those of the columns `among` that follow from the user, such as an e-mail address: they are no items."""
+    return {at for at in among if is_function_of(columns[at], user)}
 
 
 def joined(columns: Sequence[list[str]], among: Sequence[int], known: Collection[int], n: int) -> Sequence[int]:

@@ -12,6 +12,7 @@ from pipeline.sources.sniffing.cancellations import cancelled_rows
 from pipeline.sources.sniffing.column_doubts import with_distinct_names
 from pipeline.sources.sniffing.column_roles import Assigned, assign, fits, is_count_name
 from pipeline.sources.sniffing.columns_section import columns_section, quoted
+from pipeline.sources.sniffing.documents import refuse_documents
 from pipeline.sources.sniffing.events_section import events_section
 from pipeline.sources.sniffing.feedback import IMPLICIT, Feedback, feedback_of
 from pipeline.sources.sniffing.items import column_of_items, find_catalog
@@ -67,6 +68,7 @@ def propose(path: Path, name: str = "") -> Proposal:
     table = peek(path)
     assigned = _assigned(path, table)
     roles = assigned.roles
+    refuse_documents(path.name, table, roles)
     if not table.rows or not {"user", "item"} <= roles.keys():
         raise UnreadableInput(
             f"{path}: no lines with both a user and an item were found in the first {len(table.rows):,} rows; "
@@ -107,7 +109,7 @@ def propose(path: Path, name: str = "") -> Proposal:
         items = {"files": [glob.escape(catalog.file.name)], **catalog.settings()}
         lines += ["", f"[items]  # {catalog.file.name!r} lists the items", *_lines(items)]
         lines.append(ATTRIBUTES)
-        if rule := catalog.only_where():
+        if rule := catalog.rule():
             lines += availability.comment(rule)
     else:
         lines += ["", NO_CATALOG]

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import UnreadableInput
 from pipeline.sources import catalog_ids, dialect
 from pipeline.sources.attributes import with_plain_numbers
+from pipeline.sources.column_types import EMPTY
 from pipeline.sources.json_lines import any_cell, parse_object
 from pipeline.sources.number_formats import NumberFormat
 from pipeline.sources.sniffing import availability
-from pipeline.sources.sniffing.cells import filled, folded, plain_name
+from pipeline.sources.sniffing.cells import filled, folded, mostly, plain_name
 from pipeline.sources.sniffing.column_roles import fits, is_numeric
 from pipeline.sources.sniffing.layouts import split
 from pipeline.sources.sniffing.number_spellings import spelling_of
@@ -32,7 +33,20 @@ _NAMED_TITLES = (
     "bezeichnung", "titel", "designation", "libelle", "titre", "nom", "titulo", "nombre", "titolo", "nome", "naam",
     "omschrijving", "denominazione", "descripcion", "descricao", "descrizione",
 )  # fmt: skip
-_MANY_VALUED = ("genre", "genres", "tag", "tags", "category", "categories", "keyword", "keywords")
+_CODES = re.compile(r"[A-Za-z]{0,3}[0-9]+(?:[|;,/ ]+[A-Za-z]{0,3}[0-9]+)*").fullmatch
+_SEVERAL = re.compile(r"[0-9][|;,/ ]+[A-Za-z]{0,3}[0-9]").search
+_MANY_VALUED = (
+    "genre",
+    "genres",
+    "attribute",
+    "attributes",
+    "tag",
+    "tags",
+    "category",
+    "categories",
+    "keyword",
+    "keywords",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Catalog:
     file: Path
     seen: Peek
     id: int
-    title: int
+    title: int | None
     share: float
     """Share of the interactions' items that it lists."""
 
@@ -50,11 +64,11 @@ class Catalog:
         """Keys of config.dataset.Items, except `files`."""
         reading, names = self.seen.reading, self.seen.names
         if "column_names" in reading:
-            own = {self.id: "item", self.title: "title"}
+            own = {self.id: "item"} | ({} if self.title is None else {self.title: "title"})
             names = [own.get(at, f"column_{at + 1}") for at in range(len(names))]
             reading = {**reading, "column_names": names}
         many = {names[at]: by for at in range(len(names)) if (by := self._separator(at))}
-        titled = {"id": names[self.id], "title": names[self.title]}
+        titled = {"id": names[self.id]} | ({} if self.title is None else {"title": names[self.title]})
         return {**reading, **titled, **({"attributes": many} if many else {}), **self._marks()}
 
     def _marks(self) -> dict[str, Any]:
@@ -64,15 +78,23 @@ class Catalog:
         marks = [{k: v for k, v in each.settings.items() if k in ("decimal", "thousands")} for each in spelled if each]
         return max(marks, key=len, default={})
 
-    def only_where(self) -> str | None:
-        """The condition that finds items that can be had, if the catalog has a column that says so."""
+    def rule(self) -> availability.Rule | None:
+        """The rule that leaves out items that can't be had, if the catalog has a column that says so."""
         has_names = self.seen.reading.get("header", True)
         marks = NumberFormat(**self._marks())
 
         def column(at: int) -> list[str]:
             return with_plain_numbers(pl.Series(self.seen.column(at), dtype=pl.String), marks).to_list()
 
-        return availability.only_where(self.seen.names, column) if has_names else None
+        return availability.rule_of(self.seen.names, column, self._always_filled()) if has_names else None
+
+    def _always_filled(self) -> str:
+        """A column that each line fills, as conditions name it; empty without one. Columns with several values per
+        cell, which are lists in conditions, are none."""
+        others = [at for at in range(len(self.seen.names)) if at != self.id and not self._separator(at)]
+        fine = [at for at in others if all(cell.strip() not in EMPTY for cell in self.seen.column(at))]
+        names = ["title" if at == self.title else self.seen.names[at] for at in fine]
+        return "title" if "title" in names else next(iter(names), "")
 
     def _separator(self, at: int) -> str | None:
         """The separator of a column with several values per cell, known by its name or, without names, by its bars."""
@@ -140,7 +162,7 @@ def _as_catalog(file: Path, item: str, ids: set[str], notes: list[str]) -> Catal
             values, is_whole = _values(file, seen, at)
             share = len(ids & set(values)) / len(ids)
             if share > (ENOUGH if is_whole else 0) and _is_distinct(values, ONCE):
-                return Catalog(file, seen, at, title, share)
+                return Catalog(file, seen, at, None if _is_codes(seen.column(title)) else title, share)
             compared = catalog_ids.compare(values, ids)
             if is_whole and compared.difference and _is_distinct(values, ONCE):
                 notes.append(
@@ -171,6 +193,7 @@ def _title_of(seen: Peek) -> int | None:
         and "://" not in cells[0]
         and spelling_of(cells) is None
     ]
+    texts = [at for at in texts if not _is_codes(seen.column(at))] or texts
     called = [at for at in texts if seen.names[at].lower().endswith(_TITLES)]
     called = called or [at for at in texts if plain_name(seen.names[at]).endswith(_NAMED_TITLES)]
     return next(iter(called or texts[-1:] if seen.reading.get("header", True) else texts), None)
@@ -195,6 +218,12 @@ def _values(file: Path, seen: Peek, at: int) -> tuple[list[str], bool]:
     text = first_text(file)
     found = (parse_object(line) for line in text.lines)
     return [any_cell(each, name) for each in found if each], text.is_whole
+
+
+def _is_codes(cells: list[str]) -> bool:
+    """Whether cells are lists of codes, such as `1|5|77` or `A1, B12`, or have no letter: they are no titles."""
+    lists = mostly(_CODES(cell.strip()) is not None for cell in filled(cells)) and any(map(_SEVERAL, cells))
+    return lists or not any(map(str.isalpha, "".join(cells)))
 
 
 def _is_distinct(cells: Iterable[str], share: float) -> bool:

@@ -35,6 +35,9 @@ class TextLayout:
     comments: list[str] = field(default_factory=list)
     """Comment lines before the first record, without their mark."""
 
+    header_end: int = 0
+    """Physical lines up to the end of the first record."""
+
     @property
     def width(self) -> int:
         """The most frequent number of fields; 0 without records."""
@@ -62,7 +65,8 @@ def layout_of(lines: Sequence[str], name: str) -> TextLayout:
         above = _lines_above(body[:_FIRST_LINES], marks)
         skip, body = skip + above, body[above:]
     records, broken = split(body[: 4 * _FIRST_RECORDS], marks, _FIRST_RECORDS)
-    return TextLayout(marks, records, broken, comment, skip, comments)
+    end = skip + _preamble(lines, comment) + (_record(body, 0, marks)[2] if body else 0)
+    return TextLayout(marks, records, broken, comment, skip, comments, end)
 
 
 def split(lines: Sequence[str], marks: Marks, most: int) -> tuple[list[list[str]], int]:

@@ -45,6 +45,8 @@ class Peek:
     """False: the names were guessed from the values."""
     kinds: dict[str, set[str]] = field(default_factory=dict)
     """Types of the values of each column of JSON lines, such as text and number."""
+    header_end: int = 0
+    """Physical lines of a text up to the end of its header, or of its first row."""
     undecoded: dict[str, int] = field(default_factory=dict)
     """Columns of a Parquet file with bytes that are no UTF-8, to the number of such values."""
 
@@ -119,13 +121,13 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     skip, has_names = layout.skip_lines, True
     if header and width < len(names) and not any(names[width:]):  # delimiters after the last name alone
         names = names[:width]
-        header, skip = False, skip + 1
+        header, skip = False, layout.header_end
         reading |= {"header": False, "column_names": names}
     elif header and width == len(names) + 1:
         notes.append(f"the header has {len(names)} names, but the rows have {width} fields; {_SHIFTED}")
         last = all(not row[-1].strip() for row in body)
         names = [*names, f"column_{width}"] if last else ["row", *names]
-        header, skip = False, skip + 1
+        header, skip = False, layout.header_end
         reading |= {"header": False, "column_names": names}
     elif header and width != len(names):
         raise UnreadableInput(
@@ -147,7 +149,8 @@ def _text(path: Path, text: FirstText, known: Collection[str]) -> Peek:
     reading |= {"escape": marks.escape} if marks.escape else {}
     reading |= {"comment": layout.comment} if layout.comment else {}
     reading |= {"skip_lines": skip} if skip else {}
-    return Peek(names, [row for row in body if len(row) == len(names)], reading, notes, has_names=has_names)
+    body = [row for row in body if len(row) == len(names)]
+    return Peek(names, body, reading, notes, has_names=has_names, header_end=layout.header_end)
 
 
 def _joined_by_returns(name: str, lines: list[str]) -> int:

@@ -7,9 +7,12 @@ with placed as (
     select
         *,
         row_number() over (partition by user_id, attribute, value order by rank) as expected_rank,
-        lag(score) over (partition by user_id, attribute, value order by rank) as score_before,
-        count(*) over (partition by user_id, attribute, value, item_id) as times
+        lag(score) over (partition by user_id, attribute, value order by rank) as score_before
     from recommendations_by
+),
+
+repeated as (  -- by hash, which needs less memory than the ids
+    select hash(user_id, attribute, value, item_id) as key from recommendations_by group by key having count(*) > 1
 ),
 
 listable as (
@@ -61,7 +64,11 @@ final as (
     left join seen using (user_id, attribute, value)
     where lengths.n <> least((select by_n from wanted), sizes.n - coalesce(seen.n, 0))
     union all
-    select placed.user_id, placed.value, placed.item_id, 'twice' from placed where times > 1
+    select rows.user_id, rows.value, rows.item_id, 'twice'
+    from recommendations_by as rows
+    semi join repeated on repeated.key = hash(rows.user_id, rows.attribute, rows.value, rows.item_id)
+    group by rows.user_id, rows.attribute, rows.value, rows.item_id
+    having count(*) > 1
     union all
     select lengths.user_id, null, null, 'too many values'
     from lengths

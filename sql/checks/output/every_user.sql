@@ -1,7 +1,8 @@
 -- severity: error
 -- reads: users, recommendations, masking_rows, ranked_items, held_items, held_users, wanted, active_users
 -- Every active user with a valid row has min(top_n, listable items that no masking row of theirs has) recommendations; fewer
--- only where a limit by attribute leaves fewer, and never none. Other users have none. For held-back users, items count that their model lists.
+-- only where a limit by attribute leaves fewer, and never none. Other users have none. For held-back users, items count that
+-- their model lists.
 with listable as (
     select item_id, false as of_held from ranked_items
     union all
