@@ -77,7 +77,7 @@ def backtest(options: Namespace) -> None:
         delete(work.lake(dataset))  # the rest is small, and a later --to goes on from it
     answer = answered(facts, target, page)
     operation_log.record(home, dataset, "backtest", nights=facts.nights.height, tables=str(target), best=answer["best"])
-    print(as_json(answer, indent=1)) if options.json else show(answer, facts)
+    print(as_json(answer, indent=1)) if options.json else show(answer, facts, test.run.settings.dataset.source.mode)
 
 
 def interval(text: str) -> dt.timedelta:
@@ -143,14 +143,21 @@ def answered(facts: Facts, target: Path, page: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(answer: dict[str, Any], facts: Facts) -> None:
-    """The same for people."""
+def show(answer: dict[str, Any], facts: Facts, mode: str) -> None:
+    """The same for people. `mode`: of the source."""
     log.info(f"\n{backtest_page.markdown(facts)}\n")
     log.info(
         f"{answer['published']} of {facts.nights.height} nights published, {answer['changes']} changes of champion; "
-        f"the live tables are as they were; a later --to goes on from here\n\nTry:\n"
+        f"the live tables are as they were; {later_end(mode)}\n\nTry:\n"
         f'  duckdb -readonly {shlex.quote(answer["tables"])} "from backtest_models"\n  open {answer["report"]}'
     )
+
+
+def later_end(mode: str) -> str:
+    """What a call with a later --to does. A backtest keeps no files of an incremental source."""
+    if mode == "incremental":
+        return "a later --to goes on from here if the source has all of its files still, else all nights run again"
+    return "a later --to goes on from here"
 
 
 def _named(at: dt.datetime) -> str:

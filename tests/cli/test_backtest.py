@@ -161,6 +161,11 @@ def test_forget_reaches_its_tables(done):
     assert data.ask("from backtest_models", file).equals(before), "sums over users stay"
 
 
+def test_what_a_later_end_needs_is_said():
+    assert "all of its files" in command.later_end("incremental")
+    assert "files" not in command.later_end("snapshot")
+
+
 def test_what_can_not_be_backtested(done, tmp_path, capsys):
     data = done[0]
 
