@@ -177,6 +177,13 @@ def test_reasons_belong_to_a_list_and_a_history(good, fault):
     assert good.sql(query).fetchall()
 
 
+@pytest.mark.parametrize("path", [*CHECKS, *INPUT_CHECKS, *VIEWS], ids=lambda p: p.stem)
+def test_comments_at_the_start_of_a_line_are_the_header(path):
+    """They become the message of a check or the comment of a view."""
+    lines = [line.startswith("-- ") for line in warehouse.read_sql(path).splitlines()]
+    assert lines == sorted(lines, reverse=True)
+
+
 @pytest.mark.parametrize("path", CHECKS, ids=lambda p: p.stem)
 def test_a_check_passes_what_is_good_and_finds_what_is_planted(good, path):
     query = warehouse.read_sql(path)

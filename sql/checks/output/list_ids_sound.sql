@@ -9,8 +9,7 @@ with firsts as (
     select user_id, list_id from recommendations_by where rank = 1
 ),
 
--- rows with another id than the first row of their list, or without such a row
-others as (
+others as (  -- rows with another id than the first row of their list, or without such a row
     select rows.user_id, rows.list_id
     from recommendations as rows
     left join (select user_id, list_id from recommendations where rank = 1) as first using (user_id)
