@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.experiments.study import Trial, best_of
 
-PATIENCE = 10
+STALLED_AFTER = 10
 """Trials without a gain after which a search stalls, or 5 for each hyperparameter."""
 GAIN = 0.001
 """Smallest relative gain of the best metric that counts."""

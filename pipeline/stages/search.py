@@ -18,7 +18,7 @@ from pipeline.experiments import budget
 from pipeline.experiments.families import family_of, rows_of, sized
 from pipeline.experiments.recipe_checks import space_of
 from pipeline.experiments.space import Choices, usual_point
-from pipeline.experiments.stopping import PATIENCE, Limits, Turn
+from pipeline.experiments.stopping import STALLED_AFTER, Limits, Turn
 from pipeline.experiments.study import Limit, Objective, Report, Search, Trial, best_of
 from pipeline.experiments.trial import TrialObjective
 from pipeline.experiments.trials_ahead import Ahead
@@ -226,7 +226,7 @@ def _limits(run: Run, label: str, train_fit: Path | None, turn: Turn | None) -> 
         end = limits.clock() + budget.spare(run, label, limits.usual, turn.kept)
         limits.spare, limits.afterwards = lambda: end - limits.clock(), budget.logging(run)
         if turn.until_stalled and search.sampler == "tpe":
-            limits.patience = max(PATIENCE, 5 * len(space_of(run.settings, label)))
+            limits.patience = max(STALLED_AFTER, 5 * len(space_of(run.settings, label)))
     return limits
 
 

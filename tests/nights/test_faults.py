@@ -83,18 +83,17 @@ def test_a_plant_is_unmet_until_it_is_called(a_module, tmp_path):
 
 def test_a_plant_reaches_those_who_copied_the_name(a_module, monkeypatch):
     from pipeline.core import run_ids
-    from pipeline.models import ials_share
+    from pipeline.experiments import stopping
+    from pipeline.stages import search
     from pipeline.storage import lock
 
-    for module, name in ((ials_share, "CHECKPOINT_SECONDS"), (loop, "CHECKPOINT_SECONDS"), (run_ids, "utcnow")):
-        monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
-    for path in (CHECKOUT / "pipeline").rglob("*.py"):
-        name = ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
-        if getattr(sys.modules.get(name), "utcnow", None) is run_ids.utcnow:
-            monkeypatch.setattr(f"{name}.utcnow", run_ids.utcnow)
-    plants.set_constant(loop, "CHECKPOINT_SECONDS", 7.0)
+    for owner, name in ((stopping, "STALLED_AFTER"), (run_ids, "utcnow")):
+        for module in [each for label, each in sys.modules.items() if label.startswith(("pipeline.", "flows."))]:
+            if vars(module).get(name) is getattr(owner, name):
+                monkeypatch.setattr(module, name, getattr(owner, name))  # put back after the test
+    plants.set_constant(stopping, "STALLED_AFTER", 7)
     plants.replace(run_ids, "utcnow", lambda _: lambda: "now")
-    assert ials_share.CHECKPOINT_SECONDS == 7.0 and lock.utcnow() == "now"
+    assert search.STALLED_AFTER == 7 and lock.utcnow() == "now"
 
 
 def test_a_constant_that_nobody_reads_is_no_plant(a_module):

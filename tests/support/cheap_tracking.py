@@ -6,10 +6,11 @@ fixture `draws_plots`. Child processes do both in full.
 """
 
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -34,9 +35,16 @@ def from_template(template: Path, initialised_alone: Initialised) -> Initialised
             if is_new and not template.exists() and home.mlflow_db.exists():
                 part = template.with_name(f"{template.name}.{home.mlflow_db.stat().st_ino}")
                 shutil.copyfile(home.mlflow_db, part)
+                _forget_place(part)
                 part.replace(template)  # other workers of the session may do the same
 
     return initialised
+
+
+def _forget_place(file: Path) -> None:
+    """The experiment `Default` is again where MLflow puts it, so that each home gives it a place of its own."""
+    with closing(sqlite3.connect(file)) as con, con:
+        con.execute("UPDATE experiments SET artifact_location = './mlruns/0' WHERE experiment_id = 0")
 
 
 def _remember_revision() -> None:
