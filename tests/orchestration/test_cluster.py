@@ -22,9 +22,9 @@ from pipeline.publishing import listed_users
 from pipeline.schemas import tables
 from pipeline.storage import home_paths, journal, lake
 from tests.support import ray_cluster as clusters
+from tests.support.cluster_nights import LONG, SLOW, hash_of, night
 from tests.support.meanwhile import at_the_same_time
 from tests.support.ray_cluster import RayCluster, fits_of_mf, parts_of_export, wait_for
-from tests.support.tastes import one_night, write_log
 
 MODELS = """
 [models.ease]
@@ -37,19 +37,6 @@ embedding_dim = 4
 [models.ials.search]
 l2 = [0.01, 0.1]
 """
-LONG = "[models.mf]\nepochs = 9999\npatience = 9999\nembedding_dim = 8\n"
-SLOW = "[models.ease]\n[models.mf]\nepochs = 60\nembedding_dim = 32\n"
-
-
-def night(folder: Path, models: str, *overrides: str) -> Run:
-    """A night on users of three tastes."""
-    write_log(folder / "data")
-    return one_night(folder, models, "gate.enabled=false", *overrides)
-
-
-def hash_of(run: Run) -> str:
-    """The logical hash of what was published."""
-    return journal.read_run(run.home, run.dataset, run.run_id)["logical_hash"]
 
 
 def notes(run: Run) -> list[str]:

@@ -23,13 +23,12 @@ from pipeline.evaluation import rank_parts
 from pipeline.ranking import joint_ranks, ranks
 from pipeline.storage import journal
 from tests.support import ray_cluster as clusters
+from tests.support.cluster_nights import LONG, SLOW, hash_of, night
 from tests.support.meanwhile import at_the_same_time
 from tests.support.ray_cluster import RayCluster, fits_of_mf, wait_for
 from tests.support.stage_runs import make_run
 from tests.support.tastes import one_night, write_log
 
-SLOW = "[models.ease]\n[models.mf]\nepochs = 60\nembedding_dim = 32\n"
-LONG = "[models.mf]\nepochs = 9999\npatience = 9999\nembedding_dim = 8\n"
 FOUND = 240.0
 """Seconds in which a stalled worker must be found and its part be done elsewhere."""
 NIGHT = """
@@ -38,17 +37,6 @@ from pathlib import Path
 from tests.support.tastes import one_night
 one_night(Path(sys.argv[1]), sys.argv[2], "gate.enabled=false", *sys.argv[3:])
 """
-
-
-def night(folder: Path, models: str, *overrides: str) -> Run:
-    """A night on users of three tastes."""
-    write_log(folder / "data")
-    return one_night(folder, models, "gate.enabled=false", *overrides)
-
-
-def hash_of(run: Run) -> str:
-    """The logical hash of what was published."""
-    return journal.read_run(run.home, run.dataset, run.run_id)["logical_hash"]
 
 
 def notes(run: Run) -> list[str]:
