@@ -270,3 +270,9 @@ def ray_cluster():
 
     with running() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def _with_token(monkeypatch: pytest.MonkeyPatch, ray_cluster) -> None:
+    """Nights of a test use the cluster."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_cluster.token)

@@ -72,11 +72,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return night(tmp_path_factory.mktemp("plain"), MODELS)
 
 
-@pytest.fixture
-def _with_token(monkeypatch: pytest.MonkeyPatch, ray_cluster: RayCluster) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_cluster.token)
-
-
 @pytest.mark.usefixtures("_with_token")
 def test_a_night_on_a_cluster_has_the_hash_and_the_journal_of_a_plain_one(
     ray_cluster: RayCluster, plain: Run, tmp_path: Path

@@ -56,11 +56,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return night(tmp_path_factory.mktemp("plain"), SLOW)
 
 
-@pytest.fixture
-def _with_token(monkeypatch: pytest.MonkeyPatch, ray_cluster: RayCluster) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_cluster.token)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("_with_token")
 def test_a_machine_that_goes_away_in_an_evaluation_costs_time_only(

@@ -78,11 +78,6 @@ def left_over(run: Run) -> list[Path]:
     return [path for path in run.home.lake(run.dataset).rglob(".*") if not path.name.startswith(".study-")]
 
 
-@pytest.fixture
-def _with_token(monkeypatch: pytest.MonkeyPatch, ray_cluster: RayCluster) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", ray_cluster.token)
-
-
 @pytest.mark.usefixtures("_with_token")
 def test_two_machines_learn_the_bits_of_two_devices_although_a_process_is_killed(
     ray_cluster: RayCluster, tmp_path: Path
