@@ -71,9 +71,14 @@ class SourceAssembler:
         return results
 
     def keep_rows(self) -> None:
-        """Read the files whose rows later nights need: of a content that counts again, which the lake has already."""
-        for number, (_, digest) in self._to_read().items():
-            self._part(digest, number)
+        """Read the files whose rows later nights need: of a content that counts again, whose result the lake has.
+
+        It is not called within the context: nearly always there is none, and nothing is opened.
+        """
+        if missing := self._to_read():
+            with self:
+                for number, (_, digest) in missing.items():
+                    self._part(digest, number)
 
     def write_catalog(self) -> dict[str, Any]:
         """Write catalog.parquet from the files of `dataset.items`, and add its rejected lines to rejected_rows.parquet.

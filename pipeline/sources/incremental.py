@@ -94,7 +94,8 @@ def read_sizes(layer: Path) -> dict[str, int]:
 
 def write_seen(layer: Path, seen: Seen, sizes: dict[str, int]) -> None:
     """Record the files for later nights, atomically. Rows of contents that no longer count go when `judge` admits."""
-    earlier, latest, waiting = read_seen(layer), _read_list(layer, "seen.json"), _read_waiting(layer)
+    latest, waiting = _read_list(layer, "seen.json"), _read_waiting(layer)
+    earlier = waiting.counting if waiting else latest
     refused = {digest: name for digest, name in waiting.refused.items() if digest in seen} if waiting else {}
     folder(layer).mkdir(parents=True, exist_ok=True)
     known = {

@@ -48,8 +48,7 @@ def read_source(run: Run) -> Path:
 
     folder = lake.build(run, _spec(run, source), write)
     if dataset.source.mode == "incremental":  # in any case: a file may have an earlier content again
-        with SourceAssembler(run, source, folder) as assembler:
-            assembler.keep_rows()
+        SourceAssembler(run, source, folder).keep_rows()
         incremental.write_seen(layer, {digest: name for name, digest in source.order}, source.sizes)
     journal.update_run(run, data_hash=lake.info(folder)["data_hash"])
     rejects.copy_to_journal(run, folder)
